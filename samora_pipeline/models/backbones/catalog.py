@@ -1,0 +1,13 @@
+"""The backbones by name. A new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMORA_TINY, SamGeometry
+from samora_pipeline.registry import Registry
+
+BACKBONES: Registry[SamGeometry] = Registry("backbone")
+
+BACKBONES.register("sam_vit_b")(SAM_VIT_B)
+BACKBONES.register("sam_vit_l")(SAM_VIT_L)
+BACKBONES.register("sam_vit_h")(SAM_VIT_H)
+BACKBONES.register("samora_tiny")(SAMORA_TINY)

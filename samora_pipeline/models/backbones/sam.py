@@ -1,0 +1,179 @@
+"""The SAM family: encoders, prompt encoders and mask decoders made from segment_anything's own classes.
+
+The registry of that package is fixed to 1024 px and three masks, so the parts are built here for any input size and
+any number of outputs. Parameter names stay those of the public checkpoint files.
+
+Shapes: B batch, N input size in pixels, g = N / 16 token grid, D encoder width, P prompt width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+
+from samora_pipeline.errors import UsageError
+
+
+class SamEncoder(nn.Module):
+    """The image encoder of SAM, open in the middle.
+
+    ``blocks`` may be exchanged one by one for wrappers that keep ``(B,g,g,D) -> (B,g,g,D)``.
+    """
+
+    def __init__(self, reference: ImageEncoderViT, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_embed: nn.Module = reference.patch_embed
+        self.pos_embed: nn.Parameter = reference.pos_embed
+        self.blocks: nn.ModuleList = reference.blocks
+        self.neck: nn.Module = reference.neck
+        self.embed_dim = embed_dim
+        self.grid: int = self.pos_embed.shape[1]
+        self.depth = len(self.blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode images (B,3,N,N) to embeddings (B,P,g,g)."""
+        (tokens,) = self.forward_tokens(x, (self.depth,))
+        embedding: Tensor = self.neck(tokens.permute(0, 3, 1, 2))
+        return embedding
+
+    def forward_tokens(
+        self,
+        x: Tensor,
+        taps: Sequence[int],
+        *,
+        token_mask: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return the tokens after some blocks, (B,g,g,D) each, in the order of ``taps``; later blocks are not run.
+
+        Args:
+            x: images (B,3,N,N).
+            taps: block numbers, 1 for the first block, ``depth`` for the last.
+            token_mask: (B,g,g) bool, true where the patch is hidden from the encoder. The grid stays whole (SimMIM).
+            mask_token: (D,), stands for hidden patches; it replaces the patch embedding before positions are added.
+
+        Raises:
+            ValueError: a tap outside 1..depth, or only one of ``token_mask`` and ``mask_token``.
+        """
+        if not taps or not all(1 <= tap <= self.depth for tap in taps):
+            raise ValueError(f"taps {tuple(taps)} must be block numbers in 1..{self.depth}")
+        if (token_mask is None) != (mask_token is None):
+            raise ValueError("token_mask and mask_token belong together")
+        tokens: Tensor = self.patch_embed(x)
+        if token_mask is not None and mask_token is not None:
+            tokens = torch.where(token_mask[..., None], mask_token.to(tokens.dtype), tokens)
+        tokens = tokens + self.pos_embed
+        found: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks[: max(taps)], start=1):
+            tokens = block(tokens)
+            if number in taps:
+                found[number] = tokens
+        return tuple(found[tap] for tap in taps)
+
+
+@dataclass(frozen=True)
+class SamGeometry:
+    """Sizes of one member of the SAM family, and how its parts are built.
+
+    ``native_size`` is the input size in pixels that the published weights were trained at.
+    """
+
+    embed_dim: int
+    depth: int
+    heads: int
+    global_attn_indexes: tuple[int, ...]
+    window_size: int = 14
+    mlp_ratio: float = 4.0
+    patch_size: int = 16
+    prompt_dim: int = 256
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+    iou_hidden_dim: int = 256
+    native_size: int = 1024
+
+    def grid(self, input_size: int) -> int:
+        """Tokens along one side for an input of ``input_size`` pixels.
+
+        Raises:
+            UsageError: ``E-MODEL-01`` when the size is no multiple of the patch size.
+        """
+        if input_size <= 0 or input_size % self.patch_size:
+            raise UsageError(
+                "E-MODEL-01",
+                "the input size does not fit the patches of this backbone",
+                found=f"{input_size} px",
+                expected=f"a multiple of {self.patch_size}",
+                fix=f"--set input_size={max(1, round(input_size / self.patch_size)) * self.patch_size}",
+            )
+        return input_size // self.patch_size
+
+    def build_encoder(self, input_size: int) -> SamEncoder:
+        """An encoder for ``input_size`` pixels with random weights; positions too, for a base trained from scratch."""
+        self.grid(input_size)
+        reference = ImageEncoderViT(
+            img_size=input_size,
+            patch_size=self.patch_size,
+            embed_dim=self.embed_dim,
+            depth=self.depth,
+            num_heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            out_chans=self.prompt_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=self.window_size,
+            global_attn_indexes=self.global_attn_indexes,
+        )
+        nn.init.trunc_normal_(reference.pos_embed, std=0.02)
+        return SamEncoder(reference, self.embed_dim)
+
+    def build_prompt_encoder(self, input_size: int) -> PromptEncoder:
+        """The prompt encoder whose dense maps have the grid of ``input_size`` pixels."""
+        grid = self.grid(input_size)
+        return PromptEncoder(
+            embed_dim=self.prompt_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(input_size, input_size),
+            mask_in_chans=16,
+        )
+
+    def build_mask_decoder(self, num_outputs: int) -> MaskDecoder:
+        """The mask decoder with one mask token per output map; ``predict_masks`` returns all of them."""
+        return MaskDecoder(
+            transformer_dim=self.prompt_dim,
+            transformer=TwoWayTransformer(
+                depth=self.decoder_depth,
+                embedding_dim=self.prompt_dim,
+                num_heads=self.decoder_heads,
+                mlp_dim=self.decoder_mlp_dim,
+            ),
+            num_multimask_outputs=num_outputs - 1,
+            iou_head_depth=3,
+            iou_head_hidden_dim=self.iou_hidden_dim,
+        )
+
+
+SAM_VIT_B = SamGeometry(embed_dim=768, depth=12, heads=12, global_attn_indexes=(2, 5, 8, 11))
+SAM_VIT_L = SamGeometry(embed_dim=1024, depth=24, heads=16, global_attn_indexes=(5, 11, 17, 23))
+SAM_VIT_H = SamGeometry(embed_dim=1280, depth=32, heads=16, global_attn_indexes=(7, 15, 23, 31))
+
+# Depth 6 keeps the thirds that taps are taken at; an MLP ratio of 3 pays for it (0.88 M with 4 outputs).
+# Eight by eight tokens are fewer than one window of the large models, so every block is global.
+SAMORA_TINY = SamGeometry(
+    embed_dim=96,
+    depth=6,
+    heads=3,
+    global_attn_indexes=tuple(range(6)),
+    window_size=0,
+    mlp_ratio=3.0,
+    prompt_dim=64,
+    decoder_heads=4,
+    decoder_mlp_dim=256,
+    iou_hidden_dim=64,
+    native_size=128,
+)
