@@ -1,0 +1,71 @@
+"""What all commands share: strict parsing, exit codes, errors without tracebacks, console logging."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from samora_pipeline.errors import SamoraError
+
+EXIT_OK = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_FAILED_CASES = 3
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that never abbreviates and carries the options every command has."""
+
+    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.add_argument("--root", metavar="DIR", help="data root (default: SAMORA_ROOT, else ./samora_data)")
+        self.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def run(
+    parser: CommandParser, command: Callable[[argparse.Namespace], int | None], argv: list[str] | None = None
+) -> int:
+    """Parse ``argv`` and run ``command``; return its exit code (None counts as 0).
+
+    Errors of ours go to stderr in their own words; anything else is a bug of ours and exits with 1. SIGTERM ends
+    the process with 143 and Ctrl-C with 130, after ``finally`` blocks have run; the training loop handles both itself.
+    """
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        return command(arguments) or EXIT_OK
+    except SamoraError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        sys.stderr.write(f"{error.text()}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return EXIT_OK
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.write("E-BUG-01 this is a fault in samora_pipeline; please report it with the text above\n")
+        return EXIT_BUG
+
+
+def say(text: str = "") -> None:
+    """Write a line of a command's result to standard output (progress and logs go to stderr)."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _leave(signal_number: int, _frame: object) -> None:
+    raise SystemExit(128 + signal_number)

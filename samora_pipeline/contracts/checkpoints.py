@@ -1,0 +1,72 @@
+"""One file per checkpoint: tensors in safetensors, everything else as JSON in its header, and a digest of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from samora_pipeline.errors import DataError
+from samora_pipeline.files import atomic_path
+
+_HEADER = "samora"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name and the JSON record saved with them."""
+
+    tensors: dict[str, torch.Tensor]
+    record: dict[str, Any]
+
+
+def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
+    """Write a checkpoint atomically. ``record`` must be JSON-like; tensors are moved to the CPU."""
+    own = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    header = {"record": record, "digest": _digest(own)}
+    with atomic_path(path) as temporary:
+        save_file(own, temporary, metadata={_HEADER: json.dumps(header, sort_keys=True)})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and verify its digest.
+
+    Raises:
+        DataError: ``E-CKPT-01`` missing, ``E-CKPT-02`` damaged or not written by this tool.
+    """
+    if not path.is_file():
+        raise DataError("E-CKPT-01", f"there is no checkpoint {path.name}", found=f"no file {path}")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            header = json.loads((stream.metadata() or {})[_HEADER])
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+    if _digest(tensors) != header["digest"]:
+        raise _damaged(path, "the digest of its content differs from the one written with it")
+    return Checkpoint(tensors, header["record"])
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, found: str) -> DataError:
+    return DataError(
+        "E-CKPT-02",
+        f"{path.name} is damaged or was not written by this tool",
+        found=f"{path}: {found}",
+        expected="a checkpoint with an intact digest",
+        fix="delete it and run the same command with -c, which goes on from the last intact state",
+    )

@@ -1,0 +1,202 @@
+"""The raw dataset on disk: nnU-Net's dataset.json, our samora.json beside it, and the cases they describe.
+
+``DatasetNNN_Name/{dataset.json, samora.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, imagesTs, labelsTs,
+imagesUn}``. The folder stays a valid nnU-Net raw dataset.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from samora_pipeline.contracts.json_io import parse, read_json, read_object, to_plain, write_json
+from samora_pipeline.contracts.labels import LabelScheme, label_scheme
+from samora_pipeline.errors import DataError
+from samora_pipeline.files import write_text
+
+BudgetUnit = Literal["cases", "slices"]
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+
+
+@dataclass(frozen=True)
+class DatasetJson:
+    """dataset.json as nnU-Net defines it; ``extra`` keeps all keys that this tool does not use."""
+
+    channel_names: dict[str, str]
+    labels: dict[str, int | tuple[int, ...]]
+    numTraining: int  # noqa: N815 - nnU-Net's key
+    file_ending: str
+    regions_class_order: tuple[int, ...] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The label scheme; raises DataError when the declaration contradicts itself."""
+        return label_scheme(self.labels, self.regions_class_order)
+
+
+@dataclass(frozen=True)
+class PublishedSplit:
+    """A train/test split that a dataset's community uses; becomes the fold ``official``."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PublishedBudget:
+    """A published list of labelled cases or slices, such as the 221 slices of Synapse's ``10pct``.
+
+    ``slices`` are indices along the raw through-plane axis; with unit ``cases`` it is empty.
+    """
+
+    unit: BudgetUnit
+    cases: tuple[str, ...]
+    slices: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SamoraJson:
+    """samora.json: what nnU-Net's file has no place for.
+
+    ``patients`` maps a case to its patient where they differ. ``window`` is the published intensity window in HU.
+    ``left_right_flips`` pins the augmentation where a published recipe fixes it (None: the planner decides).
+    """
+
+    schema_version: int = 1
+    origin: str = ""
+    citation: str = ""
+    terms: str = ""
+    phantom: bool = False
+    spacing_known: bool = True
+    budget_unit: BudgetUnit = "cases"
+    patients: dict[str, str] = field(default_factory=dict)
+    published_split: PublishedSplit | None = None
+    budgets: dict[str, PublishedBudget] = field(default_factory=dict)
+    window: tuple[float, float] | None = None
+    left_right_flips: bool | None = None
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """One case: its channels in order and its label file, if it has one."""
+
+    name: str
+    channels: tuple[Path, ...]
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A raw dataset folder that was read; cases are found when asked for."""
+
+    folder: Path
+    description: DatasetJson
+    ours: SamoraJson
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The label scheme of dataset.json."""
+        return self.description.scheme
+
+    def training(self) -> dict[str, RawCase]:
+        """Cases of imagesTr; those without a label file have ``label`` None."""
+        return self._cases("imagesTr", "labelsTr")
+
+    def test(self) -> dict[str, RawCase]:
+        """Cases of imagesTs, with labels where labelsTs has them."""
+        return self._cases("imagesTs", "labelsTs")
+
+    def unlabelled(self) -> dict[str, RawCase]:
+        """Cases of imagesUn."""
+        return self._cases("imagesUn", None)
+
+    def patient(self, case: str) -> str:
+        """The patient a case belongs to (the case itself unless samora.json says otherwise)."""
+        return self.ours.patients.get(case, case)
+
+    def _cases(self, images: str, labels: str | None) -> dict[str, RawCase]:
+        ending = self.description.file_ending
+        channels: dict[str, dict[int, Path]] = {}
+        folder = self.folder / images
+        for path in sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []:
+            if path.name.startswith("."):
+                continue
+            match = _CHANNEL.match(path.name.removesuffix(ending))
+            if match is None:
+                raise DataError(
+                    "E-CHAN-02",
+                    "an image file has no channel number",
+                    found=str(path),
+                    expected=f"CASE_0000{ending} for the first channel",
+                    fix=f"rename it to {path.name.removesuffix(ending)}_0000{ending}",
+                )
+            channels.setdefault(match["case"], {})[int(match["channel"])] = path
+        return {case: self._case(case, by_number, labels) for case, by_number in channels.items()}
+
+    def _case(self, case: str, by_number: dict[int, Path], labels: str | None) -> RawCase:
+        expected = len(self.description.channel_names)
+        if sorted(by_number) != list(range(expected)):
+            raise DataError(
+                "E-CHAN-01",
+                f'the case "{case}" has a wrong number of channels',
+                found=", ".join(path.name for path in by_number.values()),
+                expected=f"{expected} ({', '.join(self.description.channel_names.values())}), numbered from _0000",
+                fix="add the missing files, or correct channel_names in dataset.json",
+            )
+        label = self.folder / labels / f"{case}{self.description.file_ending}" if labels else None
+        return RawCase(case, tuple(by_number[i] for i in range(expected)), label if label and label.is_file() else None)
+
+
+def read_dataset(folder: Path) -> RawDataset:
+    """Read dataset.json and, where it exists, samora.json.
+
+    Raises:
+        DataError: ``E-DATA-01`` without dataset.json, ``E-JSON-..`` for a broken one.
+    """
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise DataError(
+            "E-DATA-01",
+            f"{folder.name} has no dataset.json",
+            found=f"no file {path}",
+            expected="a raw dataset in nnU-Net's layout",
+            fix="samora_convert -d list  shows the converters that write one",
+        )
+    ours = folder / "samora.json"
+    return RawDataset(folder, read_dataset_json(path), read_json(SamoraJson, ours) if ours.is_file() else SamoraJson())
+
+
+def read_dataset_json(path: Path) -> DatasetJson:
+    """Read nnU-Net's dataset.json, keeping its unknown keys; v1 files that use ``modality`` are accepted."""
+    plain = read_object(path)
+    if not isinstance(plain, dict):
+        raise DataError("E-JSON-03", f"{path} is not as expected", found=type(plain).__name__, expected="an object")
+    if "channel_names" not in plain and "modality" in plain:
+        plain = {**plain, "channel_names": plain["modality"]}
+    known = {"channel_names", "labels", "numTraining", "file_ending", "regions_class_order"}
+    fields = {key: value for key, value in plain.items() if key in known}
+    extra = {key: value for key, value in plain.items() if key not in known}
+    description: DatasetJson = parse(DatasetJson, {**fields, "extra": extra}, str(path))
+    if sorted(description.channel_names) != sorted(str(i) for i in range(len(description.channel_names))):
+        raise DataError(
+            "E-JSON-03",
+            f"{path}: channel_names are not numbered from 0",
+            found=", ".join(description.channel_names),
+            expected='"0", "1", ...',
+        )
+    _ = description.scheme
+    return description
+
+
+def write_dataset(folder: Path, description: DatasetJson, ours: SamoraJson) -> None:
+    """Write dataset.json (nnU-Net's keys first, the unknown ones behind) and samora.json."""
+    plain = to_plain(description)
+    extra = plain.pop("extra")
+    if plain["regions_class_order"] is None:
+        plain.pop("regions_class_order")
+    write_text(folder / "dataset.json", json.dumps({**plain, **extra}, indent=2, ensure_ascii=False) + "\n")
+    write_json(ours, folder / "samora.json")

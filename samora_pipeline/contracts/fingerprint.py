@@ -1,0 +1,53 @@
+"""dataset_fingerprint.json: what was measured from the raw data, case by case. Nothing is decided here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FINGERPRINT_FILE = "dataset_fingerprint.json"
+
+Subset = Literal["train", "test", "unlabelled"]
+
+
+@dataclass(frozen=True)
+class IntensityStats:
+    """Statistics of one channel in source units (HU for CT)."""
+
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    percentile_00_5: float
+    median: float
+    percentile_99_5: float
+
+
+@dataclass(frozen=True)
+class CaseFingerprint:
+    """One case. Shape, spacing (mm) and axis codes (e.g. ``LAS``) are those of the file, in file order.
+
+    ``volume`` and ``foreground`` hold one entry per channel: over all voxels, and over voxels with a foreground
+    label (None without labels or without foreground). ``label_voxels`` counts voxels per foreground name.
+    """
+
+    subset: Subset
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    axes: str
+    image_digests: tuple[str, ...]
+    label_digest: str | None
+    volume: tuple[IntensityStats, ...]
+    foreground: tuple[IntensityStats | None, ...]
+    label_voxels: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All cases that passed the integrity check, and the ones set aside with the error code of each."""
+
+    schema_version: int = 1
+    dataset: str = ""
+    cases: dict[str, CaseFingerprint] = field(default_factory=dict)
+    foreground: tuple[IntensityStats | None, ...] = ()
+    set_aside: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,69 @@
+"""config.json of a fold folder: everything that determined a run, and all that prediction needs besides weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.splits import Selection
+
+CONFIG_FILE = "config.json"
+FINAL_CHECKPOINT = "checkpoint_final.safetensors"
+LATEST_CHECKPOINT = "checkpoint_latest.safetensors"
+BASE_FILE = "base.safetensors"
+VALIDATION_FOLDER = "validation"
+SUMMARY_FILE = "summary.json"
+
+PHANTOM_STAMP = "PHANTOM"
+TRANSDUCTIVE_STAMP = "TRANSDUCTIVE"
+BOOTSTRAP_STAMP = "BOOTSTRAPPED BASE"
+
+
+@dataclass(frozen=True)
+class BaseRecord:
+    """The frozen base encoder: its name, the digest of its file and where it came from."""
+
+    name: str
+    digest: str
+    origin: Literal["public", "packaged", "bootstrap", "file"]
+
+
+@dataclass(frozen=True)
+class PoolRecord:
+    """The unlabelled pool of stage 1: cases per dataset, and the scored cases that were kept out."""
+
+    cases: dict[str, tuple[str, ...]]
+    excluded: tuple[str, ...]
+    transductive: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of one fold.
+
+    ``settings`` are the resolved settings per stage (after ``--set``); ``experts`` gives, per level, the key of the
+    pre-training it came from (empty with recipe ``none``). ``stamps`` are printed on every score and picture.
+    """
+
+    dataset: str
+    trainer: str
+    split: str
+    fold: str
+    name: str
+    recipe: str
+    seed: int
+    model: ModelSpec
+    base: BaseRecord
+    plans: Plans
+    labels: LabelScheme
+    file_ending: str
+    selection: Selection
+    scored: tuple[str, ...]
+    pool: PoolRecord
+    experts: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    stamps: tuple[str, ...] = ()
+    schema_version: int = 1

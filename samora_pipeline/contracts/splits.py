@@ -1,0 +1,95 @@
+"""splits.json: which cases are trained on and scored, and which of them keep their labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from samora_pipeline.contracts.dataset import BudgetUnit, PublishedBudget
+from samora_pipeline.errors import DataError, UsageError
+
+SPLITS_FILE = "splits.json"
+OFFICIAL = "official"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Training cases and the cases that are scored; they never share a patient (except in the fold ``all``)."""
+
+    train: tuple[str, ...]
+    scored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The labelled part of a fold's training cases: the chosen ids themselves, not a percentage.
+
+    ``slices`` holds, per case, indices along the stored slice axis; a case without an entry is used whole.
+    """
+
+    split: str
+    fold: str
+    unit: BudgetUnit
+    seed: int
+    published: bool
+    cases: tuple[str, ...]
+    slices: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """All folds of a dataset and every selection that was drawn or published.
+
+    ``published`` keeps the published budgets with slice indices already mapped to the stored slice axis; they belong to
+    the fold ``official``. ``selections`` is keyed by ``split/fold/seed``.
+    """
+
+    dataset: str
+    seed: int
+    budget_unit: BudgetUnit
+    folds: dict[str, Fold]
+    published: dict[str, PublishedBudget] = field(default_factory=dict)
+    selections: dict[str, Selection] = field(default_factory=dict)
+    schema_version: int = 1
+
+    @property
+    def default_fold(self) -> str:
+        """``official`` where the dataset has a published split, else ``0``."""
+        return OFFICIAL if OFFICIAL in self.folds else "0"
+
+    def fold(self, name: str) -> Fold:
+        """Return the fold called ``name``.
+
+        Raises:
+            UsageError: ``E-FOLD-01`` when there is none.
+        """
+        if name not in self.folds:
+            raise UsageError(
+                "E-FOLD-01",
+                f'{self.dataset} has no fold "{name}"',
+                found=name,
+                expected=", ".join(self.folds),
+                fix=f"-f {self.default_fold}",
+            )
+        return self.folds[name]
+
+    def with_selection(self, selection: Selection) -> Splits:
+        """Return a copy that also holds ``selection``."""
+        key = selection_key(selection.split, selection.fold, selection.seed)
+        return replace(self, selections={**self.selections, key: selection})
+
+
+def selection_key(split: str, fold: str, seed: int) -> str:
+    """The key of a selection in splits.json."""
+    return f"{split}/{fold}/{seed}"
+
+
+def no_such_split(name: str, dataset: str, known: str) -> DataError:
+    """The error for a split that neither exists nor can be drawn (``E-SPLIT-04``)."""
+    return DataError(
+        "E-SPLIT-04",
+        f'no split "{name}" in {dataset}',
+        found=name,
+        expected=f"full, <x>pct, <x>pct_cases, <x>pct_slices, <n>cases, <n>slices{known}",
+        fix="samora_train DATASET TRAINER 10pct",
+    )

@@ -1,0 +1,70 @@
+"""The errors a user can meet. Each says what, found, expected and the command that fixes it.
+
+Exit codes (the contract of every command): 0 ok, 1 our bug, 2 usage, 3 finished with failed cases,
+4 data or contract, 5 missing asset, 6 resources.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SamoraError(Exception):
+    """Base of all errors that a user can mend; the command prints it without a traceback.
+
+    ``code`` is stable (``E-SPLIT-04``) and is what documentation and tests refer to; ``what`` is one sentence.
+    The other parts are left out of the text when empty.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, code: str, what: str, *, found: str = "", expected: str = "", fix: str = "") -> None:
+        self.code = code
+        self.what = what
+        self.found = found
+        self.expected = expected
+        self.fix = fix
+        super().__init__(self.text())
+
+    def text(self) -> str:
+        """Return the message as printed: the sentence first, then found, expected and fix on lines of their own."""
+        parts = (("found", self.found), ("expected", self.expected), ("fix", self.fix))
+        return "\n".join([f"{self.code} {self.what}", *(f"  {name}: {value}" for name, value in parts if value)])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Worker processes send errors back pickled; keyword-only arguments need help to survive that.
+        return _rebuild, (type(self), self.code, self.what, self.found, self.expected, self.fix)
+
+
+def _rebuild(kind: type[SamoraError], code: str, what: str, found: str, expected: str, fix: str) -> SamoraError:
+    return kind(code, what, found=found, expected=expected, fix=fix)
+
+
+class UsageError(SamoraError):
+    """The command line or an argument is wrong."""
+
+    exit_code = 2
+
+
+class FailedCasesError(SamoraError):
+    """The work was finished, but some cases had to be set aside."""
+
+    exit_code = 3
+
+
+class DataError(SamoraError):
+    """A file, a folder or a value breaks its contract."""
+
+    exit_code = 4
+
+
+class AssetError(SamoraError):
+    """Something that must be fetched or added first (weights, a trained run) is missing."""
+
+    exit_code = 5
+
+
+class ResourceError(SamoraError):
+    """Memory, disk or a device is not enough."""
+
+    exit_code = 6

@@ -1,0 +1,135 @@
+"""Writing so that a kill at any moment leaves the old file or the new one; digests that tell two files apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from samora_pipeline.errors import DataError, ResourceError
+
+TEMPORARY_MARK = ".partial-"
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success flush it to disk and rename it, on failure remove it.
+
+    The temporary name keeps the suffixes of ``path``, because several writers choose a format by suffix. Works for a
+    file; a folder is made with ``atomic_folder``.
+
+    Raises:
+        ResourceError: ``E-DISK-01`` when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` and rename it at the end; an existing ``path`` is replaced whole."""
+    temporary = path.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{path.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            discarded = path.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(4)}-old-{path.name}")
+            path.replace(discarded)
+            temporary.replace(path)
+            shutil.rmtree(discarded)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write ``content`` to ``path`` atomically, as UTF-8."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left behind in ``folder`` (not in folders below it)."""
+    for left_over in folder.glob(f"{TEMPORARY_MARK}*"):
+        if left_over.is_dir():
+            shutil.rmtree(left_over, ignore_errors=True)
+        else:
+            left_over.unlink(missing_ok=True)
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal text."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON-like value; the order of keys does not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return ``root / name``, refusing names that leave ``root`` or that hide control characters.
+
+    Raises:
+        DataError: ``E-PATH-01`` for absolute names, ``..`` and symbolic links that lead out.
+    """
+    candidate = root / name
+    clean = name.isprintable() and not Path(name).is_absolute()
+    if not clean or not candidate.resolve().is_relative_to(root.resolve()):
+        raise DataError(
+            "E-PATH-01",
+            "a file name in a description leads outside its folder",
+            found=repr(name),
+            expected=f"a relative path below {root}",
+            fix="correct the name in dataset.json",
+        )
+    return candidate
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_error(path: Path, error: OSError) -> Exception:
+    if isinstance(error, FileNotFoundError):
+        return error
+    return ResourceError(
+        "E-DISK-01",
+        f"cannot write {path}",
+        found=str(error.strerror or error),
+        expected="a writable folder with free space",
+        fix=f"df -h {path.parent}  then free space, or choose another folder with --root",
+    )

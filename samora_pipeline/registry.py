@@ -1,0 +1,74 @@
+"""Look-up by name, with the nearest names in the error; ``package.module:Name`` reaches code outside."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from samora_pipeline.errors import UsageError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return ``did you mean X?`` for the closest known name, ignoring case, or an empty string."""
+    lowered = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
+    return f"did you mean {lowered[close[0]]}? " if close else ""
+
+
+class Registry(Generic[T]):
+    """Names of one kind of part (backbone, fusion, converter, trainer, ...) and what they stand for."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that files its target under ``name``; a name can be given once."""
+
+        def keep(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return keep
+
+    def names(self) -> list[str]:
+        """All registered names, in order of registration."""
+        return list(self._entries)
+
+    def get(self, name: str) -> T:
+        """Return the entry called ``name``, or the object that ``package.module:Name`` points to.
+
+        Raises:
+            UsageError: ``E-NAME-01`` when neither a registered name nor an importable path.
+        """
+        if name in self._entries:
+            return self._entries[name]
+        if ":" in name:
+            return self._import(name)
+        raise UsageError(
+            "E-NAME-01",
+            f'no {self.kind} is called "{name}"',
+            found=name,
+            expected=f"{nearest(name, self.names())}known: {', '.join(self.names())}",
+            fix=f"use one of these names, or package.module:Name for a {self.kind} of your own",
+        )
+
+    def _import(self, path: str) -> T:
+        module_name, _, attribute = path.partition(":")
+        try:
+            entry: T = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(
+                "E-NAME-01",
+                f'the {self.kind} "{path}" cannot be imported',
+                found=str(error),
+                expected="package.module:Name, with the package installed in this environment",
+                fix=f'python -c "from {module_name} import {attribute}"  shows the cause',
+            ) from error
+        return entry

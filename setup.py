@@ -1,0 +1,60 @@
+"""samora_pipeline: label-efficient medical image segmentation with the Segment Anything Model."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Each lower bound carries its reason.
+REQUIREMENTS = [
+    "torch>=2.10",  # first release whose weights_only loading has no known bypass (CVE-2026-24747)
+    "torchvision>=0.25",  # the release paired with torch 2.10; segment_anything imports it
+    "segment-anything>=1.0",  # modeling/ equals the reference repository
+    "sam2>=1.1",  # Hiera backbones and the SAM 2 mask decoder
+    "SimpleITK>=2.3",  # NRRD, MetaImage, DICOM series
+    "nibabel>=5.2",  # works with NumPy 2
+    "batchgenerators>=0.25.1",  # works with NumPy 2
+    "acvl-utils>=0.2.3,<0.3",  # bounding boxes and connected components; 0.3 is unreleased
+    "scikit-image>=0.22",  # contours, SSIM; wheels for Python 3.12
+    "pandas>=2.1",  # score tables; copy-on-write semantics
+    "tqdm>=4.66",  # progress bars
+    "blosc2>=2.5",  # b2nd arrays with per-chunk access
+    "safetensors>=0.4.3",  # own weights; loads bfloat16
+    "scipy>=1.11",  # distance search and statistics
+    "matplotlib>=3.8",  # progress and overlay pictures; works with NumPy 2
+    "numpy>=1.26",  # typing used throughout
+]
+
+EXTRAS = {
+    "dev": [
+        "pytest>=8",
+        "ruff>=0.6",
+        "mypy>=1.11",
+        "import-linter>=2.1",
+        "medpy>=0.5.2",  # oracle of the surface distances, never shipped (GPL)
+        "pandas-stubs",
+        "types-tqdm",
+    ],
+}
+
+setup(
+    name="samora_pipeline",
+    version="0.1.0",
+    description="Self-configuring, label-efficient medical image segmentation with SAM (SAMora)",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["samora_pipeline*", "dataset_conversion*", "planners*", "trainers*"]),
+    package_data={"samora_pipeline.weights": ["*.safetensors", "*.json", "*.md"]},
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [
+            "samora_convert = dataset_conversion.cli:main",
+            "samora_plan_and_preprocess = planners.cli:main",
+            "samora_train = trainers.cli:main",
+            "samora_predict = samora_pipeline.inference.cli:main",
+            "samora_evaluate = samora_pipeline.evaluation.cli:main",
+        ]
+    },
+)
