@@ -22,7 +22,8 @@ def read_json(cls: type[T], path: Path) -> T:
     Raises:
         DataError: ``E-JSON-01`` missing file, ``E-JSON-02`` not JSON, ``E-JSON-03`` wrong content.
     """
-    return parse(cls, read_object(path), str(path))
+    value: T = parse(cls, read_object(path), str(path))
+    return value
 
 
 def write_json(value: Any, path: Path) -> None:

@@ -79,7 +79,8 @@ class LabelScheme:
         """
         if not self.regions:
             table = np.array([0, *(values[0] for _, values in self.foreground)], dtype=np.uint8)
-            return table[scores.argmax(axis=0)]
+            winners: npt.NDArray[np.uint8] = table[scores.argmax(axis=0)]
+            return winners
         labels = np.zeros(scores.shape[1:], dtype=np.uint8)
         for score, value in zip(scores, self.region_order, strict=True):
             labels[score > 0] = value

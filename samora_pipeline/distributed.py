@@ -1,0 +1,91 @@
+"""Ranks started by torchrun; with one process every function is a no-op.
+
+Convention: a loss is one number for the global batch, computed alike on every rank, and each rank's backward pass
+yields the part of its gradient that flows through that rank's own samples. Gradients are therefore *summed* over ranks
+(never averaged), and losses that do not decompose over samples (Dice, NT-Xent) stay exact.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+
+def start(device: torch.device) -> None:
+    """Join the process group that torchrun describes in the environment; nothing happens without torchrun."""
+    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 without torchrun."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes, 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and logs."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """Return the sum of ``value`` over ranks; the gradient reaches this rank's own addend only."""
+    if world_size() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return value + (total - value.detach())
+
+
+def gather_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """Concatenate ``value`` (same shape on each rank) along axis 0 in rank order.
+
+    The rows of this rank keep their gradient, the others are constants.
+    """
+    if world_size() == 1:
+        return value
+    pieces = [torch.empty_like(value) for _ in range(world_size())]
+    dist.all_gather(pieces, value.detach().contiguous())
+    pieces[rank()] = value
+    return torch.cat(pieces)
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Sum the gradients of ``parameters`` over ranks, in one message."""
+    if world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    offset = 0
+    for gradient in gradients:
+        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()
+
+
+def own_share(indices: list[int]) -> list[int]:
+    """The contiguous part of a global batch that this rank works on; shares differ by at most one sample."""
+    size, number = world_size(), rank()
+    start_index, stop_index = (len(indices) * number) // size, (len(indices) * (number + 1)) // size
+    return indices[start_index:stop_index]
