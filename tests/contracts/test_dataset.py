@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from samora_pipeline.contracts.dataset import (
+    DatasetJson,
+    PublishedBudget,
+    PublishedSplit,
+    SamoraJson,
+    read_dataset,
+    write_dataset,
+)
+from samora_pipeline.errors import DataError
+
+DESCRIPTION = DatasetJson({"0": "CT"}, {"background": 0, "liver": 1}, 2, ".nii.gz", extra={"licence": "CC0"})
+OURS = SamoraJson(
+    phantom=True,
+    budget_unit="slices",
+    published_split=PublishedSplit(("a",), ("b",)),
+    budgets={"10pct": PublishedBudget("slices", ("a",), {"a": (1, 2)})},
+)
+
+
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+
+
+def test_both_descriptions_round_trip_and_unknown_keys_stay(tmp_path: Path) -> None:
+    write_dataset(tmp_path, DESCRIPTION, OURS)
+    assert json.loads((tmp_path / "dataset.json").read_text())["licence"] == "CC0"
+    dataset = read_dataset(tmp_path)
+    assert dataset.description == DESCRIPTION
+    assert dataset.ours == OURS
+
+
+def test_cases_are_found_with_their_labels_and_hidden_files_are_not(tmp_path: Path) -> None:
+    write_dataset(tmp_path, DESCRIPTION, OURS)
+    touch(tmp_path / "imagesTr", "a_0000.nii.gz", "b_0000.nii.gz", "._a_0000.nii.gz")
+    touch(tmp_path / "labelsTr", "a.nii.gz")
+    touch(tmp_path / "imagesUn", "c_0000.nii.gz")
+    dataset = read_dataset(tmp_path)
+    training = dataset.training()
+    assert list(training) == ["a", "b"]
+    assert training["a"].label == tmp_path / "labelsTr" / "a.nii.gz"
+    assert training["b"].label is None
+    assert list(dataset.unlabelled()) == ["c"]
+    assert dataset.test() == {}
+    assert dataset.patient("a") == "a"
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        (("a.nii.gz",), "E-CHAN-02"),
+        (("a_0001.nii.gz",), "E-CHAN-01"),
+        (("a_0000.nii.gz", "a_0001.nii.gz"), "E-CHAN-01"),
+    ],
+)
+def test_wrong_channels_are_refused(tmp_path: Path, files: tuple[str, ...], code: str) -> None:
+    write_dataset(tmp_path, DESCRIPTION, OURS)
+    touch(tmp_path / "imagesTr", *files)
+    with pytest.raises(DataError) as caught:
+        read_dataset(tmp_path).training()
+    assert caught.value.code == code
+
+
+def test_a_folder_without_dataset_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="E-DATA-01"):
+        read_dataset(tmp_path)
+
+
+def test_a_file_of_nnunet_is_read_without_ours(tmp_path: Path) -> None:
+    plain = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}}
+    rest = {
+        "regions_class_order": [1, 2],
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "X",
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps({**plain, **rest}))
+    dataset = read_dataset(tmp_path)
+    assert dataset.scheme.regions
+    assert dataset.scheme.ignore == 3
+    assert dataset.description.extra == {"overwrite_image_reader_writer": "X"}
+    assert dataset.ours == SamoraJson()
