@@ -43,6 +43,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["samora_pipeline*", "dataset_conversion*", "planners*", "trainers*"]),
     package_data={"samora_pipeline.weights": ["*.safetensors", "*.json", "*.md"]},
