@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMORA_TINY, SamGeometry
+from samora_pipeline.models.backbones.backbone import Backbone
+from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMORA_TINY
 from samora_pipeline.registry import Registry
 
-BACKBONES: Registry[SamGeometry] = Registry("backbone")
+BACKBONES: Registry[Backbone] = Registry("backbone")
 
 BACKBONES.register("sam_vit_b")(SAM_VIT_B)
 BACKBONES.register("sam_vit_l")(SAM_VIT_L)

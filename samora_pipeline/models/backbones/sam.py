@@ -17,9 +17,11 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from samora_pipeline.errors import UsageError
+from samora_pipeline.models.backbones.backbone import Encoder
+from samora_pipeline.models.backbones.sam_block import SamBlockSteps
 
 
-class SamEncoder(nn.Module):
+class SamEncoder(Encoder):
     """The image encoder of SAM, open in the middle.
 
     ``blocks`` may be exchanged one by one for wrappers that keep ``(B,g,g,D) -> (B,g,g,D)``.
@@ -96,6 +98,11 @@ class SamGeometry:
     decoder_mlp_dim: int = 2048
     iou_hidden_dim: int = 256
     native_size: int = 1024
+
+    @property
+    def steps(self) -> SamBlockSteps:
+        """How the blocks are cut open for experts."""
+        return SamBlockSteps()
 
     def grid(self, input_size: int) -> int:
         """Tokens along one side for an input of ``input_size`` pixels.

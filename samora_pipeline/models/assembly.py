@@ -1,0 +1,164 @@
+"""From a ModelSpec to a network, and between a network and the states that are saved.
+
+Three kinds of state: an expert (its LoRA on every block), everything that is trained (all but the frozen base
+encoder), and the base under the names of the public checkpoint files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from samora_pipeline.contracts.level import LEVELS, Level
+from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.models.backbones.backbone import Backbone
+from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.decoders.catalog import DECODERS
+from samora_pipeline.models.expert_block import ExpertBlock, block_widths, expert_blocks
+from samora_pipeline.models.fusions.catalog import FUSIONS
+from samora_pipeline.models.fusions.fusion import Fusion
+from samora_pipeline.models.samora import SegmentationNetwork
+
+
+def build_network(spec: ModelSpec) -> SegmentationNetwork:
+    """Build the network of a spec with random weights; the random state of torch decides them.
+
+    With one level or none ``spec.fusion`` is not looked at.
+
+    Raises:
+        UsageError: ``E-NAME-01`` an unknown part, ``E-MODEL-01`` an input size that does not fit the backbone,
+            ``E-MODEL-02`` several levels without a fusion.
+    """
+    backbone = BACKBONES.get(spec.backbone)
+    encoder = backbone.build_encoder(spec.input_size)
+    encoder.blocks = nn.ModuleList(_with_experts(block, backbone, spec) for block in encoder.blocks)
+    decoder = DECODERS.get(spec.decoder)(backbone, num_outputs=spec.num_outputs, input_size=spec.input_size)
+    return SegmentationNetwork(
+        encoder,
+        backbone.build_prompt_encoder(spec.input_size),
+        decoder,
+        in_channels=spec.in_channels,
+        input_size=spec.input_size,
+    )
+
+
+def _with_experts(block: nn.Module, backbone: Backbone, spec: ModelSpec) -> ExpertBlock:
+    levels = [level for level in LEVELS if level in spec.levels]
+    if len(levels) < 2:
+        return ExpertBlock(block, backbone.steps, levels, spec.lora_rank)
+    if spec.fusion is None:
+        raise UsageError(
+            "E-MODEL-02",
+            "several experts need a fusion",
+            found=f"levels {', '.join(levels)} and no fusion",
+            expected=f"one of {', '.join(FUSIONS.names())}, or a single level",
+            fix=f"--levels {levels[0]}",
+        )
+    return ExpertBlock(
+        block,
+        backbone.steps,
+        levels,
+        spec.lora_rank,
+        fusion=_fusion(block, backbone, spec.fusion, len(levels)),
+        scope=spec.fusion.scope,
+    )
+
+
+def _fusion(block: nn.Module, backbone: Backbone, spec: FusionSpec, num_experts: int) -> Fusion:
+    _, width = block_widths(block)
+    return FUSIONS.get(spec.name)(spec, num_experts=num_experts, dim=width, window=backbone.steps.window(block))
+
+
+def expert_state(network: SegmentationNetwork, level: Level) -> dict[str, Tensor]:
+    """The LoRA of one level on every block, keyed by block path below the image encoder (``blocks.0.q_a``)."""
+    return {
+        f"{path}.{name}": tensor.detach().clone()
+        for path, block in expert_blocks(network.image_encoder).items()
+        for name, tensor in block.experts[level.value].state_dict().items()
+    }
+
+
+def load_expert(network: SegmentationNetwork, level: Level, state: Mapping[str, Tensor]) -> None:
+    """Read a state of ``expert_state`` into the expert of that level, strictly; the level it came from may differ.
+
+    Raises:
+        DataError: ``E-EXP-20`` when rank, width or depth differ.
+    """
+    own = expert_state(network, level)
+    if _shapes(own) != _shapes(state):
+        raise DataError(
+            "E-EXP-20",
+            f"the {level} expert does not fit the network",
+            found=_describe_expert(state),
+            expected=_describe_expert(own),
+            fix="train the expert again with this backbone and rank, or leave it out with --levels",
+        )
+    blocks = expert_blocks(network.image_encoder)
+    for path, block in blocks.items():
+        expert = block.experts[level.value]
+        expert.load_state_dict({name: state[f"{path}.{name}"] for name in expert.state_dict()})
+
+
+def trained_state(network: SegmentationNetwork) -> dict[str, Tensor]:
+    """Everything but the frozen base encoder: experts, fusion, decoder, prompt encoder (with buffers) and adapter."""
+    base = set(_base_names(network).values())
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items() if name not in base}
+
+
+def load_trained(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> None:
+    """Read a state of ``trained_state``, strictly.
+
+    Raises:
+        DataError: ``E-MODEL-03`` when names or shapes are not those of the network.
+    """
+    own = trained_state(network)
+    wrong = sorted(set(_shapes(own).items()) ^ set(_shapes(state).items()))
+    if wrong:
+        name = wrong[0][0]
+        raise DataError(
+            "E-MODEL-03",
+            "the saved state does not fit the network",
+            found=f"{name} {_shapes(state).get(name, 'missing')} ({len({name for name, _ in wrong})} tensors differ)",
+            expected=f"{name} {_shapes(own).get(name, 'absent')}",
+            fix="build the network from the spec that was saved with the state",
+        )
+    network.load_state_dict(dict(state), strict=False)
+
+
+def public_names(network: SegmentationNetwork) -> dict[str, str]:
+    """Names in the public checkpoint layout and the network's own names for the same tensors.
+
+    Only the base has public names: image encoder, prompt encoder and mask decoder, without experts and fusion.
+    """
+    names = _base_names(network)
+    names |= {f"prompt_encoder.{name}": f"prompt_encoder.{name}" for name in network.prompt_encoder.state_dict()}
+    names |= {
+        f"mask_decoder.{name}": f"decoder.mask_decoder.{name}" for name in network.decoder.mask_decoder.state_dict()
+    }
+    return names
+
+
+def _base_names(network: SegmentationNetwork) -> dict[str, str]:
+    """Public to own names of the base encoder's tensors; an expert block adds one step to the path of what it wraps."""
+    added: set[str] = set()
+    wrapped: dict[str, str] = {}
+    for path, block in expert_blocks(network.image_encoder).items():
+        added |= {f"{path}.{name}" for name in block.state_dict()}
+        wrapped |= {f"{path}.{name}": f"{path}.block.{name}" for name in block.block.state_dict()}
+    bare = {name: name for name in network.image_encoder.state_dict() if name not in added}
+    return {f"image_encoder.{public}": f"image_encoder.{own}" for public, own in (bare | wrapped).items()}
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _describe_expert(state: Mapping[str, Tensor]) -> str:
+    """Rank, width and depth as far as the names tell them."""
+    paths = {name.rpartition(".")[0] for name in state}
+    first = next((tensor for name, tensor in state.items() if name.endswith(".q_a") and tensor.ndim == 2), None)
+    if first is None:
+        return f"{len(state)} tensors that are no expert"
+    return f"rank {first.shape[0]}, width {first.shape[1]}, depth {len(paths)}"

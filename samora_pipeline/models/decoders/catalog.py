@@ -1,0 +1,11 @@
+"""The decoders by name. A new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from samora_pipeline.models.decoders.decoder import DecoderFactory
+from samora_pipeline.models.decoders.samed import SamedDecoder
+from samora_pipeline.registry import Registry
+
+DECODERS: Registry[DecoderFactory] = Registry("decoder")
+
+DECODERS.register("samed")(SamedDecoder)

@@ -1,0 +1,39 @@
+"""What a decoder is.
+
+Shapes: B batch, P prompt width, g side of the embedding grid, K output maps, n side of the output.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Protocol
+
+from segment_anything.modeling import MaskDecoder
+from torch import Tensor, nn
+
+from samora_pipeline.models.backbones.backbone import Backbone
+
+
+class Decoder(nn.Module):
+    """From an embedding to output maps. ``mask_decoder`` is the reference module that public weights are read into."""
+
+    mask_decoder: MaskDecoder
+
+    @abstractmethod
+    def forward(self, embedding: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
+        """Decode to logits (B,K,n,n).
+
+        Args:
+            embedding: (B,P,g,g) from the image encoder.
+            positions: (1,P,g,g), the encoding of the grid's positions.
+            sparse: (1,0,P), no point or box prompts.
+            dense: (1,P,g,g), the embedding of having no mask prompt.
+        """
+
+
+class DecoderFactory(Protocol):
+    """Makes a decoder; a subclass of Decoder with this constructor is one."""
+
+    def __call__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> Decoder:
+        """``num_outputs`` is K; ``input_size`` the side of the network's input in pixels."""
+        ...

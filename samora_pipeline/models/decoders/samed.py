@@ -1,0 +1,30 @@
+"""SAMed's decoder: SAM's mask decoder with one mask token per output map, all maps returned.
+
+Shapes: B batch, P prompt width, g side of the embedding grid, K output maps.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from samora_pipeline.models.backbones.backbone import Backbone
+from samora_pipeline.models.decoders.decoder import Decoder
+
+
+class SamedDecoder(Decoder):
+    """Logits at low resolution, (B,K,4g,4g): 56 px for an input of 224 px. The predicted mask quality is not used."""
+
+    def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> None:
+        super().__init__()
+        self.mask_decoder = backbone.build_mask_decoder(num_outputs)
+
+    def forward(self, embedding: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
+        """Decode (B,P,g,g) to (B,K,4g,4g)."""
+        maps: Tensor
+        maps, _ = self.mask_decoder.predict_masks(
+            image_embeddings=embedding,
+            image_pe=positions,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+        )
+        return maps

@@ -1,0 +1,111 @@
+"""What of a network is trained: declared by part, accounted for (Table 3), and checked after the first step.
+
+A parameter belongs to a part because of the module that owns it, never because of its name.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from samora_pipeline.errors import SamoraError
+from samora_pipeline.models.expert_block import expert_blocks
+from samora_pipeline.models.samora import SegmentationNetwork
+
+
+class Part(StrEnum):
+    """The parts of a network. Every parameter is in exactly one.
+
+    Without prompts only one embedding of the prompt encoder is ever used, ``no_mask_embed`` (256 floats): that is
+    PROMPT. The rest of it, PROMPT_UNUSED, gets no gradient; SAMed counts it among what it trains.
+    """
+
+    BASE = "base"
+    EXPERTS = "experts"
+    FUSION = "fusion"
+    DECODER = "decoder"
+    PROMPT = "prompt"
+    PROMPT_UNUSED = "prompt_unused"
+    ADAPTER = "adapter"
+
+
+Snapshot = dict[str, int]
+
+
+def parameters_by_part(network: SegmentationNetwork) -> dict[Part, dict[str, nn.Parameter]]:
+    """All parameters by part and by their name in the network; a part may be empty."""
+    blocks = list(expert_blocks(network.image_encoder).values())
+    owners: list[tuple[Part, list[nn.Module]]] = [
+        (Part.EXPERTS, [block.experts for block in blocks]),
+        (Part.FUSION, [block.fusion for block in blocks if block.fusion is not None]),
+        (Part.BASE, [network.image_encoder]),
+        (Part.DECODER, [network.decoder]),
+        (Part.PROMPT, [network.prompt_encoder.get_submodule("no_mask_embed")]),
+        (Part.PROMPT_UNUSED, [network.prompt_encoder]),
+        (Part.ADAPTER, [network.adapter] if network.adapter is not None else []),
+    ]
+    part_of: dict[int, Part] = {}
+    for part, modules in owners:
+        for module in modules:
+            for parameter in module.parameters():
+                part_of.setdefault(id(parameter), part)
+    parts: dict[Part, dict[str, nn.Parameter]] = {part: {} for part in Part}
+    for name, parameter in network.named_parameters():
+        parts[part_of[id(parameter)]][name] = parameter
+    return parts
+
+
+def freeze(network: SegmentationNetwork, trainable: frozenset[Part]) -> None:
+    """Let exactly the parameters of the ``trainable`` parts require a gradient."""
+    for part, parameters in parameters_by_part(network).items():
+        for parameter in parameters.values():
+            parameter.requires_grad_(part in trainable)
+
+
+def account(network: SegmentationNetwork) -> dict[Part, tuple[int, int]]:
+    """Numbers of trainable and of frozen parameters by part (Table 3)."""
+    counts = {}
+    for part, parameters in parameters_by_part(network).items():
+        trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
+        counts[part] = (trainable, sum(p.numel() for p in parameters.values()) - trainable)
+    return counts
+
+
+def snapshot(network: SegmentationNetwork) -> Snapshot:
+    """Take a checksum of every frozen parameter, to be compared by ``verify``."""
+    return {name: _checksum(p) for name, p in network.named_parameters() if not p.requires_grad}
+
+
+def verify(network: SegmentationNetwork, before: Snapshot) -> None:
+    """Check the first optimisation step, after it and before the gradients are cleared.
+
+    Raises:
+        SamoraError: ``E-MODEL-04`` when a parameter that was frozen has moved, ``E-MODEL-05`` when no parameter of a
+            part that is declared trainable received a gradient.
+    """
+    parameters = dict(network.named_parameters())
+    moved = [name for name, checksum in before.items() if _checksum(parameters[name]) != checksum]
+    if moved:
+        raise SamoraError("E-MODEL-04", "a frozen parameter was changed by training", found=", ".join(moved[:3]))
+    for part, owned in parameters_by_part(network).items():
+        learning = [parameter for parameter in owned.values() if parameter.requires_grad]
+        if learning and part is not Part.PROMPT_UNUSED and not any(_has_gradient(p) for p in learning):
+            raise SamoraError(
+                "E-MODEL-05",
+                f'no gradient reached the part "{part}", which is declared trainable',
+                found=f"{len(learning)} parameters, all without a gradient",
+            )
+
+
+def _has_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
+
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _checksum(tensor: Tensor) -> int:
+    """The sum of the bit patterns: exact, so that the smallest step shows, and without a copy of the weights."""
+    return int(tensor.detach().view(_BITS[tensor.element_size()]).sum(dtype=torch.int64))

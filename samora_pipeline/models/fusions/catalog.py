@@ -1,0 +1,11 @@
+"""The fusions by name. A new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from samora_pipeline.models.fusions.fusion import FusionFactory
+from samora_pipeline.models.fusions.hl_attn import HLAttention
+from samora_pipeline.registry import Registry
+
+FUSIONS: Registry[FusionFactory] = Registry("fusion")
+
+FUSIONS.register("hl_attn")(HLAttention)
