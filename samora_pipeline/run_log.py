@@ -1,0 +1,106 @@
+"""What a running stage tells: one JSON line per epoch in log.jsonl, and progress with an ETA on the console.
+
+log.jsonl is the record; other destinations (TensorBoard, a web service) implement ``Sink`` and get the same lines.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from samora_pipeline.files import write_text
+
+logger = logging.getLogger("samora")
+
+Line = dict[str, Any]
+
+_PLAIN_INTERVAL = 10.0
+"""seconds between two lines on a console that is not a terminal"""
+
+
+class Sink(Protocol):
+    """A destination for epoch lines. Lines are flat: names to numbers or short texts."""
+
+    def start(self, history: Iterable[Line]) -> None:
+        """Make the destination hold exactly ``history``: what a killed process wrote beyond its checkpoint goes."""
+
+    def write(self, line: Line) -> None:
+        """Add the line of one epoch."""
+
+
+class JsonLines:
+    """log.jsonl: one object per line, flushed after each epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def start(self, history: Iterable[Line]) -> None:
+        """Write the file anew from ``history``."""
+        write_text(self._path, "".join(_encode(line) for line in history))
+
+    def write(self, line: Line) -> None:
+        """Append one line."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(_encode(line))
+
+
+class Progress:
+    """A progress bar with ETA on a terminal; elsewhere plain lines, at most one every ten seconds, and the last."""
+
+    def __init__(self, title: str, total: int, done: int = 0, unit: str = "step", *, quiet: bool = False) -> None:
+        self._title, self._total, self._done, self._unit = title, total, done, unit
+        self._begun_at, self._begun = time.monotonic(), done
+        self._said_at = float("-inf")
+        self._quiet = quiet
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if not self._quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total, initial=self._done, desc=self._title, unit=self._unit, file=sys.stderr)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, note: str, count: int = 1) -> None:
+        """Tell that ``count`` more units are done; ``note`` is shown beside (for instance the current loss)."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if not self._quiet and (now - self._said_at >= _PLAIN_INTERVAL or self._done >= self._total):
+            self._said_at = now
+            logger.info("%s %d/%d %s, %s", self._title, self._done, self._total, note, self._remaining(now))
+
+    def _remaining(self, now: float) -> str:
+        elapsed, new = now - self._begun_at, self._done - self._begun
+        if self._done >= self._total or new <= 0:
+            return f"{duration(elapsed)} in all"
+        return f"about {duration(elapsed / new * (self._total - self._done))} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in words a person reads at a glance: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _encode(line: Line) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
