@@ -1,0 +1,262 @@
+"""Reading and writing of volumes; the only importer of nibabel and SimpleITK.
+
+NIfTI goes through nibabel's header with a full checked read of the bytes. NRRD and MetaImage go through SimpleITK
+behind checks of their own, because SimpleITK returns truncated files without an error.
+
+Orientation of NIfTI: the sform where its code is set, else the qform, else the voxel sizes (taken as LAS). Where two
+of them disagree the volume carries a warning.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+
+from samora_pipeline.errors import DataError
+from samora_pipeline.files import atomic_path, write_bytes
+from samora_pipeline.imaging.byte_checks import (
+    GZIP_MAGIC,
+    bad_header,
+    check_claim,
+    damaged,
+    inflate,
+    inflate_start,
+)
+from samora_pipeline.imaging.itk_checks import check_metaimage, check_nrrd
+from samora_pipeline.imaging.volume import GRID_TOLERANCE, Grid, Volume, make_grid
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+NRRD_ENDINGS = (".nrrd", ".nhdr")
+META_ENDINGS = (".mha", ".mhd")
+READABLE = NIFTI_ENDINGS + NRRD_ENDINGS + META_ENDINGS
+WRITABLE = (*NIFTI_ENDINGS, ".nrrd", ".mha")
+
+_NIFTI_HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+_GZIP_LEVEL = 3
+# cos of the angle between two axes: 0.01 is half a degree, more than rounding of a header gives.
+_SHEAR = 0.01
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a volume completely and check it on the way.
+
+    Arrays are [X, Y, Z], or [X, Y, Z, C] when there is a fourth axis longer than 1; a 2-D image gets Z = 1. Values
+    keep the stored type unless the header scales them. NaN and infinite values are kept.
+
+    Raises:
+        DataError: ``E-IMG-01`` missing or of an unknown format, ``E-IMG-02`` truncated or damaged, ``E-IMG-03``
+            unusable header, ``E-IMG-04`` unusable affine.
+    """
+    if not path.is_file():
+        raise DataError("E-IMG-01", f"there is no image {path.name}", found=f"no file {path}", expected="an image file")
+    name = path.name.lower()
+    if name.endswith(NIFTI_ENDINGS):
+        volume = _read_nifti(path)
+    elif name.endswith(NRRD_ENDINGS):
+        check_nrrd(path)
+        volume = _read_itk(path)
+    elif name.endswith(META_ENDINGS):
+        check_metaimage(path)
+        volume = _read_itk(path)
+    else:
+        raise unknown_format(path, READABLE)
+    _check_affine(path, volume.grid)
+    return volume
+
+
+def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume) -> None:
+    """Write a label map [X, Y, Z] atomically on the grid of ``like``, with its shape, affine and orientation codes.
+
+    The same labels give the same bytes.
+
+    Raises:
+        DataError: ``E-IMG-01`` for an ending that cannot be written.
+        ValueError: when labels are not uint8 or not on the grid of ``like``.
+    """
+    if labels.dtype != np.uint8 or labels.shape != like.grid.shape:
+        raise ValueError(f"labels {labels.dtype} {labels.shape} do not fit the grid {like.grid.shape}")
+    name = path.name.lower()
+    if not name.endswith(WRITABLE):
+        raise unknown_format(path, WRITABLE)
+    if not name.endswith(NIFTI_ENDINGS):
+        _write_itk(path, labels, like.grid)
+        return
+    content = _label_image(labels, like).to_bytes()
+    write_bytes(path, gzip.compress(content, _GZIP_LEVEL, mtime=0) if name.endswith(".gz") else content)
+
+
+def unknown_format(path: Path, endings: tuple[str, ...]) -> DataError:
+    """The error for a file whose ending is not among ``endings`` (``E-IMG-01``)."""
+    return DataError(
+        "E-IMG-01",
+        f"{path.name} is not in a known image format",
+        found=str(path),
+        expected=f"a name that ends in {', '.join(endings)}",
+        fix="convert it, for example with samora_convert",
+    )
+
+
+def _read_nifti(path: Path) -> Volume:
+    content = path.read_bytes()
+    compressed = content.startswith(GZIP_MAGIC)
+    if not compressed and path.name.lower().endswith(".gz"):
+        raise damaged(path, f"first bytes {content[:8]!r}, no gzip stream")
+    header = _nifti_header(path, inflate_start(path, content, 540) if compressed else content[:540])
+    shape = _nifti_shape(path, header)
+    dtype = header.get_data_dtype()
+    start = int(header["vox_offset"])
+    count = math.prod(shape)
+    claimed = start + count * dtype.itemsize
+    check_claim(path, claimed, len(content), compressed)
+    decoded = inflate(path, content, claimed) if compressed else content
+    array = np.frombuffer(decoded, dtype, count, start).reshape(shape, order="F")
+    array = apply_read_scaling(array, *header.get_slope_inter())
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("="))
+    affine = header.get_best_affine()
+    return Volume(array, make_grid(shape, affine), path, header, _header_doubts(header, affine))
+
+
+def _nifti_header(path: Path, start: bytes) -> Any:
+    size = {start[:4], start[:4][::-1]} & {kind.to_bytes(4, "little") for kind in _NIFTI_HEADERS}
+    magic = start[344:347] if size == {(348).to_bytes(4, "little")} else start[4:7]
+    if not size or magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
+        raise bad_header(path, f"first bytes {start[:8]!r}", "a NIfTI-1 or NIfTI-2 file")
+    kind = _NIFTI_HEADERS[int.from_bytes(size.pop(), "little")]
+    length = kind.template_dtype.itemsize
+    if len(start) < length:
+        raise damaged(path, f"{len(start)} bytes, less than a header")
+    try:
+        header = kind(start[:length], check=False)
+        header.get_data_dtype()
+        header.get_slope_inter()
+    except (HeaderDataError, KeyError) as error:
+        raise bad_header(path, str(error), "a NIfTI header with a known data type") from error
+    return header
+
+
+def _nifti_shape(path: Path, header: Any) -> tuple[int, ...]:
+    if bytes(header["magic"]).startswith(b"ni"):
+        raise bad_header(path, "a header without voxels (pair of .hdr and .img)", "one .nii or .nii.gz file")
+    if header.get_data_dtype().kind not in "iuf":
+        raise bad_header(path, f"voxels of type {header.get_data_dtype()}", "whole or real numbers")
+    rank = int(header["dim"][0])
+    shape = tuple(int(size) for size in header["dim"][1 : rank + 1]) if 1 <= rank <= 7 else ()
+    start = float(header["vox_offset"])
+    if not shape or min(shape) < 1 or not start >= header.template_dtype.itemsize or start > 1 << 24:
+        raise bad_header(path, f"sizes {shape}, voxels from byte {start:g}", "positive sizes and an offset")
+    shape += (1,) * (3 - len(shape))
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) > 4:
+        raise bad_header(path, f"{len(shape)} dimensions {shape}", "three, or four with channels last")
+    return shape
+
+
+def _header_doubts(header: Any, affine: npt.NDArray[np.float64]) -> tuple[str, ...]:
+    coded = {name: code for name, code in (("sform", header["sform_code"]), ("qform", header["qform_code"])) if code}
+    if not coded:
+        return ("the header states no orientation; the voxel axes are taken as LAS",)
+    doubts = []
+    grid = make_grid(_padded(header.get_data_shape()), affine)
+    if len(coded) == 2:
+        distance = grid.corner_distance(make_grid(grid.shape, header.get_qform()))
+        if distance > GRID_TOLERANCE * max(min(grid.spacing), 1e-6):
+            doubts.append(f"sform and qform disagree by {distance:.3g} mm; the sform is used")
+    stated = np.abs(np.array(header["pixdim"][1:4], dtype=np.float64))
+    if not np.allclose(stated[: len(header.get_data_shape())], grid.spacing[: len(header.get_data_shape())], rtol=0.01):
+        doubts.append(f"voxel sizes {_sizes(stated)} in pixdim differ from {_sizes(grid.spacing)} in the affine used")
+    return tuple(doubts)
+
+
+def _padded(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape + (1,) * (3 - len(shape))
+
+
+def _sizes(values: Any) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def _check_affine(path: Path, grid: Grid) -> None:
+    matrix = grid.matrix
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    fault = ""
+    if not np.isfinite(matrix).all() or lengths.min() < 1e-6:
+        fault = "a voxel axis of length zero, or values that are not finite"
+    else:
+        cosines = (matrix[:3, :3] / lengths).T @ (matrix[:3, :3] / lengths)
+        if (worst := float(np.abs(cosines - np.eye(3)).max())) > _SHEAR:
+            fault = f"axes that are not at right angles (cosine {worst:.3f})"
+    if fault:
+        raise DataError(
+            "E-IMG-04",
+            f"{path.name} has an affine that cannot be used",
+            found=f"{fault}: {np.round(matrix[:3], 4).tolist()} in {path}",
+            expected="three axes at right angles, each with a length",
+            fix="resample the scan to a regular grid, or repair its header",
+        )
+
+
+def _label_image(labels: npt.NDArray[np.uint8], like: Volume) -> Any:
+    kind = nibabel.Nifti1Image
+    if like.header is None:
+        image = kind(labels, like.grid.matrix)
+        image.set_sform(like.grid.matrix, 1)
+        image.set_qform(like.grid.matrix, 1)
+        return image
+    if isinstance(like.header, nibabel.Nifti2Header):
+        kind = nibabel.Nifti2Image
+    header = like.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    stored = like.header.get_data_shape()
+    # A 2-D file, or one with trailing axes of length 1, gets its labels in the very same shape.
+    shape = stored if math.prod(stored) == labels.size else labels.shape
+    return kind(labels.reshape(shape, order="F"), None, header)
+
+
+def _read_itk(path: Path) -> Volume:
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        raise damaged(path, str(error).strip().splitlines()[-1]) from error
+    array = SimpleITK.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    array = array.transpose()
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    array = array.reshape(array.shape + (1,) * (3 - array.ndim))
+    if array.ndim > 4 or 0 in array.shape:
+        raise bad_header(path, f"sizes {array.shape}", "three dimensions, or four with channels last")
+    return Volume(array, make_grid(array.shape, _itk_affine(image)), path)
+
+
+def _itk_affine(image: Any) -> npt.NDArray[np.float64]:
+    rank = image.GetDimension()
+    used = min(rank, 3)
+    direction = np.array(image.GetDirection()).reshape(rank, rank)
+    affine = np.eye(4)
+    affine[:used, :used] = direction[:used, :used] * np.array(image.GetSpacing()[:used])
+    affine[:used, 3] = image.GetOrigin()[:used]
+    return _LPS_TO_RAS @ affine
+
+
+def _write_itk(path: Path, labels: npt.NDArray[np.uint8], grid: Grid) -> None:
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(labels.transpose()))
+    affine = _LPS_TO_RAS @ grid.matrix
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / np.array(grid.spacing)).flatten().tolist())
+    with atomic_path(path) as temporary:
+        SimpleITK.WriteImage(image, str(temporary), useCompression=True)
