@@ -1,0 +1,79 @@
+"""Files of weights, from others and our own: .pth and .pt without executing anything, and .safetensors."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from samora_pipeline.errors import AssetError, DataError
+
+WRAPPERS = ("model", "state_dict")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a flat state dict onto the CPU; a dict that holds one under ``model`` or ``state_dict`` is unwrapped.
+
+    Raises:
+        AssetError: ``E-WEIGHT-05`` when there is no such file.
+        DataError: ``E-WEIGHT-07`` when it cannot be read as weights: truncated, a web page, another kind of file, or
+            a pickle that wants to do more than hold tensors; ``E-WEIGHT-08`` when values are not finite.
+    """
+    if not path.is_file():
+        raise AssetError("E-WEIGHT-05", f"there is no weights file {path.name}", found=f"no file {path}")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _unreadable(path, error) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    return _checked(path, content)
+
+
+def _load_torch(path: Path) -> object:
+    # weights_only refuses every pickle that names something to call, so a hostile file cannot run code.
+    content: object = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def _checked(path: Path, content: object) -> dict[str, Tensor]:
+    if not isinstance(content, dict) or not content:
+        raise _not_weights(path, f"a {type(content).__name__} instead of named tensors")
+    for name, tensor in content.items():
+        if not isinstance(tensor, Tensor):
+            raise _not_weights(path, f"{name} is a {type(tensor).__name__}, not a tensor")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DataError(
+                "E-WEIGHT-08",
+                f"{path.name} holds values that are not finite",
+                found=f"NaN or infinity in {name}",
+                fix="get the file again; if it is your own, the training that wrote it had diverged",
+            )
+    return content
+
+
+def _not_weights(path: Path, found: str) -> DataError:
+    return DataError(
+        "E-WEIGHT-07",
+        f"{path.name} is not a file of weights",
+        found=f"{path}: {found}",
+        expected="a .pth, .pt or .safetensors file with named tensors",
+        fix="get the file again; samora_weights list  shows sources and digests",
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    with path.open("rb") as stream:
+        head = stream.read(512).lstrip().lower()
+    size = f"{path.stat().st_size:,} bytes"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return _not_weights(path, f"{size} of a web page, saved in place of the download")
+    if isinstance(error, pickle.UnpicklingError) and head.startswith(b"pk"):
+        return _not_weights(path, "a pickle that asks for more than tensors; it was not opened further")
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return _not_weights(path, f"{size}, cut short or of another kind ({reason[:100]})")

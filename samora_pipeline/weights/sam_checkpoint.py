@@ -1,0 +1,137 @@
+"""The public SAM checkpoint layout, read into a network of any input size and written from one.
+
+A flat state dict with the prefixes image_encoder., prompt_encoder. and mask_decoder. Position tables are resized to
+the network's token grid as SAMed does it.
+
+Shapes: G token grid of the file, g of the network, D width, c width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from samora_pipeline.errors import DataError
+from samora_pipeline.models.assembly import public_names
+from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.expert_block import expert_blocks
+from samora_pipeline.models.samora import SegmentationNetwork
+
+POSITIONS = "image_encoder.pos_embed"
+MASK_TOKENS = "mask_decoder.mask_tokens.weight"
+SIZED_BY_OUTPUTS = (
+    "mask_decoder.mask_tokens.",
+    "mask_decoder.output_hypernetworks_mlps.",
+    "mask_decoder.iou_prediction_head.",
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor of a file; together the three name all of them, each once.
+
+    ``dropped`` tensors belong to another number of outputs; the network's own keep their random start.
+    """
+
+    loaded: tuple[str, ...]
+    resized: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> LoadReport:
+    """Read a public SAM state into the network's base, prompt encoder and mask decoder.
+
+    Nothing is written unless everything fits. The position table (1,G,G,D) and, in blocks with global attention, the
+    relative position tables (2G-1,c) are interpolated bilinearly to the network's grid (SAMed). Mask tokens,
+    hyper-networks and the quality head are dropped when their number of outputs is not the network's.
+
+    Raises:
+        DataError: ``E-WEIGHT-06`` when a tensor is missing, left over or of another shape.
+    """
+    names = public_names(network)
+    own = network.state_dict()
+    targets = {public: own[name] for public, name in names.items()}
+    dropped = _other_outputs(targets, state)
+    _check_names(targets.keys() - dropped, state.keys() - dropped, state)
+    resizable = {POSITIONS} | _global_tables(network)
+    fitted: dict[str, Tensor] = {}
+    resized = []
+    for public in sorted(state.keys() - dropped):
+        target = targets[public]
+        fitted[public] = state[public]
+        if state[public].shape != target.shape:
+            if public not in resizable or state[public].shape[-1] != target.shape[-1]:
+                raise _misfit(state, f"{public} {tuple(state[public].shape)}", f"{public} {tuple(target.shape)}")
+            fitted[public] = _resize(state[public], target)
+            resized.append(public)
+    with torch.no_grad():
+        for public, tensor in fitted.items():
+            targets[public].copy_(tensor)
+    loaded = tuple(public for public in fitted if public not in set(resized))
+    return LoadReport(loaded, tuple(resized), tuple(sorted(dropped & state.keys())))
+
+
+def base_state(network: SegmentationNetwork) -> dict[str, Tensor]:
+    """The inverse of ``load_base``: the base in the public layout, at the network's own grid and outputs."""
+    own = network.state_dict()
+    return {public: own[name].detach().clone() for public, name in public_names(network).items()}
+
+
+def _other_outputs(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
+    """Names on either side that depend on the number of outputs, if the two numbers differ."""
+    tokens = state.get(MASK_TOKENS)
+    if tokens is None or tokens.shape[:1] == targets[MASK_TOKENS].shape[:1]:
+        return set()
+    return {name for name in (*targets, *state) if name.startswith(SIZED_BY_OUTPUTS)}
+
+
+def _global_tables(network: SegmentationNetwork) -> set[str]:
+    tables = set()
+    for path, block in expert_blocks(network.image_encoder).items():
+        if block.steps.window(block.block) == 0:
+            tables |= {f"image_encoder.{path}.attn.rel_pos_{axis}" for axis in "hw"}
+    return tables
+
+
+def _resize(table: Tensor, target: Tensor) -> Tensor:
+    """Interpolate (1,G,G,D) to (1,g,g,D), or (2G-1,c) to (2g-1,c)."""
+    if table.ndim == 4:
+        grid = functional.interpolate(table.float().permute(0, 3, 1, 2), target.shape[1:3], mode="bilinear")
+        return grid.permute(0, 2, 3, 1)
+    return functional.interpolate(table.float()[None, None], tuple(target.shape), mode="bilinear")[0, 0]
+
+
+def _check_names(wanted: set[str], given: set[str], state: Mapping[str, Tensor]) -> None:
+    missing, left_over = sorted(wanted - given), sorted(given - wanted)
+    if missing:
+        raise _misfit(state, f"{len(missing)} tensors are missing, first {missing[0]}", f"{len(wanted)} tensors")
+    if left_over:
+        raise _misfit(state, f"{len(left_over)} tensors too many, first {left_over[0]}", f"{len(wanted)} tensors")
+
+
+def _misfit(state: Mapping[str, Tensor], found: str, expected: str) -> DataError:
+    return DataError(
+        "E-WEIGHT-06",
+        "these weights do not fit the backbone",
+        found=f"{found}; the file looks like {_variant(state)}",
+        expected=expected,
+        fix="choose the backbone the file belongs to with --backbone, or another file with --backbone-weights",
+    )
+
+
+def _variant(state: Mapping[str, Tensor]) -> str:
+    """The backbone a state belongs to, told by its width and depth."""
+    positions = state.get(POSITIONS)
+    if positions is None:
+        return "no SAM checkpoint"
+    width, prefix = positions.shape[-1], "image_encoder.blocks."
+    depth = len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+    for name in BACKBONES.names():
+        backbone = BACKBONES.get(name)
+        if (backbone.embed_dim, backbone.depth) == (width, depth):
+            return name
+    return f"an unknown SAM variant with width {width} and {depth} blocks"

@@ -1,0 +1,115 @@
+"""The contract that every registered backbone, fusion and decoder meets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.errors import UsageError
+from samora_pipeline.models.assembly import build_network, public_names
+from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.decoders.catalog import DECODERS
+from samora_pipeline.models.expert_block import block_widths
+from samora_pipeline.models.fusions.catalog import FUSIONS
+
+TINY = BACKBONES.get("samora_tiny")
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_backbone(name: str) -> None:
+    backbone = BACKBONES.get(name)
+    size = 224
+    grid = backbone.grid(size)
+    with torch.device("meta"):
+        encoder = backbone.build_encoder(size)
+        images = torch.rand(2, 3, size, size)
+        assert encoder(images).shape == (2, backbone.prompt_dim, grid, grid)
+        taps = encoder.forward_tokens(images, (1, backbone.depth))
+        prompts = backbone.build_prompt_encoder(size)
+        sparse, dense = prompts(points=None, boxes=None, masks=None)
+        decoder = backbone.build_mask_decoder(3)
+    assert len(taps) == 2
+    assert taps[0].shape[0] == 2
+    assert len(encoder.blocks) == encoder.depth == backbone.depth
+    assert encoder.grid == grid
+    assert dense.shape == (1, backbone.prompt_dim, grid, grid)
+    assert sparse.shape == (1, 0, backbone.prompt_dim)
+    assert decoder.mask_tokens.weight.shape[0] == 3
+    with pytest.raises(UsageError, match="E-MODEL-01"):
+        backbone.grid(size + 1)
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_steps_of_a_backbone_put_together_are_its_block(name: str) -> None:
+    backbone = BACKBONES.get(name)
+    with torch.device("meta"):
+        block = backbone.build_encoder(224).blocks[0]
+    block = block.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_(0, 0.02)
+        x = torch.randn(1, 4, 4, block_widths(block)[0])
+        shortcut, windows = backbone.steps.enter(block, x)
+        size = (shortcut.shape[1], shortcut.shape[2])
+        attended = backbone.steps.attend(block, block.attn.qkv(windows), size)
+        assert torch.equal(backbone.steps.leave(block, shortcut + attended), block(x))
+    assert backbone.steps.window(block) >= 0
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_backbone_in_a_network_keeps_public_names(name: str) -> None:
+    with torch.device("meta"):
+        network = build_network(ModelSpec(name, 224, num_outputs=3))
+        bare = BACKBONES.get(name).build_encoder(224)
+    encoder = {public for public in public_names(network) if public.startswith("image_encoder.")}
+    assert encoder == {f"image_encoder.{own}" for own in bare.state_dict()}
+
+
+@pytest.mark.parametrize("name", FUSIONS.names())
+@pytest.mark.parametrize("num_experts", [2, 3])
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("residual", ["delta", "paper"])
+def test_fusion(name: str, num_experts: int, window: int, residual: str) -> None:
+    torch.manual_seed(0)
+    fusion = FUSIONS.get(name)(FusionSpec(name, residual=residual), num_experts=num_experts, dim=96, window=window)
+    base = torch.randn(2, 6, 5, 96)
+    experts = torch.randn(num_experts, 2, 6, 5, 96, requires_grad=True)
+    fused = fusion(base, experts)
+    assert fused.shape == base.shape
+    assert torch.isfinite(fused).all()
+    # One step away from the start every trained part of the fusion is reached, and the experts through it.
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    fusion(base, experts).square().sum().backward()
+    assert experts.grad is not None
+    assert all(expert.any() for expert in experts.grad)
+    assert all(p.grad is not None for p in fusion.parameters())
+
+
+@pytest.mark.parametrize("name", FUSIONS.names())
+def test_samples_do_not_see_each_other_in_a_fusion(name: str) -> None:
+    torch.manual_seed(0)
+    fusion = FUSIONS.get(name)(FusionSpec(name), num_experts=3, dim=96, window=4)
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.normal_(0, 0.2)
+        base, experts = torch.randn(2, 6, 5, 96), torch.randn(3, 2, 6, 5, 96)
+        torch.testing.assert_close(fusion(base, experts)[1:], fusion(base[1:], experts[:, 1:]))
+
+
+@pytest.mark.parametrize("name", DECODERS.names())
+@pytest.mark.parametrize("num_outputs", [1, 2, 5])
+def test_decoder(name: str, num_outputs: int) -> None:
+    torch.manual_seed(0)
+    network = build_network(ModelSpec("samora_tiny", 64, num_outputs, decoder=name))
+    images = torch.rand(2, 1, 64, 64)
+    logits = network(images)
+    assert logits.shape[:2] == (2, num_outputs)
+    assert logits.shape[2] == logits.shape[3] >= 4 * TINY.grid(64)
+    assert torch.isfinite(logits).all()
+    network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network(images)[1:], network(images[1:]))
+    assert network.decoder.mask_decoder is not None

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.backbones.sam import SamGeometry
+
+
+@pytest.fixture
+def randomise() -> Callable[[nn.Module, float], None]:
+    """Fill every parameter of a module, tables and projections that start at zero included."""
+
+    def fill(module: nn.Module, scale: float = 0.1) -> None:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.normal_(0, scale)
+
+    torch.manual_seed(0)
+    return fill
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> SamGeometry:
+    """Three blocks of SAM at small width, two of them windowed; registered as "narrow" for the test."""
+    geometry = SamGeometry(embed_dim=48, depth=3, heads=3, global_attn_indexes=(2,), prompt_dim=32, decoder_mlp_dim=64)
+    monkeypatch.setitem(BACKBONES._entries, "narrow", geometry)
+    return geometry

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.errors import SamoraError
+from samora_pipeline.models.assembly import build_network
+from samora_pipeline.models.freezing import Part, account, freeze, parameters_by_part, snapshot, verify
+from samora_pipeline.models.samora import SegmentationNetwork
+
+STAGE_2 = frozenset({Part.FUSION, Part.DECODER, Part.PROMPT, Part.ADAPTER})
+SAMED = frozenset({Part.EXPERTS, Part.DECODER, Part.PROMPT, Part.PROMPT_UNUSED})
+
+
+def tiny(scope: str = "block", residual: str = "delta") -> SegmentationNetwork:
+    fusion = FusionSpec(scope=scope, residual=residual)
+    return build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, fusion=fusion))
+
+
+def step(network: SegmentationNetwork) -> None:
+    optimizer = torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), lr=1e-3)
+    network(torch.rand(2, 2, 64, 64)).square().sum().backward()
+    optimizer.step()
+
+
+def test_every_parameter_is_in_exactly_one_part() -> None:
+    network = tiny()
+    parts = parameters_by_part(network)
+    names = [name for owned in parts.values() for name in owned]
+    assert sorted(names) == sorted(name for name, _ in network.named_parameters())
+    assert all(parts[part] for part in Part)
+    assert list(parts[Part.PROMPT]) == ["prompt_encoder.no_mask_embed.weight"]
+
+
+@pytest.mark.parametrize("scope", ["block", "attention"])
+@pytest.mark.parametrize("residual", ["delta", "paper"])
+@pytest.mark.parametrize("trainable", [STAGE_2, frozenset({Part.EXPERTS}), frozenset({Part.BASE, Part.FUSION})])
+def test_gradient_reaches_exactly_the_declared_parts(
+    scope: str, residual: str, trainable: frozenset[Part], randomise: Callable[..., None]
+) -> None:
+    network = tiny(scope, residual)
+    randomise(network, 0.05)
+    freeze(network, trainable)
+    network(torch.rand(2, 2, 64, 64)).square().sum().backward()
+    for part, owned in parameters_by_part(network).items():
+        reached = {name for name, p in owned.items() if p.grad is not None and p.grad.any()}
+        # Nothing asks SAM's quality head, and a mask decoder's key biases cancel in the softmax.
+        unused = {name for name in owned if "iou_prediction_head" in name or name.endswith(("k_proj.bias", ".k.bias"))}
+        assert reached - unused == (set(owned) - unused if part in trainable else set())
+
+
+def test_account_of_samed_and_of_stage_2_on_vit_b() -> None:
+    with torch.device("meta"):
+        samed = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9, levels=(Level.IMAGE,)))
+        samora = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9))
+    freeze(samed, SAMED)
+    freeze(samora, STAGE_2)
+    assert sum(trainable for trainable, _ in account(samed).values()) == 4_913_621
+    counts = account(samora)
+    assert counts[Part.FUSION] == (9_464_832, 0)
+    assert counts[Part.PROMPT] == (256, 0)
+    assert counts[Part.EXPERTS] == (0, 3 * 147_456)
+    assert counts[Part.BASE] == (0, 86_624_512)
+
+
+def test_an_honest_first_step_is_accepted() -> None:
+    network = tiny()
+    freeze(network, STAGE_2)
+    before = snapshot(network)
+    step(network)
+    verify(network, before)
+
+
+def test_an_expert_alone_and_samed_pass_although_prompts_are_unused() -> None:
+    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, levels=(Level.IMAGE,)))
+    freeze(network, SAMED)
+    before = snapshot(network)
+    step(network)
+    verify(network, before)
+
+
+def test_a_frozen_parameter_that_moved_is_reported() -> None:
+    network = tiny()
+    freeze(network, STAGE_2)
+    before = snapshot(network)
+    step(network)
+    with torch.no_grad():
+        weight = network.image_encoder.blocks[3].experts["patch"].q_a
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+    with pytest.raises(SamoraError, match=r"E-MODEL-04[\s\S]*blocks\.3\.experts\.patch\.q_a"):
+        verify(network, before)
+
+
+def test_a_part_without_gradient_is_reported() -> None:
+    network = tiny()
+    freeze(network, STAGE_2)
+    before = snapshot(network)
+    step(network)
+    for parameter in parameters_by_part(network)[Part.FUSION].values():
+        parameter.grad = None
+    with pytest.raises(SamoraError, match='E-MODEL-05 no gradient reached the part "fusion"'):
+        verify(network, before)
