@@ -1,0 +1,89 @@
+"""samora_evaluate: score a folder of predictions, or sum up the folds of a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.contracts.scores import NSD_TOLERANCE, Summary
+from samora_pipeline.errors import UsageError
+
+_EPILOG = """Two protocols are always computed. physical: distances in mm, absent organs left out and counted, a
+missed organ has Dice 0. sam_family: voxels and the empty-mask rules of the TransUNet, SAMed and H-SAM code, which
+the tables of the SAMora paper follow.
+
+  samora_evaluate -g labelsTs -p preds
+  samora_evaluate --folds results/Dataset001_Synapse/SAMoraTrainer__10pct__default
+"""
+
+
+def build_parser() -> CommandParser:
+    """The command's options."""
+    parser = CommandParser("samora_evaluate", "Score predictions against reference labels.", _EPILOG)
+    parser.add_argument("-g", dest="references", type=Path, metavar="LABELS", help="folder of reference labels")
+    parser.add_argument("-p", dest="predictions", type=Path, metavar="PREDS", help="folder of predictions")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json (default: the one beside LABELS)")
+    parser.add_argument(
+        "-o", dest="output", type=Path, metavar="FILE", help="default: PREDS/summary.json, CSV beside it"
+    )
+    parser.add_argument("-np", dest="processes", type=int, default=1, metavar="N", help="worker processes (default 1)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=NSD_TOLERANCE,
+        metavar="MM",
+        help="of the surface Dice NSD (default %(default)g)",
+    )
+    parser.add_argument(
+        "--folds", type=Path, metavar="RUN", help="sum up fold_0, fold_1, ... of a run, one row per case"
+    )
+    return parser
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Score, print the tables, write summary.json and the CSV."""
+    _check(arguments)
+    from samora_pipeline.contracts.run import SUMMARY_FILE
+    from samora_pipeline.evaluation.tables import render, write_summary
+
+    folder = arguments.folds or arguments.predictions
+    output = arguments.output or folder / SUMMARY_FILE
+    summary = _summary(arguments)
+    table = write_summary(summary, output)
+    say(render(summary))
+    say(f"\nwritten: {output}, {table}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``samora_evaluate``."""
+    return run(build_parser(), evaluate, argv)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    scoring = (arguments.references, arguments.predictions)
+    complete = not any(scoring) if arguments.folds else all(scoring)
+    output_fits = arguments.output is None or arguments.output.suffix == ".json"
+    if complete and output_fits and arguments.processes >= 1 and arguments.tolerance > 0:
+        return
+    raise UsageError(
+        "E-ARG-05",
+        "the arguments do not say what to score",
+        expected="either -g LABELS -p PREDS or --folds RUN; -o a .json file; -np at least 1; --tolerance above 0",
+        fix="samora_evaluate -g labelsTs -p preds",
+    )
+
+
+def _summary(arguments: argparse.Namespace) -> Summary:
+    from samora_pipeline.evaluation.folder import score_folder
+    from samora_pipeline.evaluation.summary import sum_up_folds
+
+    if arguments.folds:
+        return sum_up_folds(arguments.folds)
+    return score_folder(
+        arguments.references,
+        arguments.predictions,
+        dataset_json=arguments.labels,
+        tolerance=arguments.tolerance,
+        processes=arguments.processes,
+    )

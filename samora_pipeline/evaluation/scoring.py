@@ -1,0 +1,176 @@
+"""From files to scores: one case, or a folder of predictions against a folder of references."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.scores import NSD_TOLERANCE, OrganMetrics, SamFamilyMetrics
+from samora_pipeline.errors import DataError
+from samora_pipeline.evaluation.metrics import measure
+from samora_pipeline.evaluation.protocols import label_key, physical, sam_family
+from samora_pipeline.evaluation.surfaces import Labels
+from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.volume import Volume, label_array
+from samora_pipeline.parallel import map_cases
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is scored and how. The NSD ``tolerance`` is in mm, or in voxels where the spacing is not known."""
+
+    labels: LabelScheme
+    tolerance: float = NSD_TOLERANCE
+    spacing_known: bool = True
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """One case under both protocols, each per label key."""
+
+    case: str
+    patient: str
+    reference_file: str
+    prediction_file: str
+    physical: dict[str, OrganMetrics]
+    sam_family: dict[str, SamFamilyMetrics]
+    fold: str | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """References and predictions of one name; ``unscored`` names the predictions that have no reference."""
+
+    files: tuple[tuple[Path, Path], ...]
+    unscored: tuple[str, ...]
+
+
+def score_case(reference_path: Path, prediction_path: Path, rules: Rules) -> CaseScores:
+    """Score one prediction; case and patient are named after the reference file.
+
+    Raises:
+        DataError: ``E-EVAL-02`` for grids that differ, ``E-EVAL-03`` for label values that are not declared, and
+            whatever reading the two files raises.
+    """
+    reference, prediction = read_volume(reference_path), read_volume(prediction_path)
+    if not prediction.grid.matches(reference.grid):
+        raise _grids_differ(reference, prediction)
+    truth, guess, labels = label_array(reference), label_array(prediction), rules.labels
+    _check_values(truth, labels.values, reference_path)
+    _check_values(guess, labels.values - {labels.ignore}, prediction_path)
+    organs = [values for _, values in labels.foreground]
+    measured = {
+        label_key(values): one for values, one in zip(organs, measure(truth, guess, organs, labels.ignore), strict=True)
+    }
+    spacing = reference.grid.spacing if rules.spacing_known else (1.0, 1.0, 1.0)
+    case = _case_name(reference_path)
+    return CaseScores(
+        case=case,
+        patient=case,
+        reference_file=reference_path.name,
+        prediction_file=prediction_path.name,
+        physical={key: physical(organ, spacing, rules.tolerance) for key, organ in measured.items()},
+        sam_family={key: sam_family(organ) for key, organ in measured.items()},
+    )
+
+
+def pair_files(references: Path, predictions: Path, file_ending: str, cases: Collection[str] | None = None) -> Pairs:
+    """Match the files of two folders by name; ``cases`` are those to be scored (None: every reference).
+
+    Raises:
+        DataError: ``E-EVAL-01`` when there is no reference, or when a case lacks one of its files (all are named).
+    """
+    known, present = _names(references, file_ending), _names(predictions, file_ending)
+    if not known:
+        raise DataError(
+            "E-EVAL-01",
+            f"there is no reference to score against in {references}",
+            found=f"no file with the ending {file_ending}",
+            expected=f"label files named CASE{file_ending}",
+            fix="samora_evaluate -g LABELS -p PREDS  with the folder that holds the reference labels as LABELS",
+        )
+    wanted = known if cases is None else sorted(f"{case}{file_ending}" for case in cases)
+    for names, folder, what in ((known, references, "reference"), (present, predictions, "prediction")):
+        if missing := [name for name in wanted if name not in names]:
+            raise DataError(
+                "E-EVAL-01",
+                f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}",
+                found=f"missing: {', '.join(missing)}",
+                expected="a reference and a prediction of the same name for each case",
+                fix="samora_predict -i IMAGES -o PREDS --continue  predicts what is missing",
+            )
+    files = tuple((references / name, predictions / name) for name in wanted)
+    return Pairs(files, tuple(name for name in present if name not in wanted))
+
+
+def score_files(
+    files: Sequence[tuple[Path, Path]],
+    rules: Rules,
+    patients: Mapping[str, str] | None = None,
+    fold: str | None = None,
+    processes: int = 1,
+) -> list[CaseScores]:
+    """Score (reference, prediction) pairs; ``patients`` maps a case to its patient where they differ.
+
+    Raises:
+        DataError: ``E-EVAL-04`` naming every case that cannot be scored, with its fault.
+    """
+    outcomes = map_cases(partial(_score, rules), [(_case_name(pair[0]), pair) for pair in files], processes, "scoring")
+    if faults := [(outcome.name, outcome.error) for outcome in outcomes if outcome.error is not None]:
+        raise DataError(
+            "E-EVAL-04",
+            f"{len(faults)} of {len(files)} cases cannot be scored",
+            found="".join(f"\n    {name}: {error.what} ({error.found})" for name, error in faults),
+            expected="readable label volumes on the grid of their reference, with declared values only",
+            fix="repair or predict these cases again; no score was written",
+        )
+    scores = [outcome.result for outcome in outcomes if outcome.result is not None]
+    known = patients or {}
+    return [replace(score, patient=known.get(score.case, score.case), fold=fold) for score in scores]
+
+
+def _score(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
+    return score_case(*files, rules)
+
+
+def _names(folder: Path, file_ending: str) -> list[str]:
+    return sorted(path.name for path in folder.glob(f"*{file_ending}") if not path.name.startswith("."))
+
+
+def _case_name(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def _check_values(array: Labels, declared: Collection[int | None], path: Path) -> None:
+    known = np.zeros(256, dtype=np.bool_)
+    known[[value for value in declared if value is not None]] = True
+    undeclared = array[~known[array]]
+    if undeclared.size:
+        values = ", ".join(str(value) for value in np.unique(undeclared))
+        raise DataError(
+            "E-EVAL-03",
+            f"{path} holds label values that do not belong there",
+            found=f"{values} in {undeclared.size} voxels",
+            expected=f"{', '.join(str(value) for value in np.flatnonzero(known))}, as declared in dataset.json",
+            fix="predict with the model of this dataset, or give its dataset.json with --labels",
+        )
+
+
+def _grids_differ(reference: Volume, prediction: Volume) -> DataError:
+    sizes, expected = prediction.grid.shape, reference.grid.shape
+    if sizes != expected:
+        found = f"shape {sizes}, reference {expected}"
+    else:
+        found = f"corners up to {prediction.grid.corner_distance(reference.grid):.3g} mm apart"
+    return DataError(
+        "E-EVAL-02",
+        f"{prediction.path} lies on another grid than its reference",
+        found=found,
+        expected=f"the grid of {reference.path}",
+        fix="write predictions on the grid of the raw image, as samora_predict does",
+    )

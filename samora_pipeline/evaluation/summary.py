@@ -1,0 +1,162 @@
+"""From the scores of cases to a summary: means, counts, intervals; and one summary over the folds of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.run import SUMMARY_FILE
+from samora_pipeline.contracts.scores import (
+    NSD_TOLERANCE,
+    Bootstrap,
+    CaseMetrics,
+    DistanceUnit,
+    Interval,
+    Intervals,
+    SamFamilyCase,
+    SamFamilySummary,
+    Summary,
+)
+from samora_pipeline.errors import DataError
+from samora_pipeline.evaluation.protocols import (
+    SCORES,
+    count,
+    label_key,
+    mean_over_cases,
+    mean_over_labels,
+    sam_family_mean,
+)
+from samora_pipeline.evaluation.scoring import CaseScores
+from samora_pipeline.evaluation.significance import Resampler, resampler
+
+SAM_FAMILY_SCORES = ("Dice", "HD95")
+
+
+def label_names(scheme: LabelScheme) -> dict[str, str]:
+    """The name of each label key, in the order of the scheme."""
+    return {label_key(values): name for name, values in scheme.foreground}
+
+
+def summarize(
+    cases: Sequence[CaseScores],
+    labels: Mapping[str, str],
+    *,
+    tolerance: float = NSD_TOLERANCE,
+    distance_unit: DistanceUnit = "mm",
+    stamps: tuple[str, ...] = (),
+    unscored: tuple[str, ...] = (),
+) -> Summary:
+    """Summarize at least one case; ``labels`` names each label key, ``tolerance`` is that of the scored NSD."""
+    patients = [case.patient for case in cases]
+    bootstrap = Bootstrap(n=len(set(patients)))
+    draws = resampler(patients, bootstrap)
+    means = {key: mean_over_cases([case.physical[key] for case in cases]) for key in labels}
+    family = {key: sam_family_mean(case.sam_family[key] for case in cases) for key in labels}
+    return Summary(
+        stamps=stamps,
+        n=len(cases),
+        labels=dict(labels),
+        distance_unit=distance_unit,
+        nsd_tolerance=tolerance,
+        foreground_mean=mean_over_labels(means),
+        mean=means,
+        counts={key: count([case.physical[key] for case in cases]) for key in labels},
+        bootstrap=bootstrap,
+        intervals=_intervals(draws, labels, SCORES, lambda name, key: [getattr(c.physical[key], name) for c in cases]),
+        sam_family=SamFamilySummary(
+            foreground_mean=sam_family_mean(family.values()),
+            mean=family,
+            intervals=_intervals(
+                draws, labels, SAM_FAMILY_SCORES, lambda name, key: [getattr(c.sam_family[key], name) for c in cases]
+            ),
+            metric_per_case=tuple(SamFamilyCase(case.case, case.sam_family) for case in cases),
+        ),
+        metric_per_case=tuple(
+            CaseMetrics(
+                case=case.case,
+                reference_file=case.reference_file,
+                prediction_file=case.prediction_file,
+                metrics=case.physical,
+                patient=case.patient,
+                fold=case.fold,
+            )
+            for case in cases
+        ),
+        unscored_predictions=unscored,
+        folds=tuple(sorted({case.fold for case in cases if case.fold is not None})),
+    )
+
+
+def sum_up_folds(run: Path) -> Summary:
+    """One summary over the numbered folds of a run (cross-validation), one row per case.
+
+    The folds ``official`` and ``all`` score other cases by another rule and are left out.
+
+    Raises:
+        DataError: ``E-EVAL-05`` when a fold has no summary.json, when folds were scored differently, or when a case
+            was scored in two of them.
+    """
+    folders = sorted(folder for folder in run.glob("fold_*") if folder.name.removeprefix("fold_").isdigit())
+    unfinished = [folder.name for folder in folders if not (folder / SUMMARY_FILE).is_file()]
+    if unfinished or not folders:
+        raise DataError(
+            "E-EVAL-05",
+            f"the folds of {run} are not all scored" if folders else f"{run} has no numbered folds",
+            found=f"no {SUMMARY_FILE} in {', '.join(unfinished)}" if folders else "no folder fold_0, fold_1, ...",
+            expected=f"fold_0, fold_1, ... each with a {SUMMARY_FILE}",
+            fix="samora_train DATASET TRAINER SPLIT -f FOLD  for each missing fold",
+        )
+    summaries = {folder.name.removeprefix("fold_"): read_json(Summary, folder / SUMMARY_FILE) for folder in folders}
+    cases = [row for fold, summary in summaries.items() for row in _rows(summary, fold)]
+    first = next(iter(summaries.values()))
+    _check_folds(run, summaries, cases)
+    return summarize(
+        cases,
+        first.labels,
+        tolerance=first.nsd_tolerance,
+        distance_unit=first.distance_unit,
+        stamps=tuple(dict.fromkeys(stamp for summary in summaries.values() for stamp in summary.stamps)),
+    )
+
+
+def _intervals(
+    draws: Resampler,
+    labels: Mapping[str, str],
+    names: Sequence[str],
+    column: Callable[[str, str], list[float | None]],
+) -> Intervals:
+    overall: dict[str, Interval | None] = {}
+    per_label: dict[str, dict[str, Interval | None]] = {key: {} for key in labels}
+    for name in names:
+        # None becomes NaN: no score.
+        values = np.array([column(name, key) for key in labels], dtype=np.float64).T
+        overall[name], listed = draws.intervals(values)
+        for key, interval in zip(labels, listed, strict=True):
+            per_label[key][name] = interval
+    return Intervals(overall, per_label)
+
+
+def _rows(summary: Summary, fold: str) -> list[CaseScores]:
+    family = {row.case: row.metrics for row in summary.sam_family.metric_per_case}
+    return [
+        CaseScores(row.case, row.patient, row.reference_file, row.prediction_file, row.metrics, family[row.case], fold)
+        for row in summary.metric_per_case
+    ]
+
+
+def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[CaseScores]) -> None:
+    settings = {(str(one.labels), one.nsd_tolerance, one.distance_unit) for one in summaries.values()}
+    twice = [case for case, times in Counter(case.case for case in cases).items() if times > 1]
+    if len(settings) > 1 or twice:
+        raise DataError(
+            "E-EVAL-05",
+            f"the folds of {run} cannot be summed up",
+            found=f"scored in two folds: {', '.join(twice)}" if twice else " | ".join(str(one) for one in settings),
+            expected="each case in one fold, and the same labels, tolerance and unit in all of them",
+            fix="samora_evaluate -g LABELS -p RUN/fold_K/validation -o RUN/fold_K/summary.json  scores a fold again",
+        )

@@ -1,0 +1,82 @@
+"""samora_evaluate: what it writes, its exit codes, and a help text that loads nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.evaluation.cli import main
+
+
+def test_scores_are_printed_and_written_beside_the_predictions(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-g", str(dataset / "labelsTs"), "-p", str(dataset / "preds")]) == 0
+    assert "protocol physical" in capsys.readouterr().out
+    assert read_json(Summary, dataset / "preds" / "summary.json").n == 4
+    assert (dataset / "preds" / "summary.csv").is_file()
+
+
+def test_output_labels_and_tolerance_can_be_chosen(dataset: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "scores.json"
+    arguments = ["-g", str(dataset / "labelsTs"), "-p", str(dataset / "preds"), "-o", str(output)]
+    assert main([*arguments, "--labels", str(dataset / "dataset.json"), "--tolerance", "3"]) == 0
+    assert read_json(Summary, output).nsd_tolerance == 3
+    assert output.with_suffix(".csv").is_file()
+    assert not (dataset / "preds" / "summary.json").exists()
+
+
+def test_folds_of_a_run_are_summed_up(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "RUN"
+    for fold, case in enumerate("abcd"):
+        kept = tmp_path / "labels" / case
+        kept.mkdir(parents=True)
+        (kept / f"{case}.nii.gz").write_bytes((dataset / "labelsTs" / f"{case}.nii.gz").read_bytes())
+        output = run / f"fold_{fold}" / "summary.json"
+        arguments = ["-g", str(kept), "-p", str(dataset / "preds"), "-o", str(output)]
+        assert main([*arguments, "--labels", str(dataset / "dataset.json")]) == 0
+    assert main(["--folds", str(run)]) == 0
+    assert read_json(Summary, run / "summary.json").folds == ("0", "1", "2", "3")
+    assert (run / "summary.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["-g", "labels"],
+        ["-g", "labels", "-p", "preds", "--folds", "run"],
+        ["-g", "labels", "-p", "preds", "-o", "scores.txt"],
+        ["-g", "labels", "-p", "preds", "-np", "0"],
+        ["-g", "labels", "-p", "preds", "--tolerance", "-1"],
+        ["-g", "labels", "-p", "nowhere"],
+    ],
+)
+def test_a_wrong_command_line_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "E-ARG-05" in capsys.readouterr().err
+
+
+def test_a_faulty_case_writes_nothing(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = dataset / "preds" / "b.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:40])
+    assert main(["-g", str(dataset / "labelsTs"), "-p", str(dataset / "preds")]) == 4
+    assert "E-EVAL-04 1 of 4 cases" in capsys.readouterr().err
+    assert not list((dataset / "preds").glob("summary*"))
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom samora_pipeline.evaluation.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'nibabel', 'SimpleITK', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--folds" in done.stdout

@@ -1,0 +1,161 @@
+"""A folder scored with all that lies around it, and summary.json as nnU-Net's users know it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from samora_pipeline.contracts.dataset import SamoraJson
+from samora_pipeline.contracts.json_io import read_json, write_json
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
+from samora_pipeline.contracts.run import CONFIG_FILE, BaseRecord, PoolRecord, RunConfig
+from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.splits import Selection
+from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.evaluation.folder import score_folder
+from samora_pipeline.evaluation.tables import write_summary
+
+NNUNET = {"Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref"}
+
+
+@pytest.fixture
+def summary(dataset: Path) -> Summary:
+    return score_folder(dataset / "labelsTs", dataset / "preds")
+
+
+def test_summary_keeps_the_keys_of_nnunet(dataset: Path, summary: Summary) -> None:
+    write_summary(summary, dataset / "preds" / "summary.json")
+    plain = json.loads((dataset / "preds" / "summary.json").read_text())
+    assert set(plain["foreground_mean"]) >= NNUNET
+    assert set(plain["mean"]) == {"1", "2"}
+    assert set(plain["mean"]["1"]) >= NNUNET
+    for row in plain["metric_per_case"]:
+        assert row["reference_file"] == row["prediction_file"] == f"{row['case']}.nii.gz"
+        assert set(row["metrics"]["2"]) == NNUNET | {"HD95", "HD", "ASSD", "NSD"}
+    assert set(plain["sam_family"]["mean"]["1"]) == {"Dice", "HD95"}
+    assert len(plain["sam_family"]["metric_per_case"]) == 4
+    assert str(dataset) not in json.dumps(plain)
+
+
+def test_summary_is_read_back_equal(dataset: Path, summary: Summary) -> None:
+    write_summary(summary, dataset / "summary.json")
+    assert read_json(Summary, dataset / "summary.json") == summary
+
+
+def test_absent_and_missed_organs_are_counted(summary: Summary) -> None:
+    liver, spleen = summary.counts["1"], summary.counts["2"]
+    assert (liver.scored, liver.missed, liver.absent) == (4, 0, 0)
+    assert (spleen.scored, spleen.missed, spleen.distances, spleen.absent) == (3, 1, 2, 1)
+    assert (spleen.false_positive, spleen.false_positive_voxels) == (1, 27)
+    rows = {row.case: row.metrics["2"] for row in summary.metric_per_case}
+    assert rows["c"].Dice is None
+    assert (rows["d"].Dice, rows["d"].HD95) == (0, None)
+    expected = np.mean([value.Dice for value in rows.values() if value.Dice is not None])
+    assert summary.mean["2"].Dice == pytest.approx(expected)
+    # a exact, b shifted, c predicted though absent, d missed
+    family = {row.case: row.metrics["2"] for row in summary.sam_family.metric_per_case}
+    assert [family[case].Dice for case in "acd"] == [1, 1, 0]
+    assert summary.sam_family.mean["2"].Dice == pytest.approx(np.mean([one.Dice for one in family.values()]))
+
+
+def test_foreground_mean_is_the_mean_of_the_labels(summary: Summary) -> None:
+    for name in ("Dice", "HD95", "NSD", "TP"):
+        means = [getattr(mean, name) for mean in summary.mean.values()]
+        assert getattr(summary.foreground_mean, name) == pytest.approx(np.mean(means))
+
+
+def test_patients_stamp_and_unit_come_from_the_dataset(dataset: Path, summary: Summary) -> None:
+    assert (summary.n, summary.bootstrap.n) == (4, 3)
+    assert summary.stamps == ("PHANTOM",)
+    assert (summary.distance_unit, summary.nsd_tolerance) == ("mm", 2.0)
+    write_json(SamoraJson(spacing_known=False), dataset / "samora.json")
+    unknown = score_folder(dataset / "labelsTs", dataset / "preds", tolerance=1.0)
+    assert (unknown.distance_unit, unknown.stamps, unknown.nsd_tolerance) == ("voxel", (), 1.0)
+    interval = unknown.intervals.mean["1"]["Dice"]
+    if interval is None or unknown.mean["1"].Dice is None:
+        pytest.fail("four patients have a liver")
+    assert interval.low <= unknown.mean["1"].Dice <= interval.high
+
+
+def test_stamps_of_the_predictions_are_carried_on(dataset: Path) -> None:
+    for share, stamp in (("1_of_2", "TRANSDUCTIVE"), ("2_of_2", "PHANTOM")):
+        (dataset / "preds" / f"run.{share}.json").write_text(json.dumps({"stamps": [stamp], "other": 1}))
+    assert score_folder(dataset / "labelsTs", dataset / "preds").stamps == ("PHANTOM", "TRANSDUCTIVE")
+
+
+def test_another_dataset_json_can_be_named(dataset: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.json"
+    plain = json.loads((dataset / "dataset.json").read_text())
+    plain["labels"] = {"background": 0, "hepar": 1, "lien": 2}
+    elsewhere.write_text(json.dumps(plain))
+    scored = score_folder(dataset / "labelsTs", dataset / "preds", elsewhere)
+    assert scored.labels == {"1": "hepar", "2": "lien"}
+
+
+def test_a_missing_folder_is_a_usage_error(dataset: Path) -> None:
+    with pytest.raises(UsageError, match="E-ARG-05"):
+        score_folder(dataset / "labelsTs", dataset / "nowhere")
+
+
+def test_a_folder_without_description_is_refused(dataset: Path) -> None:
+    (dataset / "dataset.json").unlink()
+    with pytest.raises(DataError, match="E-JSON-01"):
+        score_folder(dataset / "labelsTs", dataset / "preds")
+
+
+def fold_config(scored: tuple[str, ...]) -> RunConfig:
+    plans = Plans(
+        dataset="Dataset090_Phantom",
+        channel_names=("CT",),
+        slice_axis=Planned("axial", ""),
+        in_plane=Planned("resize", ""),
+        in_plane_spacing=Planned(None, ""),
+        slice_size=Planned(64, ""),
+        input_size=Planned(64, ""),
+        channels=Planned("repeat", ""),
+        intensity=Planned((IntensityRule("window", -125.0, 275.0),), ""),
+        batch_size=Planned(4, ""),
+        mirror_left_right=Planned(True, ""),
+        fingerprint_digest="0",
+    )
+    return RunConfig(
+        dataset=plans.dataset,
+        trainer="SAMoraTrainer",
+        split="full",
+        fold="1",
+        name="default",
+        recipe="none",
+        seed=0,
+        model=ModelSpec("samora_tiny", 64, 3),
+        base=BaseRecord("bootstrap", "0", "bootstrap"),
+        plans=plans,
+        labels=LabelScheme({"liver": (1,), "spleen": (2,)}),
+        file_ending=".nii.gz",
+        selection=Selection("full", "1", "cases", 0, False, ("c",)),
+        scored=scored,
+        pool=PoolRecord({}, scored),
+        stamps=("PHANTOM", "BOOTSTRAPPED BASE"),
+    )
+
+
+def test_validation_of_a_fold_scores_its_own_cases(
+    dataset: Path, save: Callable[..., None], make_organs: Callable[..., Any]
+) -> None:
+    fold = dataset / "RUN" / "fold_1"
+    for case in "ab":
+        save(fold / "validation" / f"{case}.nii.gz", make_organs())
+    write_json(fold_config(("a", "b")), fold / CONFIG_FILE)
+    scored = score_folder(dataset / "labelsTs", fold / "validation")
+    assert [row.case for row in scored.metric_per_case] == ["a", "b"]
+    assert scored.folds == ("1",)
+    assert scored.stamps == ("PHANTOM", "BOOTSTRAPPED BASE")
+    (fold / "validation" / "b.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"1 of 2 cases have no prediction"):
+        score_folder(dataset / "labelsTs", fold / "validation")
