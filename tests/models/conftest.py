@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from samora_pipeline.models.backbones.catalog import BACKBONES
@@ -29,3 +31,24 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> SamGeometry:
     geometry = SamGeometry(embed_dim=48, depth=3, heads=3, global_attn_indexes=(2,), prompt_dim=32, decoder_mlp_dim=64)
     monkeypatch.setitem(BACKBONES._entries, "narrow", geometry)
     return geometry
+
+
+@pytest.fixture
+def reference_encoder() -> Callable[[SamGeometry, int], ImageEncoderViT]:
+    """Make segment_anything's own encoder of a geometry, for an input size in pixels."""
+
+    def make(geometry: SamGeometry, size: int) -> ImageEncoderViT:
+        return ImageEncoderViT(
+            img_size=size,
+            embed_dim=geometry.embed_dim,
+            depth=geometry.depth,
+            num_heads=geometry.heads,
+            mlp_ratio=geometry.mlp_ratio,
+            out_chans=geometry.prompt_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=geometry.window_size,
+            global_attn_indexes=geometry.global_attn_indexes,
+        )
+
+    return make

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 import pytest
 import torch
 from segment_anything import sam_model_registry
-from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from samora_pipeline.errors import UsageError
@@ -17,33 +16,12 @@ from samora_pipeline.models.backbones.sam import SAMORA_TINY, SamGeometry
 NARROW = SamGeometry(embed_dim=48, depth=3, heads=3, global_attn_indexes=(2,), prompt_dim=32, decoder_mlp_dim=64)
 
 
-def randomised(module: nn.Module, seed: int = 0) -> None:
-    """Fill every parameter, tables that start at zero included."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-
-
-def reference_encoder(geometry: SamGeometry, size: int) -> ImageEncoderViT:
-    return ImageEncoderViT(
-        img_size=size,
-        embed_dim=geometry.embed_dim,
-        depth=geometry.depth,
-        num_heads=geometry.heads,
-        mlp_ratio=geometry.mlp_ratio,
-        out_chans=geometry.prompt_dim,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=geometry.window_size,
-        global_attn_indexes=geometry.global_attn_indexes,
-    )
-
-
 @pytest.mark.parametrize(("geometry", "size"), [(NARROW, 224), (NARROW, 512), (SAMORA_TINY, 128)])
-def test_encoder_is_bit_equal_to_the_reference(geometry: SamGeometry, size: int) -> None:
+def test_encoder_is_bit_equal_to_the_reference(
+    geometry: SamGeometry, size: int, randomise: Callable[..., None], reference_encoder: Callable[..., nn.Module]
+) -> None:
     reference = reference_encoder(geometry, size)
-    randomised(reference)
+    randomise(reference)
     encoder = geometry.build_encoder(size)
     encoder.load_state_dict(reference.state_dict())
     images = torch.rand(1, 3, size, size)
@@ -53,9 +31,9 @@ def test_encoder_is_bit_equal_to_the_reference(geometry: SamGeometry, size: int)
     assert torch.equal(got, expected)
 
 
-def test_taps_are_outputs_of_blocks_in_the_order_asked_for() -> None:
+def test_taps_are_outputs_of_blocks_in_the_order_asked_for(randomise: Callable[..., None]) -> None:
     encoder = SAMORA_TINY.build_encoder(64)
-    randomised(encoder)
+    randomise(encoder)
     images = torch.rand(2, 3, 64, 64)
     seen: list[torch.Tensor] = []
     for block in encoder.blocks:
