@@ -18,6 +18,9 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.files import write_text
 
 BudgetUnit = Literal["cases", "slices"]
+ImageFolder = Literal["imagesTr", "imagesTs", "imagesUn"]
+
+_LABELS: dict[ImageFolder, str | None] = {"imagesTr": "labelsTr", "imagesTs": "labelsTs", "imagesUn": None}
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
@@ -104,38 +107,44 @@ class RawDataset:
 
     def training(self) -> dict[str, RawCase]:
         """Cases of imagesTr; those without a label file have ``label`` None."""
-        return self._cases("imagesTr", "labelsTr")
+        return _sound(self.scan("imagesTr"))
 
     def test(self) -> dict[str, RawCase]:
         """Cases of imagesTs, with labels where labelsTs has them."""
-        return self._cases("imagesTs", "labelsTs")
+        return _sound(self.scan("imagesTs"))
 
     def unlabelled(self) -> dict[str, RawCase]:
         """Cases of imagesUn."""
-        return self._cases("imagesUn", None)
+        return _sound(self.scan("imagesUn"))
 
     def patient(self, case: str) -> str:
         """The patient a case belongs to (the case itself unless samora.json says otherwise)."""
         return self.ours.patients.get(case, case)
 
-    def _cases(self, images: str, labels: str | None) -> dict[str, RawCase]:
+    def scan(self, images: ImageFolder) -> tuple[dict[str, RawCase], dict[str, DataError]]:
+        """List the cases of one image folder, and the error of each case (or file) that cannot be used.
+
+        ``E-CHAN-01`` wrong number of channels, ``E-CHAN-02`` a file without channel number.
+        """
         ending = self.description.file_ending
         channels: dict[str, dict[int, Path]] = {}
+        faults: dict[str, DataError] = {}
         folder = self.folder / images
         for path in sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []:
             if path.name.startswith("."):
                 continue
-            match = _CHANNEL.match(path.name.removesuffix(ending))
-            if match is None:
-                raise DataError(
-                    "E-CHAN-02",
-                    "an image file has no channel number",
-                    found=str(path),
-                    expected=f"CASE_0000{ending} for the first channel",
-                    fix=f"rename it to {path.name.removesuffix(ending)}_0000{ending}",
-                )
-            channels.setdefault(match["case"], {})[int(match["channel"])] = path
-        return {case: self._case(case, by_number, labels) for case, by_number in channels.items()}
+            stem = path.name.removesuffix(ending)
+            if match := _CHANNEL.match(stem):
+                channels.setdefault(match["case"], {})[int(match["channel"])] = path
+            else:
+                faults[stem] = _no_channel_number(path, stem, ending)
+        cases = {}
+        for case, by_number in channels.items():
+            try:
+                cases[case] = self._case(case, by_number, _LABELS[images])
+            except DataError as error:
+                faults[case] = error
+        return cases, faults
 
     def _case(self, case: str, by_number: dict[int, Path], labels: str | None) -> RawCase:
         expected = len(self.description.channel_names)
@@ -149,6 +158,23 @@ class RawDataset:
             )
         label = self.folder / labels / f"{case}{self.description.file_ending}" if labels else None
         return RawCase(case, tuple(by_number[i] for i in range(expected)), label if label and label.is_file() else None)
+
+
+def _sound(scanned: tuple[dict[str, RawCase], dict[str, DataError]]) -> dict[str, RawCase]:
+    cases, faults = scanned
+    for error in faults.values():
+        raise error
+    return cases
+
+
+def _no_channel_number(path: Path, stem: str, ending: str) -> DataError:
+    return DataError(
+        "E-CHAN-02",
+        "an image file has no channel number",
+        found=str(path),
+        expected=f"CASE_0000{ending} for the first channel",
+        fix=f"rename it to {stem}_0000{ending}",
+    )
 
 
 def read_dataset(folder: Path) -> RawDataset:

@@ -54,8 +54,8 @@ class Splits:
 
     @property
     def default_fold(self) -> str:
-        """``official`` where the dataset has a published split, else ``0``."""
-        return OFFICIAL if OFFICIAL in self.folds else "0"
+        """``official`` where the dataset has a published split, else ``0``, else (a single patient) ``all``."""
+        return next((name for name in (OFFICIAL, "0") if name in self.folds), ALL)
 
     def fold(self, name: str) -> Fold:
         """Return the fold called ``name``.
