@@ -13,29 +13,34 @@ import numpy.typing as npt
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
 from samora_pipeline.contracts.stored_case import SliceGeometry
 from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.intensity import fits_int16
 from samora_pipeline.imaging.volume import GRID_TOLERANCE, Grid, Volume, label_array
 
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
-_INT16 = np.iinfo(np.int16)
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-def slice_geometry(grid: Grid, axis: SliceAxis) -> SliceGeometry:
-    """Find the permutation and the flips that bring a raw grid into the slice order of ``axis``."""
-    raw = grid.axes
+def slice_order(axes: str, axis: SliceAxis) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """The permutation and flips that bring raw axes (codes such as ``LAS``) into (slice, row, column) of ``axis``."""
     permutation, flips = [], []
     for direction in SLICE_AXES[axis]:
-        flipped = direction not in raw
-        permutation.append(raw.index(_OPPOSITE[direction] if flipped else direction))
+        flipped = direction not in axes
+        permutation.append(axes.index(_OPPOSITE[direction] if flipped else direction))
         flips.append(flipped)
+    return (permutation[0], permutation[1], permutation[2]), (flips[0], flips[1], flips[2])
+
+
+def slice_geometry(grid: Grid, axis: SliceAxis) -> SliceGeometry:
+    """The way between a raw grid and the slices of ``axis``."""
+    permutation, flips = slice_order(grid.axes, axis)
     first, second, third = permutation
     spacing = grid.spacing
     return SliceGeometry(
         raw_shape=grid.shape,
         raw_affine=grid.affine,
-        permutation=(first, second, third),
-        flips=(flips[0], flips[1], flips[2]),
+        permutation=permutation,
+        flips=flips,
         spacing=(spacing[first], spacing[second], spacing[third]),
     )
 
@@ -49,7 +54,7 @@ def to_slices(volumes: tuple[Volume, ...], axis: SliceAxis) -> tuple[npt.NDArray
     for other in volumes[1:]:
         require_same_grid(volumes[0], other)
     geometry = slice_geometry(volumes[0].grid, axis)
-    dtype = np.int16 if all(_fits_int16(volume.array) for volume in volumes) else np.float32
+    dtype = np.int16 if all(fits_int16(volume.array) for volume in volumes) else np.float32
     permuted = [_permute(volume.array, geometry) for volume in volumes]
     slices = np.empty((permuted[0].shape[0], len(volumes), *permuted[0].shape[1:]), dtype=dtype)
     for channel, array in enumerate(permuted):
@@ -110,11 +115,3 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 def _permute(array: npt.NDArray[Scalar], geometry: SliceGeometry) -> npt.NDArray[Scalar]:
     return np.flip(array.transpose(geometry.permutation), tuple(i for i, flip in enumerate(geometry.flips) if flip))
-
-
-def _fits_int16(array: npt.NDArray[Any]) -> bool:
-    if array.dtype in (np.int16, np.int8, np.uint8):
-        return True
-    if array.size and not (_INT16.min <= array.min() and array.max() <= _INT16.max):
-        return False
-    return array.dtype.kind in "iu" or bool(np.array_equal(array, np.rint(array)))

@@ -23,7 +23,6 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.files import atomic_path
 
 _CODEC = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
-_REPAIR = "samora_plan_and_preprocess  writes the case again"
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,10 @@ class StoredSlices:
         paths = CasePaths.of(folder, record.case)
         slices, rows, columns = record.shape
         channels = len(record.image_crcs[0]) if record.image_crcs else 0
-        self._images = _open_array(paths.images, record, (slices, channels, rows, columns), record.dtype)
+        self._images = self._open_array(paths.images, (slices, channels, rows, columns), record.dtype)
         self._labels = None
         if record.label_crcs is not None:
-            self._labels = _open_array(paths.labels, record, (slices, rows, columns), "uint8")
+            self._labels = self._open_array(paths.labels, (slices, rows, columns), "uint8")
 
     @classmethod
     def open(cls, folder: Path, case: str) -> StoredSlices:
@@ -103,7 +102,7 @@ class StoredSlices:
                 f'the case "{case}" is not preprocessed',
                 found=f"no file {path}",
                 expected="a case written by samora_plan_and_preprocess",
-                fix=_REPAIR,
+                fix=_repair(folder),
             )
         return cls(folder, read_json(StoredCase, path))
 
@@ -128,7 +127,7 @@ class StoredSlices:
         image = self._read(self._images, index)
         crcs = tuple(_crc(channel) for channel in image)
         if crcs != self.record.image_crcs[index]:
-            raise _damaged(self.record.case, f"slice {index} of the images has another checksum")
+            raise self._damaged(f"slice {index} of the images has another checksum")
         return image
 
     def labels(self, index: int) -> npt.NDArray[np.uint8]:
@@ -147,8 +146,30 @@ class StoredSlices:
             )
         labels: npt.NDArray[np.uint8] = self._read(self._labels, index)
         if _crc(labels) != self.record.label_crcs[index]:
-            raise _damaged(self.record.case, f"slice {index} of the labels has another checksum")
+            raise self._damaged(f"slice {index} of the labels has another checksum")
         return labels
+
+    def verify(self) -> None:
+        """Read every slice and its labels once, for the checks alone.
+
+        Raises:
+            DataError: ``E-STORE-02`` for the first damaged slice.
+        """
+        for index in range(len(self)):
+            self.image(index)
+            if self.labelled:
+                self.labels(index)
+
+    def _open_array(self, path: Path, shape: tuple[int, ...], dtype: str) -> Any:
+        try:
+            array = blosc2.open(str(path), mode="r")
+        except Exception as error:  # a damaged frame makes blosc2 raise almost anything
+            raise self._damaged(f"{path.name} cannot be opened ({error})") from error
+        if not isinstance(array, blosc2.NDArray):
+            raise self._damaged(f"{path.name} holds no array")
+        if tuple(array.shape) != shape or array.dtype != np.dtype(dtype):
+            raise self._damaged(f"{path.name} holds {array.dtype} {tuple(array.shape)}, not {dtype} {shape}")
+        return array
 
     def _read(self, array: Any, index: int) -> npt.NDArray[Any]:
         if not 0 <= index < len(self):
@@ -156,8 +177,17 @@ class StoredSlices:
         try:
             content: npt.NDArray[Any] = array[index]
         except Exception as error:  # as above
-            raise _damaged(self.record.case, f"slice {index} cannot be decoded ({error})") from error
+            raise self._damaged(f"slice {index} cannot be decoded ({error})") from error
         return content
+
+    def _damaged(self, found: str) -> DataError:
+        return DataError(
+            "E-STORE-02",
+            f'the preprocessed case "{self.record.case}" is damaged',
+            found=found,
+            expected="the bytes that were written",
+            fix=_repair(self.folder),
+        )
 
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
@@ -168,27 +198,9 @@ def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
         )
 
 
-def _open_array(path: Path, record: StoredCase, shape: tuple[int, ...], dtype: str) -> Any:
-    try:
-        array = blosc2.open(str(path), mode="r")
-    except Exception as error:  # a damaged frame makes blosc2 raise almost anything
-        raise _damaged(record.case, f"{path.name} cannot be opened ({error})") from error
-    if not isinstance(array, blosc2.NDArray):
-        raise _damaged(record.case, f"{path.name} holds no array")
-    if tuple(array.shape) != shape or array.dtype != np.dtype(dtype):
-        raise _damaged(record.case, f"{path.name} holds {array.dtype} {tuple(array.shape)}, not {dtype} {shape}")
-    return array
-
-
 def _crc(array: npt.NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(array).data)
 
 
-def _damaged(case: str, found: str) -> DataError:
-    return DataError(
-        "E-STORE-02",
-        f'the preprocessed case "{case}" is damaged',
-        found=found,
-        expected="the bytes that were written",
-        fix=_REPAIR,
-    )
+def _repair(folder: Path) -> str:
+    return f"samora_plan_and_preprocess -d {folder.parent.name}  writes it again"
