@@ -1,0 +1,107 @@
+"""From finished folds to networks: the config says what to build, the base is known by its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from samora_pipeline.contracts.checkpoints import load_checkpoint
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.run import BASE_FILE, CONFIG_FILE, FINAL_CHECKPOINT, BaseRecord, RunConfig
+from samora_pipeline.errors import AssetError, DataError
+from samora_pipeline.files import digest_file
+from samora_pipeline.models.assembly import build_network, load_trained
+from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.weights.catalog import resolve
+from samora_pipeline.weights.files import read_weights
+from samora_pipeline.weights.sam_checkpoint import load_base
+
+
+@dataclass(frozen=True)
+class LoadedFold:
+    """One fold's config and its network, on the CPU."""
+
+    config: RunConfig
+    network: SegmentationNetwork
+
+
+def load_folds(folders: Sequence[Path], weights_folder: Path) -> list[LoadedFold]:
+    """Build the networks of fold folders of one run.
+
+    Raises:
+        DataError: a file is missing or damaged, ``E-RUN-03`` folds that do not belong together, ``E-WEIGHT-09`` a
+            base encoder with another digest than the one trained on.
+        AssetError: ``E-WEIGHT-05`` the base encoder is not there.
+    """
+    configs = [read_json(RunConfig, folder / CONFIG_FILE) for folder in folders]
+    for folder, config in zip(folders, configs, strict=True):
+        _check_same(folder, config, configs[0])
+    bases: dict[str, dict[str, Tensor]] = {}
+    folds = []
+    for folder, config in zip(folders, configs, strict=True):
+        checkpoint = load_checkpoint(folder / FINAL_CHECKPOINT)
+        if config.base.digest not in bases:
+            bases[config.base.digest] = read_weights(find_base(config.base, folder, weights_folder))
+        network = build_network(config.model)
+        load_base(network, bases[config.base.digest])
+        load_trained(network, checkpoint.tensors)
+        folds.append(LoadedFold(config, network))
+    return folds
+
+
+def find_base(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> Path:
+    """Return the file of the base encoder, known by its digest: beside the run, in the package, among the weights.
+
+    Raises:
+        DataError: ``E-WEIGHT-09`` when only files with another digest are there.
+        AssetError: ``E-WEIGHT-05`` when there is no file at all.
+    """
+    others = []
+    likely = _likely(record, fold_folder, weights_folder)
+    for path in likely:
+        digest = digest_file(path)
+        if digest == record.digest:
+            return path
+        others.append(f"{path} with {digest[:12]}")
+    for path in sorted(weights_folder.iterdir()) if weights_folder.is_dir() else []:
+        if path.is_file() and path not in likely and digest_file(path) == record.digest:
+            return path
+    if not others:
+        raise AssetError(
+            "E-WEIGHT-05",
+            f"the base encoder {record.name} that this run was trained on is not there",
+            found=f"no such file in {fold_folder.parent} or {weights_folder}",
+            expected=f"{record.origin} weights with sha256 {record.digest}",
+            fix=f"put the file into {weights_folder}",
+        )
+    raise DataError(
+        "E-WEIGHT-09",
+        f"the base encoder {record.name} is another file than the one this run was trained on",
+        found="; ".join(others),
+        expected=f"sha256 {record.digest}",
+        fix="put the original file back, or train again on the new one",
+    )
+
+
+def _likely(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> list[Path]:
+    """Files that should be the base by their place or their name."""
+    beside = [fold_folder / BASE_FILE, fold_folder.parent / BASE_FILE]
+    with suppress(AssetError):
+        beside.append(resolve(record.name, weights_folder))
+    return [path for path in beside if path.is_file()]
+
+
+def _check_same(folder: Path, config: RunConfig, first: RunConfig) -> None:
+    for part in ("dataset", "model", "plans", "labels"):
+        if getattr(config, part) != getattr(first, part):
+            raise DataError(
+                "E-RUN-03",
+                f"{folder.name} does not belong to the same run as the other folds: {part} differ",
+                found=str(folder),
+                expected="folds with one plan, one network and one set of labels",
+                fix="name single folds with -f",
+            )

@@ -1,0 +1,279 @@
+"""From the slices of a volume to its label map: batches through the networks, scores back on the source grid.
+
+Scores of a whole volume are never held: K output maps of 150 slices of 512 x 512 pixels are gigabytes. They come in
+chunks of slices, averaged over the members (folds and mirrored views) as probabilities, and are decoded at once.
+
+Shapes: X Y Z raw axes; S slices, C channels, H W rows and columns of the source grid; n input size; K output maps;
+B slices of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.plans import SLICE_AXES, Plans
+from samora_pipeline.errors import DataError, ResourceError, UsageError
+from samora_pipeline.imaging.intensity import measure, normalize
+from samora_pipeline.imaging.preprocessor import to_raw_grid, to_slices
+from samora_pipeline.imaging.resampling import InPlaneMap
+from samora_pipeline.imaging.volume import Volume, make_grid, require_finite
+from samora_pipeline.inference.in_plane import DeviceMap
+from samora_pipeline.inference.probabilities import probability_writer
+
+Labels = npt.NDArray[np.uint8]
+Images = npt.NDArray[Any]
+
+CHUNK_BYTES = 1 << 28
+"""upper bound of one chunk's scores on the source grid; a few temporaries of the same size come on top"""
+
+_CPU_ALLOCATION = "can't allocate memory"
+
+
+class ScoreChunk(NamedTuple):
+    """Probabilities (B,K,H,W) of the slices from ``start`` on: softmax over K, or one sigmoid per region."""
+
+    start: int
+    probabilities: Tensor
+
+
+class Predictor:
+    """Networks of one run, with the plan and the labels they were trained for.
+
+    Members are averaged as probabilities: every network, and with ``tta`` every mirrored view that the plan allows.
+    Networks are any modules from (B,C,n,n) in [0, 1] to logits (B,K,m,m); they are moved to the device and put in
+    evaluation mode.
+    ``batch_size`` (slices per step; the plan's by default) is halved whenever memory runs out, and never changes the
+    result on a CPU. On CUDA the networks run in bfloat16, their scores are averaged in float32.
+
+    Example:
+        ``Predictor.load([Path("results/Dataset001_Synapse/SAMoraTrainer__10pct__default/fold_official")],
+        weights_folder=Path("weights"), device="cuda")(array, spacing=(0.8, 0.8, 3.0))``
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        plans: Plans,
+        labels: LabelScheme,
+        *,
+        device: str | torch.device = "cpu",
+        batch_size: int | None = None,
+        tta: bool = False,
+    ) -> None:
+        self.plans = plans
+        self.labels = labels
+        self.device = torch.device(device)
+        self.batch_size = batch_size or plans.batch_size.value
+        self._networks = [network.to(self.device).eval() for network in networks]
+        self._views = mirrored_views(plans) if tta else [()]
+
+    @classmethod
+    def load(
+        cls,
+        fold_folders: Sequence[Path],
+        *,
+        weights_folder: Path,
+        device: str | torch.device = "cpu",
+        batch_size: int | None = None,
+        tta: bool = False,
+    ) -> Predictor:
+        """Load the finished folds of one run; no trainer is needed.
+
+        Args:
+            fold_folders: folders with ``config.json`` and ``checkpoint_final.safetensors``.
+            weights_folder: where public weights lie, for runs on a public base.
+            device: ``cpu``, ``cuda``, ``cuda:1``.
+            batch_size: slices per step; None takes the plan's.
+            tta: average over the mirrored views that the plan allows.
+
+        Raises:
+            DataError: a file is missing, damaged or of another run; the base encoder has another digest.
+            AssetError: the base encoder is not there.
+            UsageError: ``E-TTA-01`` when ``tta`` is asked for and the plan allows no mirroring.
+        """
+        from samora_pipeline.inference.loading import load_folds
+
+        folds = load_folds(fold_folders, weights_folder)
+        first = folds[0].config
+        return cls(
+            [fold.network for fold in folds],
+            first.plans,
+            first.labels,
+            device=device,
+            batch_size=batch_size,
+            tta=tta,
+        )
+
+    def __call__(self, array: Images, spacing: tuple[float, float, float]) -> Labels:
+        """Segment an array [X,Y,Z] or [C,X,Y,Z] with axes to the patient's right, front and head (RAS).
+
+        ``spacing`` in mm along X, Y, Z; intensities in source units (HU for CT). Returns label values [X,Y,Z].
+        """
+        channels = array[None] if array.ndim == 3 else array
+        affine = np.diag([*spacing, 1.0])
+        nowhere = Path("array")
+        return self.predict_volume(tuple(Volume(c, make_grid(c.shape, affine), nowhere) for c in channels))
+
+    def predict_volume(self, volumes: tuple[Volume, ...], *, probabilities: Path | None = None) -> Labels:
+        """Segment one case.
+
+        Args:
+            volumes: its channels in the order of the plan, on one grid; intensities in source units.
+            probabilities: where to write the probabilities too, see ``probabilities.py``.
+
+        Returns:
+            Label values [X,Y,Z] on the raw grid of the first channel.
+
+        Raises:
+            DataError: ``E-CHAN-04`` a wrong number of channels, ``E-IMG-05`` voxels that are not finite, or grids
+                that differ.
+            ResourceError: ``E-MEM-01`` when memory does not even hold one slice.
+        """
+        self._check_channels(volumes)
+        for volume in volumes:
+            require_finite(volume)
+        images, geometry = to_slices(volumes, self.plans.slice_axis.value)
+        labels = np.empty((images.shape[0], *images.shape[2:]), dtype=np.uint8)
+        with probability_writer(probabilities, self.labels, geometry) as write:
+            for start, scores in self.predict_scores(images, geometry.spacing):
+                labels[start : start + len(scores)] = self.decode(scores)
+                write(start, scores)
+        return to_raw_grid(labels, geometry)
+
+    def predict_stack(self, images: Images, spacing: tuple[float, float, float]) -> Labels:
+        """Segment slices [S,C,H,W] in source units to label values [S,H,W]; ``spacing`` as in ``predict_scores``."""
+        chunks = [self.decode(chunk.probabilities) for chunk in self.predict_scores(images, spacing)]
+        return np.concatenate(chunks)
+
+    def predict_scores(self, images: Images, spacing: tuple[float, float, float]) -> Iterator[ScoreChunk]:
+        """Yield the probabilities of slices [S,C,H,W] in source units, chunk by chunk and in order.
+
+        ``spacing`` in mm between slices, rows and columns. The slices have to be a whole volume: the intensity rules
+        of a plan may ask for its percentiles.
+        """
+        percentiles, extremes = _measured(images, self.plans)
+        rows, columns = images.shape[2:]
+        in_plane = DeviceMap(
+            InPlaneMap.for_plan(rows, columns, spacing[1:], self.plans), self.device, regions=self.labels.regions
+        )
+        largest = max(1, CHUNK_BYTES // (4 * self.labels.num_outputs * rows * columns))
+        start = 0
+        while start < len(images):
+            size = min(self.batch_size, largest)
+            slices = normalize(images[start : start + size], self.plans.intensity.value, percentiles, extremes)
+            chunk = self._try(torch.from_numpy(slices), in_plane)
+            if chunk is None:
+                self._halve(size)
+                continue
+            yield ScoreChunk(start, chunk)
+            start += len(chunk)
+
+    def decode(self, probabilities: Tensor) -> Labels:
+        """Turn probabilities (B,K,H,W) into label values [B,H,W], by the rules of ``LabelScheme.decode``."""
+        if not self.labels.regions:
+            values = torch.tensor([0, *(own[0] for _, own in self.labels.foreground)], dtype=torch.uint8)
+            winners = probabilities.argmax(1)
+            decoded: Labels = values.to(winners.device)[winners].cpu().numpy()
+            return decoded
+        painted = torch.zeros_like(probabilities[:, 0], dtype=torch.uint8)
+        for index, value in enumerate(self.labels.region_order):
+            painted[probabilities[:, index] > 0.5] = value
+        regions: Labels = painted.cpu().numpy()
+        return regions
+
+    def _try(self, slices: Tensor, in_plane: DeviceMap) -> Tensor | None:
+        """The probabilities of normalized slices (B,C,H,W), or None when memory ran out."""
+        try:
+            with torch.inference_mode():
+                return self._average(slices.to(self.device), in_plane)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and _CPU_ALLOCATION not in str(error):
+                raise
+        return None
+
+    def _average(self, slices: Tensor, in_plane: DeviceMap) -> Tensor:
+        images = in_plane.image(slices)
+        total: Tensor | None = None
+        for network in self._networks:
+            for view in self._views:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                    logits = network(images.flip(view)).flip(view)
+                scores = in_plane.logits(logits.float())
+                member = scores.sigmoid() if self.labels.regions else scores.softmax(1)
+                total = member if total is None else total.add_(member)
+        if total is None:
+            raise ValueError("a predictor needs at least one network")
+        return total.div_(len(self._networks) * len(self._views))
+
+    def _halve(self, size: int) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if size == 1:
+            raise ResourceError(
+                "E-MEM-01",
+                f"memory on {self.device} does not hold the prediction of one slice",
+                found=_free_memory(self.device),
+                expected=f"room for {self.labels.num_outputs} maps of one slice and {len(self._networks)} networks",
+                fix="use fewer folds with -f, or --device cpu",
+            )
+        self.batch_size = size // 2
+
+    def _check_channels(self, volumes: tuple[Volume, ...]) -> None:
+        names = self.plans.channel_names
+        deep = [volume for volume in volumes if volume.array.ndim != 3]
+        if len(volumes) != len(names) or deep:
+            raise DataError(
+                "E-CHAN-04",
+                "the image has another number of channels than the model takes",
+                found=f"shape {deep[0].array.shape} in {deep[0].path}" if deep else str(len(volumes)),
+                expected=f"{len(names)} ({', '.join(names)}), each a volume with three axes",
+                fix="write each channel to a file of its own, in the order of the model",
+            )
+
+
+def mirrored_views(plans: Plans) -> list[tuple[int, ...]]:
+    """The axes of (B,C,H,W) to flip per view: the slice as it is, and mirrored left to right.
+
+    Only what the network has seen in training is used: where labels come in left/right pairs the plan forbids the
+    flip, and in sagittal slices left and right lie on no image axis.
+
+    Raises:
+        UsageError: ``E-TTA-01`` when that leaves a single view.
+    """
+    axes = [index for index, letter in enumerate(SLICE_AXES[plans.slice_axis.value][1:], start=2) if letter in "LR"]
+    if not axes or not plans.mirror_left_right.value:
+        raise UsageError(
+            "E-TTA-01",
+            f"the plan of {plans.dataset} allows no mirrored views",
+            found=f"{plans.slice_axis.value} slices; left-right flips: {plans.mirror_left_right.why}",
+            expected="a plan that allows left-right flips",
+            fix="leave out --tta",
+        )
+    return [(), tuple(axes)]
+
+
+def _measured(images: Images, plans: Plans) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
+    """Percentiles and extremes per channel of slices [S,C,H,W]; not measured where the plan uses windows only."""
+    if all(rule.scheme == "window" for rule in plans.intensity.value):
+        unused = ((0.0, 0.0),) * images.shape[1]
+        return unused, unused
+    stats = [measure(images[:, channel]) for channel in range(images.shape[1])]
+    return (
+        tuple((channel.percentile_00_5, channel.percentile_99_5) for channel in stats),
+        tuple((channel.minimum, channel.maximum) for channel in stats),
+    )
+
+
+def _free_memory(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "an allocation that failed"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

@@ -1,0 +1,151 @@
+"""run.json beside the predictions: which model made them, with which settings, and how to check each file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.errors import DataError, SamoraError
+from samora_pipeline.files import digest_file, digest_json
+
+RECORD_STEM = "run"
+FAILURES_STEM = "failures"
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What determines the predictions: two equal records give equal files, up to the device's arithmetic.
+
+    ``checkpoints`` and ``configs`` are SHA-256 digests per fold; ``base`` is the digest of the frozen encoder.
+    """
+
+    run: str
+    folds: tuple[str, ...]
+    configs: dict[str, str]
+    checkpoints: dict[str, str]
+    base: str
+    tta: bool
+    save_probabilities: bool
+
+    @property
+    def digest(self) -> str:
+        """The digest of everything but the folder's place, so that a moved run stays the same run."""
+        return digest_json({**to_plain(self), "run": Path(self.run).name})
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """One finished case: SHA-256 per input file and per output file, and the seconds of each phase."""
+
+    settings: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PredictionRecord:
+    """run.json. ``settings`` of a case is the digest of the model it was made with."""
+
+    model: ModelRecord
+    dataset: str
+    device: str
+    stamps: tuple[str, ...]
+    versions: dict[str, str]
+    cases: dict[str, CaseRecord] = field(default_factory=dict)
+    schema_version: int = 1
+
+    def with_case(self, name: str, case: CaseRecord) -> PredictionRecord:
+        """Return a copy that also holds ``case``."""
+        return replace(self, cases={**self.cases, name: case})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a case was set aside, in the words of its error."""
+
+    code: str
+    what: str
+    found: str = ""
+    expected: str = ""
+    fix: str = ""
+
+    @classmethod
+    def of(cls, error: SamoraError) -> Failure:
+        """The record of an error."""
+        return cls(error.code, error.what, error.found, error.expected, error.fix)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """failures.json: the cases that could not be predicted. The file is absent when there are none."""
+
+    cases: dict[str, Failure]
+    schema_version: int = 1
+
+
+class OutputFolder:
+    """The record of one output folder, written anew after every case. Shares of a folder keep records of their own.
+
+    With ``resume`` the earlier records of all shares are read, and ``finished`` tells what need not be done again.
+    """
+
+    def __init__(self, folder: Path, model: ModelRecord, shard: tuple[int, int], *, resume: bool) -> None:
+        self.folder = folder
+        self.model = model
+        part = "" if shard[1] == 1 else f".{shard[0]}_of_{shard[1]}"
+        self._record_path = folder / f"{RECORD_STEM}{part}.json"
+        self.failures_path = folder / f"{FAILURES_STEM}{part}.json"
+        records = sorted(folder.glob(f"{RECORD_STEM}*.json")) if resume else []
+        read = {path: read_json(PredictionRecord, path).cases for path in records}
+        self._own = read.get(self._record_path, {})
+        self._earlier = {name: case for cases in read.values() for name, case in cases.items()}
+
+    def refuse_strange(self, outputs: Iterable[Path]) -> None:
+        """Refuse to write over files that no prediction of ours made.
+
+        Raises:
+            DataError: ``E-OUT-01`` when outputs exist in a folder without a record.
+        """
+        strange = sorted(path.name for path in outputs if path.exists())
+        if strange and not any(self.folder.glob(f"{RECORD_STEM}*.json")):
+            raise DataError(
+                "E-OUT-01",
+                f"{self.folder} holds files that would be overwritten",
+                found=f"{', '.join(strange[:10])}, and no run.json that says where they come from",
+                expected="an empty folder, or one with earlier predictions",
+                fix="choose another folder with -o",
+            )
+
+    def start(self, record: PredictionRecord, finished: Iterable[str], to_do: Iterable[str]) -> None:
+        """Begin a record that holds the ``finished`` cases, and what earlier runs of this command did besides."""
+        again = set(to_do)
+        others = {name: case for name, case in self._own.items() if name not in again}
+        self._record = replace(record, cases={**others, **{name: self._earlier[name] for name in finished}})
+        write_json(self._record, self._record_path)
+        self.failures_path.unlink(missing_ok=True)
+
+    def finished(self, name: str, inputs: Iterable[Path], outputs: Iterable[Path]) -> bool:
+        """Whether a case was made from the same inputs with the same settings, and its files are still whole."""
+        case = self._earlier.get(name)
+        if case is None or case.settings != self.model.digest:
+            return False
+        return case.inputs == _digests(inputs) and case.outputs == _digests(outputs)
+
+    def add(self, name: str, inputs: Iterable[Path], outputs: Iterable[Path], seconds: dict[str, float]) -> None:
+        """Record a case whose files have been written."""
+        rounded = {phase: round(value, 3) for phase, value in seconds.items()}
+        case = CaseRecord(self.model.digest, _digests(inputs), _digests(outputs), rounded)
+        self._record = self._record.with_case(name, case)
+        write_json(self._record, self._record_path)
+
+    def write_failures(self, failures: dict[str, Failure]) -> None:
+        """Write failures.json; without failures there is no such file."""
+        if failures:
+            write_json(Failures(failures), self.failures_path)
+
+
+def _digests(paths: Iterable[Path]) -> dict[str, str]:
+    return {path.name: digest_file(path) if path.is_file() else "" for path in paths}

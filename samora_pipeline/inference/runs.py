@@ -1,0 +1,162 @@
+"""Which trained run predicts: the one that is named, the only one, or the one of the dataset the images belong to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT
+from samora_pipeline.errors import AssetError, UsageError
+from samora_pipeline.paths import Roots
+from samora_pipeline.registry import nearest
+
+IMAGE_FOLDERS = ("imagesTs", "imagesTr", "imagesUn")
+_FOLD = "fold_"
+_DATASET = re.compile(r"^Dataset\d{3,}_.+$")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's folder and its finished folds, by name."""
+
+    folder: Path
+    folds: dict[str, Path]
+
+    @property
+    def dataset(self) -> str:
+        """``DatasetNNN_Name``, the folder the run lies in."""
+        return self.folder.parent.name
+
+    @property
+    def label(self) -> str:
+        """The run's name as shown and as ``-m`` takes it: ``DatasetNNN_Name/TRAINER__SPLIT__NAME``."""
+        return f"{self.dataset}/{self.folder.name}"
+
+    @property
+    def finished_at(self) -> float:
+        """When its last fold was finished, in seconds since the epoch."""
+        return max((fold / FINAL_CHECKPOINT).stat().st_mtime for fold in self.folds.values())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen run and folds, the images to predict, and sentences that tell the user what was decided."""
+
+    run: TrainedRun
+    folds: tuple[str, ...]
+    images: Path
+    remarks: tuple[str, ...]
+
+    @property
+    def fold_folders(self) -> list[Path]:
+        """The folders of the chosen folds."""
+        return [self.run.folds[name] for name in self.folds]
+
+
+def choose(model: str | None, folds: Sequence[str] | None, images: Path, roots: Roots) -> Choice:
+    """Decide which run predicts ``images``.
+
+    Args:
+        model: a run folder or a fold folder, as a path or below the results folder; None leaves the choice to us.
+        folds: names of folds; None takes all that are finished.
+        images: what ``-i`` says. ``imagesTs`` (Tr, Un) that is not in the working directory is looked for in the raw
+            folder of the named run's dataset, else of the dataset that was trained last.
+        roots: where runs and raw datasets lie.
+
+    Raises:
+        AssetError: ``E-RUN-01`` no trained run, ``E-RUN-02`` several that would do.
+        UsageError: ``E-FOLD-02`` a fold that is not finished.
+    """
+    runs = [named_run(model, roots.results)] if model else find_runs(roots.results)
+    if not runs:
+        raise _no_run(f"no finished fold under {roots.results}")
+    remarks = []
+    if not images.exists() and images.as_posix() in IMAGE_FOLDERS:
+        images = roots.raw / max(runs, key=lambda run: run.finished_at).dataset / images
+        remarks.append(f"images: {images}")
+    run = _pick(runs, images)
+    names = _pick_folds(run, folds)
+    count = "1 fold" if len(names) == 1 else f"{len(names)} folds, averaged"
+    remarks.append(f"model: {run.folder} ({count}: {', '.join(names)})")
+    return Choice(run, names, images, tuple(remarks))
+
+
+def find_runs(results: Path) -> list[TrainedRun]:
+    """All runs with a finished fold under the results folder, by name."""
+    if not results.is_dir():
+        return []
+    datasets = sorted(entry for entry in results.iterdir() if _DATASET.match(entry.name) and entry.is_dir())
+    runs = [_read_run(entry) for dataset in datasets for entry in sorted(dataset.iterdir()) if entry.is_dir()]
+    return [run for run in runs if run.folds]
+
+
+def named_run(model: str, results: Path) -> TrainedRun:
+    """Return the run of ``-m``: a run folder or a fold folder, as a path or below the results folder.
+
+    Raises:
+        AssetError: ``E-RUN-01`` when nothing there is finished.
+    """
+    folder = next((path for path in (Path(model), results / model) if path.is_dir()), None)
+    if folder is None:
+        known = [run.label for run in find_runs(results)]
+        raise _no_run(f"no folder {model}", f"{nearest(model, known)}known: {', '.join(known) or 'none'}")
+    folder = folder.resolve()
+    if folder.name.startswith(_FOLD) and (folder / CONFIG_FILE).is_file():
+        run = TrainedRun(folder.parent, {folder.name.removeprefix(_FOLD): folder} if _finished(folder) else {})
+    else:
+        run = _read_run(folder)
+    if not run.folds:
+        raise _no_run(f"no fold with {CONFIG_FILE} and {FINAL_CHECKPOINT} in {folder}")
+    return run
+
+
+def _read_run(folder: Path) -> TrainedRun:
+    folds = sorted(fold for fold in folder.glob(f"{_FOLD}*") if _finished(fold))
+    return TrainedRun(folder, {fold.name.removeprefix(_FOLD): fold for fold in folds})
+
+
+def _finished(fold: Path) -> bool:
+    return (fold / CONFIG_FILE).is_file() and (fold / FINAL_CHECKPOINT).is_file()
+
+
+def _pick(runs: list[TrainedRun], images: Path) -> TrainedRun:
+    if len(runs) == 1:
+        return runs[0]
+    parts = {part for part in images.resolve().parts if _DATASET.match(part)}
+    own = [run for run in runs if run.dataset in parts]
+    if len(own) == 1:
+        return own[0]
+    raise AssetError(
+        "E-RUN-02",
+        "several trained runs could predict these images",
+        found=", ".join(run.label for run in own or runs),
+        expected="one run, named with -m",
+        fix=f"-m {max(own or runs, key=lambda run: run.finished_at).folder}  (the one finished last)",
+    )
+
+
+def _pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    if not wanted:
+        return tuple(run.folds)
+    missing = [name for name in wanted if name not in run.folds]
+    if missing:
+        raise UsageError(
+            "E-FOLD-02",
+            f"{run.label} has no finished fold {', '.join(missing)}",
+            found=f"finished: {', '.join(run.folds)}",
+            expected="names of finished folds",
+            fix=f"-f {' '.join(run.folds)}",
+        )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _no_run(found: str, expected: str = "") -> AssetError:
+    return AssetError(
+        "E-RUN-01",
+        "there is no trained run to predict with",
+        found=found,
+        expected=expected or "DatasetNNN_Name/TRAINER__SPLIT__NAME/fold_K with a final checkpoint",
+        fix="samora_train DATASET TRAINER SPLIT  first, or name a run with -m",
+    )

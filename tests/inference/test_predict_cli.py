@@ -1,0 +1,257 @@
+"""samora_predict from the command line to the files, with a tiny network of random weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.plans import IntensityRule
+from samora_pipeline.errors import ResourceError
+from samora_pipeline.files import digest_file
+from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.inference import job
+from samora_pipeline.inference.cli import main
+from samora_pipeline.inference.predictor import Predictor
+from samora_pipeline.inference.record import Failures, PredictionRecord
+from tests.fake_run import REGIONS, make_plans, write_fake_run, write_image
+
+OBLIQUE = np.array([[-1.2, 0.3, 0.0, 7.0], [0.4, 0.9, 0.0, -20.0], [0.0, 0.0, -3.0, 55.5], [0.0, 0.0, 0.0, 1.0]])
+
+
+class Workplace:
+    """A root with one run, a folder of scans and an output folder."""
+
+    def __init__(self, folder: Path, **run: Any) -> None:
+        self.root = folder / "root"
+        self.scans = folder / "scans"
+        self.out = folder / "out"
+        self.run = write_fake_run(self.root / "results", **run)
+
+    def predict(self, *more: str, images: Path | None = None) -> int:
+        return main(["--root", str(self.root), "-i", str(images or self.scans), "-o", str(self.out), *more])
+
+    def record(self, name: str = "run.json") -> PredictionRecord:
+        return read_json(PredictionRecord, self.out / name)
+
+    def written(self) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in self.out.glob("*.nii.gz")}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    for name in ("RAW", "PREPROCESSED", "RESULTS", "WEIGHTS"):
+        monkeypatch.delenv(f"SAMORA_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Workplace(tmp_path)
+
+
+def labels_of(path: Path) -> npt.NDArray[np.uint8]:
+    image = nibabel.load(path)
+    assert image.get_data_dtype() == np.uint8
+    return np.asarray(image.dataobj)
+
+
+def test_label_maps_have_the_grid_and_header_of_their_images(
+    place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    affines = {"flipped": np.diag([-1.5, -1.5, 3.0, 1.0]), "plain": np.diag([1.0, 2.0, 3.0, 1.0]), "oblique": OBLIQUE}
+    for number, (name, affine) in enumerate(affines.items()):
+        write_image(place.scans / f"{name}_0000.nii.gz", affine=affine, seed=number)
+    assert place.predict() == 0
+    predictor = Predictor.load([place.run / "fold_0"], weights_folder=place.root / "weights")
+    for name in affines:
+        source, result = nibabel.load(place.scans / f"{name}_0000.nii.gz"), nibabel.load(place.out / f"{name}.nii.gz")
+        assert result.shape == source.shape
+        assert np.array_equal(result.affine, source.affine)
+        for key in ("sform_code", "qform_code", "pixdim", "xyzt_units"):
+            assert np.array_equal(result.header[key], source.header[key]), key
+        expected = predictor.predict_volume((read_volume(place.scans / f"{name}_0000.nii.gz"),))
+        assert np.array_equal(labels_of(place.out / f"{name}.nii.gz"), expected)
+    said = capsys.readouterr().out
+    assert f"model: {place.run} (1 fold: 0)" in said
+    assert "stamp: PHANTOM" in said
+    assert f"{place.out}: 3 predicted" in said
+
+
+def test_the_record_says_what_was_done(place: Workplace) -> None:
+    image = write_image(place.scans / "a.nii.gz")
+    assert place.predict("--save-probabilities", images=image) == 0
+    record = place.record()
+    assert record.model.folds == ("0",)
+    assert record.model.checkpoints == {"0": digest_file(place.run / "fold_0" / "checkpoint_final.safetensors")}
+    assert record.model.base == digest_file(place.run / "base.safetensors")
+    assert record.stamps == ("PHANTOM",)
+    assert record.versions["torch"] != "not installed"
+    case = record.cases["a"]
+    assert case.inputs == {"a.nii.gz": digest_file(image)}
+    names = ("a.nii.gz", "a_probabilities.b2nd")
+    assert case.outputs == {name: digest_file(place.out / name) for name in names}
+    assert set(case.seconds) == {"read", "predict", "write"}
+    assert sorted(path.name for path in place.out.iterdir()) == [*names, "run.json"]
+    stored = blosc2.open(str(place.out / names[1]))
+    assert stored.shape == (3, 20, 24, 6)
+    # Ties of float16 apart, the label is the most probable output.
+    chosen = np.take_along_axis(stored[:], labels_of(place.out / "a.nii.gz")[None].astype(np.intp), axis=0)[0]
+    assert (chosen >= stored[:].max(0) - 1e-3).all()
+
+
+def test_continue_skips_only_what_is_complete_and_made_the_same_way(
+    place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c", "d"):
+        write_image(place.scans / f"{name}.nii.gz", seed=ord(name))
+    assert place.predict() == 0
+    before = place.written()
+    truth = (place.out / "b.nii.gz").read_bytes()
+    (place.out / "b.nii.gz").write_bytes(truth[:-9])
+    (place.out / "c.nii.gz").unlink()
+    write_image(place.scans / "d.nii.gz", seed=99)
+    capsys.readouterr()
+    assert place.predict("--continue") == 0
+    assert "3 predicted, 1 were complete already" in capsys.readouterr().out
+    assert place.written()["a.nii.gz"] == before["a.nii.gz"]
+    assert (place.out / "b.nii.gz").read_bytes() == truth
+    assert sorted(place.record().cases) == ["a", "b", "c", "d"]
+    assert place.predict("--continue") == 0
+    assert "0 predicted, 4 were complete already" in capsys.readouterr().out
+    assert place.predict("--continue", "--tta") == 0
+    assert "4 predicted" in capsys.readouterr().out
+    assert place.record().model.tta
+
+
+def test_an_interrupted_run_can_be_continued(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        write_image(place.scans / f"{name}.nii.gz", seed=ord(name))
+    whole = Predictor.predict_volume
+    calls = iter([False, True])
+
+    def interrupted(self: Predictor, *arguments: Any, **options: Any) -> Any:
+        if next(calls):
+            raise KeyboardInterrupt
+        return whole(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_volume", interrupted)
+        assert place.predict() == 130
+    assert list(place.written()) == ["a.nii.gz"]
+    before = place.written()["a.nii.gz"]
+    (place.out / ".partial-00-b.nii.gz").touch()
+    assert place.predict("--continue") == 0
+    assert sorted(place.written()) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert place.written()["a.nii.gz"] == before
+    assert not list(place.out.glob(".partial*"))
+
+
+def test_a_bad_case_does_not_stop_the_others(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write_image(place.scans / "a.nii.gz")
+    write_image(place.scans / "z.nii.gz", seed=3)
+    (place.scans / "cut.nii.gz").write_bytes(good.read_bytes()[:-40])
+    holes = np.zeros((8, 8, 3), dtype=np.float32)
+    holes[0, 0, 0] = np.nan
+    write_image(place.scans / "holes.nii.gz", holes)
+    assert place.predict() == 3
+    assert sorted(place.written()) == ["a.nii.gz", "z.nii.gz"]
+    failures = read_json(Failures, place.out / "failures.json").cases
+    assert {name: failure.code for name, failure in failures.items()} == {"cut": "E-IMG-02", "holes": "E-IMG-05"}
+    said = capsys.readouterr().out
+    assert "2 predicted, 2 failed" in said
+    assert "failed: cut: E-IMG-02" in said
+    write_image(place.scans / "cut.nii.gz")
+    (place.scans / "holes.nii.gz").unlink()
+    assert place.predict("--continue") == 0
+    assert not (place.out / "failures.json").exists()
+
+
+def test_channels_on_different_grids_fail_alone(tmp_path: Path) -> None:
+    plans = make_plans(channel_names=("T2", "ADC"), intensity=(IntensityRule("percentiles"), IntensityRule("range")))
+    place = Workplace(tmp_path, plans=plans, labels=REGIONS)
+    for name, channel in (("a", 0), ("a", 1), ("b", 0)):
+        write_image(place.scans / f"{name}_000{channel}.nii.gz", seed=channel)
+    write_image(place.scans / "b_0001.nii.gz", affine=OBLIQUE)
+    assert place.predict() == 3
+    assert read_json(Failures, place.out / "failures.json").cases["b"].code == "E-GEO-02"
+    assert set(np.unique(labels_of(place.out / "a.nii.gz"))) <= {0, 1, 2}
+
+
+def test_wrong_names_stop_everything_before_it_begins(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a_0000", "b_0000", "b_0001", "c_0003"):
+        write_image(place.scans / f"{name}.nii.gz")
+    assert place.predict() == 4
+    said = capsys.readouterr().err
+    assert "b has _0000 and _0001; c has _0003" in said
+    assert not place.out.exists()
+
+
+def test_what_cannot_be_done_has_its_exit_code(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    place.scans.mkdir()
+    assert place.predict() == 4
+    assert "E-INPUT-01" in capsys.readouterr().err
+    write_image(place.scans / "a.nii.gz")
+    assert place.predict("-m", "nothing") == 5
+    assert place.predict("-f", "7") == 2
+    assert place.predict("--shard", "3/2") == 2
+    assert place.predict("--device", "abacus") == 2
+    assert place.predict("--device", "cuda:63") == 6
+    with pytest.raises(SystemExit) as caught:
+        place.predict("--batch", "0")
+    assert caught.value.code == 2
+    assert not place.out.exists()
+
+
+def test_files_of_others_are_not_written_over(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(place.scans / "a.nii.gz")
+    precious = write_image(place.out / "a.nii.gz").read_bytes()
+    assert place.predict() == 4
+    assert place.predict("--continue") == 4
+    assert "E-OUT-01" in capsys.readouterr().err
+    assert (place.out / "a.nii.gz").read_bytes() == precious
+
+
+def test_a_full_disk_ends_the_command(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(place.scans / "a.nii.gz")
+
+    def full(*arguments: Any) -> None:
+        raise ResourceError("E-DISK-01", "cannot write")
+
+    monkeypatch.setattr(job, "write_labels", full)
+    assert place.predict() == 6
+
+
+def test_shares_keep_records_of_their_own(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
+        write_image(place.scans / f"{name}.nii.gz", seed=ord(name))
+    assert place.predict("--shard", "1/2") == 0
+    assert place.predict("--shard", "2/2") == 0
+    assert sorted(place.record("run.1_of_2.json").cases) == ["a", "c"]
+    assert sorted(place.record("run.2_of_2.json").cases) == ["b"]
+    capsys.readouterr()
+    assert place.predict("--continue") == 0
+    assert "0 predicted, 3 were complete already" in capsys.readouterr().out
+
+
+def test_test_images_of_the_trained_dataset_are_found(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(place.root / "raw" / "Dataset090_Phantom" / "imagesTs" / "t_0000.nii.gz")
+    assert place.predict(images=Path("imagesTs")) == 0
+    assert f"images: {place.root / 'raw' / 'Dataset090_Phantom' / 'imagesTs'}" in capsys.readouterr().out
+    assert list(place.written()) == ["t.nii.gz"]
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys\n"
+        "from samora_pipeline.inference.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'numpy', 'nibabel', 'SimpleITK', 'matplotlib', 'scipy'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--save-probabilities" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
