@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from samora_pipeline.models.lora import LoRA
+from samora_pipeline.optimization.optimizers import adamw, parameter_groups, set_learning_rate
+
+
+class Part(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.convolution = nn.Conv2d(4, 4, 3)
+        self.norm = nn.GroupNorm(2, 4)
+        self.token = nn.Parameter(torch.ones(4))
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.lora = LoRA(4, 4, 2)
+
+
+def test_every_trainable_parameter_is_in_the_group_that_its_kind_belongs_to() -> None:
+    part = Part()
+    groups = parameter_groups(part.parameters(), 0.05, experts=part.lora.parameters())
+    names = {id(parameter): name for name, parameter in part.named_parameters()}
+    found = {g["name"]: ({names[id(p)] for p in g["params"]}, g["weight_decay"]) for g in groups}
+    assert found == {
+        "weights": ({"linear.weight", "convolution.weight"}, 0.05),
+        "vectors": ({"linear.bias", "convolution.bias", "norm.weight", "norm.bias", "token"}, 0.0),
+        "experts": ({"lora.q_a", "lora.q_b", "lora.v_a", "lora.v_b"}, 0.0),
+    }
+
+
+def test_empty_groups_are_left_out() -> None:
+    lora = LoRA(4, 4, 2)
+    assert [group["name"] for group in parameter_groups(lora.parameters(), 0.1, experts=lora.parameters())] == [
+        "experts"
+    ]
+
+
+def test_only_weights_shrink_without_a_gradient() -> None:
+    part = Part()
+    optimizer = adamw(parameter_groups(part.parameters(), 0.5, experts=part.lora.parameters()), betas=(0.9, 0.95))
+    before = {name: parameter.detach().clone() for name, parameter in part.named_parameters()}
+    for parameter in part.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    set_learning_rate(optimizer, 0.1)
+    optimizer.step()
+    for name, parameter in part.named_parameters():
+        factor = 0.95 if name in ("linear.weight", "convolution.weight") else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * factor)
+    assert {(group["lr"], group["betas"]) for group in optimizer.param_groups} == {(0.1, (0.9, 0.95))}
