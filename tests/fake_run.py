@@ -98,7 +98,8 @@ def write_fake_run(
         )
         own = folder / f"fold_{fold}"
         write_json(config, own / CONFIG_FILE)
-        save_checkpoint(own / FINAL_CHECKPOINT, trained_state(network), {"model": to_plain(spec)})
+        record = {"model": to_plain(spec), "base_digest": config.base.digest, "trainer": config.trainer}
+        save_checkpoint(own / FINAL_CHECKPOINT, trained_state(network), record)
     return folder
 
 

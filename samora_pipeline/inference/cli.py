@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   samora_predict -i imagesTs -o preds            the only trained run, on the test images of its dataset
-  samora_predict -i scan.nii.gz -o preds --tta   one image, averaged with its mirrored view
+  samora_predict -i scan.nii.gz -o preds --tta   one image, averaged with its mirrored views
   samora_predict -i scans -o preds -m Dataset001_Synapse/SAMoraTrainer__10pct__default -f 0 1
 """
 
@@ -33,7 +33,7 @@ def _parser() -> CommandParser:
     parser.add_argument("-o", dest="output", metavar="OUT", required=True, help="folder for the label maps")
     parser.add_argument("-m", dest="model", metavar="RUN", help="run or fold folder (default: the only trained run)")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", help="folds to average (default: all finished)")
-    parser.add_argument("--tta", action="store_true", help="average over the mirrored views that the plan allows")
+    parser.add_argument("--tta", action="store_true", help="average over the mirrored views that training used")
     parser.add_argument("--save-probabilities", action="store_true", help="also write CASE_probabilities.b2nd")
     parser.add_argument(
         "--continue", dest="resume", action="store_true", help="skip cases that are complete and made the same way"

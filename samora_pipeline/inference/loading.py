@@ -33,8 +33,8 @@ def load_folds(folders: Sequence[Path], weights_folder: Path) -> list[LoadedFold
     """Build the networks of fold folders of one run.
 
     Raises:
-        DataError: a file is missing or damaged, ``E-RUN-03`` folds that do not belong together, ``E-WEIGHT-09`` a
-            base encoder with another digest than the one trained on.
+        DataError: a file is missing or damaged, ``E-RUN-03`` folds that do not belong together, ``E-RUN-04`` a
+            checkpoint that does not belong to its config, ``E-WEIGHT-09`` a base encoder with another digest.
         AssetError: ``E-WEIGHT-05`` the base encoder is not there.
     """
     configs = [read_json(RunConfig, folder / CONFIG_FILE) for folder in folders]
@@ -44,6 +44,7 @@ def load_folds(folders: Sequence[Path], weights_folder: Path) -> list[LoadedFold
     folds = []
     for folder, config in zip(folders, configs, strict=True):
         checkpoint = load_checkpoint(folder / FINAL_CHECKPOINT)
+        _check_base(folder, config, checkpoint.record.get("base_digest"))
         if config.base.digest not in bases:
             bases[config.base.digest] = read_weights(find_base(config.base, folder, weights_folder))
         network = build_network(config.model)
@@ -93,6 +94,17 @@ def _likely(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> list
     with suppress(AssetError):
         beside.append(resolve(record.name, weights_folder))
     return [path for path in beside if path.is_file()]
+
+
+def _check_base(folder: Path, config: RunConfig, digest: object) -> None:
+    if digest != config.base.digest:
+        raise DataError(
+            "E-RUN-04",
+            f"config and checkpoint of {folder.name} name different base encoders",
+            found=f"checkpoint: {digest}; config: {config.base.digest} ({folder})",
+            expected="a config and a checkpoint of one training",
+            fix="copy both files from the run again",
+        )
 
 
 def _check_same(folder: Path, config: RunConfig, first: RunConfig) -> None:

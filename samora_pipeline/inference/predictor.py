@@ -10,6 +10,7 @@ B slices of a chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.plans import SLICE_AXES, Plans
-from samora_pipeline.errors import DataError, ResourceError, UsageError
+from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.imaging.intensity import measure, normalize
 from samora_pipeline.imaging.preprocessor import to_raw_grid, to_slices
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.imaging.volume import Volume, make_grid, require_finite
 from samora_pipeline.inference.in_plane import DeviceMap
 from samora_pipeline.inference.probabilities import probability_writer
+from samora_pipeline.slices.augmentation import allowed_flips
 
 Labels = npt.NDArray[np.uint8]
 Images = npt.NDArray[Any]
@@ -97,7 +99,6 @@ class Predictor:
         Raises:
             DataError: a file is missing, damaged or of another run; the base encoder has another digest.
             AssetError: the base encoder is not there.
-            UsageError: ``E-TTA-01`` when ``tta`` is asked for and the plan allows no mirroring.
         """
         from samora_pipeline.inference.loading import load_folds
 
@@ -240,24 +241,10 @@ class Predictor:
 
 
 def mirrored_views(plans: Plans) -> list[tuple[int, ...]]:
-    """The axes of (B,C,H,W) to flip per view: the slice as it is, and mirrored left to right.
-
-    Only what the network has seen in training is used: where labels come in left/right pairs the plan forbids the
-    flip, and in sagittal slices left and right lie on no image axis.
-
-    Raises:
-        UsageError: ``E-TTA-01`` when that leaves a single view.
-    """
-    axes = [index for index, letter in enumerate(SLICE_AXES[plans.slice_axis.value][1:], start=2) if letter in "LR"]
-    if not axes or not plans.mirror_left_right.value:
-        raise UsageError(
-            "E-TTA-01",
-            f"the plan of {plans.dataset} allows no mirrored views",
-            found=f"{plans.slice_axis.value} slices; left-right flips: {plans.mirror_left_right.why}",
-            expected="a plan that allows left-right flips",
-            fix="leave out --tta",
-        )
-    return [(), tuple(axes)]
+    """The axes of (B,C,H,W) to flip per view: all combinations of the flips that training used, none first."""
+    rows, columns = allowed_flips(plans)
+    axes = [axis for axis, allowed in ((2, rows), (3, columns)) if allowed]
+    return [view for count in range(len(axes) + 1) for view in combinations(axes, count)]
 
 
 def _measured(images: Images, plans: Plans) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.run import BASE_FILE, CONFIG_FILE, FINAL_CHECKPOINT, BaseRecord
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import digest_file
@@ -70,6 +71,15 @@ def test_damage_is_told(tmp_path: Path) -> None:
     config = run / "fold_0" / CONFIG_FILE
     config.write_text(json.dumps({**json.loads(config.read_text()), "surprise": 1}))
     with pytest.raises(DataError, match=r"E-JSON-03.*surprise"):
+        load_folds([run / "fold_0"], tmp_path)
+
+
+def test_a_checkpoint_of_another_base_is_refused(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+    path = run / "fold_0" / FINAL_CHECKPOINT
+    checkpoint = load_checkpoint(path)
+    save_checkpoint(path, checkpoint.tensors, {**checkpoint.record, "base_digest": "0" * 64})
+    with pytest.raises(DataError, match="E-RUN-04"):
         load_folds([run / "fold_0"], tmp_path)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import IntensityRule
-from samora_pipeline.errors import DataError, ResourceError, UsageError
+from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.imaging.preprocessor import to_raw_grid, to_slices
 from samora_pipeline.imaging.volume import Volume, make_grid
 from samora_pipeline.inference import predictor as predictor_module
@@ -139,10 +139,16 @@ def test_mirrored_views_are_mirrored_back() -> None:
     assert not torch.allclose(both.probabilities, alone.probabilities)
 
 
-@pytest.mark.parametrize(("axis", "allowed"), [("axial", False), ("sagittal", True)])
-def test_views_that_the_plan_forbids_are_refused(axis: str, allowed: bool) -> None:
-    with pytest.raises(UsageError, match="E-TTA-01"):
-        mirrored_views(make_plans(slice_axis=axis, mirror_left_right=allowed))
+@pytest.mark.parametrize(
+    ("axis", "free", "views"),
+    [
+        ("axial", True, [(), (2,), (3,), (2, 3)]),
+        ("coronal", False, [(), (2,)]),
+        ("sagittal", False, [(), (2,), (3,), (2, 3)]),
+    ],
+)
+def test_views_are_the_flips_of_training(axis: str, free: bool, views: list[tuple[int, ...]]) -> None:
+    assert mirrored_views(make_plans(slice_axis=axis, mirror_left_right=free)) == views
 
 
 def test_percentiles_are_those_of_the_whole_volume() -> None:
