@@ -20,6 +20,7 @@ from samora_pipeline.models.assembly import (
 )
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SAM_VIT_B, SamGeometry
+from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
 
 TINY = ModelSpec("samora_tiny", 64, num_outputs=3)
@@ -102,6 +103,12 @@ def test_fusion_adds_what_table_3_says() -> None:
     samed = on_meta(ModelSpec("sam_vit_b", 224, num_outputs=9, levels=(Level.IMAGE,)))
     samora = on_meta(ModelSpec("sam_vit_b", 224, num_outputs=9))
     assert count(samora) - count(samed) == 9_464_832 + 2 * 147_456
+
+
+def test_fusion_attends_in_the_windows_of_its_block(narrow: SamGeometry) -> None:
+    network = build_network(ModelSpec("narrow", 512, num_outputs=2))
+    fusions = [block.fusion for block in expert_blocks(network.image_encoder).values()]
+    assert [(fusion.first.window, fusion.second.window) for fusion in fusions] == [(14, 14), (14, 14), (0, 0)]
 
 
 def test_several_levels_need_a_fusion() -> None:

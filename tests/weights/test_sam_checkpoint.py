@@ -78,8 +78,9 @@ def interpolated(values: Tensor, length: int) -> Tensor:
     return torch.stack(rows)
 
 
-def own(network: SegmentationNetwork, public: str) -> Tensor:
-    return network.state_dict()[public_names(network)[public]]
+def own(network: SegmentationNetwork) -> dict[str, Tensor]:
+    tensors = network.state_dict()
+    return {public: tensors[name] for public, name in public_names(network).items()}
 
 
 @pytest.mark.parametrize("size", [224, 512])
@@ -95,8 +96,9 @@ def test_a_file_of_1024_px_is_used_up_by_a_smaller_network(
     assert bool(report.dropped) == (num_outputs != 4)
     for name in report.dropped:
         assert name.split(".")[1] in ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
+    tensors = own(network)
     for name in report.loaded:
-        assert torch.equal(own(network, name), state[name])
+        assert torch.equal(tensors[name], state[name])
 
 
 @pytest.mark.parametrize("size", [224, 512])
@@ -106,10 +108,10 @@ def test_resized_tables_equal_linear_interpolation(size: int, state_at_1024: dic
     load_base(network, state)
     grid = size // 16
     for name in GLOBAL_TABLES:
-        torch.testing.assert_close(own(network, name), interpolated(state[name], 2 * grid - 1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(own(network)[name], interpolated(state[name], 2 * grid - 1), rtol=0, atol=1e-5)
     rows = interpolated(state[POSITIONS][0], grid)
     expected = interpolated(rows.transpose(0, 1), grid).transpose(0, 1)[None]
-    torch.testing.assert_close(own(network, POSITIONS), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(own(network)[POSITIONS], expected, rtol=0, atol=1e-5)
 
 
 def test_at_the_size_of_the_file_the_network_is_the_reference() -> None:
@@ -150,7 +152,7 @@ def test_half_precision_files_are_read() -> None:
     state = {name: tensor.half() for name, tensor in reference(256).state_dict().items()}
     network = build_network(ModelSpec("narrow", 512, num_outputs=4))
     load_base(network, state)
-    assert own(network, POSITIONS).dtype == torch.float32
+    assert own(network)[POSITIONS].dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_the_whole_public_layout_fits_vit_b() -> None:
     assert len(report.resized) == 1 + 2 * 4
 
 
-@pytest.mark.parametrize("spoil", ["missing", "left over", "shape", "window table", "not SAM"])
+@pytest.mark.parametrize("spoil", ["missing", "left over", "shape", "window table", "width", "not SAM"])
 def test_a_file_that_does_not_fit_is_refused_before_anything_is_written(spoil: str) -> None:
     state = reference(256).state_dict()
     expected = "mask_decoder.iou_token.weight"
@@ -188,6 +190,9 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_written(spoil: s
     elif spoil == "window table":
         expected = "image_encoder.blocks.0.attn.rel_pos_h"
         state[expected] = torch.zeros(25, 16)
+    elif spoil == "width":
+        expected = POSITIONS
+        state[expected] = torch.zeros(1, 8, 8, 40)
     else:
         state, expected = {"fc.weight": torch.zeros(3)}, "no SAM checkpoint"
     network = build_network(ModelSpec("narrow", 256, num_outputs=4))
