@@ -1,0 +1,193 @@
+"""``samora_convert``: from any supported source to a raw dataset in nnU-Net's layout."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataset_conversion.converter import (
+    ConversionReport,
+    Converter,
+    Identity,
+    Survey,
+    find_converter,
+    load_converters,
+)
+from samora_pipeline.command_line import EXIT_FAILED_CASES, CommandParser, run, say
+from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
+
+# Lower numbers are the homes of public datasets.
+FIRST_FREE_NUMBER = 100
+_SHOWN_FAULTS = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``samora_convert`` and return its exit code: 3 when cases were set aside, 4 when nothing could be made."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    token = _named(arguments)
+    converter = None
+    if token is not None:
+        try:
+            converter = find_converter(token)
+        except UsageError:
+            # Without a converter its options cannot be judged; the command then says which names there are.
+            arguments = ["-d", token]
+    return run(_parser(converter), _command, arguments)
+
+
+def _parser(converter: Converter | None) -> CommandParser:
+    """The parser, with the options of the converter that ``-d`` names (every converter has its own)."""
+    names = ", ".join(converter.name for converter in load_converters())
+    parser = CommandParser(
+        "samora_convert",
+        "Convert a source of scans to a raw dataset in nnU-Net's layout (dataset.json, imagesTr, labelsTr, ...).",
+        epilog=f"converters: {names}; -d list  tells what each expects, -d NAME --help  which options it takes",
+    )
+    _add_common(parser)
+    if converter is not None:
+        converter.add_options(parser.add_argument_group(f"options of {converter.name}"))
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", "--dataset", required=True, metavar="NAME", help="a converter, or list")
+    parser.add_argument("-i", "--source", metavar="DIR", help="folder of the source (default ROOT/downloads/NAME)")
+    parser.add_argument(
+        "--id", type=int, metavar="N", help="number of the dataset (default: its home, else a free one)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
+
+
+def _named(argv: list[str]) -> str | None:
+    """The value of ``-d`` before the options that depend on it are known."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("-d", "--dataset")
+    try:
+        found, _ = finder.parse_known_args(argv)
+    except argparse.ArgumentError:
+        return None
+    return None if found.dataset in (None, "list") else str(found.dataset)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    if arguments.dataset == "list":
+        _say_converters()
+        return 0
+    converter = find_converter(arguments.dataset)
+    roots = resolve_roots(arguments.root)
+    say(f"root {roots.root} ({roots.origin})")
+    source = Path(arguments.source) if arguments.source else roots.root / "downloads" / arguments.dataset
+    if converter.needs_source and not source.is_dir():
+        raise converter.missing_source(source, f"no folder {source}")
+    identity = converter.identify(arguments.dataset, source, arguments)
+    dataset = choose_dataset(roots, identity, arguments.id, arguments.overwrite)
+    _keep_apart(source if converter.needs_source else None, dataset)
+    if arguments.dry_run:
+        _say_survey(converter.survey(source, arguments), dataset)
+        return 0
+    report = converter.convert(source, dataset.raw, arguments)
+    _say_report(report, dataset)
+    return EXIT_FAILED_CASES if report.set_aside else 0
+
+
+def choose_dataset(roots: Roots, identity: Identity, number: int | None, overwrite: bool) -> DatasetFolder:
+    """Say where a dataset goes: the number asked for, else its present one, else its home, else the first free one.
+
+    Raises:
+        UsageError: ``E-ID-01`` a number that is taken or out of range.
+        DataError: ``E-OUT-03`` a dataset of this name is there and ``overwrite`` is off.
+    """
+    present = roots.datasets()
+    twin = next((folder for folder in present if folder.name == identity.name), None)
+    if twin is not None and (not overwrite or number not in (None, twin.number)):
+        raise DataError(
+            "E-OUT-03",
+            f"a dataset called {identity.name} is there already",
+            found=str(twin.raw),
+            expected="a new name, or --overwrite" if number in (None, twin.number) else f"its number {twin.number}",
+            fix=f"repeat the command with --overwrite, or use it: samora_plan_and_preprocess -d {twin.number}",
+        )
+    taken = {folder.number: folder for folder in present if folder is not twin}
+    if number is not None:
+        if number in taken or not 0 <= number <= 999:
+            owner = taken[number].folder_name if number in taken else f"the number {number}"
+            raise UsageError(
+                "E-ID-01",
+                f"the number {number} cannot be used",
+                found=owner,
+                expected="a free number from 0 to 999",
+                fix=f"--id {_first_free(taken)}",
+            )
+    elif twin is not None:
+        number = twin.number
+    else:
+        number = identity.home if identity.home is not None and identity.home not in taken else _first_free(taken)
+    folder = DatasetFolder(number, identity.name, roots.raw)
+    return DatasetFolder(number, identity.name, roots.raw / folder.folder_name)
+
+
+def _first_free(taken: dict[int, DatasetFolder]) -> int:
+    return next(number for number in range(FIRST_FREE_NUMBER, 10_000) if number not in taken)
+
+
+def _keep_apart(source: Path | None, dataset: DatasetFolder) -> None:
+    """Refuse to write a dataset over, into or around its own source."""
+    if source is None:
+        return
+    here, there = source.resolve(), dataset.raw.resolve()
+    if here == there:
+        raise UsageError(
+            "E-SRC-05",
+            "the source is the dataset itself; there is nothing to convert",
+            found=str(source),
+            expected="a source outside the raw folder",
+            fix=f"samora_plan_and_preprocess -d {dataset.number}",
+        )
+    if here in there.parents or there in here.parents:
+        raise UsageError(
+            "E-SRC-05",
+            "the source and the dataset lie one in the other",
+            found=f"{source} and {dataset.raw}",
+            expected="folders apart from each other",
+            fix="choose another --root or another source",
+        )
+
+
+def _say_converters() -> None:
+    for converter in load_converters():
+        say(f"{converter.name}  ({converter.numbering or f'home id {converter.home}'})")
+        for title, text in (("source", converter.page), ("terms", converter.terms), ("cite", converter.citation)):
+            if text:
+                say(f"  {title}: {text}")
+        for line in converter.tree.splitlines():
+            say(f"    {line}")
+        say()
+
+
+def _say_survey(survey: Survey, dataset: DatasetFolder) -> None:
+    say(f"{dataset.folder_name}  would be written to {dataset.raw}")
+    say(f"  {survey.count('Tr')} training, {survey.count('Ts')} test, {survey.count('Un')} unlabelled cases")
+    say(f"  channels {', '.join(survey.description.channel_names.values())}; labels {_labels(survey)}")
+    for note in survey.notes:
+        say(f"  note: {note}")
+    say("nothing was written (--dry-run)")
+
+
+def _labels(survey: Survey) -> str:
+    return ", ".join(f"{value} {name}" for name, value in survey.description.labels.items())
+
+
+def _say_report(report: ConversionReport, dataset: DatasetFolder) -> None:
+    say(f"{dataset.folder_name}  id {dataset.number}  in {dataset.raw}")
+    say(f"  {report.training} training, {report.test} test, {report.unlabelled} unlabelled cases")
+    for note in report.notes:
+        say(f"  note: {note}")
+    if report.set_aside:
+        say(f"  set aside: {len(report.set_aside)} cases (all in {dataset.raw / 'conversion.json'})")
+        for fault in report.set_aside[:_SHOWN_FAULTS]:
+            say(f"    {fault.case}: {fault.code} {fault.reason}")
+    say(f"next: samora_plan_and_preprocess -d {dataset.number}")

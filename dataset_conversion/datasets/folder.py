@@ -1,0 +1,251 @@
+"""Your own scans: any folder of images and any folder of label maps, matched by file name."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dataset_conversion.converter import CaseSource, Converter, Identity, LoadedCase, Survey, register
+from dataset_conversion.file_names import group_channels, list_files, stem
+from samora_pipeline.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from samora_pipeline.imaging.volume import Volume
+
+_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")
+_UNNAMED = "image"
+_COLOURS = ("R", "G", "B")
+_MAP_FORM = '{"liver": [1], "tumour": [2, 3], "background": [0, 255]}'
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Which values in the files make which label; labels are numbered 1, 2, ... in the order of the map.
+
+    The JSON form is ``{"liver": [1], "tumour": [2, 3], "background": [0, 255]}``: every value that occurs in a file
+    stands once. ``background`` may be left out when it is only 0.
+    """
+
+    values: dict[str, tuple[int, ...]]
+
+    @property
+    def labels(self) -> dict[str, int | tuple[int, ...]]:
+        """Label names and the values they get."""
+        names = [name for name in self.values if name != "background"]
+        return {"background": 0, **{name: number for number, name in enumerate(names, start=1)}}
+
+    def apply(self, volume: Volume) -> Volume:
+        """Replace the values of the file by those of the dataset.
+
+        Raises:
+            DataError: ``E-LABEL-09`` for values that are not in the map.
+        """
+        import numpy as np
+
+        from samora_pipeline.imaging.volume import label_array
+
+        array = label_array(volume)
+        table = np.zeros(256, dtype=np.uint8)
+        listed = {0} | {value for values in self.values.values() for value in values}
+        unknown = sorted(set(np.unique(array).tolist()) - listed)
+        if unknown:
+            raise DataError(
+                "E-LABEL-09",
+                f"{volume.path.name} has label values that are not in the label map",
+                found=", ".join(map(str, unknown[:20])),
+                expected=", ".join(map(str, sorted(listed))),
+                fix=f"add them to the map, for example {_MAP_FORM}",
+            )
+        numbers = self.labels
+        for name, values in self.values.items():
+            table[list(values)] = numbers[name]
+        return replace(volume, array=table[array])
+
+
+@register
+class Folder(Converter):
+    """NIfTI, NRRD, MetaImage or PNG; images without a label map become unlabelled scans."""
+
+    name = "Folder"
+    numbering = "the first free id from 100"
+    terms = "your own"
+    tree = (
+        "any folders:               -d Folder --name MyData --images DIR --labels DIR\n"
+        "  DIR/CASE.nii.gz          image; with several channels CASE_0000.nii.gz, CASE_0001.nii.gz\n"
+        "  DIR/CASE.nii.gz          label map of the same name"
+    )
+    needs_source = False
+
+    def add_options(self, parser: argparse._ActionsContainer) -> None:
+        """Folders, names and the label map."""
+        parser.add_argument("--name", default="", help="what the dataset is called: letters and digits")
+        parser.add_argument("--images", metavar="DIR", default="", help="folder of images (default SOURCE/images)")
+        parser.add_argument("--labels", metavar="DIR", default="", help="folder of label maps (default SOURCE/labels)")
+        parser.add_argument(
+            "--label-map", metavar="FILE", default="", help=f"JSON: which values make which label, {_MAP_FORM}"
+        )
+        parser.add_argument(
+            "--channel", nargs="+", metavar="NAME", default=[], help="what the channels are, in order: CT, or T1 T2"
+        )
+
+    def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
+        """The name given with ``--name``."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", options.name):
+            raise UsageError(
+                "E-ARG-07",
+                "the dataset needs a name",
+                found=repr(options.name),
+                expected="letters, digits, - and _",
+                fix="samora_convert -d Folder --name MyData --images DIR --labels DIR",
+            )
+        return Identity(options.name)
+
+    def survey(self, source: Path, options: argparse.Namespace) -> Survey:
+        """Match images and labels by name; without a map, read the label values that occur."""
+        from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
+
+        folder = Path(options.images or source / "images")
+        images = group_channels(list_files(folder, _ENDINGS), _ENDINGS)
+        if not images:
+            raise self.missing_source(folder, "no image file" if folder.is_dir() else f"no folder {folder}")
+        labels = self._labels(Path(options.labels or source / "labels"), bool(options.labels), images)
+        pictures = _pictures_only(folder, images)
+        names = _channel_names(options.channel, images, pictures)
+        label_map = read_label_map(Path(options.label_map)) if options.label_map else _counted_map(labels)
+        cases = tuple(
+            CaseSource(name, "Tr" if name in labels else "Un", partial(_load, files, labels.get(name), label_map))
+            for name, files in images.items()
+        )
+        return Survey(
+            DatasetJson(
+                {str(number): name for number, name in enumerate(names)},
+                label_map.labels,
+                len(labels),
+                ".nii.gz",
+                extra={"name": options.name},
+            ),
+            SamoraJson(origin=f"folder {folder.resolve()}", terms=self.terms, spacing_known=not pictures),
+            cases,
+            _notes(options.channel, pictures, len(images) - len(labels) if labels else 0),
+        )
+
+    def _labels(self, folder: Path, asked: bool, images: dict[str, tuple[Path, ...]]) -> dict[str, Path]:
+        if asked and not folder.is_dir():
+            raise self.missing_source(folder, f"no folder {folder}")
+        labels: dict[str, Path] = {}
+        for path in list_files(folder, _ENDINGS):
+            labels[stem(path, _ENDINGS)] = path
+        alone = sorted(set(labels) - set(images))
+        if alone:
+            raise DataError(
+                "E-SRC-03",
+                f"{len(alone)} label maps have no image of the same name",
+                found=", ".join(labels[name].name for name in alone),
+                expected=f"the names of the images: {', '.join([*images][:5])}, ...",
+                fix="rename them like their images, or move them away",
+            )
+        return labels
+
+
+def read_label_map(path: Path) -> LabelMap:
+    """Read a label map from JSON; see ``LabelMap`` for its form.
+
+    Raises:
+        DataError: ``E-JSON-..`` not of this form, ``E-LABEL-10`` a value twice, out of 0..255, or no label at all.
+    """
+    from samora_pipeline.contracts.json_io import parse, read_object
+
+    values: dict[str, tuple[int, ...]] = parse(dict[str, tuple[int, ...]], read_object(path), str(path))
+    flat = [value for group in values.values() for value in group]
+    fit = all(0 <= value <= 255 for value in flat) and len(set(flat)) == len(flat)
+    zero_elsewhere = any(0 in group for name, group in values.items() if name != "background")
+    if not fit or zero_elsewhere or not set(values) - {"background"} or not all(values.values()):
+        raise DataError(
+            "E-LABEL-10",
+            f"{path.name} is no usable label map",
+            found=str({name: list(group) for name, group in values.items()}),
+            expected=f"each value from 0 to 255 once, 0 only as background: {_MAP_FORM}",
+            fix=f"correct {path}",
+        )
+    return LabelMap(values)
+
+
+def _counted_map(labels: dict[str, Path]) -> LabelMap:
+    """Without a map: the values that occur, if they are 0, 1, 2, ...; damaged files are left for the conversion."""
+    import numpy as np
+
+    from dataset_conversion.scan_files import read_scan
+    from samora_pipeline.imaging.volume import label_array
+
+    if not labels:
+        return LabelMap({"foreground": (1,)})
+    occurring: set[int] = set()
+    for path in labels.values():
+        try:
+            occurring |= set(np.unique(label_array(read_scan(path, label=True))).tolist())
+        except DataError:
+            continue
+    foreground = sorted(occurring - {0})
+    if foreground != list(range(1, len(foreground) + 1)) or not foreground:
+        suggested = ", ".join(f'"label_{number}": [{value}]' for number, value in enumerate(foreground, start=1))
+        raise DataError(
+            "E-LABEL-09",
+            "label values are not 0, 1, 2, ...",
+            found=", ".join(map(str, sorted(occurring))) or "no readable label map",
+            expected="consecutive values from 0, or a label map",
+            fix=f"--label-map map.json  with  {{{suggested}}}",
+        )
+    return LabelMap({f"label_{value}": (value,) for value in foreground})
+
+
+def _pictures_only(folder: Path, images: dict[str, tuple[Path, ...]]) -> bool:
+    pictures = {path.name.lower().endswith(".png") for paths in images.values() for path in paths}
+    if len(pictures) > 1:
+        raise DataError(
+            "E-SRC-04",
+            "pictures and volumes lie in one folder",
+            found=str(folder),
+            expected="either PNG or volumes",
+            fix="convert them as two datasets",
+        )
+    return pictures == {True}
+
+
+def _channel_names(asked: list[str], images: dict[str, tuple[Path, ...]], pictures: bool) -> tuple[str, ...]:
+    """The names asked for, else R, G, B for colour pictures, else neutral ones."""
+    from dataset_conversion.scan_files import read_scan
+
+    if asked:
+        return tuple(asked)
+    count = len(next(iter(images.values())))
+    for path in (paths[0] for paths in images.values()) if pictures else ():
+        try:
+            return _COLOURS if read_scan(path).array.ndim == 4 else (_UNNAMED,)
+        except DataError:
+            # A damaged picture is set aside later; the next one tells as much.
+            continue
+    return (_UNNAMED,) if count == 1 else tuple(f"{_UNNAMED}_{number}" for number in range(count))
+
+
+def _notes(asked: list[str], pictures: bool, unlabelled: int) -> tuple[str, ...]:
+    notes = [f"{unlabelled} images have no label map and went to imagesUn"] if unlabelled else []
+    if pictures:
+        notes.append("pictures state no spacing: distances will be in pixels, not in mm")
+    elif not asked:
+        notes.append(
+            f'the channel is called "{_UNNAMED}": each scan is scaled by itself; for CT in HU add --channel CT'
+        )
+    return tuple(notes)
+
+
+def _load(images: tuple[Path, ...], label: Path | None, label_map: LabelMap) -> LoadedCase:
+    from dataset_conversion.scan_files import is_plain_nifti, read_scan, split_channels
+
+    scans = [read_scan(path) for path in images]
+    unchanged = frozenset(scan.path for scan in scans if is_plain_nifti(scan))
+    labels = label_map.apply(read_scan(label, label=True)) if label else None
+    return LoadedCase(tuple(part for scan in scans for part in split_channels(scan)), labels, unchanged)

@@ -1,0 +1,112 @@
+"""A folder that is an nnU-Net raw dataset already: adopted as it is, by links to its files or as a copy."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset_conversion.converter import CaseSource, Converter, Identity, LoadedCase, Part, Survey, register
+from dataset_conversion.file_names import group_channels, list_files
+from samora_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from samora_pipeline.contracts.dataset import SamoraJson
+
+# Formats that the library reads and writes; pictures and others become NIfTI.
+_KEPT = (".nii.gz", ".nii", ".nrrd", ".mha")
+_PARTS: tuple[Part, ...] = ("Tr", "Ts", "Un")
+_FOLDER = re.compile(r"^Dataset(\d{3,})_(.+)$")
+
+
+@register
+class NNUNet(Converter):
+    """Keeps number, name, files and every key of dataset.json; training images without labels become unlabelled."""
+
+    name = "nnUNet"
+    numbering = "keeps its own id"
+    page = "https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md"
+    terms = "those of the dataset"
+    tree = (
+        "DatasetNNN_Name/             -d DatasetNNN_Name, or -d nnUNet -i FOLDER\n"
+        "  dataset.json               channel_names, labels, numTraining, file_ending\n"
+        "  imagesTr/CASE_0000.nii.gz  one file for each channel\n"
+        "  labelsTr/CASE.nii.gz\n"
+        "  imagesTs, labelsTs, imagesUn (where there are any)"
+    )
+
+    def claims(self, token: str) -> bool:
+        """DatasetNNN_Name is a raw dataset of nnU-Net."""
+        return _FOLDER.match(token) is not None
+
+    def add_options(self, parser: argparse._ActionsContainer) -> None:
+        """Links or copies."""
+        parser.add_argument("--copy", action="store_true", help="copy the files instead of linking to them")
+
+    def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
+        """The folder's own number and name."""
+        match = _FOLDER.match(source.resolve().name)
+        if match is None:
+            raise self.missing_source(source, f"a folder called {source.resolve().name}")
+        return Identity(match[2], int(match[1]))
+
+    def survey(self, source: Path, options: argparse.Namespace) -> Survey:
+        """Read dataset.json and list the files."""
+        from samora_pipeline.contracts.dataset import read_dataset
+
+        if not (source / "dataset.json").is_file():
+            raise self.missing_source(source, f"no file {source / 'dataset.json'}")
+        raw = read_dataset(source)
+        if "dataset" in raw.description.extra:
+            raise DataError(
+                "E-SRC-02",
+                "dataset.json names its files one by one",
+                found='the key "dataset"',
+                expected="files in imagesTr and labelsTr",
+                fix="link the files there and remove the key",
+            )
+        ending = raw.description.file_ending
+        kept = ending in _KEPT
+        by_part = {part: _cases(source, part, ending, kept) for part in _PARTS}
+        moved = sum(case.part == "Un" for case in by_part["Tr"])
+        notes = (f"{moved} training images have no label file and went to imagesUn",) if moved else ()
+        ours = raw.ours if (source / "samora.json").is_file() else self._ours(source, raw.description.extra)
+        return Survey(
+            raw.description if kept else replace(raw.description, file_ending=".nii.gz"),
+            replace(ours, spacing_known=False) if ending == ".png" else ours,
+            tuple(case for cases in by_part.values() for case in cases),
+            notes,
+            placement="copy" if options.copy else "symlink",
+        )
+
+    def _ours(self, source: Path, about: dict[str, Any]) -> SamoraJson:
+        from samora_pipeline.contracts.dataset import SamoraJson
+
+        return SamoraJson(
+            origin=f"nnU-Net raw dataset {source.resolve().name}",
+            citation=str(about.get("reference", "")),
+            terms=str(about.get("licence") or about.get("license") or self.terms),
+        )
+
+
+def _cases(source: Path, part: Part, ending: str, kept: bool) -> list[CaseSource]:
+    """The cases of one part; training images without a label file belong to the unlabelled ones."""
+    found = []
+    for name, channels in group_channels(list_files(source / f"images{part}", (ending,)), (ending,)).items():
+        label = source / f"labels{part}" / f"{name}{ending}"
+        labelled = part != "Un" and label.is_file()
+        goal: Part = "Un" if part == "Tr" and not labelled else part
+        found.append(CaseSource(name, goal, partial(_load, channels, label if labelled else None, kept)))
+    return found
+
+
+def _load(channels: tuple[Path, ...], label: Path | None, kept: bool) -> LoadedCase:
+    from dataset_conversion.scan_files import read_scan, split_channels
+
+    # A colour picture holds all its channels in one file.
+    volumes = tuple(part for path in channels for part in split_channels(read_scan(path)))
+    unchanged = frozenset((*channels, label) if label else channels) if kept else frozenset()
+    return LoadedCase(volumes, read_scan(label, label=True) if label else None, unchanged)

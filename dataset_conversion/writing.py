@@ -1,0 +1,193 @@
+"""From a survey to a raw dataset on disk: each case is loaded, checked and placed; a faulty one is set aside.
+
+The checks here are light (readable, finite, channels and labels of one shape, label values declared); planning does
+the full ones. All is written to a temporary folder that gets its name at the very end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dataset_conversion.converter import CaseSource, ConversionReport, LoadedCase, SetAside, Survey
+from dataset_conversion.scan_files import write_scan
+from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson, write_dataset
+from samora_pipeline.contracts.json_io import write_json
+from samora_pipeline.errors import DataError, ResourceError
+from samora_pipeline.files import TEMPORARY_MARK, atomic_folder
+from samora_pipeline.imaging.files import write_labels
+from samora_pipeline.imaging.volume import Volume, label_array, require_finite
+from samora_pipeline.parallel import Outcome, map_cases
+
+REPORT_FILE = "conversion.json"
+
+
+def write_survey(survey: Survey, target: Path, converter: str, source: str) -> ConversionReport:
+    """Write the cases of ``survey`` to the folder ``target``, which appears (or is replaced) when all is done.
+
+    Raises:
+        DataError: ``E-CONV-01`` case names that repeat or cannot be file names, ``E-CONV-02`` no case is usable.
+        ResourceError: ``E-DISK-01``.
+    """
+    _check_names(survey)
+    _sweep(target)
+    with atomic_folder(target) as folder:
+        writer = CaseWriter(survey, folder)
+        outcomes = map_cases(writer.write, [(case.name, case) for case in survey.cases], 1, f"converting {target.name}")
+        set_aside = _faults(outcomes)
+        kept = [case for case in survey.cases if case.name not in {fault.case for fault in set_aside}]
+        if not kept:
+            raise _nothing_left(source, set_aside)
+        count = {part: sum(case.part == part for case in kept) for part in ("Tr", "Ts", "Un")}
+        write_dataset(folder, replace(survey.description, numTraining=count["Tr"]), _without(survey.ours, set_aside))
+        report = ConversionReport(
+            converter=converter,
+            source=source,
+            training=count["Tr"],
+            test=count["Ts"],
+            unlabelled=count["Un"],
+            set_aside=set_aside,
+            notes=survey.notes,
+        )
+        write_json(report, folder / REPORT_FILE)
+    return report
+
+
+@dataclass(frozen=True)
+class CaseWriter:
+    """Loads, checks and places one case after the other in ``folder``."""
+
+    survey: Survey
+    folder: Path
+
+    def write(self, case: CaseSource) -> None:
+        """Write one case.
+
+        Raises:
+            DataError: the case is faulty; nothing of it has been written.
+        """
+        try:
+            loaded = case.load()
+        except OSError as error:
+            raise DataError("E-IMG-01", f"{case.name} cannot be read", found=str(error)) from error
+        self._check(case, loaded)
+        ending = self.survey.description.file_ending
+        for number, volume in enumerate(loaded.channels):
+            path = self.folder / f"images{case.part}" / f"{case.name}_{number:04d}{ending}"
+            if not self._place(loaded, volume, path):
+                write_scan(path, volume.array, volume.grid)
+        if loaded.label is not None:
+            path = self.folder / f"labels{case.part}" / f"{case.name}{ending}"
+            if not self._place(loaded, loaded.label, path):
+                write_labels(path, label_array(loaded.label), loaded.label)
+
+    def _check(self, case: CaseSource, loaded: LoadedCase) -> None:
+        expected = len(self.survey.description.channel_names)
+        if len(loaded.channels) != expected:
+            raise _fault("E-CHAN-01", case, "has a wrong number of channels", f"{len(loaded.channels)}", f"{expected}")
+        label = [loaded.label] if loaded.label is not None else []
+        shapes = {volume.array.shape for volume in (*loaded.channels, *label)}
+        if len(shapes) > 1 or loaded.channels[0].array.ndim != 3:
+            found = ", ".join(f"{volume.path.name} {volume.array.shape}" for volume in (*loaded.channels, *label))
+            raise _fault("E-GEO-01", case, "has images or labels of different shapes", found, "one 3-D shape")
+        for volume in loaded.channels:
+            require_finite(volume)
+        if loaded.label is not None:
+            self._check_labels(case, loaded.label)
+        elif case.part == "Tr":
+            raise _fault("E-LABEL-03", case, "has no label map", "an image alone", "labels for each training case")
+
+    def _check_labels(self, case: CaseSource, label: Volume) -> None:
+        declared = self.survey.description.scheme.values
+        unknown = sorted(set(np.unique(label_array(label)).tolist()) - declared)
+        if unknown:
+            raise _fault(
+                "E-LABEL-09",
+                case,
+                "has label values that are not declared",
+                f"{_listed(unknown)} in {label.path.name}",
+                _listed(sorted(declared)),
+            )
+
+    def _place(self, loaded: LoadedCase, volume: Volume, path: Path) -> bool:
+        """Link or copy the volume's own file to ``path`` if it can stay as it is; False when it must be written."""
+        if volume.path not in loaded.unchanged or not volume.path.name.endswith(self.survey.description.file_ending):
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        original = volume.path.resolve()
+        if self.survey.placement == "symlink":
+            path.symlink_to(original)
+            return True
+        try:
+            os.link(original, path)
+        except OSError:
+            # Another file system, or one without hard links.
+            shutil.copyfile(original, path)
+        return True
+
+
+def _check_names(survey: Survey) -> None:
+    names = [case.name for case in survey.cases]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    unfit = [name for name in names if not name.isprintable() or "/" in name or name.startswith(".") or not name]
+    if repeated or unfit:
+        raise DataError(
+            "E-CONV-01",
+            "case names repeat or cannot be file names",
+            found=", ".join(map(repr, (repeated or unfit)[:10])),
+            expected="each case once, with a plain name",
+            fix="rename or remove the files concerned",
+        )
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed conversions to the same target left behind."""
+    for left_over in target.parent.glob(f"{TEMPORARY_MARK}*-{target.name}"):
+        shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _faults(outcomes: list[Outcome[None]]) -> tuple[SetAside, ...]:
+    faults = []
+    for outcome in outcomes:
+        if isinstance(outcome.error, ResourceError):
+            # A full disk is no fault of the case.
+            raise outcome.error
+        if outcome.error is not None:
+            reason = f"{outcome.error.what} ({outcome.error.found})" if outcome.error.found else outcome.error.what
+            faults.append(SetAside(outcome.name, outcome.error.code, reason))
+    return tuple(faults)
+
+
+def _without(ours: SamoraJson, set_aside: tuple[SetAside, ...]) -> SamoraJson:
+    """A published split without the cases that were set aside."""
+    if ours.published_split is None:
+        return ours
+    gone = {fault.case for fault in set_aside}
+    train, test = (
+        tuple(name for name in names if name not in gone)
+        for names in (ours.published_split.train, ours.published_split.test)
+    )
+    return replace(ours, published_split=PublishedSplit(train, test))
+
+
+def _fault(code: str, case: CaseSource, what: str, found: str, expected: str) -> DataError:
+    return DataError(code, f'the case "{case.name}" {what}', found=found, expected=expected)
+
+
+def _nothing_left(source: str, set_aside: tuple[SetAside, ...]) -> DataError:
+    faults = "\n    ".join(f"{fault.case}: {fault.code} {fault.reason}" for fault in set_aside[:10])
+    return DataError(
+        "E-CONV-02",
+        f"no case of {source} can be used",
+        found=faults or "no case at all",
+        expected="at least one readable case",
+        fix="repair the source; samora_convert -d list  shows what is expected",
+    )
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")

@@ -1,0 +1,143 @@
+"""The decathlon's layout: real hippocampus files where they are at hand, drawn ones for the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from dataset_conversion.datasets.decathlon import Decathlon
+from samora_pipeline.contracts.dataset import read_dataset
+from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.files import read_volume
+from tests.dataset_conversion.sources import make_decathlon, scan, write_nifti
+
+REAL = (
+    Path(os.environ.get("SAMORA_TEST_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
+    / "Task04_Hippocampus"
+)
+CONVERTER = Decathlon()
+
+
+def _convert(source: Path, tmp_path: Path) -> tuple[Path, object]:
+    target = tmp_path / "raw" / "Dataset014_Sample"
+    return target, CONVERTER.convert(source, target, CONVERTER.options())
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real hippocampus scans are not in SAMORA_TEST_DATA")
+def test_real_hippocampus_volumes_arrive_byte_for_byte(tmp_path: Path) -> None:
+    source = tmp_path / "Task04_Hippocampus"
+    description = json.loads((REAL / "dataset.json").read_text())
+    description["training"] = description["training"][:3]
+    for folder in ("imagesTr", "labelsTr"):
+        (source / folder).mkdir(parents=True)
+        for pair in description["training"]:
+            name = Path(pair["image"]).name
+            (source / folder / name).symlink_to(REAL / folder / name)
+    (source / "dataset.json").write_text(json.dumps(description))
+    identity = CONVERTER.identify("Task04_Hippocampus", source, CONVERTER.options())
+    assert (identity.home, identity.name) == (14, "Hippocampus")
+    target, report = _convert(source, tmp_path)
+    assert (report.training, report.test, report.set_aside) == (3, 0, ())
+    raw = read_dataset(target)
+    assert raw.description.channel_names == {"0": "MRI"}
+    assert raw.description.labels == {"background": 0, "Anterior": 1, "Posterior": 2}
+    assert raw.description.extra["licence"] == "CC-BY-SA 4.0"
+    assert list(raw.training()) == ["hippocampus_007", "hippocampus_017", "hippocampus_019"]
+    for name, case in raw.training().items():
+        assert case.channels[0].read_bytes() == (REAL / "imagesTr" / f"{name}.nii.gz").read_bytes()
+        assert case.label is not None
+        assert case.label.read_bytes() == (REAL / "labelsTr" / f"{name}.nii.gz").read_bytes()
+
+
+def test_channels_of_four_dimensions_become_files_on_the_same_grid(tmp_path: Path) -> None:
+    source = make_decathlon(tmp_path / "in", channels=3)
+    target, report = _convert(source, tmp_path)
+    assert (report.training, report.test) == (3, 1)
+    raw = read_dataset(target)
+    assert raw.description.channel_names == {"0": "MRI", "1": "T2", "2": "ADC"}
+    original = nibabel.load(source / "imagesTr" / "tiny_001.nii.gz")
+    for number, path in enumerate(raw.training()["tiny_001"].channels):
+        part = nibabel.load(path)
+        assert path.name == f"tiny_001_{number:04d}.nii.gz"
+        np.testing.assert_array_equal(np.asanyarray(part.dataobj), np.asanyarray(original.dataobj)[..., number])
+        np.testing.assert_allclose(part.affine, original.affine)
+        assert part.get_data_dtype() == np.int16
+        assert part.header.get_zooms() == original.header.get_zooms()[:3]
+    assert raw.test()["tiny_003"].label is None
+
+
+def test_a_single_channel_stored_as_four_dimensions_is_made_three(tmp_path: Path) -> None:
+    source = make_decathlon(tmp_path / "in")
+    write_nifti(source / "imagesTr" / "tiny_000.nii.gz", scan(0)[..., None])
+    target, report = _convert(source, tmp_path)
+    assert not report.set_aside
+    path = target / "imagesTr" / "tiny_000_0000.nii.gz"
+    assert nibabel.load(path).shape == (12, 10, 6)
+    np.testing.assert_array_equal(read_volume(path).array, scan(0))
+
+
+def test_the_folder_above_the_task_serves_as_well(tmp_path: Path) -> None:
+    source = make_decathlon(tmp_path / "in").parent
+    identity = CONVERTER.identify("Task04_Tiny", source, CONVERTER.options())
+    assert (identity.name, identity.home) == ("Tiny", 14)
+    assert CONVERTER.identify("Decathlon", source, CONVERTER.options()) == identity
+    _, report = _convert(source, tmp_path)
+    assert report.training == 3
+
+
+def test_faulty_cases_are_set_aside_one_by_one(tmp_path: Path) -> None:
+    source = make_decathlon(tmp_path / "in", training=6)
+    truncated = source / "imagesTr" / "tiny_000.nii.gz"
+    truncated.write_bytes(truncated.read_bytes()[:-40])
+    (source / "labelsTr" / "tiny_001.nii.gz").unlink()
+    write_nifti(source / "labelsTr" / "tiny_002.nii.gz", np.full((12, 10, 6), 7, np.uint8))
+    write_nifti(source / "labelsTr" / "tiny_003.nii.gz", np.zeros((12, 10, 5), np.uint8))
+    broken = scan(4).astype(np.float32)
+    broken[3, 4, 5] = np.nan
+    write_nifti(source / "imagesTr" / "tiny_004.nii.gz", broken)
+    target, report = _convert(source, tmp_path)
+    assert {fault.case: fault.code for fault in report.set_aside} == {
+        "tiny_000": "E-IMG-02",
+        "tiny_001": "E-IMG-01",
+        "tiny_002": "E-LABEL-09",
+        "tiny_003": "E-GEO-01",
+        "tiny_004": "E-IMG-05",
+    }
+    raw = read_dataset(target)
+    assert list(raw.training()) == ["tiny_005"]
+    assert raw.description.numTraining == 1
+    assert [path.name for path in (target / "labelsTr").iterdir()] == ["tiny_005.nii.gz"]
+
+
+def test_files_that_the_description_does_not_list_are_left_out_and_told(tmp_path: Path) -> None:
+    source = make_decathlon(tmp_path / "in")
+    write_nifti(source / "imagesTr" / "stray.nii.gz", scan(8))
+    _, report = _convert(source, tmp_path)
+    assert "stray.nii.gz" in report.notes[0]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../secret.nii.gz", "imagesTr/a\nb.nii.gz"])
+def test_names_that_lead_out_of_the_folder_are_refused(name: str, tmp_path: Path) -> None:
+    source = make_decathlon(tmp_path / "in")
+    description = json.loads((source / "dataset.json").read_text())
+    description["training"][0]["image"] = name
+    (source / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(DataError) as caught:
+        _convert(source, tmp_path)
+    assert caught.value.code == "E-PATH-01"
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_case_listed_twice_is_refused(tmp_path: Path) -> None:
+    source = make_decathlon(tmp_path / "in")
+    description = json.loads((source / "dataset.json").read_text())
+    description["training"].append(description["training"][0])
+    (source / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(DataError) as caught:
+        _convert(source, tmp_path)
+    assert caught.value.code == "E-CONV-01"

@@ -1,0 +1,107 @@
+"""The contract of every registered converter, on the sample source that tests/dataset_conversion/sources.py makes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset_conversion.converter import ConversionReport, Converter, load_converters
+from samora_pipeline.contracts.dataset import RawCase, read_dataset
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.volume import label_array
+from tests.dataset_conversion.sources import SAMPLES
+
+CONVERTERS = load_converters()
+
+
+@pytest.fixture(params=CONVERTERS, ids=lambda converter: converter.name)
+def converter(request: pytest.FixtureRequest) -> Converter:
+    found: Converter = request.param
+    assert found.name in SAMPLES, f"add a sample source of {found.name} to tests/dataset_conversion/sources.py"
+    return found
+
+
+def test_it_introduces_itself(converter: Converter) -> None:
+    assert converter.terms
+    assert converter.tree
+    assert converter.numbering or converter.home is not None
+    assert converter.page or not converter.needs_source
+
+
+def test_names_and_homes_are_unique() -> None:
+    names = [converter.name.lower() for converter in CONVERTERS]
+    homes = [converter.home for converter in CONVERTERS if converter.home is not None]
+    assert len(set(names)) == len(names)
+    assert len(set(homes)) == len(homes)
+    assert all(home < 100 for home in homes)
+
+
+def test_what_it_writes_is_a_raw_dataset(converter: Converter, tmp_path: Path) -> None:
+    source, options = SAMPLES[converter.name](tmp_path / "source", converter)
+    target = tmp_path / "raw" / "Dataset700_Sample"
+    report = converter.convert(source, target, options)
+    assert not report.set_aside
+    assert read_json(ConversionReport, target / "conversion.json") == report
+    raw = read_dataset(target)
+    assert raw.ours.origin
+    assert raw.ours.terms
+    parts = (raw.training(), raw.test(), raw.unlabelled())
+    assert [len(part) for part in parts] == [report.training, report.test, report.unlabelled]
+    assert raw.description.numTraining == report.training > 0
+    values = sorted(raw.scheme.values - {raw.scheme.ignore})
+    assert values == list(range(len(values)))
+    assert len({name for part in parts for name in part}) == sum(map(len, parts))
+    for case in parts[0].values():
+        assert case.label is not None
+    for case in (case for part in parts for case in part.values()):
+        _check_case(case, raw.scheme.values)
+    if raw.ours.published_split:
+        assert set(raw.ours.published_split.train) <= set(raw.training())
+        assert set(raw.ours.published_split.test) <= set(raw.test())
+    assert not list(target.parent.glob(".partial-*"))
+
+
+def _check_case(case: RawCase, declared: frozenset[int]) -> None:
+    volumes = [read_volume(path) for path in case.channels]
+    assert all(volume.array.ndim == 3 and volume.count_nonfinite() == 0 for volume in volumes)
+    assert all(volume.grid.matches(volumes[0].grid) for volume in volumes)
+    if case.label is not None:
+        label = read_volume(case.label)
+        assert label.grid.matches(volumes[0].grid)
+        assert set(np.unique(label_array(label)).tolist()) <= declared
+
+
+def test_equal_sources_give_equal_surveys(converter: Converter, tmp_path: Path) -> None:
+    source, options = SAMPLES[converter.name](tmp_path / "source", converter)
+    first, second = converter.survey(source, options), converter.survey(source, options)
+    assert (first.description, first.ours, first.notes) == (second.description, second.ours, second.notes)
+    assert [(case.name, case.part) for case in first.cases] == [(case.name, case.part) for case in second.cases]
+
+
+def test_an_empty_folder_is_refused_and_nothing_written(converter: Converter, tmp_path: Path) -> None:
+    if converter.name == "Phantom":
+        pytest.skip("draws its scans, needs no source")
+    source = tmp_path / "Dataset900_Empty"
+    source.mkdir()
+    _, options = SAMPLES[converter.name](tmp_path / "elsewhere", converter)
+    with pytest.raises(DataError) as caught:
+        converter.convert(source, tmp_path / "raw" / "Dataset700_Sample", options)
+    assert caught.value.code == "E-SRC-01"
+    assert not (tmp_path / "raw").exists()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom dataset_conversion.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'scipy', 'nibabel', 'SimpleITK', 'torch', 'PIL', 'tqdm'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
