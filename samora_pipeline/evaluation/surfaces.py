@@ -124,7 +124,7 @@ def boundary(labels: Labels) -> Boundary:
 
     A crop that holds all foreground gives the same distances as the full volume.
     """
-    padded = np.pad(labels, 1)
+    padded = np.ascontiguousarray(np.pad(labels, 1))
     touches = np.zeros(padded.shape, dtype=np.bool_)
     for axis in range(labels.ndim):
         lower, upper = (_along(axis, labels.ndim, part) for part in (slice(None, -1), slice(1, None)))

@@ -127,3 +127,8 @@ def test_an_empty_mask_has_no_pair() -> None:
     assert pair_surfaces(empty, filled, (1,)) is None
     assert pair_surfaces(filled, empty, (1,)) is None
     assert pair_surfaces(empty, empty, (1,)) is None
+
+
+def test_memory_order_does_not_move_the_surface() -> None:
+    labels = blob(np.random.default_rng(5), (9, 8, 7)).astype(np.uint8)
+    np.testing.assert_array_equal(boundary(np.asfortranarray(labels)).surface((1,)), boundary(labels).surface((1,)))
