@@ -23,6 +23,8 @@ LUNG_HU = -830.0
 EDGE = 2.2
 # A distance in mm beyond which nothing is painted.
 FAR = 60.0
+# Bone and wall follow this share of the deformation that soft tissue undergoes.
+RIGID = 0.25
 
 
 class Canvas:
@@ -34,9 +36,13 @@ class Canvas:
         self.origin = self._origin()
         self.hu = np.full(SHAPE, AIR_HU, dtype=np.float32)
         self.labels = np.zeros(SHAPE, dtype=np.uint8)
-        self.rigid, self.soft = self._bent_coordinates()
+        self.bends = self._bends()
+        self.reach = [float(np.abs(bend).max()) for bend in self.bends]
+        self.rigid, self.soft = self._bent(RIGID), self._bent(1.0)
         self.bumps = self._smooth_field(40.0)
         self.grain = self._smooth_field(14.0)
+        self.ripple = -0.75 * self.bumps - 0.3 * self.grain
+        self.crest = float(self.ripple.max())
         self.cavity = self._trunk_distance(0.0, 0.0, 0.0)
         self.diaphragm = self._diaphragm_distance()
 
@@ -62,26 +68,30 @@ class Canvas:
         result: Field = ((field - field.mean()) / field.std()).astype(np.float32)
         return result
 
-    def _bent_coordinates(self) -> tuple[Coordinates, Coordinates]:
-        """Patient coordinates of each voxel, bent a little for bone and wall and fully for what is soft."""
-        axes = [
-            o + s * np.arange(n, dtype=np.float32)
-            for o, s, n in zip(self.origin, self.patient.spacing, SHAPE, strict=True)
-        ]
-        grid = np.meshgrid(*axes, indexing="ij")
+    def _bends(self) -> Coordinates:
+        """How far each voxel is displaced from where it would lie in the straight patient, mm."""
         # Less up and down than sideways: slices are thick, and a tall shift would tear thin organs apart.
-        bends = [self._smooth_field(150.0) * np.float32(self.patient.deformation * part) for part in (1.0, 1.0, 0.7)]
-        rigid = [axis + np.float32(0.25) * bend for axis, bend in zip(grid, bends, strict=True)]
-        soft = [axis + bend for axis, bend in zip(grid, bends, strict=True)]
-        return (rigid[0], rigid[1], rigid[2]), (soft[0], soft[1], soft[2])
+        x, y, z = (self._smooth_field(150.0) * np.float32(self.patient.deformation * part) for part in (1.0, 1.0, 0.7))
+        return x, y, z
+
+    def _bent(self, share: float) -> Coordinates:
+        """Coordinates of each voxel in the straight patient, for tissue that follows this share of the deformation."""
+        axes = [
+            origin + size * np.arange(count, dtype=np.float32)
+            for origin, size, count in zip(self.origin, self.patient.spacing, SHAPE, strict=True)
+        ]
+        x, y, z = np.meshgrid(*axes, indexing="ij")
+        return x + share * self.bends[0], y + share * self.bends[1], z + share * self.bends[2]
 
     def _trunk_distance(self, side: float, front: float, back: float) -> Field:
         """Signed distance, along the ray from the middle, to the cavity grown by mm to the side, front and back."""
         x, y, _ = self.rigid
         build = self.patient.build
         depth = np.where(y < 0, build.half_depth + front, build.half_depth + back).astype(np.float32)
-        size = (np.abs(x / (build.half_width + side)) ** 2.3 + np.abs(y / depth) ** 2.3) ** (1 / 2.3)
-        result: Field = np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(size, 1e-3))
+        across, deep = np.abs(x / (build.half_width + side)), np.abs(y / depth)
+        # A superellipse of exponent 2.5, a little squarer than an ellipse; as square roots, for powers are slow.
+        size = np.maximum(across * across * np.sqrt(across) + deep * deep * np.sqrt(deep), 1e-6) ** np.float32(0.4)
+        result: Field = np.sqrt(x * x + y * y) * (1 - 1 / size)
         return result
 
     def _diaphragm_distance(self) -> Field:
@@ -120,9 +130,10 @@ class Canvas:
 
     def paint(self, structure: Structure) -> None:
         """Paint one structure over what is there."""
-        margin = 3.5 * self.patient.deformation + 3 * structure.roughness + structure.halo + EDGE
-        extents = [solid.extent() for solid in structure.solids]
-        boxes = [self._box(low, high, margin) for low, high in extents]
+        share = 1.0 if structure.confined else RIGID
+        near = EDGE + structure.halo + structure.roughness * self.crest
+        margins = [near + share * reach for reach in self.reach]
+        boxes = [self._box(*solid.extent(), margins) for solid in structure.solids]
         inside_scan = [(solid, box) for solid, box in zip(structure.solids, boxes, strict=True) if box is not None]
         if not inside_scan:
             return
@@ -134,12 +145,12 @@ class Canvas:
         if structure.label is not None:
             self.labels[region][inside] = structure.label
 
-    def _box(self, low: Point, high: Point, margin: float) -> Box | None:
-        """The voxels between two corners in mm, with a margin for bending and roughness; None outside the scan."""
+    def _box(self, low: Point, high: Point, margins: list[float]) -> Box | None:
+        """The voxels between two corners, with margins for bending and roughness (mm); None outside the scan."""
         box = []
         for axis, (count, origin, size) in enumerate(zip(SHAPE, self.origin, self.patient.spacing, strict=True)):
-            first = int(np.floor((low[axis] - margin - origin) / size))
-            last = int(np.ceil((high[axis] + margin - origin) / size)) + 1
+            first = int(np.floor((low[axis] - margins[axis] - origin) / size))
+            last = int(np.ceil((high[axis] + margins[axis] - origin) / size)) + 1
             if last <= 0 or first >= count:
                 return None
             box.append(slice(max(first, 0), min(last, count)))
@@ -154,7 +165,7 @@ class Canvas:
             part = distance[tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(box, region, strict=True))]
             part[...] = smooth_minimum(part, solid.distance(x, y, z), structure.blend)
         if structure.roughness:
-            distance += structure.roughness * (0.75 * self.bumps[region] + 0.3 * self.grain[region])
+            distance -= structure.roughness * self.ripple[region]
         if structure.confined:
             distance = np.maximum(distance, np.maximum(self.cavity[region] + 1.5, self.diaphragm[region] + 3.0))
         if structure.within is not None:
