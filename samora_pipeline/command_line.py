@@ -42,6 +42,7 @@ def run(
     """
     arguments = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("numexpr").setLevel(logging.WARNING)  # blosc2 brings it in; it announces its threads
     signal.signal(signal.SIGTERM, _leave)
     try:
         return command(arguments) or EXIT_OK

@@ -14,6 +14,11 @@ from typing import Any
 
 from samora_pipeline.errors import DataError, ResourceError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows; there the writes are still atomic, only two writers are not told apart
+    fcntl = None  # type: ignore[assignment]
+
 TEMPORARY_MARK = ".partial-"
 _BLOCK = 1 << 20
 
@@ -59,6 +64,31 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise _disk_error(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; the hold ends with the process, however that ends.
+
+    Raises:
+        ResourceError: ``E-LOCK-01`` when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ResourceError(
+                "E-LOCK-01",
+                f"another process is writing to {folder.name}",
+                found=str(folder),
+                expected="one writer at a time",
+                fix="wait until it has finished, then run this command again",
+            ) from error
+        yield
 
 
 def write_bytes(path: Path, content: bytes) -> None:

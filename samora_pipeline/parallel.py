@@ -6,9 +6,11 @@ case it held, and the other cases go on.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,13 @@ from typing import Generic, TypeVar
 from tqdm import tqdm
 
 from samora_pipeline.errors import ResourceError, SamoraError
+
+_LOG = logging.getLogger(__name__)
+# Where the system does not tell how much memory is free.
+_ASSUMED_MEMORY = 8 << 30
+_LITTLE_WORK = 48 * 10**6
+# Lines of progress where there is no terminal for a bar.
+_LINES = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,12 +55,33 @@ def map_cases(
     one at a time; only the one that loses its worker again gets ``E-MEM-18``.
     """
     outcomes: dict[int, Outcome[Result]] = {}
-    with tqdm(total=len(items), desc=title, unit="case", disable=not items) as progress:
+    terminal = sys.stderr.isatty()
+    with tqdm(total=len(items), desc=title, unit="case", disable=not terminal, leave=False) as progress:
         finished = _serial(function, items) if workers <= 1 or len(items) <= 1 else _pooled(function, items, workers)
         for index, outcome in finished:
             outcomes[index] = outcome
             progress.update()
+            if not terminal and len(outcomes) * _LINES // len(items) > (len(outcomes) - 1) * _LINES // len(items):
+                _LOG.info("%s: %d of %d cases", title, len(outcomes), len(items))
     return [outcomes[index] for index in range(len(items))]
+
+
+def suggest_workers(sizes: Sequence[int]) -> int:
+    """How many workers suit cases of these sizes in bytes on disk: bounded by cores, by memory and by the work.
+
+    A case is taken to need twelve times its compressed size, and a worker 300 MB of its own. Little work is done
+    in this process, because starting workers would take longer.
+    """
+    if sum(sizes) < _LITTLE_WORK:
+        return 1
+    need = 12 * max(sizes) + 300 * 10**6
+    return max(1, min(os.cpu_count() or 1, len(sizes), int(0.8 * _free_memory() / need)))
+
+
+def _free_memory() -> int:
+    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return _ASSUMED_MEMORY
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _serial(

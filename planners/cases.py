@@ -1,0 +1,89 @@
+"""The cases of a raw dataset as planning sees them: which subset each belongs to, and which cannot be used at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samora_pipeline.contracts.dataset import ImageFolder, RawCase, RawDataset
+from samora_pipeline.contracts.fingerprint import Subset
+from samora_pipeline.errors import DataError
+
+FOLDERS: dict[ImageFolder, Subset] = {"imagesTr": "train", "imagesTs": "test", "imagesUn": "unlabelled"}
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """One raw case and its subset. A case of imagesTr without a label file counts as unlabelled."""
+
+    raw: RawCase
+    subset: Subset
+
+    @property
+    def name(self) -> str:
+        """The name of the case."""
+        return self.raw.name
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it has a label file."""
+        return self.raw.label is not None
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of its files."""
+        files = [*self.raw.channels, *([self.raw.label] if self.raw.label else [])]
+        return sum(path.stat().st_size for path in files)
+
+
+def list_cases(dataset: RawDataset) -> tuple[list[CaseSource], dict[str, list[DataError]]]:
+    """Return all usable cases in the order train, test, unlabelled, and the errors of the others by case.
+
+    ``E-CASE-01`` a name in two folders, ``E-CASE-02`` a name that cannot be stored, ``E-CHAN-01``, ``E-CHAN-02``.
+    """
+    sources: dict[str, CaseSource] = {}
+    folder_of: dict[str, ImageFolder] = {}
+    faults: dict[str, list[DataError]] = {}
+    for folder, subset in FOLDERS.items():
+        cases, unusable = dataset.scan(folder)
+        for case, error in unusable.items():
+            faults.setdefault(case, []).append(error)
+        for case, raw in cases.items():
+            if case in folder_of:
+                faults.setdefault(case, []).append(_in_two_folders(case, folder_of[case], folder))
+                continue
+            folder_of[case] = folder
+            sources[case] = CaseSource(raw, "unlabelled" if raw.label is None and subset == "train" else subset)
+    for case in sources:
+        if not case.isprintable() or (case.endswith("_label") and case.removesuffix("_label") in sources):
+            faults.setdefault(case, []).append(_unusable_name(case))
+    return [source for case, source in sources.items() if case not in faults], faults
+
+
+def missing_images(dataset: RawDataset, sources: list[CaseSource]) -> list[str]:
+    """Names of label files in labelsTr that have no image in imagesTr."""
+    ending = dataset.description.file_ending
+    named = {source.name for source in sources}
+    labels = sorted((dataset.folder / "labelsTr").glob(f"*{ending}"))
+    return [
+        path.name for path in labels if not path.name.startswith(".") and path.name.removesuffix(ending) not in named
+    ]
+
+
+def _in_two_folders(case: str, first: str, second: str) -> DataError:
+    return DataError(
+        "E-CASE-01",
+        f'the case "{case}" stands in two folders',
+        found=f"{first} and {second}",
+        expected="one name for one case",
+        fix="rename one of them (its label file too)",
+    )
+
+
+def _unusable_name(case: str) -> DataError:
+    return DataError(
+        "E-CASE-02",
+        f"the case name {case!r} cannot be used",
+        found=repr(case),
+        expected='printable characters, and no name that is another one followed by "_label"',
+        fix="rename its files",
+    )

@@ -1,0 +1,213 @@
+"""What must be true of a raw case before anything is planned from it, and one table of all that is not.
+
+By default any fault stops the command before it writes: a dataset with a known fault is repaired, or its faulty cases
+are left out on request (``--set-aside``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from planners.cases import CaseSource
+from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.preprocessor import require_same_grid
+from samora_pipeline.imaging.volume import Volume, label_array, require_finite
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something doubtful that does not stop the work: a sentence and the case it is about (empty: the dataset)."""
+
+    case: str
+    text: str
+
+
+@dataclass
+class Inspection:
+    """One case as read and checked: channels and labels where they could be read, faults, remarks.
+
+    ``label_counts`` [256] are voxels per label value.
+    """
+
+    volumes: list[Volume] = field(default_factory=list)
+    labels: npt.NDArray[np.uint8] | None = None
+    label_counts: npt.NDArray[np.int64] | None = None
+    faults: list[DataError] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+
+def inspect_case(source: CaseSource, scheme: LabelScheme) -> Inspection:
+    """Read a case and apply every check; all its faults are collected, not only the first."""
+    found = Inspection()
+    for path in source.raw.channels:
+        volume = _checked_channel(source, path, found)
+        if volume is not None:
+            found.volumes.append(volume)
+            found.remarks += [Remark(source.name, f"{path.name}: {warning}") for warning in volume.warnings]
+    for other in found.volumes[1:]:
+        _collect_grid(found.volumes[0], other, found)
+    if source.raw.label is not None:
+        _inspect_labels(source, source.raw.label, scheme, found)
+    return found
+
+
+def _checked_channel(source: CaseSource, path: Path, found: Inspection) -> Volume | None:
+    try:
+        volume = read_volume(path)
+        if volume.array.ndim != 3:
+            raise _four_axes(volume)
+        require_finite(volume)
+    except DataError as error:
+        found.faults.append(error)
+        return None
+    if volume.array.min() == volume.array.max():
+        found.remarks.append(Remark(source.name, f"{path.name}: all voxels have the same value"))
+    return volume
+
+
+def _inspect_labels(source: CaseSource, path: Path, scheme: LabelScheme, found: Inspection) -> None:
+    try:
+        volume = read_volume(path)
+        labels = label_array(volume)
+    except DataError as error:
+        found.faults.append(error)
+        return
+    if found.volumes:
+        _collect_grid(found.volumes[0], volume, found)
+    counts = count_labels(labels)
+    undeclared = [int(value) for value in np.flatnonzero(counts) if value not in scheme.values]
+    if undeclared:
+        found.faults.append(_undeclared(path, undeclared, counts, scheme))
+    elif not counts[[value for values in scheme.names.values() for value in values]].any():
+        found.remarks.append(Remark(source.name, "its label map holds no foreground"))
+    found.labels, found.label_counts = labels, counts
+
+
+def _collect_grid(first: Volume, other: Volume, found: Inspection) -> None:
+    try:
+        require_same_grid(first, other)
+    except DataError as error:
+        found.faults.append(error)
+
+
+def count_labels(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Voxels per label value, as an array of 256."""
+    flat = labels.ravel("K")
+    counts = np.zeros(256, dtype=np.int64)
+    # In blocks, because bincount first makes a copy of its input as 64-bit integers.
+    for start in range(0, flat.size, _BLOCK):
+        counts += np.bincount(flat[start : start + _BLOCK], minlength=256)
+    return counts
+
+
+def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total: int) -> None:
+    """Refuse a dataset with faulty cases.
+
+    Raises:
+        DataError: the fault itself when there is only one, else ``E-DATA-02`` with a table of all of them.
+    """
+    every = [error for errors in faults.values() for error in errors]
+    if not every:
+        return
+    option = f"or leave the case out: samora_plan_and_preprocess -d {dataset} --set-aside"
+    if len(every) == 1:
+        error = every[0]
+        fix = error.fix if "--set-aside" in error.fix else f"{error.fix}; {option}"
+        raise DataError(error.code, error.what, found=error.found, expected=error.expected, fix=fix)
+    raise DataError(
+        "E-DATA-02",
+        f"{len(faults)} of {total} cases of {dataset} are faulty ({len(every)} faults); nothing was written",
+        found="\n" + fault_table(faults),
+        expected="cases without a fault",
+        fix=f"repair them, {option}",
+    )
+
+
+def fault_table(faults: Mapping[str, Sequence[DataError]]) -> str:
+    """All faults as text, a line each: case, code, sentence, found and expected."""
+    width = max(len(case) for case in faults)
+    return "\n".join(
+        f"    {case:<{width}}  {error.code:<10}  {error.what}: {error.found}; expected {error.expected}"
+        for case, errors in faults.items()
+        for error in errors
+    )
+
+
+def dataset_remarks(
+    fingerprint: Fingerprint, channel_names: Sequence[str], scheme: LabelScheme, stated: int, orphans: Sequence[str]
+) -> list[Remark]:
+    """Doubts about a dataset as a whole, from its fingerprint."""
+    remarks = []
+    training = [case for case in fingerprint.cases.values() if case.subset == "train"]
+    listed = sum(case.subset != "test" for case in fingerprint.cases.values()) + len(fingerprint.set_aside)
+    if not len(training) <= stated <= listed:
+        remarks.append(
+            Remark("", f"dataset.json states {stated} training cases; {len(training)} labelled ones are here")
+        )
+    if orphans:
+        remarks.append(Remark("", f"{len(orphans)} label files have no image: {', '.join(orphans[:5])}"))
+    remarks += [Remark("", text) for text in _not_hounsfield(fingerprint, channel_names)]
+    for name in scheme.names:
+        if training and not any(case.label_voxels.get(name) for case in training):
+            remarks.append(Remark("", f'"{name}" occurs in no label map of the training cases'))
+    return remarks + [Remark("", text) for text in _duplicates(fingerprint.cases)]
+
+
+def _not_hounsfield(fingerprint: Fingerprint, channel_names: Sequence[str]) -> list[str]:
+    texts = []
+    cases = fingerprint.cases.values()
+    for index, name in enumerate(channel_names):
+        doubtful = [case.volume[index] for case in cases if _no_air(case, index)]
+        if name.strip().lower() == "ct" and doubtful:
+            low, high = min(stats.minimum for stats in doubtful), max(stats.maximum for stats in doubtful)
+            texts.append(
+                f'channel {index} "{name}" does not look like Hounsfield units in {len(doubtful)} of {len(cases)} '
+                f"cases: values from {low:g} to {high:g} (air is -1000)"
+            )
+    return texts
+
+
+def _no_air(case: CaseFingerprint, channel: int) -> bool:
+    return case.volume[channel].minimum >= -1.0
+
+
+def _duplicates(cases: Mapping[str, CaseFingerprint]) -> list[str]:
+    by_digest: dict[tuple[str, ...], list[str]] = {}
+    for name, case in cases.items():
+        by_digest.setdefault(case.image_digests, []).append(f"{name} ({case.subset})")
+    return [
+        f"the same image files under {len(names)} names: {', '.join(names)}"
+        for names in by_digest.values()
+        if names[1:]
+    ]
+
+
+def _undeclared(path: Path, values: list[int], counts: npt.NDArray[np.int64], scheme: LabelScheme) -> DataError:
+    shown = ", ".join(f"{value} ({counts[value]} voxels)" for value in values)
+    return DataError(
+        "E-LABEL-03",
+        f"{path.name} has label values that dataset.json does not declare",
+        found=f"{shown} in {path}",
+        expected=", ".join(str(value) for value in sorted(scheme.values)),
+        fix="declare them in dataset.json, or map them to declared ones when converting",
+    )
+
+
+def _four_axes(volume: Volume) -> DataError:
+    return DataError(
+        "E-CHAN-04",
+        f"{volume.path.name} holds several volumes in one file",
+        found=f"shape {' x '.join(str(size) for size in volume.array.shape)} in {volume.path}",
+        expected="one 3-D volume per channel, CASE_0000, CASE_0001, ...",
+        fix="split it by its last axis, one file per channel (samora_convert does so for known sources)",
+    )

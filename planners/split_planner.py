@@ -1,0 +1,176 @@
+"""Plans the folds: five by patient, the published train/test split as ``official``, and ``all``.
+
+Cases of a published test set that lie in imagesTr are trained on in no fold. With one case per patient the five folds
+are nnU-Net's (same seed, same shuffle), so that results can be compared fold by fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from samora_pipeline.contracts.budget import parse_budget
+from samora_pipeline.contracts.dataset import PublishedBudget, RawDataset
+from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
+from samora_pipeline.contracts.plans import SliceAxis
+from samora_pipeline.contracts.splits import ALL, OFFICIAL, Fold, Selection, Splits
+from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.preprocessor import slice_order
+
+FOLDS = 5
+SEED = 12345
+
+
+@dataclass(frozen=True)
+class PlannedSplits:
+    """The splits and sentences about what a reader would not expect: missing cases, fewer folds, dropped selections."""
+
+    splits: Splits
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PreviousSplits:
+    """The splits that are replaced, and the slice axis that their slice indices refer to (None: not known)."""
+
+    splits: Splits
+    slice_axis: SliceAxis | None
+
+
+class SplitPlanner:
+    """Plans the splits of one dataset from its fingerprint and the slice axis of its plan."""
+
+    def __init__(self, dataset: RawDataset, fingerprint: Fingerprint, slice_axis: SliceAxis) -> None:
+        self.dataset = dataset
+        self.cases = fingerprint.cases
+        self.name = fingerprint.dataset
+        self.slice_axis = slice_axis
+        self.notes: list[str] = []
+
+    def plan(self, previous: PreviousSplits | None) -> PlannedSplits:
+        """Return all folds, the published budgets, and what still holds of ``previous``.
+
+        Raises:
+            DataError: ``E-SPLIT-06`` for a published slice that its volume does not have.
+        """
+        published = self.dataset.ours.published_split
+        reserved = frozenset(published.test if published else ())
+        training = [name for name in self._labelled() if self.cases[name].subset == "train" and name not in reserved]
+        folds = self.cross_validation(training)
+        if official := self.official():
+            folds = {OFFICIAL: official, **folds}
+        folds[ALL] = Fold(tuple(training), tuple(training))
+        splits = Splits(self.name, SEED, self.dataset.ours.budget_unit, folds, self.published_budgets())
+        if previous is not None:
+            splits = self._carry_over(splits, previous)
+        return PlannedSplits(splits, tuple(self.notes))
+
+    def cross_validation(self, training: list[str]) -> dict[str, Fold]:
+        """Up to five folds in which no patient is on both sides; none when there is one patient only."""
+        patients = sorted({self.dataset.patient(case) for case in training})
+        count = min(FOLDS, len(patients))
+        if count < FOLDS:
+            self.notes.append(f"{len(patients)} labelled patients make {count if count > 1 else 'no'} folds")
+        if count < 2:
+            return {}
+        order = np.random.RandomState(SEED).permutation(len(patients))
+        folds = {}
+        for number, held_out in enumerate(np.array_split(order, count)):
+            out = {patients[index] for index in held_out}
+            folds[str(number)] = Fold(
+                train=tuple(case for case in training if self.dataset.patient(case) not in out),
+                scored=tuple(case for case in training if self.dataset.patient(case) in out),
+            )
+        return folds
+
+    def official(self) -> Fold | None:
+        """The published split as far as this copy of the data has it; None without a training or a test case."""
+        published = self.dataset.ours.published_split
+        if published is None:
+            return None
+        labelled = frozenset(self._labelled())
+        train = tuple(case for case in published.train if case in labelled)
+        scored = tuple(case for case in published.test if case in labelled)
+        for part, wanted, present in (("training", published.train, train), ("test", published.test, scored)):
+            if missing := [case for case in wanted if case not in present]:
+                self.notes.append(
+                    f"{len(missing)} of {len(wanted)} published {part} cases are not here: {', '.join(missing)}"
+                )
+        if not (train and scored):
+            self.notes.append(
+                f'there is no fold "{OFFICIAL}", because this copy has only one side of the published split'
+            )
+            return None
+        return Fold(train, scored)
+
+    def published_budgets(self) -> dict[str, PublishedBudget]:
+        """The published budgets, with slice indices turned from the raw through-plane axis to the stored slices."""
+        return {
+            name: replace(
+                budget,
+                slices={
+                    case: self._stored_indices(name, case, indices)
+                    for case, indices in budget.slices.items()
+                    if case in self.cases
+                },
+            )
+            for name, budget in self.dataset.ours.budgets.items()
+        }
+
+    def _stored_indices(self, budget: str, name: str, raw: Iterable[int]) -> tuple[int, ...]:
+        count, flipped = _slices(self.cases[name], self.slice_axis)
+        raw = sorted(raw)
+        if raw and (raw[0] < 0 or raw[-1] >= count):
+            raise DataError(
+                "E-SPLIT-06",
+                f'the published split "{budget}" names a slice that "{name}" does not have',
+                found=f"slices {raw[0]} to {raw[-1]}",
+                expected=f"0 to {count - 1}",
+                fix="correct budgets in samora.json, or plan the slice axis they were counted along",
+            )
+        return tuple(sorted(count - 1 - index for index in raw)) if flipped else tuple(raw)
+
+    def _carry_over(self, splits: Splits, previous: PreviousSplits) -> Splits:
+        """Keep folds that a user added and drawn selections, as long as their cases still are what they were."""
+        present = frozenset(self._labelled())
+        generated = {*splits.folds, OFFICIAL, ALL, *(str(number) for number in range(FOLDS))}
+        own = {
+            name: fold
+            for name, fold in previous.splits.folds.items()
+            if name not in generated and present.issuperset((*fold.train, *fold.scored))
+        }
+        splits = replace(splits, folds={**splits.folds, **own})
+        for key, selection in previous.splits.selections.items():
+            if selection.published:
+                continue
+            if self._still_holds(splits, selection, previous):
+                splits = splits.with_selection(selection)
+            else:
+                self.notes.append(f"the drawn selection {key} was dropped: its cases or slices are no longer the same")
+        return splits
+
+    def _still_holds(self, splits: Splits, selection: Selection, previous: PreviousSplits) -> bool:
+        fold, before = splits.folds.get(selection.fold), previous.splits.folds.get(selection.fold)
+        if fold is None or before is None or not set(selection.cases) <= set(fold.train):
+            return False
+        budget = parse_budget(selection.split)
+        # A share (or all) of the cases is another number of cases once there are others; a count stays what it is.
+        if budget is not None and budget.kind != "count" and set(fold.train) != set(before.train):
+            return False
+        return not selection.slices or (
+            previous.slice_axis == self.slice_axis
+            and all(
+                max(indices, default=0) < _slices(self.cases[case], self.slice_axis)[0]
+                for case, indices in selection.slices.items()
+            )
+        )
+
+    def _labelled(self) -> list[str]:
+        return sorted(name for name, case in self.cases.items() if case.label_digest is not None)
+
+
+def _slices(case: CaseFingerprint, axis: SliceAxis) -> tuple[int, bool]:
+    (raw_axis, _, _), (flipped, _, _) = slice_order(case.axes, axis)
+    return case.shape[raw_axis], flipped
