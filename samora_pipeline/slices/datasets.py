@@ -1,0 +1,254 @@
+"""From stored slices to batches: which slices, in which order, and as tensors at the network's resolution.
+
+Shapes: B batch, C channels, N the network's input size in pixels.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.splits import Selection
+from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.intensity import normalize
+from samora_pipeline.imaging.resampling import InPlaneMap
+from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.slices.store import StoredSlices
+
+DEFAULT_MEMORY = 4 << 30
+"""Bytes of decoded slices that a source keeps: 40,000 images or 20,000 labelled images of one channel at 224 pixels."""
+
+_LEVELS = 65535
+_TISSUE = 0.1
+_TISSUE_SHARE = 0.05
+_CONTRAST = 0.02
+_STRIDE = 4
+
+
+@dataclass(frozen=True, order=True)
+class SliceId:
+    """One stored slice; ``index`` counts along the stored slice axis."""
+
+    case: str
+    index: int
+
+
+def labelled_ids(selection: Selection, folder: Path) -> list[SliceId]:
+    """List the slices of a labelled selection, by case and index; ``folder`` is the dataset's slices folder.
+
+    Raises:
+        DataError: ``E-STORE-01`` a case is not preprocessed, ``E-SPLIT-06`` a listed slice does not exist.
+    """
+    ids = []
+    for case in sorted(selection.cases):
+        count = len(StoredSlices.open(folder, case))
+        indices = sorted(selection.slices.get(case, range(count)))
+        if indices and not 0 <= indices[0] <= indices[-1] < count:
+            raise DataError(
+                "E-SPLIT-06",
+                f'the split "{selection.split}" lists a slice that the case "{case}" does not have',
+                found=f"slices {indices[0]} to {indices[-1]}",
+                expected=f"0 to {count - 1}",
+                fix="the list belongs to another copy of the data; use a drawn split such as 10pct_cases",
+            )
+        ids += [SliceId(case, index) for index in indices]
+    return ids
+
+
+def pool_ids(folder: Path, cases: Iterable[str], plans: Plans) -> list[SliceId]:
+    """List the slices of ``cases`` that show enough to learn from, by case and index.
+
+    A slice is left out when, in each channel as the network sees it (in [0,1], every fourth pixel of every fourth
+    row), less than 5 % of the pixels lie above 0.1 (air) or the standard deviation is below 0.02 (nearly constant).
+
+    Raises:
+        DataError: ``E-STORE-01`` a case is not preprocessed, ``E-STORE-02`` damaged.
+    """
+    ids = []
+    for case in sorted(set(cases)):
+        stored = StoredSlices.open(folder, case)
+        ids += [SliceId(case, index) for index in range(len(stored)) if _shows_something(stored, index, plans)]
+    return ids
+
+
+class UnlabelledSource(Protocol):
+    """What the unlabelled stages read from."""
+
+    def __len__(self) -> int:
+        """The number of slices."""
+
+    def keys(self, indices: Sequence[int]) -> list[str]:
+        """Names that seed what is drawn for each slice."""
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Images (B,C,N,N) float32 in [0,1]."""
+
+
+class SliceSource:
+    """Slices of one dataset as tensors, numbered in the order of ``ids``.
+
+    Each slice is decoded once and kept in memory, images in 16 bits and targets in 16 bits, until ``memory`` bytes
+    are used; the others are read again each time. What is read does not depend on what is kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ids: Sequence[SliceId],
+        plans: Plans,
+        scheme: LabelScheme | None = None,
+        *,
+        memory: int = DEFAULT_MEMORY,
+    ) -> None:
+        self.ids = tuple(ids)
+        self.plans = plans
+        self._folder = folder
+        self._scheme = scheme
+        self._free = memory
+        self._stores: dict[str, tuple[StoredSlices, InPlaneMap]] = {}
+        self._images: dict[int, npt.NDArray[np.uint16]] = {}
+        self._targets: dict[int, npt.NDArray[np.int16]] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def keys(self, indices: Sequence[int]) -> list[str]:
+        """Names of slices (dataset/case/index), which seed what is drawn for each of them."""
+        return [f"{self.plans.dataset}/{self.ids[i].case}/{self.ids[i].index}" for i in indices]
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Return images (B,C,N,N), float32 in [0,1], exact to 1/65535.
+
+        Raises:
+            DataError: ``E-STORE-..`` a case is missing or damaged.
+        """
+        size = self.plans.input_size.value
+        batch = np.empty((len(indices), len(self.plans.channel_names), size, size), dtype=np.float32)
+        for row, index in zip(batch, indices, strict=True):
+            np.divide(self._kept(self._images, index, self._read_image), np.float32(_LEVELS), out=row)
+        return torch.from_numpy(batch)
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """Return targets (B,N,N), int64: class indices, with regions label values; -1 where labels are ignored.
+
+        Raises:
+            DataError: ``E-STORE-..`` a case is missing, damaged or without labels.
+            ValueError: the source was made without a label scheme.
+        """
+        size = self.plans.input_size.value
+        batch = np.empty((len(indices), size, size), dtype=np.int64)
+        for row, index in zip(batch, indices, strict=True):
+            row[:] = self._kept(self._targets, index, self._read_target)
+        return torch.from_numpy(batch)
+
+    def _kept(self, kept: dict[int, Any], index: int, read: Any) -> Any:
+        if index in kept:
+            return kept[index]
+        array = read(self.ids[index])
+        if array.nbytes <= self._free:
+            self._free -= array.nbytes
+            kept[index] = array
+        return array
+
+    def _read_image(self, name: SliceId) -> npt.NDArray[np.uint16]:
+        stored, way = self._stored(name.case)
+        image = way.image(_normalised(stored, stored.image(name.index), self.plans))
+        return np.rint(image * _LEVELS).astype(np.uint16)
+
+    def _read_target(self, name: SliceId) -> npt.NDArray[np.int16]:
+        if self._scheme is None:
+            raise ValueError("targets need a label scheme")
+        stored, way = self._stored(name.case)
+        return self._scheme.encode(way.labels(stored.labels(name.index))).astype(np.int16)
+
+    def _stored(self, case: str) -> tuple[StoredSlices, InPlaneMap]:
+        if case not in self._stores:
+            stored = StoredSlices.open(self._folder, case)
+            self._stores[case] = stored, InPlaneMap.for_case(stored.record, self.plans)
+        return self._stores[case]
+
+
+class JoinedSource:
+    """Several datasets as one unlabelled pool, numbered one after the other.
+
+    Raises:
+        DataError: ``E-POOL-01`` when the datasets differ in channels or input size.
+    """
+
+    def __init__(self, sources: Sequence[SliceSource]) -> None:
+        self._sources = tuple(sources)
+        self._ends = list(accumulate(len(source) for source in sources))
+        shapes = {source.plans.dataset: _shape(source.plans) for source in sources}
+        if len(set(shapes.values())) > 1:
+            raise DataError(
+                "E-POOL-01",
+                "the datasets of the unlabelled pool do not fit together",
+                found="; ".join(f"{dataset}: {shape}" for dataset, shape in shapes.items()),
+                expected="equal numbers of channels and equal input sizes",
+                fix="leave one out of --unlabeled, or plan it again with --set input_size=...",
+            )
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def keys(self, indices: Sequence[int]) -> list[str]:
+        """Names of slices (dataset/case/index)."""
+        return [source.keys([local])[0] for source, local in map(self._find, indices)]
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """Return images (B,C,N,N), float32 in [0,1]."""
+        size = self._sources[0].plans.input_size.value
+        batch = torch.empty(len(indices), len(self._sources[0].plans.channel_names), size, size)
+        for row, (source, local) in zip(batch, map(self._find, indices), strict=True):
+            row[:] = source.images([local])[0]
+        return batch
+
+    def _find(self, index: int) -> tuple[SliceSource, int]:
+        number = bisect_right(self._ends, index)
+        return self._sources[number], index - (self._ends[number - 1] if number else 0)
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """The global batches of each epoch: a pure function of (seed, epoch), whatever the number of ranks.
+
+    Each rank takes its part of a batch with ``distributed.own_share``. The last batch may be smaller; none is
+    dropped.
+    """
+
+    count: int
+    batch_size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """All batches of indices of an epoch, in order."""
+        order = np.random.default_rng(derived_seed(self.seed, epoch, "order")).permutation(self.count).tolist()
+        return [order[start : start + self.batch_size] for start in range(0, self.count, self.batch_size)]
+
+
+def _normalised(stored: StoredSlices, image: npt.NDArray[Any], plans: Plans) -> npt.NDArray[np.float32]:
+    return normalize(image, plans.intensity.value, stored.record.percentiles, stored.record.extremes)
+
+
+def _shows_something(stored: StoredSlices, index: int, plans: Plans) -> bool:
+    image = _normalised(stored, stored.image(index)[:, ::_STRIDE, ::_STRIDE], plans)
+    tissue = (image > _TISSUE).mean(axis=(1, 2)) >= _TISSUE_SHARE
+    return bool((tissue & (image.std(axis=(1, 2)) >= _CONTRAST)).any())
+
+
+def _shape(plans: Plans) -> str:
+    return f"{len(plans.channel_names)} channels, {plans.input_size.value} px"

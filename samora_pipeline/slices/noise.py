@@ -1,0 +1,109 @@
+"""Noise for the pixel level: what the denoiser has to remove. Parameters are drawn first, then applied.
+
+The paper names neither kind nor strength. The mixture is ours, from the literature on denoising as pre-training:
+Gaussian noise of varying strength; pixels replaced by a neighbour (Noise2Void, as in the paper's reference 60); noise
+drawn on a coarse grid. Magnitude images of MR carry Rician noise instead of Gaussian.
+
+Shapes: B batch, C channels, N pixels along a side; images are (B,C,N,N) in [0,1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.slices.views import draw_uniform
+
+GAUSSIAN, REPLACEMENT, COARSE = range(3)
+_COARSE_GRID = 16
+_REACH = 2
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """The mixture: shares of (Gaussian, replacement, coarse), strengths, and the share of replaced pixels.
+
+    ``sigma`` is the range of the standard deviation for intensities in [0,1]; replacements come from a 5 x 5 window.
+    """
+
+    shares: tuple[float, float, float] = (0.7, 0.2, 0.1)
+    sigma: tuple[float, float] = (0.02, 0.25)
+    replaced: float = 0.1
+
+
+@dataclass(frozen=True)
+class NoiseParameters:
+    """What was drawn for B samples: kind (B,) and sigma (B,), and the seed of each sample's random field."""
+
+    kind: Tensor
+    sigma: Tensor
+    replaced: float
+    seeds: tuple[int, ...]
+
+
+def rician_channels(plans: Plans) -> tuple[bool, ...]:
+    """Which channels are taken for MR magnitude images: those without a fixed window (a window means CT)."""
+    return tuple(rule.scheme != "window" for rule in plans.intensity.value)
+
+
+def draw_noise(keys: Sequence[str], settings: NoiseSettings, *, seed: int, epoch: int) -> NoiseParameters:
+    """Draw kind and strength of the noise for each sample, keyed by (seed, epoch, sample)."""
+    uniform = draw_uniform(keys, 2, "noise", seed=seed, epoch=epoch)
+    edges = torch.tensor(settings.shares).cumsum(0)[:-1]
+    low, high = settings.sigma
+    return NoiseParameters(
+        kind=torch.bucketize(uniform[:, 0].contiguous(), edges, right=True),
+        sigma=low + (high - low) * uniform[:, 1],
+        replaced=settings.replaced,
+        seeds=tuple(derived_seed(seed, epoch, key, "noise field") for key in keys),
+    )
+
+
+def apply_noise(images: Tensor, noise: NoiseParameters, rician: tuple[bool, ...]) -> Tensor:
+    """Return noisy images (B,C,N,N); not clipped, because clipping at black would shift the mean of the noise.
+
+    The random fields come from the device's own generator, so another kind of device draws another field.
+
+    Args:
+        images: (B,C,N,N), clean.
+        noise: what was drawn for them.
+        rician: per channel, whether Gaussian and coarse noise enter both parts of a complex signal whose magnitude
+            is the image (``rician_channels``).
+    """
+    magnitude = torch.tensor(rician, device=images.device)[:, None, None]
+    noisy = torch.empty_like(images)
+    drawn = zip(noise.kind.tolist(), noise.sigma.tolist(), noise.seeds, strict=True)
+    for i, (kind, sigma, seed) in enumerate(drawn):
+        noisy[i] = _one(images[i], kind, sigma, noise.replaced, seed, magnitude)
+    return noisy
+
+
+def _one(image: Tensor, kind: int, sigma: float, share: float, seed: int, magnitude: Tensor) -> Tensor:
+    generator = torch.Generator(image.device).manual_seed(seed)
+    if kind == REPLACEMENT:
+        return _replace(image, share, generator)
+    side = image.shape[-1] if kind == GAUSSIAN else _COARSE_GRID
+    field = torch.randn(2, image.shape[0], side, side, generator=generator, device=image.device) * sigma
+    if kind == COARSE:
+        field = functional.interpolate(field, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    noisy = image + field[0]
+    return torch.where(magnitude, torch.hypot(noisy, field[1]), noisy)
+
+
+def _replace(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Replace a share of the pixels, all channels at once, by another pixel of the 5 x 5 window around each."""
+    size, device = image.shape[-1], image.device
+    chosen = torch.rand(size, size, generator=generator, device=device) < share
+    window = 2 * _REACH + 1
+    # 24 neighbours: numbers from the middle on are shifted by one, which leaves out the pixel itself.
+    number = torch.randint(window * window - 1, (size, size), generator=generator, device=device)
+    number = number + (number >= window * window // 2)
+    rows = torch.arange(size, device=device)[:, None] + number // window - _REACH
+    columns = torch.arange(size, device=device) + number % window - _REACH
+    return torch.where(chosen, image[:, rows.clamp(0, size - 1), columns.clamp(0, size - 1)], image)

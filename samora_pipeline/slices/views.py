@@ -1,0 +1,185 @@
+"""Augmented views of unlabelled slices, as batched tensor operations: parameters are drawn first, then applied.
+
+Every sample draws from a generator of its own, keyed by (seed, epoch, sample, view). A view depends neither on the
+batch that its slice sits in nor on the number of ranks, and a resumed run repeats it without any saved state.
+
+Shapes: B batch, C channels, N pixels along a side; images are (B,C,N,N) in [0,1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from samora_pipeline.reproducibility import derived_seed
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Strength of the views.
+
+    ``area`` and ``aspect`` describe the crop as a share of the slice, ``rotation`` is in degrees either way.
+    ``contrast`` and ``brightness`` are factors, ``gamma`` an exponent drawn on a logarithmic scale. ``blur`` is a
+    probability, ``blur_sigma`` a share of the side (SimCLR's 0.1 to 2 pixels at 224).
+    """
+
+    area: Range = (0.2, 1.0)
+    aspect: Range = (3 / 4, 4 / 3)
+    rotation: float = 15.0
+    contrast: Range = (0.6, 1.4)
+    brightness: Range = (0.6, 1.4)
+    gamma: Range = (0.7, 1.4)
+    blur: float = 0.5
+    blur_sigma: Range = (0.1 / 224, 2.0 / 224)
+
+
+# SimCLRv2 crops down to 8 % of the area; 8 % of a body slice is often nothing but air, so 20 % as in MAE. Hue,
+# saturation and grayscale do nothing to one channel. Strength 0.4 and gamma are ours, rotation is SAMora's A.3.
+CONTRASTIVE_VIEWS = ViewSettings()
+# Teacher and student see the same view, which therefore only has to vary the slice (strengths are ours).
+DISTILLATION_VIEWS = ViewSettings(
+    area=(0.5, 1.0), contrast=(0.8, 1.2), brightness=(0.8, 1.2), gamma=(0.8, 1.25), blur=0.0
+)
+# MAE crops and flips, nothing else.
+MASKED_VIEWS = ViewSettings(rotation=0.0, contrast=(1.0, 1.0), brightness=(1.0, 1.0), gamma=(1.0, 1.0), blur=0.0)
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """What was drawn for B samples.
+
+    ``affine`` (B,2,3) maps output to input coordinates, both from -1 to 1 across the slice (x along columns first);
+    the others are (B,). ``blur_sigma`` is a share of the side, 0 where there is no blur.
+    """
+
+    affine: Tensor
+    contrast: Tensor
+    brightness: Tensor
+    gamma: Tensor
+    blur_sigma: Tensor
+
+    def to(self, device: torch.device) -> ViewParameters:
+        """The same parameters on another device."""
+        return ViewParameters(
+            self.affine.to(device),
+            self.contrast.to(device),
+            self.brightness.to(device),
+            self.gamma.to(device),
+            self.blur_sigma.to(device),
+        )
+
+
+def draw_uniform(keys: Sequence[str], count: int, purpose: str, *, seed: int, epoch: int) -> Tensor:
+    """Draw ``count`` numbers in [0,1) per sample, (B,count) float32, keyed by (seed, epoch, key, purpose)."""
+    uniform = torch.empty(len(keys), count)
+    for row, key in zip(uniform, keys, strict=True):
+        row.uniform_(generator=torch.Generator().manual_seed(derived_seed(seed, epoch, key, purpose)))
+    return uniform
+
+
+def draw_views(
+    keys: Sequence[str], settings: ViewSettings, flips: tuple[bool, bool], *, seed: int, epoch: int, view: int = 0
+) -> ViewParameters:
+    """Draw the parameters of one view for each sample.
+
+    Args:
+        keys: name of each sample, unique over the pool (``SliceSource.keys``).
+        settings: strengths.
+        flips: whether rows and columns may be reversed (``augmentation.allowed_flips``).
+        seed: of the run.
+        epoch: from 0.
+        view: 0 or 1 for the two views of a contrastive pair.
+    """
+    # Always 12 numbers, whatever the settings are: another strength does not reshuffle the other parameters.
+    uniform = draw_uniform(keys, 12, f"view {view}", seed=seed, epoch=epoch)
+    area, ratio, x, y, angle, flip_rows, flip_columns, contrast, brightness, gamma, blurred, sigma = uniform.T
+    blur = _between(sigma, settings.blur_sigma) * (blurred < settings.blur)
+    return ViewParameters(
+        affine=_affine(
+            _between(area, settings.area),
+            _between_logarithmic(ratio, settings.aspect),
+            torch.stack((x, y)),
+            (2 * angle - 1) * math.radians(settings.rotation),
+            torch.stack(((flip_columns < 0.5) & flips[1], (flip_rows < 0.5) & flips[0])),
+        ),
+        contrast=_between(contrast, settings.contrast),
+        brightness=_between(brightness, settings.brightness),
+        gamma=_between_logarithmic(gamma, settings.gamma),
+        blur_sigma=blur,
+    )
+
+
+def apply_views(images: Tensor, views: ViewParameters) -> Tensor:
+    """Apply drawn parameters: one interpolation, then contrast, brightness and gamma, then blur.
+
+    Bilinear; beyond the edge the outermost pixels are repeated (air stays air). Returns (B,C,N,N) in [0,1].
+    """
+    blurred = views.blur_sigma.nonzero().flatten().to(images.device)
+    views = views.to(images.device)
+    grid = functional.affine_grid(views.affine, list(images.shape), align_corners=False)
+    result = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    result = _adjust(result, views)
+    if len(blurred):
+        result[blurred] = _blur(result[blurred], views.blur_sigma[blurred])
+    return result
+
+
+def draw_token_masks(keys: Sequence[str], grid: int, ratio: float = 0.75, *, seed: int, epoch: int) -> Tensor:
+    """Draw which patches are hidden, (B,grid,grid) bool; each sample hides the same number, as MAE does.
+
+    The share that stays visible is rounded down: 49 of 196 patches at the default ratio.
+    """
+    count = grid * grid
+    hidden = count - int(count * (1 - ratio))
+    noise = draw_uniform(keys, count, "token mask", seed=seed, epoch=epoch)
+    rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank < hidden).view(len(keys), grid, grid)
+
+
+def _affine(area: Tensor, ratio: Tensor, place: Tensor, angle: Tensor, flip: Tensor) -> Tensor:
+    """Output to input: reverse, shrink to the crop, turn, move to the crop's centre. Pairs are (x, y)."""
+    half = torch.stack(((area * ratio).sqrt(), (area / ratio).sqrt())).clamp(max=1.0)
+    centre = (2 * place - 1) * (1 - half)
+    reach = half * torch.where(flip, -1.0, 1.0)
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.stack(
+        (
+            torch.stack((cosine * reach[0], -sine * reach[1], centre[0]), dim=1),
+            torch.stack((sine * reach[0], cosine * reach[1], centre[1]), dim=1),
+        ),
+        dim=1,
+    )
+
+
+def _adjust(images: Tensor, views: ViewParameters) -> Tensor:
+    contrast, brightness, gamma = (value.view(-1, 1, 1, 1) for value in (views.contrast, views.brightness, views.gamma))
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (((images - mean) * contrast + mean) * brightness).clamp(0, 1).pow(gamma)
+
+
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with a sigma per sample (share of the side), as two products with a band matrix.
+
+    Weights that would lie outside the slice are left out and the rest sums to 1.
+    """
+    side = images.shape[-1]
+    place = torch.arange(side, device=images.device, dtype=images.dtype)
+    distance = (place[:, None] - place) / (sigma * side)[:, None, None]
+    weights = (-0.5 * distance.square()).exp()
+    weights = (weights / weights.sum(dim=2, keepdim=True))[:, None]
+    return weights @ images @ weights.mT
+
+
+def _between(uniform: Tensor, ends: Range) -> Tensor:
+    return ends[0] + (ends[1] - ends[0]) * uniform
+
+
+def _between_logarithmic(uniform: Tensor, ends: Range) -> Tensor:
+    return _between(uniform, (math.log(ends[0]), math.log(ends[1]))).exp()
