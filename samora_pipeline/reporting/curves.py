@@ -1,0 +1,100 @@
+"""progress.png: how a stage went, epoch by epoch, from the records of its log.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from samora_pipeline.files import atomic_path
+from samora_pipeline.reporting.palette import BLUE, LINES, ORGAN_COLOURS
+
+Record = Mapping[str, Any]
+Curve = tuple[list[float], list[float]]
+
+# What a record holds besides losses and scores: the clock and the machine.
+_NOT_DRAWN = frozenset(
+    {"stage", "epoch", "seconds", "slices_per_second", "data_wait", "memory_gib", "gradient_norm", "skipped_steps"}
+)
+# Reference levels of a loss: NT-Xent by chance, the error of the noisy input.
+_LEVELS = ("chance", "noisy")
+# So many epochs are shown with a mark each.
+_FEW = 50
+_RATES = ("lr", "learning_rate")
+
+
+def draw_progress(records: Sequence[Record], path: Path, title: str) -> None:
+    """Draw losses, scores and the learning rate over epochs into one PNG, each kind in a panel of its own.
+
+    ``records`` are the lines of log.jsonl: flat, with ``epoch``, ``loss``, ``lr`` and any metrics. A metric whose name
+    holds ``loss`` or ``entropy`` is drawn with the loss, as are the levels it is to be compared with (``chance``,
+    ``noisy``); one that holds ``dice`` with the scores, any other among the measures. Epochs may lack a value.
+
+    Raises:
+        ValueError: without records.
+    """
+    if not records:
+        raise ValueError("there is no epoch to draw")
+    panels = _panels(records)
+    figure = Figure(figsize=(9, 0.6 + 2.5 * len(panels)), dpi=100, layout="constrained", facecolor="white")
+    figure.suptitle(title, fontsize=13, weight="bold")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for own, (name, curves) in zip(axes, panels.items(), strict=True):
+        _draw_panel(own, name, curves)
+    axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _panels(records: Sequence[Record]) -> dict[str, dict[str, Curve]]:
+    names = list(dict.fromkeys(name for record in records for name in record if name not in _NOT_DRAWN))
+    panels: dict[str, dict[str, Curve]] = {"loss": {}, "Dice": {}, "measures": {}, "learning rate": {}}
+    for name in names:
+        curve = _curve(records, name)
+        if curve[0]:
+            panels[_panel(name)][name] = curve
+    return {name: curves for name, curves in panels.items() if curves}
+
+
+def _panel(name: str) -> str:
+    if name in _RATES:
+        return "learning rate"
+    if name in _LEVELS or "loss" in name or "entropy" in name:
+        return "loss"
+    return "Dice" if "dice" in name.lower() else "measures"
+
+
+def _curve(records: Sequence[Record], name: str) -> Curve:
+    points = [
+        (float(record.get("epoch", number)), float(record[name]))
+        for number, record in enumerate(records, start=1)
+        if isinstance(record.get(name), int | float)
+    ]
+    return [epoch for epoch, _ in points], [value for _, value in points]
+
+
+def _draw_panel(axes: Axes, name: str, curves: dict[str, Curve]) -> None:
+    colours = (BLUE, *ORGAN_COLOURS[:-1])
+    for number, (label, (epochs, values)) in enumerate(curves.items()):
+        axes.plot(
+            epochs,
+            values,
+            label=label.replace("_", " "),
+            color=colours[number % len(colours)],
+            linestyle=LINES[number // len(colours) % len(LINES)],
+            marker="." if len(epochs) <= _FEW else "",
+        )
+        if number == 0:
+            last = (epochs[-1], values[-1])
+            axes.annotate(f"{values[-1]:.4g}", last, (5, 0), textcoords="offset points", va="center")
+    axes.set_ylabel(name)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if name == "Dice":
+        axes.set_ylim(-0.02, 1.02)
+    if len(curves) > 1:
+        axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.06, 0.5))

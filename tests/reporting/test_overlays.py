@@ -1,0 +1,103 @@
+"""Overlays are judged by eye; what can be counted in them is counted here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.reporting.overlays import draw_overlays
+from samora_pipeline.reporting.palette import ORANGE, PURPLE, SKY_BLUE, VERMILLION, organ_style
+from samora_pipeline.reporting.pictures import Picture
+
+# Organs that no error has the colour of: yellow and green come third and fourth.
+SCHEME = LabelScheme({"a": (1,), "b": (2,), "yellow": (3,), "green": (4,)}, ignore=9)
+
+
+def picture(reference: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> Picture:
+    image = np.full(reference.shape, 0.5, dtype=np.float32)
+    return Picture("Worst: c, mean Dice 0.500 (axial slice 2 of 9)", image, reference, prediction, 1.0, {"yellow": 0.5})
+
+
+def drawn(
+    tmp_path: Path, *pictures: Picture, scheme: LabelScheme = SCHEME, stamps: tuple[str, ...] = ()
+) -> npt.NDArray[np.float32]:
+    path = tmp_path / "overlays.png"
+    draw_overlays(path, pictures, scheme, "axial", stamps)
+    pixels: npt.NDArray[np.float32] = imread(path)[..., :3]
+    return pixels
+
+
+def count(pixels: npt.NDArray[np.float32], colour: str) -> int:
+    return int((np.abs(pixels - to_rgb(colour)) < 0.02).all(axis=-1).sum())
+
+
+def square(value: int, start: int = 20, size: int = 60) -> npt.NDArray[np.uint8]:
+    labels = np.zeros((100, 100), dtype=np.uint8)
+    labels[start : start + size, start : start + size] = value
+    return labels
+
+
+def test_stamps_are_burned_in(tmp_path: Path) -> None:
+    plain = drawn(tmp_path, picture(square(3), square(3)))
+    stamped = drawn(tmp_path, picture(square(3), square(3)), stamps=("PHANTOM", "TRANSDUCTIVE"))
+    corner = np.s_[:50, plain.shape[1] // 2 :]
+    assert count(plain[corner], VERMILLION) == 0
+    assert count(stamped[corner], VERMILLION) > 3000
+    assert np.array_equal(plain[60:], stamped[60:])
+
+
+def test_each_kind_of_error_has_its_colour(tmp_path: Path) -> None:
+    cases = {SKY_BLUE: (square(3), square(0)), ORANGE: (square(0), square(3)), PURPLE: (square(3), square(4))}
+    pixels = {colour: drawn(tmp_path, picture(*labels)) for colour, labels in cases.items()}
+    for kind in cases:
+        # The legend shows all three colours in small.
+        counts = {colour: count(pixels[kind], colour) for colour in cases}
+        assert counts[kind] > 20000
+        assert all(counts[colour] < 1000 for colour in cases if colour != kind), (kind, counts)
+
+
+def test_ignored_pixels_are_hatched_and_no_error(tmp_path: Path) -> None:
+    ignored = drawn(tmp_path, picture(square(9), square(3)))
+    known = drawn(tmp_path, picture(square(0), square(3)))
+    assert count(known, ORANGE) - count(ignored, ORANGE) > 20000
+
+
+def test_a_small_organ_is_enlarged(tmp_path: Path) -> None:
+    small = picture(square(3, 40, 10), square(4, 40, 10))
+    as_it_is = drawn(tmp_path, picture(square(3, 10, 10) + square(3, 80, 10), square(4, 10, 10) + square(4, 80, 10)))
+    # Two squares in opposite corners leave nothing to enlarge; one alone fills many times their area.
+    assert count(drawn(tmp_path, small), PURPLE) > 3 * count(as_it_is, PURPLE)
+
+
+def test_more_pictures_more_rows(tmp_path: Path) -> None:
+    one = drawn(tmp_path, picture(square(3), square(3)))
+    flat = replace(picture(square(3)[:50], square(3)[:50]), aspect=0.5)
+    three = drawn(tmp_path, *[picture(square(3), square(3))] * 2, flat)
+    assert one.shape[0] < three.shape[0] < 3 * one.shape[0]
+    assert one.shape[1] == three.shape[1]
+
+
+def test_the_same_pictures_give_the_same_bytes(tmp_path: Path) -> None:
+    regions = LabelScheme({"whole": (1, 2), "core": (2,)}, region_order=(1, 2))
+    bytes_of = []
+    for _ in range(2):
+        drawn(tmp_path, picture(square(2), square(1)), scheme=regions)
+        bytes_of.append((tmp_path / "overlays.png").read_bytes())
+    assert bytes_of[0] == bytes_of[1]
+    assert list(tmp_path.iterdir()) == [tmp_path / "overlays.png"]
+
+
+def test_nothing_to_draw_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no picture"):
+        draw_overlays(tmp_path / "overlays.png", [], SCHEME, "axial")
+
+
+def test_twenty_one_organs_look_different() -> None:
+    assert len({organ_style(index) for index in range(21)}) == 21
