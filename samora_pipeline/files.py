@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import secrets
@@ -14,10 +15,8 @@ from typing import Any
 
 from samora_pipeline.errors import DataError, ResourceError
 
-try:
-    import fcntl
-except ImportError:  # not on Windows; there the writes are still atomic, only two writers are not told apart
-    fcntl = None  # type: ignore[assignment]
+# Not on Windows; there the writes are still atomic, only two writers are not told apart.
+_fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 TEMPORARY_MARK = ".partial-"
 _BLOCK = 1 << 20
@@ -74,12 +73,12 @@ def exclusive(folder: Path) -> Iterator[None]:
         ResourceError: ``E-LOCK-01`` when another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    if _fcntl is None:
         yield
         return
     with (folder / ".lock").open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _fcntl.flock(stream, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ResourceError(
                 "E-LOCK-01",

@@ -20,9 +20,12 @@ import numpy.typing as npt
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.stored_case import StoredCase
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import atomic_path
+from samora_pipeline.files import write_bytes
 
 _CODEC = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+
+# A chunk is one slice: there is nothing to share out, and threads of blosc2 do not survive a fork.
+_ONE_THREAD = {"nthreads": 1}
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ class StoredSlices:
 
     def _open_array(self, path: Path, shape: tuple[int, ...], dtype: str) -> Any:
         try:
-            array = blosc2.open(str(path), mode="r")
+            array = blosc2.open(str(path), mode="r", dparams=_ONE_THREAD)
         except Exception as error:  # a damaged frame makes blosc2 raise almost anything
             raise self._damaged(f"{path.name} cannot be opened ({error})") from error
         if not isinstance(array, blosc2.NDArray):
@@ -192,10 +195,9 @@ class StoredSlices:
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
     one_slice = (1, *array.shape[1:])
-    with atomic_path(path) as temporary:
-        blosc2.asarray(
-            np.ascontiguousarray(array), urlpath=str(temporary), mode="w", chunks=one_slice, cparams=dict(_CODEC)
-        )
+    # Compressed in memory and written by Python, whose errors say what is wrong: blosc2's do not tell a full disk.
+    compressed = blosc2.asarray(np.ascontiguousarray(array), chunks=one_slice, cparams=dict(_CODEC))
+    write_bytes(path, compressed.to_cframe())
 
 
 def _crc(array: npt.NDArray[Any]) -> int:

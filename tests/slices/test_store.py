@@ -1,4 +1,5 @@
 import pickle
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from samora_pipeline.contracts.stored_case import SliceGeometry, StoredCase
-from samora_pipeline.errors import DataError
+from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.slices.store import StoredSlices, write_case
 
 GEOMETRY = SliceGeometry(
@@ -131,6 +132,22 @@ def test_truncated_and_missing_files(tmp_path: Path) -> None:
         StoredSlices.open(tmp_path, "case_1")
     with pytest.raises(DataError, match="E-STORE-01"):
         StoredSlices.open(tmp_path, "case_2")
+
+
+def test_a_full_disk_leaves_no_case_and_no_part_of_one(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(size=(8, 1, 64, 64)).astype(np.float32)
+    labels = np.zeros((8, 64, 64), np.uint8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 1000, 20000, 90000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(ResourceError, match="E-DISK-01"):
+                write_case(tmp_path, record(), images, labels)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not list(tmp_path.iterdir())
+    write_case(tmp_path, record(), images, labels)
+    StoredSlices.open(tmp_path, "case_1").verify()
 
 
 def test_reading_needs_no_image_library() -> None:
