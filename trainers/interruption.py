@@ -38,9 +38,3 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-
-def ignore_signals() -> None:
-    """For loader processes: the signals go to the whole process group, and only the training process decides."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

@@ -1,55 +1,62 @@
-"""From sample numbers to tensors ahead of the loop, in loader processes or in line."""
+"""From sample numbers to batches, read ahead of the loop by one thread.
+
+One thread and no processes: slices are decoded once and then come from memory, augmentation runs on the device, and
+nothing can die in a shared-memory segment. On a CPU the training has the cores, and batches are read in line.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from trainers.interruption import ignore_signals
+Batch = dict[str, Any]
+"""Tensors by name, and drawn parameters that stay on the CPU."""
 
-Batch = dict[str, Tensor]
+Share = TypeVar("Share")
+Prepared = TypeVar("Prepared")
 
-_MOST_WORKERS = 8
-
-
-class _Shares(Dataset[Batch]):
-    """One item per micro-batch: what a loader process fetches is a whole part, in order."""
-
-    def __init__(self, load: Callable[[list[int], int], Batch], shares: list[list[int]], epoch: int) -> None:
-        self._load, self._shares, self._epoch = load, shares, epoch
-
-    def __len__(self) -> int:
-        return len(self._shares)
-
-    def __getitem__(self, number: int) -> Batch:
-        return self._load(self._shares[number], self._epoch)
+_DEPTH = 2
+"""batches that wait for the device, at most"""
 
 
-def load_parts(
-    load: Callable[[list[int], int], Batch], shares: list[list[int]], epoch: int, workers: int, device: torch.device
+def read_batches(
+    load: Callable[[list[int], int], Batch], shares: list[list[int]], epoch: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Yield ``load(share, epoch)`` for each share, in order, prepared ahead by ``workers`` processes (0: none)."""
-    loader: DataLoader[Batch] = DataLoader(
-        _Shares(load, shares, epoch),
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_start_worker if workers else None,
-    )
-    return iter(loader)
-
-
-def default_workers(device: torch.device, ranks: int) -> int:
-    """Loader processes for this machine: none beside a training that uses the same cores, else up to eight a rank."""
+    """Yield ``load(share, epoch)`` for each share, in order; on CUDA they are prepared while the device works."""
     if device.type != "cuda":
-        return 0
-    return min(_MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // ranks - 1))
+        for share in shares:
+            yield load(share, epoch)
+        return
+    yield from read_ahead(shares, lambda share: _pinned(load(share, epoch)))
 
 
-def _start_worker(_number: int) -> None:
-    ignore_signals()
-    torch.set_num_threads(1)
+def read_ahead(shares: Iterable[Share], prepare: Callable[[Share], Prepared]) -> Iterator[Prepared]:
+    """Yield ``prepare(share)`` for each share, in order, prepared by one thread at most two shares ahead."""
+    pool = ThreadPoolExecutor(1, "slices")
+    waiting: deque[Future[Prepared]] = deque()
+    try:
+        for share in shares:
+            waiting.append(pool.submit(prepare, share))
+            if len(waiting) > _DEPTH:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on the device; everything else as it is."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def _pinned(batch: Batch) -> Batch:
+    return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in batch.items()}

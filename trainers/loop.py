@@ -28,7 +28,7 @@ from samora_pipeline.optimization.optimizers import set_learning_rate
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.run_log import JsonLines, Line, Progress, duration, logger
 from trainers.interruption import Interruption
-from trainers.loading import Batch, load_parts
+from trainers.loading import Batch, on_device, read_batches
 from trainers.loop_state import LoopState, restore_state, save_state
 from trainers.progress import PROGRESS_FILE, ProgressPicture
 
@@ -45,10 +45,9 @@ class Training:
 
     ``parameters`` are the trained ones by name, ``buffers`` tensors that change with them (running statistics).
     ``learning_rate`` maps a step's number, from 1, to its rate. ``batches`` gives an epoch's global batches of
-    sample numbers, the same on every rank; ``load`` turns sample numbers into tensors (in a loader process, without
-    global random state); ``loss`` returns the loss and metrics of the global batch from this rank's share, with
-    tensors on the device. ``micro_batch``: samples on one device at a time. ``after_first_step`` verifies what the
-    first step changed.
+    sample numbers, the same on every rank; ``load`` turns sample numbers into a batch (perhaps in another thread, so
+    without torch's global generator); ``loss`` returns loss and metrics of the global batch from this rank's share.
+    ``micro_batch``: samples on one device at a time. ``after_first_step`` verifies what the first step changed.
     """
 
     stage: str
@@ -70,7 +69,7 @@ class Circumstances:
     """Where and how a training runs; nothing here changes its result.
 
     ``folder`` gets checkpoint, log and picture. ``digest`` identifies the settings: a saved state of others is refused.
-    ``resume_command`` is printed when the process is asked to stop. ``workers``: loader processes, 0 loads in line.
+    ``resume_command`` is printed when the process is asked to stop.
     """
 
     folder: Path
@@ -78,7 +77,6 @@ class Circumstances:
     seed: int
     digest: str
     resume_command: str
-    workers: int = 0
 
 
 def train(training: Training, where: Circumstances) -> list[Line]:
@@ -89,6 +87,8 @@ def train(training: Training, where: Circumstances) -> list[Line]:
         ResourceError: ``E-MEM-17`` the device's memory does not suffice.
         SystemExit: 143 after SIGTERM, 130 after Ctrl-C; the state is saved.
     """
+    if where.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where.device)
     with Interruption() as interruption:
         loop = _Loop(training, where, interruption)
         try:
@@ -134,7 +134,7 @@ class _Loop:
         batches = self._batches(state.epoch)
         steps = [self._parts(batch) for batch in batches[state.step_in_epoch :]]
         shares = [share for parts in steps for share, _ in parts]
-        loaded = load_parts(training.load, shares, state.epoch, self.where.workers, self.where.device)
+        loaded = read_batches(training.load, shares, state.epoch, self.where.device)
         for batch, parts in zip(batches[state.step_in_epoch :], steps, strict=True):
             begun = time.monotonic()
             loss = self._step([weight for _, weight in parts], loaded, batch)
@@ -178,7 +178,7 @@ class _Loop:
         totals: dict[str, Tensor] = {}
         for weight in weights:
             waiting = time.monotonic()
-            tensors = _to_device(next(loaded), self.where.device)
+            tensors = on_device(next(loaded), self.where.device)
             state.waited += time.monotonic() - waiting
             with torch.autocast(self.where.device.type, torch.bfloat16, enabled=self.where.device.type == "cuda"):
                 loss, metrics = training.loss(tensors, state.epoch)
@@ -295,10 +295,6 @@ def peak_memory(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def _out_of_memory(training: Training, where: Circumstances) -> ResourceError:

@@ -111,12 +111,6 @@ def test_accumulation_of_a_mean_equals_the_whole_batch(tmp_path: Path, uninterru
         torch.testing.assert_close(parts[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_loader_processes_change_nothing(tmp_path: Path, uninterrupted: dict[str, Tensor]) -> None:
-    training, network = toy.make(EPOCHS)
-    train(training, toy.circumstances(tmp_path, workers=2))
-    assert _equal(network.state_dict(), uninterrupted)
-
-
 def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) -> None:
     training, network = toy.make(EPOCHS)
 

@@ -48,7 +48,7 @@ def test_an_integer_is_accepted_where_a_float_is_wanted_but_not_the_reverse() ->
         ("finetune.epochs=", "E-SET-03"),
         ("finetune.learning_rate=nan", "E-SET-03"),
         ("finetune.learning_rate=Infinity", "E-SET-03"),
-        ("finetune.augmentation=strong", "E-SET-03"),
+        ("model.fusion.order=3-2-1", "E-SET-03"),
         ("finetune.betas=0.9", "E-SET-03"),
         ("expert_patch.normalised=1", "E-SET-03"),
     ],

@@ -61,8 +61,8 @@ def make(epochs: int, *, micro_batch: int | None = None, pause: float = 0.0) -> 
     return training, network
 
 
-def circumstances(folder: Path, digest: str = "d" * 64, workers: int = 0) -> Circumstances:
-    return Circumstances(folder, torch.device("cpu"), 0, digest, "samora_train toy -c", workers)
+def circumstances(folder: Path, digest: str = "d" * 64) -> Circumstances:
+    return Circumstances(folder, torch.device("cpu"), 0, digest, "samora_train toy -c")
 
 
 def run(folder: Path, epochs: int, *, pause: float = 0.0, kill_at: int = 0) -> None:

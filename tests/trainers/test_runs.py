@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from samora_pipeline.contracts.checkpoints import load_checkpoint
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.run import RunConfig
+from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.files import digest_file
+from tests.trainers.runs import (
+    STAGES,
+    artefact_folders,
+    command,
+    final,
+    fold_folder,
+    losses,
+    sitting,
+    sitting_on_ranks,
+)
+from tests.trainers.small_data import NAME, SCORED, make_dataset
+from trainers.timing import Timing
+
+RUN = "SAMoraTrainer__2cases__a"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root in which the run ``a`` was trained and validated in one go."""
+    root = make_dataset(tmp_path_factory.mktemp("whole"))
+    assert sitting(command(root, "--name", "a"), pictures=True) == 0
+    return root
+
+
+def test_a_run_leaves_what_prediction_and_reports_need(whole: Path) -> None:
+    folder = fold_folder(whole, RUN)
+    config = read_json(RunConfig, folder / "config.json")
+    assert config.base.origin == "bootstrap"
+    assert config.base.digest == digest_file(folder / "base.safetensors")
+    assert set(config.stamps) == {"PHANTOM", "BOOTSTRAPPED BASE"}
+    assert config.settings["finetune"]["epochs"] == 2
+    summary = read_json(Summary, folder / "summary.json")
+    assert {case.case for case in summary.metric_per_case} == set(SCORED)
+    assert {path.name for path in (folder / "validation").glob("*.nii.gz")} == {f"{case}.nii.gz" for case in SCORED}
+    for picture in ("progress.png", "overlays.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    timing = read_json(Timing, folder / "timing.json")
+    assert set(timing.stages) == {*STAGES, "finetune", "validate"}
+    assert not any(stage.reused for stage in timing.stages.values())
+    assert timing.seconds_per_volume
+    assert not (folder / "checkpoint_latest.safetensors").exists()
+
+
+def test_only_fusion_and_decoder_learn_from_labels(whole: Path) -> None:
+    trained = final(whole, RUN).tensors
+    for stage in STAGES[1:]:
+        level = stage.removeprefix("expert_")
+        expert = load_checkpoint(artefact_folders(whole)[stage] / "expert.safetensors")
+        assert expert.record["level"] == level
+        assert {"loss_off", "loss_on", "gap", "slices"} == set(expert.record["monitor"])
+        for name, value in expert.tensors.items():
+            path, _, leaf = name.rpartition(".")
+            assert torch.equal(trained[f"image_encoder.{path}.experts.{level}.{leaf}"], value)
+        assert any(value.any() for name, value in expert.tensors.items() if name.endswith("_b"))
+    assert any(".fusion." in name for name in trained)
+
+
+def test_runs_killed_in_every_stage_end_bit_equal(whole: Path, tmp_path: Path) -> None:
+    root = make_dataset(tmp_path)
+    steps = np.random.default_rng(0).integers(1, 5, 5)
+    for stage, step in zip((*STAGES, "finetune"), steps.tolist(), strict=True):
+        kind = signal.SIGTERM if stage == "expert_patch" else signal.SIGKILL
+        expected = 143 if kind is signal.SIGTERM else -signal.SIGKILL
+        assert sitting(command(root, "--name", "a", "-c"), at=(stage, step, kind)) == expected
+    # Without raw files of the scored cases the run ends without scores; that is said, and is no failure.
+    shutil.rmtree(root / "raw" / NAME / "imagesTr")
+    assert sitting(command(root, "--name", "a", "-c")) == 0
+    assert not (fold_folder(root, RUN) / "summary.json").exists()
+    one, other = final(whole, RUN).tensors, final(root, RUN).tensors
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert digest_file(fold_folder(whole, RUN) / "base.safetensors") == digest_file(
+        fold_folder(root, RUN) / "base.safetensors"
+    )
+
+
+def test_two_ranks_give_the_loss_curves_of_one(whole: Path, tmp_path: Path) -> None:
+    root = make_dataset(tmp_path)
+    assert sitting_on_ranks(2, command(root, "--name", "a")) == [0, 0]
+    pairs = [(artefact_folders(whole)[stage], artefact_folders(root)[stage]) for stage in STAGES]
+    pairs.append((fold_folder(whole, RUN), fold_folder(root, RUN)))
+    for one, two in pairs:
+        np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+    assert read_json(Timing, fold_folder(root, RUN) / "timing.json").ranks == 2
+    scored = read_json(Summary, fold_folder(root, RUN) / "summary.json")
+    assert {case.case for case in scored.metric_per_case} == set(SCORED)
+
+
+def test_a_variant_reuses_the_experts_and_lies_beside_the_first(whole: Path) -> None:
+    before = {folder: digest_file(folder / "log.jsonl") for folder in artefact_folders(whole).values()}
+    assert sitting(command(whole, "--set", "finetune.dice=0.7", "--name", "b")) == 0
+    assert {folder: digest_file(folder / "log.jsonl") for folder in artefact_folders(whole).values()} == before
+    timing = read_json(Timing, fold_folder(whole, "SAMoraTrainer__2cases__b") / "timing.json")
+    assert {name for name, stage in timing.stages.items() if stage.reused} == set(STAGES)
+    one, other = final(whole, RUN).tensors, final(whole, "SAMoraTrainer__2cases__b").tensors
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_validation_can_be_repeated_alone(whole: Path) -> None:
+    summary = fold_folder(whole, RUN) / "summary.json"
+    before = json.loads(summary.read_text())
+    summary.unlink()
+    assert sitting(command(whole, "--name", "a", "--stage", "validate")) == 0
+    assert json.loads(summary.read_text()) == before
+
+
+def test_samed_trains_its_lora_with_the_labels(whole: Path) -> None:
+    words = command(whole, "--name", "c", trainer="SAMedTrainer")
+    assert sitting([*words, "--set", "finetune.warmup=1", "--set", "finetune.schedule_epochs=none"]) == 0
+    trained = final(whole, "SAMedTrainer__2cases__c").tensors
+    assert any(value.any() for name, value in trained.items() if name.endswith("experts.image.q_b"))
+    assert not any(".fusion." in name for name in trained)
+
+
+def test_a_fast_run_passes_every_stage_and_is_no_run(whole: Path) -> None:
+    assert (
+        sitting(["90", "SAMoraTrainer", "2cases", "--root", str(whole), *command(whole)[5:12], "--fast-dev-run"]) == 0
+    )
+    folder = whole / "results" / NAME / "fast-dev-run" / "SAMoraTrainer__2cases__fast-dev-run" / "fold_0"
+    assert len(read_json(Summary, folder / "summary.json").metric_per_case) == 1
+    assert len(losses(folder)) == 1
+    from samora_pipeline.inference.runs import find_runs
+
+    assert all("fast-dev-run" not in run.label for run in find_runs(whole / "results"))

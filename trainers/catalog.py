@@ -1,0 +1,13 @@
+"""The trainers by name. A new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from samora_pipeline.registry import Registry
+from trainers.samed import SAMedTrainer
+from trainers.samora import SAMoraTrainer
+from trainers.trainer import Trainer
+
+TRAINERS: Registry[type[Trainer]] = Registry("trainer")
+
+TRAINERS.register("SAMoraTrainer")(SAMoraTrainer)
+TRAINERS.register("SAMedTrainer")(SAMedTrainer)

@@ -1,0 +1,163 @@
+"""samora_train: the stages of a run, from unlabelled scans to a scored network."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from samora_pipeline.command_line import CommandParser, run, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from samora_pipeline.paths import Roots
+    from trainers.request import Request
+    from trainers.stages.stage import StageContext
+
+_EPILOG = """\
+examples:
+  samora_train 1 SAMoraTrainer 10pct                       experts, fine-tuning and validation of the default fold
+  samora_train 1 SAMoraTrainer 10pct -c                    go on where it was stopped
+  samora_train 1 SAMoraTrainer 10pct --dry-run             what would be trained on what, and for how long
+  samora_train 1 SAMoraTrainer 10pct --set finetune.epochs=40 --name longer
+  samora_train Hippocampus SAMoraTrainer 10pct_cases -f 0 --backbone samora_tiny
+  torchrun --nproc-per-node 8 --no-python samora_train 1 SAMoraTrainer full
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    return run(build_parser(), partial(_train, words=words), words)
+
+
+def build_parser() -> CommandParser:
+    """The command's options."""
+    parser = CommandParser(
+        "samora_train", "Train a run: experts without labels, then fine-tuning, then scores.", _EPILOG
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="number, name or path")
+    parser.add_argument("trainer", metavar="TRAINER", help="SAMoraTrainer, SAMedTrainer, or package.module:Class")
+    parser.add_argument(
+        "split", metavar="SPLIT", help="full, 10pct, 5pct_cases, 120slices, 4cases, or a published name"
+    )
+    parser.add_argument("-f", dest="fold", metavar="FOLD", help="official, 0 to 4, or all (default: official, else 0)")
+    parser.add_argument("--recipe", metavar="R", help="where experts come from: scratch (default) or none")
+    parser.add_argument("--stage", metavar="S", help="only this: bootstrap, expert_image, ..., finetune, validate")
+    parser.add_argument("--unlabeled", nargs="+", default=[], metavar="D", help="more datasets for the unlabelled pool")
+    parser.add_argument("--levels", metavar="L,...", help="experts to use: image,patch,pixel (default: all)")
+    parser.add_argument(
+        "--transductive",
+        action="store_true",
+        help="let scored scans into the pool, without labels; every report says so",
+    )
+    parser.add_argument("--backbone", metavar="B", help="sam_vit_b (default), sam_vit_l, sam_vit_h, samora_tiny")
+    parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    parser.add_argument("--name", metavar="N", help="name of the run (default: made from what differs from defaults)")
+    parser.add_argument(
+        "--set", dest="assignments", action="append", default=[], metavar="K=V", help="change a setting"
+    )
+    parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
+    parser.add_argument("--fast-dev-run", action="store_true", help="two steps of every stage and one scored case")
+    return parser
+
+
+def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
+    from samora_pipeline.paths import resolve_roots
+    from trainers.describe import describe, describe_settings
+    from trainers.planning import plan_run
+    from trainers.request import find_trainer
+
+    find_trainer(arguments.trainer)
+    request = _request(arguments)
+    roots = resolve_roots(arguments.root)
+    if arguments.dry_run:
+        plan = plan_run(request, roots)
+        say(describe(plan, roots))
+        say(describe_settings(plan))
+        say("dry run: nothing was written")
+        return
+    from samora_pipeline import distributed
+    from trainers.stages.stage import StageContext
+
+    device = _device(arguments.device)
+    distributed.start(device)
+    try:
+        _run_stages(request, roots, StageContext(device, request.seed, _resume_command(words)))
+    finally:
+        distributed.stop()
+
+
+def _run_stages(request: Request, roots: Roots, context: StageContext) -> None:
+    import shutil
+
+    from samora_pipeline import distributed
+    from trainers.describe import describe
+    from trainers.execution import Execution
+    from trainers.planning import plan_run
+    from trainers.run_folder import check_progress
+
+    plan = plan_run(request, roots)
+    if request.fast and distributed.is_main():
+        shutil.rmtree(plan.folder.parent.parent, ignore_errors=True)
+    elif request.stage in (None, "finetune"):
+        check_progress(plan.folder, resume=request.resume)
+    # Every rank has looked at the folder before the main one begins to write.
+    distributed.barrier()
+    if distributed.is_main():
+        say(describe(plan, roots))
+        plan.dataset.store_selection(plan.config.selection)
+    Execution(plan, context, roots.weights, one_case=request.fast).run(request.stage)
+    if distributed.is_main():
+        say(f"run: {plan.folder}")
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    from trainers.request import Request
+
+    levels = arguments.levels
+    return Request(
+        dataset=arguments.dataset,
+        trainer=arguments.trainer,
+        split=arguments.split,
+        fold=arguments.fold,
+        recipe=arguments.recipe,
+        stage=arguments.stage,
+        unlabeled=tuple(arguments.unlabeled),
+        levels=None if levels is None else tuple(name for name in levels.split(",") if name),
+        transductive=arguments.transductive,
+        backbone=arguments.backbone,
+        backbone_weights=arguments.backbone_weights,
+        seed=arguments.seed,
+        name=arguments.name,
+        assignments=tuple(arguments.assignments),
+        resume=arguments.resume,
+        fast=arguments.fast_dev_run,
+    )
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of this process; under torchrun each rank takes the CUDA device of its number."""
+    import torch
+
+    from samora_pipeline.inference.device import pick_device
+
+    device = pick_device(name)
+    if device.type == "cuda" and ":" not in (name or ""):
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device
+
+
+def _resume_command(arguments: list[str]) -> str:
+    words = ["samora_train", *arguments, *([] if "-c" in arguments else ["-c"])]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        words = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "--no-python", *words]
+    return shlex.join(words)

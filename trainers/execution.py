@@ -1,0 +1,206 @@
+"""Runs the stages of a plan that are still missing, in order. The main rank writes, the others train along."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from samora_pipeline import distributed
+from samora_pipeline.command_line import say
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.run import BASE_FILE, SUMMARY_FILE
+from samora_pipeline.errors import AssetError
+from samora_pipeline.files import atomic_path, digest_file, sweep
+from samora_pipeline.models.freezing import Part
+from samora_pipeline.run_log import Line, duration, logger
+from samora_pipeline.slices.datasets import UnlabelledSource
+from trainers.artefacts import Artefact
+from trainers.planning import RunPlan
+from trainers.request import BOOTSTRAP
+from trainers.run_folder import config_digest, trained, write_config
+from trainers.stages import bootstrap, experts, finetune, validate
+from trainers.stages.stage import StageContext
+from trainers.timing import StageTiming, of_history, record_seconds_per_volume, record_stage
+
+
+class Execution:
+    """One sitting of a run.
+
+    Results of stage 1 belong to the dataset, so training them writes nothing into the run's own folder.
+    """
+
+    def __init__(self, plan: RunPlan, context: StageContext, weights: Path, *, one_case: bool = False) -> None:
+        self.plan, self.context, self.weights = plan, context, weights
+        self.one_case = one_case
+        self.config = plan.config
+        self._name = f"{plan.folder.parent.name}/{plan.folder.name}"
+        self._source: UnlabelledSource | None = None
+
+    def run(self, only: str | None) -> None:
+        """Run all stages that are missing, or the one that is named.
+
+        Raises:
+            AssetError: ``E-RUN-23`` a stage is named, and one that it needs is missing.
+        """
+        folder = self.plan.folder
+        if only in (None, finetune.STAGE):
+            self._write_config()
+        if not trained(folder):
+            for artefact in self.plan.artefacts:
+                if artefact.done:
+                    self._say(f"{artefact.stage}: reused {artefact.file.parent}")
+                elif only in (None, artefact.stage):
+                    self._train(artefact)
+        if only in (None, finetune.STAGE):
+            self._finetune()
+        if only in (None, validate.STAGE):
+            self._validate(again=only is not None)
+
+    def _train(self, artefact: Artefact) -> None:
+        # Every rank has seen that the file is missing before the main one can write it.
+        distributed.barrier()
+        plan, settings = self.plan, self.plan.choices.settings
+        source = self._pool_source()
+        if distributed.is_main():
+            sweep(artefact.file.parent)
+            artefact.write_inputs()
+        if artefact.stage == BOOTSTRAP:
+            history = bootstrap.run_bootstrap(
+                plan.choices.backbone,
+                source,
+                plan.dataset.plans,
+                settings.bootstrap,
+                self.context,
+                artefact.file,
+                artefact.digest,
+            )
+        else:
+            base = self._base_file()
+            inputs = experts.ExpertInputs(
+                level=_level(artefact, plan),
+                backbone=plan.choices.backbone,
+                base=base,
+                base_digest=digest_file(base),
+                plans=plan.dataset.plans,
+                settings=settings,
+            )
+            history = experts.run_expert(inputs, source, self.context, artefact.file, artefact.digest)
+        if distributed.is_main():
+            artefact.write_record(self._name, of_history(history))
+        self._say_done(artefact.stage, history)
+
+    def _base_file(self) -> Path:
+        made, copy = self.plan.base.bootstrap, self.plan.folder / BASE_FILE
+        if made is None and self.plan.base.file is not None:
+            return self.plan.base.file
+        if made is not None and made.done:
+            return made.file
+        if copy.is_file():
+            return copy
+        raise _missing(BOOTSTRAP)
+
+    def _pool_source(self) -> UnlabelledSource:
+        if self._source is None:
+            pool = self.plan.pool
+            if pool is None:
+                raise ValueError("a stage without labels needs a pool")
+            pool.check()
+            self._source = pool.source()
+            self._say(f"pool: {len(self._source)} of {pool.slices} slices show something to learn from")
+        return self._source
+
+    def _finetune(self) -> None:
+        plan, folder = self.plan, self.plan.folder
+        if trained(folder):
+            self._say(f"finetune: finished in {folder}")
+            return
+        for artefact in plan.artefacts:
+            if not artefact.done:
+                raise _missing(artefact.stage)
+            if (timing := artefact.timing(self._name)) is not None:
+                self._record(artefact.stage, timing)
+        self._source = None
+        base = self._base_file()
+        if plan.base.bootstrap is not None:
+            base = self._own_base(base)
+        inputs = finetune.FinetuneInputs(
+            config=self.config,
+            settings=plan.choices.settings.finetune,
+            base=base,
+            experts={level: artefact.file for level, artefact in plan.experts.items()},
+            slices=plan.dataset.slices,
+            parts=frozenset(Part(name) for name in plan.choices.trainer.parts),
+        )
+        history = finetune.run_finetune(inputs, self.context, folder, config_digest(self.config))
+        self._record(finetune.STAGE, of_history(history))
+        self._say_done(finetune.STAGE, history)
+
+    def _own_base(self, made: Path) -> Path:
+        """Copy a bootstrapped base into the run and note its digest, so that the run can be moved."""
+        copy = self.plan.folder / BASE_FILE
+        if distributed.is_main() and not copy.is_file():
+            with atomic_path(copy) as temporary:
+                shutil.copyfile(made, temporary)
+        distributed.barrier()
+        self.config = replace(self.config, base=replace(self.config.base, digest=digest_file(copy)))
+        self._write_config()
+        return copy
+
+    def _write_config(self) -> None:
+        if distributed.is_main():
+            sweep(self.plan.folder)
+            write_config(self.plan.folder, self.config)
+        distributed.barrier()
+
+    def _validate(self, *, again: bool) -> None:
+        folder, raw = self.plan.folder, self.plan.dataset.raw
+        if not trained(folder):
+            raise _missing(finetune.STAGE)
+        if (folder / SUMMARY_FILE).is_file() and not again:
+            self._say(f"validate: finished in {folder}")
+            return
+        names = self.config.scored[:1] if self.one_case else self.config.scored
+        cases = validate.scored_cases(raw, names)
+        if len(cases) < len(names) or not cases:
+            self._say(
+                f"validation skipped: {len(names) - len(cases)} of {len(names)} scored cases have no files in "
+                f"{raw.folder}; when they are there, the same command with --stage validate scores the run"
+            )
+            return
+        begun = time.monotonic()
+        inputs = validate.ValidationInputs(self.config, folder, cases, raw, self.weights)
+        result = validate.run_validation(inputs, self.context.device)
+        self._record(validate.STAGE, StageTiming(round(time.monotonic() - begun, 3)))
+        if distributed.is_main():
+            record_seconds_per_volume(folder, result.seconds_per_volume)
+            if result.summary is not None:
+                from samora_pipeline.evaluation.tables import render
+
+                say(render(result.summary))
+
+    def _record(self, stage: str, timing: StageTiming) -> None:
+        if distributed.is_main():
+            record_stage(self.plan.folder, stage, timing, str(self.context.device), distributed.world_size())
+
+    def _say_done(self, stage: str, history: list[Line]) -> None:
+        self._say(f"{stage}: done in {duration(of_history(history).seconds)}")
+
+    def _say(self, text: str) -> None:
+        if distributed.is_main():
+            logger.info(text)
+
+
+def _level(artefact: Artefact, plan: RunPlan) -> Level:
+    return next(level for level, expert in plan.experts.items() if expert is artefact)
+
+
+def _missing(stage: str) -> AssetError:
+    return AssetError(
+        "E-RUN-23",
+        f'the stage "{stage}" has to come first',
+        found=f"no result of {stage}",
+        expected="the stages in their order",
+        fix=f"the same command without --stage, or with --stage {stage}",
+    )

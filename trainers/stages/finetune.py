@@ -1,0 +1,155 @@
+"""Stage 2: the parts that a trainer names learn from the labels; everything else is frozen (Table 8, Eq. 9 and 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samora_pipeline import distributed
+from samora_pipeline.contracts.checkpoints import save_checkpoint
+from samora_pipeline.contracts.json_io import to_plain
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, LATEST_CHECKPOINT, RunConfig
+from samora_pipeline.models.assembly import trained_state
+from samora_pipeline.models.freezing import Part, freeze, parameters_by_part, snapshot, verify
+from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss
+from samora_pipeline.optimization.optimizers import adamw, parameter_groups
+from samora_pipeline.optimization.schedules import warmup_polynomial
+from samora_pipeline.run_log import Line
+from samora_pipeline.slices.augmentation import (
+    AugmentationSettings,
+    allowed_flips,
+    apply_augmentation,
+    draw_augmentation,
+)
+from samora_pipeline.slices.datasets import EpochOrder, SliceSource, labelled_ids
+from trainers.config import FinetuneSettings
+from trainers.loading import Batch
+from trainers.loop import Training, train
+from trainers.stages.experts import read_expert
+from trainers.stages.stage import StageContext, network_on_base
+
+STAGE = "finetune"
+
+
+@dataclass(frozen=True)
+class FinetuneInputs:
+    """What stage 2 starts from.
+
+    ``experts`` are the files of the levels that were pre-trained; the others start without effect (B is zero).
+    ``slices`` is the folder of the dataset's preprocessed cases, ``parts`` are the parts that learn.
+    """
+
+    config: RunConfig
+    settings: FinetuneSettings
+    base: Path
+    experts: Mapping[Level, Path]
+    slices: Path
+    parts: frozenset[Part]
+
+
+def run_finetune(inputs: FinetuneInputs, context: StageContext, folder: Path, digest: str) -> list[Line]:
+    """Train and write ``checkpoint_final.safetensors`` to the run's fold folder; return the history."""
+    config = inputs.config
+    network = starting_network(inputs, context.seed)
+    task = LabelledTask(inputs, network, context.stage_seed(STAGE))
+    network.to(context.device)
+    before = snapshot(network)
+    training = task.training(lambda: verify(network, before))
+    history = train(training, context.circumstances(STAGE, folder, digest))
+    if distributed.is_main():
+        record = {"model": to_plain(config.model), "base_digest": config.base.digest, "trainer": config.trainer}
+        save_checkpoint(folder / FINAL_CHECKPOINT, trained_state(network), record)
+        (folder / LATEST_CHECKPOINT).unlink(missing_ok=True)
+    distributed.barrier()
+    return history
+
+
+def starting_network(inputs: FinetuneInputs, seed: int) -> SegmentationNetwork:
+    """The network before its first labelled slice: base and experts read, everything else frozen or random."""
+    network = network_on_base(inputs.config.model, inputs.base, seed)
+    for level, file in inputs.experts.items():
+        read_expert(network, level, file, inputs.config.base.digest)
+    freeze(network, inputs.parts)
+    return network
+
+
+class LabelledTask:
+    """Labelled slices, augmented as in appendix A.3, and the loss of Eq. 9 at the decoder's resolution."""
+
+    def __init__(self, inputs: FinetuneInputs, network: SegmentationNetwork, seed: int) -> None:
+        config, self._settings = inputs.config, inputs.settings
+        self._network, self._plans, self._seed = network, config.plans, seed
+        self.source = SliceSource(
+            inputs.slices, labelled_ids(config.selection, inputs.slices), config.plans, config.labels
+        )
+        self._regions = torch.from_numpy(config.labels.region_masks()) if config.labels.regions else None
+        self._flips = allowed_flips(config.plans)
+        self._augmentation = AugmentationSettings()
+
+    def training(self, after_first_step: Any) -> Training:
+        """Describe the training for the loop."""
+        settings, network = self._settings, self._network
+        order = EpochOrder(len(self.source), settings.batch, self._seed)
+        steps = len(_batches(order, settings, 0))
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        experts = parameters_by_part(network)[Part.EXPERTS].values()
+        return Training(
+            stage=STAGE,
+            parameters=trained,
+            buffers=dict(network.named_buffers()),
+            optimizer=adamw(
+                parameter_groups(trained.values(), settings.weight_decay, experts=experts), betas=settings.betas
+            ),
+            learning_rate=partial(
+                warmup_polynomial,
+                base=settings.learning_rate,
+                warmup=settings.warmup,
+                iterations=steps * (settings.schedule_epochs or settings.epochs),
+                exponent=settings.exponent,
+            ),
+            batches=partial(_batches, order, settings),
+            load=self.load,
+            loss=self.loss,
+            epochs=settings.epochs,
+            micro_batch=settings.micro_batch or self._plans.batch_size.value,
+            clip_norm=settings.clip_norm,
+            after_first_step=after_first_step,
+        )
+
+    def load(self, indices: list[int], epoch: int) -> Batch:
+        """Images (B,C,N,N), targets (B,N,N) and the parameters of their augmentation."""
+        drawn = draw_augmentation(
+            self.source.keys(indices),
+            self._plans.input_size.value,
+            self._augmentation,
+            self._flips,
+            seed=self._seed,
+            epoch=epoch,
+        )
+        return {"images": self.source.images(indices), "targets": self.source.targets(indices), "drawn": drawn}
+
+    def loss(self, batch: Batch, _epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """0.2 cross-entropy + 0.8 Dice of the global batch (or of its part, where a batch is accumulated)."""
+        images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
+        logits = self._network(images)
+        height, width = logits.shape[-2:]
+        terms = segmentation_loss(
+            logits,
+            low_resolution(targets, (height, width)),
+            cross_entropy=self._settings.cross_entropy,
+            dice=self._settings.dice,
+            regions=self._regions,
+        )
+        return terms.loss, {"cross_entropy": terms.cross_entropy, "dice_loss": terms.dice}
+
+
+def _batches(order: EpochOrder, settings: FinetuneSettings, epoch: int) -> list[list[int]]:
+    return order.batches(epoch)[: settings.steps_per_epoch]

@@ -1,0 +1,57 @@
+"""What a trainer is: which experts a network has, which of its parts learn from labels, and with which settings.
+
+Adding one is a short class of constants and a line in ``catalog``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from samora_pipeline.contracts.level import LEVELS, Level
+from samora_pipeline.contracts.model_spec import ModelSpec
+from trainers.config import SAMORA, ModelSettings, Settings, shrunk
+
+SCRATCH = "scratch"
+NO_PRETRAINING = "none"
+TINY_BACKBONE = "samora_tiny"
+
+
+class Trainer:
+    """A method, as constants.
+
+    ``levels`` are the experts it has unless ``--levels`` says otherwise. ``recipes`` are ways to come by them, the
+    default first: ``scratch`` trains each with its own objective, ``none`` leaves them without effect. ``parts``
+    (``models.freezing.Part``) learn in stage 2. ``settings`` are those of the paper.
+    """
+
+    levels: ClassVar[tuple[Level, ...]] = LEVELS
+    recipes: ClassVar[tuple[str, ...]] = (SCRATCH, NO_PRETRAINING)
+    parts: ClassVar[frozenset[str]] = frozenset({"fusion", "decoder", "prompt", "adapter"})
+    settings: ClassVar[Settings] = SAMORA
+    default_backbone: ClassVar[str] = "sam_vit_b"
+
+    def settings_for(self, backbone: str) -> Settings:
+        """The settings before ``--set``: the paper's, or their CPU form for the tiny backbone."""
+        return shrunk(self.settings) if backbone == TINY_BACKBONE else self.settings
+
+    def spec(
+        self,
+        backbone: str,
+        model: ModelSettings,
+        levels: tuple[Level, ...],
+        *,
+        input_size: int,
+        in_channels: int,
+        num_outputs: int,
+    ) -> ModelSpec:
+        """The network of a run; a single expert needs no fusion."""
+        return ModelSpec(
+            backbone=backbone,
+            input_size=input_size,
+            num_outputs=num_outputs,
+            in_channels=in_channels,
+            levels=levels,
+            lora_rank=model.lora_rank,
+            fusion=model.fusion if len(levels) > 1 else None,
+            decoder=model.decoder,
+        )
