@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from dataset_conversion.scan_files import write_scan
 from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson, write_dataset
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.errors import DataError, ResourceError
-from samora_pipeline.files import TEMPORARY_MARK, atomic_folder
+from samora_pipeline.files import TEMPORARY_MARK, atomic_folder, exclusive
 from samora_pipeline.imaging.files import write_labels
 from samora_pipeline.imaging.volume import Volume, label_array, require_finite
 from samora_pipeline.parallel import Outcome, map_cases
@@ -31,11 +33,11 @@ def write_survey(survey: Survey, target: Path, converter: str, source: str) -> C
 
     Raises:
         DataError: ``E-CONV-01`` case names that repeat or cannot be file names, ``E-CONV-02`` no case is usable.
-        ResourceError: ``E-DISK-01``.
+        ResourceError: ``E-DISK-01``, or ``E-LOCK-01`` while another process converts to the same target.
     """
     _check_names(survey)
     _sweep(target)
-    with atomic_folder(target) as folder:
+    with atomic_folder(target) as folder, _alone(folder):
         writer = CaseWriter(survey, folder)
         outcomes = map_cases(writer.write, [(case.name, case) for case in survey.cases], 1, f"converting {target.name}")
         set_aside = _faults(outcomes)
@@ -144,10 +146,23 @@ def _check_names(survey: Survey) -> None:
         )
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the temporary folder, so that a second conversion to the same target does not take it for a left-over."""
+    with exclusive(folder):
+        yield
+        (folder / ".lock").unlink(missing_ok=True)
+
+
 def _sweep(target: Path) -> None:
-    """Remove what killed conversions to the same target left behind."""
+    """Remove what killed conversions to the same target left behind.
+
+    Raises:
+        ResourceError: ``E-LOCK-01`` when such a folder belongs to a conversion that is still running.
+    """
     for left_over in target.parent.glob(f"{TEMPORARY_MARK}*-{target.name}"):
-        shutil.rmtree(left_over, ignore_errors=True)
+        with exclusive(left_over):
+            shutil.rmtree(left_over, ignore_errors=True)
 
 
 def _faults(outcomes: list[Outcome[None]]) -> tuple[SetAside, ...]:

@@ -13,6 +13,7 @@ import pytest
 
 from dataset_conversion.cli import main
 from samora_pipeline.contracts.dataset import read_dataset
+from samora_pipeline.files import exclusive
 from tests.dataset_conversion.sources import make_decathlon, make_folder, make_nnunet
 
 
@@ -172,3 +173,17 @@ def test_a_kill_leaves_nothing_under_the_final_name_and_the_next_run_cleans_up(r
     assert left[0].startswith(".partial-")
     assert _convert(root, "-d", "Phantom", "--scans", 1, 0, 0) == 0
     assert _present(root) == ["Dataset090_Phantom"]
+
+
+def test_two_conversions_to_one_target_do_not_disturb_each_other(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_decathlon(root / "in")
+    running = root / "raw" / ".partial-0000-Dataset014_Tiny"
+    with exclusive(running):
+        assert _convert(root, "-d", "Task04_Tiny", "-i", source) == 6
+        assert "E-LOCK-01" in capsys.readouterr().err
+        assert running.is_dir()
+    assert _convert(root, "-d", "Task04_Tiny", "-i", source) == 0
+    assert _present(root) == ["Dataset014_Tiny"]
+    assert not (root / "raw" / "Dataset014_Tiny" / ".lock").exists()
