@@ -12,6 +12,8 @@ from samora_pipeline.errors import UsageError
 
 # Patients of one dataset follow each other; datasets of different seeds share none.
 _PATIENTS_PER_SEED = 1000
+# The window of the Synapse protocol, whose organs these are (TransUNet code).
+_WINDOW = (-125.0, 275.0)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Phantom(Converter):
                 terms=self.terms,
                 phantom=True,
                 budget_unit="slices",
+                window=_WINDOW,
                 published_split=PublishedSplit(named["Tr"], named["Ts"]) if scans.test else None,
             ),
             cases,
