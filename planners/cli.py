@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 _EPILOG = """\
-Without -d: every raw dataset whose plan is missing or stale.
+Without -d: every raw dataset whose plan is missing or stale (with --set or --explain: every raw dataset).
 
 examples:
   samora_plan_and_preprocess
@@ -93,7 +93,7 @@ def _chosen(arguments: argparse.Namespace, roots: Roots) -> list[DatasetFolder]:
             expected="at least one raw dataset",
             fix="samora_convert -d list  shows what can be converted; --root DIR looks elsewhere",
         )
-    if arguments.verify_only:
+    if arguments.verify_only or arguments.overrides or arguments.explain:
         return present
     chosen = []
     for folder in present:

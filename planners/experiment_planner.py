@@ -14,6 +14,7 @@ from typing import ClassVar, TypeVar, get_args
 from planners.intensity_names import is_colour, require_known, scheme_of
 from planners.laterality import left_right_pairs
 from planners.overrides import (
+    SET_MARK,
     check_keys,
     one_of,
     read_count,
@@ -225,7 +226,7 @@ class ExperimentPlanner:
 
     def _settle(self, key: str, read: Callable[[str, str], T], decide: Callable[[], Planned[T]]) -> Planned[T]:
         if key in self.overrides:
-            return Planned(read(key, self.overrides[key]), f"set by --set {key}={self.overrides[key]}")
+            return Planned(read(key, self.overrides[key]), f"{SET_MARK} {key}={self.overrides[key]}")
         return decide()
 
     def _spacing(self, case: CaseFingerprint, axis: SliceAxis) -> tuple[float, float, float]:

@@ -135,9 +135,10 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
 
 def fault_table(faults: Mapping[str, Sequence[DataError]]) -> str:
     """All faults as text, a line each: case, code, sentence, found and expected."""
-    width = max(len(case) for case in faults)
+    shown = {case: case if case.isprintable() else repr(case) for case in faults}
+    width = max(len(name) for name in shown.values())
     return "\n".join(
-        f"    {case:<{width}}  {error.code:<10}  {error.what}: {error.found}; expected {error.expected}"
+        f"    {shown[case]:<{width}}  {error.code:<10}  {error.what}: {error.found}; expected {error.expected}"
         for case, errors in faults.items()
         for error in errors
     )

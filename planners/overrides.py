@@ -12,6 +12,9 @@ from samora_pipeline.registry import nearest
 
 _WINDOW = re.compile(r"^window:(?P<low>-?\d+(?:\.\d+)?),(?P<high>-?\d+(?:\.\d+)?)$")
 
+SET_MARK = "set by --set"
+"""How the reason of a value begins that was not decided from the data."""
+
 KEYS = (
     "slice_axis",
     "in_plane",

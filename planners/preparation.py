@@ -6,7 +6,7 @@ Nothing is written before every case has passed the checks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from planners.cases import CaseSource, list_cases, missing_images
@@ -14,7 +14,7 @@ from planners.experiment_planner import ExperimentPlanner, channel_names
 from planners.fingerprint_extractor import Survey, same_files, survey
 from planners.integrity import Remark, dataset_remarks, require_sound
 from planners.intensity_names import require_known
-from planners.overrides import check_keys, ruled_channels
+from planners.overrides import SET_MARK, check_keys, ruled_channels
 from planners.preprocess import (
     StoreAccount,
     StoreTask,
@@ -27,7 +27,7 @@ from planners.split_planner import PreviousSplits, SplitPlanner
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain
-from samora_pipeline.contracts.plans import Plans, SliceAxis
+from samora_pipeline.contracts.plans import Planned, Plans, SliceAxis
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER
 from samora_pipeline.errors import DataError
@@ -96,6 +96,7 @@ def prepare(checked: Checked, target: Path, overrides: Mapping[str, str], worker
         UsageError: ``E-SET-02``; DataError: ``E-SPLIT-06``; ResourceError: ``E-DISK-01``, ``E-LOCK-01``, ``E-MEM-18``.
     """
     plans = ExperimentPlanner(checked.dataset, checked.fingerprint, overrides).plan()
+    dropped = _dropped_settings(read_plans(target), plans)
     planned = SplitPlanner(checked.dataset, checked.fingerprint, plans.slice_axis.value).plan(_previous(target))
     tasks = _tasks(checked, target, plans.slice_axis.value)
     stored = write_preprocessed(
@@ -107,7 +108,7 @@ def prepare(checked: Checked, target: Path, overrides: Mapping[str, str], worker
         tasks,
         _workers(checked.sources, workers),
     )
-    return Prepared(plans, planned.splits, planned.notes, stored)
+    return Prepared(plans, planned.splits, (*dropped, *planned.notes), stored)
 
 
 def is_current(raw: Path, target: Path) -> bool:
@@ -166,6 +167,19 @@ def _previous(target: Path) -> PreviousSplits | None:
         return None
     plans = read_plans(target)
     return PreviousSplits(read_json(Splits, target / SPLITS_FILE), plans.slice_axis.value if plans else None)
+
+
+def _dropped_settings(before: Plans | None, after: Plans) -> tuple[str, ...]:
+    """Sentences about values that the plan before had from ``--set`` and that are decided from the data again."""
+    if before is None:
+        return ()
+    return tuple(
+        f"{name} is decided from the data again: the plan before had it {old.why} (repeat that option to keep it)"
+        for name, old, new in (
+            (field.name, getattr(before, field.name), getattr(after, field.name)) for field in fields(Plans)
+        )
+        if isinstance(old, Planned) and SET_MARK in old.why and SET_MARK not in new.why
+    )
 
 
 def _workers(sources: tuple[CaseSource, ...] | list[CaseSource], wanted: int | None) -> int:

@@ -82,10 +82,10 @@ def write_preprocessed(
         slices.mkdir(exist_ok=True)
         sweep(target)
         sweep(slices)
-        _remove_other_cases(slices, [task.source.name for task in tasks])
         if read_plans(target) != plans:
             # A plan must never stand beside slices that were made for another one, not even after a kill.
             (target / PLANS_FILE).unlink(missing_ok=True)
+        _remove_other_cases(slices, [task.source.name for task in tasks])
         write_json(fingerprint, target / FINGERPRINT_FILE)
         _copy_descriptions(raw, target)
         outcomes = map_cases(store_case, [(task.source.name, task) for task in tasks], workers, "storing")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from samora_pipeline.errors import DataError
-from samora_pipeline.parallel import map_cases
+from samora_pipeline.parallel import map_cases, suggest_workers
 
 
 def square(value: int) -> int:
@@ -66,6 +66,13 @@ def test_workers_end_with_a_killed_parent() -> None:
     while _alive(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _alive(worker)
+
+
+def test_workers_are_bounded_by_work_cases_and_memory() -> None:
+    assert suggest_workers([]) == 1
+    assert suggest_workers([1000] * 50) == 1
+    assert 1 <= suggest_workers([40 * 10**6] * 4) <= min(4, os.cpu_count() or 1)
+    assert suggest_workers([10**12, 10**12]) == 1
 
 
 def report(_: int) -> None:

@@ -21,7 +21,8 @@ BudgetUnit = Literal["cases", "slices"]
 ImageFolder = Literal["imagesTr", "imagesTs", "imagesUn"]
 
 _LABELS: dict[ImageFolder, str | None] = {"imagesTr": "labelsTr", "imagesTs": "labelsTs", "imagesUn": None}
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+# DOTALL, so that a line break in a name is found to be one instead of hiding the channel number.
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$", re.DOTALL)
 
 
 @dataclass(frozen=True)

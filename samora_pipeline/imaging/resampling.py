@@ -82,8 +82,7 @@ class InPlaneMap:
 
     def image(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Resize images [..., H, W] in [0, 1] to [..., N, N], clipped to [0, 1]; padding is 0."""
-        rows, columns = self.image_operators
-        resized: npt.NDArray[np.float32] = np.matmul(np.matmul(rows, images), columns.T)
+        resized = _apply(*self.image_operators, images)
         return np.clip(resized, 0.0, 1.0, out=resized)
 
     def labels(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -100,14 +99,21 @@ class InPlaneMap:
         Outside the field of view there is background: output 0 gets ``OUTSIDE_LOGIT`` and the others its negative;
         with ``regions`` all outputs get the negative.
         """
-        rows, columns = self.logit_operators(logits.shape[-1])
-        result: npt.NDArray[np.float32] = np.matmul(np.matmul(rows, logits), columns.T)
+        result = _apply(*self.logit_operators(logits.shape[-1]), logits)
         outside = ~self.field_of_view
         if outside.any():
             result[..., outside] = -OUTSIDE_LOGIT
             if not regions:
                 result[..., 0, outside] = OUTSIDE_LOGIT
         return result
+
+
+def _apply(rows: Matrix, columns: Matrix, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """``rows @ image @ columns.T`` for images [..., H, W]."""
+    half = np.matmul(rows, images)
+    # One large product instead of many small ones with a transposed factor: ten times faster.
+    whole: npt.NDArray[np.float32] = half.reshape(-1, half.shape[-1]) @ columns.T
+    return whole.reshape(*half.shape[:-1], len(columns))
 
 
 @lru_cache(maxsize=256)

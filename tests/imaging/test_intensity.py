@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from samora_pipeline.contracts.plans import IntensityRule
-from samora_pipeline.imaging.intensity import measure, normalize
+from samora_pipeline.imaging.intensity import fits_int16, measure, normalize
 
 GENERATOR = np.random.default_rng(1)
 
@@ -63,3 +63,17 @@ def test_measuring_equals_numpy(dtype: type, count: int) -> None:
         found.percentile_99_5,
     )
     np.testing.assert_allclose(measured, expected, rtol=1e-6)
+
+
+def test_measuring_works_in_blocks_without_a_difference() -> None:
+    values = GENERATOR.normal(100, 30, (1025, 1024, 1)).astype(np.float32)
+    whole = np.rint(values).astype(np.float32)
+    for array in (values, whole):
+        found = measure(array)
+        assert found.std == pytest.approx(array.std(dtype=np.float64), rel=1e-6)
+        assert found.mean == pytest.approx(array.mean(dtype=np.float64), rel=1e-6)
+        assert found.percentile_99_5 == pytest.approx(np.percentile(array, 99.5), rel=1e-6)
+    almost = whole.copy()
+    almost[-1, -1] += 0.5
+    assert fits_int16(whole)
+    assert not fits_int16(almost)

@@ -72,6 +72,19 @@ def test_explain_prints_every_value_with_its_reason(tmp_path: Path, capsys: pyte
     assert "set by --set input_size=64" in out
 
 
+def test_settings_are_neither_ignored_nor_lost_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_raw_dataset(tmp_path / "raw/Dataset007_Boxes", cases=2)
+    plans = tmp_path / "preprocessed/Dataset007_Boxes/plans.json"
+    assert main(["--root", str(tmp_path)]) == 0
+    assert main(["--root", str(tmp_path), "--set", "input_size=64"]) == 0
+    assert json.loads(plans.read_text())["input_size"]["value"] == 64
+    assert "again" not in capsys.readouterr().out
+    assert main(["--root", str(tmp_path), "-d", "7"]) == 0
+    assert json.loads(plans.read_text())["input_size"]["value"] == 224
+    note = "input_size is decided from the data again: the plan before had it set by --set input_size=64"
+    assert note in capsys.readouterr().out
+
+
 def test_the_published_budget_is_the_next_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = {
         "published_split": {"train": ["case_00", "case_01"], "test": ["test_00"]},
