@@ -55,7 +55,13 @@ ASSETS: dict[str, Asset] = {
             2_564_550_879,
             "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         ),
-        Asset("samora_tiny", "samora_tiny.safetensors", "Apache-2.0"),
+        Asset(
+            "samora_tiny",
+            "samora_tiny.safetensors",
+            "Apache-2.0",
+            size=1_789_984,
+            sha256="bfb4fbe40c7c1066be0f68acca2b27264d4b9cb351d02d39c720358abdf725ae",
+        ),
     )
 }
 
