@@ -128,7 +128,7 @@ class Sampler:
         self.rng = rng
         self.build = build
         self.hu = contrast
-        self.scale = np.array([build.half_width / 120, build.half_depth / 84, rng.uniform(0.94, 1.06)])
+        self.scale = (build.half_width / 120, build.half_depth / 84, float(rng.uniform(0.94, 1.06)))
         self.halo = 0.8 + 3.5 * build.fat
 
     def points(self, points: Sequence[Point], shift: float, jitter: float) -> list[Point]:
