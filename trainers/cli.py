@@ -70,12 +70,14 @@ def build_parser() -> CommandParser:
 
 
 def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
+    from trainers.request import find_trainer
+
+    # Before anything heavy is imported: the most common mistake is the order of the arguments.
+    find_trainer(arguments.trainer)
     from samora_pipeline.paths import resolve_roots
     from trainers.describe import describe, describe_settings
     from trainers.planning import plan_run
-    from trainers.request import find_trainer
 
-    find_trainer(arguments.trainer)
     request = _request(arguments)
     roots = resolve_roots(arguments.root)
     if arguments.dry_run:

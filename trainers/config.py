@@ -168,14 +168,14 @@ def shrunk(settings: Settings) -> Settings:
     Optimizer, losses and schedule of fine-tuning stay those of the paper; lengths are fixed in steps, so that a run
     takes minutes whatever the size of the pool.
     """
-    tiny = replace(settings.finetune, epochs=60, batch=16, schedule_epochs=None, warmup=25, steps_per_epoch=8)
+    finetune = replace(settings.finetune, epochs=50, batch=16, schedule_epochs=None, warmup=25, steps_per_epoch=8)
     return replace(
         settings,
-        bootstrap=BootstrapSettings(epochs=20, batch=32, micro_batch=None, learning_rate=1e-3, steps_per_epoch=30),
-        expert_image=ImageSettings(epochs=8, batch=64, learning_rate=2e-3, steps_per_epoch=20, temperature=0.2),
-        expert_patch=PatchSettings(epochs=8, batch=32, micro_batch=None, learning_rate=2e-3, steps_per_epoch=30),
-        expert_pixel=PixelSettings(epochs=8, batch=32, micro_batch=None, learning_rate=2e-3, steps_per_epoch=30),
-        finetune=tiny,
+        bootstrap=BootstrapSettings(epochs=12, batch=32, micro_batch=None, learning_rate=1e-3, steps_per_epoch=30),
+        expert_image=ImageSettings(epochs=6, batch=32, learning_rate=2e-3, steps_per_epoch=20, temperature=0.2),
+        expert_patch=PatchSettings(epochs=6, batch=32, micro_batch=None, learning_rate=2e-3, steps_per_epoch=25),
+        expert_pixel=PixelSettings(epochs=6, batch=16, micro_batch=None, learning_rate=2e-3, steps_per_epoch=20),
+        finetune=finetune,
     )
 
 

@@ -62,11 +62,12 @@ class Execution:
         # Every rank has seen that the file is missing before the main one can write it.
         distributed.barrier()
         plan, settings = self.plan, self.plan.choices.settings
+        base = None if artefact.stage == BOOTSTRAP else self._base_file()
         source = self._pool_source()
         if distributed.is_main():
             sweep(artefact.file.parent)
             artefact.write_inputs()
-        if artefact.stage == BOOTSTRAP:
+        if base is None:
             history = bootstrap.run_bootstrap(
                 plan.choices.backbone,
                 source,
@@ -77,7 +78,6 @@ class Execution:
                 artefact.digest,
             )
         else:
-            base = self._base_file()
             inputs = experts.ExpertInputs(
                 level=_level(artefact, plan),
                 backbone=plan.choices.backbone,

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trainers.runs import TINY, command, fold_folder
+from tests.trainers.small_data import NAME, make_dataset
+from trainers import cli
+from trainers.run_folder import write_config
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("cli"))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from trainers.cli import build_parser; build_parser().format_help();"
+        "heavy = {'torch', 'nibabel', 'SimpleITK', 'matplotlib', 'numpy', 'pandas'} & set(sys.modules);"
+        "sys.exit(bool(heavy))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_another_tools_arguments_are_answered_without_torch() -> None:
+    code = (
+        "import sys; from trainers.cli import main; code = main(['1', '2d', '0']);"
+        "sys.exit(code + 10 * ('torch' in sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith('E-ARG-03 "2d" is not a trainer')
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "exit_code"),
+    [
+        (["--recipe", "full"], "E-RECIPE-01", 2),
+        (["--stage", "train"], "E-STAGE-01", 2),
+        (["--set", "finetune.epoch=3"], "E-SET-02", 2),
+        (["-f", "9"], "E-FOLD-01", 2),
+        (["--backbone", "vit"], "E-NAME-01", 2),
+        (["--device", "gpu"], "E-DEV-01", 2),
+        (["--backbone-weights", "nowhere.pth"], "E-WEIGHT-05", 5),
+        (["--unlabeled", "77"], "E-NAME-02", 4),
+        (["--stage", "validate"], "E-RUN-23", 5),
+        (["--stage", "expert_image"], "E-RUN-23", 5),
+    ],
+)
+def test_errors_come_before_anything_is_written(
+    root: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: str, exit_code: int
+) -> None:
+    basic = [word for word in command(root) if word != "--debug"]
+    assert cli.main([*basic, *words]) == exit_code
+    assert capsys.readouterr().err.startswith(code)
+    assert not list((root / "results").rglob("config.json"))
+
+
+def test_a_split_that_does_not_exist(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["90", "SAMoraTrainer", "10%", "--root", str(root), *TINY[:4]]) == 4
+    assert capsys.readouterr().err.startswith('E-SPLIT-04 no split "10%"')
+
+
+def test_a_dry_run_tells_everything_and_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(root.rglob("*"))
+    assert cli.main(command(root, "--dry-run", "--seed", "1", "--transductive")) == 0
+    told = capsys.readouterr().out
+    for part in (
+        f"root      {root} (--root)",
+        "base      bootstrap: bootstrap (not trained yet)",
+        "labelled  10 slices of 2 cases (2cases, fold 0, drawn with seed 1)",
+        "changed   seed = 1",
+        "stamp     TRANSDUCTIVE",
+        "7 cases, their labels unused",
+        "expert_patch: 2 epochs of at most 2 steps, batches of 4",
+        '"cross_entropy": 0.2',
+        "dry run: nothing was written",
+    ):
+        assert part in told
+    lines = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.startswith("  ") and "," in line}
+    assert lines["base"][0] == "0"
+    assert lines["experts"][0] == "0"
+    assert lines["fusion"][1] == lines["decoder"][1] == "0"
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_run_that_was_begun_is_not_begun_again(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from samora_pipeline.paths import resolve_roots
+    from trainers.planning import plan_run
+    from trainers.request import Request
+
+    plan = plan_run(
+        Request("90", "SAMoraTrainer", "2cases", None, backbone=TINY[1], backbone_weights=TINY[3], name="begun"),
+        resolve_roots(str(root)),
+    )
+    write_config(plan.folder, plan.config)
+    assert plan.folder == fold_folder(root, "SAMoraTrainer__2cases__begun")
+    words = ["90", "SAMoraTrainer", "2cases", "--root", str(root), *TINY[:4], "--name", "begun"]
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.startswith("E-RUN-21")
+    assert cli.main([*words, "--set", "finetune.epochs=1"]) == 4
+    told = capsys.readouterr().err
+    assert told.startswith("E-RUN-19")
+    assert "settings.finetune.epochs 50 -> 1" in told
+    assert not (root / "results" / NAME / "pretraining").exists()
+
+
+def test_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        cli._resume_command(["1", "SAMoraTrainer", "10pct", "--name", "a b"])
+        == "samora_train 1 SAMoraTrainer 10pct --name 'a b' -c"
+    )
+    assert cli._resume_command(["1", "-c"]) == "samora_train 1 -c"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert cli._resume_command(["1"]) == "torchrun --nproc-per-node 2 --no-python samora_train 1 -c"

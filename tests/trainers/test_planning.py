@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from samora_pipeline.contracts.json_io import read_json, write_json
+from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE
+from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
+from samora_pipeline.errors import AssetError, DataError, UsageError
+from samora_pipeline.paths import Roots, resolve_roots
+from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
+from trainers.planning import RunPlan, plan_run
+from trainers.request import Request
+from trainers.run_folder import check_progress, write_config
+
+BASIC = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", backbone_weights="bootstrap")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def root(data: Path, tmp_path: Path) -> Path:
+    """A root of its own for each test, on shared data."""
+    shutil.copytree(data, tmp_path / "root")
+    return tmp_path / "root"
+
+
+def _plan(root: Path, **changes: object) -> RunPlan:
+    return plan_run(replace(BASIC, **changes), _roots(root))
+
+
+def _roots(root: Path) -> Roots:
+    return resolve_roots(str(root))
+
+
+def _run_name(plan: RunPlan) -> str:
+    return plan.folder.parent.name
+
+
+def test_planning_writes_nothing(root: Path) -> None:
+    before = sorted(root.rglob("*"))
+    _plan(root)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_names_come_from_what_differs(root: Path) -> None:
+    first = _run_name(_plan(root))
+    assert first.startswith("SAMoraTrainer__2cases__")
+    others = [
+        _run_name(_plan(root, **changes))
+        for changes in (
+            {"seed": 1},
+            {"recipe": "none"},
+            {"levels": ("image",)},
+            {"transductive": True},
+            {"assignments": ("finetune.epochs=3",)},
+        )
+    ]
+    assert len({first, *others}) == 6
+    assert _run_name(_plan(root)) == first
+    assert _run_name(_plan(root, name="mine")) == "SAMoraTrainer__2cases__mine"
+    # Writing a default down changes nothing.
+    assert _run_name(_plan(root, assignments=("model.lora_rank=4",), seed=0, recipe="scratch")) == first
+
+
+def test_default_settings_make_the_default_name(root: Path) -> None:
+    with pytest.raises(AssetError) as caught:
+        plan_run(Request("90", "SAMoraTrainer", "2cases"), _roots(root))
+    assert (caught.value.code, caught.value.exit_code) == ("E-WEIGHT-05", 5)
+    assert "bootstrap" in caught.value.fix
+    (root / "weights").mkdir()
+    own = root / "weights" / "own.pth"
+    own.write_bytes(b"weights")
+    plan = plan_run(replace(BASIC, backbone=None, backbone_weights=None, name=None), _roots_with(root, own))
+    assert _run_name(plan) == "SAMoraTrainer__2cases__default"
+
+
+def _roots_with(root: Path, file: Path) -> Roots:
+    """Roots whose weights folder has a file in the place of the public one; its digest is not looked at here."""
+    from samora_pipeline.weights import catalog
+
+    asset = catalog.ASSETS["sam_vit_b"]
+    file.rename(file.with_name(asset.file))
+    catalog.ASSETS["sam_vit_b"] = replace(asset, size=None, sha256=None)
+    return _roots(root)
+
+
+@pytest.fixture(autouse=True)
+def _catalogue() -> object:
+    from samora_pipeline.weights import catalog
+
+    before = dict(catalog.ASSETS)
+    yield
+    catalog.ASSETS.update(before)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "a__b", "fast-dev-run", "-x"])
+def test_names_that_cannot_be_folders_are_refused(root: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="E-ARG-07"):
+        _plan(root, name=name)
+
+
+@pytest.mark.parametrize("split", ["10%", "0.1", "0pct", "half"])
+def test_splits_that_do_not_exist(root: Path, split: str) -> None:
+    with pytest.raises(DataError) as caught:
+        _plan(root, split=split)
+    assert (caught.value.code, caught.value.exit_code) == ("E-SPLIT-04", 4)
+
+
+def test_folds(root: Path) -> None:
+    assert _plan(root).config.fold == "0"
+    assert _plan(root, fold="1").config.scored == TRAIN[:2]
+    everything = _plan(root, fold="all").config
+    assert set(everything.scored) == set(TRAIN)
+    assert "SCORED ON TRAINING CASES" in everything.stamps
+    with pytest.raises(UsageError, match="E-FOLD-01"):
+        _plan(root, fold="7")
+
+
+def test_a_dataset_that_is_not_preprocessed(root: Path) -> None:
+    (root / "preprocessed" / NAME / PLANS_FILE).unlink()
+    with pytest.raises(DataError, match=r"(?s)E-PLAN-01.*samora_plan_and_preprocess -d 90"):
+        _plan(root)
+
+
+def test_keys_change_with_what_determines_an_expert_and_with_nothing_else(root: Path) -> None:
+    def keys(plan: RunPlan) -> dict[str, str]:
+        return {artefact.stage: artefact.key for artefact in plan.artefacts}
+
+    first = keys(_plan(root))
+    assert set(first) == {"bootstrap", "expert_image", "expert_patch", "expert_pixel"}
+    assert keys(_plan(root, split="full", name="x", assignments=("finetune.epochs=2",))) == first
+    patch = keys(_plan(root, assignments=("expert_patch.epochs=2",)))
+    assert {stage for stage in first if first[stage] != patch[stage]} == {"expert_patch"}
+    rank = keys(_plan(root, assignments=("model.lora_rank=8",)))
+    assert {stage for stage in first if first[stage] != rank[stage]} == set(first) - {"bootstrap"}
+    for changes in ({"seed": 1}, {"fold": "1"}, {"transductive": True}, {"assignments": ("bootstrap.epochs=2",)}):
+        changed = keys(_plan(root, **changes))
+        assert all(first[stage] != changed[stage] for stage in first)
+
+
+def test_another_plan_makes_other_keys(root: Path) -> None:
+    first = [artefact.key for artefact in _plan(root).artefacts]
+    path = root / "preprocessed" / NAME / PLANS_FILE
+    plans = read_json(Plans, path)
+    write_json(replace(plans, mirror_left_right=Planned(True, "another reason")), path)
+    assert [artefact.key for artefact in _plan(root).artefacts] == first
+    write_json(replace(plans, mirror_left_right=Planned(False, "tests")), path)
+    assert not {artefact.key for artefact in _plan(root).artefacts} & set(first)
+
+
+def test_the_same_folder_takes_no_other_configuration(root: Path) -> None:
+    plan = _plan(root, name="a")
+    write_config(plan.folder, plan.config)
+    assert _plan(root, name="a").config == plan.config
+    with pytest.raises(DataError) as caught:
+        _plan(root, name="a", assignments=("finetune.epochs=7", "finetune.dice=0.5"))
+    error = caught.value
+    assert (error.code, error.exit_code) == ("E-RUN-19", 4)
+    assert f"settings.finetune.epochs {plan.config.settings['finetune']['epochs']} -> 7" in error.found
+    assert "settings.finetune.dice 0.8 -> 0.5" in error.found
+    assert "--name" in error.fix
+
+
+def test_folds_of_one_run_share_their_settings(root: Path) -> None:
+    plan = _plan(root, name="a")
+    write_config(plan.folder, plan.config)
+    assert _plan(root, name="a", fold="1").folder.parent == plan.folder.parent
+    with pytest.raises(DataError, match=r"(?s)E-RUN-19.*settings.finetune.epochs"):
+        _plan(root, name="a", fold="1", assignments=("finetune.epochs=7",))
+
+
+def test_a_plan_that_only_changed_its_reasons_is_the_same(root: Path) -> None:
+    plan = _plan(root, name="a")
+    config = replace(plan.config, plans=replace(plan.config.plans, batch_size=Planned(8, "measured again")))
+    write_config(plan.folder, config)
+    _plan(root, name="a")
+
+
+def test_begun_and_finished_runs_need_a_word(root: Path) -> None:
+    plan = _plan(root, name="a")
+    check_progress(plan.folder, resume=False)
+    write_config(plan.folder, plan.config)
+    with pytest.raises(UsageError, match=r"(?s)E-RUN-21.*-c"):
+        check_progress(plan.folder, resume=False)
+    for name in (FINAL_CHECKPOINT, SUMMARY_FILE):
+        (plan.folder / name).touch()
+    with pytest.raises(UsageError, match=r"(?s)E-RUN-22.*--name"):
+        check_progress(plan.folder, resume=False)
+    check_progress(plan.folder, resume=True)
+
+
+def test_selections_are_stored_once_and_beside_others(root: Path) -> None:
+    one, other = _plan(root), _plan(root, split="10slices", seed=3)
+    one.dataset.store_selection(one.config.selection)
+    other.dataset.store_selection(other.config.selection)
+    splits = read_json(Splits, root / "preprocessed" / NAME / SPLITS_FILE)
+    assert set(splits.selections) == {"2cases/0/0", "10slices/0/3"}
+    assert _plan(root).config.selection == splits.selections["2cases/0/0"]
+    assert sum(len(indices) for indices in splits.selections["10slices/0/3"].slices.values()) == 10
+
+
+def test_the_pool_holds_no_scored_case(root: Path) -> None:
+    plan = _plan(root)
+    assert plan.pool is not None
+    cases = plan.pool.record.cases[NAME]
+    assert set(cases) == {*TRAIN[:4], "more_0"}
+    assert set(plan.pool.record.excluded) == set(SCORED)
+    plan.pool.check()
+
+
+def test_scored_cases_come_in_only_when_asked_for(root: Path) -> None:
+    plan = _plan(root, transductive=True)
+    assert plan.pool is not None
+    assert set(SCORED) <= set(plan.pool.record.cases[NAME])
+    assert plan.pool.record.excluded == ()
+    assert "TRANSDUCTIVE" in plan.config.stamps
+    plan.pool.check()
+
+
+def test_published_test_cases_are_in_no_pool(root: Path) -> None:
+    path = root / "preprocessed" / NAME / SPLITS_FILE
+    splits = read_json(Splits, path)
+    write_json(replace(splits, folds={**splits.folds, "official": Fold(TRAIN[:5], TRAIN[5:])}), path)
+    plan = _plan(root, fold="1")
+    assert plan.pool is not None
+    # Fold 1 trains on case_5, so it is no secret to that fold; fold 0 neither trains on it nor may see it.
+    assert TRAIN[5] in plan.pool.record.cases[NAME]
+    assert TRAIN[5] not in _plan(root, fold="0").config.pool.cases[NAME]
+
+
+def test_other_scans_of_a_scored_patient_are_kept_out(root: Path) -> None:
+    path = root / "raw" / NAME / "samora.json"
+    ours = json.loads(path.read_text())
+    path.write_text(json.dumps({**ours, "patients": {"more_0": "patient", SCORED[0]: "patient"}}))
+    pool = _plan(root).config.pool
+    assert "more_0" not in pool.cases[NAME]
+    assert "more_0" in pool.excluded
+
+
+def test_copies_of_scored_scans_in_other_datasets_are_kept_out(root: Path) -> None:
+    make_dataset(root, folder_name="Dataset091_More")
+    plan = _plan(root, unlabeled=("91",))
+    assert plan.pool is not None
+    more = set(plan.pool.record.cases["Dataset091_More"])
+    assert more == {*TRAIN[:4], "more_0"}
+    assert {f"Dataset091_More/{case}" for case in SCORED} <= set(plan.pool.record.excluded)
+    assert plan.choices.changes["unlabeled"] == ["91"]
+
+
+def test_no_pool_where_nothing_is_learned_without_labels(root: Path) -> None:
+    plan = _plan(root, recipe="none", backbone_weights=None, transductive=True)
+    assert plan.pool is None
+    assert plan.artefacts == ()
+    assert plan.config.experts == {}
+    assert "TRANSDUCTIVE" not in plan.config.stamps
+
+
+def test_one_level_has_no_fusion(root: Path) -> None:
+    model = _plan(root, levels=("patch",)).config.model
+    assert model.levels == ("patch",)
+    assert model.fusion is None

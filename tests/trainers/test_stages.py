@@ -1,0 +1,232 @@
+"""The stages one by one, on a network that is small enough to be looked into."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.level import LEVELS, Level
+from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.plans import PLANS_FILE, Plans
+from samora_pipeline.errors import DataError
+from samora_pipeline.models.assembly import expert_state
+from samora_pipeline.models.expert_block import only_expert
+from samora_pipeline.models.freezing import Part, freeze
+from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.slices.datasets import SliceSource, pool_ids
+from samora_pipeline.weights.files import read_weights
+from tests.trainers.small_data import INPUT, NAME, TRAIN, make_dataset
+from trainers.config import BootstrapSettings, ImageSettings, PatchSettings, Settings
+from trainers.stages.bootstrap import run_bootstrap
+from trainers.stages.experts import ExpertInputs, measure_gap, read_expert, run_expert
+from trainers.stages.image import ImageObjective
+from trainers.stages.patch import PatchObjective
+from trainers.stages.pixel import PixelObjective
+from trainers.stages.pretraining import Objective, pretraining
+from trainers.stages.stage import StageContext, network_on_base
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("stages")) / "preprocessed" / NAME
+
+
+@pytest.fixture(scope="module")
+def plans(folder: Path) -> Plans:
+    return read_json(Plans, folder / PLANS_FILE)
+
+
+@pytest.fixture(scope="module")
+def source(folder: Path, plans: Plans) -> SliceSource:
+    return SliceSource(folder / "slices", pool_ids(folder / "slices", TRAIN[:3], plans), plans)
+
+
+@pytest.fixture
+def context() -> StageContext:
+    return StageContext(torch.device("cpu"), 0, "samora_train -c")
+
+
+def _network(*levels: Level) -> SegmentationNetwork:
+    spec = ModelSpec("samora_tiny", INPUT, 1, levels=levels, fusion=None)
+    network = network_on_base(spec, None, 0)
+    freeze(network, frozenset({Part.EXPERTS}))
+    return network
+
+
+def _objective(level: Level, source: SliceSource, plans: Plans, network: SegmentationNetwork) -> Objective:
+    encoder = network.image_encoder
+    if level is Level.IMAGE:
+        return ImageObjective(source, plans, ImageSettings(), encoder.embed_dim, 0)
+    if level is Level.PATCH:
+        return PatchObjective(source, plans, PatchSettings(), encoder.embed_dim, encoder.grid, 0)
+    return PixelObjective(source, plans, encoder, 0)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_is_drawn_depends_on_slice_and_epoch_alone(level: Level, source: SliceSource, plans: Plans) -> None:
+    network = _network(level)
+    objective = _objective(level, source, plans, network)
+    with torch.no_grad():
+        first = objective.loss(network, objective.load([0, 1, 2, 3], 5))[0]
+        torch.manual_seed(99)
+        again = objective.loss(network, objective.load([0, 1, 2, 3], 5))[0]
+        later = objective.loss(network, objective.load([0, 1, 2, 3], 6))[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_loss_reaches_the_expert_and_only_it(level: Level, source: SliceSource, plans: Plans) -> None:
+    network = _network(level)
+    objective = _objective(level, source, plans, network)
+    loss, _ = objective.loss(network, objective.load([0, 1, 2, 3], 0))
+    loss.backward()
+    reached = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert reached == {name for name, p in network.named_parameters() if p.requires_grad}
+    # B is zero at the start, so it is the part that moves first, in every block.
+    blocks = [block.experts[level.value] for block in network.image_encoder.blocks]
+    used = blocks[:-1] if level is Level.PIXEL else blocks
+    assert all(bool(expert.v_b.grad.any()) for expert in used)
+
+
+def test_the_image_level_starts_near_chance(source: SliceSource, plans: Plans) -> None:
+    network = _network(Level.IMAGE)
+    objective = _objective(Level.IMAGE, source, plans, network)
+    _, metrics = objective.loss(network, objective.load(list(range(6)), 0))
+    assert float(metrics["chance"]) == pytest.approx(math.log(11))
+    assert 0 <= float(metrics["accuracy"]) <= 1
+
+
+def test_the_pixel_level_is_measured_against_leaving_the_noise(source: SliceSource, plans: Plans) -> None:
+    network = _network(Level.PIXEL)
+    objective = _objective(Level.PIXEL, source, plans, network)
+    _, metrics = objective.loss(network, objective.load(list(range(6)), 0))
+    assert 0 < float(metrics["noisy"]) < 0.2
+
+
+def test_batches_that_must_not_be_cut_are_all_full(source: SliceSource, plans: Plans) -> None:
+    network = _network(Level.IMAGE)
+    for settings, sizes in (
+        (ImageSettings(batch=4), [4, 4, 4]),
+        (ImageSettings(batch=4, steps_per_epoch=2), [4, 4]),
+        (ImageSettings(batch=512), [15]),
+        (PatchSettings(batch=4), [4, 4, 4, 3]),
+    ):
+        training = pretraining(
+            "stage",
+            network,
+            _objective(Level.IMAGE, source, plans, network),
+            settings,
+            len(source),
+            0,
+            experts={},
+            after_first_step=lambda: None,
+        )
+        assert [len(batch) for batch in training.batches(0)] == sizes
+        assert training.batches(0) != training.batches(1)
+
+
+def test_the_rate_warms_up_over_a_twentieth_and_ends_at_zero(source: SliceSource, plans: Plans) -> None:
+    network = _network(Level.IMAGE)
+    training = pretraining(
+        "stage",
+        network,
+        _objective(Level.IMAGE, source, plans, network),
+        ImageSettings(batch=5, epochs=20, learning_rate=1.0),
+        len(source),
+        0,
+        experts={},
+        after_first_step=lambda: None,
+    )
+    # 20 epochs of 3 steps.
+    assert training.learning_rate(1) == pytest.approx(1 / 3)
+    assert training.learning_rate(3) == 1.0
+    assert training.learning_rate(60) == pytest.approx(0.0)
+
+
+def test_lora_does_not_decay(source: SliceSource, plans: Plans) -> None:
+    network = _network(Level.PATCH)
+    experts = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    objective = _objective(Level.PATCH, source, plans, network)
+    training = pretraining(
+        "stage", network, objective, PatchSettings(), 15, 0, experts=experts, after_first_step=lambda: None
+    )
+    decay = {id(p): group["weight_decay"] for group in training.optimizer.param_groups for p in group["params"]}
+    assert {decay[id(p)] for p in experts.values()} == {0.0}
+    assert 0.05 in decay.values()
+    assert set(training.parameters) == {f"network.{name}" for name in experts} | {
+        f"head.{name}" for name, _ in objective.head.named_parameters()
+    }
+
+
+def test_a_bootstrap_trains_the_whole_encoder_and_reads_as_a_base(
+    source: SliceSource, plans: Plans, context: StageContext, tmp_path: Path
+) -> None:
+    settings = BootstrapSettings(epochs=1, batch=5, steps_per_epoch=2, micro_batch=None)
+    file = tmp_path / "key" / "bootstrap" / "base.safetensors"
+    run_bootstrap("samora_tiny", source, plans, settings, context, file, "d" * 64)
+    state = read_weights(file)
+    seed = context.stage_seed("bootstrap")
+    start = network_on_base(ModelSpec("samora_tiny", INPUT, 4, levels=(), fusion=None), None, seed)
+    before = {f"image_encoder.{name}": value for name, value in _plain(start).items()}
+    assert {name.split(".")[0] for name in state} == {"image_encoder", "prompt_encoder", "mask_decoder"}
+    unmoved = [name for name, value in before.items() if torch.equal(state[name], value)]
+    assert unmoved == []
+    other = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS), file, 1)
+    assert all(torch.equal(state[f"image_encoder.{name}"], value) for name, value in _plain(other).items())
+
+
+def test_an_expert_is_kept_with_its_base_and_refused_on_another(
+    source: SliceSource, plans: Plans, context: StageContext, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.safetensors"
+    run_bootstrap(
+        "samora_tiny",
+        source,
+        plans,
+        BootstrapSettings(epochs=1, batch=5, steps_per_epoch=1, micro_batch=None),
+        context,
+        base,
+        "d" * 64,
+    )
+    settings = Settings(expert_patch=PatchSettings(epochs=2, batch=5, steps_per_epoch=2, micro_batch=None))
+    inputs = ExpertInputs(Level.PATCH, "samora_tiny", base, "b" * 64, plans, settings)
+    file = tmp_path / "key" / "expert_patch" / "expert.safetensors"
+    history = run_expert(inputs, source, context, file, "d" * 64)
+    assert len(history) == 2
+    network = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS), base, 1)
+    with pytest.raises(DataError, match=r"(?s)E-EXP-20.*another base"):
+        read_expert(network, Level.PATCH, file, "c" * 64)
+    assert not any(value.any() for name, value in expert_state(network, Level.PATCH).items() if name.endswith("_b"))
+    read_expert(network, Level.PATCH, file, "b" * 64)
+    assert any(value.any() for name, value in expert_state(network, Level.PATCH).items() if name.endswith("_b"))
+
+
+def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans, context: StageContext) -> None:
+    network = _network(Level.PATCH)
+    objective = _objective(Level.PATCH, source, plans, network)
+    untouched = measure_gap(network, objective, len(source), context)
+    assert untouched["gap"] == 0.0
+    assert untouched["slices"] == len(source)
+    torch.manual_seed(0)
+    for block in network.image_encoder.blocks:
+        torch.nn.init.normal_(block.experts["patch"].v_b, std=0.5)
+    changed = measure_gap(network, objective, len(source), context)
+    assert changed["loss_off"] == untouched["loss_off"]
+    batch = objective.load(list(range(len(source))), -1)
+    with torch.no_grad(), only_expert(network.image_encoder, Level.PATCH):
+        assert changed["loss_on"] == pytest.approx(float(objective.loss(network, batch)[0]))
+
+
+def _plain(network: SegmentationNetwork) -> dict[str, Tensor]:
+    """The encoder's tensors under their public names, without experts and fusion."""
+    tensors = {}
+    for name, value in network.image_encoder.state_dict().items():
+        if ".experts." not in name and ".fusion." not in name:
+            tensors[name.replace(".block.", ".")] = value
+    return tensors
