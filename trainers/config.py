@@ -7,7 +7,7 @@ stage.name=value`` changes any of them (see ``overrides``).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from samora_pipeline.contracts.model_spec import FusionSpec
 from samora_pipeline.errors import UsageError
@@ -122,7 +122,8 @@ class FinetuneSettings:
 
     ``warmup`` counts iterations: 25 epochs would be longer than the run. ``schedule_epochs`` is the length of the
     schedule where it differs from the epochs that are run (SAMed stops early). The maximum of iterations in Eq. 11 is
-    that of the schedule; the 18,600 in A.1 are SAMed's, of 200 epochs.
+    that of the schedule; the 18,600 in A.1 are SAMed's, of 200 epochs. ``loss_at``: ``decoder`` resizes the label to
+    the logits, ``input`` the logits to the label.
     """
 
     epochs: int = 20
@@ -137,6 +138,7 @@ class FinetuneSettings:
     steps_per_epoch: int | None = None
     cross_entropy: float = 0.2
     dice: float = 0.8
+    loss_at: Literal["decoder", "input"] = "decoder"  # SAMed's code: low-resolution logits against a resized label
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:

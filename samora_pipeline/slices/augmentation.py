@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from samora_pipeline.contracts.plans import SLICE_AXES, Plans
+from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.reproducibility import derived_seed
 
 Floats = NDArray[np.floating]
@@ -73,12 +73,12 @@ class AugmentationParameters:
 def allowed_flips(plans: Plans) -> tuple[bool, bool]:
     """Whether the (rows, columns) of a slice may be reversed.
 
-    Both, unless the plan keeps left and right apart: then not the axis along which they lie. That is the columns of
-    axial and of coronal slices; sagittal slices have none.
+    Both, unless the plan keeps left and right apart: then neither in axial and coronal slices, because every reflection
+    of such a slice, upside down as well, shows a body whose organs have changed sides. A sagittal slice looks the same
+    from both sides and may always be reversed.
     """
-    directions = SLICE_AXES[plans.slice_axis.value]
-    free = plans.mirror_left_right.value
-    return free or directions[1] not in "LR", free or directions[2] not in "LR"
+    allowed = plans.mirror_left_right.value or plans.slice_axis.value == "sagittal"
+    return allowed, allowed
 
 
 @contextmanager

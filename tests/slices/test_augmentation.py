@@ -182,8 +182,8 @@ def test_the_global_generator_is_left_as_it_was() -> None:
     ("axis", "free", "expected"),
     [
         ("axial", True, (True, True)),
-        ("axial", False, (True, False)),
-        ("coronal", False, (True, False)),
+        ("axial", False, (False, False)),
+        ("coronal", False, (False, False)),
         ("sagittal", False, (True, True)),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.checkpoints import save_checkpoint
@@ -82,7 +83,7 @@ def starting_network(inputs: FinetuneInputs, seed: int) -> SegmentationNetwork:
 
 
 class LabelledTask:
-    """Labelled slices, augmented as in appendix A.3, and the loss of Eq. 9 at the decoder's resolution."""
+    """Labelled slices, augmented as in appendix A.3, and the loss of Eq. 9 at the resolution of the settings."""
 
     def __init__(self, inputs: FinetuneInputs, network: SegmentationNetwork, seed: int) -> None:
         config, self._settings = inputs.config, inputs.settings
@@ -140,6 +141,8 @@ class LabelledTask:
         """0.2 cross-entropy + 0.8 Dice of the global batch (or of its part, where a batch is accumulated)."""
         images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
         logits = self._network(images)
+        if self._settings.loss_at == "input":
+            logits = functional.interpolate(logits, targets.shape[-2:], mode="bilinear", align_corners=False)
         height, width = logits.shape[-2:]
         terms = segmentation_loss(
             logits,
