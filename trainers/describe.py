@@ -30,18 +30,14 @@ def describe_settings(plan: RunPlan) -> str:
 def _head(plan: RunPlan, roots: Roots) -> Iterator[str]:
     config, choices = plan.config, plan.choices
     selection = config.selection
-    listed = sum(
-        len(selection.slices.get(case, range(plan.dataset.cases[case].shape[0])))
-        for case in selection.cases
-        if case in plan.dataset.cases
-    )
     yield f"root      {roots.root} ({roots.origin})"
     yield f"run       {plan.folder}"
     yield f"network   {choices.backbone} at {config.model.input_size} px, {config.model.num_outputs} outputs"
     yield f"base      {config.base.origin}: {config.base.name} {config.base.digest[:12] or '(not trained yet)'}"
     yield f"experts   {', '.join(config.model.levels) or 'none'} (recipe {config.recipe})"
     origin = "published" if selection.published else f"drawn with seed {selection.seed}"
-    yield f"labelled  {listed} slices of {len(selection.cases)} cases ({config.split}, fold {config.fold}, {origin})"
+    where = f"{config.split}, fold {config.fold}, {origin}"
+    yield f"labelled  {_labelled(plan)} slices of {len(selection.cases)} cases ({where})"
     yield f"scored    {len(config.scored)} cases"
     for name, value in choices.changes.items():
         yield f"changed   {name} = {value}"
@@ -85,7 +81,8 @@ def _length(settings: PretrainingSettings | FinetuneSettings, slices: int) -> st
 
 def _labelled(plan: RunPlan) -> int:
     selection, cases = plan.config.selection, plan.dataset.cases
-    return sum(len(selection.slices.get(case, range(cases[case].shape[0]))) for case in selection.cases)
+    whole = {case: range(cases[case].shape[0]) for case in selection.cases if case in cases}
+    return sum(len(selection.slices.get(case, whole.get(case, ()))) for case in selection.cases)
 
 
 def _account(plan: RunPlan) -> Iterator[str]:

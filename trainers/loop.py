@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -299,12 +298,11 @@ def peak_memory(device: torch.device) -> int:
 
 def _out_of_memory(training: Training, where: Circumstances) -> ResourceError:
     micro = training.micro_batch
-    smaller = f"--set {training.stage}.micro_batch={max(1, micro // 2)}" if micro else "a smaller batch"
-    details: dict[str, Any] = {"found": f"{peak_memory(where.device) / 2**30:.1f} GiB held at the peak"}
+    name, value = ("micro_batch", max(1, micro // 2)) if micro else ("batch", "...")
     return ResourceError(
         "E-MEM-17",
         f"the device's memory ran out in the stage {training.stage}",
-        **details,
-        expected="room for one micro-batch",
-        fix=f"{smaller}, then {where.resume_command}",
+        found=f"{peak_memory(where.device) / 2**30:.1f} GiB held at the peak",
+        expected="room for one micro-batch" if micro else "room for the whole batch, which this loss cannot cut",
+        fix=f"the same command with --set {training.stage}.{name}={value} and another --name",
     )

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from samora_pipeline import distributed
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import PoolRecord
 from samora_pipeline.contracts.splits import OFFICIAL, Fold, Splits
 from samora_pipeline.errors import DataError, SamoraError
-from samora_pipeline.slices.datasets import JoinedSource, SliceSource, UnlabelledSource, pool_ids
+from samora_pipeline.slices.datasets import DEFAULT_MEMORY, JoinedSource, SliceSource, UnlabelledSource, pool_ids
 from trainers.prepared import PreparedDataset
 
 
@@ -56,11 +57,13 @@ class Pool:
     def source(self) -> UnlabelledSource:
         """The slices of the pool that show something, at the input size of the run's own plan."""
         own = self.datasets[0].plans
+        # Every rank and every dataset keeps slices of its own, perhaps all in one machine's memory.
+        memory = DEFAULT_MEMORY // (len(self.datasets) * distributed.world_size())
         sources = []
         for dataset in self.datasets:
             plans = _at_size(dataset.plans, own)
             ids = pool_ids(dataset.slices, self.record.cases[dataset.name], plans)
-            sources.append(SliceSource(dataset.slices, ids, plans))
+            sources.append(SliceSource(dataset.slices, ids, plans, memory=memory))
         return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
 

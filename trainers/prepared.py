@@ -14,6 +14,7 @@ from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.contracts.splits import SPLITS_FILE, Selection, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import DataError
+from samora_pipeline.files import digest_json
 from samora_pipeline.paths import Roots
 
 
@@ -64,11 +65,14 @@ def open_dataset(token: str, roots: Roots) -> PreparedDataset:
     """Find a dataset and read its plan.
 
     Raises:
-        DataError: ``E-NAME-02`` no such dataset, ``E-PLAN-01`` it was never planned and preprocessed.
+        DataError: ``E-NAME-02`` no such dataset, ``E-PLAN-01`` it was never planned and preprocessed, ``E-PLAN-13``
+            it was measured again after it was planned.
     """
     place = roots.dataset(token)
     folder = roots.preprocessed / place.folder_name
-    missing = [name for name in (PLANS_FILE, SPLITS_FILE, SLICES_FOLDER) if not (folder / name).exists()]
+    missing = [
+        name for name in (FINGERPRINT_FILE, PLANS_FILE, SPLITS_FILE, SLICES_FOLDER) if not (folder / name).exists()
+    ]
     if missing:
         raise DataError(
             "E-PLAN-01",
@@ -77,4 +81,14 @@ def open_dataset(token: str, roots: Roots) -> PreparedDataset:
             expected="a dataset that samora_plan_and_preprocess has finished",
             fix=f"samora_plan_and_preprocess -d {place.number}",
         )
-    return PreparedDataset(place.folder_name, folder, read_dataset(place.raw), read_json(Plans, folder / PLANS_FILE))
+    plans = read_json(Plans, folder / PLANS_FILE)
+    dataset = PreparedDataset(place.folder_name, folder, read_dataset(place.raw), plans)
+    if digest_json(to_plain(dataset.fingerprint)) != plans.fingerprint_digest:
+        raise DataError(
+            "E-PLAN-13",
+            f"the plan of {place.folder_name} is older than the measurements it was made from",
+            found=f"another {FINGERPRINT_FILE} than the one that {PLANS_FILE} names",
+            expected="a plan of the data as they are",
+            fix=f"samora_plan_and_preprocess -d {place.number}",
+        )
+    return dataset

@@ -15,7 +15,7 @@ from samora_pipeline.contracts.fingerprint import (
     IntensityStats,
     Subset,
 )
-from samora_pipeline.contracts.json_io import write_json
+from samora_pipeline.contracts.json_io import to_plain, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, IntensityRule, Planned, Plans
 from samora_pipeline.contracts.splits import ALL, SPLITS_FILE, Fold, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
@@ -45,14 +45,15 @@ def make_dataset(root: Path, *, folder_name: str = NAME, unlabelled: int = 1, ph
     fingerprints = {}
     for number, (name, subset) in enumerate(names):
         fingerprints[name] = _write_case(raw, prepared / SLICES_FOLDER, name, subset, number)
-    write_json(Fingerprint(dataset=folder_name, cases=fingerprints), prepared / FINGERPRINT_FILE)
-    write_json(_plans(folder_name), prepared / PLANS_FILE)
+    fingerprint = Fingerprint(dataset=folder_name, cases=fingerprints)
+    write_json(fingerprint, prepared / FINGERPRINT_FILE)
+    write_json(_plans(folder_name, digest_json(to_plain(fingerprint))), prepared / PLANS_FILE)
     folds = {"0": Fold(TRAIN[:4], SCORED), "1": Fold(TRAIN[2:], TRAIN[:2]), ALL: Fold(TRAIN, TRAIN)}
     write_json(Splits(folder_name, 12345, "cases", folds), prepared / SPLITS_FILE)
     return root
 
 
-def _plans(folder_name: str) -> Plans:
+def _plans(folder_name: str, fingerprint_digest: str) -> Plans:
     return Plans(
         dataset=folder_name,
         channel_names=("CT",),
@@ -65,7 +66,7 @@ def _plans(folder_name: str) -> Plans:
         intensity=Planned((IntensityRule("window", -100.0, 300.0),), "tests"),
         batch_size=Planned(8, "tests"),
         mirror_left_right=Planned(True, "tests"),
-        fingerprint_digest="0" * 64,
+        fingerprint_digest=fingerprint_digest,
     )
 
 

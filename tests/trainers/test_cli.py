@@ -106,7 +106,7 @@ def test_a_run_that_was_begun_is_not_begun_again(root: Path, capsys: pytest.Capt
     assert cli.main([*words, "--set", "finetune.epochs=1"]) == 4
     told = capsys.readouterr().err
     assert told.startswith("E-RUN-19")
-    assert "settings.finetune.epochs 50 -> 1" in told
+    assert f"settings.finetune.epochs {plan.config.settings['finetune']['epochs']} -> 1" in told
     assert not (root / "results" / NAME / "pretraining").exists()
 
 

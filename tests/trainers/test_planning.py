@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE
@@ -128,6 +129,13 @@ def test_folds(root: Path) -> None:
 def test_a_dataset_that_is_not_preprocessed(root: Path) -> None:
     (root / "preprocessed" / NAME / PLANS_FILE).unlink()
     with pytest.raises(DataError, match=r"(?s)E-PLAN-01.*samora_plan_and_preprocess -d 90"):
+        _plan(root)
+
+
+def test_a_plan_that_is_older_than_its_measurements(root: Path) -> None:
+    path = root / "preprocessed" / NAME / FINGERPRINT_FILE
+    write_json(replace(read_json(Fingerprint, path), set_aside={"case_9": "E-GEO-01"}), path)
+    with pytest.raises(DataError, match=r"(?s)E-PLAN-13.*samora_plan_and_preprocess -d 90"):
         _plan(root)
 
 

@@ -94,6 +94,19 @@ def test_the_loss_reaches_the_expert_and_only_it(level: Level, source: SliceSour
     assert all(bool(expert.v_b.grad.any()) for expert in used)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_half_precision_changes_little(level: Level, source: SliceSource, plans: Plans) -> None:
+    network = _network(level)
+    objective = _objective(level, source, plans, network)
+    batch = objective.load([0, 1, 2, 3, 4, 5], 0)
+    exact, _ = objective.loss(network, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = objective.loss(network, batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)
+
+
 def test_the_image_level_starts_near_chance(source: SliceSource, plans: Plans) -> None:
     network = _network(Level.IMAGE)
     objective = _objective(Level.IMAGE, source, plans, network)

@@ -30,7 +30,7 @@ from trainers.loading import Batch
 from trainers.loop import train
 from trainers.stages.patch import MaskedSlices
 from trainers.stages.pretraining import pretraining
-from trainers.stages.stage import StageContext, network_on_base
+from trainers.stages.stage import StageContext, full_precision, network_on_base
 
 STAGE = "bootstrap"
 PUBLIC_MASKS = 4
@@ -79,8 +79,9 @@ class BootstrapObjective:
 
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error over hidden patches, normalised patch by patch."""
-        images, mask = apply_views(batch["images"], batch["view"]), batch["mask"]
-        encoder = network.image_encoder
+        encoder, mask = network.image_encoder, batch["mask"]
+        with full_precision(batch["images"]):
+            images = apply_views(batch["images"], batch["view"])
         (tokens,) = encoder.forward_tokens(
             network.to_rgb(images), (encoder.depth,), token_mask=mask, mask_token=self.head.mask_token
         )

@@ -35,7 +35,7 @@ from trainers.config import FinetuneSettings
 from trainers.loading import Batch
 from trainers.loop import Training, train
 from trainers.stages.experts import read_expert
-from trainers.stages.stage import StageContext, network_on_base
+from trainers.stages.stage import StageContext, full_precision, network_on_base
 
 STAGE = "finetune"
 
@@ -139,7 +139,8 @@ class LabelledTask:
 
     def loss(self, batch: Batch, _epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """0.2 cross-entropy + 0.8 Dice of the global batch (or of its part, where a batch is accumulated)."""
-        images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
+        with full_precision(batch["images"]):
+            images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
         logits = self._network(images)
         if self._settings.loss_at == "input":
             logits = functional.interpolate(logits, targets.shape[-2:], mode="bilinear", align_corners=False)

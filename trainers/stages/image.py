@@ -15,6 +15,7 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.views import CONTRASTIVE_VIEWS, apply_views, draw_views
 from trainers.config import ImageSettings
 from trainers.loading import Batch
+from trainers.stages.stage import full_precision
 
 
 class ImageObjective:
@@ -36,7 +37,8 @@ class ImageObjective:
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """NT-Xent over the global batch; ``chance`` is what it is before anything is learned."""
         images = batch["images"]
-        views = torch.cat([apply_views(images, batch[name]) for name in ("first", "second")])
+        with full_precision(images):
+            views = torch.cat([apply_views(images, batch[name]) for name in ("first", "second")])
         (tokens,) = network.image_encoder.forward_tokens(network.to_rgb(views), (network.image_encoder.depth,))
         first, second = self.head(tokens).chunk(2)
         terms = nt_xent(first, second, temperature=self._settings.temperature)

@@ -13,6 +13,7 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.views import MASKED_VIEWS, apply_views, draw_token_masks, draw_views
 from trainers.config import PatchSettings
 from trainers.loading import Batch
+from trainers.stages.stage import full_precision
 
 
 class MaskedSlices:
@@ -48,8 +49,9 @@ class PatchObjective:
 
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error over hidden patches, normalised patch by patch as in MAE."""
-        images, mask = apply_views(batch["images"], batch["view"]), batch["mask"]
-        encoder = network.image_encoder
+        encoder, mask = network.image_encoder, batch["mask"]
+        with full_precision(batch["images"]):
+            images = apply_views(batch["images"], batch["view"])
         (tokens,) = encoder.forward_tokens(
             network.to_rgb(images), (encoder.depth,), token_mask=mask, mask_token=self.head.mask_token
         )

@@ -14,6 +14,7 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise, rician_channels
 from samora_pipeline.slices.views import MASKED_VIEWS, apply_views, draw_views
 from trainers.loading import Batch
+from trainers.stages.stage import full_precision
 
 
 class PixelObjective:
@@ -36,7 +37,8 @@ class PixelObjective:
 
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error against the clean view; ``noisy`` is the error of leaving everything as it is."""
-        clean = apply_views(batch["images"], batch["view"])
-        noisy = apply_noise(clean, batch["noise"], self._rician)
+        with full_precision(batch["images"]):
+            clean = apply_views(batch["images"], batch["view"])
+            noisy = apply_noise(clean, batch["noise"], self._rician)
         restored = self.head(network.image_encoder.forward_tokens(network.to_rgb(noisy), self._taps))
         return mean_squared_error(restored, clean), {"noisy": mean_squared_error(noisy, clean)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
@@ -31,6 +32,11 @@ class StageContext:
     def circumstances(self, stage: str, folder: Path, digest: str) -> Circumstances:
         """What the loop needs to know besides the training itself."""
         return Circumstances(folder, self.device, self.stage_seed(stage), digest, self.resume_command)
+
+
+def full_precision(images: Tensor) -> torch.autocast:
+    """Context in which views, noise and augmentation are computed as they are defined, not in bfloat16."""
+    return torch.autocast(images.device.type, enabled=False)
 
 
 def network_on_base(spec: ModelSpec, base: Path | None, seed: int) -> SegmentationNetwork:

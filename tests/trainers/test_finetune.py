@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.models.freezing import Part
+from samora_pipeline.objectives.segmentation import segmentation_loss
+from samora_pipeline.paths import resolve_roots
+from samora_pipeline.slices.augmentation import apply_augmentation
+from tests.trainers.small_data import make_dataset
+from trainers.planning import RunPlan, plan_run
+from trainers.request import Request
+from trainers.stages.finetune import FinetuneInputs, LabelledTask, starting_network
+
+REQUEST = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", recipe="none")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
+    root = make_dataset(tmp_path_factory.mktemp("finetune"))
+    return plan_run(replace(REQUEST, assignments=("finetune.loss_at=decoder",)), resolve_roots(str(root)))
+
+
+def _inputs(plan: RunPlan, labels: LabelScheme | None = None) -> FinetuneInputs:
+    assert plan.base.file is not None
+    config = plan.config
+    if labels is not None:
+        config = replace(config, labels=labels, model=replace(config.model, num_outputs=labels.num_outputs))
+    return FinetuneInputs(
+        config=config,
+        settings=plan.choices.settings.finetune,
+        base=plan.base.file,
+        experts={},
+        slices=plan.dataset.slices,
+        parts=frozenset(Part(name) for name in plan.choices.trainer.parts),
+    )
+
+
+def test_the_loss_is_equation_9_at_the_decoders_resolution(plan: RunPlan) -> None:
+    inputs = _inputs(plan)
+    network = starting_network(inputs, 0)
+    task = LabelledTask(inputs, network, 0)
+    batch = task.load([0, 1, 2, 3], 0)
+    loss, metrics = task.loss(batch, 0)
+    images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
+    logits = network(images)
+    side = targets.shape[-1] // logits.shape[-1]
+    # The pixel at the centre of each block stands for it.
+    small = targets[:, side // 2 :: side, side // 2 :: side]
+    terms = segmentation_loss(logits, small, cross_entropy=0.2, dice=0.8)
+    torch.testing.assert_close(loss, terms.loss)
+    assert loss.item() == pytest.approx(0.2 * float(metrics["cross_entropy"]) + 0.8 * float(metrics["dice_loss"]))
+
+
+def test_the_loss_can_be_taken_at_input_size(plan: RunPlan) -> None:
+    inputs = _inputs(plan)
+    network = starting_network(inputs, 0)
+    batch = LabelledTask(inputs, network, 0).load([0, 1], 0)
+    at_input = replace(inputs, settings=replace(inputs.settings, loss_at="input"))
+    loss, _ = LabelledTask(at_input, network, 0).loss(batch, 0)
+    images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
+    logits = torch.nn.functional.interpolate(network(images), targets.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(loss, segmentation_loss(logits, targets, cross_entropy=0.2, dice=0.8).loss)
+
+
+def test_half_precision_changes_little(plan: RunPlan) -> None:
+    inputs = _inputs(plan)
+    task = LabelledTask(inputs, starting_network(inputs, 0), 0)
+    batch = task.load([0, 1, 2, 3], 0)
+    exact, _ = task.loss(batch, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = task.loss(batch, 0)
+    loss.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+def test_regions_are_trained_one_map_each(plan: RunPlan) -> None:
+    inputs = _inputs(plan, LabelScheme({"whole": (1, 2), "hole": (2,)}, region_order=(1, 2)))
+    task = LabelledTask(inputs, starting_network(inputs, 0), 0)
+    batch = task.load([2, 7], 0)
+    assert set(batch["targets"].unique().tolist()) <= {0, 1, 2}
+    loss, _ = task.loss(batch, 0)
+    assert torch.isfinite(loss)
+
+
+def test_the_schedule_is_equation_11(plan: RunPlan) -> None:
+    settings = replace(plan.choices.settings.finetune, batch=4, epochs=20, warmup=5, steps_per_epoch=None)
+    inputs = replace(_inputs(plan), settings=settings)
+    training = LabelledTask(inputs, starting_network(inputs, 0), 0).training(lambda: None)
+    steps = len(training.batches(0))
+    assert steps == 3
+    total = 20 * steps
+    assert training.learning_rate(1) == pytest.approx(5e-3 / 5)
+    assert training.learning_rate(5) == pytest.approx(5e-3)
+    assert training.learning_rate(30) == pytest.approx(5e-3 * (1 - 25 / total))
+    longer = replace(inputs, settings=replace(settings, schedule_epochs=40))
+    training = LabelledTask(longer, starting_network(longer, 0), 0).training(lambda: None)
+    assert training.learning_rate(30) == pytest.approx(5e-3 * (1 - 25 / (2 * total)))
+
+
+def test_the_micro_batch_is_the_plans_unless_set(plan: RunPlan) -> None:
+    inputs = _inputs(plan)
+    network = starting_network(inputs, 0)
+    assert LabelledTask(inputs, network, 0).training(lambda: None).micro_batch == plan.config.plans.batch_size.value
+    small = replace(inputs, settings=replace(inputs.settings, micro_batch=2))
+    assert LabelledTask(small, network, 0).training(lambda: None).micro_batch == 2
