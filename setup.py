@@ -21,6 +21,7 @@ REQUIREMENTS = [
     "safetensors>=0.4.3",  # own weights; loads bfloat16
     "scipy>=1.11",  # distance search and statistics
     "matplotlib>=3.8",  # progress and overlay pictures; works with NumPy 2
+    "Pillow>=10",  # PNG slices as a source of scans
     "numpy>=1.26",  # typing used throughout
 ]
 
