@@ -151,7 +151,7 @@ def _say_prepared(prepared: Prepared, explain: bool) -> None:
         "channels": plans.channels,
         "intensity": plans.intensity,
         "batch_size": plans.batch_size,
-        "mirror_left_right": plans.mirror_left_right,
+        "mirror": plans.mirror,
     }
     rules = [
         rule.scheme + (f" {rule.low:g}..{rule.high:g}" if rule.low is not None and rule.high is not None else "")

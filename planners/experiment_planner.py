@@ -12,7 +12,7 @@ from functools import partial
 from typing import ClassVar, TypeVar, get_args
 
 from planners.intensity_names import is_colour, require_known, scheme_of
-from planners.laterality import left_right_pairs
+from planners.laterality import opposite_pairs
 from planners.overrides import (
     SET_MARK,
     check_keys,
@@ -104,7 +104,7 @@ class ExperimentPlanner:
             channels=self.channels(),
             intensity=self._intensities(),
             batch_size=self._settle("batch_size", read_count, lambda: self.batch_size(input_size.value)),
-            mirror_left_right=self._settle("mirror_left_right", read_flag, self.mirror_left_right),
+            mirror=self._settle("mirror", read_flag, self.mirror),
             fingerprint_digest=digest_json(to_plain(self.fingerprint)),
         )
 
@@ -191,16 +191,16 @@ class ExperimentPlanner:
             f"= {fits}, as a power of two of at most {self.LARGEST_BATCH}",
         )
 
-    def mirror_left_right(self) -> Planned[bool]:
-        """Left-right flips, unless the labels tell left from right."""
-        pinned = self.dataset.ours.left_right_flips
+    def mirror(self) -> Planned[bool]:
+        """Flips of slices, unless the labels tell one direction from its opposite."""
+        pinned = self.dataset.ours.mirror
         if pinned is not None:
             return Planned(pinned, "fixed by the dataset's published recipe (samora.json)")
-        pairs = left_right_pairs(self.dataset.scheme.names)
+        pairs = opposite_pairs(self.dataset.scheme.names)
         if pairs:
             shown = ", ".join(f"{first}/{second}" for first, second in pairs)
-            return Planned(False, f"labels tell left from right: {shown}")
-        return Planned(True, "no two labels differ in their side alone")
+            return Planned(False, f"a mirrored slice would carry wrong labels: {shown}")
+        return Planned(True, "no two labels differ in a direction alone")
 
     def _hounsfield_window(self, index: int, name: str) -> Planned[IntensityRule]:
         window = self.dataset.ours.window

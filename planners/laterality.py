@@ -1,4 +1,4 @@
-"""Whether label names come in left/right pairs, so that a mirrored image would carry wrong labels."""
+"""Whether label names come in opposite pairs, so that a mirrored image would carry wrong labels."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import re
 from collections.abc import Iterable
 
 _OPPOSITE = {"left": "right", "l": "r", "lt": "rt", "lft": "rgt", "sin": "dex", "sinistra": "dextra"}
+_OPPOSITE |= {
+    "anterior": "posterior",
+    "superior": "inferior",
+    "upper": "lower",
+    "ventral": "dorsal",
+    "cranial": "caudal",
+}
 _OPPOSITE |= {right: left for left, right in _OPPOSITE.items()}
 # Up to this length a word that starts with L or R is read as an abbreviation: LV and RV, LUL and RUL.
 _ABBREVIATION = 3
 
 
-def left_right_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ in the side alone: ``left kidney``/``right kidney``, ``rightparotid``, ``l_lung``.
+def opposite_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ in a direction alone: ``left kidney``/``right kidney``, ``rightparotid``, ``l_lung``,
+    ``anterior``/``posterior``.
 
-    A side counts only where its counterpart is a label too: "cleft" or "r" alone make no pair.
+    A direction counts only where its counterpart is a label too: "cleft" or "r" alone make no pair.
     """
     by_plain = {_plain(name): name for name in names}
     pairs: list[tuple[str, str]] = []

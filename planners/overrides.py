@@ -22,7 +22,7 @@ KEYS = (
     "slice_size",
     "input_size",
     "batch_size",
-    "mirror_left_right",
+    "mirror",
 )
 
 

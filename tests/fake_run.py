@@ -49,7 +49,7 @@ def make_plans(**changes: Any) -> Plans:
         channels=Planned("repeat", "tests"),
         intensity=Planned((IntensityRule("window", -125.0, 275.0),), "tests"),
         batch_size=Planned(4, "tests"),
-        mirror_left_right=Planned(True, "tests"),
+        mirror=Planned(True, "tests"),
         fingerprint_digest="0" * 64,
     )
     plain = ("dataset", "channel_names")

@@ -178,9 +178,9 @@ def shrunk(settings: Settings) -> Settings:
         settings,
         model=replace(settings.model, fusion=replace(settings.model.fusion, scope="attention")),
         bootstrap=BootstrapSettings(epochs=12, batch=32, micro_batch=None, learning_rate=1e-3, steps_per_epoch=30),
-        expert_image=ImageSettings(epochs=5, batch=24, learning_rate=2e-3, steps_per_epoch=12, temperature=0.2),
-        expert_patch=PatchSettings(epochs=5, batch=24, micro_batch=None, learning_rate=2e-3, steps_per_epoch=12),
-        expert_pixel=PixelSettings(epochs=5, batch=16, micro_batch=None, learning_rate=2e-3, steps_per_epoch=12),
+        expert_image=ImageSettings(epochs=4, batch=24, learning_rate=2e-3, steps_per_epoch=12, temperature=0.2),
+        expert_patch=PatchSettings(epochs=4, batch=24, micro_batch=None, learning_rate=2e-3, steps_per_epoch=12),
+        expert_pixel=PixelSettings(epochs=4, batch=8, micro_batch=None, learning_rate=2e-3, steps_per_epoch=12),
         finetune=finetune,
     )
 

@@ -58,7 +58,7 @@ class PreparedDataset:
         """What of the plan shapes the images that a network sees."""
         plain = to_plain(self.plans)
         names = ("slice_axis", "in_plane", "in_plane_spacing", "slice_size", "channels", "intensity")
-        return {name: plain[name]["value"] for name in (*names, "mirror_left_right")}
+        return {name: plain[name]["value"] for name in (*names, "mirror")}
 
 
 def open_dataset(token: str, roots: Roots) -> PreparedDataset:

@@ -67,7 +67,7 @@ class SamoraJson:
     """samora.json: what nnU-Net's file has no place for.
 
     ``patients`` maps a case to its patient where they differ. ``window`` is the published intensity window in HU.
-    ``left_right_flips`` pins the augmentation where a published recipe fixes it (None: the planner decides).
+    ``mirror`` pins the augmentation where a published recipe fixes it (None: the planner decides).
     """
 
     schema_version: int = 1
@@ -81,7 +81,7 @@ class SamoraJson:
     published_split: PublishedSplit | None = None
     budgets: dict[str, PublishedBudget] = field(default_factory=dict)
     window: tuple[float, float] | None = None
-    left_right_flips: bool | None = None
+    mirror: bool | None = None
 
 
 @dataclass(frozen=True)

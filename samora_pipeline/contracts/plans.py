@@ -45,8 +45,8 @@ class Plans:
 
     A slice goes from the source grid to ``slice_size`` x ``slice_size`` (by ``in_plane``: resize the field of view, or
     resample to ``in_plane_spacing`` mm and pad or crop centrally), then to ``input_size`` if that differs.
-    ``batch_size`` is the micro-batch that fits the memory that was planned for. ``mirror_left_right``: whether
-    left-right flips are allowed as augmentation.
+    ``batch_size`` is the micro-batch that fits the memory that was planned for. ``mirror``: whether
+    slices may be flipped as augmentation.
     """
 
     dataset: str
@@ -59,6 +59,6 @@ class Plans:
     channels: Planned[ChannelRule]
     intensity: Planned[tuple[IntensityRule, ...]]
     batch_size: Planned[int]
-    mirror_left_right: Planned[bool]
+    mirror: Planned[bool]
     fingerprint_digest: str
     schema_version: int = 1

@@ -71,14 +71,11 @@ class AugmentationParameters:
 
 
 def allowed_flips(plans: Plans) -> tuple[bool, bool]:
-    """Whether the (rows, columns) of a slice may be reversed.
+    """Whether the (rows, columns) of a slice may be reversed: both, or neither where the plan forbids mirroring.
 
-    Both, unless the plan keeps left and right apart: then neither in axial and coronal slices, because every reflection
-    of such a slice, upside down as well, shows a body whose organs have changed sides. A sagittal slice looks the same
-    from both sides and may always be reversed.
+    There is nothing between: a slice that is upside down is a mirror image as well, whose organs have changed sides.
     """
-    allowed = plans.mirror_left_right.value or plans.slice_axis.value == "sagittal"
-    return allowed, allowed
+    return plans.mirror.value, plans.mirror.value
 
 
 @contextmanager

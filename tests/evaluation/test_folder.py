@@ -122,7 +122,7 @@ def fold_config(scored: tuple[str, ...]) -> RunConfig:
         channels=Planned("repeat", ""),
         intensity=Planned((IntensityRule("window", -125.0, 275.0),), ""),
         batch_size=Planned(4, ""),
-        mirror_left_right=Planned(True, ""),
+        mirror=Planned(True, ""),
         fingerprint_digest="0",
     )
     return RunConfig(

@@ -22,7 +22,7 @@ def plans(size: int, rule: str = "resize", spacing: float | None = None, input_s
         channels=Planned("repeat", ""),
         intensity=Planned((IntensityRule("percentiles"),), ""),
         batch_size=Planned(8, ""),
-        mirror_left_right=Planned(True, ""),
+        mirror=Planned(True, ""),
         fingerprint_digest="",
     )
 

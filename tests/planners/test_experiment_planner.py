@@ -59,7 +59,7 @@ def test_the_default_plan() -> None:
     assert plans.channels.value == "repeat"
     assert plans.intensity.value == (IntensityRule("window", -150.0, 300.0),)
     assert plans.batch_size.value == 16
-    assert plans.mirror_left_right.value is True
+    assert plans.mirror.value is True
     reasons = [getattr(plans, field.name) for field in dataclasses.fields(Plans)]
     assert all(planned.why for planned in reasons if isinstance(planned, Planned))
 
@@ -158,13 +158,14 @@ def test_a_name_that_says_nothing_is_never_a_silent_default(name: str) -> None:
         (("liver", "river"), True),
         (("l", "tumor"), True),
         (("aorta", "gallbladder", "kidney(L)", "kidney(R)"), False),
+        (("Anterior", "Posterior"), False),
     ],
 )
-def test_flips_are_off_where_labels_tell_left_from_right(labels: tuple[str, ...], mirror: bool) -> None:
-    planned = planner(labels=labels).plan().mirror_left_right
+def test_flips_are_off_where_labels_tell_a_direction_from_its_opposite(labels: tuple[str, ...], mirror: bool) -> None:
+    planned = planner(labels=labels).plan().mirror
     assert planned.value is mirror
     assert mirror or labels[0] in planned.why or labels[2] in planned.why
-    assert planner(labels=labels, left_right_flips=True).plan().mirror_left_right.value is True
+    assert planner(labels=labels, mirror=True).plan().mirror.value is True
 
 
 @pytest.mark.parametrize(("size", "batch"), [(224, 16), (512, 2), (1024, 1), (64, 32)])
@@ -180,7 +181,7 @@ def test_any_value_can_be_set_and_its_reason_says_so() -> None:
         "slice_size": "256",
         "input_size": "512",
         "batch_size": "3",
-        "mirror_left_right": "false",
+        "mirror": "false",
         "intensity.0": "range",
     }
     plans = planner(overrides=overrides).plan()
@@ -190,7 +191,7 @@ def test_any_value_can_be_set_and_its_reason_says_so() -> None:
         1.25,
     )
     assert (plans.slice_size.value, plans.input_size.value, plans.batch_size.value) == (256, 512, 3)
-    assert (plans.mirror_left_right.value, plans.intensity.value) == (False, (IntensityRule("range"),))
+    assert (plans.mirror.value, plans.intensity.value) == (False, (IntensityRule("range"),))
     for key, text in overrides.items():
         assert f"set by --set {key}={text}" in getattr(plans, key.partition(".")[0]).why
     assert planner(overrides={"input_size": "512"}).plan().slice_size.value == 512
@@ -208,7 +209,7 @@ def test_any_value_can_be_set_and_its_reason_says_so() -> None:
         ("in_plane_spacing", "-1", "E-SET-02"),
         ("in_plane_spacing", "1.0", "E-SET-02.*resample_and_pad"),
         ("batch_size", "1.5", "E-SET-02"),
-        ("mirror_left_right", "perhaps", "E-SET-02"),
+        ("mirror", "perhaps", "E-SET-02"),
         ("intensity.0", "window:5,5", "E-SET-02"),
         ("intensity.0", "zscore", "E-SET-02"),
     ],

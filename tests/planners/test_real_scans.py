@@ -67,8 +67,8 @@ def test_openkbp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", str(tmp_path)]) == 0
     assert "Hounsfield" not in capsys.readouterr().out
     plans = check_store(tmp_path, name, cases, (0.3, 0.7))
-    assert plans.mirror_left_right.value is False
-    assert "rightparotid/leftparotid" in plans.mirror_left_right.why
+    assert plans.mirror.value is False
+    assert "rightparotid/leftparotid" in plans.mirror.why
     rule = plans.intensity.value[0]
     assert rule.scheme == "window"
     assert rule.low is not None
@@ -91,4 +91,5 @@ def test_hippocampus(tmp_path: Path) -> None:
     plans = check_store(tmp_path, name, cases, (0.2, 0.9))
     assert plans.intensity.value[0].scheme == "percentiles"
     assert plans.in_plane.value == "resize"
-    assert plans.mirror_left_right.value is True
+    assert plans.mirror.value is False
+    assert "anterior/posterior" in plans.mirror.why

@@ -184,10 +184,10 @@ def test_the_global_generator_is_left_as_it_was() -> None:
         ("axial", True, (True, True)),
         ("axial", False, (False, False)),
         ("coronal", False, (False, False)),
-        ("sagittal", False, (True, True)),
+        ("sagittal", False, (False, False)),
     ],
 )
-def test_left_right_flips_follow_the_plan(axis: SliceAxis, free: bool, expected: tuple[bool, bool]) -> None:
+def test_mirror_follow_the_plan(axis: SliceAxis, free: bool, expected: tuple[bool, bool]) -> None:
     plans = Plans(
         dataset="D",
         channel_names=("CT",),
@@ -199,7 +199,7 @@ def test_left_right_flips_follow_the_plan(axis: SliceAxis, free: bool, expected:
         channels=Planned("repeat", ""),
         intensity=Planned((IntensityRule("range"),), ""),
         batch_size=Planned(1, ""),
-        mirror_left_right=Planned(free, ""),
+        mirror=Planned(free, ""),
         fingerprint_digest="",
     )
     assert allowed_flips(plans) == expected

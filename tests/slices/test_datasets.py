@@ -51,7 +51,7 @@ PLANS = Plans(
     channels=why("repeat"),
     intensity=why((IntensityRule("window", -100.0, 300.0),)),
     batch_size=why(2),
-    mirror_left_right=why(True),
+    mirror=why(True),
     fingerprint_digest="",
 )
 

@@ -112,7 +112,7 @@ def test_channels_without_a_window_are_taken_for_mr() -> None:
         channels=Planned("as_is", ""),
         intensity=Planned(rules, ""),
         batch_size=Planned(1, ""),
-        mirror_left_right=Planned(True, ""),
+        mirror=Planned(True, ""),
         fingerprint_digest="",
     )
     assert rician_channels(plans) == (False, True, True)

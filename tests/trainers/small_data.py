@@ -65,7 +65,7 @@ def _plans(folder_name: str, fingerprint_digest: str) -> Plans:
         channels=Planned("repeat", "tests"),
         intensity=Planned((IntensityRule("window", -100.0, 300.0),), "tests"),
         batch_size=Planned(8, "tests"),
-        mirror_left_right=Planned(True, "tests"),
+        mirror=Planned(True, "tests"),
         fingerprint_digest=fingerprint_digest,
     )
 

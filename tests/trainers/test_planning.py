@@ -159,9 +159,9 @@ def test_another_plan_makes_other_keys(root: Path) -> None:
     first = [artefact.key for artefact in _plan(root).artefacts]
     path = root / "preprocessed" / NAME / PLANS_FILE
     plans = read_json(Plans, path)
-    write_json(replace(plans, mirror_left_right=Planned(True, "another reason")), path)
+    write_json(replace(plans, mirror=Planned(True, "another reason")), path)
     assert [artefact.key for artefact in _plan(root).artefacts] == first
-    write_json(replace(plans, mirror_left_right=Planned(False, "tests")), path)
+    write_json(replace(plans, mirror=Planned(False, "tests")), path)
     assert not {artefact.key for artefact in _plan(root).artefacts} & set(first)
 
 
