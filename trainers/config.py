@@ -168,8 +168,8 @@ def shrunk(settings: Settings) -> Settings:
     """Return the settings for ``samora_tiny`` on a CPU (ours): short stages, small batches, the same objectives.
 
     Lengths are fixed in steps, so that a run takes minutes whatever the size of the pool. Experts are fused after
-    the attention, which makes a step a fifth to a third cheaper than whole blocks. The loss is taken at input size: with logits of 32 to 56 pixels a
-    side, resizing the labels instead would lose the small organs.
+    the attention, which makes a step a fifth to a third cheaper than whole blocks. The loss is taken at input size:
+    with logits of 32 to 56 pixels a side, resizing the labels instead would lose the small organs.
     """
     finetune = replace(
         settings.finetune, epochs=60, batch=8, schedule_epochs=None, warmup=25, steps_per_epoch=6, loss_at="input"
