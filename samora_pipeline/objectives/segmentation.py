@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from samora_pipeline.distributed import sum_over_ranks
+from samora_pipeline.objectives.class_sums import IGNORED, class_sums
 
-IGNORED = -1
 _SMOOTH = 1e-5
 
 
@@ -50,21 +50,8 @@ def segmentation_loss(
     """
     if logits.shape[0] != target.shape[0] or logits.shape[2:] != target.shape[1:]:
         raise ValueError(f"a target of shape {tuple(target.shape)} does not fit logits {tuple(logits.shape)}")
-    logits = logits.float()
-    valid = target != IGNORED
-    truth = _one_hot(target.clamp(min=0), logits.shape[1], regions) * valid[:, None]
-    if regions is None:
-        probability = logits.softmax(dim=1) * valid[:, None]
-        entropies = functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
-        terms = valid.sum()
-    else:
-        probability = logits.sigmoid() * valid[:, None]
-        entropies = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * valid[:, None]
-        terms = valid.sum() * logits.shape[1]
-    sums = torch.cat(
-        (torch.stack((entropies.sum(), terms.float())), _class_sums(probability, truth).flatten())
-    )  # one vector, so that ranks exchange one message
-    total = sum_over_ranks(sums)
+    sums = _class_terms(logits.float(), target) if regions is None else _region_terms(logits.float(), target, regions)
+    total = sum_over_ranks(sums)  # one vector, so that ranks exchange one message
     entropy = total[0] / total[1].clamp(min=1)
     overlap, squares, squares_truth = total[2:].chunk(3)
     overlaps = 1 - (2 * overlap + _SMOOTH) / (squares + squares_truth + _SMOOTH)
@@ -81,15 +68,19 @@ def low_resolution(target: Tensor, size: tuple[int, int]) -> Tensor:
     return target[:, rows[:, None], columns]
 
 
-def _one_hot(target: Tensor, outputs: int, regions: Tensor | None) -> Tensor:
-    if regions is None:
-        return functional.one_hot(target, outputs).movedim(-1, 1).float()
-    return regions.to(target.device)[:, target].movedim(0, 1).float()
+def _class_terms(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy, its number of terms, and the sums over pixels of p g, p p and g g per class: (2+3K,)."""
+    entropy, overlap, squares = class_sums(logits, target)
+    pixels = target[target != IGNORED].bincount(minlength=logits.shape[1]).to(logits.dtype)
+    return torch.cat((entropy[None], pixels.sum()[None], overlap, squares, pixels))
 
 
-def _class_sums(probability: Tensor, truth: Tensor) -> Tensor:
-    """Sums over batch and pixels of p g, p p and g g: (3,K)."""
-    pixels = (0, 2, 3)
-    return torch.stack(
-        ((probability * truth).sum(pixels), probability.square().sum(pixels), truth.square().sum(pixels))
-    )
+def _region_terms(logits: Tensor, target: Tensor, regions: Tensor) -> Tensor:
+    """The same sums for regions, each a map of its own."""
+    valid = (target != IGNORED)[:, None]
+    truth = regions.to(target.device)[:, target.clamp(min=0)].movedim(0, 1).float() * valid
+    probability = logits.sigmoid() * valid
+    entropies = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * valid
+    head = torch.stack((entropies.sum(), valid.sum() * logits.new_tensor(logits.shape[1])))
+    products = (probability * truth, probability.square(), truth.square())
+    return torch.cat((head, *(product.sum((0, 2, 3)) for product in products)))
