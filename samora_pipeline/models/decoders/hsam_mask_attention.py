@@ -53,7 +53,7 @@ class MaskGuidedAttention(nn.Module):
         tokens = functional.interpolate(features, size, mode="bilinear", align_corners=False)
         if self.training and not self.constant:
             tokens = functional.dropout(_with_noise(tokens, target), FEATURE_DROPOUT)
-        scores = self._scores(tokens.flatten(2)).unflatten(2, size)
+        scores = self._scores(tokens.flatten(2)).view(-1, 1, *size)
         if self.constant:
             attention = scores.softmax(dim=1)
         else:
@@ -77,14 +77,14 @@ def _with_noise(features: Tensor, target: Tensor | None) -> Tensor:
 
 
 def noise_shares(target: Tensor, side: int) -> Tensor:
-    """How much noise each pixel gets: from 0.35 in the rarest class of the batch in equal steps to 0 in the most frequent.
+    """How much noise each pixel gets: 0.35 in the rarest class of the batch, in equal steps to 0 in the most frequent.
 
     Args:
         target: (B,H,W) label values; pixels of -1 count for nothing and get none.
         side: of the map returned, (B,side,side) float32; its pixels are the nearest of the target.
     """
     small = functional.interpolate(target[:, None].float(), (side, side), mode="nearest-exact")[:, 0].long()
-    values, counts = small[small >= 0].unique(return_counts=True)
+    values, counts = torch.unique(small[small >= 0], return_counts=True)
     table = torch.zeros(int(values.max()) + 2 if len(values) else 1, device=target.device)
     steps = torch.linspace(0, RAREST_NOISE, len(values), device=target.device)
     table[values[counts.argsort(descending=True, stable=True)]] = steps

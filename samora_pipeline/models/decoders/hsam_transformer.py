@@ -47,7 +47,7 @@ class MaskedCrossAttention(nn.Module):
         return output
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class MaskedTwoWayBlock(nn.Module):
@@ -89,7 +89,7 @@ class MaskedTwoWayTransformer(nn.Module):
 def cross_first(
     transformer: Any, image: Tensor, positions: Tensor, tokens: Tensor, *, mask: Tensor | None, dropout: float
 ) -> tuple[Tensor, Tensor]:
-    """Run the layers of a two-way transformer in H-SAM's order: the tokens' cross-attention before their self-attention.
+    """Run a two-way transformer in H-SAM's order: the tokens' cross-attention before their self-attention.
 
     Args:
         transformer: SAM's own (``mask`` None) or a ``MaskedTwoWayTransformer``.
