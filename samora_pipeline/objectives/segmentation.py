@@ -18,6 +18,9 @@ from samora_pipeline.distributed import sum_over_ranks
 from samora_pipeline.objectives.class_sums import IGNORED, class_sums
 
 _SMOOTH = 1e-5
+_LAST_AT_START = 0.6
+_DECAY = 0.99
+_DECAY_EPOCHS = 300
 
 
 class SegmentationTerms(NamedTuple):
@@ -57,6 +60,29 @@ def segmentation_loss(
     overlaps = 1 - (2 * overlap + _SMOOTH) / (squares + squares_truth + _SMOOTH)
     score = overlaps.mean()
     return SegmentationTerms(cross_entropy * entropy + dice * score, entropy.detach(), score.detach())
+
+
+def stage_weights(stages: int, epoch: int, epochs: int) -> tuple[float, ...]:
+    """Weights of the losses of a decoder's stages, from first to last.
+
+    H-SAM's code gives the last of two stages 0.6 ** (0.99 ** epoch) and the first the rest: 0.4 at first, 0.025 at the
+    end of its 300 epochs. Here the 300 epochs stand for the whole run, whatever its length, so that a run of
+    30 epochs decays as far (SAMora, appendix A.1: "from 0.4 to 0 over 300 epochs", and Table 8 trains for 30).
+
+    Args:
+        stages: how many logits the decoder gives.
+        epoch: under way, from 0.
+        epochs: of the run.
+
+    Raises:
+        ValueError: more than two stages, for which no weights are known.
+    """
+    if stages == 1:
+        return (1.0,)
+    if stages != 2:
+        raise ValueError(f"no weights are known for {stages} stages")
+    last: float = _LAST_AT_START ** (_DECAY ** (_DECAY_EPOCHS * epoch / epochs))
+    return (1 - last, last)
 
 
 def low_resolution(target: Tensor, size: tuple[int, int]) -> Tensor:

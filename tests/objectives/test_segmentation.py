@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss
+from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss, stage_weights
 
 
 def pixels(target: Tensor) -> list[tuple[int, int, int]]:
@@ -117,3 +117,20 @@ def test_low_resolution_does_not_shift_objects() -> None:
     small = low_resolution(target, (56, 56))[0]
     centre = [(position + 0.5) * 4 - 0.5 for position in ndimage.center_of_mass(small.numpy())]
     assert centre == pytest.approx(ndimage.center_of_mass(target[0].numpy()), abs=2.0)
+
+
+def test_the_first_stage_fades_as_in_h_sams_300_epochs() -> None:
+    for epoch, first in ((0, 0.400), (10, 0.370), (20, 0.342), (30, 0.315), (100, 0.171), (200, 0.066), (299, 0.025)):
+        assert stage_weights(2, epoch, 300) == pytest.approx((first, 1 - first), abs=6e-4)
+
+
+def test_the_fading_is_as_long_as_the_run() -> None:
+    assert stage_weights(2, 0, 30) == pytest.approx((0.4, 0.6))
+    for epoch in (1, 7, 29):
+        assert stage_weights(2, epoch, 30) == pytest.approx(stage_weights(2, 10 * epoch, 300))
+
+
+def test_one_stage_has_all_the_weight_and_three_are_not_known() -> None:
+    assert stage_weights(1, 5, 20) == (1.0,)
+    with pytest.raises(ValueError, match="3 stages"):
+        stage_weights(3, 0, 20)
