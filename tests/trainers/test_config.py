@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from samora_pipeline.errors import UsageError
-from trainers.config import SAMED, SAMORA, FinetuneSettings, shortened, shrunk
+from trainers.config import HSAM, HSAMORA, SAMED, SAMORA, FinetuneSettings, shortened, shrunk
 
 
 def test_table_7_where_it_applies_to_experts() -> None:
@@ -42,8 +42,17 @@ def test_samed_stops_before_the_end_of_its_schedule() -> None:
     assert (finetune.learning_rate, finetune.weight_decay) == (5e-3, 0.1)
 
 
+def test_table_8_for_h_samora_and_the_baselines_own_weights() -> None:
+    ours, theirs = HSAMORA.finetune, HSAM.finetune
+    assert replace(SAMORA.finetune, epochs=30, learning_rate=2.5e-3) == ours
+    assert (theirs.epochs, theirs.batch, theirs.learning_rate) == (300, 16, 2.5e-3)
+    assert (theirs.warmup, theirs.exponent, theirs.weight_decay) == (250, 0.9, 0.1)
+    assert (theirs.cross_entropy, theirs.dice) == (0.1, 0.9)
+    assert HSAM.model == HSAMORA.model == replace(SAMORA.model, decoder="hsam")
+
+
 def test_the_tiny_form_keeps_losses_and_optimizers() -> None:
-    for settings in (SAMORA, SAMED):
+    for settings in (SAMORA, SAMED, HSAMORA, HSAM):
         tiny = shrunk(settings)
         for name in ("learning_rate", "weight_decay", "betas", "cross_entropy", "dice", "exponent"):
             assert getattr(tiny.finetune, name) == getattr(settings.finetune, name)
