@@ -123,8 +123,8 @@ class FinetuneSettings:
     ``warmup`` counts iterations: 25 epochs would be longer than the run. ``schedule_epochs`` is the length of the
     schedule where it differs from the epochs that are run (SAMed stops early). The maximum of iterations in Eq. 11 is
     that of the schedule; the 18,600 in A.1 are SAMed's, of 200 epochs. ``loss_at``: ``decoder`` resizes the label to
-    the logits, ``input`` the logits to the label. Of a decoder with two stages each stage has both terms, and the stages
-    are weighed as in H-SAM (``objectives.segmentation.stage_weights``).
+    the logits, ``input`` the logits to the label. Where a decoder has two stages each has both terms, weighed by
+    ``objectives.segmentation.stage_weights``.
     """
 
     epochs: int = 20
