@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
@@ -104,3 +105,67 @@ def test_a_part_without_gradient_is_reported() -> None:
         parameter.grad = None
     with pytest.raises(SamoraError, match='E-MODEL-05 no gradient reached the part "fusion"'):
         verify(network, before)
+
+
+class Recorded:
+    """Counts the tensors that autograd keeps, and how many it had kept after each block of the encoder."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        self.kept = 0
+        self.after_block: list[int] = []
+        for block in network.image_encoder.blocks:
+            block.register_forward_hook(lambda *_: self.after_block.append(self.kept))
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        self.kept += 1
+        return tensor
+
+
+def with_late_fusions(*, in_channels: int = 1) -> SegmentationNetwork:
+    """A network whose first three blocks are frozen as a whole."""
+    torch.manual_seed(1)
+    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=in_channels))
+    freeze(network, STAGE_2)
+    for block in list(network.image_encoder.blocks)[:3]:
+        block.fusion.requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize(("in_channels", "recorded"), [(1, False), (2, True)])
+def test_frozen_blocks_before_the_first_trained_one_are_not_recorded(in_channels: int, recorded: bool) -> None:
+    """Autograd leaves them out by itself, unless a trained adapter in front of them needs their gradient."""
+    network = with_late_fusions(in_channels=in_channels)
+    seen = Recorded(network)
+    with torch.autograd.graph.saved_tensors_hooks(seen.pack, lambda tensor: tensor):
+        network(torch.rand(2, in_channels, 64, 64)).sum().backward()
+    assert (seen.after_block[2] > 0) is recorded
+    assert seen.after_block[3] > seen.after_block[2]
+
+
+def test_running_them_without_gradients_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = with_late_fusions()
+    images = torch.rand(2, 1, 64, 64)
+
+    def gradients() -> dict[str, Tensor]:
+        network.zero_grad()
+        network(images).square().sum().backward()
+        return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+    as_it_is = gradients()
+    for block in list(network.image_encoder.blocks)[:3]:
+        monkeypatch.setattr(block, "forward", torch.no_grad()(block.forward))
+    without = gradients()
+    assert as_it_is.keys() == without.keys()
+    assert all(torch.equal(as_it_is[name], without[name]) for name in as_it_is)
+
+
+@pytest.mark.parametrize("scope", ["block", "attention"])
+def test_in_the_first_block_only_the_fusion_is_recorded(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, fusion=FusionSpec(scope=scope)))
+    freeze(network, STAGE_2)
+    first = network.image_encoder.blocks[0]
+    attended: list[Tensor] = []
+    original = first._attend
+    monkeypatch.setattr(first, "_attend", lambda *inputs: attended.append(original(*inputs)) or attended[-1])
+    assert first(torch.rand(1, 4, 4, 96)).requires_grad
+    assert [tensor.requires_grad for tensor in attended] == [False]
