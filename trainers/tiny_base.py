@@ -47,7 +47,7 @@ class PromptableModel(nn.Module):
         per_image = points.shape[1]
         flat = points.flatten(0, 1)[:, None]
         sparse, dense = self.prompt_encoder((flat, torch.ones(flat.shape[:2], dtype=torch.int)), None, None)
-        embedding = self.image_encoder(images).repeat_interleave(per_image, 0) + dense
+        embedding = self.image_encoder(images).embedding.repeat_interleave(per_image, 0) + dense
         position = self.prompt_encoder.get_dense_pe().expand(len(flat), -1, -1, -1)
         decoder = self.mask_decoder
         output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])

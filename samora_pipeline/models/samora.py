@@ -9,7 +9,7 @@ from __future__ import annotations
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
-from samora_pipeline.models.backbones.backbone import Encoder
+from samora_pipeline.models.backbones.backbone import Encoder, Features
 from samora_pipeline.models.decoders.decoder import Decoder
 
 RGB = 3
@@ -51,10 +51,10 @@ class SegmentationNetwork(nn.Module):
         logits: Tensor = self.decoder(self.embed(images), positions, sparse, dense)
         return logits
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Encode images (B,C,N,N) to embeddings (B,P,g,g)."""
-        embedding: Tensor = self.image_encoder(self.to_rgb(images))
-        return embedding
+    def embed(self, images: Tensor) -> Features:
+        """Encode images (B,C,N,N) to an embedding (B,P,g,g) and, where the backbone has them, finer features."""
+        features: Features = self.image_encoder(self.to_rgb(images))
+        return features
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Images (B,C,N,N) to what the encoder takes, (B,3,N,N)."""

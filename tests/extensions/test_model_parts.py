@@ -24,7 +24,7 @@ def test_backbone(name: str) -> None:
     with torch.device("meta"):
         encoder = backbone.build_encoder(size)
         images = torch.rand(2, 3, size, size)
-        assert encoder(images).shape == (2, backbone.prompt_dim, grid, grid)
+        assert encoder(images).embedding.shape == (2, backbone.prompt_dim, grid, grid)
         taps = encoder.forward_tokens(images, (1, backbone.depth))
         prompts = backbone.build_prompt_encoder(size)
         sparse, dense = prompts(points=None, boxes=None, masks=None)

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """What an encoder gives a decoder.
+
+    ``embedding`` is (B,P,g,g). ``skips`` are features of finer grids, the finest first: (B,P,4g,4g) and (B,P,2g,2g)
+    from SAM2; empty where a family has none (SAM).
+    """
+
+    embedding: Tensor
+    skips: tuple[Tensor, ...] = ()
 
 
 class Encoder(nn.Module):
@@ -23,8 +34,8 @@ class Encoder(nn.Module):
     depth: int
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Encode images (B,3,N,N) to embeddings (B,P,g,g)."""
+    def forward(self, x: Tensor) -> Features:
+        """Encode images (B,3,N,N) to an embedding (B,P,g,g) and, where the family has them, finer features."""
 
     @abstractmethod
     def forward_tokens(

@@ -17,7 +17,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.backbones.backbone import Encoder
+from samora_pipeline.models.backbones.backbone import Encoder, Features
 from samora_pipeline.models.backbones.sam_block import SamBlockSteps
 
 
@@ -37,11 +37,10 @@ class SamEncoder(Encoder):
         self.grid: int = self.pos_embed.shape[1]
         self.depth = len(self.blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Encode images (B,3,N,N) to embeddings (B,P,g,g)."""
+    def forward(self, x: Tensor) -> Features:
+        """Encode images (B,3,N,N) to embeddings (B,P,g,g); SAM has no finer features."""
         (tokens,) = self.forward_tokens(x, (self.depth,))
-        embedding: Tensor = self.neck(tokens.permute(0, 3, 1, 2))
-        return embedding
+        return Features(self.neck(tokens.permute(0, 3, 1, 2)))
 
     def forward_tokens(
         self,

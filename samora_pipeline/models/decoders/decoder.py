@@ -11,20 +11,20 @@ from typing import Protocol
 from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 
-from samora_pipeline.models.backbones.backbone import Backbone
+from samora_pipeline.models.backbones.backbone import Backbone, Features
 
 
 class Decoder(nn.Module):
-    """From an embedding to output maps. ``mask_decoder`` is the reference module that public weights are read into."""
+    """From features to output maps. ``mask_decoder`` is the reference module that public weights are read into."""
 
     mask_decoder: MaskDecoder
 
     @abstractmethod
-    def forward(self, embedding: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
+    def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
         """Decode to logits (B,K,n,n).
 
         Args:
-            embedding: (B,P,g,g) from the image encoder.
+            features: the embedding (B,P,g,g) of the image encoder, and its finer features where it has any.
             positions: (1,P,g,g), the encoding of the grid's positions.
             sparse: (1,0,P), no point or box prompts.
             dense: (1,P,g,g), the embedding of having no mask prompt.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from samora_pipeline.models.backbones.backbone import Backbone
+from samora_pipeline.models.backbones.backbone import Backbone, Features
 from samora_pipeline.models.decoders.decoder import Decoder
 
 
@@ -18,11 +18,11 @@ class SamedDecoder(Decoder):
         super().__init__()
         self.mask_decoder = backbone.build_mask_decoder(num_outputs)
 
-    def forward(self, embedding: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
-        """Decode (B,P,g,g) to (B,K,4g,4g)."""
+    def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
+        """Decode the embedding (B,P,g,g) to (B,K,4g,4g); finer features are not used."""
         maps: Tensor
         maps, _ = self.mask_decoder.predict_masks(
-            image_embeddings=embedding,
+            image_embeddings=features.embedding,
             image_pe=positions,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,

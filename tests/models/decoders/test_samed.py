@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 
+from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.backbones.sam import SAMORA_TINY
 from samora_pipeline.models.decoders.samed import SamedDecoder
 
@@ -25,6 +26,6 @@ def test_returns_every_map_of_the_reference_decoder(randomise: Callable[..., Non
         positions = prompts.get_dense_pe()
         background, _ = reference(embedding, positions, sparse, dense, multimask_output=False)
         classes, _ = reference(embedding, positions, sparse, dense, multimask_output=True)
-        got = decoder(embedding, positions, sparse, dense)
+        got = decoder(Features(embedding), positions, sparse, dense)
     assert got.shape == (3, 9, 16, 16)
     assert torch.equal(got, torch.cat((background, classes), dim=1))
