@@ -1,7 +1,7 @@
 """The segmentation network: image encoder with experts, prompt encoder without prompts, decoder.
 
 Shapes: B batch, C channels of a stored slice, N input size in pixels, P prompt width, g side of the embedding grid,
-K output maps, n side of the output (4g for SAMed's decoder).
+K output maps, n side of the output (4g for SAMed's decoder, N for H-SAM's).
 """
 
 from __future__ import annotations
@@ -46,15 +46,26 @@ class SegmentationNetwork(nn.Module):
         Raises:
             ValueError: another number of channels or another size than the network was built for.
         """
-        sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
-        positions = self.prompt_encoder.get_dense_pe()
-        logits: Tensor = self.decoder(self.embed(images), positions, sparse, dense)
+        logits: Tensor = self.decoder(self.embed(images), *self._no_prompts())
+        return logits
+
+    def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Segment as ``forward`` does, to the logits of every stage of the decoder, from first to last.
+
+        ``target`` is that of ``Decoder.stages``.
+        """
+        logits: tuple[Tensor, ...] = self.decoder.stages(self.embed(images), *self._no_prompts(), target)
         return logits
 
     def embed(self, images: Tensor) -> Features:
         """Encode images (B,C,N,N) to an embedding (B,P,g,g) and, where the backbone has them, finer features."""
         features: Features = self.image_encoder(self.to_rgb(images))
         return features
+
+    def _no_prompts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The encoding of positions (1,P,g,g), no sparse prompts (1,0,P) and the dense no-mask prompt (1,P,g,g)."""
+        sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
+        return self.prompt_encoder.get_dense_pe(), sparse, dense
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Images (B,C,N,N) to what the encoder takes, (B,3,N,N)."""

@@ -20,7 +20,12 @@ from samora_pipeline.contracts.run import FINAL_CHECKPOINT, LATEST_CHECKPOINT, R
 from samora_pipeline.models.assembly import trained_state
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part, snapshot, verify
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss
+from samora_pipeline.objectives.segmentation import (
+    SegmentationTerms,
+    low_resolution,
+    segmentation_loss,
+    stage_weights,
+)
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups
 from samora_pipeline.optimization.schedules import warmup_polynomial
 from samora_pipeline.run_log import Line
@@ -83,7 +88,7 @@ def starting_network(inputs: FinetuneInputs, seed: int) -> SegmentationNetwork:
 
 
 class LabelledTask:
-    """Labelled slices, augmented as in appendix A.3, and the loss of Eq. 9 at the resolution of the settings."""
+    """Labelled slices, augmented as in appendix A.3, and the loss of Eq. 9 on every stage of the decoder."""
 
     def __init__(self, inputs: FinetuneInputs, network: SegmentationNetwork, seed: int) -> None:
         config, self._settings = inputs.config, inputs.settings
@@ -137,22 +142,36 @@ class LabelledTask:
         )
         return {"images": self.source.images(indices), "targets": self.source.targets(indices), "drawn": drawn}
 
-    def loss(self, batch: Batch, _epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """0.2 cross-entropy + 0.8 Dice of the global batch (or of its part, where a batch is accumulated)."""
+    def loss(self, batch: Batch, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """0.2 cross-entropy + 0.8 Dice of the global batch (or of its part, where a batch is accumulated).
+
+        Each stage of the decoder has both terms, weighed by ``stage_weights``, and its own loss among the metrics.
+        """
         with full_precision(batch["images"]):
             images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
-        logits = self._network(images)
+        terms = [self._terms(logits, targets) for logits in self._network.stages(images, targets)]
+        weights = stage_weights(len(terms), epoch, self._settings.epochs)
+        loss, entropy, dice = (
+            torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
+            for parts in zip(*terms, strict=True)
+        )
+        metrics = {"cross_entropy": entropy, "dice_loss": dice}
+        if len(terms) > 1:
+            metrics |= {f"stage_{number}_loss": term.loss.detach() for number, term in enumerate(terms, start=1)}
+        return loss, metrics
+
+    def _terms(self, logits: Tensor, targets: Tensor) -> SegmentationTerms:
+        """The loss of one stage, at its own resolution or at the input's."""
         if self._settings.loss_at == "input":
             logits = functional.interpolate(logits, targets.shape[-2:], mode="bilinear", align_corners=False)
         height, width = logits.shape[-2:]
-        terms = segmentation_loss(
+        return segmentation_loss(
             logits,
             low_resolution(targets, (height, width)),
             cross_entropy=self._settings.cross_entropy,
             dice=self._settings.dice,
             regions=self._regions,
         )
-        return terms.loss, {"cross_entropy": terms.cross_entropy, "dice_loss": terms.dice}
 
 
 def _batches(order: EpochOrder, settings: FinetuneSettings, epoch: int) -> list[list[int]]:

@@ -30,6 +30,16 @@ class Decoder(nn.Module):
             dense: (1,P,g,g), the embedding of having no mask prompt.
         """
 
+    def stages(
+        self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor, target: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Decode to the logits of every stage that the loss sees, from first to last; ``forward`` gives the last.
+
+        ``target`` (B,N,N), label values with -1 for ignored pixels, may steer a decoder's noise in training; it
+        never changes what a decoder in evaluation mode returns.
+        """
+        return (self.forward(features, positions, sparse, dense),)
+
 
 class DecoderFactory(Protocol):
     """Makes a decoder; a subclass of Decoder with this constructor is one."""

@@ -15,10 +15,10 @@ from tests.models.decoders.test_hsam_transformer import slow_attention
 K, SIDE, HEADS = 3, 4, 2
 
 
-def slow_scores(module: MaskGuidedAttention, features: Tensor) -> list[float]:
+def slow_scores(module: MaskGuidedAttention, features: Tensor, heads: int = HEADS) -> list[float]:
     """One sample of mask features (K,n), no resizing: the score of each pixel."""
-    tokens = module.norm1(slow_attention(module.self_attn1, features, features, features, None, HEADS))
-    tokens = slow_attention(module.self_attn2, tokens, tokens, tokens, None, HEADS)
+    tokens = module.norm1(slow_attention(module.self_attn1, features, features, features, None, heads))
+    tokens = slow_attention(module.self_attn2, tokens, tokens, tokens, None, heads)
     tokens = module.norm2(torch.stack([token + module.mlp(token) for token in tokens]))
     weight, bias = module.select.weight[0], float(module.select.bias)
     return [
