@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from samora_pipeline.errors import AssetError, DataError
-from samora_pipeline.weights.files import read_weights
+from samora_pipeline.weights.files import read_shapes, read_weights
 
 STATE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.int64)}
 
@@ -23,6 +24,25 @@ def test_torch_files_are_read_bare_or_wrapped(content: object, tmp_path: Path) -
     got = read_weights(write(tmp_path / "w.pth", content))
     assert got.keys() == STATE.keys()
     assert all(torch.equal(got[name], STATE[name]) for name in STATE)
+
+
+def test_the_arguments_of_a_training_may_lie_beside_the_tensors(tmp_path: Path) -> None:
+    got = read_weights(write(tmp_path / "w.pth", {"model": STATE, "args": Namespace(lr=1e-3, blr=None), "epoch": 799}))
+    assert got.keys() == STATE.keys()
+
+
+def test_dicts_side_by_side_lend_their_names(tmp_path: Path) -> None:
+    got = read_weights(write(tmp_path / "w.pth", {"resnet": STATE, "head": {"layers.0.weight": torch.ones(1)}}))
+    assert list(got) == ["resnet.a", "resnet.b", "head.layers.0.weight"]
+    assert torch.equal(got["resnet.a"], STATE["a"])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_shapes_are_read_without_values(legacy: bool, tmp_path: Path) -> None:
+    torch.save({"model": STATE}, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    save_file(STATE, tmp_path / "w.safetensors")
+    assert read_shapes(tmp_path / "w.pth") == {"a": (2, 3), "b": (2,)}
+    assert read_shapes(tmp_path / "w.safetensors") == {"a": (2, 3), "b": (2,)}
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
