@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,13 +51,32 @@ def test_samed_trains_as_many_parameters_as_its_code() -> None:
     assert sum(trainable for trainable, _ in account(network).values()) == 4_913_621
 
 
-def test_samora_adds_as_many_parameters_as_table_3_says() -> None:
-    counts = {}
-    for name in ("SAMedTrainer", "SAMoraTrainer"):
+@pytest.mark.parametrize(("size", "trained"), [(224, 12_483_140), (512, 23_966_672)])
+def test_h_sam_trains_as_many_parameters_as_its_code(size: int, trained: int) -> None:
+    trainer = TRAINERS.get("HSAMTrainer")()
+    spec = replace(_spec(trainer, "sam_vit_b", size=size), decoder="hsam_released")
+    with torch.device("meta"):
+        network = build_network(spec)
+    freeze(network, frozenset(Part(part) for part in trainer.parts))
+    assert sum(trainable for trainable, _ in account(network).values()) == trained
+
+
+@pytest.mark.parametrize(("baseline", "ours"), [("SAMedTrainer", "SAMoraTrainer"), ("HSAMTrainer", "HSAMoraTrainer")])
+@pytest.mark.parametrize("size", [224, 512])
+def test_ours_adds_as_many_parameters_as_table_3_says(baseline: str, ours: str, size: int) -> None:
+    counts = []
+    for name in (baseline, ours):
         with torch.device("meta"):
-            counts[name] = sum(
-                sum(part) for part in account(build_network(_spec(TRAINERS.get(name)(), "sam_vit_b"))).values()
-            )
-    added = counts["SAMoraTrainer"] - counts["SAMedTrainer"]
-    # 118.5 M against 108.8 M.
-    assert added == pytest.approx(9.7e6, rel=0.01)
+            network = build_network(_spec(TRAINERS.get(name)(), "sam_vit_b", size=size))
+        counts.append(sum(sum(part) for part in account(network).values()))
+    # 118.5 M against 108.8 M, and 122.0 M against 112.3 M.
+    assert counts[1] - counts[0] == pytest.approx(9.7e6, abs=0.1e6)
+
+
+def test_in_h_samora_only_fusion_decoder_and_one_prompt_learn() -> None:
+    trainer = TRAINERS.get("HSAMoraTrainer")()
+    with torch.device("meta"):
+        network = build_network(_spec(trainer, "sam_vit_b"))
+    freeze(network, frozenset(Part(part) for part in trainer.parts))
+    learning = {part: trainable for part, (trainable, _) in account(network).items() if trainable}
+    assert learning == {Part.FUSION: 9_464_832, Part.DECODER: 12_183_943, Part.PROMPT: 256}

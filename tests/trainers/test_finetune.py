@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.models.freezing import Part
-from samora_pipeline.objectives.segmentation import segmentation_loss
+from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import apply_augmentation
 from tests.trainers.small_data import make_dataset
+from trainers.loop import train
 from trainers.planning import RunPlan, plan_run
 from trainers.request import Request
 from trainers.stages.finetune import FinetuneInputs, LabelledTask, starting_network
+from trainers.stages.stage import StageContext
 
 REQUEST = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", recipe="none")
 
@@ -107,3 +111,59 @@ def test_the_micro_batch_is_the_plans_unless_set(plan: RunPlan) -> None:
     assert LabelledTask(inputs, network, 0).training(lambda: None).micro_batch == plan.config.plans.batch_size.value
     small = replace(inputs, settings=replace(inputs.settings, micro_batch=2))
     assert LabelledTask(small, network, 0).training(lambda: None).micro_batch == 2
+
+
+@pytest.fixture(scope="module")
+def two_stages(plan: RunPlan) -> RunPlan:
+    roots = resolve_roots(str(plan.dataset.raw.folder.parents[1]))
+    assignments = ("finetune.loss_at=decoder", "finetune.epochs=30")
+    return plan_run(replace(REQUEST, trainer="HSAMoraTrainer", assignments=assignments), roots)
+
+
+@pytest.mark.parametrize("epoch", [0, 12, 29])
+def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: RunPlan, epoch: int) -> None:
+    inputs = _inputs(two_stages)
+    network = starting_network(inputs, 0)
+    task = LabelledTask(inputs, network, 0)
+    batch = task.load([0, 1, 2, 3], 0)
+    torch.manual_seed(4)  # of the decoder's noise
+    loss, metrics = task.loss(batch, epoch)
+    images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
+    torch.manual_seed(4)
+    low, full = network.stages(images, targets)
+    assert full.shape[-2:] == targets.shape[-2:]
+    first = segmentation_loss(low, low_resolution(targets, low.shape[-2:]), cross_entropy=0.2, dice=0.8)
+    second = segmentation_loss(full, targets, cross_entropy=0.2, dice=0.8)
+    weights = stage_weights(2, epoch, 30)
+    torch.testing.assert_close(loss, weights[0] * first.loss + weights[1] * second.loss)
+    torch.testing.assert_close(metrics["stage_1_loss"], first.loss.detach())
+    torch.testing.assert_close(metrics["stage_2_loss"], second.loss.detach())
+    assert loss.item() == pytest.approx(0.2 * float(metrics["cross_entropy"]) + 0.8 * float(metrics["dice_loss"]))
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_an_accumulated_batch_has_the_mean_gradient_of_its_parts(plan: RunPlan, tmp_path: Path) -> None:
+    """Batch 6 on a device that holds 4: two parts of 3, Dice one per part, cross-entropy that of the whole batch."""
+    inputs = _inputs(plan)
+    settings = replace(inputs.settings, batch=6, micro_batch=4, epochs=1, steps_per_epoch=1, clip_norm=None)
+    inputs = replace(inputs, settings=settings)
+    network = starting_network(inputs, 0)
+    seen: list[dict[str, torch.Tensor]] = []
+    training = LabelledTask(inputs, network, 0).training(lambda: seen.append(_gradients(network)))
+    (batch,) = training.batches(0)
+    assert len(batch) == 6
+    parts = []
+    for indices in (batch[:3], batch[3:]):
+        network.zero_grad()
+        loss, metrics = training.loss(training.load(indices, 0), 0)
+        loss.backward()
+        parts.append((_gradients(network), metrics["cross_entropy"]))
+    _, metrics = training.loss(training.load(batch, 0), 0)
+    history = train(training, StageContext(torch.device("cpu"), 0, "").circumstances("finetune", tmp_path, "d" * 64))
+    for name, gradient in seen[0].items():
+        torch.testing.assert_close(gradient, (parts[0][0][name] + parts[1][0][name]) / 2, msg=name)
+    assert history[0]["cross_entropy"] == pytest.approx(float(metrics["cross_entropy"]), rel=1e-5)
+
+
+def _gradients(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
