@@ -14,6 +14,7 @@ from samora_pipeline.models.expert_block import block_widths
 from samora_pipeline.models.fusions.catalog import FUSIONS
 
 TINY = BACKBONES.get("samora_tiny")
+FOR_DECODER = {"sam2": "samora2_tiny"}
 ONLY_SIZE = {"hsam_released": 224}
 """decoders that do not work at every input size"""
 
@@ -27,12 +28,16 @@ def test_backbone(name: str) -> None:
         encoder = backbone.build_encoder(size)
         images = torch.rand(2, 3, size, size)
         assert encoder(images).embedding.shape == (2, backbone.prompt_dim, grid, grid)
-        taps = encoder.forward_tokens(images, (1, backbone.depth))
+        taps = encoder.forward_tokens(images, (backbone.depth, 1))
+        last = encoder.shapes[-1]
+        hidden = torch.zeros(2, last.side, last.side, dtype=torch.bool)
+        masked = encoder(images, token_mask=hidden, mask_token=torch.zeros(encoder.embed_dim))
         prompts = backbone.build_prompt_encoder(size)
         sparse, dense = prompts(points=None, boxes=None, masks=None)
         decoder = backbone.build_mask_decoder(3)
-    assert len(taps) == 2
-    assert taps[0].shape[0] == 2
+    assert [tap.shape for tap in taps] == [(2, s.side, s.side, s.width) for s in (last, encoder.shapes[0])]
+    assert len(encoder.shapes) == encoder.depth
+    assert masked.embedding.shape == (2, backbone.prompt_dim, grid, grid)
     assert len(encoder.blocks) == encoder.depth == backbone.depth
     assert encoder.grid == grid
     assert dense.shape == (1, backbone.prompt_dim, grid, grid)
@@ -62,7 +67,7 @@ def test_steps_of_a_backbone_put_together_are_its_block(name: str) -> None:
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_backbone_in_a_network_keeps_public_names(name: str) -> None:
     with torch.device("meta"):
-        network = build_network(ModelSpec(name, 224, num_outputs=3))
+        network = build_network(ModelSpec(name, 224, num_outputs=3, decoder=BACKBONES.get(name).own_decoder))
         bare = BACKBONES.get(name).build_encoder(224)
     encoder = {public for public in public_names(network) if public.startswith("image_encoder.")}
     assert encoder == {f"image_encoder.{own}" for own in bare.state_dict()}
@@ -106,7 +111,8 @@ def test_samples_do_not_see_each_other_in_a_fusion(name: str) -> None:
 def test_decoder(name: str, num_outputs: int) -> None:
     torch.manual_seed(0)
     size = ONLY_SIZE.get(name, 64)
-    network = build_network(ModelSpec("samora_tiny", size, num_outputs, decoder=name))
+    backbone = FOR_DECODER.get(name, "samora_tiny")
+    network = build_network(ModelSpec(backbone, size, num_outputs, decoder=name))
     images = torch.rand(2, 1, size, size)
     logits = network(images)
     assert logits.shape[:2] == (2, num_outputs)
@@ -119,3 +125,23 @@ def test_decoder(name: str, num_outputs: int) -> None:
         assert torch.equal(stages[-1], network(images))
         assert all(stage.shape[:2] == (2, num_outputs) for stage in stages)
     assert network.decoder.mask_decoder is not None
+
+
+@pytest.mark.parametrize("decoder", DECODERS.names())
+@pytest.mark.parametrize("backbone", ["samora_tiny", "samora2_tiny"])
+def test_a_decoder_refuses_the_backbones_of_another_family(backbone: str, decoder: str) -> None:
+    spec = ModelSpec(backbone, ONLY_SIZE.get(decoder, 64), num_outputs=2, decoder=decoder)
+    if FOR_DECODER.get(decoder, "samora_tiny") == backbone:
+        assert build_network(spec).decoder is not None
+    else:
+        with pytest.raises(UsageError, match="E-MODEL-06"):
+            build_network(spec)
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_the_own_decoder_of_a_backbone_holds_its_mask_decoder_alone(name: str) -> None:
+    with torch.device("meta"):
+        backbone = BACKBONES.get(name)
+        network = build_network(ModelSpec(name, 224, num_outputs=3, levels=(), decoder=backbone.own_decoder))
+        bare = backbone.build_mask_decoder(3)
+    assert {f"mask_decoder.{own}" for own in bare.state_dict()} == set(network.decoder.state_dict())

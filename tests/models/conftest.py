@@ -5,11 +5,15 @@ from functools import partial
 
 import pytest
 import torch
+from sam2.modeling.backbones.hieradet import Hiera
+from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+from sam2.modeling.position_encoding import PositionEmbeddingSine
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SamGeometry
+from samora_pipeline.models.backbones.sam2 import Sam2Geometry
 
 
 @pytest.fixture
@@ -50,5 +54,28 @@ def reference_encoder() -> Callable[[SamGeometry, int], ImageEncoderViT]:
             window_size=geometry.window_size,
             global_attn_indexes=geometry.global_attn_indexes,
         )
+
+    return make
+
+
+@pytest.fixture
+def reference_sam2_encoder() -> Callable[[Sam2Geometry], ImageEncoder]:
+    """Make sam2's own encoder of a geometry, put together as its configuration files say; it takes any input size."""
+
+    def make(geometry: Sam2Geometry) -> ImageEncoder:
+        trunk = Hiera(
+            embed_dim=geometry.embed_dim,
+            num_heads=geometry.heads,
+            stages=geometry.stages,
+            global_att_blocks=geometry.global_attn_indexes,
+        )
+        neck = FpnNeck(
+            position_encoding=PositionEmbeddingSine(num_pos_feats=geometry.prompt_dim),
+            d_model=geometry.prompt_dim,
+            backbone_channel_list=[geometry.embed_dim * factor for factor in (8, 4, 2, 1)],
+            fpn_top_down_levels=[2, 3],
+            fpn_interp_model="nearest",
+        )
+        return ImageEncoder(trunk=trunk, neck=neck, scalp=1)
 
     return make

@@ -1,7 +1,8 @@
 """What a backbone family has to offer, so that experts, decoders and trainers need not know which one it is.
 
 Shapes: B batch, H W token grid, h w the tokens of one attention window (the grid where attention is global),
-n = B times the number of windows, D and D' width of a block's input and output, P prompt width, g side of the grid.
+n = B times the number of windows, D and D' width of a block's input and output, P prompt width, N input size in
+pixels, g side of the embedding's grid, m side of the last block's grid (g for SAM, g / 2 for SAM 2).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
+
+from samora_pipeline.errors import UsageError
 
 
 class Features(NamedTuple):
@@ -25,19 +28,36 @@ class Features(NamedTuple):
     skips: tuple[Tensor, ...] = ()
 
 
+class TokenShape(NamedTuple):
+    """The tokens after one block, (B,side,side,width)."""
+
+    side: int
+    width: int
+
+
 class Encoder(nn.Module):
-    """An image encoder made of blocks that may be exchanged for wrappers."""
+    """An image encoder made of blocks that may be exchanged for wrappers with the same input and output shapes.
+
+    ``shapes`` are those of the tokens after each block; ``embed_dim`` is the width in front of the first.
+    """
 
     blocks: nn.ModuleList
     embed_dim: int
     grid: int
     depth: int
+    shapes: tuple[TokenShape, ...]
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Features:
-        """Encode images (B,3,N,N) to an embedding (B,P,g,g) and, where the family has them, finer features."""
+    def forward(self, x: Tensor, *, token_mask: Tensor | None = None, mask_token: Tensor | None = None) -> Features:
+        """Encode images (B,3,N,N) in [0,1] to an embedding (B,P,g,g) and, where the family has them, finer features.
+
+        ``token_mask`` and ``mask_token`` are those of ``forward_tokens``.
+        """
 
     @abstractmethod
+    def embed_patches(self, x: Tensor, token_mask: Tensor | None, mask_token: Tensor | None) -> Tensor:
+        """Images (B,3,N,N) to the tokens that the first block takes, positions added."""
+
     def forward_tokens(
         self,
         x: Tensor,
@@ -46,7 +66,30 @@ class Encoder(nn.Module):
         token_mask: Tensor | None = None,
         mask_token: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Return the tokens after some blocks (1 is the first), (B,g,g,D) each."""
+        """Return the tokens after some blocks, (B,side,side,width) each as ``shapes`` says, in the order of ``taps``.
+
+        Later blocks are not run.
+
+        Args:
+            x: images (B,3,N,N) in [0,1].
+            taps: block numbers, 1 for the first block, ``depth`` for the last.
+            token_mask: (B,m,m) bool, true where the image is hidden from the encoder. The grid stays whole (SimMIM).
+            mask_token: (D,), stands for hidden patches; it replaces the patch embedding before positions are added.
+
+        Raises:
+            ValueError: a tap outside 1..depth, or only one of ``token_mask`` and ``mask_token``.
+        """
+        if not taps or not all(1 <= tap <= self.depth for tap in taps):
+            raise ValueError(f"taps {tuple(taps)} must be block numbers in 1..{self.depth}")
+        if (token_mask is None) != (mask_token is None):
+            raise ValueError("token_mask and mask_token belong together")
+        tokens = self.embed_patches(x, token_mask, mask_token)
+        found: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks[: max(taps)], start=1):
+            tokens = block(tokens)
+            if number in taps:
+                found[number] = tokens
+        return tuple(found[tap] for tap in taps)
 
 
 class BlockSteps(Protocol):
@@ -93,6 +136,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def own_decoder(self) -> str:
+        """The name of the decoder that is this family's own mask decoder and nothing more."""
+        ...
+
+    @property
     def steps(self) -> BlockSteps:
         """How its blocks are cut open."""
         ...
@@ -110,5 +158,21 @@ class Backbone(Protocol):
         ...
 
     def build_mask_decoder(self, num_outputs: int) -> MaskDecoder:
-        """A mask decoder with ``num_outputs`` mask tokens, with the interface of segment_anything's."""
+        """The family's own mask decoder with ``num_outputs`` mask tokens (a class of segment_anything or of sam2)."""
         ...
+
+
+def check_size(input_size: int, multiple: int) -> None:
+    """Refuse an input size in pixels that is no positive multiple of ``multiple``.
+
+    Raises:
+        UsageError: ``E-MODEL-01``.
+    """
+    if input_size <= 0 or input_size % multiple:
+        raise UsageError(
+            "E-MODEL-01",
+            "the input size does not fit the patches of this backbone",
+            found=f"{input_size} px",
+            expected=f"a multiple of {multiple}",
+            fix=f"--set input_size={max(1, round(input_size / multiple)) * multiple}",
+        )

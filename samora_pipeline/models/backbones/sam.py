@@ -8,7 +8,6 @@ Shapes: B batch, N input size in pixels, g = N / 16 token grid, D encoder width,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,8 +15,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from samora_pipeline.errors import UsageError
-from samora_pipeline.models.backbones.backbone import Encoder, Features
+from samora_pipeline.models.backbones.backbone import Encoder, Features, TokenShape, check_size
 from samora_pipeline.models.backbones.sam_block import SamBlockSteps
 
 
@@ -36,45 +34,19 @@ class SamEncoder(Encoder):
         self.embed_dim = embed_dim
         self.grid: int = self.pos_embed.shape[1]
         self.depth = len(self.blocks)
+        self.shapes = (TokenShape(self.grid, embed_dim),) * self.depth
 
-    def forward(self, x: Tensor) -> Features:
+    def forward(self, x: Tensor, *, token_mask: Tensor | None = None, mask_token: Tensor | None = None) -> Features:
         """Encode images (B,3,N,N) to embeddings (B,P,g,g); SAM has no finer features."""
-        (tokens,) = self.forward_tokens(x, (self.depth,))
+        (tokens,) = self.forward_tokens(x, (self.depth,), token_mask=token_mask, mask_token=mask_token)
         return Features(self.neck(tokens.permute(0, 3, 1, 2)))
 
-    def forward_tokens(
-        self,
-        x: Tensor,
-        taps: Sequence[int],
-        *,
-        token_mask: Tensor | None = None,
-        mask_token: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Return the tokens after some blocks, (B,g,g,D) each, in the order of ``taps``; later blocks are not run.
-
-        Args:
-            x: images (B,3,N,N).
-            taps: block numbers, 1 for the first block, ``depth`` for the last.
-            token_mask: (B,g,g) bool, true where the patch is hidden from the encoder. The grid stays whole (SimMIM).
-            mask_token: (D,), stands for hidden patches; it replaces the patch embedding before positions are added.
-
-        Raises:
-            ValueError: a tap outside 1..depth, or only one of ``token_mask`` and ``mask_token``.
-        """
-        if not taps or not all(1 <= tap <= self.depth for tap in taps):
-            raise ValueError(f"taps {tuple(taps)} must be block numbers in 1..{self.depth}")
-        if (token_mask is None) != (mask_token is None):
-            raise ValueError("token_mask and mask_token belong together")
+    def embed_patches(self, x: Tensor, token_mask: Tensor | None, mask_token: Tensor | None) -> Tensor:
+        """Images (B,3,N,N) to tokens (B,g,g,D)."""
         tokens: Tensor = self.patch_embed(x)
         if token_mask is not None and mask_token is not None:
             tokens = torch.where(token_mask[..., None], mask_token.to(tokens.dtype), tokens)
-        tokens = tokens + self.pos_embed
-        found: dict[int, Tensor] = {}
-        for number, block in enumerate(self.blocks[: max(taps)], start=1):
-            tokens = block(tokens)
-            if number in taps:
-                found[number] = tokens
-        return tuple(found[tap] for tap in taps)
+        return tokens + self.pos_embed
 
 
 @dataclass(frozen=True)
@@ -99,6 +71,11 @@ class SamGeometry:
     native_size: int = 1024
 
     @property
+    def own_decoder(self) -> str:
+        """SAM's mask decoder is SAMed's."""
+        return "samed"
+
+    @property
     def steps(self) -> SamBlockSteps:
         """How the blocks are cut open for experts."""
         return SamBlockSteps()
@@ -109,14 +86,7 @@ class SamGeometry:
         Raises:
             UsageError: ``E-MODEL-01`` when the size is no multiple of the patch size.
         """
-        if input_size <= 0 or input_size % self.patch_size:
-            raise UsageError(
-                "E-MODEL-01",
-                "the input size does not fit the patches of this backbone",
-                found=f"{input_size} px",
-                expected=f"a multiple of {self.patch_size}",
-                fix=f"--set input_size={max(1, round(input_size / self.patch_size)) * self.patch_size}",
-            )
+        check_size(input_size, self.patch_size)
         return input_size // self.patch_size
 
     def build_encoder(self, input_size: int) -> SamEncoder:

@@ -6,11 +6,13 @@ from functools import partial
 
 from samora_pipeline.models.decoders.decoder import DecoderFactory
 from samora_pipeline.models.decoders.hsam import HSamDecoder
+from samora_pipeline.models.decoders.sam2 import Sam2Decoder
 from samora_pipeline.models.decoders.samed import SamedDecoder
 from samora_pipeline.registry import Registry
 
 DECODERS: Registry[DecoderFactory] = Registry("decoder")
 
 DECODERS.register("samed")(SamedDecoder)
+DECODERS.register("sam2")(Sam2Decoder)
 DECODERS.register("hsam")(HSamDecoder)
 DECODERS.register("hsam_released")(partial(HSamDecoder, released=True))

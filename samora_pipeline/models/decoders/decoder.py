@@ -11,6 +11,7 @@ from typing import Protocol
 from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 
+from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.backbone import Backbone, Features
 
 
@@ -47,3 +48,14 @@ class DecoderFactory(Protocol):
     def __call__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> Decoder:
         """``num_outputs`` is K; ``input_size`` the side of the network's input in pixels."""
         ...
+
+
+def foreign(decoder: str, found: nn.Module, *, expected: str, fix: str) -> UsageError:
+    """The error of a decoder that meets a backbone whose mask decoder is of another family (``E-MODEL-06``)."""
+    return UsageError(
+        "E-MODEL-06",
+        f"{decoder} is built on a mask decoder that this backbone does not have",
+        found=f"{type(found).__module__}.{type(found).__name__}",
+        expected=expected,
+        fix=fix,
+    )

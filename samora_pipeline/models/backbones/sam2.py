@@ -1,0 +1,233 @@
+"""The SAM 2 family: Hiera encoders with their feature pyramid, from sam2's own classes, without the video modules.
+
+SAM 2 and SAM 2.1 have the same image path. Its builder fixes three masks and builds the memory of videos with it, so
+the parts are built here for any input size and any number of outputs. Parameter names are those of the public files
+below the module that holds them there (``weights.sam2_checkpoint`` knows which).
+
+Shapes: B batch, N input size in pixels, g = N / 16 grid of the embedding, m = N / 32 grid of the last block,
+D width of the first stage, P prompt width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sam2.modeling.backbones.hieradet import Hiera
+from sam2.modeling.backbones.image_encoder import FpnNeck
+from sam2.modeling.sam.mask_decoder import MaskDecoder
+from sam2.modeling.sam.prompt_encoder import PromptEncoder
+from sam2.modeling.sam.transformer import TwoWayTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from samora_pipeline.models.backbones.backbone import Encoder, Features, TokenShape, check_size
+from samora_pipeline.models.backbones.sam2_block import Sam2BlockSteps
+
+FIRST_STRIDE = 4
+EMBEDDING_STRIDE = 16
+LAST_STRIDE = 32
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+class Sam2Encoder(Encoder):
+    """Hiera and its neck, open in the middle.
+
+    Images come in [0,1] and are normalised here with the statistics that SAM 2 was trained with (ImageNet's).
+    ``no_mem_embed`` stands for the memory that an image without a video has; sam2's image predictor adds it too.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, trunk: Hiera, neck: FpnNeck, input_size: int) -> None:
+        super().__init__()
+        self.patch_embed: nn.Module = trunk.patch_embed
+        self.pos_embed: nn.Parameter = trunk.pos_embed
+        self.pos_embed_window: nn.Parameter = trunk.pos_embed_window
+        self.blocks: nn.ModuleList = trunk.blocks
+        self.neck: nn.Module = neck
+        self.no_mem_embed = nn.Parameter(torch.empty(1, 1, neck.d_model))
+        nn.init.trunc_normal_(self.no_mem_embed, std=0.02)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(-1, 1, 1), persistent=False)
+        self.embed_dim: int = self.pos_embed.shape[1]
+        self.grid = input_size // EMBEDDING_STRIDE
+        self.depth = len(self.blocks)
+        self.stage_ends = tuple(index + 1 for index in trunk.stage_ends)
+        self.shapes = _shapes(trunk, input_size // FIRST_STRIDE)
+
+    def forward(self, x: Tensor, *, token_mask: Tensor | None = None, mask_token: Tensor | None = None) -> Features:
+        """Encode images (B,3,N,N) to embeddings (B,P,g,g) and features (B,P,4g,4g) and (B,P,2g,2g)."""
+        stages = self.forward_tokens(x, self.stage_ends, token_mask=token_mask, mask_token=mask_token)
+        (fine, middle, coarse, _), _ = self.neck([tokens.permute(0, 3, 1, 2) for tokens in stages])
+        return Features(coarse + self.no_mem_embed.permute(0, 2, 1)[..., None], (fine, middle))
+
+    def embed_patches(self, x: Tensor, token_mask: Tensor | None, mask_token: Tensor | None) -> Tensor:
+        """Images (B,3,N,N) to tokens (B,4g,4g,D); what is hidden is hidden in squares of 32 pixels, one per last token.
+
+        Patches overlap, so hidden pixels are blanked first; else the neighbours of a hidden square would see its rim.
+        """
+        x = (x - self.pixel_mean) / self.pixel_std
+        if token_mask is None or mask_token is None:
+            tokens: Tensor = self.patch_embed(x)
+        else:
+            x = x.masked_fill(_enlarged(token_mask, LAST_STRIDE)[:, None], 0)
+            hidden = _enlarged(token_mask, LAST_STRIDE // FIRST_STRIDE)[..., None]
+            tokens = self.patch_embed(x)
+            tokens = torch.where(hidden, mask_token.to(tokens.dtype), tokens)
+        return tokens + self._positions(tokens.shape[1])
+
+    def _positions(self, side: int) -> Tensor:
+        """A table stretched over the grid plus one repeated in every window, (1,side,side,D)."""
+        stretched = functional.interpolate(self.pos_embed, size=(side, side), mode="bicubic")
+        repeats = side // self.pos_embed_window.shape[-1]
+        return (stretched + self.pos_embed_window.tile(1, 1, repeats, repeats)).permute(0, 2, 3, 1)
+
+
+class NoPositions(nn.Module):
+    """Stands in for the sine positions of the neck's outputs, which are many and serve the memory of videos alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any features to nothing, (0,)."""
+        return x.new_empty(0)
+
+
+class _RatesOnCpu(TorchFunctionMode):
+    """Hiera's constructor reads its (zero) drop rates out of a tensor, which the meta device has no values for."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.linspace:
+            return func(*args, **{**(kwargs or {}), "device": "cpu"})
+        return func(*args, **(kwargs or {}))
+
+
+def _shapes(trunk: Hiera, side: int) -> tuple[TokenShape, ...]:
+    shapes = []
+    for block in trunk.blocks:
+        side = side // block.q_stride[0] if block.q_stride else side
+        shapes.append(TokenShape(side, block.dim_out))
+    return tuple(shapes)
+
+
+def _enlarged(mask: Tensor, factor: int) -> Tensor:
+    """Each entry of (B,m,m) as a square of ``factor`` x ``factor``."""
+    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+
+@dataclass(frozen=True)
+class Sam2Geometry:
+    """Sizes of one member of the SAM 2 family, and how its parts are built.
+
+    ``stages`` counts the blocks of each stage; widths and heads double from stage to stage. ``native_size`` is the
+    input size in pixels that the published weights were trained at.
+    """
+
+    embed_dim: int
+    heads: int
+    stages: tuple[int, int, int, int]
+    global_attn_indexes: tuple[int, ...]
+    window_spec: tuple[int, int, int, int] = (8, 4, 14, 7)
+    background_size: int = 14
+    prompt_dim: int = 256
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+    iou_hidden_dim: int = 256
+    native_size: int = 1024
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks over all stages."""
+        return sum(self.stages)
+
+    @property
+    def own_decoder(self) -> str:
+        """SAM 2's mask decoder, with high-resolution features."""
+        return "sam2"
+
+    @property
+    def steps(self) -> Sam2BlockSteps:
+        """How the blocks are cut open for experts."""
+        return Sam2BlockSteps()
+
+    def grid(self, input_size: int) -> int:
+        """Side of the embedding's grid for an input of ``input_size`` pixels.
+
+        Raises:
+            UsageError: ``E-MODEL-01`` when the size is no multiple of 32, the stride of the last stage.
+        """
+        check_size(input_size, LAST_STRIDE)
+        return input_size // EMBEDDING_STRIDE
+
+    def build_encoder(self, input_size: int) -> Sam2Encoder:
+        """An encoder for ``input_size`` pixels with random weights; positions too, for a base trained from scratch."""
+        self.grid(input_size)
+        with _RatesOnCpu():
+            trunk = Hiera(
+                embed_dim=self.embed_dim,
+                num_heads=self.heads,
+                stages=self.stages,
+                global_att_blocks=self.global_attn_indexes,
+                window_spec=self.window_spec,
+                window_pos_embed_bkg_spatial_size=(self.background_size, self.background_size),
+            )
+        nn.init.trunc_normal_(trunk.pos_embed, std=0.02)
+        nn.init.trunc_normal_(trunk.pos_embed_window, std=0.02)
+        neck = FpnNeck(
+            position_encoding=NoPositions(),
+            d_model=self.prompt_dim,
+            backbone_channel_list=trunk.channel_list,
+            fpn_top_down_levels=[2, 3],
+            fpn_interp_model="nearest",
+        )
+        return Sam2Encoder(trunk, neck, input_size)
+
+    def build_prompt_encoder(self, input_size: int) -> PromptEncoder:
+        """The prompt encoder whose dense maps have the grid of the embedding."""
+        grid = self.grid(input_size)
+        return PromptEncoder(
+            embed_dim=self.prompt_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(input_size, input_size),
+            mask_in_chans=16,
+        )
+
+    def build_mask_decoder(self, num_outputs: int) -> MaskDecoder:
+        """The mask decoder with one mask token per output map; ``predict_masks`` returns all of them."""
+        return MaskDecoder(
+            transformer_dim=self.prompt_dim,
+            transformer=TwoWayTransformer(
+                depth=self.decoder_depth,
+                embedding_dim=self.prompt_dim,
+                num_heads=self.decoder_heads,
+                mlp_dim=self.decoder_mlp_dim,
+            ),
+            num_multimask_outputs=num_outputs - 1,
+            iou_head_depth=3,
+            iou_head_hidden_dim=self.iou_hidden_dim,
+            use_high_res_features=True,
+            iou_prediction_use_sigmoid=True,
+            pred_obj_scores=True,
+            pred_obj_scores_mlp=True,
+            use_multimask_token_for_obj_ptr=True,
+        )
+
+
+SAM2_HIERA_B_PLUS = Sam2Geometry(embed_dim=112, heads=2, stages=(2, 3, 16, 3), global_attn_indexes=(12, 16, 20))
+
+# One block of every kind: windowed, three that change stage, global.
+SAMORA2_TINY = Sam2Geometry(
+    embed_dim=24,
+    heads=1,
+    stages=(1, 1, 2, 1),
+    global_attn_indexes=(3,),
+    prompt_dim=64,
+    decoder_heads=4,
+    decoder_mlp_dim=256,
+    iou_hidden_dim=64,
+    native_size=128,
+)
