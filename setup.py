@@ -21,6 +21,7 @@ REQUIREMENTS = [
     "safetensors>=0.4.3",  # own weights; loads bfloat16
     "scipy>=1.11",  # distance search and statistics
     "matplotlib>=3.8",  # progress and overlay pictures; works with NumPy 2
+    "h5py>=3.11",  # volumes that are distributed as HDF5 (Synapse, LA); works with NumPy 2
     "Pillow>=10",  # PNG slices as a source of scans
     "numpy>=1.26",  # typing used throughout
 ]
@@ -47,7 +48,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["samora_pipeline*", "dataset_conversion*", "planners*", "trainers*"]),
-    package_data={"samora_pipeline.weights": ["*.safetensors", "*.json", "*.md"]},
+    package_data={
+        "samora_pipeline.weights": ["*.safetensors", "*.json", "*.md"],
+        "dataset_conversion": ["lists/*.json"],
+    },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={

@@ -11,7 +11,7 @@ import argparse
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
@@ -20,6 +20,8 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.registry import Registry
 
 if TYPE_CHECKING:
+    from dataset_conversion.label_map import LabelMap
+    from dataset_conversion.published import Published
     from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
     from samora_pipeline.imaging.volume import Volume
 
@@ -110,6 +112,9 @@ class Converter(ABC):
 
     - ``name`` is what follows ``-d``; ``page``, ``terms`` and ``citation`` say where the data come from and what is
       allowed, ``tree`` shows the expected folder, ``numbering`` says which number it gets where ``home`` does not.
+    - ``summary`` is one sentence, ``channels`` names the channels, ``label_maps`` the labels and their values in each
+      kind of source (both empty where the source itself tells), ``published`` the community's lists, ``remarks`` what
+      a user should know beforehand. ``samora_convert -d list`` and docs/datasets.md print exactly these facts.
     - ``survey`` reads descriptions and file names, writes nothing, and raises ``DataError`` when the source as a whole
       cannot be used. Equal sources give equal surveys, cases in a fixed order with unique names.
     - the labels are consecutive from 0 (background), the training cases have label maps, channels are in the order of
@@ -118,6 +123,7 @@ class Converter(ABC):
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
     page: ClassVar[str] = ""
     terms: ClassVar[str] = ""
     citation: ClassVar[str] = ""
@@ -125,6 +131,9 @@ class Converter(ABC):
     home: ClassVar[int | None] = None
     numbering: ClassVar[str] = ""
     needs_source: ClassVar[bool] = True
+    channels: ClassVar[tuple[str, ...]] = ()
+    label_maps: ClassVar[Mapping[str, LabelMap]] = {}
+    remarks: ClassVar[tuple[str, ...]] = ()
 
     def claims(self, token: str) -> bool:
         """Whether ``-d token`` means this converter (besides its own name)."""
@@ -142,6 +151,10 @@ class Converter(ABC):
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
         """Name and usual number of the dataset that this source becomes."""
         return Identity(self.name, self.home)
+
+    def published(self) -> Published | None:
+        """The split and the label budgets that the dataset's community uses, complete; None where there are none."""
+        return None
 
     @abstractmethod
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:

@@ -44,6 +44,7 @@ class Decathlon(Converter):
     """Any TaskNN_Name; case names are kept, channels of 4-D volumes become files of their own."""
 
     name = "Decathlon"
+    summary = "One task of the Medical Segmentation Decathlon, as it is distributed."
     numbering = "its home id is 10 + NN"
     page = "http://medicaldecathlon.com"
     terms = "CC BY-SA 4.0"

@@ -4,66 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dataset_conversion.converter import CaseSource, Converter, Identity, LoadedCase, Survey, register
 from dataset_conversion.file_names import group_channels, list_files, stem
+from dataset_conversion.label_map import MAP_FORM, LabelMap, read_label_map
 from samora_pipeline.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from samora_pipeline.imaging.volume import Volume
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")
 _UNNAMED = "image"
 _COLOURS = ("R", "G", "B")
-_MAP_FORM = '{"liver": [1], "tumour": [2, 3], "background": [0, 255]}'
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """Which values in the files make which label; labels are numbered 1, 2, ... in the order of the map.
-
-    The JSON form is ``{"liver": [1], "tumour": [2, 3], "background": [0, 255]}``: every value that occurs in a file
-    stands once. ``background`` may be left out when it is only 0.
-    """
-
-    values: dict[str, tuple[int, ...]]
-
-    @property
-    def labels(self) -> dict[str, int | tuple[int, ...]]:
-        """Label names and the values they get."""
-        names = [name for name in self.values if name != "background"]
-        return {"background": 0, **{name: number for number, name in enumerate(names, start=1)}}
-
-    def apply(self, volume: Volume) -> Volume:
-        """Replace the values of the file by those of the dataset.
-
-        Raises:
-            DataError: ``E-LABEL-09`` for values that are not in the map.
-        """
-        import numpy as np
-
-        from samora_pipeline.imaging.volume import label_array
-
-        array = label_array(volume)
-        table = np.zeros(256, dtype=np.uint8)
-        listed = {0} | {value for values in self.values.values() for value in values}
-        unknown = sorted(set(np.unique(array).tolist()) - listed)
-        if unknown:
-            raise DataError(
-                "E-LABEL-09",
-                f"{volume.path.name} has label values that are not in the label map",
-                found=", ".join(map(str, unknown[:20])),
-                expected=", ".join(map(str, sorted(listed))),
-                fix=f"add them to the map, for example {_MAP_FORM}",
-            )
-        numbers = self.labels
-        for name, values in self.values.items():
-            table[list(values)] = numbers[name]
-        return replace(volume, array=table[array])
 
 
 @register
@@ -71,6 +22,7 @@ class Folder(Converter):
     """NIfTI, NRRD, MetaImage or PNG; images without a label map become unlabelled scans."""
 
     name = "Folder"
+    summary = "Your own scans: any folder of images and any folder of label maps, matched by file name."
     numbering = "the first free id from 100"
     terms = "your own"
     tree = (
@@ -86,7 +38,7 @@ class Folder(Converter):
         parser.add_argument("--images", metavar="DIR", default="", help="folder of images (default SOURCE/images)")
         parser.add_argument("--labels", metavar="DIR", default="", help="folder of label maps (default SOURCE/labels)")
         parser.add_argument(
-            "--label-map", metavar="FILE", default="", help=f"JSON: which values make which label, {_MAP_FORM}"
+            "--label-map", metavar="FILE", default="", help=f"JSON: which values make which label, {MAP_FORM}"
         )
         parser.add_argument(
             "--channel", nargs="+", metavar="NAME", default=[], help="what the channels are, in order: CT, or T1 T2"
@@ -149,29 +101,6 @@ class Folder(Converter):
                 fix="rename them like their images, or move them away",
             )
         return labels
-
-
-def read_label_map(path: Path) -> LabelMap:
-    """Read a label map from JSON; see ``LabelMap`` for its form.
-
-    Raises:
-        DataError: ``E-JSON-..`` not of this form, ``E-LABEL-10`` a value twice, out of 0..255, or no label at all.
-    """
-    from samora_pipeline.contracts.json_io import parse, read_object
-
-    values: dict[str, tuple[int, ...]] = parse(dict[str, tuple[int, ...]], read_object(path), str(path))
-    flat = [value for group in values.values() for value in group]
-    fit = all(0 <= value <= 255 for value in flat) and len(set(flat)) == len(flat)
-    zero_elsewhere = any(0 in group for name, group in values.items() if name != "background")
-    if not fit or zero_elsewhere or not set(values) - {"background"} or not all(values.values()):
-        raise DataError(
-            "E-LABEL-10",
-            f"{path.name} is no usable label map",
-            found=str({name: list(group) for name, group in values.items()}),
-            expected=f"each value from 0 to 255 once, 0 only as background: {_MAP_FORM}",
-            fix=f"correct {path}",
-        )
-    return LabelMap(values)
 
 
 def _counted_map(labels: dict[str, Path]) -> LabelMap:

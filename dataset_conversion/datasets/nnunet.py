@@ -27,6 +27,7 @@ class NNUNet(Converter):
     """Keeps number, name, files and every key of dataset.json; training images without labels become unlabelled."""
 
     name = "nnUNet"
+    summary = "A raw dataset of nnU-Net, adopted as it is: number, name, files and every key of dataset.json are kept."
     numbering = "keeps its own id"
     page = "https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md"
     terms = "those of the dataset"

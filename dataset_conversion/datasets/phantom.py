@@ -30,6 +30,7 @@ class Phantom(Converter):
     """20 training scans with labels, 6 test scans with labels, 20 scans without labels."""
 
     name = "Phantom"
+    summary = "Synthetic abdominal CT, drawn on the spot: for demonstrations, tests and continuous integration."
     terms = "synthetic, free of terms; no substitute for patients"
     tree = "(nothing: the scans are drawn)"
     home = 90

@@ -28,6 +28,7 @@ def converter(request: pytest.FixtureRequest) -> Converter:
 
 
 def test_it_introduces_itself(converter: Converter) -> None:
+    assert converter.summary.endswith(".")
     assert converter.terms
     assert converter.tree
     assert converter.numbering or converter.home is not None

@@ -1,0 +1,67 @@
+"""Arrays by name out of .npz and HDF5 files; nothing in them is ever executed.
+
+A truncated file is an error in both. Flipped bits are found in .npz, which keeps checksums, but not in HDF5 files
+that were written without them (those of Synapse and LA).
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.byte_checks import check_claim, damaged
+
+_HDF5 = (".h5", ".hdf5")
+
+
+def read_arrays(path: Path, *names: str) -> tuple[npt.NDArray[Any], ...]:
+    """Read the named arrays of a .npz or HDF5 file; others in it are not touched.
+
+    Raises:
+        DataError: ``E-IMG-01`` no such file, ``E-IMG-02`` damaged, ``E-ARRAY-01`` an array of that name is not in it.
+    """
+    if not path.is_file():
+        raise DataError(
+            "E-IMG-01", f"there is no file {path.name}", found=f"no file {path}", expected="a file of arrays"
+        )
+    try:
+        return _from_hdf5(path, names) if path.name.endswith(_HDF5) else _from_npz(path, names)
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise damaged(path, str(error)) from error
+
+
+def _from_npz(path: Path, names: tuple[str, ...]) -> tuple[npt.NDArray[Any], ...]:
+    with np.load(path, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("not an archive of arrays")
+        _require(path, names, set(archive.files))
+        members = archive.zip.infolist() if archive.zip else []
+        claimed = sum(member.file_size for member in members if member.filename.removesuffix(".npy") in names)
+        check_claim(path, claimed, path.stat().st_size, compressed=True)
+        return tuple(archive[name] for name in names)
+
+
+def _from_hdf5(path: Path, names: tuple[str, ...]) -> tuple[npt.NDArray[Any], ...]:
+    with h5py.File(path, "r") as file:
+        _require(path, names, {name for name, item in file.items() if isinstance(item, h5py.Dataset)})
+        check_claim(path, sum(file[name].nbytes for name in names), path.stat().st_size, compressed=True)
+        return tuple(np.asarray(file[name][()]) for name in names)
+
+
+def _require(path: Path, names: tuple[str, ...], present: set[str]) -> None:
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise DataError(
+            "E-ARRAY-01",
+            f"{path.name} lacks an array",
+            found=f"{', '.join(sorted(present)) or 'none'} in {path}",
+            expected=", ".join(names),
+            fix="get the file again from its source",
+        )

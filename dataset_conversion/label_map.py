@@ -1,0 +1,87 @@
+"""Which values of a source make which label of a dataset: the table that a converter applies and the page prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samora_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from samora_pipeline.imaging.volume import Volume
+
+MAP_FORM = '{"liver": [1], "tumour": [2, 3], "background": [0, 255]}'
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Which values in the files make which label; labels are numbered 1, 2, ... in the order of the map.
+
+    The JSON form is ``{"liver": [1], "tumour": [2, 3], "background": [0, 255]}``: every value that occurs in a file
+    stands once. ``background`` may be left out when it is only 0.
+    """
+
+    values: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def numbered(cls, *names: str) -> LabelMap:
+        """The map of a source whose labels are 1, 2, ... already, in the order of ``names``."""
+        return cls({name: (number,) for number, name in enumerate(names, start=1)})
+
+    @property
+    def labels(self) -> dict[str, int | tuple[int, ...]]:
+        """Label names and the values they get."""
+        names = [name for name in self.values if name != "background"]
+        return {"background": 0, **{name: number for number, name in enumerate(names, start=1)}}
+
+    def apply(self, volume: Volume) -> Volume:
+        """Replace the values of the file by those of the dataset.
+
+        Raises:
+            DataError: ``E-LABEL-09`` for values that are not in the map.
+        """
+        import numpy as np
+
+        from samora_pipeline.imaging.volume import label_array
+
+        array = label_array(volume)
+        table = np.zeros(256, dtype=np.uint8)
+        listed = {0} | {value for values in self.values.values() for value in values}
+        unknown = sorted(set(np.unique(array).tolist()) - listed)
+        if unknown:
+            raise DataError(
+                "E-LABEL-09",
+                f"{volume.path.name} has label values that are not in the label map",
+                found=", ".join(map(str, unknown[:20])),
+                expected=", ".join(map(str, sorted(listed))),
+                fix=f"add them to the map, for example {MAP_FORM}",
+            )
+        numbers = self.labels
+        for name, values in self.values.items():
+            table[list(values)] = numbers[name]
+        return replace(volume, array=table[array])
+
+
+def read_label_map(path: Path) -> LabelMap:
+    """Read a label map from JSON; see ``LabelMap`` for its form.
+
+    Raises:
+        DataError: ``E-JSON-..`` not of this form, ``E-LABEL-10`` a value twice, out of 0..255, or no label at all.
+    """
+    from samora_pipeline.contracts.json_io import parse, read_object
+
+    values: dict[str, tuple[int, ...]] = parse(dict[str, tuple[int, ...]], read_object(path), str(path))
+    flat = [value for group in values.values() for value in group]
+    fit = all(0 <= value <= 255 for value in flat) and len(set(flat)) == len(flat)
+    zero_elsewhere = any(0 in group for name, group in values.items() if name != "background")
+    if not fit or zero_elsewhere or not set(values) - {"background"} or not all(values.values()):
+        raise DataError(
+            "E-LABEL-10",
+            f"{path.name} is no usable label map",
+            found=str({name: list(group) for name, group in values.items()}),
+            expected=f"each value from 0 to 255 once, 0 only as background: {MAP_FORM}",
+            fix=f"correct {path}",
+        )
+    return LabelMap(values)
