@@ -38,8 +38,9 @@ class HSamDecoder(Decoder):
     """Logits of both stages, (B,K,4g,4g) and (B,K,N,N); ``forward`` gives the second.
 
     Stage 1 is SAMed's decoder. Stage 2 starts from the same embedding, weighed by a mask-guided self-attention, runs a
-    two-way transformer whose cross-attentions are multiplied by the first stage's softmax, and upscales to input size
-    with the first stage's features as a skip. It works at every input size. Only stage 1 has public weights.
+    two-way transformer whose cross-attentions are multiplied by the first stage's softmax (of ones where there is a
+    single map), and upscales to input size with the first stage's features as a skip. It works at every input size.
+    Only stage 1 has public weights. In training stage 2 sees noise, drawn from torch's generator on each rank.
 
     ``released`` reproduces H-SAM's public code instead: stage 1 in stage 2's order of attentions, a mask attention that
     is constant and has no gradient, sizes 224 and 512 only, and the parameters that nothing uses there (with them the
