@@ -16,6 +16,7 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.files import digest_file
 from samora_pipeline.imaging.intensity import measure
 from samora_pipeline.imaging.volume import Volume
+from samora_pipeline.imaging.voxel_digest import digest_voxels
 from samora_pipeline.parallel import map_cases
 
 SAMPLES_PER_CASE = 10_000
@@ -88,6 +89,7 @@ def examine(item: tuple[CaseSource, LabelScheme]) -> Examination:
         label_digest=digest_file(source.raw.label) if source.raw.label else None,
         volume=tuple(measure(volume.array) for volume in inspection.volumes),
         foreground=tuple(measure(inside) if inside.size else None for inside in values),
+        voxel_digests=tuple(digest_voxels(volume) for volume in inspection.volumes),
         label_voxels=_label_voxels(inspection, scheme),
     )
     return Examination(fingerprint, tuple(_sample(inside) for inside in values), (), remarks)

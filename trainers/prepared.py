@@ -66,7 +66,7 @@ def open_dataset(token: str, roots: Roots) -> PreparedDataset:
 
     Raises:
         DataError: ``E-NAME-02`` no such dataset, ``E-PLAN-01`` it was never planned and preprocessed, ``E-PLAN-13``
-            it was measured again after it was planned.
+            it was measured again after it was planned, or by another version.
     """
     place = roots.dataset(token)
     folder = roots.preprocessed / place.folder_name
@@ -83,12 +83,21 @@ def open_dataset(token: str, roots: Roots) -> PreparedDataset:
         )
     plans = read_json(Plans, folder / PLANS_FILE)
     dataset = PreparedDataset(place.folder_name, folder, read_dataset(place.raw), plans)
-    if digest_json(to_plain(dataset.fingerprint)) != plans.fingerprint_digest:
+    found = _fault_of_measurements(dataset)
+    if found:
         raise DataError(
             "E-PLAN-13",
-            f"the plan of {place.folder_name} is older than the measurements it was made from",
-            found=f"another {FINGERPRINT_FILE} than the one that {PLANS_FILE} names",
+            f"the plan of {place.folder_name} does not belong to the measurements beside it",
+            found=found,
             expected="a plan of the data as they are",
             fix=f"samora_plan_and_preprocess -d {place.number}",
         )
     return dataset
+
+
+def _fault_of_measurements(dataset: PreparedDataset) -> str:
+    try:
+        same = digest_json(to_plain(dataset.fingerprint)) == dataset.plans.fingerprint_digest
+    except DataError as error:
+        return f"{error.what}: {error.found}"
+    return "" if same else f"another {FINGERPRINT_FILE} than the one that {PLANS_FILE} names"

@@ -29,6 +29,8 @@ class CaseFingerprint:
 
     ``volume`` and ``foreground`` hold one entry per channel: over all voxels, and over voxels with a foreground
     label (None without labels or without foreground). ``label_voxels`` counts voxels per foreground name.
+    ``image_digests`` are those of the files' bytes, ``voxel_digests`` those of what the files show, per channel:
+    equal for the same scan under another name, in another format or orientation (``imaging.voxel_digest``).
     """
 
     subset: Subset
@@ -39,6 +41,7 @@ class CaseFingerprint:
     label_digest: str | None
     volume: tuple[IntensityStats, ...]
     foreground: tuple[IntensityStats | None, ...]
+    voxel_digests: tuple[str, ...]
     label_voxels: dict[str, int] = field(default_factory=dict)
 
 
@@ -46,7 +49,7 @@ class CaseFingerprint:
 class Fingerprint:
     """All cases that passed the integrity check, and the ones set aside with the error code of each."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     dataset: str = ""
     cases: dict[str, CaseFingerprint] = field(default_factory=dict)
     foreground: tuple[IntensityStats | None, ...] = ()

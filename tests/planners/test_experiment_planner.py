@@ -25,7 +25,7 @@ def case(
 ) -> CaseFingerprint:
     digest = None if subset == "unlabelled" else "label"
     return CaseFingerprint(
-        subset, shape, spacing, axes, ("image",) * channels, digest, (WHOLE,) * channels, (STATS,) * channels
+        subset, shape, spacing, axes, ("image",) * channels, digest, (WHOLE,) * channels, (STATS,) * channels, ()
     )
 
 

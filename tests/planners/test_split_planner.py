@@ -20,7 +20,7 @@ from samora_pipeline.imaging.volume import Volume, make_grid
 def case(
     subset: Subset = "train", labelled: bool = True, shape: tuple[int, int, int] = (8, 9, 10), axes: str = "LPS"
 ) -> CaseFingerprint:
-    return CaseFingerprint(subset, shape, (1.0, 1.0, 1.0), axes, ("x",), "y" if labelled else None, (), ())
+    return CaseFingerprint(subset, shape, (1.0, 1.0, 1.0), axes, ("x",), "y" if labelled else None, (), (), ())
 
 
 def plan(

@@ -22,6 +22,7 @@ from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.files import digest_file, digest_json
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
+from samora_pipeline.imaging.voxel_digest import digest_voxels
 from samora_pipeline.slices.store import write_case
 
 NAME = "Dataset090_Balls"
@@ -109,6 +110,7 @@ def _write_case(raw: Path, store: Path, name: str, subset: Subset, number: int) 
         label_digest=digest_file(targets) if targets else None,
         volume=(stats,),
         foreground=(stats if targets else None,),
+        voxel_digests=(digest_voxels(volume),),
     )
 
 
