@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.backbone import Backbone, Features
-from samora_pipeline.models.decoders.decoder import Decoder
+from samora_pipeline.models.decoders.decoder import Decoder, foreign
 from samora_pipeline.models.decoders.hsam_mask_attention import MaskGuidedAttention
 from samora_pipeline.models.decoders.hsam_pixel_decoder import HierarchicalPixelDecoder
 from samora_pipeline.models.decoders.hsam_transformer import MaskedTwoWayTransformer, cross_first
@@ -56,7 +56,12 @@ class HSamDecoder(Decoder):
         grid, dim = backbone.grid(input_size), backbone.prompt_dim
         self.mask_decoder = backbone.build_mask_decoder(num_outputs)
         if not isinstance(self.mask_decoder, MaskDecoder):
-            raise _foreign(self.mask_decoder)
+            raise foreign(
+                "H-SAM's decoder",
+                self.mask_decoder,
+                expected="a backbone of the SAM family",
+                fix=f"--set model.decoder={backbone.own_decoder}",
+            )
         if released and grid not in RELEASED_HEADS:
             raise _unreleased(input_size)
         self.released = released
@@ -124,16 +129,6 @@ def _unused(dim: int, num_outputs: int, depth: int) -> nn.ModuleDict:
             "norms": nn.ModuleList(norms),
             "points": nn.Embedding(7, dim),
         }
-    )
-
-
-def _foreign(decoder: nn.Module) -> UsageError:
-    return UsageError(
-        "E-MODEL-06",
-        "H-SAM's decoder is built on SAM's mask decoder, which this backbone does not have",
-        found=f"{type(decoder).__module__}.{type(decoder).__name__}",
-        expected="a backbone of the SAM family",
-        fix="--backbone sam_vit_b",
     )
 
 

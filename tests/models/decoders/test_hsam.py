@@ -14,6 +14,7 @@ from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.backbone import Features
+from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAMORA_TINY
 from samora_pipeline.models.decoders.hsam import HSamDecoder
 from samora_pipeline.models.decoders.samed import SamedDecoder
@@ -179,7 +180,6 @@ def test_the_public_code_has_two_sizes() -> None:
         HSamDecoder(SAM_VIT_B, num_outputs=9, input_size=256, released=True)
 
 
-def test_another_mask_decoder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(SAMORA_TINY), "build_mask_decoder", lambda *_: nn.Identity())
-    with pytest.raises(UsageError, match="E-MODEL-06"):
-        HSamDecoder(SAMORA_TINY, num_outputs=3, input_size=64)
+def test_another_family_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(UsageError, match="E-MODEL-06"):
+        HSamDecoder(BACKBONES.get("sam2_hiera_b+"), num_outputs=3, input_size=224)
