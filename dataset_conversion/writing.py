@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from dataset_conversion.converter import CaseSource, ConversionReport, LoadedCase, SetAside, Survey
-from dataset_conversion.scan_files import write_scan
 from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson, write_dataset
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.files import TEMPORARY_MARK, atomic_folder, exclusive
-from samora_pipeline.imaging.files import write_labels
+from samora_pipeline.imaging.files import write_labels, write_volume
 from samora_pipeline.imaging.volume import Volume, label_array, require_finite
 from samora_pipeline.parallel import Outcome, map_cases
 
@@ -81,7 +80,7 @@ class CaseWriter:
         for number, volume in enumerate(loaded.channels):
             path = self.folder / f"images{case.part}" / f"{case.name}_{number:04d}{ending}"
             if not self._place(loaded, volume, path):
-                write_scan(path, volume.array, volume.grid)
+                write_volume(path, volume.array, volume.grid)
         if loaded.label is not None:
             path = self.folder / f"labels{case.part}" / f"{case.name}{ending}"
             if not self._place(loaded, loaded.label, path):

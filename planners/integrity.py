@@ -122,7 +122,7 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
     option = f"or leave the case out: samora_plan_and_preprocess -d {dataset} --set-aside"
     if len(every) == 1:
         error = every[0]
-        fix = error.fix if "--set-aside" in error.fix else f"{error.fix}; {option}"
+        fix = ", ".join(part for part in (error.fix, option) if part)
         raise DataError(error.code, error.what, found=error.found, expected=error.expected, fix=fix)
     raise DataError(
         "E-DATA-02",

@@ -1,4 +1,4 @@
-"""Reading and writing of volumes; the only importer of nibabel and SimpleITK.
+"""Reading and writing of volumes; with ``dicom`` the only importer of nibabel and SimpleITK.
 
 NIfTI goes through nibabel's header with a full checked read of the bytes. NRRD and MetaImage go through SimpleITK
 behind checks of their own, because SimpleITK returns truncated files without an error.
@@ -45,6 +45,8 @@ _GZIP_LEVEL = 3
 # cos of the angle between two axes: 0.01 is half a degree, more than rounding of a header gives.
 _SHEAR = 0.01
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Types that NIfTI has no everyday code for, and what holds their values.
+_STORED = {"f2": "f4", "f8": "f4", "i8": "i4", "u8": "u4"}
 
 
 def read_volume(path: Path) -> Volume:
@@ -74,6 +76,28 @@ def read_volume(path: Path) -> Volume:
     return volume
 
 
+def write_volume(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
+    """Write an image [X, Y, Z] atomically, in its own type where NIfTI has it. Equal arrays give equal bytes.
+
+    Raises:
+        DataError: ``E-IMG-01`` for an ending that cannot be written.
+        ValueError: when 64-bit whole numbers do not fit into 32 bits.
+    """
+    name = path.name.lower()
+    if not name.endswith(WRITABLE):
+        raise unknown_format(path, WRITABLE)
+    kind = np.dtype(_STORED.get(array.dtype.str[1:], array.dtype.str)).newbyteorder("=")
+    stored = array.astype(kind)
+    if kind.kind in "iu" and not np.array_equal(stored, array):
+        raise ValueError(f"values of {path.name} do not fit into {kind}")
+    if not name.endswith(NIFTI_ENDINGS):
+        _write_itk(path, stored, grid)
+        return
+    image = _plain_image(nibabel.Nifti1Image, stored, grid)
+    image.header.set_xyzt_units("mm")
+    _write_nifti(path, image)
+
+
 def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume) -> None:
     """Write a label map [X, Y, Z] atomically on the grid of ``like``, with its shape, affine and orientation codes.
 
@@ -91,8 +115,7 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume) -> Non
     if not name.endswith(NIFTI_ENDINGS):
         _write_itk(path, labels, like.grid)
         return
-    content = _label_image(labels, like).to_bytes()
-    write_bytes(path, gzip.compress(content, _GZIP_LEVEL, mtime=0) if name.endswith(".gz") else content)
+    _write_nifti(path, _label_image(labels, like))
 
 
 def unknown_format(path: Path, endings: tuple[str, ...]) -> DataError:
@@ -209,10 +232,7 @@ def _check_affine(path: Path, grid: Grid) -> None:
 def _label_image(labels: npt.NDArray[np.uint8], like: Volume) -> Any:
     kind = nibabel.Nifti1Image
     if like.header is None:
-        image = kind(labels, like.grid.matrix)
-        image.set_sform(like.grid.matrix, 1)
-        image.set_qform(like.grid.matrix, 1)
-        return image
+        return _plain_image(kind, labels, like.grid)
     if isinstance(like.header, nibabel.Nifti2Header):
         kind = nibabel.Nifti2Image
     header = like.header.copy()
@@ -223,6 +243,19 @@ def _label_image(labels: npt.NDArray[np.uint8], like: Volume) -> Any:
     # A 2-D file, or one with trailing axes of length 1, gets its labels in the very same shape.
     shape = stored if math.prod(stored) == labels.size else labels.shape
     return kind(labels.reshape(shape, order="F"), None, header)
+
+
+def _plain_image(kind: Any, array: npt.NDArray[Any], grid: Grid) -> Any:
+    image = kind(array, grid.matrix)
+    image.set_sform(grid.matrix, 1)
+    image.set_qform(grid.matrix, 1)
+    return image
+
+
+def _write_nifti(path: Path, image: Any) -> None:
+    content = image.to_bytes()
+    compressed = path.name.lower().endswith(".gz")
+    write_bytes(path, gzip.compress(content, _GZIP_LEVEL, mtime=0) if compressed else content)
 
 
 def _read_itk(path: Path) -> Volume:
@@ -252,8 +285,8 @@ def _itk_affine(image: Any) -> npt.NDArray[np.float64]:
     return _LPS_TO_RAS @ affine
 
 
-def _write_itk(path: Path, labels: npt.NDArray[np.uint8], grid: Grid) -> None:
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(labels.transpose()))
+def _write_itk(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose()))
     affine = _LPS_TO_RAS @ grid.matrix
     image.SetSpacing(grid.spacing)
     image.SetOrigin(affine[:3, 3].tolist())

@@ -91,7 +91,7 @@ def require_same_grid(first: Volume, other: Volume) -> None:
             f"{other.path.name} and {first.path.name} differ in shape",
             found=f"{_shown(other.grid.shape)} in {other.path}",
             expected=f"{_shown(first.grid.shape)} as in {first.path}",
-            fix="repair the case at its source, or leave it out with --set-aside",
+            fix="repair the case at its source",
         )
     if not first.grid.matches(other.grid):
         raise DataError(
@@ -99,7 +99,7 @@ def require_same_grid(first: Volume, other: Volume) -> None:
             f"{other.path.name} and {first.path.name} differ in spacing, position or direction",
             found=f"{_where(other.grid)}; corners are off by {first.grid.corner_distance(other.grid):.3g} mm",
             expected=f"{_where(first.grid)} within {GRID_TOLERANCE:g} of a voxel",
-            fix="repair the header at its source, or leave the case out with --set-aside",
+            fix="repair the header at its source",
         )
 
 

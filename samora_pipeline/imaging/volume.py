@@ -101,7 +101,7 @@ def require_finite(volume: Volume) -> None:
             f"{volume.path.name} has voxels that are NaN or infinite",
             found=f"{count} of {volume.array.size} voxels in {volume.path}",
             expected="finite intensities",
-            fix="repair the file at its source, or leave the case out with --set-aside",
+            fix="repair the file at its source",
         )
 
 

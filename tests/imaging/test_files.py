@@ -11,8 +11,8 @@ import pytest
 import SimpleITK
 
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.files import read_volume, write_labels
-from samora_pipeline.imaging.volume import require_finite
+from samora_pipeline.imaging.files import read_volume, write_labels, write_volume
+from samora_pipeline.imaging.volume import make_grid, require_finite
 
 GENERATOR = np.random.default_rng(2)
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, 0.7, 0, -120], [0, 0, 3, 20], [0, 0, 0, 1.0]])
@@ -319,3 +319,49 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="E-IMG-01"):
         write_labels(tmp_path / "out.mhd", np.zeros(VOXELS.shape, np.uint8), like)
     assert not list(tmp_path.glob("out*"))
+
+
+# Axes swapped, tilted by 0.3 rad about the first, voxels of 1.5 x 2 x 3.9 mm.
+OBLIQUE = np.array(
+    [
+        [0.0, -2.0 * np.cos(0.3), 3.9 * np.sin(0.3), 5],
+        [1.5, 0.0, 0.0, -7],
+        [0.0, 2.0 * np.sin(0.3), 3.9 * np.cos(0.3), 11],
+        [0, 0, 0, 1],
+    ]
+)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "uint16", "int32", "float32"])
+def test_written_scans_come_back_with_type_and_grid(kind: str, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 200, (5, 6, 7)).astype(kind)
+    write_volume(tmp_path / "a.nii.gz", array, make_grid(array.shape, OBLIQUE))
+    volume = read_volume(tmp_path / "a.nii.gz")
+    assert volume.array.dtype == kind
+    assert volume.warnings == ()
+    np.testing.assert_array_equal(volume.array, array)
+    np.testing.assert_allclose(nibabel.load(tmp_path / "a.nii.gz").affine, OBLIQUE, atol=1e-6)
+    write_volume(tmp_path / "b.nii.gz", array, make_grid(array.shape, OBLIQUE))
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_types_that_nifti_lacks_are_stored_in_the_next_one(tmp_path: Path) -> None:
+    grid = make_grid((2, 2, 2), np.eye(4))
+    write_volume(tmp_path / "a.nii", np.full((2, 2, 2), 1 / 3), grid)
+    assert read_volume(tmp_path / "a.nii").array.dtype == np.float32
+    write_volume(tmp_path / "b.nii", np.full((2, 2, 2), -70000), grid)
+    assert read_volume(tmp_path / "b.nii").array[0, 0, 0] == -70000
+    with pytest.raises(ValueError, match="do not fit"):
+        write_volume(tmp_path / "c.nii", np.full((2, 2, 2), 1 << 40), grid)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_written_scans_of_other_formats_come_back_as_well(name: str, tmp_path: Path) -> None:
+    array = np.abs(VOXELS).astype(np.float32)
+    write_volume(tmp_path / name, array, make_grid(array.shape, OBLIQUE))
+    volume = read_volume(tmp_path / name)
+    assert volume.array.dtype == np.float32
+    np.testing.assert_array_equal(volume.array, array)
+    np.testing.assert_allclose(volume.grid.matrix, OBLIQUE, atol=1e-6)
+    with pytest.raises(DataError, match="known image format"):
+        write_volume(tmp_path / "a.jpg", array, volume.grid)

@@ -1,0 +1,169 @@
+"""Reading of pictures (PNG, TIFF) as volumes: a picture is a slice, several are a stack; the only importer of Pillow.
+
+A picture states no position in the patient: 1 mm stands for the unknown spacing, columns run to the patient's left and
+rows to the back, as slices are drawn. PNG carries checksums; TIFF has none, so there only missing bytes are found.
+
+Shape legend: X, Y columns and rows of a picture; S slices; C channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageSequence
+
+from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.byte_checks import MAX_BYTES, bad_header, damaged
+from samora_pipeline.imaging.volume import Volume, make_grid
+
+PICTURE_ENDINGS = (".png", ".tif", ".tiff")
+
+_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SHOWN = 10
+
+Pixels = npt.NDArray[Any]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the name ends like that of a picture."""
+    return path.name.lower().endswith(PICTURE_ENDINGS)
+
+
+def read_picture(path: Path, label: bool = False) -> Volume:
+    """Read a picture as [X, Y, S] or, in colour, [X, Y, S, 3]; S is 1, or the number of pages of a TIFF.
+
+    A label picture never has a channel axis: the indices of a palette, or the grey value of a colour picture without
+    colour.
+
+    Raises:
+        DataError: ``E-IMG-01`` missing, ``E-IMG-02`` damaged, ``E-IMG-03`` see-through pixels, coloured labels, pages
+            of different sizes or a kind of pixel that is not read.
+    """
+    return _volume(path, _pages(path, label))
+
+
+def read_slices(paths: Sequence[Path]) -> Volume:
+    """Read pictures of one page each as the slices of a volume, in the order of the last number in their names.
+
+    Raises:
+        DataError: ``E-SER-01`` numbers that are missing or occur twice, ``E-SER-02`` pictures that differ in size or
+            type, and what ``read_picture`` raises.
+    """
+    ordered = order_slices(paths)
+    first = ordered[0]
+    slices = [_pages(path, label=False)[0] for path in ordered]
+    for path, pixels in zip(ordered, slices, strict=True):
+        if (pixels.shape, pixels.dtype) != (slices[0].shape, slices[0].dtype):
+            raise DataError(
+                "E-SER-02",
+                f"{path.name} does not fit the other slices of its series",
+                found=f"{_kind(pixels)} in {path}",
+                expected=f"{_kind(slices[0])} as in {first.name}",
+                fix="keep the pictures of each volume in a folder of their own",
+            )
+    return _volume(first, slices)
+
+
+def series_of(path: Path) -> tuple[str, int | None]:
+    """What stands before the last number in a picture's name, and that number (None: there is none)."""
+    numbers = list(re.finditer(r"[0-9]+", path.stem))
+    return (path.stem[: numbers[-1].start()], int(numbers[-1][0])) if numbers else (path.stem, None)
+
+
+def order_slices(paths: Sequence[Path]) -> list[Path]:
+    """Sort the pictures of a series by number and make sure that none is missing.
+
+    Raises:
+        DataError: ``E-SER-01`` naming the missing or repeated numbers.
+    """
+    numbered = sorted(((series_of(path)[1], path) for path in paths), key=lambda pair: (pair[0] or 0, pair[1].name))
+    numbers = [number for number, _ in numbered if number is not None]
+    missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)) if numbers else []
+    repeated = sorted({number for number in numbers if numbers.count(number) > 1})
+    if missing or repeated or (len(numbers) < len(numbered) > 1):
+        first, last = numbered[0][1].name, numbered[-1][1].name
+        fault = f"no picture {_listed(missing)}" if missing else f"twice the number {_listed(repeated)}"
+        raise DataError(
+            "E-SER-01",
+            f"slices are missing or repeated between {first} and {last}",
+            found=f"{fault}; {len(numbered)} pictures in {numbered[0][1].parent}",
+            expected="running numbers, one picture each",
+            fix="add the missing pictures, or use --single where each picture is a case of its own",
+        )
+    return [path for _, path in numbered]
+
+
+def _volume(path: Path, slices: Sequence[Pixels]) -> Volume:
+    # [S, rows, columns, ...] to [X, Y, S, ...]
+    array = np.moveaxis(np.stack(slices), 0, 2).swapaxes(0, 1)
+    return Volume(array, make_grid(array.shape, _AFFINE), path)
+
+
+def _pages(path: Path, label: bool) -> list[Pixels]:
+    """All pages as arrays [rows, columns] or [rows, columns, 3]."""
+    if not path.is_file():
+        raise DataError("E-IMG-01", f"there is no image {path.name}", found=f"no file {path}", expected="PNG or TIFF")
+    try:
+        with Image.open(path, formats=("PNG", "TIFF")) as picture:
+            claimed = picture.width * picture.height * getattr(picture, "n_frames", 1)
+            if claimed > MAX_BYTES:
+                raise bad_header(path, f"a header that claims {claimed:,} pixels", f"at most {MAX_BYTES:,}")
+            pages = [_pixels(path, page, label) for page in ImageSequence.Iterator(picture)]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise damaged(path, str(error)) from error
+    if len({page.shape for page in pages}) > 1:
+        raise _unusable(path, "pages of different sizes", "pages of one size and kind")
+    return pages
+
+
+def _pixels(path: Path, page: Image.Image, label: bool) -> Pixels:
+    page.load()
+    plain = page if label and page.mode == "P" else _without_palette(page)
+    array = np.asarray(plain)
+    array = _opaque(path, array.astype(np.uint8) if array.dtype == np.bool_ else array)
+    if array.dtype.kind not in "iuf":
+        raise _unusable(path, f"pixels of type {array.dtype}", "whole or real numbers")
+    return _grey(path, array) if label and array.ndim == 3 else array
+
+
+def _without_palette(picture: Image.Image) -> Image.Image:
+    return picture.convert("RGBA" if "transparency" in picture.info else "RGB") if picture.mode == "P" else picture
+
+
+def _opaque(path: Path, array: Pixels) -> Pixels:
+    """Drop an alpha channel [rows, columns, 2 or 4] that hides nothing."""
+    if array.ndim == 2 or array.shape[-1] == 3:
+        return array
+    if (array[..., -1] < 255).any():
+        raise _unusable(path, "pixels that are see-through", "an opaque picture, grey or RGB")
+    return array[..., 0] if array.shape[-1] == 2 else array[..., :3]
+
+
+def _grey(path: Path, array: Pixels) -> Pixels:
+    if (array != array[..., :1]).any():
+        raise _unusable(path, "coloured pixels", "label values as grey values or palette indices")
+    return array[..., 0]
+
+
+def _unusable(path: Path, found: str, expected: str) -> DataError:
+    return DataError(
+        "E-IMG-03",
+        f"{path.name} cannot be used",
+        found=f"{found} in {path}",
+        expected=expected,
+        fix="save it again in that form",
+    )
+
+
+def _kind(pixels: Pixels) -> str:
+    rows, columns = pixels.shape[:2]
+    return f"{columns} x {rows} pixels of {pixels.dtype}{' in colour' if pixels.ndim == 3 else ''}"
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
