@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,6 +55,34 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return value + (total - value.detach())
+
+
+def sum_with_all_gradients(value: torch.Tensor) -> torch.Tensor:
+    """Return the sum of ``value`` over ranks for what samples of all ranks share, as the statistics of a batch norm.
+
+    Each rank uses the sum on its own samples only, so the gradients that arrive on all ranks are summed as well. Every
+    rank has to run the backward pass.
+    """
+    return value if world_size() == 1 else _sum_both_ways(value)
+
+
+class _SumBothWays(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_both_ways(value: torch.Tensor) -> torch.Tensor:
+    total: torch.Tensor = _SumBothWays.apply(value)
+    return total
 
 
 def gather_over_ranks(value: torch.Tensor) -> torch.Tensor:

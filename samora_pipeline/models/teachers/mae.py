@@ -1,0 +1,209 @@
+"""MAE (arXiv 2111.06377), the teacher of the patch level: a masked autoencoder under its public parameter names.
+
+Shapes: B batch, C channels of a stored slice, N side of a slice, T the network's input size, P side of a patch,
+g = T / P, L = g * g tokens, K visible tokens, D and D' width of encoder and decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.errors import UsageError
+from samora_pipeline.models.teachers.teacher import RGB, FeatureShape, Teacher
+from samora_pipeline.models.teachers.vit import NORM_EPSILON, Block, PatchEmbedding, initialise, position_table
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Reconstruction(NamedTuple):
+    """``prediction`` (B,g,g,P*P*3), channels innermost, and the ``images`` (B,3,T,T) that it is compared with."""
+
+    prediction: Tensor
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class MaeDesign:
+    """Sizes of one masked autoencoder, and how it is built."""
+
+    embed_dim: int
+    depth: int
+    heads: int
+    decoder_dim: int
+    decoder_depth: int
+    decoder_heads: int
+    patch_size: int = 16
+    native_size: int = 224
+
+    @property
+    def level(self) -> Level:
+        """The patch level."""
+        return Level.PATCH
+
+    def build(self, input_size: int | None = None) -> MaeTeacher:
+        """A teacher with random weights for ``input_size`` pixels (None: the native size).
+
+        Raises:
+            UsageError: ``E-TEACH-01`` when the size is no multiple of the patch size.
+        """
+        size = self.native_size if input_size is None else input_size
+        if size <= 0 or size % self.patch_size:
+            raise UsageError(
+                "E-TEACH-01",
+                "the input size does not fit the patches of this teacher",
+                found=f"{size} px",
+                expected=f"a multiple of {self.patch_size}",
+                fix=f"{max(1, round(size / self.patch_size)) * self.patch_size} px is the nearest",
+            )
+        return MaeTeacher(self, size)
+
+
+class MaeTeacher(Teacher):
+    """Encoder and decoder.
+
+    Its features: ``tokens`` (B,g,g,D) behind the last norm, and ``tokens_18_of_24``, without that norm, after three
+    quarters of the blocks (block 18 of ViT-L, which DMAE distils). All patches are visible, the class token is dropped.
+    """
+
+    level = Level.PATCH
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, design: MaeDesign, input_size: int) -> None:
+        super().__init__()
+        width, narrow = design.embed_dim, design.decoder_dim
+        self.input_size = input_size
+        self.patch_size = design.patch_size
+        self.grid = input_size // design.patch_size
+        native_grid = design.native_size // design.patch_size
+        self.patch_embed = PatchEmbedding(design.patch_size, RGB, width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = _fixed(position_table(width, self.grid, native_grid))
+        self.blocks = nn.ModuleList(Block(width, design.heads) for _ in range(design.depth))
+        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.decoder_embed = nn.Linear(width, narrow)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, narrow))
+        self.decoder_pos_embed = _fixed(position_table(narrow, self.grid, native_grid))
+        self.decoder_blocks = nn.ModuleList(Block(narrow, design.decoder_heads) for _ in range(design.decoder_depth))
+        self.decoder_norm = nn.LayerNorm(narrow, eps=NORM_EPSILON)
+        self.decoder_pred = nn.Linear(narrow, design.patch_size**2 * RGB)
+        for name, values in (("mean", _IMAGENET_MEAN), ("std", _IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, RGB, 1, 1), persistent=False)
+        initialise(self)
+        for token in (self.cls_token, self.mask_token):
+            nn.init.normal_(token, std=0.02)
+
+    @property
+    def shapes(self) -> Mapping[str, FeatureShape]:
+        """See the class."""
+        shape = FeatureShape(self.norm.weight.shape[0], self.grid)
+        return {"tokens": shape, "tokens_18_of_24": shape}
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract ImageNet's mean and divide by its standard deviation, channel by channel."""
+        return (images - self.mean) / self.std
+
+    def intensities(self, images: Tensor) -> Tensor:
+        """The reverse of ``normalise``, one channel for viewing: (B,3,T,T) to (B,1,T,T) in [0,1].
+
+        The mean over channels: reconstructions of gray slices are tinted otherwise.
+        """
+        return (images * self.std + self.mean).mean(dim=1, keepdim=True).clamp(0, 1)
+
+    def features(self, images: Tensor, name: str) -> Tensor:
+        """Features (B,g,g,D) of images (B,C,N,N) in [0,1], by the name in ``shapes``."""
+        width, grid = self.shapes[name]
+        if name == "tokens":
+            tokens = self.encode(self.prepare(images), None)
+        else:
+            tokens = self._embed(self.prepare(images), None)
+            for block in self.blocks[: max(1, 3 * len(self.blocks) // 4)]:
+                tokens = block(tokens)
+        return tokens[:, 1:].reshape(-1, grid, grid, width)
+
+    def visible_features(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Features (B,K,D) behind the last norm where only the visible patches are seen, row by row.
+
+        ``visible_tokens`` picks the same places from a student's grid.
+        """
+        return self.encode(self.prepare(images), hidden)[:, 1:]
+
+    def reconstruct(self, images: Tensor, hidden: Tensor) -> Reconstruction:
+        """Reconstruct images (B,C,N,N) in [0,1] from their visible patches.
+
+        Args:
+            images: the slices.
+            hidden: (B,g,g) bool, true where a patch is hidden; the same number in every sample.
+
+        Raises:
+            ValueError: numbers of hidden patches that differ.
+        """
+        prepared = self.prepare(images)
+        latent = self.encode(prepared, hidden)
+        return Reconstruction(self.decode(latent, hidden), prepared)
+
+    def encode(self, prepared: Tensor, hidden: Tensor | None) -> Tensor:
+        """Prepared images (B,3,T,T) to class and visible tokens (B,1+K,D), behind the last norm."""
+        tokens = self._embed(prepared, hidden)
+        for block in self.blocks:
+            tokens = block(tokens)
+        normed: Tensor = self.norm(tokens)
+        return normed
+
+    def decode(self, latent: Tensor, hidden: Tensor) -> Tensor:
+        """Class and visible tokens (B,1+K,D) to the pixels of all patches (B,g,g,P*P*3)."""
+        narrow = self.decoder_embed(latent)
+        places = visible_places(hidden)[..., None].expand(-1, -1, narrow.shape[-1])
+        empty = self.mask_token.to(narrow.dtype).expand(len(narrow), self.grid**2, -1)
+        tokens = torch.cat((narrow[:, :1], empty.scatter(1, places, narrow[:, 1:])), dim=1) + self.decoder_pos_embed
+        for block in self.decoder_blocks:
+            tokens = block(tokens)
+        pixels: Tensor = self.decoder_pred(self.decoder_norm(tokens))
+        return pixels[:, 1:].reshape(-1, self.grid, self.grid, pixels.shape[-1])
+
+    def _embed(self, prepared: Tensor, hidden: Tensor | None) -> Tensor:
+        tokens = self.patch_embed(prepared) + self.pos_embed[:, 1:]
+        if hidden is not None:
+            tokens = _pick(tokens, visible_places(hidden))
+        first = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
+        return torch.cat((first.expand(len(tokens), -1, -1), tokens), dim=1)
+
+
+def visible_places(hidden: Tensor) -> Tensor:
+    """Numbers of the visible patches, (B,K), ascending, from a mask (B,g,g) that is true where a patch is hidden.
+
+    Raises:
+        ValueError: when samples hide different numbers of patches.
+    """
+    flat = hidden.flatten(1)
+    counts = set((~flat).sum(dim=1).tolist())
+    if len(counts) > 1:
+        raise ValueError(f"samples of a batch show {sorted(counts)} patches; all must show the same number")
+    kept = counts.pop() if counts else 0
+    return flat.to(torch.uint8).argsort(dim=1, stable=True)[:, :kept]
+
+
+def visible_tokens(tokens: Tensor, hidden: Tensor) -> Tensor:
+    """The tokens (B,K,D) of a grid (B,g,g,D) at the visible places of ``hidden`` (B,g,g)."""
+    return _pick(tokens.flatten(1, 2), visible_places(hidden))
+
+
+def _pick(tokens: Tensor, places: Tensor) -> Tensor:
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def _fixed(table: Tensor) -> nn.Parameter:
+    # On the meta device the table has to follow the others there.
+    return nn.Parameter(table.to(torch.empty(0).device), requires_grad=False)
+
+
+MAE_VIT_L = MaeDesign(embed_dim=1024, depth=24, heads=16, decoder_dim=512, decoder_depth=8, decoder_heads=16)
+# 0.6 M with the decoder, on the grid of samora_tiny.
+MAE_TINY = MaeDesign(embed_dim=96, depth=4, heads=3, decoder_dim=48, decoder_depth=2, decoder_heads=3, native_size=128)

@@ -1,0 +1,95 @@
+"""What a teacher has to offer, so that continual pre-training and distillation need not know which one it is.
+
+Shapes: B batch, C channels of a stored slice, N side of any slice, T the teacher's own input size, D width of a
+feature, g side of its grid.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from samora_pipeline.contracts.level import Level
+
+RGB = 3
+
+
+class FeatureShape(NamedTuple):
+    """Width D of a feature and side g of its grid; ``grid`` 0: one vector for the whole image."""
+
+    width: int
+    grid: int
+
+
+class Teacher(nn.Module):
+    """A self-supervised network with everything that its own pre-training needs.
+
+    Slices come in as they are stored, with values in [0,1]; size, channels and statistics that the network expects are
+    its own affair (``prepare``). ``input_size`` is T, the size it works at.
+    """
+
+    level: Level
+    input_size: int
+
+    @property
+    @abstractmethod
+    def shapes(self) -> Mapping[str, FeatureShape]:
+        """The features that can be distilled, by name; the first is the default."""
+
+    @abstractmethod
+    def features(self, images: Tensor, name: str) -> Tensor:
+        """Features of images (B,C,N,N) in [0,1]: (B,D), or (B,g,g,D) where they have a grid.
+
+        Raises:
+            KeyError: a name that is not in ``shapes``.
+        """
+
+    @abstractmethod
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (B,3,T,T) in [0,1] to the statistics that the published weights expect."""
+
+    @property
+    def default_feature(self) -> str:
+        """The feature that is distilled unless another is asked for."""
+        return next(iter(self.shapes))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Slices (B,C,N,N) in [0,1] to the network's input (B,3,T,T).
+
+        One channel is repeated to three, three are taken as they are, of any other number the mean is repeated:
+        published weights expect pictures. Another size is resized bilinearly, with antialiasing.
+        """
+        if images.shape[1] not in (1, RGB):
+            images = images.mean(dim=1, keepdim=True)
+        if images.shape[-1] != self.input_size:
+            images = functional.interpolate(
+                images.float(), size=(self.input_size, self.input_size), mode="bilinear", antialias=True
+            )
+        return self.normalise(images.expand(-1, RGB, -1, -1))
+
+    def freeze(self) -> None:
+        """Stop all training of it: no gradients, and norms that neither use nor change statistics of a batch."""
+        self.requires_grad_(False)
+        self.eval()
+
+
+class TeacherDesign(Protocol):
+    """One member of a family: how it is built with random weights."""
+
+    @property
+    def level(self) -> Level:
+        """The level of the expert that it teaches."""
+        ...
+
+    @property
+    def native_size(self) -> int:
+        """Input size in pixels that the published weights were trained at."""
+        ...
+
+    def build(self, input_size: int | None = None) -> Teacher:
+        """A teacher for ``input_size`` pixels (None: the native size); refuses sizes that do not fit (E-TEACH-01)."""
+        ...
