@@ -158,13 +158,11 @@ def _keep_apart(source: Path | None, dataset: DatasetFolder) -> None:
 
 
 def _say_converters() -> None:
+    from dataset_conversion.catalogue_page import as_lines
+
     for converter in load_converters():
-        say(f"{converter.name}  ({converter.numbering or f'home id {converter.home}'})")
-        for title, text in (("source", converter.page), ("terms", converter.terms), ("cite", converter.citation)):
-            if text:
-                say(f"  {title}: {text}")
-        for line in converter.tree.splitlines():
-            say(f"    {line}")
+        for line in as_lines(converter):
+            say(line)
         say()
 
 

@@ -56,6 +56,10 @@ class Decathlon(Converter):
         "  labelsTr/CASE.nii.gz\n"
         "  imagesTs/CASE.nii.gz"
     )
+    remarks = (
+        "Channels and labels are those of the task's dataset.json.",
+        "Task03_Liver holds the scans of LiTS: never use both, nor one as test of the other.",
+    )
 
     def claims(self, token: str) -> bool:
         """TaskNN_Name is a task of the decathlon."""

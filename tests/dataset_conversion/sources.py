@@ -117,10 +117,24 @@ def _phantom(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespa
     return folder, converter.options(scans=[2, 1, 1])
 
 
+def _public(make: str) -> Callable[[Path, Converter], tuple[Path, argparse.Namespace]]:
+    def sample(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
+        from tests.dataset_conversion import public_sources
+
+        return getattr(public_sources, make)(folder), converter.options()
+
+    return sample
+
+
 # A sample source for each registered converter; the contract test fails where one is missing.
 SAMPLES: dict[str, Callable[[Path, Converter], tuple[Path, argparse.Namespace]]] = {
     "Decathlon": _decathlon,
     "nnUNet": _nnunet,
     "Folder": _folder,
     "Phantom": _phantom,
+    "BTCV": _public("make_btcv"),
+    "Synapse": _public("make_synapse_slices"),
+    "AMOS22": _public("make_amos"),
+    "LiTS": _public("make_lits"),
+    "KiTS19": _public("make_kits"),
 }

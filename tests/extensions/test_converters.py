@@ -35,6 +35,19 @@ def test_it_introduces_itself(converter: Converter) -> None:
     assert converter.page or not converter.needs_source
 
 
+def test_what_it_states_of_labels_and_lists_agrees_with_itself(converter: Converter) -> None:
+    assert len({tuple(label_map.labels.items()) for label_map in converter.label_maps.values()}) <= 1
+    published = converter.published()
+    if published is None or published.split is None:
+        return
+    train, test = published.split.train, published.split.test
+    assert not set(train) & set(test)
+    assert len({*train, *test}) == len(train) + len(test)
+    for budget in published.budgets.values():
+        assert set(budget.slices) <= set(budget.cases) <= set(train)
+        assert all(list(indices) == sorted(set(indices)) for indices in budget.slices.values())
+
+
 def test_names_and_homes_are_unique() -> None:
     names = [converter.name.lower() for converter in CONVERTERS]
     homes = [converter.home for converter in CONVERTERS if converter.home is not None]
@@ -55,6 +68,10 @@ def test_what_it_writes_is_a_raw_dataset(converter: Converter, tmp_path: Path) -
     parts = (raw.training(), raw.test(), raw.unlabelled())
     assert [len(part) for part in parts] == [report.training, report.test, report.unlabelled]
     assert raw.description.numTraining == report.training > 0
+    if converter.label_maps:
+        assert raw.description.labels == next(iter(converter.label_maps.values())).labels
+    if converter.channels:
+        assert tuple(raw.description.channel_names.values()) == converter.channels
     values = sorted(raw.scheme.values - {raw.scheme.ignore})
     assert values == list(range(len(values)))
     assert len({name for part in parts for name in part}) == sum(map(len, parts))
