@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planners.cases import CaseSource
+from planners.leakage import copy_texts
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.errors import DataError
@@ -161,7 +162,7 @@ def dataset_remarks(
     for name in scheme.names:
         if training and not any(case.label_voxels.get(name) for case in training):
             remarks.append(Remark("", f'"{name}" occurs in no label map of the training cases'))
-    return remarks + [Remark("", text) for text in _duplicates(fingerprint.cases)]
+    return remarks + [Remark("", text) for text in copy_texts(fingerprint.cases)]
 
 
 def _not_hounsfield(fingerprint: Fingerprint, channel_names: Sequence[str]) -> list[str]:
@@ -180,17 +181,6 @@ def _not_hounsfield(fingerprint: Fingerprint, channel_names: Sequence[str]) -> l
 
 def _no_air(case: CaseFingerprint, channel: int) -> bool:
     return case.volume[channel].minimum >= -1.0
-
-
-def _duplicates(cases: Mapping[str, CaseFingerprint]) -> list[str]:
-    by_digest: dict[tuple[str, ...], list[str]] = {}
-    for name, case in cases.items():
-        by_digest.setdefault(case.image_digests, []).append(f"{name} ({case.subset})")
-    return [
-        f"the same image files under {len(names)} names: {', '.join(names)}"
-        for names in by_digest.values()
-        if names[1:]
-    ]
 
 
 def _undeclared(path: Path, values: list[int], counts: npt.NDArray[np.int64], scheme: LabelScheme) -> DataError:

@@ -14,6 +14,7 @@ from planners.experiment_planner import ExperimentPlanner, channel_names
 from planners.fingerprint_extractor import Survey, same_files, survey
 from planners.integrity import Remark, dataset_remarks, require_sound
 from planners.intensity_names import require_known
+from planners.leakage import leak_notes
 from planners.overrides import SET_MARK, check_keys, ruled_channels
 from planners.preprocess import (
     StoreAccount,
@@ -108,7 +109,8 @@ def prepare(checked: Checked, target: Path, overrides: Mapping[str, str], worker
         tasks,
         _workers(checked.sources, workers),
     )
-    return Prepared(plans, planned.splits, (*dropped, *planned.notes), stored)
+    leaks = leak_notes(checked.dataset, checked.fingerprint, planned.splits)
+    return Prepared(plans, planned.splits, (*dropped, *planned.notes, *leaks), stored)
 
 
 def is_current(raw: Path, target: Path) -> bool:

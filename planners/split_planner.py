@@ -14,6 +14,7 @@ import numpy as np
 from samora_pipeline.contracts.budget import parse_budget
 from samora_pipeline.contracts.dataset import PublishedBudget, RawDataset
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
+from samora_pipeline.contracts.leakage import groups
 from samora_pipeline.contracts.plans import SliceAxis
 from samora_pipeline.contracts.splits import ALL, OFFICIAL, Fold, Selection, Splits
 from samora_pipeline.errors import DataError
@@ -68,8 +69,9 @@ class SplitPlanner:
         return PlannedSplits(splits, tuple(self.notes))
 
     def cross_validation(self, training: list[str]) -> dict[str, Fold]:
-        """Up to five folds in which no patient is on both sides; none when there is one patient only."""
-        patients = sorted({self.dataset.patient(case) for case in training})
+        """Up to five folds in which no patient and no scan is on both sides; none when there is one patient only."""
+        group = groups(self.cases, training, self.dataset.patient)
+        patients = sorted(set(group.values()))
         count = min(FOLDS, len(patients))
         if count < FOLDS:
             self.notes.append(f"{len(patients)} labelled patients make {count if count > 1 else 'no'} folds")
@@ -80,8 +82,8 @@ class SplitPlanner:
         for number, held_out in enumerate(np.array_split(order, count)):
             out = {patients[index] for index in held_out}
             folds[str(number)] = Fold(
-                train=tuple(case for case in training if self.dataset.patient(case) not in out),
-                scored=tuple(case for case in training if self.dataset.patient(case) in out),
+                train=tuple(case for case in training if group[case] not in out),
+                scored=tuple(case for case in training if group[case] in out),
             )
         return folds
 

@@ -225,7 +225,7 @@ def test_remarks_do_not_stop_the_work(tmp_path: Path, capsys: pytest.CaptureFixt
         "case_01: case_01_0000.nii.gz: all voxels have the same value",
         'channel 0 "CT" does not look like Hounsfield units in 4 of 4 cases',
         '"never" occurs in no label map',
-        "the same image files under 2 names: case_00 (train), twin (test)",
+        "the same scan under 2 names: case_00 (train), twin (test)",
         "1 label files have no image: lost.nii.gz",
     ):
         assert expected in out
