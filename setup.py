@@ -61,6 +61,7 @@ setup(
             "samora_train = trainers.cli:main",
             "samora_predict = samora_pipeline.inference.cli:main",
             "samora_evaluate = samora_pipeline.evaluation.cli:main",
+            "samora_weights = samora_pipeline.weights.cli:main",
         ]
     },
 )

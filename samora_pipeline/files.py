@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,25 @@ def exclusive(folder: Path) -> Iterator[None]:
                 expected="one writer at a time",
                 fix="wait until it has finished, then run this command again",
             ) from error
+        yield
+
+
+@contextmanager
+def in_turn(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file, waiting for the process that has it; ``waiting`` is called once if that is needed.
+
+    The file stays behind, empty: to remove it would let two processes hold two files of one name.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    if _fcntl is None:
+        yield
+        return
+    with lock.open("w") as stream:
+        try:
+            _fcntl.flock(stream, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            _fcntl.flock(stream, _fcntl.LOCK_EX)
         yield
 
 

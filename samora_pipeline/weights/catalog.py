@@ -1,21 +1,37 @@
-"""The weights that this package knows by name, where they come from, and where they are looked for."""
+"""The weights that this package knows by name: where they come from, how large they are, and on what terms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from samora_pipeline.errors import AssetError, DataError
+from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.files import digest_file
 from samora_pipeline.registry import nearest
 
+WAYS_ON = (
+    "without a network: samora_weights add FILE; or another recipe (scratch needs no teacher); "
+    "or --backbone-weights bootstrap --recipe scratch"
+)
+
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
-_WAYS_ON = "or --backbone-weights FILE, or --backbone-weights bootstrap --recipe scratch"
+_SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/"
+_MAE = "https://dl.fbaipublicfiles.com/mae/pretrain/"
+_SIMCLR = "https://huggingface.co/lightly-ai/simclrv2-imagenet1k-r50_2x_sk1/resolve/main/"
+_SIMCLR_TF = "https://storage.googleapis.com/simclr-checkpoints/simclrv2/pretrained/r50_2x_sk1/"
+_APACHE = "Apache-2.0"
+_NON_COMMERCIAL = "CC-BY-NC-4.0"
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of public weights. ``url`` is empty where the file comes with this package."""
+    """One file of public weights.
+
+    ``file`` is relative to the weights folder. ``url`` is empty where the file comes with this package. ``size`` in
+    bytes and ``sha256`` are None where they are not published; ``about`` is then the size of its tensors in bytes, and
+    ``md5_start`` the first digits of the MD5 where those are. ``needs`` names assets that this one cannot be read
+    without.
+    """
 
     name: str
     file: str
@@ -23,47 +39,130 @@ class Asset:
     url: str = ""
     size: int | None = None
     sha256: str | None = None
+    about: int | None = None
+    md5_start: str = ""
+    needs: tuple[str, ...] = ()
 
     @property
     def packaged(self) -> bool:
         """Whether the file lies beside this module."""
         return not self.url
 
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the licence forbids commercial use, and has to be accepted first."""
+        return "-NC-" in self.licence
 
-def _public(name: str, file: str, size: int, sha256: str) -> Asset:
-    return Asset(name, file, "Apache-2.0", f"{_SAM}{file}", size, sha256)
+    @property
+    def fetchable(self) -> bool:
+        """Whether the file may be fetched without asking."""
+        return bool(self.url) and not self.non_commercial
+
+    @property
+    def terms(self) -> str:
+        """Address, size, licence and digest, as printed before a download."""
+        partly = f"md5 {self.md5_start}..." if self.md5_start else "no published digest"
+        digest = f"sha256 {self.sha256}" if self.sha256 else partly
+        return f"{self.url} ({self._size()}{self.licence}, {digest})"
+
+    def path(self, weights_folder: Path) -> Path:
+        """Where the file belongs."""
+        return Path(__file__).with_name(self.file) if self.packaged else weights_folder / self.file
+
+    def _size(self) -> str:
+        if self.size is not None:
+            return f"{self.size:,} bytes, "
+        return f"about {self.about / 1e6:,.0f} MB, " if self.about else ""
+
+
+def _sam(name: str, file: str, size: int, sha256: str) -> Asset:
+    return Asset(name, file, _APACHE, f"{_SAM}{file}", size, sha256)
+
+
+def _sam2(name: str, path: str, size: int, sha256: str) -> Asset:
+    return Asset(name, Path(path).name, _APACHE, f"{_SAM2}{path}", size, sha256)
+
+
+def _mae(name: str, file: str, about: int, md5_start: str = "") -> Asset:
+    return Asset(name, file, _NON_COMMERCIAL, f"{_MAE}{file}", about=about, md5_start=md5_start)
 
 
 ASSETS: dict[str, Asset] = {
     asset.name: asset
     for asset in (
-        _public(
+        _sam(
             "sam_vit_b",
             "sam_vit_b_01ec64.pth",
             375_042_383,
             "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
         ),
-        _public(
+        _sam(
             "sam_vit_l",
             "sam_vit_l_0b3195.pth",
             1_249_524_607,
             "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
         ),
-        _public(
+        _sam(
             "sam_vit_h",
             "sam_vit_h_4b8939.pth",
             2_564_550_879,
             "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         ),
+        _sam2(
+            "sam2_hiera_b+",
+            "072824/sam2_hiera_base_plus.pt",
+            323_493_298,
+            "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071",
+        ),
+        _sam2(
+            "sam2.1_hiera_b+",
+            "092824/sam2.1_hiera_base_plus.pt",
+            323_606_802,
+            "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+        ),
+        # The TensorFlow checkpoint below, converted by a third party; encoder, linear head and projection head.
+        Asset("simclr_r50_2x_sk1", "r50_2x_sk1.pth", _APACHE, f"{_SIMCLR}r50_2x_sk1.pth", about=715_000_000),
+        Asset(
+            "simclr_r50_2x_sk1_tf",
+            "simclr_r50_2x_sk1/model.ckpt-250228.index",
+            _APACHE,
+            f"{_SIMCLR_TF}model.ckpt-250228.index",
+            needs=("simclr_r50_2x_sk1_tf_data",),
+        ),
+        Asset(
+            "simclr_r50_2x_sk1_tf_data",
+            "simclr_r50_2x_sk1/model.ckpt-250228.data-00000-of-00001",
+            _APACHE,
+            f"{_SIMCLR_TF}model.ckpt-250228.data-00000-of-00001",
+        ),
+        _mae("mae_vit_l_full", "mae_pretrain_vit_large_full.pth", 1_318_167_552),
+        _mae("mae_vit_l_encoder", "mae_pretrain_vit_large.pth", 1_213_206_528, "b8b06e"),
         Asset(
             "samora_tiny",
             "samora_tiny.safetensors",
-            "Apache-2.0",
+            _APACHE,
             size=1_789_984,
             sha256="bfb4fbe40c7c1066be0f68acca2b27264d4b9cb351d02d39c720358abdf725ae",
         ),
     )
 }
+
+
+def named(name: str) -> Asset:
+    """Return the asset called ``name``.
+
+    Raises:
+        UsageError: ``E-NAME-01`` with the nearest name.
+    """
+    if name in ASSETS:
+        return ASSETS[name]
+    raise UsageError(
+        "E-NAME-01",
+        f'no weights are called "{name}"',
+        found=name,
+        expected=f"{nearest(name, list(ASSETS))}known: {', '.join(ASSETS)}",
+        fix="samora_weights list",
+    )
 
 
 def resolve(name_or_path: str, weights_folder: Path) -> Path:
@@ -74,10 +173,10 @@ def resolve(name_or_path: str, weights_folder: Path) -> Path:
     """
     asset = ASSETS.get(name_or_path)
     if asset is not None:
-        path = Path(__file__).with_name(asset.file) if asset.packaged else weights_folder / asset.file
+        path = asset.path(weights_folder)
         if path.is_file():
             return path
-        raise _missing(asset, path)
+        raise missing(asset, path)
     for path in (Path(name_or_path).expanduser(), weights_folder / name_or_path):
         if path.is_file():
             return path
@@ -86,41 +185,78 @@ def resolve(name_or_path: str, weights_folder: Path) -> Path:
         f"no weights called {name_or_path}",
         found=f"no file {name_or_path}, and none of that name in {weights_folder}",
         expected=f"{nearest(name_or_path, list(ASSETS))}a file, or one of {', '.join(ASSETS)}",
-        fix=f"correct the name, {_WAYS_ON}",
+        fix=f"correct the name; {WAYS_ON}",
     )
 
 
-def verify(asset: Asset, path: Path) -> str:
+def verify(asset: Asset, path: Path, recorded: str | None = None) -> str:
     """Return the SHA-256 of the file, after comparing size and digest with the published ones where they are known.
 
+    ``recorded`` is the digest of its first use, compared where none is published.
+
     Raises:
-        DataError: ``E-WEIGHT-06`` when they differ.
+        DataError: ``E-WEIGHT-06`` when they differ, with a guess at what happened.
     """
-    size = path.stat().st_size
     digest = digest_file(path)
-    if (asset.size not in (None, size)) or (asset.sha256 not in (None, digest)):
-        raise DataError(
-            "E-WEIGHT-06",
-            f"{path.name} is not the published file",
-            found=f"{size:,} bytes, sha256 {digest}",
-            expected=f"{asset.size or 0:,} bytes, sha256 {asset.sha256}",
-            fix=f"delete it and get it again from {asset.url or 'this package'}",
-        )
+    wanted = asset.sha256 or recorded
+    if asset.size not in (None, path.stat().st_size) or wanted not in (None, digest):
+        raise wrong(asset, path, digest, wanted)
     return digest
 
 
-def _missing(asset: Asset, path: Path) -> AssetError:
+def wrong(asset: Asset, path: Path, digest: str, wanted: str | None, reason: str = "") -> DataError:
+    """The error for a file that is not ``asset``; without a ``reason``, what it looks like is guessed."""
+    size = path.stat().st_size
+    expected = f"{asset.size:,} bytes, " if asset.size is not None else ""
+    origin = "sha256" if asset.sha256 else "the sha256 recorded at first use:"
+    expected += f"{origin} {wanted}" if wanted else f"the layout of {asset.name}"
+    looks = reason or _likeness(asset, path, size, digest)
+    file = path.name.removesuffix(PART_SUFFIX)
+    return DataError(
+        "E-WEIGHT-06",
+        f"{file}: wrong content",
+        found=f"{size:,} bytes, sha256 {digest}; {looks}",
+        expected=expected,
+        fix=f"delete {path.with_name(file)} and get it again: "
+        + ("install this package again" if asset.packaged else f"samora_weights get {asset.name}"),
+    )
+
+
+def is_web_page(path: Path) -> bool:
+    """Whether a file begins like HTML or XML: the usual content of a download that a portal intercepted."""
+    with path.open("rb") as stream:
+        head = stream.read(512).lstrip().lower()
+    return head.startswith((b"<!doctype", b"<html", b"<?xml"))
+
+
+PART_SUFFIX = ".part"
+"""ending of a download that is not complete"""
+
+
+def _likeness(asset: Asset, path: Path, size: int, digest: str) -> str:
+    if is_web_page(path):
+        return "looks like a web page, saved in place of the download"
+    other = next((known.name for known in ASSETS.values() if known.sha256 == digest), None)
+    if other is not None:
+        return f"this is {other}"
+    if asset.size is not None and size < asset.size:
+        return "looks like a download that was cut short"
+    return "looks like another file, or a damaged one"
+
+
+def missing(asset: Asset, path: Path, tried: str = "") -> AssetError:
+    """The error for an asset that is not there; ``tried`` says what came of fetching it."""
     if asset.packaged:
         expected = "the file that comes with this package"
-        fix = f"install the package again, {_WAYS_ON}"
+        fix = f"install the package again; {WAYS_ON}"
     else:
-        size = f"{asset.size:,} bytes, " if asset.size else ""
-        expected = f"{asset.url} ({size}{asset.licence}, sha256 {asset.sha256})"
-        fix = f"put the file there, {_WAYS_ON}"
+        accept = " --accept-licence" if asset.non_commercial else ""
+        expected = asset.terms
+        fix = f"samora_weights get {asset.name}{accept}; {WAYS_ON}"
     return AssetError(
         "E-WEIGHT-05",
         f"the weights {asset.name} are not there",
-        found=f"looked for {path}",
+        found=f"looked for {path}{f'; {tried}' if tried else ''}",
         expected=expected,
         fix=fix,
     )

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samora_pipeline.errors import AssetError, DataError
+from samora_pipeline.weights.catalog import is_web_page
 
 WRAPPERS = ("model", "state_dict")
 
@@ -99,12 +100,12 @@ def _not_weights(path: Path, found: str) -> DataError:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    with path.open("rb") as stream:
-        head = stream.read(512).lstrip().lower()
     size = f"{path.stat().st_size:,} bytes"
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if is_web_page(path):
         return _not_weights(path, f"{size} of a web page, saved in place of the download")
-    if isinstance(error, pickle.UnpicklingError) and head.startswith(b"pk"):
+    with path.open("rb") as stream:
+        is_archive = stream.read(2) == b"PK"
+    if isinstance(error, pickle.UnpicklingError) and is_archive:
         return _not_weights(path, "a pickle that asks for more than tensors; it was not opened further")
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return _not_weights(path, f"{size}, cut short or of another kind ({reason[:100]})")

@@ -1,0 +1,103 @@
+"""samora_weights: public weights by name: list, get, add, verify."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.errors import UsageError
+
+_EPILOG = """\
+  list                 the catalogue: name, state, licence, size, where
+  get NAME ...         fetch; goes on where an earlier call was stopped, and checks the content
+  add FILE ...         without a network: the file is recognised by its content and copied into the weights folder
+  verify [NAME ...]    take all digests again
+
+examples:
+  samora_weights get sam_vit_b
+  samora_weights get mae_vit_l_full --accept-licence     CC-BY-NC-4.0: no commercial use
+  samora_weights add ~/Downloads/sam_vit_b_01ec64.pth --link
+"""
+
+
+def build_parser() -> CommandParser:
+    """The command's options."""
+    parser = CommandParser("samora_weights", "Public weights: what there is, getting it, checking it.", _EPILOG)
+    parser.add_argument("action", choices=("list", "get", "add", "verify"), metavar="ACTION", help="see below")
+    parser.add_argument("names", nargs="*", metavar="NAME|FILE", help="catalogue names; files for add")
+    parser.add_argument(
+        "--accept-licence", action="store_true", help="accept a non-commercial licence (get, add); this is recorded"
+    )
+    parser.add_argument("--link", action="store_true", help="add: link to the file instead of copying it")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``samora_weights``."""
+    return run(build_parser(), _act, argv)
+
+
+def _act(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    from samora_pipeline.paths import resolve_roots
+
+    folder = resolve_roots(arguments.root).weights
+    actions = {"list": _list, "get": _get, "add": _add, "verify": _verify}
+    actions[arguments.action](arguments, folder)
+
+
+def _list(_: argparse.Namespace, folder: Path) -> None:
+    from samora_pipeline.weights.inventory import table
+
+    say(f"weights: {folder}")
+    say(table(folder))
+
+
+def _get(arguments: argparse.Namespace, folder: Path) -> None:
+    from samora_pipeline.weights.catalog import named
+    from samora_pipeline.weights.obtain import get
+
+    for name in arguments.names:
+        named(name)
+    for name in arguments.names:
+        say(f"{name}: {get(name, folder, accept=arguments.accept_licence)}")
+
+
+def _add(arguments: argparse.Namespace, folder: Path) -> None:
+    from samora_pipeline.weights.obtain import add
+
+    for name in arguments.names:
+        asset = add(Path(name).expanduser(), folder, link=arguments.link, accept=arguments.accept_licence)
+        say(f"{asset.name}: {asset.path(folder)}  ({asset.licence})")
+
+
+def _verify(arguments: argparse.Namespace, folder: Path) -> None:
+    from samora_pipeline.weights.catalog import ASSETS, named
+    from samora_pipeline.weights.inventory import raise_faults, verify_all
+
+    assets = [named(name) for name in arguments.names] or list(ASSETS.values())
+    results = verify_all(assets, folder, required=bool(arguments.names))
+    for result in results:
+        say(f"{result.asset.name}: {'ok' if result.fault is None else result.fault.what}  {result.path}")
+    raise_faults(results)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    action, names = arguments.action, arguments.names
+    fits = {
+        "list": not names,
+        "get": bool(names),
+        "add": bool(names),
+        "verify": True,
+    }[action]
+    licence_fits = not arguments.accept_licence or action in ("get", "add")
+    if fits and licence_fits and (not arguments.link or action == "add"):
+        return
+    raise UsageError(
+        "E-ARG-08",
+        "the arguments do not fit the action",
+        found=f"{action} {' '.join(names)}".strip(),
+        expected="list; get NAME ...; add FILE ... [--link]; verify [NAME ...]; --accept-licence with get and add",
+        fix="samora_weights --help",
+    )

@@ -1,0 +1,268 @@
+"""Fetching one large file over HTTP: a cut costs nothing but the time to reconnect.
+
+What has arrived stays in a partial file, with the validator (ETag or Last-Modified) of what it is a part of, so that
+another run goes on where this one ended, and starts again if the file at the source has changed (RFC 9110, 13 and 14).
+Proxies are taken from the environment as urllib does it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import shutil
+import socket
+import ssl
+import time
+import urllib.request
+from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+from samora_pipeline.errors import AssetError, DataError, ResourceError
+from samora_pipeline.files import write_text
+from samora_pipeline.run_log import Progress, logger
+
+CHUNK = 1 << 16
+_SPARE = 64 << 20
+"""bytes that stay free on the disk"""
+_PASSING = {
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds to wait for an answer, and before each new try; a try that brought something starts the row anew."""
+
+    timeout: float = 30.0
+    waits: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+
+
+PATIENCE = Patience()
+
+
+class _CutError(Exception):
+    """The connection ended early; what has arrived is kept."""
+
+
+def download(url: str, part: Path, *, title: str, size: int | None = None, patience: Patience = PATIENCE) -> None:
+    """Fetch ``url`` into ``part``, going on from what lies there already.
+
+    Raises:
+        AssetError: ``E-WEIGHT-10`` the source cannot be reached, or refuses.
+        DataError: ``E-WEIGHT-06`` what is offered has not ``size`` bytes.
+        ResourceError: ``E-DISK-01``, ``E-DISK-02`` it does not fit on the disk.
+    """
+    failures = 0
+    while True:
+        before = _length(part)
+        try:
+            _continue(url, part, title, size, patience.timeout)
+        except _CutError as error:
+            failures = 0 if _length(part) > before else failures + 1
+            if failures > len(patience.waits):
+                raise _unreachable(url, part, str(error)) from error
+            wait = patience.waits[max(0, failures - 1)]
+            logger.info("%s: %s; trying again in %g s", title, error, wait)
+            time.sleep(wait)
+        else:
+            return
+
+
+def discard(part: Path) -> None:
+    """Remove a partial file and what is known of it."""
+    part.unlink(missing_ok=True)
+    _validator_path(part).unlink(missing_ok=True)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from HTTPS to anything else."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme not in ("https", urlsplit(req.full_url).scheme):
+            raise AssetError(
+                "E-WEIGHT-10",
+                "the source of the weights redirects to an address without encryption; it was not followed",
+                found=f"{req.full_url} -> {newurl}",
+                expected="https:// all the way",
+                fix="get the file in another way, then samora_weights add FILE",
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _continue(url: str, part: Path, title: str, size: int | None, timeout: float) -> None:
+    """One connection. Raises ``_CutError`` where another may bring the rest."""
+    offset = _usable(part, size)
+    if size is not None and offset == size:
+        return
+    headers = {"Accept-Encoding": "identity", "User-Agent": "samora_pipeline"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": _validator_path(part).read_text(encoding="utf-8")}
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as response:
+            start = _start(response, offset, part)
+            total = _total(response.headers, start, size, url)
+            _check_space(part, total - start)
+            if start == 0:
+                part.unlink(missing_ok=True)
+                write_text(_validator_path(part), _validator(response.headers))
+            _copy(response, part, start, total, f"{title} (MB)")
+    except HTTPError as error:
+        with error:
+            _judge_answer(error, url, part, offset)
+    except (OSError, http.client.HTTPException) as error:
+        raise _judge_failure(error, url, part) from error
+
+
+def _usable(part: Path, size: int | None) -> int:
+    """Bytes to go on from; a part of unknown origin or of too many bytes is thrown away."""
+    validator = _validator_path(part)
+    length = _length(part)
+    complete = size is not None and length == size
+    known = validator.is_file() and validator.read_text(encoding="utf-8")
+    if length and not complete and (not known or (size is not None and length > size)):
+        part.unlink()
+        return 0
+    return length
+
+
+def _start(response: Any, offset: int, part: Path) -> int:
+    """Where the body of an answer begins: 0 where the server does not know ranges, or the file has changed."""
+    if response.status != HTTPStatus.PARTIAL_CONTENT:
+        return 0
+    match = _RANGE.match(response.headers.get("Content-Range", ""))
+    if match is None or match[1] is None or int(match[1]) != offset:
+        part.unlink(missing_ok=True)
+        raise _CutError("the server answered with another range than the one asked for")
+    return offset
+
+
+def _total(headers: Message, start: int, size: int | None, url: str) -> int:
+    match = _RANGE.match(headers.get("Content-Range", ""))
+    length = headers.get("Content-Length")
+    total = int(match[2]) if match else start + int(length) if length else size
+    if total is None:
+        raise AssetError("E-WEIGHT-10", "the source of the weights does not tell their size", found=url)
+    if size is not None and total != size:
+        raise DataError(
+            "E-WEIGHT-06",
+            f"{Path(urlsplit(url).path).name}: wrong content at the source",
+            found=f"{total:,} bytes of type {headers.get('Content-Type', 'unknown')} are offered; nothing was fetched",
+            expected=f"{size:,} bytes",
+            fix=f"open {url} in a browser: a portal or a proxy may stand between; else get the file elsewhere and "
+            "samora_weights add FILE",
+        )
+    return total
+
+
+def _validator(headers: Message) -> str:
+    """What tells two versions of a file apart; a weak ETag does not promise equal bytes."""
+    tag = headers.get("ETag", "")
+    return headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
+
+
+def _copy(response: Any, part: Path, start: int, total: int, title: str) -> None:
+    host = f"from {urlsplit(response.url).hostname}"
+    done = start
+    with Progress(title, _megabytes(total), _megabytes(start), "MB") as progress:
+        while chunk := response.read(CHUNK):
+            _append(part, chunk)
+            progress.advance(host, _megabytes(done + len(chunk)) - _megabytes(done))
+            done += len(chunk)
+    # http.client says nothing when a body with a Content-Length ends early.
+    if done < total:
+        raise _CutError(f"the connection ended after {done:,} of {total:,} bytes")
+
+
+def _append(part: Path, chunk: bytes) -> None:
+    # Opened anew each time, so that errors of the disk are not taken for errors of the network.
+    try:
+        with part.open("ab") as stream:
+            stream.write(chunk)
+    except OSError as error:
+        raise _disk_error(part, error) from error
+
+
+def _judge_answer(error: HTTPError, url: str, part: Path, offset: int) -> None:
+    """Return if the part is complete after all; else raise what the status code means."""
+    if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
+        match = _RANGE.match(error.headers.get("Content-Range", ""))
+        if match and int(match[2]) == offset:
+            return
+        part.unlink(missing_ok=True)
+        raise _CutError("the file at the source has another length now") from error
+    if error.code in _PASSING:
+        raise _CutError(f"the server answered {error.code} {error.reason}") from error
+    raise _unreachable(url, part, f"the server answered {error.code} {error.reason}") from error
+
+
+def _judge_failure(error: OSError | http.client.HTTPException, url: str, part: Path) -> Exception:
+    """Tell what a new try can mend from what it cannot: no network, no such host, a certificate that is not trusted."""
+    cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, OSError) else error
+    text = str(cause) or type(cause).__name__
+    if isinstance(cause, socket.gaierror | ssl.SSLCertVerificationError):
+        return _unreachable(url, part, text)
+    return _CutError(text)
+
+
+def _check_space(part: Path, needed: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if free < needed + _SPARE:
+        raise no_space(part.parent, needed, free)
+
+
+def no_space(folder: Path, needed: int, free: int) -> ResourceError:
+    """The error for a file that does not fit on the disk."""
+    return ResourceError(
+        "E-DISK-02",
+        "there is not enough space for the weights",
+        found=f"{_megabytes(free):,} MB free in {folder}",
+        expected=f"{_megabytes(needed + _SPARE):,} MB",
+        fix="free some, or choose another folder with SAMORA_WEIGHTS",
+    )
+
+
+def _disk_error(part: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        "E-DISK-01",
+        f"cannot write {part}",
+        found=str(error.strerror or error),
+        expected="a writable folder with free space",
+        fix="free some space, then run this command again: it goes on where it stopped",
+    )
+
+
+def _unreachable(url: str, part: Path, cause: str) -> AssetError:
+    kept = _length(part)
+    return AssetError(
+        "E-WEIGHT-10",
+        "the weights could not be fetched",
+        found=f"{cause} ({url})" + (f"; {kept:,} bytes are kept" if kept else ""),
+        expected="an answer; a proxy is taken from https_proxy",
+        fix="run this command again: it goes on where it stopped; without a network: samora_weights add FILE",
+    )
+
+
+def _validator_path(part: Path) -> Path:
+    return part.with_name(f"{part.name}.validator")
+
+
+def _length(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _megabytes(count: int) -> int:
+    return count // 1_000_000

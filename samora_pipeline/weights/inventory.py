@@ -1,0 +1,99 @@
+"""What of the catalogue is in the weights folder, and in which state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from samora_pipeline.errors import DataError, SamoraError
+from samora_pipeline.weights.catalog import ASSETS, PART_SUFFIX, Asset, missing
+from samora_pipeline.weights.obtain import check
+from samora_pipeline.weights.records import read_record
+
+_HEAD = ("name", "state", "licence", "size", "where")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One file after its digest was taken; ``fault`` is None where it is as it should be."""
+
+    asset: Asset
+    path: Path
+    fault: SamoraError | None = None
+
+
+def table(folder: Path) -> str:
+    """The catalogue as text: name, state, licence, size, and path or address. Nothing is read but records."""
+    rows = [_HEAD]
+    for asset in ASSETS.values():
+        path = asset.path(folder)
+        where = str(path) if path.is_file() else asset.url
+        rows.append((asset.name, state(asset, path), asset.licence, _size(asset, path), where))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    )
+
+
+def state(asset: Asset, path: Path) -> str:
+    """One word or two on a file, without reading it."""
+    if asset.packaged:
+        return "packaged" if path.is_file() else "missing"
+    if not path.is_file():
+        part = path.with_name(f"{path.name}{PART_SUFFIX}")
+        return f"begun ({part.stat().st_size / 1e6:,.0f} MB)" if part.is_file() else "not there"
+    record = read_record(path)
+    if record is None:
+        return "licence not accepted" if asset.non_commercial else "not checked"
+    if record.size != path.stat().st_size:
+        return "changed"
+    return "there" if record.digest_from == "published" else "there (own digest)"
+
+
+def verify_all(assets: list[Asset], folder: Path, *, required: bool) -> list[Checked]:
+    """Take the digest of every file that is there; with ``required``, a file that is not there is a fault too."""
+    results = []
+    for asset in assets:
+        path = asset.path(folder)
+        if not path.is_file():
+            if required:
+                results.append(Checked(asset, path, missing(asset, path)))
+            continue
+        try:
+            check(asset, path)
+            results.append(Checked(asset, path))
+        except SamoraError as error:
+            results.append(Checked(asset, path, error))
+    return results
+
+
+def raise_faults(results: list[Checked]) -> None:
+    """Raise if any file is not as it should be: the fault itself if there is one, else all of them in one error.
+
+    Raises:
+        SamoraError: ``E-WEIGHT-05`` or ``E-WEIGHT-11`` (exit 5) if that is all; ``E-WEIGHT-06`` (exit 4).
+    """
+    faults = [result for result in results if result.fault is not None]
+    if not faults:
+        return
+    first = next((result for result in faults if isinstance(result.fault, DataError)), faults[0])
+    if len(faults) == 1 or not isinstance(first.fault, DataError):
+        raise first.fault or ValueError(first.asset.name)
+    raise DataError(
+        "E-WEIGHT-06",
+        f"{len(faults)} files of weights are not as they should be",
+        found="; ".join(f"{fault.asset.name}: {fault.fault.what}" for fault in faults if fault.fault),
+        fix=first.fault.fix,
+    )
+
+
+def _size(asset: Asset, path: Path) -> str:
+    if path.is_file():
+        size = path.stat().st_size
+    elif asset.size is not None:
+        size = asset.size
+    elif asset.about is not None:
+        return f"~{asset.about / 1e6:,.0f} MB"
+    else:
+        return "?"
+    return f"{size / 1e6:,.1f} MB" if size < 1e7 else f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,125 @@
+"""Which public checkpoint a file is, told by the names and shapes of its tensors and never by its own name.
+
+Layouts: the state dicts of segment_anything, sam2 and MAE, the converted SimCLRv2 checkpoint (``resnet`` and ``head``)
+and the TensorFlow one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from samora_pipeline.errors import DataError
+from samora_pipeline.weights.catalog import ASSETS
+from samora_pipeline.weights.tensorflow_index import is_index, read_index
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tensors that an asset has, with their shapes, and names that would make it another network."""
+
+    asset: str
+    has: Shapes
+    lacks: tuple[str, ...] = ()
+
+    def misfits(self, shapes: Shapes) -> list[str]:
+        """What speaks against a file, in words."""
+        wanted = [f"{name} {shape}" for name, shape in self.has.items() if shapes.get(name) != shape]
+        return [f"lacks {text}" for text in wanted] + [f"has {name}" for name in self.lacks if name in shapes]
+
+
+def _sam(asset: str, width: int, depth: int) -> Layout:
+    has = {
+        "image_encoder.pos_embed": (1, 64, 64, width),
+        f"image_encoder.blocks.{depth - 1}.attn.qkv.weight": (3 * width, width),
+        "prompt_encoder.no_mask_embed.weight": (1, 256),
+        "mask_decoder.mask_tokens.weight": (4, 256),
+    }
+    return Layout(asset, has, (f"image_encoder.blocks.{depth}.norm1.weight",))
+
+
+_SAM2 = {
+    "image_encoder.trunk.pos_embed": (1, 112, 14, 14),
+    "image_encoder.trunk.blocks.23.attn.qkv.weight": (2688, 896),
+    "sam_mask_decoder.mask_tokens.weight": (4, 256),
+    "no_mem_embed": (1, 1, 256),
+}
+_SAM21_ONLY = {"no_obj_embed_spatial": (1, 64), "obj_ptr_tpos_proj.weight": (64, 256)}
+_MAE_ENCODER = {
+    "cls_token": (1, 1, 1024),
+    "pos_embed": (1, 197, 1024),
+    "patch_embed.proj.weight": (1024, 3, 16, 16),
+    "blocks.23.attn.qkv.weight": (3072, 1024),
+    "norm.weight": (1024,),
+}
+_MAE_DECODER = {
+    "mask_token": (1, 1, 512),
+    "decoder_blocks.7.attn.qkv.weight": (1536, 512),
+    "decoder_pred.weight": (768, 512),
+}
+# A classifier that was fine-tuned from MAE, or another ViT-L/16, has a head.
+_OTHER_VIT = ("head.weight", "blocks.24.norm1.weight")
+_SIMCLR = {
+    "resnet.net.0.0.weight": (64, 3, 3, 3),
+    "resnet.net.1.blocks.0.net.2.mixing_conv.0.weight": (32, 128, 1, 1),
+    "resnet.net.4.blocks.2.net.2.main_conv.0.weight": (2048, 1024, 3, 3),
+    "head.layers.6.weight": (128, 4096),
+}
+_SIMCLR_TF = {
+    "base_model/conv2d/kernel": (3, 3, 3, 64),
+    "base_model/conv2d_86/kernel": (1, 1, 1024, 4096),
+    "head_contrastive/nl_2/dense/kernel": (4096, 128),
+}
+
+LAYOUTS = (
+    _sam("sam_vit_b", 768, 12),
+    _sam("sam_vit_l", 1024, 24),
+    _sam("sam_vit_h", 1280, 32),
+    Layout("sam2_hiera_b+", _SAM2, tuple(_SAM21_ONLY)),
+    Layout("sam2.1_hiera_b+", _SAM2 | _SAM21_ONLY),
+    Layout("simclr_r50_2x_sk1", _SIMCLR, ("resnet.net.3.blocks.6.net.0.weight",)),
+    Layout("simclr_r50_2x_sk1_tf", _SIMCLR_TF, ("base_model/conv2d_87/kernel",)),
+    Layout("mae_vit_l_full", _MAE_ENCODER | _MAE_DECODER, _OTHER_VIT),
+    Layout("mae_vit_l_encoder", _MAE_ENCODER, (*_OTHER_VIT, *_MAE_DECODER)),
+)
+
+
+def recognise(path: Path) -> str:
+    """Return the name of the asset whose layout a file has.
+
+    Raises:
+        DataError: ``E-WEIGHT-07`` the file cannot be read, ``E-WEIGHT-12`` its content is none of the layouts.
+    """
+    shapes = read_layout(path)
+    reasons = {layout.asset: layout.misfits(shapes) for layout in LAYOUTS}
+    for name, misfits in reasons.items():
+        if not misfits:
+            return name
+    closest = min(reasons, key=lambda name: len(reasons[name]))
+    raise DataError(
+        "E-WEIGHT-12",
+        f"{path.name} is none of the checkpoints of the catalogue",
+        found=f"{len(shapes)} tensors, first {next(iter(shapes), 'none')}; "
+        f"nearest to {closest}, but {reasons[closest][0]}",
+        expected=f"one of {', '.join(ASSETS)}",
+        fix="a base encoder of your own needs no adding: samora_train ... --backbone-weights FILE",
+    )
+
+
+def read_layout(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read names and shapes of the tensors in a file of any of the formats; nothing in it is executed.
+
+    Raises:
+        DataError: ``E-WEIGHT-07``.
+    """
+    if not is_index(path):
+        from samora_pipeline.weights.files import read_shapes
+
+        return read_shapes(path)
+    try:
+        return {name: entry.shape for name, entry in read_index(path).items()}
+    except ValueError as error:
+        raise DataError("E-WEIGHT-07", f"{path.name} is not a file of weights", found=f"{path}: {error}") from error
