@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import CaseSource, Part
-from dataset_conversion.file_names import list_files, stem
+from dataset_conversion.file_names import list_files, shortened, stem
 from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scan_pairs import load_pair, shortened
+from dataset_conversion.scan_pairs import load_pair
 
 ORGANS = LabelMap.numbered(
     "spleen",

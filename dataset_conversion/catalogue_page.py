@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_conversion.converter import Converter, load_converters
+from dataset_conversion.file_names import shortened
 from samora_pipeline.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "datasets.md"
+
+# Lists up to this length stand on the page whole; all are in dataset_conversion/lists.
+_SHOWN = 40
 
 _INTRODUCTION = """# Datasets
 
@@ -93,7 +97,7 @@ def _published(converter: Converter) -> list[Fact]:
     stated = [Fact("published lists", published.origin)]
     if published.split is not None:
         for part, cases in (("training", published.split.train), ("test", published.split.test)):
-            stated.append(Fact(f"fold official, {part}", f"{len(cases)} cases: {', '.join(cases)}"))
+            stated.append(Fact(f"fold official, {part}", f"{len(cases)} cases: {shortened(cases, _SHOWN)}"))
     for name, budget in published.budgets.items():
         slices = sum(map(len, budget.slices.values()))
         what = f"{slices} slices of {len(budget.cases)} cases" if slices else ", ".join(budget.cases)

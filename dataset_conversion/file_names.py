@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from samora_pipeline.errors import DataError
@@ -52,3 +52,8 @@ def listed_path(root: Path, name: str) -> Path:
             fix="correct the name in dataset.json",
         )
     return root / path
+
+
+def shortened(names: Sequence[str], shown: int = 10) -> str:
+    """The first names of a list, for a sentence."""
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

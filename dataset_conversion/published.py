@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dataset_conversion.file_names import shortened
 from samora_pipeline.contracts.dataset import PublishedBudget, PublishedSplit
 from samora_pipeline.contracts.json_io import read_json
 
@@ -43,8 +44,9 @@ def limit(published: Published, present: Collection[str]) -> tuple[Published, tu
     def kept(cases: tuple[str, ...], what: str) -> tuple[str, ...]:
         missing = [case for case in cases if case not in present]
         if missing:
-            shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
-            notes.append(f"{len(missing)} of the {len(cases)} cases of {what} are missing: {shown}")
+            notes.append(
+                f"{len(missing)} of the {len(cases)} cases of {what} are missing: {shortened(missing, _SHOWN)}"
+            )
         return tuple(case for case in cases if case in present)
 
     split = published.split

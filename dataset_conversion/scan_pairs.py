@@ -27,8 +27,3 @@ def load_pair(image: Path, label: Path | None, label_map: LabelMap) -> LoadedCas
     if is_plain_nifti(stored) and np.array_equal(stored.array, mapped.array):
         kept.add(stored.path)
     return LoadedCase(split_channels(scan), mapped, frozenset(kept))
-
-
-def shortened(names: list[str], shown: int = 10) -> str:
-    """The first names of a list, for a sentence."""
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

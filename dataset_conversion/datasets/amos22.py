@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataset_conversion.converter import CaseSource, Converter, Identity, Part, Survey, register
-from dataset_conversion.file_names import list_files, stem
+from dataset_conversion.file_names import list_files, shortened, stem
 from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scan_pairs import load_pair, shortened
+from dataset_conversion.scan_pairs import load_pair
 
 if TYPE_CHECKING:
     from dataset_conversion.published import Published

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import CaseSource, Converter, Survey, register
+from dataset_conversion.file_names import shortened
 from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scan_pairs import load_pair, shortened
+from dataset_conversion.scan_pairs import load_pair
 
 _CASE = re.compile(r"case_\d{5}")
 _IMAGE, _LABEL = "imaging.nii.gz", "segmentation.nii.gz"

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import CaseSource, Converter, Survey, register
+from dataset_conversion.file_names import shortened
 from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scan_pairs import load_pair, shortened
+from dataset_conversion.scan_pairs import load_pair
 from samora_pipeline.errors import DataError
 
 _FILE = re.compile(r"(volume|segmentation|test-volume)-(\d+)\.nii(\.gz)?")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dataset_conversion.btcv_scans import CITATION, PAGE, TERMS, TREE, RawScans, find_raw_scans
 from dataset_conversion.converter import CaseSource, Converter, Part, Survey, register
-from dataset_conversion.scan_pairs import shortened
+from dataset_conversion.file_names import shortened
 from dataset_conversion.synapse_labels import ORDERS, ToldOrder, tell_order
 from samora_pipeline.errors import DataError
 
