@@ -1,6 +1,6 @@
-"""The head that the contrastive loss is computed on; it is thrown away after stage 1.
+"""The heads on a student's tokens, for the contrastive loss and for distillation; thrown away after stage 1.
 
-Shapes: B batch, g tokens along a side, D encoder width.
+Shapes: B batch, g tokens along a side, D encoder width, D' width and t side of a teacher's feature.
 """
 
 from __future__ import annotations
@@ -37,3 +37,28 @@ class ContrastiveHead(nn.Module):
         pooled = functional.layer_norm(tokens, (self.embed_dim,)).mean(dim=(1, 2))
         embeddings: Tensor = self.layers(pooled)
         return embeddings
+
+
+class DistillationHead(nn.Module):
+    """A linear projector from the student's tokens to a teacher's feature, on the student's side only.
+
+    SAM has no norm behind its last block, hence one without parameters on each token. For a feature without a grid
+    (``grid`` 0) the tokens are averaged first; for a coarser one they are averaged onto its grid. Linear, because
+    a stronger projector can solve the task by itself and leave the LoRA as it is.
+    """
+
+    def __init__(self, embed_dim: int, width: int, grid: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.grid = grid
+        self.projector = nn.Linear(embed_dim, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B,g,g,D) to (B,D') without a grid, else to (B,t,t,D') with t the smaller of both sides."""
+        normed = functional.layer_norm(tokens, (self.embed_dim,))
+        if self.grid == 0:
+            normed = normed.mean(dim=(1, 2))
+        elif normed.shape[1] > self.grid:
+            normed = functional.adaptive_avg_pool2d(normed.permute(0, 3, 1, 2), self.grid).permute(0, 2, 3, 1)
+        projected: Tensor = self.projector(normed)
+        return projected

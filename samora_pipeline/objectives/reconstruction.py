@@ -33,19 +33,38 @@ def masked_reconstruction(
         images: (B,C,N,N), the clean images.
         mask: (B,g,g) bool, true where the patch was hidden; visible patches carry no loss.
         normalised: compare with patches normalised by their own mean and unbiased variance (+ 1e-6), as in MAE.
-        skip_flat: leave out hidden patches whose standard deviation is below 1e-3. Normalised air is amplified
-            noise; MAE has no such guard.
+        skip_flat: leave out hidden patches in which every channel has a standard deviation below 1e-3, in the unit
+            of ``images``. Normalised air is amplified noise; MAE has no such guard. Channel by channel, because
+            channels that were shifted against each other differ even where nothing is to be seen.
     """
     side = images.shape[-1] // mask.shape[-1]
     target = patches(images.float(), side)
     variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
     weight = mask.float()
     if skip_flat:
-        weight = weight * (variance[..., 0].sqrt() >= _FLAT)
+        channels = target.reshape(*mask.shape, side * side, images.shape[1])
+        weight = weight * (channels.std(dim=-2).amax(dim=-1) >= _FLAT)
     if normalised:
         target = (target - mean) / (variance + _EPSILON).sqrt()
     errors = (prediction.float() - target).square().mean(dim=-1)
-    return _global_mean((errors * weight).sum(), weight.sum())
+    return global_mean((errors * weight).sum(), weight.sum())
+
+
+def images_from(prediction: Tensor, images: Tensor, *, normalised: bool = True) -> Tensor:
+    """Put predicted patches together to pictures, for viewing: (B,g,g,P*P*C) to (B,C,N,N), in the unit of ``images``.
+
+    Where the target was normalised patch by patch, its mean and deviation are taken from ``images``: such a picture
+    owes its overall brightness and contrast to the original, and only the detail to the prediction.
+    """
+    channels, size = images.shape[1:3]
+    grid = prediction.shape[1]
+    side = size // grid
+    pixels = prediction.float()
+    if normalised:
+        variance, mean = torch.var_mean(patches(images.float(), side), dim=-1, keepdim=True)
+        pixels = pixels * (variance + _EPSILON).sqrt() + mean
+    rows = pixels.reshape(-1, grid, grid, side, side, channels).permute(0, 5, 1, 3, 2, 4)
+    return rows.reshape(-1, channels, size, size)
 
 
 def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
@@ -54,9 +73,10 @@ def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     Serves denoising (restored and clean image) and distillation (student and teacher features); any equal shapes.
     """
     errors = (prediction.float() - target.float()).square()
-    return _global_mean(errors.sum(), errors.new_tensor(errors.numel()))
+    return global_mean(errors.sum(), errors.new_tensor(errors.numel()))
 
 
-def _global_mean(total: Tensor, count: Tensor) -> Tensor:
+def global_mean(total: Tensor, count: Tensor) -> Tensor:
+    """Return a sum over this rank's elements, summed over ranks and divided by the number of all; scalars."""
     total, count = sum_over_ranks(torch.stack((total, count)))
     return total / count.clamp(min=1)

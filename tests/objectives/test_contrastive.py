@@ -63,3 +63,24 @@ def test_autocast_does_not_touch_the_logits() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = nt_xent(first, second).loss
     assert torch.equal(inside, nt_xent(first, second).loss)
+
+
+def test_lightly_agrees() -> None:
+    lightly = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    first, second = torch.randn(6, 16, requires_grad=True), torch.randn(6, 16)
+    expected = lightly.NTXentLoss(temperature=0.2)(first, second)
+    (gradient,) = torch.autograd.grad(expected, first)
+    loss = nt_xent(first, second, temperature=0.2).loss
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, first)[0], gradient)
+
+
+def test_simclrs_own_sum_is_twice_the_mean() -> None:
+    """google-research/simclr adds the mean losses of both views; its logits mask the view itself with -1e9."""
+    first, second = (torch.nn.functional.normalize(torch.randn(5, 8), dim=1) for _ in range(2))
+    masked = torch.eye(5) * 1e9
+    total = torch.tensor(0.0)
+    for own, other in ((first, second), (second, first)):
+        logits = torch.cat((own @ other.T, own @ own.T - masked), dim=1) / 0.1
+        total += -logits.log_softmax(dim=1).diagonal().mean()
+    torch.testing.assert_close(2 * nt_xent(first, second).loss, total)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 from torch import Tensor
 
-from samora_pipeline.objectives.reconstruction import masked_reconstruction, mean_squared_error, patches
+from samora_pipeline.objectives.reconstruction import images_from, masked_reconstruction, mean_squared_error, patches
 
 
 def slow_masked(prediction: Tensor, images: Tensor, mask: Tensor, normalised: bool, skip_flat: bool) -> float:
@@ -17,7 +19,8 @@ def slow_masked(prediction: Tensor, images: Tensor, mask: Tensor, normalised: bo
         values = [float(patch[c, i, j]) for i in range(side) for j in range(side) for c in range(patch.shape[0])]
         mean = sum(values) / len(values)
         variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-        if skip_flat and variance**0.5 < 1e-3:
+        channels = [[float(value) for value in channel.flatten()] for channel in patch]
+        if skip_flat and max(statistics.stdev(channel) for channel in channels) < 1e-3:
             continue
         if normalised:
             values = [(value - mean) / (variance + 1e-6) ** 0.5 for value in values]
@@ -56,6 +59,28 @@ def test_the_guard_removes_what_air_adds() -> None:
     guarded = masked_reconstruction(prediction, images, mask, skip_flat=True)
     assert torch.equal(guarded, masked_reconstruction(prediction, images, body))
     assert not torch.equal(guarded, masked_reconstruction(prediction, images, mask))
+
+
+def test_the_guard_looks_at_each_channel() -> None:
+    """Air is flat although the statistics of a teacher's input shift its channels apart."""
+    images = torch.tensor([-2.1, -2.0, -1.8]).view(1, 3, 1, 1).expand(1, 3, 8, 8).clone()
+    images[..., 4:] += torch.rand(1, 1, 8, 4)
+    mask = torch.ones(1, 2, 2, dtype=torch.bool)
+    body = torch.tensor([[[False, True], [False, True]]])
+    prediction = torch.zeros(1, 2, 2, 48)
+    guarded = masked_reconstruction(prediction, images, mask, skip_flat=True)
+    assert torch.equal(guarded, masked_reconstruction(prediction, images, body))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_perfect_prediction_gives_the_picture_back(normalised: bool) -> None:
+    images = torch.rand(2, 3, 12, 12)
+    target = patches(images, 4)
+    if normalised:
+        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+        target = (target - mean) / (variance + 1e-6).sqrt()
+    assert float(masked_reconstruction(target, images, torch.ones(2, 3, 3).bool(), normalised=normalised)) < 1e-9
+    torch.testing.assert_close(images_from(target, images, normalised=normalised), images)
 
 
 def test_nothing_hidden_costs_nothing() -> None:

@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from samora_pipeline.optimization.schedules import warmup_cosine, warmup_polynomial
+from samora_pipeline.optimization.schedules import (
+    WarmupUnit,
+    linear_rate,
+    square_root_rate,
+    warmup_cosine,
+    warmup_iterations,
+    warmup_polynomial,
+)
 
 
 def test_warmup_reaches_the_base_and_decay_starts_there() -> None:
@@ -37,3 +44,21 @@ def test_cosine_falls_from_the_base_to_zero() -> None:
     assert warmup_cosine(45, **settings) == pytest.approx(3.0 * 0.5 * (1 + math.cos(math.pi / 4)))
     assert warmup_cosine(120, **settings) == pytest.approx(0.0, abs=1e-12)
     assert warmup_cosine(130, **settings) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_rules_of_the_batch() -> None:
+    assert square_root_rate(0.075, 512) == pytest.approx(1.697, abs=5e-4)
+    assert square_root_rate(0.075, 4096) == pytest.approx(0.3 * 4096 / 256)  # where both rules of SimCLR meet
+    assert linear_rate(1.5e-4, 512) == pytest.approx(3e-4)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"), [(0.05, "fraction", 780), (4, "epochs", 780), (30, "steps", 30), (0, "epochs", 0)]
+)
+def test_a_warmup_has_one_unit(value: float, unit: WarmupUnit, expected: int) -> None:
+    """80 epochs of 195 steps, SAMora's image level."""
+    assert warmup_iterations(value, unit, steps_per_epoch=195, epochs=80) == expected
+
+
+def test_a_warmup_is_never_longer_than_the_run() -> None:
+    assert warmup_iterations(30, "epochs", steps_per_epoch=3, epochs=2) == 6
