@@ -198,12 +198,12 @@ def register(converter: Kind) -> Kind:
 
 
 def load_converters() -> list[Converter]:
-    """Import every module of ``dataset_conversion.datasets`` and return one converter of each kind, by file name."""
+    """Import every module of ``dataset_conversion.datasets`` and return one converter of each kind, by name."""
     from dataset_conversion import datasets
 
-    for module in sorted(pkgutil.iter_modules(datasets.__path__), key=lambda module: module.name):
+    for module in pkgutil.iter_modules(datasets.__path__):
         importlib.import_module(f"{datasets.__name__}.{module.name}")
-    return [CONVERTERS.get(name)() for name in CONVERTERS.names()]
+    return [CONVERTERS.get(name)() for name in sorted(CONVERTERS.names(), key=str.lower)]
 
 
 def find_converter(token: str) -> Converter:
