@@ -6,12 +6,16 @@ from samora_pipeline.registry import Registry
 from trainers.hsam import HSAMTrainer
 from trainers.hsamora import HSAMoraTrainer
 from trainers.samed import SAMedTrainer
+from trainers.samed2 import SAMed2Trainer
 from trainers.samora import SAMoraTrainer
+from trainers.samora2 import SAMora2Trainer
 from trainers.trainer import Trainer
 
 TRAINERS: Registry[type[Trainer]] = Registry("trainer")
 
 TRAINERS.register("SAMoraTrainer")(SAMoraTrainer)
 TRAINERS.register("SAMedTrainer")(SAMedTrainer)
+TRAINERS.register("SAMora2Trainer")(SAMora2Trainer)
+TRAINERS.register("SAMed2Trainer")(SAMed2Trainer)
 TRAINERS.register("HSAMoraTrainer")(HSAMoraTrainer)
 TRAINERS.register("HSAMTrainer")(HSAMTrainer)

@@ -55,7 +55,12 @@ def build_parser() -> CommandParser:
         action="store_true",
         help="let scored scans into the pool, without labels; every report says so",
     )
-    parser.add_argument("--backbone", metavar="B", help="sam_vit_b (default), sam_vit_l, sam_vit_h, samora_tiny")
+    parser.add_argument(
+        "--backbone",
+        metavar="B",
+        help="sam_vit_b (default), sam_vit_l, sam_vit_h, samora_tiny; "
+        "for SAM 2's trainers sam2_hiera_b+ (default), samora2_tiny",
+    )
     parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--name", metavar="N", help="name of the run (default: made from what differs from defaults)")

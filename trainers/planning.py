@@ -15,6 +15,7 @@ from samora_pipeline.contracts.run import BOOTSTRAP_STAMP, PHANTOM_STAMP, TRANSD
 from samora_pipeline.contracts.splits import Fold, Selection
 from samora_pipeline.errors import UsageError
 from samora_pipeline.files import digest_json
+from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.paths import Roots
 from trainers.artefacts import PRETRAINING_FOLDER, Artefact, expert_artefact
@@ -127,6 +128,7 @@ def plan_run(request: Request, roots: Roots) -> RunPlan:
     }
     fold_folder = folder / f"fold_{fold_name}"
     config = _config(request, choices, dataset, selection, fold, pool, base, experts)
+    check_spec(config.model)
     config = config if request.fast else check_config(fold_folder, config)
     return RunPlan(config, choices, dataset, pool, base, experts, fold_folder)
 

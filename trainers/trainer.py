@@ -13,7 +13,7 @@ from trainers.config import SAMORA, ModelSettings, Settings, shrunk
 
 SCRATCH = "scratch"
 NO_PRETRAINING = "none"
-TINY_BACKBONE = "samora_tiny"
+TINY_BACKBONES = ("samora_tiny", "samora2_tiny")
 
 
 class Trainer:
@@ -31,8 +31,8 @@ class Trainer:
     default_backbone: ClassVar[str] = "sam_vit_b"
 
     def settings_for(self, backbone: str) -> Settings:
-        """The settings before ``--set``: the paper's, or their CPU form for the tiny backbone."""
-        return shrunk(self.settings) if backbone == TINY_BACKBONE else self.settings
+        """The settings before ``--set``: the paper's, or their CPU form for a tiny backbone."""
+        return shrunk(self.settings) if backbone in TINY_BACKBONES else self.settings
 
     def spec(
         self,

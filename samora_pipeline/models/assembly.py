@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from samora_pipeline.contracts.level import LEVELS, Level
@@ -42,6 +43,19 @@ def build_network(spec: ModelSpec) -> SegmentationNetwork:
         in_channels=spec.in_channels,
         input_size=spec.input_size,
     )
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Refuse a backbone, decoder and input size that do not go together, without building the encoder.
+
+    Raises:
+        UsageError: ``E-NAME-01`` an unknown part, ``E-MODEL-01`` an input size that does not fit the backbone,
+            ``E-MODEL-06`` a decoder for another family, ``E-MODEL-07`` one that is not made for the input size.
+    """
+    backbone = BACKBONES.get(spec.backbone)
+    backbone.grid(spec.input_size)
+    with torch.device("meta"):
+        DECODERS.get(spec.decoder)(backbone, num_outputs=spec.num_outputs, input_size=spec.input_size)
 
 
 def _with_experts(block: nn.Module, backbone: Backbone, spec: ModelSpec) -> ExpertBlock:

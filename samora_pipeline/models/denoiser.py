@@ -1,6 +1,7 @@
 """The U-Net decoder of the pixel level: from tokens of four depths to a clean image; thrown away after stage 1.
 
-Shapes: B batch, g tokens along a side, D encoder width, N = 16 g pixels along a side, C channels, f width.
+Shapes: B batch, N pixels along a side, C channels, f width; taps have s tokens along a side and width D each
+(s = N / 16 and one D for SAM; N / 4 to N / 32 and growing D for Hiera).
 """
 
 from __future__ import annotations
@@ -11,44 +12,67 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samora_pipeline.models.backbones.backbone import TokenShape
+
 _GROUPS = 8
 _LEVELS = 4
 
 
-def tap_blocks(depth: int) -> tuple[int, int, int, int]:
-    """The blocks (1 is the first) whose tokens the decoder takes: 3, 6, 9, 12 of 12, in proportion for other depths."""
-    first, second, third, last = (max(1, (2 * number * depth + _LEVELS) // (2 * _LEVELS)) for number in (1, 2, 3, 4))
+def tap_blocks(shapes: Sequence[TokenShape]) -> tuple[int, int, int, int]:
+    """The blocks (1 is the first) whose tokens the decoder takes, the shallowest first.
+
+    ``shapes`` are those of the encoder. Where it has four stages, the last block of each; where its grid never
+    changes, 3, 6, 9, 12 of 12 blocks, in proportion for other depths.
+    """
+    depth = len(shapes)
+    ends = [number for number in range(1, depth) if shapes[number] != shapes[number - 1]] + [depth]
+    if len(ends) != _LEVELS:
+        ends = [max(1, (2 * number * depth + _LEVELS) // (2 * _LEVELS)) for number in (1, 2, 3, 4)]
+    first, second, third, last = ends
     return first, second, third, last
 
 
 class DenoisingDecoder(nn.Module):
     """A U-Net over the encoder's tokens, as in UNETR (arXiv 2103.10504), with widths 8f, 4f, 2f, f.
 
-    The last tokens are upsampled bilinearly in four steps, each followed by a 3x3 convolution, GroupNorm and GELU.
-    At 2g, 4g and 8g the tokens of shallower blocks join, each token laid out as the sub-grid of its patch: by bilinear
-    upsampling alone the decoder cannot place detail inside a patch. UNETR also feeds in the raw image at full
-    resolution; here that would let the decoder denoise without the encoder, and LoRA would learn nothing.
+    The last tokens are upsampled bilinearly step by step to N, each step followed by a 3x3 convolution, GroupNorm and
+    GELU; steps below N / 8 have width 8f. At N / 8, N / 4 and N / 2 the tokens of shallower blocks join, each laid out
+    as the sub-grid of its patch: by bilinear upsampling alone the decoder cannot place detail inside a patch.
+    UNETR also feeds in the raw image at full resolution; here that would let the decoder denoise without the encoder,
+    and LoRA would learn nothing.
 
     f is 32 from the width of ViT-B on and less for narrower encoders, beside which the decoder would be the cost.
+
+    Args:
+        taps: shapes of the tokens of four depths, the shallowest first (``tap_blocks``).
+        input_size: N.
+        channels: C.
     """
 
-    def __init__(self, embed_dim: int, channels: int) -> None:
+    def __init__(self, taps: Sequence[TokenShape], input_size: int, channels: int) -> None:
         super().__init__()
-        width = min(32, _GROUPS * max(1, embed_dim // 192))
-        widths = [8 * width, 4 * width, 2 * width, width]
-        self.enter = nn.Conv2d(embed_dim, widths[0], kernel_size=1)
-        self.laterals = nn.ModuleList(_Lateral(embed_dim, widths[i], 2 ** (i + 1)) for i in range(_LEVELS - 1))
-        incoming = [2 * widths[0], widths[0] + widths[1], widths[1] + widths[2], widths[2]]
+        *shallow, last = taps
+        width = min(32, _GROUPS * max(1, last.width // 192))
+        ends = [8 * width, 4 * width, 2 * width, width]
+        self.before = (input_size // last.side).bit_length() - 1 - _LEVELS
+        widths = [ends[0]] * self.before + ends
+        self.enter = nn.Conv2d(last.width, ends[0], kernel_size=1)
+        self.laterals = nn.ModuleList(
+            _Lateral(tap.width, outgoing, input_size // (divisor * tap.side))
+            for tap, outgoing, divisor in zip(reversed(shallow), ends[:-1], (8, 4, 2), strict=True)
+        )
+        joining = [0] * self.before + ends[:-1] + [0]
+        incoming = [below + joined for below, joined in zip([ends[0], *widths[:-1]], joining, strict=True)]
         self.levels = nn.ModuleList(_convolution(*pair) for pair in zip(incoming, widths, strict=True))
         self.leave = nn.Conv2d(width, channels, kernel_size=1)
 
     def forward(self, taps: Sequence[Tensor]) -> Tensor:
-        """Tokens (B,g,g,D) of four blocks, the shallowest first (``tap_blocks``), to images (B,C,N,N), unbounded."""
+        """Tokens (B,s,s,D) of four blocks, the shallowest first, to images (B,C,N,N), unbounded."""
         *shallow, last = (tokens.permute(0, 3, 1, 2) for tokens in taps)
         x: Tensor = self.enter(last)
-        for number, level in enumerate(self.levels):
+        for number, level in enumerate(self.levels, start=-self.before):
             x = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            if number < len(self.laterals):
+            if 0 <= number < len(self.laterals):
                 x = torch.cat((x, self.laterals[number](shallow[-1 - number])), dim=1)
             x = level(x)
         images: Tensor = self.leave(x)

@@ -1,7 +1,7 @@
-"""The public SAM checkpoint layout, read into a network of any input size and written from one.
+"""The public checkpoint layouts of SAM and SAM 2, read into a network of any input size and written from one.
 
-A flat state dict with the prefixes image_encoder., prompt_encoder. and mask_decoder. Position tables are resized to
-the network's token grid as SAMed does it.
+SAM: a flat state dict with the prefixes image_encoder., prompt_encoder. and mask_decoder. Position tables are resized
+to the network's token grid as SAMed does it. SAM 2: see ``sam2_checkpoint``.
 
 Shapes: G token grid of the file, g of the network, D width, c width of a head.
 """
@@ -18,49 +18,62 @@ from torch.nn import functional
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import public_names
 from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.backbones.sam2 import Sam2Encoder
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.weights.sam2_checkpoint import file_name as sam2_file_name
+from samora_pipeline.weights.sam2_checkpoint import is_video_part
 
 POSITIONS = "image_encoder.pos_embed"
-MASK_TOKENS = "mask_decoder.mask_tokens.weight"
-SIZED_BY_OUTPUTS = (
-    "mask_decoder.mask_tokens.",
-    "mask_decoder.output_hypernetworks_mlps.",
-    "mask_decoder.iou_prediction_head.",
-)
+SAM2_POSITIONS = sam2_file_name(POSITIONS)
+MASK_TOKENS = "mask_tokens.weight"
+SIZED_BY_OUTPUTS = ("mask_tokens.", "output_hypernetworks_mlps.", "iou_prediction_head.")
+"""below the mask decoder"""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor of a file; together the three name all of them, each once.
+    """What became of each tensor of a file; together the four name all of them, each once.
 
-    ``dropped`` tensors belong to another number of outputs; the network's own keep their random start.
+    ``dropped`` tensors belong to another number of outputs; the network's own keep their random start. ``video``
+    tensors belong to the parts of SAM 2 that follow objects through a video.
     """
 
     loaded: tuple[str, ...]
     resized: tuple[str, ...]
     dropped: tuple[str, ...]
+    video: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        counts = {
+            "loaded": self.loaded,
+            "resized": self.resized,
+            "of another number of outputs": self.dropped,
+            "for videos alone": self.video,
+        }
+        return ", ".join(f"{len(names)} {what}" for what, names in counts.items() if names)
 
 
 def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> LoadReport:
-    """Read a public SAM state into the network's base, prompt encoder and mask decoder.
+    """Read a public state of SAM or SAM 2 into the network's base, prompt encoder and mask decoder.
 
-    Nothing is written unless everything fits. The position table (1,G,G,D) and, in blocks with global attention, the
-    relative position tables (2G-1,c) are interpolated bilinearly to the network's grid (SAMed). Mask tokens,
-    hyper-networks and the quality head are dropped when their number of outputs is not the network's.
+    Nothing is written unless everything fits. In SAM the position table (1,G,G,D) and, in blocks with global
+    attention, the relative position tables (2G-1,c) are interpolated bilinearly to the network's grid (SAMed). Mask
+    tokens, hyper-networks and the quality head are dropped when their number of outputs is not the network's, and so
+    are SAM 2's parts for videos.
 
     Raises:
         DataError: ``E-WEIGHT-06`` when a tensor is missing, left over or of another shape.
     """
-    names = public_names(network)
     own = network.state_dict()
-    targets = {public: own[name] for public, name in names.items()}
+    targets = {public: own[name] for public, name in _file_names(network).items()}
+    video = {name for name in state if is_video_part(name)} if _is_sam2(network) else set()
     dropped = _other_outputs(targets, state)
-    _check_names(targets.keys() - dropped, state.keys() - dropped, state)
-    resizable = {POSITIONS} | _global_tables(network)
+    _check_names(targets.keys() - dropped, state.keys() - dropped - video, state)
+    resizable = set() if _is_sam2(network) else {POSITIONS} | _global_tables(network)
     fitted: dict[str, Tensor] = {}
     resized = []
-    for public in sorted(state.keys() - dropped):
+    for public in sorted(state.keys() - dropped - video):
         target = targets[public]
         fitted[public] = state[public]
         if state[public].shape != target.shape:
@@ -72,21 +85,33 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> Load
         for public, tensor in fitted.items():
             targets[public].copy_(tensor)
     loaded = tuple(public for public in fitted if public not in set(resized))
-    return LoadReport(loaded, tuple(resized), tuple(sorted(dropped & state.keys())))
+    return LoadReport(loaded, tuple(resized), tuple(sorted(dropped & state.keys())), tuple(sorted(video)))
 
 
 def base_state(network: SegmentationNetwork) -> dict[str, Tensor]:
     """The inverse of ``load_base``: the base in the public layout, at the network's own grid and outputs."""
     own = network.state_dict()
-    return {public: own[name].detach().clone() for public, name in public_names(network).items()}
+    return {public: own[name].detach().clone() for public, name in _file_names(network).items()}
+
+
+def _is_sam2(network: SegmentationNetwork) -> bool:
+    return isinstance(network.image_encoder, Sam2Encoder)
+
+
+def _file_names(network: SegmentationNetwork) -> dict[str, str]:
+    """Names in the family's public files and the network's own names for the same tensors."""
+    names = public_names(network)
+    return {sam2_file_name(public): own for public, own in names.items()} if _is_sam2(network) else names
 
 
 def _other_outputs(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
     """Names on either side that depend on the number of outputs, if the two numbers differ."""
-    tokens = state.get(MASK_TOKENS)
-    if tokens is None or tokens.shape[:1] == targets[MASK_TOKENS].shape[:1]:
+    prefix = next(name for name in targets if name.endswith(MASK_TOKENS)).removesuffix(MASK_TOKENS)
+    tokens = state.get(prefix + MASK_TOKENS)
+    if tokens is None or tokens.shape[:1] == targets[prefix + MASK_TOKENS].shape[:1]:
         return set()
-    return {name for name in (*targets, *state) if name.startswith(SIZED_BY_OUTPUTS)}
+    sized = tuple(prefix + part for part in SIZED_BY_OUTPUTS)
+    return {name for name in (*targets, *state) if name.startswith(sized)}
 
 
 def _global_tables(network: SegmentationNetwork) -> set[str]:
@@ -125,10 +150,12 @@ def _misfit(state: Mapping[str, Tensor], found: str, expected: str) -> DataError
 
 def _variant(state: Mapping[str, Tensor]) -> str:
     """The backbone a state belongs to, told by its width and depth."""
-    positions = state.get(POSITIONS)
-    if positions is None:
+    if POSITIONS in state:
+        width, prefix = state[POSITIONS].shape[-1], "image_encoder.blocks."
+    elif SAM2_POSITIONS in state:
+        width, prefix = state[SAM2_POSITIONS].shape[1], "image_encoder.trunk.blocks."
+    else:
         return "no SAM checkpoint"
-    width, prefix = positions.shape[-1], "image_encoder.blocks."
     depth = len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
     for name in BACKBONES.names():
         backbone = BACKBONES.get(name)

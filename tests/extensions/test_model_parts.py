@@ -27,7 +27,9 @@ def test_backbone(name: str) -> None:
     with torch.device("meta"):
         encoder = backbone.build_encoder(size)
         images = torch.rand(2, 3, size, size)
-        assert encoder(images).embedding.shape == (2, backbone.prompt_dim, grid, grid)
+        embedding, skips = encoder(images)
+        assert embedding.shape == (2, backbone.prompt_dim, grid, grid)
+        assert tuple(feature.shape[-1] for feature in (embedding, *skips)) == encoder.feature_sides
         taps = encoder.forward_tokens(images, (backbone.depth, 1))
         last = encoder.shapes[-1]
         hidden = torch.zeros(2, last.side, last.side, dtype=torch.bool)

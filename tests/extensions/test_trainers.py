@@ -13,6 +13,7 @@ from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, account, freeze
 from trainers.catalog import TRAINERS
+from trainers.config import shrunk
 from trainers.request import choose_levels, choose_recipe
 from trainers.trainer import NO_PRETRAINING, SCRATCH, Trainer
 
@@ -32,7 +33,9 @@ def test_trainer(name: str) -> None:
     assert trainer.default_backbone in BACKBONES.names()
     parts = frozenset(Part(part) for part in trainer.parts)
     assert Part.BASE not in parts
-    for backbone in ("samora_tiny", trainer.default_backbone):
+    tiny = "samora2_tiny" if trainer.default_backbone.startswith("sam2") else "samora_tiny"
+    assert trainer.settings_for(tiny) == shrunk(trainer.settings)
+    for backbone in (tiny, trainer.default_backbone):
         with torch.device("meta"):
             network = build_network(_spec(trainer, backbone))
         freeze(network, parts)
@@ -80,3 +83,31 @@ def test_in_h_samora_only_fusion_decoder_and_one_prompt_learn() -> None:
     freeze(network, frozenset(Part(part) for part in trainer.parts))
     learning = {part: trainable for part, (trainable, _) in account(network).items() if trainable}
     assert learning == {Part.FUSION: 9_464_832, Part.DECODER: 12_183_943, Part.PROMPT: 256}
+
+
+def test_lora_on_sam_2_is_as_wide_as_the_output_of_each_block() -> None:
+    """165,760 parameters; sized by the input they would be fewer in the three blocks that change stage."""
+    with torch.device("meta"):
+        network = build_network(_spec(TRAINERS.get("SAMed2Trainer")(), "sam2_hiera_b+"))
+    assert sum(account(network)[Part.EXPERTS]) == 165_760
+    experts = [block.experts["image"] for block in network.image_encoder.blocks]
+    assert [expert.q_b.shape[0] for expert in experts] == [112] * 2 + [224] * 3 + [448] * 16 + [896] * 3
+    assert [expert.q_a.shape[1] for expert in experts] == [112] * 3 + [224] * 3 + [448] * 16 + [896] * 2
+
+
+@pytest.mark.parametrize("size", [224, 512])
+def test_samora_2_adds_more_parameters_than_table_3_says(size: int) -> None:
+    """11.4 M against 10.6 M: HL-Attn works on the outputs of the blocks, the paper's number fits their inputs."""
+    counts = []
+    for name in ("SAMed2Trainer", "SAMora2Trainer"):
+        with torch.device("meta"):
+            counts.append(account(build_network(_spec(TRAINERS.get(name)(), "sam2_hiera_b+", size=size))))
+    baseline, ours = (sum(sum(part) for part in count.values()) for count in counts)
+    # Two steps per block with q, k, v and out at width 128 (112 in the first stage), biases included.
+    widths = [(112, 112)] * 2 + [(width, 128) for width in [224] * 3 + [448] * 16 + [896] * 3]
+    fusion = sum(2 * (4 * dim * width + 3 * width + dim) for dim, width in widths)
+    assert sum(counts[1][Part.FUSION]) == fusion
+    assert ours - baseline == fusion + 2 * 165_760
+    assert ours - baseline == pytest.approx(11.38e6, abs=0.1e6)
+    # Encoder, prompts, nine masks and LoRA, and the embedding of having no memory.
+    assert baseline == 74_195_510 + 256

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import expert_state
+from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.expert_block import only_expert
 from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.slices.datasets import SliceSource, pool_ids
+from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.weights.files import read_weights
-from tests.trainers.small_data import INPUT, NAME, TRAIN, make_dataset
+from samora_pipeline.weights.sam_checkpoint import base_state
+from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.config import BootstrapSettings, ImageSettings, PatchSettings, Settings
 from trainers.stages.bootstrap import run_bootstrap
 from trainers.stages.experts import ExpertInputs, measure_gap, read_expert, run_expert
@@ -29,6 +31,8 @@ from trainers.stages.patch import PatchObjective
 from trainers.stages.pixel import PixelObjective
 from trainers.stages.pretraining import Objective, pretraining
 from trainers.stages.stage import StageContext, network_on_base
+
+BOTH = ("samora_tiny", "samora2_tiny")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,7 @@ def plans(folder: Path) -> Plans:
 
 @pytest.fixture(scope="module")
 def source(folder: Path, plans: Plans) -> SliceSource:
-    return SliceSource(folder / "slices", pool_ids(folder / "slices", TRAIN[:3], plans), plans)
+    return SliceSource(folder / "slices", [SliceId(case, index) for case in TRAIN[:3] for index in range(DEPTH)], plans)
 
 
 @pytest.fixture
@@ -51,8 +55,14 @@ def context() -> StageContext:
     return StageContext(torch.device("cpu"), 0, "samora_train -c")
 
 
-def _network(*levels: Level) -> SegmentationNetwork:
-    spec = ModelSpec("samora_tiny", INPUT, 1, levels=levels, fusion=None)
+def _spec(backbone: str, num_outputs: int, levels: tuple[Level, ...]) -> ModelSpec:
+    own_decoder = BACKBONES.get(backbone).own_decoder
+    fusion = FusionSpec() if len(levels) > 1 else None
+    return ModelSpec(backbone, INPUT, num_outputs, levels=levels, fusion=fusion, decoder=own_decoder)
+
+
+def _network(*levels: Level, backbone: str = "samora_tiny") -> SegmentationNetwork:
+    spec = _spec(backbone, 1, levels)
     network = network_on_base(spec, None, 0)
     freeze(network, frozenset({Part.EXPERTS}))
     return network
@@ -61,15 +71,18 @@ def _network(*levels: Level) -> SegmentationNetwork:
 def _objective(level: Level, source: SliceSource, plans: Plans, network: SegmentationNetwork) -> Objective:
     encoder = network.image_encoder
     if level is Level.IMAGE:
-        return ImageObjective(source, plans, ImageSettings(), encoder.embed_dim, 0)
+        return ImageObjective(source, plans, ImageSettings(), encoder.shapes[-1].width, 0)
     if level is Level.PATCH:
-        return PatchObjective(source, plans, PatchSettings(), encoder.embed_dim, encoder.grid, 0)
+        return PatchObjective(source, plans, PatchSettings(), encoder, 0)
     return PixelObjective(source, plans, encoder, 0)
 
 
+@pytest.mark.parametrize("backbone", BOTH)
 @pytest.mark.parametrize("level", LEVELS)
-def test_what_is_drawn_depends_on_slice_and_epoch_alone(level: Level, source: SliceSource, plans: Plans) -> None:
-    network = _network(level)
+def test_what_is_drawn_depends_on_slice_and_epoch_alone(
+    level: Level, backbone: str, source: SliceSource, plans: Plans
+) -> None:
+    network = _network(level, backbone=backbone)
     objective = _objective(level, source, plans, network)
     with torch.no_grad():
         first = objective.loss(network, objective.load([0, 1, 2, 3], 5))[0]
@@ -80,9 +93,12 @@ def test_what_is_drawn_depends_on_slice_and_epoch_alone(level: Level, source: Sl
     assert not torch.equal(first, later)
 
 
+@pytest.mark.parametrize("backbone", BOTH)
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_loss_reaches_the_expert_and_only_it(level: Level, source: SliceSource, plans: Plans) -> None:
-    network = _network(level)
+def test_the_loss_reaches_the_expert_and_only_it(
+    level: Level, backbone: str, source: SliceSource, plans: Plans
+) -> None:
+    network = _network(level, backbone=backbone)
     objective = _objective(level, source, plans, network)
     loss, _ = objective.loss(network, objective.load([0, 1, 2, 3], 0))
     loss.backward()
@@ -94,9 +110,10 @@ def test_the_loss_reaches_the_expert_and_only_it(level: Level, source: SliceSour
     assert all(bool(expert.v_b.grad.any()) for expert in used)
 
 
+@pytest.mark.parametrize("backbone", BOTH)
 @pytest.mark.parametrize("level", LEVELS)
-def test_half_precision_changes_little(level: Level, source: SliceSource, plans: Plans) -> None:
-    network = _network(level)
+def test_half_precision_changes_little(level: Level, backbone: str, source: SliceSource, plans: Plans) -> None:
+    network = _network(level, backbone=backbone)
     objective = _objective(level, source, plans, network)
     batch = objective.load([0, 1, 2, 3, 4, 5], 0)
     exact, _ = objective.loss(network, batch)
@@ -177,21 +194,22 @@ def test_lora_does_not_decay(source: SliceSource, plans: Plans) -> None:
     }
 
 
+@pytest.mark.parametrize("backbone", BOTH)
 def test_a_bootstrap_trains_the_whole_encoder_and_reads_as_a_base(
-    source: SliceSource, plans: Plans, context: StageContext, tmp_path: Path
+    backbone: str, source: SliceSource, plans: Plans, context: StageContext, tmp_path: Path
 ) -> None:
     settings = BootstrapSettings(epochs=1, batch=5, steps_per_epoch=2, micro_batch=None)
     file = tmp_path / "key" / "bootstrap" / "base.safetensors"
-    run_bootstrap("samora_tiny", source, plans, settings, context, file, "d" * 64)
+    run_bootstrap(backbone, source, plans, settings, context, file, "d" * 64)
     state = read_weights(file)
-    seed = context.stage_seed("bootstrap")
-    start = network_on_base(ModelSpec("samora_tiny", INPUT, 4, levels=(), fusion=None), None, seed)
-    before = {f"image_encoder.{name}": value for name, value in _plain(start).items()}
-    assert {name.split(".")[0] for name in state} == {"image_encoder", "prompt_encoder", "mask_decoder"}
+    start = network_on_base(_spec(backbone, 4, ()), None, context.stage_seed("bootstrap"))
+    before = _encoder(base_state(start))
+    assert set(_encoder(state)) == set(before)
+    assert len(state) > len(before)
     unmoved = [name for name, value in before.items() if torch.equal(state[name], value)]
     assert unmoved == []
-    other = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS), file, 1)
-    assert all(torch.equal(state[f"image_encoder.{name}"], value) for name, value in _plain(other).items())
+    other = network_on_base(_spec(backbone, 3, LEVELS), file, 1)
+    assert all(torch.equal(state[name], value) for name, value in _encoder(base_state(other)).items())
 
 
 def test_an_expert_is_kept_with_its_base_and_refused_on_another(
@@ -236,10 +254,8 @@ def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans, 
         assert changed["loss_on"] == pytest.approx(float(objective.loss(network, batch)[0]))
 
 
-def _plain(network: SegmentationNetwork) -> dict[str, Tensor]:
-    """The encoder's tensors under their public names, without experts and fusion."""
-    tensors = {}
-    for name, value in network.image_encoder.state_dict().items():
-        if ".experts." not in name and ".fusion." not in name:
-            tensors[name.replace(".block.", ".")] = value
-    return tensors
+def _encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is left of a base without prompt encoder and mask decoder."""
+    return {
+        name: value for name, value in state.items() if "prompt_encoder." not in name and "mask_decoder." not in name
+    }

@@ -1,7 +1,7 @@
 """A base encoder when no public checkpoint is at hand: the whole encoder by masked modelling on the pool (ours).
 
-The result has the public SAM layout, so that it is read like any other base. Its prompt encoder and mask decoder are
-random: masked modelling does not touch them, and fine-tuning trains the decoder anyway.
+The result has the layout of the family's public files, so that it is read like any other base. Its prompt encoder and
+mask decoder are random: masked modelling does not touch them, and fine-tuning trains the decoder anyway.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import LATEST_CHECKPOINT
 from samora_pipeline.files import atomic_path
+from samora_pipeline.models.backbones.backbone import Encoder, Features
+from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, freeze, snapshot, verify
 from samora_pipeline.models.reconstruction import PatchDecoder
 from samora_pipeline.models.samora import SegmentationNetwork
@@ -34,30 +36,33 @@ from trainers.stages.stage import StageContext, full_precision, network_on_base
 
 STAGE = "bootstrap"
 PUBLIC_MASKS = 4
-"""mask tokens of the public SAM files"""
+"""mask tokens of the public files, of SAM and of SAM 2"""
 
 
 class BootstrapHead(nn.Module):
-    """The token that stands for hidden patches, at the encoder's entrance, and the decoder behind its neck.
+    """The token that stands for hidden patches, at the encoder's entrance, and a decoder for each output of its neck.
 
-    Reconstruction starts from the neck's embedding and not from the last block, because the neck is frozen with the
-    rest of the base afterwards: it has to be trained now or never.
+    Reconstruction starts from the neck's features and not from the last block, because the neck is frozen with the
+    rest of the base afterwards: it has to be trained now or never. Each output (one for SAM, three for SAM 2) gives
+    the pixels of the cells of its own grid.
     """
 
-    def __init__(self, width: int, embedding_width: int, channels: int, patch_size: int) -> None:
+    def __init__(self, encoder: Encoder, embedding_width: int, channels: int, input_size: int) -> None:
         super().__init__()
-        self.mask_token = nn.Parameter(torch.empty(width))
+        self.mask_token = nn.Parameter(torch.empty(encoder.embed_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        self.pixels = PatchDecoder(embedding_width, channels, patch_size).layers
+        self.pixels = nn.ModuleList(
+            PatchDecoder(embedding_width, channels, input_size // side).layers for side in encoder.feature_sides
+        )
 
-    def forward(self, embedding: Tensor) -> Tensor:
-        """Embeddings (B,P,g,g) to patches (B,g,g,pixels)."""
-        patches: Tensor = self.pixels(embedding.permute(0, 2, 3, 1))
-        return patches
+    def forward(self, features: Features) -> list[Tensor]:
+        """Features (B,P,s,s), the embedding first, to the pixels of their cells, (B,s,s,pixels) each."""
+        maps = (features.embedding, *features.skips)
+        return [pixels(one.permute(0, 2, 3, 1)) for pixels, one in zip(self.pixels, maps, strict=True)]
 
 
 class BootstrapObjective:
-    """Masked reconstruction from the embedding of the whole encoder."""
+    """Masked reconstruction from what the whole encoder gives."""
 
     def __init__(
         self,
@@ -68,25 +73,34 @@ class BootstrapObjective:
         seed: int,
     ) -> None:
         encoder = network.image_encoder
-        embedding_width = network.prompt_encoder.embed_dim
-        patch_size = plans.input_size.value // encoder.grid
-        self.head = BootstrapHead(encoder.embed_dim, embedding_width, len(plans.channel_names), patch_size)
-        self._slices = MaskedSlices(source, plans, encoder.grid, settings.masked_share, seed)
+        channels, size = len(plans.channel_names), plans.input_size.value
+        self.head = BootstrapHead(encoder, network.prompt_encoder.embed_dim, channels, size)
+        self._slices = MaskedSlices(source, plans, encoder, settings.masked_share, seed)
 
     def load(self, indices: list[int], epoch: int) -> Batch:
         """See ``MaskedSlices.load``."""
         return self._slices.load(indices, epoch)
 
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error over hidden patches, normalised patch by patch."""
-        encoder, mask = network.image_encoder, batch["mask"]
+        """Mean squared error over hidden patches, normalised patch by patch, plus that of finer features as they are.
+
+        A cell of four pixels is too small to be normalised by itself.
+        """
+        mask = batch["mask"]
         with full_precision(batch["images"]):
             images = apply_views(batch["images"], batch["view"])
-        (tokens,) = encoder.forward_tokens(
-            network.to_rgb(images), (encoder.depth,), token_mask=mask, mask_token=self.head.mask_token
-        )
-        embedding = encoder.get_submodule("neck")(tokens.permute(0, 3, 1, 2))
-        return masked_reconstruction(self.head(embedding), images, mask), {}
+        features = network.image_encoder(network.to_rgb(images), token_mask=mask, mask_token=self.head.mask_token)
+        embedding, *finer = self.head(features)
+        loss = masked_reconstruction(embedding, images, _on_grid(mask, embedding))
+        for prediction in finer:
+            loss = loss + masked_reconstruction(prediction, images, _on_grid(mask, prediction), normalised=False)
+        return loss, {}
+
+
+def _on_grid(mask: Tensor, cells: Tensor) -> Tensor:
+    """A mask (B,m,m) on the grid of cells (B,s,s,pixels)."""
+    factor = cells.shape[1] // mask.shape[1]
+    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
 def run_bootstrap(
@@ -98,9 +112,15 @@ def run_bootstrap(
     file: Path,
     digest: str,
 ) -> list[Line]:
-    """Train the base and write it to ``file`` (safetensors, public SAM layout); return the history."""
+    """Train the base and write it to ``file`` (safetensors, public layout); return the history."""
     spec = ModelSpec(
-        backbone, plans.input_size.value, PUBLIC_MASKS, in_channels=len(plans.channel_names), levels=(), fusion=None
+        backbone,
+        plans.input_size.value,
+        PUBLIC_MASKS,
+        in_channels=len(plans.channel_names),
+        levels=(),
+        fusion=None,
+        decoder=BACKBONES.get(backbone).own_decoder,
     )
     seed = context.stage_seed(STAGE)
     network = network_on_base(spec, None, seed)

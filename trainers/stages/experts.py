@@ -16,6 +16,7 @@ from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import LATEST_CHECKPOINT
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import expert_state, load_expert
+from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.expert_block import only_expert
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part, snapshot, verify
 from samora_pipeline.models.samora import SegmentationNetwork
@@ -69,6 +70,7 @@ def run_expert(
         levels=(inputs.level,),
         lora_rank=inputs.settings.model.lora_rank,
         fusion=None,
+        decoder=BACKBONES.get(inputs.backbone).own_decoder,
     )
     network = network_on_base(spec, inputs.base, seed)
     freeze(network, frozenset({Part.EXPERTS}))
@@ -143,11 +145,10 @@ def measure_gap(
 
 def _objective(inputs: ExpertInputs, source: UnlabelledSource, network: SegmentationNetwork, seed: int) -> Objective:
     settings, plans, encoder = inputs.settings, inputs.plans, network.image_encoder
-    width, grid = encoder.embed_dim, encoder.grid
     if inputs.level is Level.IMAGE:
-        return ImageObjective(source, plans, settings.expert_image, width, seed)
+        return ImageObjective(source, plans, settings.expert_image, encoder.shapes[-1].width, seed)
     if inputs.level is Level.PATCH:
-        return PatchObjective(source, plans, settings.expert_patch, width, grid, seed)
+        return PatchObjective(source, plans, settings.expert_patch, encoder, seed)
     return PixelObjective(source, plans, encoder, seed)
 
 

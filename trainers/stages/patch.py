@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.models.backbones.backbone import Encoder
 from samora_pipeline.models.reconstruction import PatchDecoder
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.objectives.reconstruction import masked_reconstruction
@@ -19,12 +20,19 @@ from trainers.stages.stage import full_precision
 class MaskedSlices:
     """Slices, one view of each, and which of their patches are hidden."""
 
-    def __init__(self, source: UnlabelledSource, plans: Plans, grid: int, masked_share: float, seed: int) -> None:
-        self._source, self._grid, self._masked_share, self._seed = source, grid, masked_share, seed
+    def __init__(
+        self, source: UnlabelledSource, plans: Plans, encoder: Encoder, masked_share: float, seed: int
+    ) -> None:
+        self._source, self._masked_share, self._seed = source, masked_share, seed
+        self._grid = encoder.shapes[-1].side
         self._flips = allowed_flips(plans)
 
     def load(self, indices: list[int], epoch: int) -> Batch:
-        """Images (B,C,N,N), the parameters of their views, and the mask (B,g,g), true where a patch is hidden."""
+        """Images (B,C,N,N), the parameters of their views, and the mask (B,g,g), true where a patch is hidden.
+
+        g is the side of the last block's grid: patches have 16 pixels a side for SAM and 32 for SAM 2, the mask
+        units of Hiera (arXiv 2306.00989).
+        """
         keys = self._source.keys(indices)
         return {
             "images": self._source.images(indices),
@@ -37,11 +45,13 @@ class PatchObjective:
     """Masked reconstruction from the last block's tokens (SimMIM form: no token is dropped)."""
 
     def __init__(
-        self, source: UnlabelledSource, plans: Plans, settings: PatchSettings, width: int, grid: int, seed: int
+        self, source: UnlabelledSource, plans: Plans, settings: PatchSettings, encoder: Encoder, seed: int
     ) -> None:
-        self.head = PatchDecoder(width, len(plans.channel_names), plans.input_size.value // grid)
+        last = encoder.shapes[-1]
+        patch_size = plans.input_size.value // last.side
+        self.head = PatchDecoder(last.width, len(plans.channel_names), patch_size, mask_width=encoder.embed_dim)
         self._normalised = settings.normalised
-        self._slices = MaskedSlices(source, plans, grid, settings.masked_share, seed)
+        self._slices = MaskedSlices(source, plans, encoder, settings.masked_share, seed)
 
     def load(self, indices: list[int], epoch: int) -> Batch:
         """See ``MaskedSlices.load``."""

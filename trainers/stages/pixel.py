@@ -21,8 +21,9 @@ class PixelObjective:
     """Denoising from the tokens of four depths."""
 
     def __init__(self, source: UnlabelledSource, plans: Plans, encoder: Encoder, seed: int) -> None:
-        self.head = DenoisingDecoder(encoder.embed_dim, len(plans.channel_names))
-        self._taps = tap_blocks(encoder.depth)
+        self._taps = tap_blocks(encoder.shapes)
+        shapes = [encoder.shapes[tap - 1] for tap in self._taps]
+        self.head = DenoisingDecoder(shapes, plans.input_size.value, len(plans.channel_names))
         self._source, self._seed = source, seed
         self._flips, self._rician = allowed_flips(plans), rician_channels(plans)
 

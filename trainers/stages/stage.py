@@ -12,6 +12,7 @@ from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.reproducibility import derived_seed, seed_everything
+from samora_pipeline.run_log import logger
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.loop import Circumstances
@@ -44,5 +45,5 @@ def network_on_base(spec: ModelSpec, base: Path | None, seed: int) -> Segmentati
     seed_everything(seed, "network")
     network = build_network(spec)
     if base is not None:
-        load_base(network, read_weights(base))
+        logger.info("base %s: %s tensors", base.name, load_base(network, read_weights(base)))
     return network

@@ -39,6 +39,7 @@ class Encoder(nn.Module):
     """An image encoder made of blocks that may be exchanged for wrappers with the same input and output shapes.
 
     ``shapes`` are those of the tokens after each block; ``embed_dim`` is the width in front of the first.
+    ``feature_sides`` are the sides of the embedding and of the finer features that ``forward`` gives.
     """
 
     blocks: nn.ModuleList
@@ -46,6 +47,7 @@ class Encoder(nn.Module):
     grid: int
     depth: int
     shapes: tuple[TokenShape, ...]
+    feature_sides: tuple[int, ...]
 
     @abstractmethod
     def forward(self, x: Tensor, *, token_mask: Tensor | None = None, mask_token: Tensor | None = None) -> Features:

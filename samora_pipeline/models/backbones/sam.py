@@ -35,6 +35,7 @@ class SamEncoder(Encoder):
         self.grid: int = self.pos_embed.shape[1]
         self.depth = len(self.blocks)
         self.shapes = (TokenShape(self.grid, embed_dim),) * self.depth
+        self.feature_sides = (self.grid,)
 
     def forward(self, x: Tensor, *, token_mask: Tensor | None = None, mask_token: Tensor | None = None) -> Features:
         """Encode images (B,3,N,N) to embeddings (B,P,g,g); SAM has no finer features."""

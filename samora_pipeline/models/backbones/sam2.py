@@ -58,6 +58,7 @@ class Sam2Encoder(Encoder):
         self.grid = input_size // EMBEDDING_STRIDE
         self.depth = len(self.blocks)
         self.stage_ends = tuple(index + 1 for index in trunk.stage_ends)
+        self.feature_sides = (self.grid, 4 * self.grid, 2 * self.grid)
         self.shapes = _shapes(trunk, input_size // FIRST_STRIDE)
 
     def forward(self, x: Tensor, *, token_mask: Tensor | None = None, mask_token: Tensor | None = None) -> Features:
