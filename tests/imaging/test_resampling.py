@@ -33,15 +33,16 @@ def zoom(array: np.ndarray, rows: int, cols: int, order: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("rows", "cols", "size"), [(96, 96, 64), (50, 37, 64), (64, 64, 64), (1, 9, 16), (131, 64, 32)]
+    ("rows", "cols", "size"),
+    [(96, 96, 64), (50, 37, 64), (64, 64, 64), (1, 9, 16), (131, 64, 32), (512, 430, 224), (200, 320, 512)],
 )
 def test_resizing_equals_scipy(rows: int, cols: int, size: int) -> None:
     in_plane = InPlaneMap.for_plan(rows, cols, (1.0, 1.0), plans(size))
-    images = GENERATOR.random((2, 3, rows, cols), dtype=np.float32)
+    images = GENERATOR.random((2, 1, rows, cols), dtype=np.float32)
     expected = np.clip(zoom(images.astype(np.float64), size, size, 3), 0, 1)
     found = in_plane.image(images)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     labels = GENERATOR.integers(0, 9, (4, rows, cols)).astype(np.uint8)
     np.testing.assert_array_equal(in_plane.labels(labels), zoom(labels, size, size, 0))
 
@@ -53,9 +54,44 @@ def test_resampling_and_padding_equals_scipy_and_slicing(size: int) -> None:
     image = GENERATOR.random((40, 80), dtype=np.float32)
     labels = GENERATOR.integers(0, 9, (40, 80)).astype(np.uint8)
     np.testing.assert_allclose(
-        in_plane.image(image), np.clip(_centred(zoom(image.astype(np.float64), 60, 80, 3), size), 0, 1), atol=1e-5
+        in_plane.image(image),
+        np.clip(_centred(zoom(image.astype(np.float64), 60, 80, 3), size), 0, 1),
+        rtol=0,
+        atol=1e-6,
     )
     np.testing.assert_array_equal(in_plane.labels(labels), _centred(zoom(labels, 60, 80, 0), size))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "spacing", "resampled", "frame"),
+    [
+        (80, 80, (0.4, 0.4), (40, 40), 40),  # finer than 0.8 mm: half as many pixels, then shrunk to 32
+        (50, 40, (1.0, 1.0), (50, 40), 50),  # coarser: kept, padded to a square, shrunk to 32
+        (20, 24, (0.5, 3.0), (12, 24), 32),  # small: padded, not enlarged
+        (32, 32, (0.8, 0.8), (32, 32), 32),  # nothing to do
+    ],
+)
+def test_shrinking_never_enlarges(
+    rows: int, cols: int, spacing: tuple[float, float], resampled: tuple[int, int], frame: int
+) -> None:
+    in_plane = InPlaneMap.for_plan(rows, cols, spacing, plans(32, "shrink_and_pad", 0.8))
+    image = GENERATOR.random((rows, cols), dtype=np.float32)
+    expected = zoom(image.astype(np.float64), *resampled, 3)
+    expected = zoom(_centred(expected, frame), 32, 32, 3) if frame != 32 else _centred(expected, 32)
+    np.testing.assert_allclose(in_plane.image(image), np.clip(expected, 0, 1), atol=1e-5)
+    assert in_plane.field_of_view.all()
+    assert in_plane.rows.resampled * in_plane.rows.target <= rows * in_plane.rows.frame
+    assert in_plane.columns.resampled * in_plane.columns.target <= cols * in_plane.columns.frame
+
+
+def test_shrinking_without_a_spacing_only_fits_the_frame() -> None:
+    in_plane = InPlaneMap.for_plan(64, 48, (0.1, 0.1), plans(32, "shrink_and_pad", None))
+    assert (in_plane.rows.resampled, in_plane.columns.resampled) == (64, 48)
+    labels = np.ones((64, 48), np.uint8)
+    found = in_plane.labels(labels)
+    assert found[:, 4:-4].all()
+    assert not found[:, :4].any()
+    assert not found[:, -4:].any()
 
 
 def _centred(array: np.ndarray, size: int) -> np.ndarray:
@@ -72,7 +108,7 @@ def test_slice_size_and_input_size_may_differ() -> None:
     in_plane = InPlaneMap.for_plan(50, 60, (1.0, 1.0), plans(32, input_size=64))
     image = GENERATOR.random((50, 60))
     expected = np.clip(zoom(zoom(image, 32, 32, 3), 64, 64, 3), 0, 1)
-    np.testing.assert_allclose(in_plane.image(image.astype(np.float32)), expected, atol=1e-5)
+    np.testing.assert_allclose(in_plane.image(image.astype(np.float32)), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "cols", "size", "low"), [(96, 80, 64, 16), (40, 40, 64, 64), (33, 7, 32, 1)])
@@ -130,3 +166,13 @@ def test_a_label_survives_the_way_there_and_back() -> None:
         mask = in_plane.labels(disc).astype(np.float32)
         back = in_plane.logits(np.stack([1 - mask, mask])).argmax(0)
         assert 2 * (back & disc).sum() / (back.sum() + disc.sum()) > 0.97
+
+
+@pytest.mark.parametrize("plan", [plans(64), plans(512), plans(96, "resample_and_pad", 1.7)])
+def test_resizing_in_bands_equals_the_whole_operators(plan: Plans) -> None:
+    in_plane = InPlaneMap.for_plan(300, 150, (0.8, 1.6), plan)
+    images = GENERATOR.random((2, 300, 150), dtype=np.float32)
+    rows, columns = in_plane.image_operators
+    whole = np.clip(rows.astype(np.float64) @ images @ columns.T.astype(np.float64), 0, 1)
+    np.testing.assert_allclose(in_plane.image(images), whole, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(in_plane.image(images)[1], in_plane.image(images[1]))
