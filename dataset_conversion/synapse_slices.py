@@ -74,11 +74,9 @@ class StoredCase:
             DataError: a damaged file, slices of different sizes, ``E-SCALE-01`` intensities of another scale, or
                 ``E-LABEL-09`` for values that ``label_map`` does not know.
         """
-        pairs = [read_arrays(path, "image", "label") for path in self.files]
-        image = self._volume([image for image, _ in pairs])
-        label = self._volume([label for _, label in pairs])
-        hu = restore_hounsfield(image.array, image.path)
-        return LoadedCase((_placed(hu, self.files[0]),), label_map.apply(_placed(label.array, self.files[0])))
+        label = label_map.apply(_placed(self.labels(), self.files[0]))
+        image = self._volume([read_arrays(path, "image")[0] for path in self.files])
+        return LoadedCase((_placed(restore_hounsfield(image.array, image.path), self.files[0]),), label)
 
     def _volume(self, arrays: list[npt.NDArray[Any]]) -> Volume:
         shapes = {array.shape for array in arrays}
@@ -131,9 +129,12 @@ def restore_hounsfield(scaled: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]
             expected=f"HU from {WINDOW[0]:g} to {WINDOW[1]:g} as values from 0 to 1",
             fix="convert the raw scans instead (img/imgNNNN.nii.gz, label/labelNNNN.nii.gz)",
         )
-    hu = scaled.astype(np.float32) * np.float32(WINDOW[1] - WINDOW[0]) + np.float32(WINDOW[0])
-    whole = np.rint(hu)
-    return whole.astype(np.int16) if float(np.abs(hu - whole).max()) < _WHOLE else hu
+    hu = scaled.astype(np.float32)
+    hu *= np.float32(WINDOW[1] - WINDOW[0])
+    hu += np.float32(WINDOW[0])
+    # Part by part, so that no third volume is made.
+    whole = all(float(np.abs(part - np.rint(part)).max()) < _WHOLE for part in hu)
+    return np.rint(hu, out=hu).astype(np.int16) if whole else hu
 
 
 def count_labels(case: StoredCase) -> Mapping[int, int]:
