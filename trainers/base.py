@@ -9,7 +9,8 @@ from typing import Any
 
 from samora_pipeline.contracts.run import BaseRecord
 from samora_pipeline.files import digest_file
-from samora_pipeline.weights.catalog import ASSETS, resolve, verify
+from samora_pipeline.weights.catalog import ASSETS
+from samora_pipeline.weights.obtain import find
 from trainers.artefacts import Artefact, bootstrap_artefact
 from trainers.config import Settings
 from trainers.request import BOOTSTRAP
@@ -17,11 +18,16 @@ from trainers.request import BOOTSTRAP
 
 @dataclass(frozen=True)
 class Base:
-    """``file`` is None and ``bootstrap`` set where the encoder itself is trained first."""
+    """``file`` is None where the encoder is not there yet: it is trained (``bootstrap``) or fetched (``awaited``)."""
 
     record: BaseRecord
     file: Path | None = None
     bootstrap: Artefact | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it is a public file that has to be fetched; its published digest is known already."""
+        return self.file is None and self.bootstrap is None
 
     @property
     def identity(self) -> str:
@@ -30,16 +36,27 @@ class Base:
 
 
 def find_base(name_or_path: str, weights: Path) -> Base:
-    """Find a base by catalogue name or path; a public file must have the published digest.
+    """Find a base by catalogue name or path; a public file must have the published digest, or may be missing still.
 
     Raises:
-        AssetError: ``E-WEIGHT-05`` not there, with the ways on. DataError: ``E-WEIGHT-06`` another content.
+        AssetError: ``E-WEIGHT-05`` not there and not to be fetched, with the ways on. DataError: ``E-WEIGHT-06``
+            another content.
     """
-    file = resolve(name_or_path, weights)
     asset = ASSETS.get(name_or_path)
-    if asset is None:
-        return Base(BaseRecord(str(file), digest_file(file), "file"), file)
-    return Base(BaseRecord(asset.name, verify(asset, file), "packaged" if asset.packaged else "public"), file)
+    if asset is not None and asset.fetchable and asset.sha256 and not asset.path(weights).is_file():
+        return Base(BaseRecord(asset.name, asset.sha256, "public"))
+    found = find(name_or_path, weights)
+    return Base(BaseRecord(found.name, found.digest, found.origin), found.path)
+
+
+def fetch_base(base: Base, weights: Path) -> Path:
+    """Fetch a base that is awaited. Ranks and other processes wait for the one that fetches.
+
+    Raises:
+        AssetError: ``E-WEIGHT-05`` it cannot be fetched, with the ways on. DataError: ``E-WEIGHT-06``.
+            ResourceError: ``E-DISK-01``, ``E-DISK-02``.
+    """
+    return find(base.record.name, weights, fetch=True).path
 
 
 def bootstrapped_base(common: Mapping[str, Any], settings: Settings, pretraining: Path) -> Base:

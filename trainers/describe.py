@@ -11,6 +11,7 @@ import torch
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import Roots
+from samora_pipeline.weights.catalog import ASSETS
 from trainers.artefacts import Artefact
 from trainers.config import FinetuneSettings, PretrainingSettings
 from trainers.planning import RunPlan
@@ -34,6 +35,8 @@ def _head(plan: RunPlan, roots: Roots) -> Iterator[str]:
     yield f"run       {plan.folder}"
     yield f"network   {choices.backbone} at {config.model.input_size} px, {config.model.num_outputs} outputs"
     yield f"base      {config.base.origin}: {config.base.name} {config.base.digest[:12] or '(not trained yet)'}"
+    if plan.base.awaited:
+        yield f"fetch     {ASSETS[config.base.name].terms}"
     yield f"experts   {', '.join(config.model.levels) or 'none'} (recipe {config.recipe})"
     origin = "published" if selection.published else f"drawn with seed {selection.seed}"
     where = f"{config.split}, fold {config.fold}, {origin}"

@@ -17,6 +17,7 @@ from samora_pipeline.models.freezing import Part
 from samora_pipeline.run_log import Line, duration, logger
 from samora_pipeline.slices.datasets import UnlabelledSource
 from trainers.artefacts import Artefact
+from trainers.base import fetch_base
 from trainers.planning import RunPlan
 from trainers.request import BOOTSTRAP
 from trainers.run_folder import config_digest, trained, write_config
@@ -37,6 +38,7 @@ class Execution:
         self.config = plan.config
         self._name = f"{plan.folder.parent.name}/{plan.folder.name}"
         self._source: UnlabelledSource | None = None
+        self._fetched: Path | None = None
 
     def run(self, only: str | None) -> None:
         """Run all stages that are missing, or the one that is named.
@@ -99,6 +101,9 @@ class Execution:
             return made.file
         if copy.is_file():
             return copy
+        if self.plan.base.awaited:
+            self._fetched = self._fetched or fetch_base(self.plan.base, self.weights)
+            return self._fetched
         raise _missing(BOOTSTRAP)
 
     def _pool_source(self) -> UnlabelledSource:

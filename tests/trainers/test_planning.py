@@ -13,6 +13,7 @@ from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
 from samora_pipeline.errors import AssetError, DataError, UsageError
+from samora_pipeline.files import digest_file
 from samora_pipeline.paths import Roots, resolve_roots
 from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
 from trainers.planning import RunPlan, plan_run
@@ -73,10 +74,15 @@ def test_names_come_from_what_differs(root: Path) -> None:
 
 
 def test_default_settings_make_the_default_name(root: Path) -> None:
+    missing = Request("90", "SAMoraTrainer", "2cases", backbone_weights="mae_vit_l_full")
     with pytest.raises(AssetError) as caught:
-        plan_run(Request("90", "SAMoraTrainer", "2cases"), _roots(root))
+        plan_run(missing, _roots(root))
     assert (caught.value.code, caught.value.exit_code) == ("E-WEIGHT-05", 5)
     assert "bootstrap" in caught.value.fix
+    # Public weights that may be fetched are planned with before they are there.
+    awaited = plan_run(Request("90", "SAMoraTrainer", "2cases"), _roots(root))
+    assert awaited.base.awaited
+    assert _run_name(awaited) == "SAMoraTrainer__2cases__default"
     (root / "weights").mkdir()
     own = root / "weights" / "own.pth"
     own.write_bytes(b"weights")
@@ -85,12 +91,12 @@ def test_default_settings_make_the_default_name(root: Path) -> None:
 
 
 def _roots_with(root: Path, file: Path) -> Roots:
-    """Roots whose weights folder has a file in the place of the public one; its digest is not looked at here."""
+    """Roots whose weights folder has a file in the place of the public one."""
     from samora_pipeline.weights import catalog
 
     asset = catalog.ASSETS["sam_vit_b"]
+    catalog.ASSETS["sam_vit_b"] = replace(asset, size=file.stat().st_size, sha256=digest_file(file))
     file.rename(file.with_name(asset.file))
-    catalog.ASSETS["sam_vit_b"] = replace(asset, size=None, sha256=None)
     return _roots(root)
 
 
