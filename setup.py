@@ -27,6 +27,7 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
+    "dask": ["distributed>=2024.1"],  # cases mapped over an existing cluster (--dask ADDRESS)
     "dev": [
         "pytest>=8",
         "ruff>=0.6",

@@ -1,7 +1,7 @@
-"""Map a function over cases, in this process or in several, so that one case's failure never stops the others.
+"""Map a function over cases, in this process, in several or on a cluster: one case's failure never stops the others.
 
-Workers are spawned, not forked, and ended when the parent ends; a worker that the system kills is reported with the
-case it held, and the other cases go on.
+Workers of our own are spawned, not forked, and ended when the parent ends; a worker that the system kills is
+reported with the case it held, and the other cases go on.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from samora_pipeline.errors import ResourceError, SamoraError
+from samora_pipeline.errors import AssetError, ResourceError, SamoraError
 
 _LOG = logging.getLogger(__name__)
 # Where the system does not tell how much memory is free.
 _ASSUMED_MEMORY = 8 << 30
 _LITTLE_WORK = 48 * 10**6
+_CONNECT_SECONDS = 20
 # Lines of progress where there is no terminal for a bar.
 _LINES = 4
 
@@ -43,6 +44,33 @@ class Outcome(Generic[Result]):
     error: SamoraError | None = None
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What works on cases: processes of this machine (``workers``; None: as many as suit the cases), or an existing
+    Dask cluster whose scheduler listens at ``dask`` and whose workers see the same files under the same paths.
+    """
+
+    workers: int | None = 1
+    dask: str | None = None
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[tuple[str, Item]],
+        title: str,
+        sizes: Sequence[int] = (),
+    ) -> list[Outcome[Result]]:
+        """Apply ``function`` to each (name, item); ``sizes`` are bytes on disk, for the number of workers.
+
+        Raises:
+            AssetError: ``E-DASK-01`` without the package; ResourceError: ``E-DASK-02`` no cluster, or it went away.
+        """
+        if self.dask is not None:
+            return _in_order(_on_cluster(function, items, self.dask), len(items), title)
+        workers = suggest_workers(sizes) if self.workers is None else self.workers
+        return map_cases(function, items, workers, title)
+
+
 def map_cases(
     function: Callable[[Item], Result], items: Sequence[tuple[str, Item]], workers: int, title: str
 ) -> list[Outcome[Result]]:
@@ -54,16 +82,20 @@ def map_cases(
     A worker that dies takes its pool with it: the pool is replaced and the items that were being worked on run again
     one at a time; only the one that loses its worker again gets ``E-MEM-18``.
     """
+    alone = workers <= 1 or len(items) <= 1
+    return _in_order(_serial(function, items) if alone else _pooled(function, items, workers), len(items), title)
+
+
+def _in_order(finished: Iterator[tuple[int, Outcome[Result]]], count: int, title: str) -> list[Outcome[Result]]:
     outcomes: dict[int, Outcome[Result]] = {}
     terminal = sys.stderr.isatty()
-    with tqdm(total=len(items), desc=title, unit="case", disable=not terminal, leave=False) as progress:
-        finished = _serial(function, items) if workers <= 1 or len(items) <= 1 else _pooled(function, items, workers)
+    with tqdm(total=count, desc=title, unit="case", disable=not terminal, leave=False) as progress:
         for index, outcome in finished:
             outcomes[index] = outcome
             progress.update()
-            if not terminal and len(outcomes) * _LINES // len(items) > (len(outcomes) - 1) * _LINES // len(items):
-                _LOG.info("%s: %d of %d cases", title, len(outcomes), len(items))
-    return [outcomes[index] for index in range(len(items))]
+            if not terminal and len(outcomes) * _LINES // count > (len(outcomes) - 1) * _LINES // count:
+                _LOG.info("%s: %d of %d cases", title, len(outcomes), count)
+    return [outcomes[index] for index in range(count)]
 
 
 def suggest_workers(sizes: Sequence[int]) -> int:
@@ -151,6 +183,40 @@ def _outcome(future: Future[Result], name: str) -> Outcome[Result]:
         return Outcome(name, error=_no_memory(name))
 
 
+def _on_cluster(
+    function: Callable[[Item], Result], items: Sequence[tuple[str, Item]], address: str
+) -> Iterator[tuple[int, Outcome[Result]]]:
+    """As ``_pooled``, on the workers of a Dask cluster; a case that keeps killing its worker gets ``E-MEM-18``."""
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise _no_dask() from error
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, str(error)) from error
+    with client:
+        futures = {
+            client.submit(function, value, pure=False): (index, name) for index, (name, value) in enumerate(items)
+        }
+        for future in as_completed(list(futures)):
+            index, name = futures.pop(future)
+            yield index, _cluster_outcome(future, name, address)
+
+
+def _cluster_outcome(future: Any, name: str, address: str) -> Outcome[Any]:
+    from distributed import CancelledError, KilledWorker
+
+    try:
+        return Outcome(name, future.result())
+    except SamoraError as error:
+        return Outcome(name, error=error)
+    except (KilledWorker, MemoryError):
+        return Outcome(name, error=_no_memory(name))
+    except (CancelledError, ModuleNotFoundError) as error:
+        raise _no_cluster(address, str(error)) from error
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
@@ -177,4 +243,24 @@ def _no_memory(name: str) -> ResourceError:
         found="no result, most likely for lack of memory",
         expected="enough memory for one case per worker",
         fix="-np 1  works on one case at a time",
+    )
+
+
+def _no_dask() -> AssetError:
+    return AssetError(
+        "E-DASK-01",
+        "the package that talks to Dask clusters is not installed",
+        found="no package distributed",
+        expected="the extra dask",
+        fix="pip install distributed",
+    )
+
+
+def _no_cluster(address: str, found: str) -> ResourceError:
+    return ResourceError(
+        "E-DASK-02",
+        f"the Dask cluster at {address} cannot be used",
+        found=" ".join(found.split()),
+        expected="a scheduler that answers there, and workers on which samora_pipeline is installed",
+        fix="dask scheduler  starts a scheduler and prints its address; dask worker ADDRESS  starts a worker",
     )

@@ -3,11 +3,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from samora_pipeline.errors import DataError
-from samora_pipeline.parallel import map_cases, suggest_workers
+from samora_pipeline.errors import DataError, SamoraError
+from samora_pipeline.parallel import Engine, map_cases, suggest_workers
 
 
 def square(value: int) -> int:
@@ -73,6 +74,56 @@ def test_workers_are_bounded_by_work_cases_and_memory() -> None:
     assert suggest_workers([1000] * 50) == 1
     assert 1 <= suggest_workers([40 * 10**6] * 4) <= min(4, os.cpu_count() or 1)
     assert suggest_workers([10**12, 10**12]) == 1
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a Dask cluster of two processes."""
+    distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as running:
+        yield running.scheduler_address
+
+
+def process_of(value: int) -> int:
+    time.sleep(0.2)
+    return os.getpid() + 0 * value
+
+
+def test_a_dask_cluster_gives_the_same_outcomes_in_other_processes(cluster: str) -> None:
+    engine = Engine(dask=cluster)
+    items = [(f"case{value}", value) for value in (3, -1, 4, 5, -2, 6)]
+    outcomes = engine.map(square, items, "squaring")
+    assert [outcome.result for outcome in outcomes] == [9, None, 16, 25, None, 36]
+    assert [outcome.error.text() for outcome in outcomes if outcome.error] == [
+        "E-IMG-02 -1 is damaged",
+        "E-IMG-02 -2 is damaged",
+    ]
+    processes = {outcome.result for outcome in engine.map(process_of, items, "asking")}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+
+
+def test_a_bug_on_a_cluster_is_not_swallowed_and_a_killer_is_reported(cluster: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        Engine(dask=cluster).map(divide, [("a", 1), ("b", 0)], "dividing")
+    outcomes = Engine(dask=cluster).map(square, [("case1", 1), ("case99", 99), ("case2", 2)], "squaring")
+    assert [outcome.result for outcome in outcomes] == [1, None, 4]
+    assert outcomes[1].error is not None
+    assert outcomes[1].error.code == "E-MEM-18"
+
+
+def test_without_a_cluster_or_without_dask_the_way_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="the extra dask is not installed")
+    monkeypatch.setattr("samora_pipeline.parallel._CONNECT_SECONDS", 0.3)
+    with pytest.raises(SamoraError, match="E-DASK-02") as caught:
+        Engine(dask="tcp://127.0.0.1:9").map(square, [("a", 1)], "squaring")
+    assert (caught.value.exit_code, "127.0.0.1:9" in caught.value.what) == (6, True)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SamoraError, match="E-DASK-01") as caught:
+        Engine(dask="tcp://127.0.0.1:9").map(square, [("a", 1)], "squaring")
+    assert caught.value.exit_code == 5
 
 
 def report(_: int) -> None:
