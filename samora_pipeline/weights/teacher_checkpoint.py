@@ -1,0 +1,37 @@
+"""A file of weights into a teacher, whatever its family and the layout of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samora_pipeline.errors import AssetError
+from samora_pipeline.models.teachers.mae import MaeTeacher
+from samora_pipeline.models.teachers.simclr import SimclrTeacher
+from samora_pipeline.models.teachers.teacher import Teacher
+from samora_pipeline.weights.files import read_weights
+from samora_pipeline.weights.mae_checkpoint import load_mae
+from samora_pipeline.weights.simclr_checkpoint import load_simclr, wanted_variable
+from samora_pipeline.weights.teacher_tensors import COUNTERS, TeacherReport, fill
+from samora_pipeline.weights.tensorflow_index import is_index
+from samora_pipeline.weights.tensorflow_values import read_variables
+
+
+def load_teacher(teacher: Teacher, path: Path) -> TeacherReport:
+    """Read a public file, or one that this package wrote, into a teacher.
+
+    SimCLRv2: the converted ``.pth``, or the ``.index`` file of TensorFlow's checkpoint with its ``.data`` file beside
+    it. MAE: the ``.pth`` files with or without decoder. Teachers of other families: their own state.
+
+    Raises:
+        AssetError: ``E-WEIGHT-05`` when there is no such file.
+        DataError: ``E-WEIGHT-06`` when it belongs to another network, ``E-WEIGHT-07`` and ``E-WEIGHT-08`` when it
+            cannot be read.
+    """
+    if not path.is_file():
+        raise AssetError("E-WEIGHT-05", f"there is no weights file {path.name}", found=f"no file {path}")
+    state = read_variables(path, wanted_variable) if is_index(path) else read_weights(path)
+    if isinstance(teacher, SimclrTeacher):
+        return load_simclr(teacher, state)
+    if isinstance(teacher, MaeTeacher):
+        return load_mae(teacher, state)
+    return fill(teacher, state, may_lack=lambda name: name.endswith(COUNTERS), dropped=())
