@@ -228,7 +228,7 @@ def _check_licence(asset: Asset, accepted: bool, command: str) -> None:
             "E-WEIGHT-11",
             f"{asset.name} is licensed for non-commercial use only",
             found=f"{asset.licence} (https://creativecommons.org/licenses/by-nc/4.0/), not accepted yet",
-            expected="your acceptance; it is recorded, and named in what is exported with these weights",
+            expected="your acceptance, which is recorded beside the file",
             fix=f"{command} --accept-licence",
         )
 
