@@ -140,3 +140,19 @@ def test_tiny_is_tiny() -> None:
         SAMORA2_TINY.build_mask_decoder(4),
     )
     assert 0.8e6 < sum(p.numel() for part in parts for p in part.parameters()) < 1e6
+
+
+def test_hiera_b_plus_is_that_of_the_reference_at_full_size(reference_sam2_encoder: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    reference = reference_sam2_encoder(SAM2_HIERA_B_PLUS)
+    with torch.device("meta"):
+        encoder = SAM2_HIERA_B_PLUS.build_encoder(224)
+    state = {name.removeprefix("trunk."): tensor for name, tensor in reference.state_dict().items()}
+    encoder.load_state_dict(state | {"no_mem_embed": torch.zeros(1, 1, 256)}, assign=True)
+    encoder.pixel_mean, encoder.pixel_std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = reference(images)["backbone_fpn"]
+        embedding, skips = encoder(images)
+    for got, wanted in zip((*skips, embedding), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
