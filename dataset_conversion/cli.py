@@ -60,6 +60,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
+    parser.add_argument(
+        "--adopt-image-header",
+        nargs="+",
+        metavar="CASE",
+        default=[],
+        help="cases (or all) whose labels take over the header of their image; look at their overlays first",
+    )
 
 
 def _named(argv: list[str]) -> str | None:
@@ -83,8 +90,11 @@ def _command(arguments: argparse.Namespace) -> int:
     source = Path(arguments.source) if arguments.source else roots.root / "downloads" / arguments.dataset
     if converter.needs_source and not source.is_dir():
         raise converter.missing_source(source, f"no folder {source}")
-    identity = converter.identify(arguments.dataset, source, arguments)
-    dataset = choose_dataset(roots, identity, arguments.id, arguments.overwrite)
+    if joined := converter.joins(arguments):
+        dataset = roots.dataset(joined)
+    else:
+        identity = converter.identify(arguments.dataset, source, arguments)
+        dataset = choose_dataset(roots, identity, arguments.id, arguments.overwrite)
     _keep_apart(source if converter.needs_source else None, dataset)
     if arguments.dry_run:
         _say_survey(converter.survey(source, arguments), dataset)

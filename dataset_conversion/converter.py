@@ -156,6 +156,10 @@ class Converter(ABC):
         """The split and the label budgets that the dataset's community uses, complete; None where there are none."""
         return None
 
+    def joins(self, options: argparse.Namespace) -> str:
+        """The dataset (number, name or path) that the scans are added to; empty: they become one of their own."""
+        return ""
+
     @abstractmethod
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Say what ``source`` holds.
@@ -173,7 +177,8 @@ class Converter(ABC):
         """
         from dataset_conversion.writing import write_survey
 
-        return write_survey(self.survey(source, options), target, converter=self.name, source=str(source))
+        adopt = getattr(options, "adopt_image_header", ())
+        return write_survey(self.survey(source, options), target, self.name, str(source), adopt)
 
     def missing_source(self, source: Path, found: str) -> DataError:
         """The error for a folder that is not what this converter expects."""

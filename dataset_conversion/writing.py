@@ -1,14 +1,17 @@
 """From a survey to a raw dataset on disk: each case is loaded, checked and placed; a faulty one is set aside.
 
-The checks here are light (readable, finite, channels and labels of one shape, label values declared); planning does
+The checks here are light (readable, finite, channels and labels on one grid, label values declared); planning does
 the full ones. All is written to a temporary folder that gets its name at the very end.
+
+Where labels and image have one shape but headers that disagree, the case is set aside with a picture of the labels laid
+on the image by index; a case that is right in the picture can be asked to take over the header of its image.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,28 +24,37 @@ from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.files import TEMPORARY_MARK, atomic_folder, exclusive
 from samora_pipeline.imaging.files import write_labels, write_volume
+from samora_pipeline.imaging.preprocessor import require_same_grid
 from samora_pipeline.imaging.volume import Volume, label_array, require_finite
 from samora_pipeline.parallel import Outcome, map_cases
 
 REPORT_FILE = "conversion.json"
+OVERLAYS = "overlays"
 
 
-def write_survey(survey: Survey, target: Path, converter: str, source: str) -> ConversionReport:
+def write_survey(
+    survey: Survey, target: Path, converter: str, source: str, adopt: Collection[str] = ()
+) -> ConversionReport:
     """Write the cases of ``survey`` to the folder ``target``, which appears (or is replaced) when all is done.
 
+    All volumes of the cases in ``adopt`` (``all``: of every case) take over the header of their first channel.
+
     Raises:
-        DataError: ``E-CONV-01`` case names that repeat or cannot be file names, ``E-CONV-02`` no case is usable.
+        DataError: ``E-CONV-01`` case names that repeat or cannot be file names, ``E-CONV-02`` no case is usable,
+            ``E-CONV-03`` a name in ``adopt`` that no case has.
         ResourceError: ``E-DISK-01``, or ``E-LOCK-01`` while another process converts to the same target.
     """
-    _check_names(survey)
-    _sweep(target)
-    with atomic_folder(target) as folder, _alone(folder):
-        writer = CaseWriter(survey, folder)
+    check_names(survey)
+    adopted = _adopted(survey, adopt)
+    sweep(target)
+    shutil.rmtree(target.parent / OVERLAYS / target.name, ignore_errors=True)
+    with atomic_folder(target) as folder, alone(folder):
+        writer = CaseWriter(survey, folder, target.parent / OVERLAYS / target.name, adopted)
         outcomes = map_cases(writer.write, [(case.name, case) for case in survey.cases], 1, f"converting {target.name}")
-        set_aside = _faults(outcomes)
+        set_aside = collect_faults(outcomes)
         kept = [case for case in survey.cases if case.name not in {fault.case for fault in set_aside}]
         if not kept:
-            raise _nothing_left(source, set_aside)
+            raise nothing_left(source, set_aside)
         count = {part: sum(case.part == part for case in kept) for part in ("Tr", "Ts", "Un")}
         write_dataset(folder, replace(survey.description, numTraining=count["Tr"]), _without(survey.ours, set_aside))
         report = ConversionReport(
@@ -52,7 +64,7 @@ def write_survey(survey: Survey, target: Path, converter: str, source: str) -> C
             test=count["Ts"],
             unlabelled=count["Un"],
             set_aside=set_aside,
-            notes=survey.notes,
+            notes=survey.notes + tuple(f"{name} took over the header of its image (asked)" for name in sorted(adopted)),
         )
         write_json(report, folder / REPORT_FILE)
     return report
@@ -60,10 +72,12 @@ def write_survey(survey: Survey, target: Path, converter: str, source: str) -> C
 
 @dataclass(frozen=True)
 class CaseWriter:
-    """Loads, checks and places one case after the other in ``folder``."""
+    """Loads, checks and places one case after the other in ``folder``; pictures of doubtful ones go to ``overlays``."""
 
     survey: Survey
     folder: Path
+    overlays: Path
+    adopt: frozenset[str] = frozenset()
 
     def write(self, case: CaseSource) -> None:
         """Write one case.
@@ -75,6 +89,8 @@ class CaseWriter:
             loaded = case.load()
         except OSError as error:
             raise DataError("E-IMG-01", f"{case.name} cannot be read", found=str(error)) from error
+        if case.name in self.adopt:
+            loaded = _on_one_grid(loaded)
         self._check(case, loaded)
         ending = self.survey.description.file_ending
         for number, volume in enumerate(loaded.channels):
@@ -95,12 +111,28 @@ class CaseWriter:
         if len(shapes) > 1 or loaded.channels[0].array.ndim != 3:
             found = ", ".join(f"{volume.path.name} {volume.array.shape}" for volume in (*loaded.channels, *label))
             raise _fault("E-GEO-01", case, "has images or labels of different shapes", found, "one 3-D shape")
+        self._check_grids(case, loaded)
         for volume in loaded.channels:
             require_finite(volume)
         if loaded.label is not None:
             self._check_labels(case, loaded.label)
         elif case.part == "Tr":
             raise _fault("E-LABEL-03", case, "has no label map", "an image alone", "labels for each training case")
+
+    def _check_grids(self, case: CaseSource, loaded: LoadedCase) -> None:
+        image, label = loaded.channels[0], loaded.label
+        try:
+            for other in (*loaded.channels[1:], *([label] if label else [])):
+                require_same_grid(image, other)
+        except DataError as error:
+            fix = f"repair the headers at their source, or: --adopt-image-header {case.name}"
+            if label is not None:
+                from samora_pipeline.reporting.label_check import draw_label_check
+
+                picture = self.overlays / f"{case.name}.png"
+                draw_label_check(picture, image, label, f"{case.name}: labels laid on the image, headers ignored")
+                fix += f"  but only if {picture} is right"
+            raise DataError(error.code, error.what, found=error.found, expected=error.expected, fix=fix) from error
 
     def _check_labels(self, case: CaseSource, label: Volume) -> None:
         declared = self.survey.description.scheme.values
@@ -131,7 +163,34 @@ class CaseWriter:
         return True
 
 
-def _check_names(survey: Survey) -> None:
+def _on_one_grid(loaded: LoadedCase) -> LoadedCase:
+    """All volumes of a case on the grid of its first channel, where shapes agree; none but that one stays as it is."""
+    first = loaded.channels[0]
+
+    def moved(volume: Volume) -> Volume:
+        return replace(volume, grid=first.grid, header=None) if volume.grid.shape == first.grid.shape else volume
+
+    channels = (first, *(moved(volume) for volume in loaded.channels[1:]))
+    return LoadedCase(channels, moved(loaded.label) if loaded.label else None, loaded.unchanged & {first.path})
+
+
+def _adopted(survey: Survey, adopt: Collection[str]) -> frozenset[str]:
+    names = [case.name for case in survey.cases]
+    if "all" in adopt:
+        return frozenset(names)
+    if unknown := sorted(set(adopt) - set(names)):
+        raise DataError(
+            "E-CONV-03",
+            "--adopt-image-header names cases that the source does not have",
+            found=", ".join(unknown),
+            expected=", ".join(names[:5]) + (", ..." if len(names) > 5 else ""),
+            fix="correct the names; conversion.json lists the cases that were set aside",
+        )
+    return frozenset(adopt)
+
+
+def check_names(survey: Survey) -> None:
+    """Refuse case names that repeat or that cannot be file names (``E-CONV-01``)."""
     names = [case.name for case in survey.cases]
     repeated = sorted({name for name in names if names.count(name) > 1})
     unfit = [name for name in names if not name.isprintable() or "/" in name or name.startswith(".") or not name]
@@ -146,14 +205,14 @@ def _check_names(survey: Survey) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the temporary folder, so that a second conversion to the same target does not take it for a left-over."""
     with exclusive(folder):
         yield
         (folder / ".lock").unlink(missing_ok=True)
 
 
-def _sweep(target: Path) -> None:
+def sweep(target: Path) -> None:
     """Remove what killed conversions to the same target left behind.
 
     Raises:
@@ -164,7 +223,8 @@ def _sweep(target: Path) -> None:
             shutil.rmtree(left_over, ignore_errors=True)
 
 
-def _faults(outcomes: list[Outcome[None]]) -> tuple[SetAside, ...]:
+def collect_faults(outcomes: list[Outcome[None]]) -> tuple[SetAside, ...]:
+    """The cases that failed, and why; a full disk is raised."""
     faults = []
     for outcome in outcomes:
         if isinstance(outcome.error, ResourceError):
@@ -172,6 +232,8 @@ def _faults(outcomes: list[Outcome[None]]) -> tuple[SetAside, ...]:
             raise outcome.error
         if outcome.error is not None:
             reason = f"{outcome.error.what} ({outcome.error.found})" if outcome.error.found else outcome.error.what
+            if outcome.error.code == "E-GEO-02":
+                reason += f"; {outcome.error.fix}"
             faults.append(SetAside(outcome.name, outcome.error.code, reason))
     return tuple(faults)
 
@@ -192,7 +254,8 @@ def _fault(code: str, case: CaseSource, what: str, found: str, expected: str) ->
     return DataError(code, f'the case "{case.name}" {what}', found=found, expected=expected)
 
 
-def _nothing_left(source: str, set_aside: tuple[SetAside, ...]) -> DataError:
+def nothing_left(source: str, set_aside: tuple[SetAside, ...]) -> DataError:
+    """The error for a source without any usable case (``E-CONV-02``)."""
     faults = "\n    ".join(f"{fault.case}: {fault.code} {fault.reason}" for fault in set_aside[:10])
     return DataError(
         "E-CONV-02",

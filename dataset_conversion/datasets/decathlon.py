@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import CaseSource, Converter, Identity, LoadedCase, Survey, register
+from dataset_conversion.decathlon_tasks import LITS_TASK, TASKS, compare
 from dataset_conversion.file_names import list_files, listed_path, stem
 from samora_pipeline.errors import DataError
 
@@ -16,6 +18,11 @@ _TASK = re.compile(r"^Task(\d\d)_([A-Za-z0-9]+)$")
 _ENDINGS = (".nii.gz", ".nii")
 # Only the names that differ from those nnU-Net's users write; all others are kept.
 _CHANNEL_NAMES = {"ct": "CT", "mri": "MRI", "mr": "MRI"}
+
+
+LITS_REMARK = (
+    "Task03_Liver holds the scans and labels of LiTS (liver 1, tumour 2): never use both, nor one as test of the other."
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,13 @@ class Decathlon(Converter):
         "  imagesTs/CASE.nii.gz"
     )
     remarks = (
-        "Channels and labels are those of the task's dataset.json.",
-        "Task03_Liver holds the scans of LiTS: never use both, nor one as test of the other.",
+        "Channels and labels are those of the task's dataset.json; these are distributed:",
+        *(
+            f"Task{number:02d}_{task.name}: {', '.join(task.channels)}; {', '.join(task.labels)}; "
+            f"{task.training} training and {task.test} test cases"
+            for number, task in TASKS.items()
+        ),
+        LITS_REMARK,
     )
 
     def claims(self, token: str) -> bool:
@@ -95,7 +107,8 @@ class Decathlon(Converter):
             citation=self.citation,
             terms=native.licence or self.terms,
         )
-        return Survey(description, ours, tuple(cases), self._unlisted(folder, native))
+        notes = (*_compared(folder, native, cases), *self._unlisted(folder, native))
+        return Survey(description, ours, tuple(cases), notes)
 
     def _training_case(self, folder: Path, pair: ListedPair) -> CaseSource:
         image, label = listed_path(folder, pair.image), listed_path(folder, pair.label)
@@ -135,6 +148,17 @@ class Decathlon(Converter):
             if unlisted
             else ()
         )
+
+
+def _compared(folder: Path, native: NativeJson, cases: Sequence[CaseSource]) -> list[str]:
+    match = _TASK.match(folder.resolve().name)
+    number = int(match[1]) if match else 0
+    if match is None or number not in TASKS or TASKS[number].name != match[2]:
+        return []
+    channels = tuple(name for _, name in sorted(native.modality.items()))
+    labels = tuple(name for value, name in sorted(native.labels.items()) if value)
+    counts = [sum(case.part == part for case in cases) for part in ("Tr", "Ts")]
+    return [*compare(number, channels, labels, counts[0], counts[1]), *([LITS_REMARK] if number == LITS_TASK else [])]
 
 
 def _is_ghost(name: str) -> bool:

@@ -76,6 +76,21 @@ def read_volume(path: Path) -> Volume:
     return volume
 
 
+def read_itk_grid(path: Path) -> Grid:
+    """The grid of an NRRD or MetaImage file from its header alone; whether its voxels are there is not checked.
+
+    Raises:
+        DataError: ``E-IMG-02`` for a header that cannot be read.
+    """
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise damaged(path, str(error).strip().splitlines()[-1]) from error
+    return make_grid(_padded(reader.GetSize()), _itk_affine(reader))
+
+
 def write_volume(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
     """Write an image [X, Y, Z] atomically, in its own type where NIfTI has it. Equal arrays give equal bytes.
 
@@ -142,6 +157,7 @@ def _read_nifti(path: Path) -> Volume:
     claimed = start + count * dtype.itemsize
     check_claim(path, claimed, len(content), compressed)
     decoded = inflate(path, content, claimed) if compressed else content
+    del content
     array = np.frombuffer(decoded, dtype, count, start).reshape(shape, order="F")
     array = apply_read_scaling(array, *header.get_slope_inter())
     array = np.asarray(array, dtype=array.dtype.newbyteorder("="))

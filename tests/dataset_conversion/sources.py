@@ -117,6 +117,21 @@ def _phantom(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespa
     return folder, converter.options(scans=[2, 1, 1])
 
 
+def _unlabeled(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
+    from tests.dataset_conversion.scan_sources import make_unlabeled
+
+    return make_unlabeled(folder), converter.options(name="Pool", channel=["CT"])
+
+
+def _scans(make: str) -> Callable[[Path, Converter], tuple[Path, argparse.Namespace]]:
+    def sample(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
+        from tests.dataset_conversion import scan_sources
+
+        return getattr(scan_sources, make)(folder), converter.options()
+
+    return sample
+
+
 def _public(make: str) -> Callable[[Path, Converter], tuple[Path, argparse.Namespace]]:
     def sample(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
         from tests.dataset_conversion import public_sources
@@ -137,4 +152,7 @@ SAMPLES: dict[str, Callable[[Path, Converter], tuple[Path, argparse.Namespace]]]
     "AMOS22": _public("make_amos"),
     "LiTS": _public("make_lits"),
     "KiTS19": _public("make_kits"),
+    "LA": _scans("make_la"),
+    "PROMISE12": _scans("make_promise12"),
+    "Unlabeled": _unlabeled,
 }

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from dataset_conversion.datasets.decathlon import Decathlon
+from dataset_conversion.datasets.lits import LiTS
+from dataset_conversion.decathlon_tasks import TASKS
+from planners.intensity_names import scheme_of
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
-from tests.dataset_conversion.sources import make_decathlon, scan, write_nifti
+from tests.dataset_conversion.sources import labels, make_decathlon, scan, write_nifti
 
 REAL = (
     Path(os.environ.get("SAMORA_TEST_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
@@ -52,6 +55,64 @@ def test_real_hippocampus_volumes_arrive_byte_for_byte(tmp_path: Path) -> None:
         assert case.channels[0].read_bytes() == (REAL / "imagesTr" / f"{name}.nii.gz").read_bytes()
         assert case.label is not None
         assert case.label.read_bytes() == (REAL / "labelsTr" / f"{name}.nii.gz").read_bytes()
+
+
+def _make_task(folder: Path, number: int, **changes: object) -> Path:
+    """Two training cases and a test case with the names, channels and labels of one of the ten tasks."""
+    task = TASKS[number]
+    source = folder / f"Task{number:02d}_{task.name}"
+    shape = (12, 10, 6) if len(task.channels) == 1 else (12, 10, 6, len(task.channels))
+    names = [f"{task.name.lower()}_{case:03d}.nii.gz" for case in range(3)]
+    for case, name in enumerate(names):
+        write_nifti(source / ("imagesTs" if case == 2 else "imagesTr") / name, scan(case, shape))
+        if case < 2:
+            write_nifti(source / "labelsTr" / name, labels(case, top=len(task.labels)))
+    description = {
+        "name": task.name,
+        "modality": {str(index): name for index, name in enumerate(task.channels)},
+        "labels": {"0": "background", **{str(value): name for value, name in enumerate(task.labels, start=1)}},
+        "training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names[:2]],
+        "test": [f"./imagesTs/{names[2]}"],
+        **changes,
+    }
+    (source / "dataset.json").write_text(json.dumps(description))
+    return source
+
+
+@pytest.mark.parametrize("number", TASKS)
+def test_each_of_the_ten_tasks(number: int, tmp_path: Path) -> None:
+    source = _make_task(tmp_path / "in", number)
+    identity = CONVERTER.identify(source.name, source, CONVERTER.options())
+    assert (identity.name, identity.home) == (TASKS[number].name, 10 + number)
+    target, report = _convert(source, tmp_path)
+    assert (report.training, report.test, report.set_aside) == (2, 1, ())
+    raw = read_dataset(target)
+    names = list(raw.description.channel_names.values())
+    assert [name.lower() for name in names] == [name.lower() for name in TASKS[number].channels]
+    # Planning knows each channel, and takes CT alone for Hounsfield units.
+    assert [scheme_of(name) for name in names] == ["window" if name == "CT" else "percentiles" for name in names]
+    assert raw.description.labels == {
+        "background": 0,
+        **{name: value for value, name in enumerate(TASKS[number].labels, start=1)},
+    }
+    assert all(len(case.channels) == len(names) for case in raw.training().values())
+    task = TASKS[number]
+    assert f"2 of the {task.training} distributed training cases are listed in this copy" in report.notes
+    assert any("LiTS" in note for note in report.notes) == (number == 3)
+
+
+def test_the_liver_task_has_the_labels_of_lits(tmp_path: Path) -> None:
+    liver = CONVERTER.survey(_make_task(tmp_path, 3), CONVERTER.options()).description.labels
+    lits = next(iter(LiTS.label_maps.values())).labels
+    assert sorted(liver.values()) == sorted(lits.values())
+    assert liver["liver"] == lits["liver"] == 1
+    assert liver["cancer"] == lits["tumour"] == 2
+
+
+def test_a_copy_with_other_labels_is_told(tmp_path: Path) -> None:
+    source = _make_task(tmp_path, 9, labels={"0": "background", "1": "kidney"})
+    notes = CONVERTER.survey(source, CONVERTER.options()).notes
+    assert notes[0] == "labels kidney are not those of the distributed task (spleen)"
 
 
 def test_channels_of_four_dimensions_become_files_on_the_same_grid(tmp_path: Path) -> None:

@@ -1,0 +1,260 @@
+"""Scans without labels: any folder of volumes, DICOM series or pictures, as a dataset of its own or added to one."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dataset_conversion.converter import (
+    CaseSource,
+    ConversionReport,
+    Converter,
+    Identity,
+    LoadedCase,
+    Survey,
+    register,
+)
+from dataset_conversion.file_names import group_channels, shortened, stem
+from samora_pipeline.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from samora_pipeline.imaging.dicom import Series
+    from samora_pipeline.imaging.volume import Volume
+
+_VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+_PICTURES = (".png", ".tif", ".tiff")
+# Fewer different values than this are labels, not grey values.
+_FEWEST_VALUES = 9
+_SAMPLED = 4
+
+
+@register
+class Unlabeled(Converter):
+    """Cases are named by their path; all scans go to imagesUn."""
+
+    name = "Unlabeled"
+    summary = "Scans without labels in any folders: NIfTI, NRRD, MetaImage, DICOM series, PNG and TIFF slices."
+    numbering = "the first free id from 100; with --add-to the dataset's own"
+    terms = "your own"
+    tree = (
+        "any folders:            -d Unlabeled -i FOLDER --name MyScans --channel CT\n"
+        "  A/scan.nii.gz         becomes A_scan (.nii, .nrrd, .mha, .mhd as well)\n"
+        "  B/*.dcm               each DICOM series becomes a case, whatever its files are called\n"
+        "  C/slice_001.png, ...  pictures with running numbers are the slices of a case (.tif as well)\n"
+        "added to a dataset:     -d Unlabeled -i FOLDER --add-to DATASET"
+    )
+    remarks = (
+        "Label maps among the scans are set aside where they are recognized; --match says which files to take.",
+        "A series with missing, repeated or shifted slices is set aside with their names.",
+        "Nothing of a DICOM header is kept but the grid; names of patients never reach the dataset unless folders or "
+        "files are named after them.",
+    )
+
+    def add_options(self, parser: argparse._ActionsContainer) -> None:
+        """Where the scans go and which files they are."""
+        parser.add_argument("--name", default="", help="what the dataset is called: letters and digits")
+        parser.add_argument("--add-to", metavar="DATASET", default="", help="add the scans to imagesUn of this dataset")
+        parser.add_argument("--channel", nargs="+", metavar="NAME", default=[], help="what the scans are: CT, MR, ...")
+        parser.add_argument("--match", metavar="PATTERN", default="*", help='only files of such names: "*_ct.nii.gz"')
+        parser.add_argument("--prefix", metavar="TEXT", default="", help="text before the name of each case")
+        parser.add_argument("--single", action="store_true", help="each picture is a case of its own, not a slice")
+
+    def joins(self, options: argparse.Namespace) -> str:
+        """The dataset of ``--add-to``, which has its number already."""
+        if options.add_to and getattr(options, "id", None) is not None:
+            raise UsageError(
+                "E-ARG-11",
+                "--id and --add-to exclude each other",
+                found=f"--id {options.id} --add-to {options.add_to}",
+                expected="one of them",
+                fix=f"--add-to {options.add_to}",
+            )
+        return str(options.add_to)
+
+    def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
+        """The name given with ``--name``."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", options.name):
+            raise UsageError(
+                "E-ARG-07",
+                "the dataset needs a name",
+                found=repr(options.name),
+                expected="letters, digits, - and _, or a dataset to add the scans to",
+                fix="samora_convert -d Unlabeled -i FOLDER --name MyScans  (or --add-to DATASET)",
+            )
+        return Identity(options.name)
+
+    def survey(self, source: Path, options: argparse.Namespace) -> Survey:
+        """List the scans; of DICOM files the headers are read, to tell series apart."""
+        from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
+
+        folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())] if source.is_dir() else []
+        found = _Found(source, options)
+        for folder in folders:
+            if not any(part.startswith(".") or part == "__MACOSX" for part in folder.relative_to(source).parts):
+                found.add(folder)
+        if not found.cases:
+            raise self.missing_source(source, "no scan" if source.is_dir() else f"no folder {source}")
+        channels = _channels(options, found)
+        return Survey(
+            DatasetJson(
+                {str(number): name for number, name in enumerate(channels)},
+                {"background": 0, "foreground": 1},
+                0,
+                ".nii.gz",
+                extra={"name": options.name} if options.name else {},
+            ),
+            SamoraJson(
+                origin=f"scans without labels, {source.resolve().name}",
+                terms=self.terms,
+                spacing_known=not found.pictures,
+            ),
+            tuple(sorted(found.cases, key=lambda case: case.name)),
+            found.notes(),
+        )
+
+    def convert(self, source: Path, target: Path, options: argparse.Namespace) -> ConversionReport:
+        """Write a dataset of its own, or add to the one that ``target`` is."""
+        if not options.add_to:
+            return super().convert(source, target, options)
+        from dataset_conversion.joining import join_survey
+
+        overwrite = bool(getattr(options, "overwrite", False))
+        return join_survey(self.survey(source, options), target, self.name, str(source), overwrite)
+
+
+class _Found:
+    """What a walk over the folders has found so far."""
+
+    def __init__(self, source: Path, options: argparse.Namespace) -> None:
+        self.source = source
+        self.options = options
+        self.cases: list[CaseSource] = []
+        self.modalities: set[str] = set()
+        self.pictures = 0
+        self.others: list[str] = []
+
+    def add(self, folder: Path) -> None:
+        """Sort the files of one folder into cases."""
+        files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+        files = [path for path in files if fnmatch.fnmatch(path.name, self.options.match)]
+        volumes = [path for path in files if path.name.lower().endswith(_VOLUMES)]
+        pictures = [path for path in files if path.name.lower().endswith(_PICTURES)]
+        self._add_volumes(volumes)
+        self._add_pictures(pictures)
+        self._add_series(folder, sorted(set(files) - set(volumes) - set(pictures)))
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was found beside plain volumes."""
+        notes = []
+        if self.pictures:
+            notes.append(f"{self.pictures} cases are pictures, which state no spacing: distances come in pixels")
+        # The voxels of .mhd files lie beside them.
+        strange = [name for name in self.others if not name.lower().endswith((".raw", ".zraw"))]
+        if strange:
+            notes.append(f"{len(strange)} files are no scans and were left out: {shortened(strange)}")
+        return tuple(notes)
+
+    def _add_volumes(self, paths: Sequence[Path]) -> None:
+        if len(self.options.channel) > 1:
+            grouped = group_channels(paths, _VOLUMES)
+        else:
+            plain = [stem(path, _VOLUMES) for path in paths]
+            numbered = all(name.endswith("_0000") for name in plain)
+            grouped = {
+                name.removesuffix("_0000") if numbered else name: (path,)
+                for name, path in zip(plain, paths, strict=True)
+            }
+        for name, channels in grouped.items():
+            self._case(channels[0].parent, name, partial(_load_volumes, channels))
+
+    def _add_pictures(self, paths: Sequence[Path]) -> None:
+        if not paths:
+            return
+        from samora_pipeline.imaging.pictures import series_of
+
+        stacks: dict[str, list[Path]] = {}
+        for path in paths:
+            name, number = series_of(path)
+            alone = self.options.single or number is None
+            stacks.setdefault(path.stem if alone else name.rstrip("_-. "), []).append(path)
+        for name, members in stacks.items():
+            self.pictures += 1
+            self._case(members[0].parent, name, partial(_load_pictures, tuple(members)))
+
+    def _add_series(self, folder: Path, paths: Sequence[Path]) -> None:
+        others = [path for path in paths if path.name != "DICOMDIR"]
+        if not others:
+            return
+        from samora_pipeline.imaging.dicom import find_series, is_dicom
+
+        files = [path for path in others if is_dicom(path)]
+        self.others += [path.name for path in others if path not in files]
+        series: list[Series] = find_series(files)
+        for number, one in enumerate(series, start=1):
+            self.modalities.add(one.modality)
+            self._case(folder, f"series{number}" if series[1:] else "", partial(_load_series, one.paths))
+
+    def _case(self, folder: Path, name: str, load: partial[LoadedCase]) -> None:
+        parts = [*folder.relative_to(self.source).parts, *([name] if name else [])]
+        joined = "_".join(parts) or self.source.resolve().name
+        self.cases.append(CaseSource(self.options.prefix + re.sub(r"[^\w.-]+", "_", joined), "Un", load))
+
+
+def _channels(options: argparse.Namespace, found: _Found) -> tuple[str, ...]:
+    """The names asked for, else the one modality of DICOM files; none where the dataset that is added to says it."""
+    if options.channel:
+        return tuple(options.channel)
+    if found.modalities and len(found.modalities) == 1 and found.modalities <= {"CT", "MR"}:
+        return tuple(found.modalities)
+    if options.add_to:
+        return ()
+    raise UsageError(
+        "E-ARG-10",
+        "it has to be said what the scans are, because that decides how their intensities are scaled",
+        found=f"modalities {', '.join(sorted(found.modalities))}" if found.modalities else "files that do not say it",
+        expected="CT, MR, T1, T2, FLAIR, LGE, R G B, ...",
+        fix="--channel CT  (CT in Hounsfield units), or --channel MR",
+    )
+
+
+def _load_volumes(paths: tuple[Path, ...]) -> LoadedCase:
+    from dataset_conversion.scan_files import is_plain_nifti, read_scan
+
+    scans = [read_scan(path) for path in paths]
+    return _loaded(scans, frozenset(scan.path for scan in scans if is_plain_nifti(scan)))
+
+
+def _load_pictures(paths: tuple[Path, ...]) -> LoadedCase:
+    from samora_pipeline.imaging.pictures import read_picture, read_slices
+
+    return _loaded([read_slices(paths) if paths[1:] else read_picture(paths[0])])
+
+
+def _load_series(paths: tuple[Path, ...]) -> LoadedCase:
+    from samora_pipeline.imaging.dicom import read_series
+
+    return _loaded([read_series(paths)])
+
+
+def _loaded(scans: list[Volume], unchanged: frozenset[Path] = frozenset()) -> LoadedCase:
+    import numpy as np
+
+    from dataset_conversion.scan_files import split_channels
+
+    channels = tuple(part for scan in scans for part in split_channels(scan))
+    for volume in channels:
+        sample = volume.array[::_SAMPLED, ::_SAMPLED, ::_SAMPLED]
+        if len(np.unique(sample)) < _FEWEST_VALUES and len(values := np.unique(volume.array)) < _FEWEST_VALUES:
+            raise DataError(
+                "E-IMG-06",
+                f"{volume.path.name} looks like a label map, not like a scan",
+                found=f"only the values {', '.join(f'{value:g}' for value in values)} in {volume.path}",
+                expected="grey values",
+                fix="leave such files out: --match PATTERN",
+            )
+    return LoadedCase(channels, None, unchanged)

@@ -1,0 +1,101 @@
+"""Adding scans without labels to a raw dataset that is there already.
+
+The scans are written to a folder of their own first and moved into imagesUn when all are there. A scan that lies there
+with the same bytes is left alone, so that a command that was killed can be repeated.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from dataset_conversion.converter import ConversionReport, Survey
+from dataset_conversion.writing import CaseWriter, alone, check_names, collect_faults, nothing_left, sweep
+from samora_pipeline.contracts.dataset import RawDataset, read_dataset
+from samora_pipeline.contracts.json_io import write_json
+from samora_pipeline.errors import DataError
+from samora_pipeline.files import TEMPORARY_MARK, digest_file
+from samora_pipeline.parallel import map_cases
+
+
+def join_survey(survey: Survey, target: Path, converter: str, source: str, overwrite: bool) -> ConversionReport:
+    """Write the unlabelled cases of ``survey`` to imagesUn of the raw dataset ``target``.
+
+    The report goes to conversion_SOURCE.json beside the dataset's own.
+
+    Raises:
+        DataError: ``E-CONV-01`` unfit names, ``E-CONV-02`` no usable case, ``E-CONV-04`` names that the dataset has
+            already, ``E-CHAN-05`` channels that it does not have.
+        ResourceError: ``E-DISK-01``, or ``E-LOCK-01`` while another process converts to the same target.
+    """
+    check_names(survey)
+    dataset = read_dataset(target)
+    _check_channels(survey, dataset)
+    _check_taken(survey, dataset)
+    sweep(target)
+    folder = target.parent / f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{target.name}"
+    try:
+        with alone(folder):
+            writer = CaseWriter(replace(survey, description=dataset.description), folder, folder)
+            items = [(case.name, case) for case in survey.cases]
+            set_aside = collect_faults(map_cases(writer.write, items, 1, f"adding to {target.name}"))
+            if len(set_aside) == len(survey.cases):
+                raise nothing_left(source, set_aside)
+            added = _move(folder / "imagesUn", target / "imagesUn", overwrite)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report = ConversionReport(
+        converter=converter,
+        source=source,
+        unlabelled=len(survey.cases) - len(set_aside),
+        set_aside=set_aside,
+        notes=(*survey.notes, f"{added} of the files were not in {target.name} yet"),
+    )
+    write_json(report, target / f"conversion_{Path(source).resolve().name}.json")
+    return report
+
+
+def _move(source: Path, target: Path, overwrite: bool) -> int:
+    """Move all files, and return how many were new or changed."""
+    target.mkdir(exist_ok=True)
+    files = sorted(source.iterdir())
+    present = [path.name for path in files if (target / path.name).exists()]
+    changed = [name for name in present if digest_file(source / name) != digest_file(target / name)]
+    if changed and not overwrite:
+        raise DataError(
+            "E-CONV-04",
+            f"{target.parent.name} has other scans of the same names",
+            found=", ".join(changed[:10]),
+            expected="new names, or the same scans",
+            fix="--prefix TEXT puts a text before each name; --overwrite replaces the scans",
+        )
+    new = [path for path in files if path.name not in present or path.name in changed]
+    for path in new:
+        path.replace(target / path.name)
+    return len(new)
+
+
+def _check_channels(survey: Survey, dataset: RawDataset) -> None:
+    given, known = survey.description.channel_names, dataset.description.channel_names
+    if given and [name.lower() for name in given.values()] != [name.lower() for name in known.values()]:
+        raise DataError(
+            "E-CHAN-05",
+            f"the scans have other channels than {dataset.folder.name}",
+            found=", ".join(given.values()),
+            expected=", ".join(known.values()),
+            fix="add them to a dataset of the same kind, or convert them to one of their own (without --add-to)",
+        )
+
+
+def _check_taken(survey: Survey, dataset: RawDataset) -> None:
+    taken = sorted({case.name for case in survey.cases} & {*dataset.training(), *dataset.test()})
+    if taken:
+        raise DataError(
+            "E-CONV-04",
+            f"{dataset.folder.name} has labelled or test scans of the same names",
+            found=", ".join(taken[:10]),
+            expected="new names",
+            fix="--prefix TEXT puts a text before each name",
+        )
