@@ -21,6 +21,7 @@ from samora_pipeline.run_log import logger
 from samora_pipeline.weights.catalog import ASSETS, PART_SUFFIX, Asset, missing, named, resolve, verify, wrong
 from samora_pipeline.weights.download import PATIENCE, Patience, discard, download, no_space
 from samora_pipeline.weights.records import WeightsRecord, read_record, write_record
+from samora_pipeline.weights.tensorflow_index import data_length, is_index
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,17 @@ def add(file: Path, folder: Path, *, link: bool = False, accept: bool = False) -
     _check_licence(asset, accept, f"samora_weights add {file}")
     if asset.sha256 is None:
         _check_unpublished(asset, file, digest)
-    _take(asset, file, digest, folder, link=link, accept=accept)
     for needed in asset.needs:
         part = file.with_name(Path(ASSETS[needed].file).name)
         if not part.is_file():
             raise missing(ASSETS[needed], part)
-        _take(ASSETS[needed], part, digest_file(part), folder, link=link, accept=accept)
+        part_digest = digest_file(part)
+        if is_index(file) and part.stat().st_size < (wanted := data_length(file)):
+            raise wrong(
+                ASSETS[needed], part, part_digest, None, reason=f"cut short: the index tells of {wanted:,} bytes"
+            )
+        _take(ASSETS[needed], part, part_digest, folder, link=link, accept=accept)
+    _take(asset, file, digest, folder, link=link, accept=accept)
     return asset
 
 

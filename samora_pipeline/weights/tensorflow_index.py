@@ -62,6 +62,15 @@ def read_index(path: Path) -> dict[str, Entry]:
         raise ValueError("a damaged table of sorted strings") from error
 
 
+def data_length(index: Path) -> int:
+    """Return how many bytes the data file of a checkpoint with one shard has at least.
+
+    Raises:
+        ValueError: as ``read_index``.
+    """
+    return max((entry.offset + entry.size for entry in read_index(index).values()), default=0)
+
+
 def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of one block; a key gives only what differs from the one before it."""
     if offset + size + _TRAILER > len(content) or content[offset + size] != 0:

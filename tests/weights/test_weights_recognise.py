@@ -11,6 +11,7 @@ from torch import Tensor
 
 from samora_pipeline.errors import DataError
 from samora_pipeline.weights.catalog import ASSETS
+from samora_pipeline.weights.obtain import add, find
 from samora_pipeline.weights.recognise import LAYOUTS, read_layout, recognise
 from samora_pipeline.weights.tensorflow_index import read_index
 
@@ -226,6 +227,20 @@ def test_a_tensorflow_checkpoint_is_read_without_tensorflow(in_one_block: int, t
     last = entries["ema_model/base_model/conv2d_86/kernel"]
     assert (last.dtype, last.shape, last.shard, last.offset, last.size) == (1, (1, 1, 1024, 4096), 0, 86 << 20, 300)
     assert entries["global_step"].shape == ()
+
+
+def test_a_tensorflow_checkpoint_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
+    index, data = tmp_path / "model.ckpt-250228.index", tmp_path / "model.ckpt-250228.data-00000-of-00001"
+    index.write_bytes(table(tensorflow_entries(), 7))
+    data.write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"E-WEIGHT-06[\s\S]*the index tells of 90,177,836 bytes"):
+        add(index, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+    with data.open("wb") as stream:
+        stream.truncate((86 << 20) + 300)
+    asset = add(index, tmp_path / "weights", link=True)
+    assert asset.name == "simclr_r50_2x_sk1_tf"
+    assert find(asset.name, tmp_path / "weights").path.with_name(data.name).samefile(data)
 
 
 @pytest.mark.parametrize("fault", [lambda b: b[60:], lambda b: b[:50] + b[-48:], lambda b: b[:-48][:9] + b[-48:]])
