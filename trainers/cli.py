@@ -48,12 +48,26 @@ def build_parser() -> CommandParser:
     parser.add_argument("-f", dest="fold", metavar="FOLD", help="official, 0 to 4, or all (default: official, else 0)")
     parser.add_argument("--recipe", metavar="R", help="where experts come from: scratch (default) or none")
     parser.add_argument("--stage", metavar="S", help="only this: bootstrap, expert_image, ..., finetune, validate")
-    parser.add_argument("--unlabeled", nargs="+", default=[], metavar="D", help="more datasets for the unlabelled pool")
+    parser.add_argument(
+        "--unlabeled",
+        nargs="+",
+        default=[],
+        metavar="D",
+        help="more datasets for the unlabelled pool, or paper: 100,000 CT slices of the paper's datasets",
+    )
     parser.add_argument("--levels", metavar="L,...", help="experts to use: image,patch,pixel (default: all)")
     parser.add_argument(
         "--transductive",
         action="store_true",
         help="let scored scans into the pool, without labels; every report says so",
+    )
+    parser.add_argument(
+        "--exclude-leaks",
+        action="store_true",
+        help="take out training and unlabelled scans that show what is scored (the same scan or patient)",
+    )
+    parser.add_argument(
+        "--allow-leak", nargs="+", default=[], metavar="CASE", help="let such scans in by name; every report says LEAKY"
     )
     parser.add_argument(
         "--backbone",
@@ -90,6 +104,7 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
         say(describe(plan, roots))
         say(describe_settings(plan))
         say("dry run: nothing was written")
+        plan.leaks.require_settled()
         return
     from samora_pipeline import distributed
     from trainers.stages.stage import StageContext
@@ -112,6 +127,7 @@ def _run_stages(request: Request, roots: Roots, context: StageContext) -> None:
     from trainers.run_folder import check_progress
 
     plan = plan_run(request, roots)
+    plan.leaks.require_settled()
     if request.fast and distributed.is_main():
         shutil.rmtree(plan.folder.parent.parent, ignore_errors=True)
     elif request.stage in (None, "finetune"):
@@ -120,7 +136,9 @@ def _run_stages(request: Request, roots: Roots, context: StageContext) -> None:
     distributed.barrier()
     if distributed.is_main():
         say(describe(plan, roots))
-        plan.dataset.store_selection(plan.config.selection)
+        if not plan.leaks.excluded:
+            # A selection without the leaks belongs to this run alone; others draw from the whole fold.
+            plan.dataset.store_selection(plan.config.selection)
     Execution(plan, context, roots.weights, one_case=request.fast).run(request.stage)
     if distributed.is_main():
         say(f"run: {plan.folder}")
@@ -140,6 +158,8 @@ def _request(arguments: argparse.Namespace) -> Request:
         unlabeled=tuple(arguments.unlabeled),
         levels=None if levels is None else tuple(name for name in levels.split(",") if name),
         transductive=arguments.transductive,
+        exclude_leaks=arguments.exclude_leaks,
+        allow_leak=tuple(arguments.allow_leak),
         backbone=arguments.backbone,
         backbone_weights=arguments.backbone_weights,
         seed=arguments.seed,

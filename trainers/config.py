@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from samora_pipeline.contracts.model_spec import FusionSpec
 from samora_pipeline.errors import UsageError
+from trainers.pool_rules import PoolSettings
 
 Betas = tuple[float, float]
 
@@ -148,9 +149,10 @@ class FinetuneSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a run. The names of the fields are the names of the stages."""
+    """All settings of a run. Besides ``model`` and ``pool``, the names of the fields are the names of the stages."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
+    pool: PoolSettings = field(default_factory=PoolSettings)
     bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
     expert_image: ImageSettings = field(default_factory=ImageSettings)
     expert_patch: PatchSettings = field(default_factory=PatchSettings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -20,7 +21,7 @@ from trainers.run_folder import trained
 
 def describe(plan: RunPlan, roots: Roots) -> str:
     """The plan as text, one fact per line."""
-    return "\n".join((*_head(plan, roots), *_pool(plan), *_stages(plan), *_account(plan)))
+    return "\n".join((*_head(plan, roots), *_pool(plan), *_leaks(plan), *_stages(plan), *_account(plan)))
 
 
 def describe_settings(plan: RunPlan) -> str:
@@ -49,13 +50,28 @@ def _head(plan: RunPlan, roots: Roots) -> Iterator[str]:
 
 
 def _pool(plan: RunPlan) -> Iterator[str]:
-    if plan.pool is None:
+    pool = plan.pool
+    if pool is None:
         return
-    for name, cases in plan.pool.record.cases.items():
-        yield f"pool      {name}: {len(cases)} cases, their labels unused"
-    kept_out = f"{len(plan.pool.record.excluded)} scored cases kept out"
-    scored = "scored cases let in" if plan.pool.record.transductive else kept_out
-    yield f"pool      {plan.pool.slices} slices in all; {scored}"
+    for member in pool.members:
+        yield f"pool      {member.dataset.name}: {len(member.cases)} cases, their labels unused, {member.slices} slices"
+        reasons = Counter(filter(None, pool.candidates.reasons[member.dataset.name].values()))
+        if reasons:
+            yield f"          left out: {', '.join(f'{count} {reason}' for reason, count in reasons.items())}"
+    if pool.record.missing:
+        yield f"pool      not here, of the paper's: {', '.join(pool.record.missing)}"
+    wanted = "all that show something" if pool.settings.slices is None else f"{pool.settings.slices} by quota and seed"
+    scored = "scored cases let in" if pool.record.transductive else "no scored case"
+    yield f"pool      {pool.stored} slices in all, {wanted}; {scored}; intensity {pool.settings.intensity}"
+    yield f"pool      list of slices: {pool.file}"
+
+
+def _leaks(plan: RunPlan) -> Iterator[str]:
+    report = plan.leaks
+    states = {"taken out": report.excluded, "let in by name": report.allowed, "nothing said": report.unsettled}
+    for state, leaks in states.items():
+        for leak in leaks:
+            yield f"leak      {leak.text} ({leak.place}, {state})"
 
 
 def _stages(plan: RunPlan) -> Iterator[str]:

@@ -19,6 +19,7 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from trainers.artefacts import Artefact
 from trainers.base import fetch_base
 from trainers.planning import RunPlan
+from trainers.pool_manifest import describe_choice, pool_manifest
 from trainers.request import BOOTSTRAP
 from trainers.run_folder import config_digest, trained, write_config
 from trainers.stages import bootstrap, experts, finetune, validate
@@ -112,8 +113,9 @@ class Execution:
             if pool is None:
                 raise ValueError("a stage without labels needs a pool")
             pool.check()
-            self._source = pool.source()
-            self._say(f"pool: {len(self._source)} of {pool.slices} slices show something to learn from")
+            manifest = pool_manifest(pool)
+            self._source = pool.source(manifest)
+            self._say(describe_choice(manifest, pool))
         return self._source
 
     def _finetune(self) -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from samora_pipeline.contracts.budget import select
 from samora_pipeline.contracts.json_io import to_plain
+from samora_pipeline.contracts.leakage import protected_names, scored_names, training_leaks
 from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.run import BOOTSTRAP_STAMP, PHANTOM_STAMP, TRANSDUCTIVE_STAMP, PoolRecord, RunConfig
-from samora_pipeline.contracts.splits import Fold, Selection
+from samora_pipeline.contracts.pool import POOLS_FOLDER
+from samora_pipeline.contracts.run import (
+    BOOTSTRAP_STAMP,
+    LEAK_STAMP,
+    PHANTOM_STAMP,
+    TRANSDUCTIVE_STAMP,
+    PoolRecord,
+    RunConfig,
+)
+from samora_pipeline.contracts.splits import Fold, Selection, Splits
 from samora_pipeline.errors import UsageError
 from samora_pipeline.files import digest_json
 from samora_pipeline.models.assembly import check_spec
@@ -21,8 +30,12 @@ from samora_pipeline.paths import Roots
 from trainers.artefacts import PRETRAINING_FOLDER, Artefact, expert_artefact
 from trainers.base import Base, bootstrapped_base, find_base
 from trainers.config import Settings, shortened
+from trainers.leaks import LeakReport, names, settle
 from trainers.overrides import apply_overrides, differences
-from trainers.pool import Pool, make_pool, scored_names
+from trainers.pool import Pool, make_pool
+from trainers.pool_candidates import Candidates, find_candidates, pool_leaks
+from trainers.pool_rules import PAPER_POOL
+from trainers.pool_sources import PAPER, find_pool_datasets
 from trainers.prepared import PreparedDataset, open_dataset
 from trainers.request import BOOTSTRAP, Request, check_stage, choose_levels, choose_recipe, find_trainer
 from trainers.run_folder import check_config
@@ -52,7 +65,10 @@ class Choices:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run of one fold, resolved. ``pool`` is None where nothing is trained without labels."""
+    """A run of one fold, resolved. ``pool`` is None where nothing is trained without labels.
+
+    ``leaks``: see ``LeakReport.require_settled``, without which nothing may be trained.
+    """
 
     config: RunConfig
     choices: Choices
@@ -61,6 +77,7 @@ class RunPlan:
     base: Base
     experts: Mapping[Level, Artefact]
     folder: Path
+    leaks: LeakReport
 
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
@@ -82,6 +99,8 @@ def make_choices(request: Request) -> Choices:
     backbone = request.backbone or trainer.default_backbone
     BACKBONES.get(backbone)
     default = trainer.settings_for(backbone)
+    if PAPER in request.unlabeled:
+        default = replace(default, pool=PAPER_POOL)
     settings = apply_overrides(default, request.assignments)
     asked = {
         "seed": (request.seed, 0),
@@ -91,6 +110,8 @@ def make_choices(request: Request) -> Choices:
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
         "transductive": (request.transductive, False),
+        "exclude_leaks": (request.exclude_leaks, False),
+        "allow_leak": (sorted(request.allow_leak), []),
     }
     changes = {name: value for name, (value, usual) in asked.items() if value != usual}
     changes |= to_plain(differences(settings, default))
@@ -108,15 +129,20 @@ def plan_run(request: Request, roots: Roots) -> RunPlan:
     dataset = open_dataset(request.dataset, roots)
     splits = dataset.splits()
     fold_name = request.fold or splits.default_fold
-    fold = splits.fold(fold_name)
-    selection = select(splits, request.split, fold_name, request.seed, _labelled_slices(dataset, fold))
+    whole = splits.fold(fold_name)
+    scored = scored_names(splits, whole)
+    candidates = _candidates(request, choices, dataset, scored, roots)
+    leaks = _leaks(request, dataset, splits, whole, candidates)
+    taken_out = frozenset(names(leaks.excluded))
+    fold = Fold(tuple(case for case in whole.train if case not in taken_out), whole.scored)
+    selection = _selection(request, splits, fold_name, _labelled_slices(dataset, fold), taken_out)
     results = roots.results / dataset.name
     if request.fast:
         # One level deeper than runs lie, so that nothing ever predicts with it.
         results = results / FAST_NAME
     folder = results / f"{_class_name(request.trainer)}__{request.split}__{_name(request, choices)}"
     pretraining = results / PRETRAINING_FOLDER
-    pool = _pool(request, choices, dataset, scored_names(splits, fold), roots)
+    pool = _pool(request, choices, candidates, leaks, scored, pretraining / POOLS_FOLDER)
     common = _common_inputs(choices.backbone, dataset, pool, request.seed) if pool else {}
     if request.backbone_weights == BOOTSTRAP:
         base = bootstrapped_base(common, choices.settings, pretraining)
@@ -127,10 +153,10 @@ def plan_run(request: Request, roots: Roots) -> RunPlan:
         for level in (choices.levels if choices.recipe != NO_PRETRAINING else ())
     }
     fold_folder = folder / f"fold_{fold_name}"
-    config = _config(request, choices, dataset, selection, fold, pool, base, experts)
+    config = _config(request, choices, dataset, selection, fold, pool, base, experts, leaks)
     check_spec(config.model)
     config = config if request.fast else check_config(fold_folder, config)
-    return RunPlan(config, choices, dataset, pool, base, experts, fold_folder)
+    return RunPlan(config, choices, dataset, pool, base, experts, fold_folder, leaks)
 
 
 def _config(
@@ -142,6 +168,7 @@ def _config(
     pool: Pool | None,
     base: Base,
     experts: Mapping[Level, Artefact],
+    leaks: LeakReport,
 ) -> RunConfig:
     plans, scheme = dataset.plans, dataset.raw.scheme
     stages = [artefact.stage for artefact in experts.values()] + [BOOTSTRAP] * (base.bootstrap is not None)
@@ -150,6 +177,7 @@ def _config(
         TRANSDUCTIVE_STAMP: pool is not None and request.transductive,
         BOOTSTRAP_STAMP: base.bootstrap is not None,
         TRAINING_STAMP: not set(fold.scored).isdisjoint(fold.train),
+        LEAK_STAMP: bool(leaks.allowed),
     }
     return RunConfig(
         dataset=dataset.name,
@@ -177,16 +205,53 @@ def _config(
         experts={level.value: artefact.key for level, artefact in experts.items()},
         settings={stage: to_plain(getattr(choices.settings, stage)) for stage in ("model", *stages, "finetune")},
         stamps=tuple(stamp for stamp, applies in stamps.items() if applies),
+        excluded_leaks=names(leaks.excluded),
+        allowed_leaks=names(leaks.allowed),
     )
 
 
-def _pool(
+def _candidates(
     request: Request, choices: Choices, dataset: PreparedDataset, scored: frozenset[str], roots: Roots
-) -> Pool | None:
+) -> Candidates | None:
     if choices.recipe == NO_PRETRAINING and request.backbone_weights != BOOTSTRAP:
         return None
-    others = [open_dataset(token, roots) for token in request.unlabeled]
-    return make_pool(dataset, others, scored, transductive=request.transductive)
+    found = find_pool_datasets(dataset, request.unlabeled, roots, complete=choices.settings.pool.complete)
+    return find_candidates(dataset, found, scored, transductive=request.transductive)
+
+
+def _leaks(
+    request: Request, dataset: PreparedDataset, splits: Splits, fold: Fold, candidates: Candidates | None
+) -> LeakReport:
+    cases = dataset.fingerprint.cases
+    protected = protected_names(splits, fold, cases)
+    found = training_leaks(fold.train, protected, cases, dataset.raw.patient)
+    if candidates is not None and not request.transductive:
+        found += pool_leaks(candidates, protected)
+    return settle(found, exclude=request.exclude_leaks, allow=request.allow_leak)
+
+
+def _selection(
+    request: Request, splits: Splits, fold: str, available: dict[str, int], taken_out: frozenset[str]
+) -> Selection:
+    """The labelled selection; one that was stored with a case that is now taken out is drawn again."""
+    selection = select(splits, request.split, fold, request.seed, available)
+    if taken_out.isdisjoint(selection.cases):
+        return selection
+    return select(replace(splits, selections={}), request.split, fold, request.seed, available)
+
+
+def _pool(
+    request: Request,
+    choices: Choices,
+    candidates: Candidates | None,
+    leaks: LeakReport,
+    scored: frozenset[str],
+    folder: Path,
+) -> Pool | None:
+    if candidates is None:
+        return None
+    settings = choices.settings.pool
+    return make_pool(candidates, settings, leaks, scored, request.seed, folder, transductive=request.transductive)
 
 
 def _common_inputs(backbone: str, dataset: PreparedDataset, pool: Pool, seed: int) -> dict[str, Any]:

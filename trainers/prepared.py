@@ -54,11 +54,12 @@ class PreparedDataset:
         if wanted != splits:
             write_json(wanted, self.folder / SPLITS_FILE)
 
-    def preprocessing(self) -> dict[str, Any]:
-        """What of the plan shapes the images that a network sees."""
-        plain = to_plain(self.plans)
-        names = ("slice_axis", "in_plane", "in_plane_spacing", "slice_size", "channels", "intensity")
-        return {name: plain[name]["value"] for name in (*names, "mirror")}
+
+def preprocessing(plans: Plans) -> dict[str, Any]:
+    """What of a plan shapes the images that a network sees."""
+    plain = to_plain(plans)
+    names = ("slice_axis", "in_plane", "in_plane_spacing", "slice_size", "channels", "intensity")
+    return {name: plain[name]["value"] for name in (*names, "mirror")}
 
 
 def open_dataset(token: str, roots: Roots) -> PreparedDataset:

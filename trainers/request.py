@@ -30,6 +30,8 @@ class Request:
     unlabeled: tuple[str, ...] = ()
     levels: tuple[str, ...] | None = None
     transductive: bool = False
+    exclude_leaks: bool = False
+    allow_leak: tuple[str, ...] = ()
     backbone: str | None = None
     backbone_weights: str | None = None
     seed: int = 0

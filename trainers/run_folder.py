@@ -14,7 +14,10 @@ from samora_pipeline.files import digest_json
 _SHOWN = 6
 _REASON = ".why"
 # What may differ between the folds of one run; everything else is the run.
-_PER_FOLD = ("fold", "selection", "scored", "pool", "experts", "base.digest")
+_PER_FOLD = (
+    *("fold", "selection", "scored", "pool", "experts", "base.digest"),
+    *("stamps", "excluded_leaks", "allowed_leaks"),
+)
 
 
 def trained(folder: Path) -> bool:

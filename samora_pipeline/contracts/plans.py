@@ -10,7 +10,7 @@ PLANS_FILE = "plans.json"
 T = TypeVar("T")
 
 SliceAxis = Literal["axial", "coronal", "sagittal"]
-InPlaneRule = Literal["resize", "resample_and_pad"]
+InPlaneRule = Literal["resize", "resample_and_pad", "shrink_and_pad"]
 ChannelRule = Literal["repeat", "as_is", "adapter"]
 IntensityScheme = Literal["window", "percentiles", "range"]
 
@@ -45,6 +45,8 @@ class Plans:
 
     A slice goes from the source grid to ``slice_size`` x ``slice_size`` (by ``in_plane``: resize the field of view, or
     resample to ``in_plane_spacing`` mm and pad or crop centrally), then to ``input_size`` if that differs.
+    ``shrink_and_pad`` never enlarges: pixels finer than ``in_plane_spacing`` mm are resampled to it, the slice is
+    padded to a square of at least ``input_size``, and that is shrunk to ``input_size``; nothing is cut off.
     ``batch_size`` is the micro-batch that fits the memory that was planned for. ``mirror``: whether
     slices may be flipped as augmentation.
     """

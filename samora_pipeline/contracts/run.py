@@ -8,6 +8,7 @@ from typing import Any, Literal
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.pool import PoolIntensity
 from samora_pipeline.contracts.splits import Selection
 
 CONFIG_FILE = "config.json"
@@ -20,6 +21,7 @@ SUMMARY_FILE = "summary.json"
 PHANTOM_STAMP = "PHANTOM"
 TRANSDUCTIVE_STAMP = "TRANSDUCTIVE"
 BOOTSTRAP_STAMP = "BOOTSTRAPPED BASE"
+LEAK_STAMP = "LEAKY"
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,21 @@ class BaseRecord:
 
 @dataclass(frozen=True)
 class PoolRecord:
-    """The unlabelled pool of stage 1: cases per dataset, and the scored cases that were kept out."""
+    """The unlabelled pool of stage 1: cases per dataset, and those kept out because of what is scored.
+
+    ``copies`` are cases left out because the pool holds the same scan already. ``slices`` is how many were asked for
+    (None: all that show something), ``missing`` the datasets of the paper's pool that were not there. ``key`` names
+    the manifest with the slices themselves (``contracts.pool``).
+    """
 
     cases: dict[str, tuple[str, ...]]
     excluded: tuple[str, ...]
     transductive: bool = False
+    copies: tuple[str, ...] = ()
+    slices: int | None = None
+    intensity: PoolIntensity = "plan"
+    missing: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,8 @@ class RunConfig:
 
     ``settings`` are the resolved settings per stage (after ``--set``); ``experts`` gives, per level, the key of the
     pre-training it came from (empty with recipe ``none``). ``stamps`` are printed on every score and picture.
+    ``excluded_leaks`` and ``allowed_leaks`` are cases that show what is scored (``contracts.leakage``), taken out or
+    let in by name.
     """
 
     dataset: str
@@ -66,4 +80,6 @@ class RunConfig:
     experts: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     stamps: tuple[str, ...] = ()
+    excluded_leaks: tuple[str, ...] = ()
+    allowed_leaks: tuple[str, ...] = ()
     schema_version: int = 1

@@ -6,7 +6,7 @@ Shapes: B batch, C channels, N the network's input size in pixels.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -30,10 +30,6 @@ DEFAULT_MEMORY = 4 << 30
 """Bytes of decoded slices that a source keeps: 40,000 images or 20,000 labelled images of one channel at 224 pixels."""
 
 _LEVELS = 65535
-_TISSUE = 0.1
-_TISSUE_SHARE = 0.05
-_CONTRAST = 0.02
-_STRIDE = 4
 
 
 @dataclass(frozen=True, order=True)
@@ -63,22 +59,6 @@ def labelled_ids(selection: Selection, folder: Path) -> list[SliceId]:
                 fix="the list belongs to another copy of the data; use a drawn split such as 10pct_cases",
             )
         ids += [SliceId(case, index) for index in indices]
-    return ids
-
-
-def pool_ids(folder: Path, cases: Iterable[str], plans: Plans) -> list[SliceId]:
-    """List the slices of ``cases`` that show enough to learn from, by case and index.
-
-    A slice is left out when, in each channel as the network sees it (in [0,1], every fourth pixel of every fourth
-    row), less than 5 % of the pixels lie above 0.1 (air) or the standard deviation is below 0.02 (nearly constant).
-
-    Raises:
-        DataError: ``E-STORE-01`` a case is not preprocessed, ``E-STORE-02`` damaged.
-    """
-    ids = []
-    for case in sorted(set(cases)):
-        stored = StoredSlices.open(folder, case)
-        ids += [SliceId(case, index) for index in range(len(stored)) if _shows_something(stored, index, plans)]
     return ids
 
 
@@ -242,12 +222,6 @@ class EpochOrder:
 
 def _normalised(stored: StoredSlices, image: npt.NDArray[Any], plans: Plans) -> npt.NDArray[np.float32]:
     return normalize(image, plans.intensity.value, stored.record.percentiles, stored.record.extremes)
-
-
-def _shows_something(stored: StoredSlices, index: int, plans: Plans) -> bool:
-    image = _normalised(stored, stored.image(index)[:, ::_STRIDE, ::_STRIDE], plans)
-    tissue = (image > _TISSUE).mean(axis=(1, 2)) >= _TISSUE_SHARE
-    return bool((tissue & (image.std(axis=(1, 2)) >= _CONTRAST)).any())
 
 
 def _shape(plans: Plans) -> str:

@@ -26,7 +26,6 @@ from samora_pipeline.slices.datasets import (
     SliceId,
     SliceSource,
     labelled_ids,
-    pool_ids,
 )
 from samora_pipeline.slices.store import StoredSlices, write_case
 
@@ -165,27 +164,6 @@ def test_a_listed_slice_that_does_not_exist_is_refused(folder: Path, index: int)
         labelled_ids(Selection("10pct", "official", "slices", 0, True, ("a",), {"a": (1, index)}), folder)
     assert caught.value.code == "E-SPLIT-06"
     assert "0 to 3" in str(caught.value)
-
-
-def test_pool_leaves_out_air_and_constant_slices(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    images = np.full((5, 1, 64, 64), -1000, dtype=np.int16)
-    images[1] += generator.normal(0, 20, (1, 64, 64)).astype(np.int16)  # air with noise
-    images[2, :, 30:34, 30:34] = 60  # 16 of 4096 pixels: a tube
-    images[3, :, 16:48, 16:48] = 60  # a body
-    images[4] = 60  # constant
-    store(tmp_path, "scan", images)
-    assert pool_ids(tmp_path, ["scan"], PLANS) == [SliceId("scan", 3)]
-
-
-def test_pool_is_sorted_and_a_channel_with_content_is_enough(tmp_path: Path) -> None:
-    images = np.full((2, 2, 32, 32), -1000, dtype=np.int16)
-    images[:, 1, 8:24, 8:24] = 200
-    for case in ("y", "x"):
-        store(tmp_path, case, images)
-    plans = replace(PLANS, channel_names=("a", "b"), intensity=why(PLANS.intensity.value * 2))
-    expected = [SliceId("x", 0), SliceId("x", 1), SliceId("y", 0), SliceId("y", 1)]
-    assert pool_ids(tmp_path, ("y", "x", "y"), plans) == expected
 
 
 def test_joined_sources_are_numbered_one_after_the_other(folder: Path) -> None:

@@ -260,16 +260,6 @@ def test_other_scans_of_a_scored_patient_are_kept_out(root: Path) -> None:
     assert "more_0" in pool.excluded
 
 
-def test_copies_of_scored_scans_in_other_datasets_are_kept_out(root: Path) -> None:
-    make_dataset(root, folder_name="Dataset091_More")
-    plan = _plan(root, unlabeled=("91",))
-    assert plan.pool is not None
-    more = set(plan.pool.record.cases["Dataset091_More"])
-    assert more == {*TRAIN[:4], "more_0"}
-    assert {f"Dataset091_More/{case}" for case in SCORED} <= set(plan.pool.record.excluded)
-    assert plan.choices.changes["unlabeled"] == ["91"]
-
-
 def test_no_pool_where_nothing_is_learned_without_labels(root: Path) -> None:
     plan = _plan(root, recipe="none", backbone_weights=None, transductive=True)
     assert plan.pool is None
