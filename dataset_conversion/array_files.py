@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.byte_checks import check_claim, damaged
+from samora_pipeline.imaging.byte_checks import bad_header, check_claim, damaged
 
 _HDF5 = (".h5", ".hdf5")
 
@@ -25,7 +25,8 @@ def read_arrays(path: Path, *names: str) -> tuple[npt.NDArray[Any], ...]:
     """Read the named arrays of a .npz or HDF5 file; others in it are not touched.
 
     Raises:
-        DataError: ``E-IMG-01`` no such file, ``E-IMG-02`` damaged, ``E-ARRAY-01`` an array of that name is not in it.
+        DataError: ``E-IMG-01`` no such file, ``E-IMG-02`` damaged, ``E-IMG-03`` no plain numbers or too many of
+            them, ``E-ARRAY-01`` an array of that name is not in it.
     """
     if not path.is_file():
         raise DataError(
@@ -50,9 +51,19 @@ def _from_npz(path: Path, names: tuple[str, ...]) -> tuple[npt.NDArray[Any], ...
 
 def _from_hdf5(path: Path, names: tuple[str, ...]) -> tuple[npt.NDArray[Any], ...]:
     with h5py.File(path, "r") as file:
-        _require(path, names, {name for name, item in file.items() if isinstance(item, h5py.Dataset)})
+        # Links may lead to other files, so they are looked at before they are followed.
+        own = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+        _require(path, names, {name for name in own if isinstance(file[name], h5py.Dataset)})
+        for name in names:
+            _check_kept_here(path, file[name])
         check_claim(path, sum(file[name].nbytes for name in names), path.stat().st_size, compressed=True)
         return tuple(np.asarray(file[name][()]) for name in names)
+
+
+def _check_kept_here(path: Path, stored: h5py.Dataset) -> None:
+    if stored.is_virtual or stored.external or stored.dtype.kind not in "iufb":
+        found = f"{stored.name} of type {stored.dtype}, or kept in other files"
+        raise bad_header(path, found, "numbers in the file itself")
 
 
 def _require(path: Path, names: tuple[str, ...], present: set[str]) -> None:

@@ -93,7 +93,7 @@ def order_slices(paths: Sequence[Path]) -> list[Path]:
             f"slices are missing or repeated between {first} and {last}",
             found=f"{fault}; {len(numbered)} pictures in {numbered[0][1].parent}",
             expected="running numbers, one picture each",
-            fix="add the missing pictures, or use --single where each picture is a case of its own",
+            fix="add the missing pictures, or take those away that belong to no series",
         )
     return [path for _, path in numbered]
 

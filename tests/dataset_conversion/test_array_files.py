@@ -76,3 +76,23 @@ def test_an_array_that_claims_more_than_its_file_holds(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("image", shape=(1 << 12, 1 << 12, 1 << 5), dtype="f4", chunks=(64, 64, 32))
     assert _code(path, "image") == "E-IMG-02"
+
+
+def test_hdf5_never_leads_to_another_file(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as stored:
+        stored["image"] = np.arange(6)
+    with h5py.File(tmp_path / "link.h5", "w") as stored:
+        stored["image"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "image")
+    with pytest.raises(DataError) as caught:
+        read_arrays(tmp_path / "link.h5", "image")
+    assert caught.value.code == "E-ARRAY-01"
+    layout = h5py.VirtualLayout(shape=(6,), dtype="i8")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "image", shape=(6,))
+    with h5py.File(tmp_path / "virtual.h5", "w") as stored:
+        stored.create_virtual_dataset("image", layout)
+    with h5py.File(tmp_path / "text.h5", "w") as stored:
+        stored["image"] = ["a", "b"]
+    for name in ("virtual.h5", "text.h5"):
+        with pytest.raises(DataError) as caught:
+            read_arrays(tmp_path / name, "image")
+        assert caught.value.code == "E-IMG-03"

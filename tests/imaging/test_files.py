@@ -12,6 +12,7 @@ import SimpleITK
 
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume, write_labels, write_volume
+from samora_pipeline.imaging.preprocessor import require_same_grid
 from samora_pipeline.imaging.volume import make_grid, require_finite
 
 GENERATOR = np.random.default_rng(2)
@@ -365,3 +366,18 @@ def test_written_scans_of_other_formats_come_back_as_well(name: str, tmp_path: P
     np.testing.assert_allclose(volume.grid.matrix, OBLIQUE, atol=1e-6)
     with pytest.raises(DataError, match="known image format"):
         write_volume(tmp_path / "a.jpg", array, volume.grid)
+
+
+def test_errors_of_the_library_name_no_option_of_one_command(tmp_path: Path) -> None:
+    holed = VOXELS.astype(np.float32)
+    holed[1, 2, 3] = np.nan
+    with pytest.raises(DataError) as caught:
+        require_finite(read_volume(save(tmp_path / "a.nii", holed)))
+    assert caught.value.code == "E-IMG-05"
+    shifted = read_volume(save(tmp_path / "b.nii", affine=AFFINE + np.eye(4)[:, [0, 1, 2, 0]]))
+    with pytest.raises(DataError) as other:
+        require_same_grid(read_volume(save(tmp_path / "c.nii")), shifted)
+    assert other.value.code == "E-GEO-02"
+    for error in (caught.value, other.value):
+        assert error.fix
+        assert "--" not in error.fix
