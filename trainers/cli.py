@@ -24,6 +24,7 @@ examples:
   samora_train 1 SAMoraTrainer 10pct -c                    go on where it was stopped
   samora_train 1 SAMoraTrainer 10pct --dry-run             what would be trained on what, and for how long
   samora_train 1 SAMoraTrainer 10pct --set finetune.epochs=40 --name longer
+  samora_train 1 SAMoraTrainer 10pct --unlabeled LiTS 6    experts also from the scans of two other datasets
   samora_train Hippocampus SAMoraTrainer 10pct_cases -f 0 --backbone samora_tiny
   torchrun --nproc-per-node 8 --no-python samora_train 1 SAMoraTrainer full
 """
