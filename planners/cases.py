@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samora_pipeline.contracts.dataset import ImageFolder, RawCase, RawDataset
@@ -32,7 +33,7 @@ class CaseSource:
     def bytes_on_disk(self) -> int:
         """Size of its files."""
         files = [*self.raw.channels, *([self.raw.label] if self.raw.label else [])]
-        return sum(path.stat().st_size for path in files)
+        return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def list_cases(dataset: RawDataset) -> tuple[list[CaseSource], dict[str, list[DataError]]]:
@@ -59,7 +60,7 @@ def list_cases(dataset: RawDataset) -> tuple[list[CaseSource], dict[str, list[Da
     return [source for case, source in sources.items() if case not in faults], faults
 
 
-def missing_images(dataset: RawDataset, sources: list[CaseSource]) -> list[str]:
+def missing_images(dataset: RawDataset, sources: Sequence[CaseSource]) -> list[str]:
     """Names of label files in labelsTr that have no image in imagesTr."""
     ending = dataset.description.file_ending
     named = {source.name for source in sources}

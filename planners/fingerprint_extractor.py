@@ -4,124 +4,172 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from planners.cases import CaseSource
-from planners.integrity import Inspection, Remark, inspect_case
+from planners.integrity import Inspection, inspect_case
+from planners.measurements import FileDigests, Measurement, read_measurement, write_measurement
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint, IntensityStats
+from samora_pipeline.contracts.integrity import Remark
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import digest_file
 from samora_pipeline.imaging.intensity import measure
-from samora_pipeline.imaging.volume import Volume
 from samora_pipeline.imaging.voxel_digest import digest_voxels
-from samora_pipeline.parallel import map_cases
+from samora_pipeline.parallel import Engine
 
 SAMPLES_PER_CASE = 10_000
 """Foreground values that a case contributes to the statistics of the dataset: all cases weigh the same above it."""
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What became of one case: its fingerprint and foreground samples (per channel), or its faults."""
+class ExamineTask:
+    """One case to examine; ``kept`` is the folder of measurements (None: measure anew and keep nothing)."""
 
-    fingerprint: CaseFingerprint | None
-    samples: tuple[npt.NDArray[np.float32], ...]
-    faults: tuple[DataError, ...]
-    remarks: tuple[Remark, ...]
+    source: CaseSource
+    scheme: LabelScheme
+    kept: Path | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What became of one case: what was measured, or its faults; and whether it was measured before."""
+
+    measured: Measurement | None
+    faults: tuple[DataError, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+    reused: bool = False
 
 
 @dataclass(frozen=True)
 class Survey:
-    """All cases of a dataset after the pass: the fingerprint of the sound ones, the faults of the others."""
+    """All cases of a dataset after the pass: the fingerprint of the sound ones, the faults of the others.
+
+    ``reused`` counts the cases whose files are those that were measured before.
+    """
 
     fingerprint: Fingerprint
     faults: dict[str, list[DataError]] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
+    reused: int = 0
 
 
 def survey(
-    dataset: str, sources: Sequence[CaseSource], scheme: LabelScheme, left_out: frozenset[str], workers: int
+    dataset: str,
+    sources: Sequence[CaseSource],
+    scheme: LabelScheme,
+    left_out: frozenset[str],
+    engine: Engine,
+    kept: Path | None = None,
+    order: Sequence[CaseSource] | None = None,
 ) -> Survey:
-    """Check and measure all cases in one pass over their files.
+    """Check and measure all cases in one pass over their files; those with a measurement in ``kept`` only by digest.
 
     The dataset's foreground statistics come from labelled training cases; ``left_out`` (the cases of a published test
-    set that lie among them) are measured but not used, because nothing may be chosen on scans that are reported.
+    set that lie among them) are measured but not used, because nothing may be chosen on scans that are reported. They
+    are worked on in ``order``, which does not change what is found.
     """
-    items = [(source.name, (source, scheme)) for source in sources]
-    outcomes = map_cases(examine, items, workers, "checking")
+    items = [(source.name, ExamineTask(source, scheme, kept)) for source in order or sources]
+    done = engine.map(examine, items, "checking", [source.bytes_on_disk for source in sources])
+    outcomes = {outcome.name: outcome for outcome in done}
     cases: dict[str, CaseFingerprint] = {}
     faults: dict[str, list[DataError]] = {}
     remarks: list[Remark] = []
     samples: list[tuple[npt.NDArray[np.float32], ...]] = []
+    reused = 0
     channels = len(sources[0].raw.channels) if sources else 0
-    for source, outcome in zip(sources, outcomes, strict=True):
+    for source in sources:
+        outcome = outcomes[source.name]
         if outcome.result is None or outcome.error is not None:
             raise outcome.error or RuntimeError(f"{source.name} has neither a result nor an error")
         remarks += outcome.result.remarks
-        if outcome.result.fingerprint is None:
+        if outcome.result.measured is None:
             faults[source.name] = list(outcome.result.faults)
             continue
-        cases[source.name] = outcome.result.fingerprint
+        reused += outcome.result.reused
+        cases[source.name] = outcome.result.measured.fingerprint
         if source.subset == "train" and source.name not in left_out:
-            samples.append(outcome.result.samples)
-    return Survey(Fingerprint(dataset=dataset, cases=cases, foreground=_pooled(samples, channels)), faults, remarks)
+            samples.append(outcome.result.measured.samples)
+    return Survey(
+        Fingerprint(dataset=dataset, cases=cases, foreground=_pooled(samples, channels)), faults, remarks, reused
+    )
 
 
-def examine(item: tuple[CaseSource, LabelScheme]) -> Examination:
-    """Check one case and, when it has no fault, measure it."""
-    source, scheme = item
-    inspection = inspect_case(source, scheme)
+def examine(task: ExamineTask) -> Examination:
+    """Check one case and, when it has no fault, measure it, unless that was done before."""
+    # Before the voxels are read: a file that changes in between then has another digest the next time.
+    try:
+        digests = FileDigests.of(task.source)
+    except OSError as error:
+        return Examination(None, (_unreadable(task.source, error),))
+    key = digests.key(task.scheme)
+    known = read_measurement(task.kept, task.source, key) if task.kept else None
+    if known is not None:
+        return Examination(known, remarks=known.remarks, reused=True)
+    inspection = inspect_case(task.source, task.scheme)
     remarks = tuple(inspection.remarks)
     if inspection.faults:
-        return Examination(None, (), tuple(inspection.faults), remarks)
-    foreground = _foreground(inspection, scheme)
-    values = [_select(volume, foreground) for volume in inspection.volumes]
+        return Examination(None, tuple(inspection.faults), remarks)
+    measured = _measure_case(task, digests, inspection)
+    if task.kept:
+        write_measurement(task.kept, task.source, key, measured)
+    return Examination(measured, remarks=remarks)
+
+
+def _unreadable(source: CaseSource, error: OSError) -> DataError:
+    return DataError(
+        "E-IMG-01",
+        f'a file of the case "{source.name}" cannot be read',
+        found=str(error),
+        expected="readable files",
+        fix="correct its permissions or the link that leads to it",
+    )
+
+
+def _measure_case(task: ExamineTask, digests: FileDigests, inspection: Inspection) -> Measurement:
+    values = _foreground(inspection, task.scheme)
     grid = inspection.volumes[0].grid
     fingerprint = CaseFingerprint(
-        subset=source.subset,
+        subset=task.source.subset,
         shape=grid.shape,
         spacing=grid.spacing,
         axes=grid.axes,
-        image_digests=tuple(digest_file(path) for path in source.raw.channels),
-        label_digest=digest_file(source.raw.label) if source.raw.label else None,
+        image_digests=digests.images,
+        label_digest=digests.label,
         volume=tuple(measure(volume.array) for volume in inspection.volumes),
         foreground=tuple(measure(inside) if inside.size else None for inside in values),
         voxel_digests=tuple(digest_voxels(volume) for volume in inspection.volumes),
-        label_voxels=_label_voxels(inspection, scheme),
+        label_voxels=_label_voxels(inspection, task.scheme),
     )
-    return Examination(fingerprint, tuple(_sample(inside) for inside in values), (), remarks)
+    return Measurement(fingerprint, tuple(_sample(inside) for inside in values), tuple(inspection.remarks))
 
 
 def same_files(source: CaseSource, known: CaseFingerprint) -> bool:
     """Whether a raw case is still the one that was measured: same subset and same bytes."""
-    raw = source.raw
-    if source.subset != known.subset or (raw.label is None) != (known.label_digest is None):
+    if source.subset != known.subset or (source.raw.label is None) != (known.label_digest is None):
         return False
-    if len(raw.channels) != len(known.image_digests):
-        return False
-    pairs = [
-        *zip(raw.channels, known.image_digests, strict=True),
-        *([(raw.label, known.label_digest)] if raw.label else []),
-    ]
-    return all(digest_file(path) == digest for path, digest in pairs)
+    return FileDigests.of(source) == FileDigests(known.image_digests, known.label_digest)
 
 
-def _foreground(inspection: Inspection, scheme: LabelScheme) -> npt.NDArray[np.bool_] | None:
+def _foreground(inspection: Inspection, scheme: LabelScheme) -> list[npt.NDArray[np.generic]]:
+    """The values of each channel under a foreground label."""
     if inspection.labels is None:
-        return None
+        return [volume.array.ravel("K")[:0] for volume in inspection.volumes]
     table = np.zeros(256, dtype=np.bool_)
     table[[value for values in scheme.names.values() for value in values]] = True
-    return table[inspection.labels.T].T
+    # Files are stored with X running fastest; transposed, all arrays are walked in the order of memory.
+    labels = inspection.labels.T
+    planes = _span(labels.any(axis=(1, 2)))
+    rows = _span(labels[planes].any(axis=(0, 2)))
+    mask = table[labels[planes, rows]]
+    return [volume.array.T[planes, rows][mask] for volume in inspection.volumes]
 
 
-def _select(volume: Volume, mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.generic]:
-    if mask is None:
-        return volume.array.ravel("K")[:0]
-    # Files are stored with X running fastest; transposed, both arrays are walked in the order of memory.
-    return volume.array.T[mask.T]
+def _span(used: npt.ArrayLike) -> slice:
+    positions = np.flatnonzero(used)
+    return slice(int(positions[0]), int(positions[-1]) + 1) if positions.size else slice(0, 0)
 
 
 def _label_voxels(inspection: Inspection, scheme: LabelScheme) -> dict[str, int]:

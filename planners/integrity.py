@@ -16,6 +16,7 @@ import numpy.typing as npt
 from planners.cases import CaseSource
 from planners.leakage import copy_texts
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
+from samora_pipeline.contracts.integrity import Fault, IntegrityReport, Remark
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
@@ -23,14 +24,6 @@ from samora_pipeline.imaging.preprocessor import require_same_grid
 from samora_pipeline.imaging.volume import Volume, label_array, require_finite
 
 _BLOCK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Remark:
-    """Something doubtful that does not stop the work: a sentence and the case it is about (empty: the dataset)."""
-
-    case: str
-    text: str
 
 
 @dataclass
@@ -54,7 +47,7 @@ def inspect_case(source: CaseSource, scheme: LabelScheme) -> Inspection:
         volume = _checked_channel(source, path, found)
         if volume is not None:
             found.volumes.append(volume)
-            found.remarks += [Remark(source.name, f"{path.name}: {warning}") for warning in volume.warnings]
+            found.remarks += _header_remarks(source, volume)
     for other in found.volumes[1:]:
         _collect_grid(found.volumes[0], other, found)
     if source.raw.label is not None:
@@ -72,17 +65,21 @@ def _checked_channel(source: CaseSource, path: Path, found: Inspection) -> Volum
         found.faults.append(error)
         return None
     if volume.array.min() == volume.array.max():
-        found.remarks.append(Remark(source.name, f"{path.name}: all voxels have the same value"))
+        found.remarks.append(Remark(source.name, "W-IMG-01", f"{path.name}: all voxels have the same value"))
     return volume
 
 
 def _inspect_labels(source: CaseSource, path: Path, scheme: LabelScheme, found: Inspection) -> None:
     try:
         volume = read_volume(path)
+        scaled = _scaling(volume)
         labels = label_array(volume)
     except DataError as error:
         found.faults.append(error)
         return
+    found.remarks += _header_remarks(source, volume)
+    if scaled:
+        found.remarks.append(Remark(source.name, "W-LABEL-02", f"{path.name}: {scaled}; the scaled values are used"))
     if found.volumes:
         _collect_grid(found.volumes[0], volume, found)
     counts = count_labels(labels)
@@ -90,8 +87,22 @@ def _inspect_labels(source: CaseSource, path: Path, scheme: LabelScheme, found: 
     if undeclared:
         found.faults.append(_undeclared(path, undeclared, counts, scheme))
     elif not counts[[value for values in scheme.names.values() for value in values]].any():
-        found.remarks.append(Remark(source.name, "its label map holds no foreground"))
+        found.remarks.append(Remark(source.name, "W-LABEL-01", "its label map holds no foreground"))
     found.labels, found.label_counts = labels, counts
+
+
+def _header_remarks(source: CaseSource, volume: Volume) -> list[Remark]:
+    return [Remark(source.name, "W-GEO-01", f"{volume.path.name}: {warning}") for warning in volume.warnings]
+
+
+def _scaling(volume: Volume) -> str:
+    """A sentence when a NIfTI header scales the stored values, else nothing."""
+    if not hasattr(volume.header, "get_slope_inter"):
+        return ""
+    slope, intercept = volume.header.get_slope_inter()
+    if slope in (None, 1.0) and intercept in (None, 0.0):
+        return ""
+    return f"its header scales the labels (scl_slope {slope:g}, scl_inter {intercept:g})"
 
 
 def _collect_grid(first: Volume, other: Volume, found: Inspection) -> None:
@@ -111,8 +122,8 @@ def count_labels(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return counts
 
 
-def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total: int) -> None:
-    """Refuse a dataset with faulty cases.
+def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total: int, report: Path) -> None:
+    """Refuse a dataset with faulty cases; ``report`` is the file that lists them.
 
     Raises:
         DataError: the fault itself when there is only one, else ``E-DATA-02`` with a table of all of them.
@@ -130,7 +141,28 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
         f"{len(faults)} of {total} cases of {dataset} are faulty ({len(every)} faults); nothing was written",
         found="\n" + fault_table(faults),
         expected="cases without a fault",
-        fix=f"repair them, {option}",
+        fix=f"repair them (each with its remedy in {report}), {option}",
+    )
+
+
+def integrity_report(
+    dataset: str,
+    total: int,
+    set_aside: bool,
+    faults: Mapping[str, Sequence[DataError]],
+    remarks: Sequence[Remark],
+) -> IntegrityReport:
+    """All findings as they are written to integrity.json."""
+    return IntegrityReport(
+        dataset,
+        total,
+        set_aside and bool(faults),
+        tuple(
+            Fault(case, error.code, error.what, error.found, error.expected, error.fix)
+            for case, errors in faults.items()
+            for error in errors
+        ),
+        tuple(remarks),
     )
 
 
@@ -154,15 +186,19 @@ def dataset_remarks(
     listed = sum(case.subset != "test" for case in fingerprint.cases.values()) + len(fingerprint.set_aside)
     if not len(training) <= stated <= listed:
         remarks.append(
-            Remark("", f"dataset.json states {stated} training cases; {len(training)} labelled ones are here")
+            Remark(
+                "",
+                "W-COUNT-01",
+                f"dataset.json states {stated} training cases; {len(training)} labelled ones are here",
+            )
         )
     if orphans:
-        remarks.append(Remark("", f"{len(orphans)} label files have no image: {', '.join(orphans[:5])}"))
-    remarks += [Remark("", text) for text in _not_hounsfield(fingerprint, channel_names)]
+        remarks.append(Remark("", "W-LABEL-04", f"{len(orphans)} label files have no image: {', '.join(orphans[:5])}"))
+    remarks += [Remark("", "W-HU-01", text) for text in _not_hounsfield(fingerprint, channel_names)]
     for name in scheme.names:
         if training and not any(case.label_voxels.get(name) for case in training):
-            remarks.append(Remark("", f'"{name}" occurs in no label map of the training cases'))
-    return remarks + [Remark("", text) for text in copy_texts(fingerprint.cases)]
+            remarks.append(Remark("", "W-LABEL-03", f'"{name}" occurs in no label map of the training cases'))
+    return remarks + [Remark("", "W-COPY-01", text) for text in copy_texts(fingerprint.cases)]
 
 
 def _not_hounsfield(fingerprint: Fingerprint, channel_names: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from samora_pipeline.contracts.plans import IntensityRule
@@ -39,6 +39,12 @@ def read_pairs(texts: list[str]) -> dict[str, str]:
             raise unusable(key or text, value, "key=value, each key once")
         pairs[key] = value
     return pairs
+
+
+def recorded_pairs(reasons: Iterable[str]) -> dict[str, str]:
+    """The ``--set`` values that a plan was made with, from the reasons of its values."""
+    parts = [part.strip() for reason in reasons for part in reason.split(";")]
+    return read_pairs([part.removeprefix(SET_MARK).strip() for part in parts if part.startswith(SET_MARK)])
 
 
 def check_keys(overrides: Mapping[str, str], channels: int) -> None:

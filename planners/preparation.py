@@ -1,136 +1,173 @@
 """The steps of one dataset in their order: list, check and measure, decide, split, store.
 
-Nothing is written before every case has passed the checks.
+Before every case has passed the checks nothing is written but what is known about them: the report integrity.json
+and the measurements of sound cases, so that a repaired dataset is checked again in the time of its repaired cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from planners.cases import CaseSource, list_cases, missing_images
 from planners.experiment_planner import ExperimentPlanner, channel_names
 from planners.fingerprint_extractor import Survey, same_files, survey
-from planners.integrity import Remark, dataset_remarks, require_sound
+from planners.integrity import dataset_remarks, integrity_report, require_sound
 from planners.intensity_names import require_known
 from planners.leakage import leak_notes
-from planners.overrides import SET_MARK, check_keys, ruled_channels
+from planners.measurements import MEASUREMENTS_FOLDER
+from planners.overrides import SET_MARK, check_keys, recorded_pairs, ruled_channels
 from planners.preprocess import (
     StoreAccount,
     StoreTask,
+    conclude,
     descriptions_are_current,
-    is_stored,
+    is_recorded,
     read_plans,
-    write_preprocessed,
+    store_cases,
+    sweep_all,
 )
+from planners.shards import SHARDS_FOLDER, Shard, ShardRecord, write_record
 from planners.split_planner import PreviousSplits, SplitPlanner
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
-from samora_pipeline.contracts.json_io import read_json, to_plain
+from samora_pipeline.contracts.integrity import INTEGRITY_FILE, Remark
+from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.plans import Planned, Plans, SliceAxis
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER
-from samora_pipeline.errors import DataError
-from samora_pipeline.files import digest_json
-from samora_pipeline.parallel import suggest_workers
+from samora_pipeline.errors import DataError, SamoraError
+from samora_pipeline.parallel import Engine
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: a raw dataset, its preprocessed folder, settings, and what works on the cases.
+
+    ``set_aside``: go on without faulty cases. ``anew``: measure again what was measured before, and keep nothing.
+    ``shard``: store this part of the cases only (None: all).
+    """
+
+    raw: Path
+    target: Path
+    overrides: Mapping[str, str]
+    engine: Engine
+    set_aside: bool = False
+    anew: bool = False
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A dataset after its checks: the cases to go on with, what was measured, and what was set aside (with codes)."""
+    """A dataset after its checks: the cases to go on with, what was measured, and what was set aside (with codes).
+
+    ``reused`` counts the cases whose files are those that were measured before.
+    """
 
     dataset: RawDataset
     sources: tuple[CaseSource, ...]
     fingerprint: Fingerprint
     remarks: tuple[Remark, ...]
-    reused: bool
+    reused: int
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dataset after planning and storing."""
+    """A dataset after planning and storing; of a shard there are no splits."""
 
     plans: Plans
-    splits: Splits
+    splits: Splits | None
     notes: tuple[str, ...]
     stored: StoreAccount
 
 
-def check(
-    raw: Path, target: Path, overrides: Mapping[str, str], set_aside: bool, workers: int | None, reuse: bool
-) -> Checked:
-    """Read the description and check and measure every case.
-
-    With ``reuse`` the fingerprint in ``target`` is taken when every file is still the one it was measured from.
+def open_dataset(raw: Path, overrides: Mapping[str, str]) -> RawDataset:
+    """Read the description of a dataset.
 
     Raises:
         UsageError: ``E-SET-01`` for an override that no plan has.
-        DataError: ``E-DATA-01`` no dataset.json, ``E-CHAN-03`` a channel name that says nothing, ``E-DATA-04`` no
-            case at all; for faulty cases the fault or ``E-DATA-02`` (with ``set_aside`` only when no case is left).
+        DataError: ``E-DATA-01`` no dataset.json, ``E-CHAN-03`` a channel name that says nothing.
     """
     dataset = read_dataset(raw)
     names = channel_names(dataset)
     check_keys(overrides, len(names))
     require_known(names, ruled_channels(overrides))
-    sources, faults = list_cases(dataset)
-    if not sources and not faults:
-        raise _no_cases(raw)
-    known = known_fingerprint(dataset, sources, target) if reuse and not faults else None
-    if known is not None:
-        return Checked(dataset, tuple(sources), known, _remarks(dataset, known, names, sources), reused=True)
-    total = len(sources) + len(faults)
-    found = _survey(dataset, sources, workers)
-    faults |= found.faults
-    if not set_aside or not found.fingerprint.cases:
-        require_sound(raw.name, faults, total)
-    fingerprint = replace(found.fingerprint, set_aside={case: errors[0].code for case, errors in faults.items()})
-    sound = tuple(source for source in sources if source.name in fingerprint.cases)
-    remarks = (*found.remarks, *_remarks(dataset, fingerprint, names, sources))
-    return Checked(dataset, sound, fingerprint, remarks, reused=False)
+    return dataset
 
 
-def prepare(checked: Checked, target: Path, overrides: Mapping[str, str], workers: int | None) -> Prepared:
-    """Decide plan and splits and bring the preprocessed folder up to date.
+def check(request: Request, dataset: RawDataset) -> Checked:
+    """Check and measure every case, and write all findings to integrity.json whatever they are.
 
     Raises:
-        UsageError: ``E-SET-02``; DataError: ``E-SPLIT-06``; ResourceError: ``E-DISK-01``, ``E-LOCK-01``, ``E-MEM-18``.
+        DataError: ``E-DATA-04`` no case at all; for faulty cases the fault or ``E-DATA-02`` (with ``set_aside`` only
+            when no case is left).
     """
-    plans = ExperimentPlanner(checked.dataset, checked.fingerprint, overrides).plan()
-    dropped = _dropped_settings(read_plans(target), plans)
-    planned = SplitPlanner(checked.dataset, checked.fingerprint, plans.slice_axis.value).plan(_previous(target))
-    tasks = _tasks(checked, target, plans.slice_axis.value)
-    stored = write_preprocessed(
-        target,
-        checked.dataset.folder,
-        checked.fingerprint,
-        plans,
-        planned.splits,
-        tasks,
-        _workers(checked.sources, workers),
-    )
-    leaks = leak_notes(checked.dataset, checked.fingerprint, planned.splits)
-    return Prepared(plans, planned.splits, (*dropped, *planned.notes, *leaks), stored)
+    sources, faults = list_cases(dataset)
+    if not sources and not faults:
+        raise _no_cases(request.raw)
+    total = len(sources) + len(faults)
+    found = _survey(request, dataset, sources)
+    faults |= found.faults
+    fingerprint = replace(found.fingerprint, set_aside={case: errors[0].code for case, errors in faults.items()})
+    remarks = (*found.remarks, *remarks_of(dataset, fingerprint, sources))
+    going_on = request.set_aside and bool(fingerprint.cases)
+    report = request.target / INTEGRITY_FILE
+    write_json(integrity_report(request.raw.name, total, going_on, faults, remarks), report)
+    if not going_on:
+        require_sound(request.raw.name, faults, total, report)
+    sound = tuple(source for source in sources if source.name in fingerprint.cases)
+    return Checked(dataset, sound, fingerprint, remarks, found.reused)
+
+
+def prepare(request: Request, checked: Checked) -> Prepared:
+    """Decide plan and splits and bring the preprocessed folder up to date; of a shard, only its own cases.
+
+    Raises:
+        UsageError: ``E-SET-02``; DataError: ``E-CASE-04``, ``E-SPLIT-06``; ResourceError: ``E-DISK-01``, ``E-MEM-18``.
+    """
+    target, dataset, fingerprint = request.target, checked.dataset, checked.fingerprint
+    plans = ExperimentPlanner(dataset, fingerprint, request.overrides).plan()
+    before = read_plans(target)
+    notes = (*_edited_values(target, dataset, before), *_dropped_settings(before, plans))
+    tasks = store_tasks(dataset, checked.sources, fingerprint, target, plans.slice_axis.value)
+    if request.shard is not None:
+        own = [task for task in tasks if request.shard.owns(task.source.name)]
+        stored = store_cases(target, plans, own, request.engine)
+        write_record(target, ShardRecord(request.shard.index, request.shard.count, plans, fingerprint))
+        return Prepared(plans, None, notes, stored)
+    planned = SplitPlanner(dataset, fingerprint, plans.slice_axis.value).plan(previous_splits(target))
+    sweep_all(target)
+    stored = store_cases(target, plans, tasks, request.engine)
+    conclude(target, request.raw, fingerprint, plans, planned.splits)
+    shutil.rmtree(target / SHARDS_FOLDER, ignore_errors=True)
+    leaks = leak_notes(dataset, fingerprint, planned.splits)
+    return Prepared(plans, planned.splits, (*notes, *planned.notes, *leaks), stored)
 
 
 def is_current(raw: Path, target: Path) -> bool:
-    """Whether a dataset is planned and stored from exactly the files that are in the raw folder."""
+    """Whether a dataset is planned and stored from exactly the files that are in the raw folder, by their digests.
+
+    A plan whose values are neither those that the data give nor set by ``--set`` is not current.
+    """
     try:
         dataset = read_dataset(raw)
         sources, faults = list_cases(dataset)
         known = known_fingerprint(dataset, sources, target)
         plans = read_plans(target)
-    except DataError:
+        if faults or known is None or plans is None or not (target / SPLITS_FILE).is_file():
+            return False
+        if replanned(dataset, known, plans) != plans:
+            return False
+    except SamoraError:
         return False
-    if faults or known is None or plans is None or not (target / SPLITS_FILE).is_file():
-        return False
-    if plans.fingerprint_digest != digest_json(to_plain(known)):
-        return False
-    checked = Checked(dataset, tuple(sources), known, (), reused=True)
-    return all(is_stored(task, verify=False) for task in _tasks(checked, target, plans.slice_axis.value))
+    tasks = store_tasks(dataset, sources, known, target, plans.slice_axis.value)
+    return all(is_recorded(task) for task in tasks)
 
 
-def known_fingerprint(dataset: RawDataset, sources: list[CaseSource], target: Path) -> Fingerprint | None:
+def known_fingerprint(dataset: RawDataset, sources: Sequence[CaseSource], target: Path) -> Fingerprint | None:
     """The fingerprint in ``target``, when descriptions and all files are still those it was measured from."""
     if not descriptions_are_current(dataset.folder, target):
         return None
@@ -138,37 +175,77 @@ def known_fingerprint(dataset: RawDataset, sources: list[CaseSource], target: Pa
         known = read_json(Fingerprint, target / FINGERPRINT_FILE)
     except DataError:
         return None
-    if known.set_aside or [source.name for source in sources] != list(known.cases):
+    if known.set_aside:
         return None
-    return known if all(same_files(source, known.cases[source.name]) for source in sources) else None
+    return known if same_cases(sources, known) else None
 
 
-def _survey(dataset: RawDataset, sources: list[CaseSource], workers: int | None) -> Survey:
-    published = dataset.ours.published_split
-    left_out = frozenset(published.test if published else ())
-    return survey(dataset.folder.name, sources, dataset.scheme, left_out, _workers(sources, workers))
+def replanned(dataset: RawDataset, fingerprint: Fingerprint, plans: Plans) -> Plans:
+    """The plan as it would be made today with the ``--set`` values of ``plans``."""
+    reasons = [planned.why for planned in _values(plans).values()]
+    return ExperimentPlanner(dataset, fingerprint, recorded_pairs(reasons)).plan()
 
 
-def _remarks(
-    dataset: RawDataset, fingerprint: Fingerprint, names: tuple[str, ...], sources: list[CaseSource]
-) -> tuple[Remark, ...]:
-    orphans = missing_images(dataset, sources)
-    return tuple(dataset_remarks(fingerprint, names, dataset.scheme, dataset.description.numTraining, orphans))
+def store_tasks(
+    dataset: RawDataset, sources: Sequence[CaseSource], fingerprint: Fingerprint, target: Path, axis: SliceAxis
+) -> list[StoreTask]:
+    """One task per case, to store it or to see whether it is stored."""
+    cases = fingerprint.cases
+    return [StoreTask(source, cases[source.name], dataset.scheme, axis, target / SLICES_FOLDER) for source in sources]
 
 
-def _tasks(checked: Checked, target: Path, axis: SliceAxis) -> list[StoreTask]:
-    cases = checked.fingerprint.cases
-    return [
-        StoreTask(source, cases[source.name], checked.dataset.scheme, axis, target / SLICES_FOLDER)
-        for source in checked.sources
-    ]
-
-
-def _previous(target: Path) -> PreviousSplits | None:
+def previous_splits(target: Path) -> PreviousSplits | None:
+    """The splits that are there already, with the slice axis that their indices refer to."""
     if not (target / SPLITS_FILE).is_file():
         return None
     plans = read_plans(target)
     return PreviousSplits(read_json(Splits, target / SPLITS_FILE), plans.slice_axis.value if plans else None)
+
+
+def _survey(request: Request, dataset: RawDataset, sources: list[CaseSource]) -> Survey:
+    published = dataset.ours.published_split
+    left_out = frozenset(published.test if published else ())
+    kept = None if request.anew else request.target / MEASUREMENTS_FOLDER
+    order = request.shard.order(sources) if request.shard else sources
+    found = survey(dataset.folder.name, sources, dataset.scheme, left_out, request.engine, kept, order)
+    return found
+
+
+def remarks_of(dataset: RawDataset, fingerprint: Fingerprint, sources: Sequence[CaseSource]) -> tuple[Remark, ...]:
+    """What is doubtful about a dataset as a whole."""
+    orphans = missing_images(dataset, sources)
+    stated = dataset.description.numTraining
+    return tuple(dataset_remarks(fingerprint, channel_names(dataset), dataset.scheme, stated, orphans))
+
+
+def same_cases(sources: Sequence[CaseSource], known: Fingerprint) -> bool:
+    """Whether the raw cases are exactly those of a fingerprint, in its order and with the same bytes."""
+    if [source.name for source in sources] != list(known.cases):
+        return False
+    return all(same_files(source, known.cases[source.name]) for source in sources)
+
+
+def _values(plans: Plans) -> dict[str, Planned[Any]]:
+    values = {field.name: getattr(plans, field.name) for field in fields(Plans)}
+    return {name: value for name, value in values.items() if isinstance(value, Planned)}
+
+
+def _edited_values(target: Path, dataset: RawDataset, before: Plans | None) -> tuple[str, ...]:
+    """Sentences about values of plans.json that are not those that were planned."""
+    if before is None or not descriptions_are_current(dataset.folder, target):
+        return ()
+    try:
+        planned = replanned(dataset, read_json(Fingerprint, target / FINGERPRINT_FILE), before)
+    except SamoraError:
+        return ()
+    if planned.fingerprint_digest != before.fingerprint_digest:
+        return ()
+    return tuple(
+        f"{name} was {old.value} in plans.json, which neither the data nor --set give ({new.value}); "
+        "what is edited there is not kept, --set is"
+        for (name, old), new in zip(_values(before).items(), _values(planned).values(), strict=True)
+        if old.value != new.value
+    )
 
 
 def _dropped_settings(before: Plans | None, after: Plans) -> tuple[str, ...]:
@@ -177,15 +254,9 @@ def _dropped_settings(before: Plans | None, after: Plans) -> tuple[str, ...]:
         return ()
     return tuple(
         f"{name} is decided from the data again: the plan before had it {old.why} (repeat that option to keep it)"
-        for name, old, new in (
-            (field.name, getattr(before, field.name), getattr(after, field.name)) for field in fields(Plans)
-        )
-        if isinstance(old, Planned) and SET_MARK in old.why and SET_MARK not in new.why
+        for (name, old), new in zip(_values(before).items(), _values(after).values(), strict=True)
+        if SET_MARK in old.why and SET_MARK not in new.why
     )
-
-
-def _workers(sources: tuple[CaseSource, ...] | list[CaseSource], wanted: int | None) -> int:
-    return wanted if wanted is not None else suggest_workers([source.bytes_on_disk for source in sources])
 
 
 def _no_cases(raw: Path) -> DataError:

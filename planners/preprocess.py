@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from planners.cases import CaseSource
+from planners.fingerprint_extractor import same_files
 from planners.integrity import count_labels
+from planners.measurements import MEASUREMENTS_FOLDER, remove_other_measurements
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.labels import LabelScheme
@@ -22,10 +24,10 @@ from samora_pipeline.contracts.plans import PLANS_FILE, Plans, SliceAxis
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import digest_json, exclusive, sweep, write_bytes
+from samora_pipeline.files import digest_json, sweep, write_bytes
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
-from samora_pipeline.parallel import map_cases
+from samora_pipeline.parallel import Engine
 from samora_pipeline.slices.store import CasePaths, StoredSlices, write_case
 
 COPIED = ("dataset.json", "samora.json")
@@ -63,49 +65,56 @@ class StoreAccount:
     kept: int
 
 
-def write_preprocessed(
-    target: Path,
-    raw: Path,
-    fingerprint: Fingerprint,
-    plans: Plans,
-    splits: Splits,
-    tasks: Sequence[StoreTask],
-    workers: int,
-) -> StoreAccount:
-    """Bring ``target`` (preprocessed/DatasetNNN_Name) up to date with a plan.
+def store_cases(target: Path, plans: Plans, tasks: Sequence[StoreTask], engine: Engine) -> StoreAccount:
+    """Store the cases of ``tasks`` that are not there yet in ``target`` (preprocessed/DatasetNNN_Name).
 
     Raises:
-        DataError, ResourceError: the first error of a case; the others are stored all the same, the plan is not.
+        DataError, ResourceError: the first error of a case; the others are stored all the same.
     """
-    with exclusive(target):
-        slices = target / SLICES_FOLDER
-        slices.mkdir(exist_ok=True)
-        sweep(target)
-        sweep(slices)
-        if read_plans(target) != plans:
-            # A plan must never stand beside slices that were made for another one, not even after a kill.
-            (target / PLANS_FILE).unlink(missing_ok=True)
-        _remove_other_cases(slices, [task.source.name for task in tasks])
-        write_json(fingerprint, target / FINGERPRINT_FILE)
-        _copy_descriptions(raw, target)
-        outcomes = map_cases(store_case, [(task.source.name, task) for task in tasks], workers, "storing")
-        for outcome in outcomes:
-            if outcome.error is not None:
-                raise outcome.error
-        write_json(splits, target / SPLITS_FILE)
-        write_json(plans, target / PLANS_FILE)
+    (target / SLICES_FOLDER).mkdir(parents=True, exist_ok=True)
+    if read_plans(target) != plans:
+        # A plan must never stand beside slices that were made for another one, not even after a kill.
+        (target / PLANS_FILE).unlink(missing_ok=True)
+    items = [(task.source.name, task) for task in tasks]
+    outcomes = engine.map(store_case, items, "storing", [task.source.bytes_on_disk for task in tasks])
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
     written = sum(outcome.result is True for outcome in outcomes)
     return StoreAccount(written, len(outcomes) - written)
 
 
+def conclude(target: Path, raw: Path, fingerprint: Fingerprint, plans: Plans, splits: Splits) -> None:
+    """Write what describes the stored cases, the plan last, and remove what belongs to other cases."""
+    names = list(fingerprint.cases)
+    _remove_other_cases(target / SLICES_FOLDER, names)
+    remove_other_measurements(target / MEASUREMENTS_FOLDER, names)
+    write_json(fingerprint, target / FINGERPRINT_FILE)
+    _copy_descriptions(raw, target)
+    write_json(splits, target / SPLITS_FILE)
+    write_json(plans, target / PLANS_FILE)
+
+
+def sweep_all(target: Path) -> None:
+    """Remove what killed writers left behind; only for the one that holds ``target`` for itself."""
+    for folder in (target, target / SLICES_FOLDER, target / MEASUREMENTS_FOLDER):
+        sweep(folder)
+
+
 def store_case(task: StoreTask) -> bool:
-    """Store one case unless it is there, intact and from the same files; return whether it was written."""
-    if is_stored(task, verify=True):
+    """Store one case unless it is there, intact and from the same files; return whether it was written.
+
+    Raises:
+        DataError: ``E-CASE-04`` when its files are no longer those that were measured.
+    """
+    if is_stored(task):
         return False
     volumes = tuple(read_volume(path) for path in task.source.raw.channels)
     images, geometry = to_slices(volumes, task.axis)
     del volumes
     labels = labels_to_slices(read_volume(task.source.raw.label), geometry) if task.source.raw.label else None
+    if not same_files(task.source, task.fingerprint):
+        raise _changed(task.source)
     slices, _, rows, columns = images.shape
     record = StoredCase(
         case=task.source.name,
@@ -124,12 +133,9 @@ def store_case(task: StoreTask) -> bool:
     return True
 
 
-def is_stored(task: StoreTask, verify: bool) -> bool:
-    """Whether the case is stored from these very files; ``verify`` also reads every slice."""
+def is_stored(task: StoreTask) -> bool:
+    """Whether the case is stored from these very files and intact; every slice is read."""
     try:
-        if not verify:
-            record = read_json(StoredCase, CasePaths.of(task.folder, task.source.name).record)
-            return record.source_digest == task.source_digest
         stored = StoredSlices.open(task.folder, task.source.name)
         if stored.record.source_digest != task.source_digest:
             return False
@@ -137,6 +143,15 @@ def is_stored(task: StoreTask, verify: bool) -> bool:
     except DataError:
         return False
     return True
+
+
+def is_recorded(task: StoreTask) -> bool:
+    """Whether the record of the case says that it was stored from these very files; nothing else is read."""
+    try:
+        record = read_json(StoredCase, CasePaths.of(task.folder, task.source.name).record)
+    except DataError:
+        return False
+    return record.source_digest == task.source_digest
 
 
 def read_plans(target: Path) -> Plans | None:
@@ -180,3 +195,13 @@ def _remove_other_cases(slices: Path, names: Sequence[str]) -> None:
 def _label_pixels(labels: npt.NDArray[np.uint8], scheme: LabelScheme) -> dict[str, tuple[int, ...]]:
     counts = np.stack([count_labels(slice_labels) for slice_labels in labels])
     return {name: tuple(counts[:, list(values)].sum(axis=1).tolist()) for name, values in scheme.names.items()}
+
+
+def _changed(source: CaseSource) -> DataError:
+    return DataError(
+        "E-CASE-04",
+        f'the files of the case "{source.name}" changed while it was worked on',
+        found=", ".join(str(path) for path in source.raw.channels),
+        expected="the files that were checked",
+        fix="run the command again when nothing writes to the raw folder any more",
+    )

@@ -72,13 +72,30 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         ResourceError: ``E-LOCK-01`` when another process holds it.
     """
+    with _held(folder, "LOCK_EX"):
+        yield
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[None]:
+    """Hold a folder together with others that hold it so, keeping out those that want it for themselves.
+
+    Raises:
+        ResourceError: ``E-LOCK-01`` when a process holds it for itself.
+    """
+    with _held(folder, "LOCK_SH"):
+        yield
+
+
+@contextmanager
+def _held(folder: Path, mode: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     if _fcntl is None:
         yield
         return
     with (folder / ".lock").open("w") as stream:
         try:
-            _fcntl.flock(stream, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+            _fcntl.flock(stream, getattr(_fcntl, mode) | _fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ResourceError(
                 "E-LOCK-01",

@@ -83,5 +83,15 @@ def load(path: Path) -> np.ndarray:
     return np.asanyarray(nibabel.load(path).dataobj).copy()
 
 
+def written(root: Path) -> list[str]:
+    """What a command has written under ``root/preprocessed`` beside what is known about the checks of the cases."""
+    found = [path.relative_to(root / "preprocessed") for path in (root / "preprocessed").rglob("*") if path.is_file()]
+    return sorted(
+        path.as_posix()
+        for path in found
+        if ".fingerprints" not in path.parts and path.name not in ("integrity.json", ".lock")
+    )
+
+
 def _names(prefix: str, cases: int | Sequence[str]) -> list[str]:
     return [f"{prefix}_{index:02d}" for index in range(cases)] if isinstance(cases, int) else list(cases)

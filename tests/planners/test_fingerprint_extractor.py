@@ -8,6 +8,7 @@ from planners.cases import list_cases
 from planners.fingerprint_extractor import SAMPLES_PER_CASE, same_files, survey
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.files import digest_file
+from samora_pipeline.parallel import Engine
 from tests.raw_data import load, make_raw_dataset, save
 
 
@@ -20,7 +21,7 @@ def test_the_fingerprint_is_what_numpy_measures(tmp_path: Path) -> None:
     dataset = read_dataset(raw)
     sources, faults = list_cases(dataset)
     assert not faults
-    found = survey("Dataset007_Boxes", sources, dataset.scheme, frozenset(), 1).fingerprint
+    found = survey("Dataset007_Boxes", sources, dataset.scheme, frozenset(), Engine(1)).fingerprint
     assert {name: case.subset for name, case in found.cases.items()} == {
         "case_00": "train",
         "case_01": "train",
@@ -54,7 +55,7 @@ def test_the_fingerprint_is_what_numpy_measures(tmp_path: Path) -> None:
 def test_workers_find_the_same(tmp_path: Path) -> None:
     dataset = read_dataset(make_raw_dataset(tmp_path / "Dataset007_Boxes", cases=3, test=1))
     sources, _ = list_cases(dataset)
-    alone, together = (survey("D", sources, dataset.scheme, frozenset(), workers) for workers in (1, 2))
+    alone, together = (survey("D", sources, dataset.scheme, frozenset(), Engine(workers)) for workers in (1, 2))
     assert alone == together
 
 
@@ -62,11 +63,14 @@ def test_nothing_is_measured_for_the_plan_on_published_test_cases(tmp_path: Path
     raw = make_raw_dataset(tmp_path / "Dataset007_Boxes", cases=3)
     dataset = read_dataset(raw)
     sources, _ = list_cases(dataset)
-    without = survey("D", sources, dataset.scheme, frozenset({"case_02"}), 1).fingerprint
+    without = survey("D", sources, dataset.scheme, frozenset({"case_02"}), Engine(1)).fingerprint
     path = raw / "imagesTr/case_02_0000.nii.gz"
     save(path, load(path) + 500)
-    assert survey("D", sources, dataset.scheme, frozenset({"case_02"}), 1).fingerprint.foreground == without.foreground
-    assert survey("D", sources, dataset.scheme, frozenset(), 1).fingerprint.foreground != without.foreground
+    assert (
+        survey("D", sources, dataset.scheme, frozenset({"case_02"}), Engine(1)).fingerprint.foreground
+        == without.foreground
+    )
+    assert survey("D", sources, dataset.scheme, frozenset(), Engine(1)).fingerprint.foreground != without.foreground
     assert "case_02" in without.cases
 
 
@@ -74,7 +78,7 @@ def test_large_cases_are_sampled_evenly(tmp_path: Path) -> None:
     raw = make_raw_dataset(tmp_path / "Dataset007_Boxes", cases=1, shape=(60, 60, 20))
     dataset = read_dataset(raw)
     sources, _ = list_cases(dataset)
-    found = survey("D", sources, dataset.scheme, frozenset(), 1).fingerprint
+    found = survey("D", sources, dataset.scheme, frozenset(), Engine(1)).fingerprint
     exact = found.cases["case_00"].foreground[0]
     pooled = found.foreground[0]
     assert exact is not None
@@ -89,7 +93,7 @@ def test_a_changed_file_is_another_case(tmp_path: Path) -> None:
     raw = make_raw_dataset(tmp_path / "Dataset007_Boxes", cases=1)
     dataset = read_dataset(raw)
     sources, _ = list_cases(dataset)
-    known = survey("D", sources, dataset.scheme, frozenset(), 1).fingerprint.cases["case_00"]
+    known = survey("D", sources, dataset.scheme, frozenset(), Engine(1)).fingerprint.cases["case_00"]
     assert same_files(sources[0], known)
     path = raw / "labelsTr/case_00.nii.gz"
     save(path, 2 * (load(path) > 0).astype(np.uint8))

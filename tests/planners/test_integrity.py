@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from planners.cli import main
-from tests.raw_data import AFFINE, load, make_raw_dataset, save
+from tests.raw_data import AFFINE, load, make_raw_dataset, save, written
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_fault_is_one_sentence_exits_4_and_nothing_is_written(
     assert re.search(pattern, message, re.DOTALL), message
     assert "--set-aside" in message
     assert "Traceback" not in error
-    assert not (root / "preprocessed").exists()
+    assert not written(root)
 
 
 @pytest.mark.parametrize(
@@ -170,20 +170,20 @@ def test_all_offenders_stand_in_one_table(root: Path, capsys: pytest.CaptureFixt
     assert "E-DATA-02 2 of 4 cases of Dataset007_Boxes are faulty (3 faults); nothing was written" in error
     rows = [line.split()[:2] for line in error.splitlines() if line.startswith("    case")]
     assert sorted(rows) == [["case_01", "E-IMG-05"], ["case_01", "E-LABEL-03"], ["case_03", "E-IMG-02"]]
-    assert not (root / "preprocessed").exists()
+    assert not written(root)
 
 
 def test_set_aside_cannot_leave_out_every_case(root: Path) -> None:
     for case in range(4):
         image(root, f"case_{case:02d}").write_bytes(b"")
     assert main(["--root", str(root), "-d", "7", "--set-aside"]) == 4
-    assert not (root / "preprocessed").exists()
+    assert not written(root)
 
 
 def test_verify_only_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", str(root), "--verify-only"]) == 0
     assert "4 cases (4 train, 0 test, 0 unlabelled): no fault" in capsys.readouterr().out
-    assert not (root / "preprocessed").exists()
+    assert not written(root)
     undeclared_label(root)
     assert main(["--root", str(root), "--verify-only"]) == 4
 
@@ -204,7 +204,7 @@ def test_dataset_faults(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(root / "raw/Dataset007_Boxes/imagesTr")
     assert main(["--root", str(root), "-d", "7"]) == 4
     assert capsys.readouterr().err.startswith("E-DATA-04")
-    assert not (root / "preprocessed").exists()
+    assert not written(root)
 
 
 def test_remarks_do_not_stop_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
