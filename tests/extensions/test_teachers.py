@@ -1,4 +1,4 @@
-"""What every registered teacher keeps to."""
+"""The contract that every registered teacher meets."""
 
 from __future__ import annotations
 
