@@ -1,39 +1,24 @@
-"""timing.json of a fold: seconds and peak memory of every stage, and seconds per predicted volume."""
+"""Writing timing.json, stage by stage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from samora_pipeline.contracts.json_io import read_json, write_json
+from samora_pipeline.contracts.timing import TIMING_FILE, StageTiming, Timing
 from samora_pipeline.run_log import Line
 
-TIMING_FILE = "timing.json"
-
-
-@dataclass(frozen=True)
-class StageTiming:
-    """One stage: seconds over all sittings, peak memory in GiB, epochs.
-
-    ``reused`` means that another run made it; the seconds are that run's.
-    """
-
-    seconds: float
-    memory_gib: float | None = None
-    epochs: int | None = None
-    reused: bool = False
-
-
-@dataclass(frozen=True)
-class Timing:
-    """All stages of a fold, and the device and the number of processes that they were last run on."""
-
-    schema_version: int = 1
-    device: str = ""
-    ranks: int = 1
-    stages: dict[str, StageTiming] = field(default_factory=dict)
-    seconds_per_volume: float | None = None
+__all__ = [
+    "TIMING_FILE",
+    "StageTiming",
+    "Timing",
+    "of_history",
+    "read_timing",
+    "record_seconds_per_volume",
+    "record_stage",
+]
 
 
 def read_timing(folder: Path) -> Timing:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 DistanceUnit = Literal["mm", "voxel"]
+Convention = Literal["medpy", "monai", "deepmind"]
+"""Whose rules make a surface and its percentile: see ``samora_pipeline.evaluation.surfaces``."""
 
 NSD_TOLERANCE = 2.0
 """Default tolerance of the normalized surface distance, in mm."""
@@ -21,7 +23,8 @@ class OrganMetrics:
     """One organ in one case, protocol ``physical``; distances in the summary's ``distance_unit``.
 
     An organ absent from the reference has no scores (counts stay, so false positives can be seen). A missed organ has
-    Dice, IoU and NSD 0 and no distances.
+    Dice, IoU and NSD 0 and no distances; in ``HD95_penalised`` alone it has the diagonal of the volume, so that missing
+    an organ cannot improve a mean distance.
     """
 
     Dice: float | None
@@ -36,6 +39,7 @@ class OrganMetrics:
     HD: float | None
     ASSD: float | None
     NSD: float | None
+    HD95_penalised: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class MeanMetrics:
     HD: float | None
     ASSD: float | None
     NSD: float | None
+    HD95_penalised: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +148,10 @@ class SamFamilySummary:
 class Summary:
     """The content of summary.json.
 
-    ``n`` counts cases. ``labels`` gives the name of each label key. ``nsd_tolerance`` is in ``distance_unit``, which
-    is ``voxel`` only where a dataset's spacing is not known. ``stamps`` (such as PHANTOM) belong on every picture and
-    table made from these scores. ``unscored_predictions`` are files that had no reference.
+    ``n`` counts cases. ``labels`` gives the name of each label key. ``convention`` is that of the distances of protocol
+    ``physical``. ``nsd_tolerance`` is in ``distance_unit``, which is ``voxel`` only where a dataset's spacing is not
+    known. ``stamps`` (such as PHANTOM) belong on every picture and table made from these scores.
+    ``unscored_predictions`` are files that had no reference.
     """
 
     schema_version: int = 1
@@ -153,6 +159,7 @@ class Summary:
     n: int
     labels: dict[str, str]
     distance_unit: DistanceUnit = "mm"
+    convention: Convention = "medpy"
     nsd_tolerance: float
     foreground_mean: MeanMetrics
     mean: dict[str, MeanMetrics]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from samora_pipeline.command_line import CommandParser, run, say
-from samora_pipeline.contracts.scores import NSD_TOLERANCE, Summary
+from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, Summary
 from samora_pipeline.errors import UsageError
 
 _EPILOG = """Two protocols are always computed. physical: distances in mm, absent organs left out and counted, a
@@ -14,6 +15,7 @@ missed organ has Dice 0. sam_family: voxels and the empty-mask rules of the Tran
 the tables of the SAMora paper follow.
 
   samora_evaluate -g labelsTs -p preds
+  samora_evaluate -g anyones_labels -p anyones_masks --labels liver=1 spleen=2 both=1+2
   samora_evaluate --folds results/Dataset001_Synapse/SAMoraTrainer__10pct__default
 """
 
@@ -23,7 +25,12 @@ def build_parser() -> CommandParser:
     parser = CommandParser("samora_evaluate", "Score predictions against reference labels.", _EPILOG)
     parser.add_argument("-g", dest="references", type=Path, metavar="LABELS", help="folder of reference labels")
     parser.add_argument("-p", dest="predictions", type=Path, metavar="PREDS", help="folder of predictions")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json (default: the one beside LABELS)")
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="L",
+        help="a dataset.json (default: the one beside LABELS, in it or in PREDS), or NAME=VALUE for each label",
+    )
     parser.add_argument(
         "-o", dest="output", type=Path, metavar="FILE", help="default: PREDS/summary.json, CSV beside it"
     )
@@ -34,6 +41,13 @@ def build_parser() -> CommandParser:
         default=NSD_TOLERANCE,
         metavar="MM",
         help="of the surface Dice NSD (default %(default)g)",
+    )
+    parser.add_argument(
+        "--convention",
+        choices=get_args(Convention),
+        default="medpy",
+        help="of the distances in mm: medpy (default) pools both directions, monai takes the larger of both, deepmind "
+        "weighs by surface area",
     )
     parser.add_argument(
         "--folds", type=Path, metavar="RUN", help="sum up fold_0, fold_1, ... of a run, one row per case"
@@ -75,15 +89,18 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _summary(arguments: argparse.Namespace) -> Summary:
-    from samora_pipeline.evaluation.folder import score_folder
+    from samora_pipeline.evaluation.folder import named_labels, score_folder
     from samora_pipeline.evaluation.summary import sum_up_folds
 
     if arguments.folds:
         return sum_up_folds(arguments.folds)
+    words = arguments.labels or []
+    labels = Path(words[0]) if len(words) == 1 and "=" not in words[0] else named_labels(words) if words else None
     return score_folder(
         arguments.references,
         arguments.predictions,
-        dataset_json=arguments.labels,
+        labels,
         tolerance=arguments.tolerance,
         processes=arguments.processes,
+        convention=arguments.convention,
     )

@@ -1,19 +1,22 @@
 """A folder of predictions scored against a folder of references, with all that the files around them say.
 
-dataset.json gives the labels, samora.json beside it the patients and whether spacing is known; run.json in the folder
-of predictions, or config.json of the fold they validate, gives the stamps and the cases to be scored.
+dataset.json (or the command line) gives the labels, samora.json beside it the patients and whether spacing is known;
+run.json in the folder of predictions, or config.json of the fold they validate, gives the stamps and the cases to be
+scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json
 from samora_pipeline.contracts.json_io import parse, read_json, read_object
+from samora_pipeline.contracts.labels import BACKGROUND, IGNORE, LabelScheme, label_scheme
 from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_STAMP, VALIDATION_FOLDER, RunConfig
-from samora_pipeline.contracts.scores import NSD_TOLERANCE, Summary
-from samora_pipeline.errors import UsageError
+from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, Summary
+from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.evaluation.scoring import Rules, pair_files, score_files
 from samora_pipeline.evaluation.summary import label_names, summarize
 
@@ -21,38 +24,98 @@ from samora_pipeline.evaluation.summary import label_names, summarize
 def score_folder(
     references: Path,
     predictions: Path,
-    dataset_json: Path | None = None,
+    labels: Path | LabelScheme | None = None,
     tolerance: float = NSD_TOLERANCE,
     processes: int = 1,
+    convention: Convention = "medpy",
 ) -> Summary:
     """Score every reference, or, in a fold's validation folder, the cases of that fold; nothing is written.
 
-    ``dataset_json`` defaults to the one in the parent of ``references``; ``tolerance`` of the NSD is in mm.
+    ``labels`` is a dataset.json or the scheme itself; by default dataset.json is looked for beside ``references``, in
+    it, and in ``predictions`` (where nnU-Net leaves a copy). ``tolerance`` of the NSD is in mm.
 
     Raises:
         UsageError: ``E-ARG-05`` for a folder that is not there.
-        DataError: ``E-EVAL-01`` for missing files, ``E-EVAL-04`` naming every case that cannot be scored.
+        DataError: ``E-EVAL-07`` when nothing says what the label values mean, ``E-EVAL-01`` for missing files,
+            ``E-EVAL-04`` naming every case that cannot be scored.
     """
     for folder in (references, predictions):
         if not folder.is_dir():
             raise UsageError("E-ARG-05", f"there is no folder {folder}", fix="samora_evaluate -g LABELS -p PREDS")
-    path = dataset_json or references.resolve().parent / "dataset.json"
-    description = read_dataset_json(path)
-    ours_path = path.with_name("samora.json")
-    ours = read_json(SamoraJson, ours_path) if ours_path.is_file() else SamoraJson()
+    described = _describe(labels, references, predictions)
+    ours = described.ours
     config = _fold_config(predictions)
-    pairs = pair_files(references, predictions, description.file_ending, config.scored if config else None)
-    rules = Rules(description.scheme, tolerance, ours.spacing_known)
+    pairs = pair_files(references, predictions, described.file_ending, config.scored if config else None)
+    rules = Rules(described.scheme, tolerance, ours.spacing_known, convention)
     cases = score_files(pairs.files, rules, ours.patients, config.fold if config else None, processes)
     stamps = [PHANTOM_STAMP] * ours.phantom + list(config.stamps if config else _recorded_stamps(predictions))
     return summarize(
         cases,
-        label_names(description.scheme),
+        label_names(described.scheme),
         tolerance=tolerance,
         distance_unit="mm" if ours.spacing_known else "voxel",
+        convention=convention,
         stamps=tuple(dict.fromkeys(stamps)),
         unscored=pairs.unscored,
     )
+
+
+def named_labels(names: Sequence[str]) -> LabelScheme:
+    """The scheme of ``NAME=VALUE`` words; ``whole=1+2`` is a region, ``ignore=9`` carries no score.
+
+    Raises:
+        UsageError: ``E-ARG-05`` for a word of another form.
+        DataError: ``E-LABEL-01`` for values that contradict each other.
+    """
+    labels: dict[str, int | tuple[int, ...]] = {BACKGROUND: 0}
+    for word in names:
+        name, _, values = word.partition("=")
+        if not name or not all(value.isdigit() for value in values.split("+")):
+            raise UsageError(
+                "E-ARG-05",
+                "--labels cannot be understood",
+                found=word,
+                expected="a dataset.json, or NAME=VALUE for each label",
+                fix="--labels liver=1 spleen=2",
+            )
+        listed = tuple(int(value) for value in values.split("+"))
+        labels[name] = listed if len(listed) > 1 else listed[0]
+    # Scores need no order of painting, but a scheme with regions declares one.
+    order = tuple(range(1, len(labels))) if any(isinstance(values, tuple) for values in labels.values()) else None
+    return label_scheme(labels, order[: len(labels) - 1 - (IGNORE in labels)] if order else None)
+
+
+@dataclass(frozen=True)
+class _Description:
+    scheme: LabelScheme
+    file_ending: str | None = None
+    ours: SamoraJson = field(default_factory=SamoraJson)
+
+
+def _describe(labels: Path | LabelScheme | None, references: Path, predictions: Path) -> _Description:
+    beside = references.resolve().parent
+    ours = _ours(beside)
+    if isinstance(labels, LabelScheme):
+        return _Description(labels, None, ours)
+    if labels is None:
+        places = (beside, references, predictions)
+        labels = next((path for place in places if (path := place / "dataset.json").is_file()), None)
+        if labels is None:
+            raise DataError(
+                "E-EVAL-07",
+                "nothing says what the label values mean",
+                found=f"no dataset.json in {', '.join(str(place) for place in places)}",
+                expected="a dataset.json as nnU-Net writes it, or the labels on the command line",
+                fix="--labels liver=1 spleen=2",
+            )
+    description = read_dataset_json(labels)
+    own = _ours(labels.resolve().parent)
+    return _Description(description.scheme, description.file_ending, own if own != SamoraJson() else ours)
+
+
+def _ours(folder: Path) -> SamoraJson:
+    path = folder / "samora.json"
+    return read_json(SamoraJson, path) if path.is_file() else SamoraJson()
 
 
 def _fold_config(predictions: Path) -> RunConfig | None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samora_pipeline.evaluation.surfaces import Labels, SurfacePair, boundary, pair_surfaces
+from samora_pipeline.evaluation.surfels import SurfelPair, pair_surfels
 
 # Voxels per block of the histogram: small enough that the widened copies stay in the cache.
 _BLOCK = 1 << 18
@@ -53,16 +54,24 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One organ in one case: voxel counts, and the surfaces unless a mask is empty."""
+    """One organ in one case: voxel counts, and the surfaces unless a mask is empty (``surfels`` where asked for)."""
 
     overlap: Overlap
     surfaces: SurfacePair | None
+    surfels: SurfelPair | None = None
 
 
 def measure(
-    reference: Labels, prediction: Labels, organs: Sequence[tuple[int, ...]], ignore: int | None = None
+    reference: Labels,
+    prediction: Labels,
+    organs: Sequence[tuple[int, ...]],
+    ignore: int | None = None,
+    *,
+    surfels: bool = False,
 ) -> list[Measurement]:
     """Measure each organ (a tuple of label values) in two label volumes of one shape, any number of axes.
+
+    ``surfels`` adds the marching-cubes surfaces of the convention ``deepmind``; the volumes then have three axes.
 
     Raises:
         ValueError: Shapes differ, or a volume is not of type uint8.
@@ -86,7 +95,11 @@ def measure(
     histogram = joint_histogram(truth, guess)
     surfaces = boundary(truth), boundary(guess)
     return [
-        Measurement(_overlap(histogram, values, counted), pair_surfaces(*surfaces, values, transposed=transposed))
+        Measurement(
+            _overlap(histogram, values, counted),
+            pair_surfaces(*surfaces, values, transposed=transposed),
+            pair_surfels(truth, guess, values, transposed=transposed) if surfels else None,
+        )
         for values in organs
     ]
 

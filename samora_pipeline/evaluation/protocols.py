@@ -1,7 +1,8 @@
 """The two protocols under which a measurement becomes scores, and their means.
 
 ``physical``: distances in mm. An organ absent from the reference is left out of every mean and counted, predicted or
-not; a missed organ has Dice, IoU and NSD 0, no distances, and is counted.
+not; a missed organ has Dice, IoU and NSD 0, no distances, and is counted. Its ``HD95_penalised`` is the diagonal of the
+volume.
 
 ``sam_family``: the rules of the TransUNet, SAMed and H-SAM code, and so of the tables of the SAMora paper. HD95 is in
 voxels. Both masks filled: (Dice, HD95); only the prediction: (1, 0); otherwise, a missed organ or one that is in
@@ -14,11 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from statistics import fmean
 
-from samora_pipeline.contracts.scores import MeanMetrics, OrganCounts, OrganMetrics, SamFamilyMetrics
+from samora_pipeline.contracts.scores import Convention, MeanMetrics, OrganCounts, OrganMetrics, SamFamilyMetrics
 from samora_pipeline.evaluation.metrics import Measurement
 
 METRICS = tuple(field.name for field in fields(OrganMetrics))
-SCORES = ("Dice", "IoU", "HD95", "HD", "ASSD", "NSD")
+SCORES = ("Dice", "IoU", "HD95", "HD", "ASSD", "NSD", "HD95_penalised")
 
 
 def label_key(values: Sequence[int]) -> str:
@@ -26,12 +27,25 @@ def label_key(values: Sequence[int]) -> str:
     return str(values[0]) if len(values) == 1 else str(tuple(values))
 
 
-def physical(measurement: Measurement, spacing: Sequence[float], tolerance: float) -> OrganMetrics:
-    """Score one organ; ``spacing`` per axis and the NSD ``tolerance`` are in the unit of the distances."""
+def physical(
+    measurement: Measurement,
+    spacing: Sequence[float],
+    tolerance: float,
+    *,
+    diagonal: float,
+    convention: Convention = "medpy",
+) -> OrganMetrics:
+    """Score one organ.
+
+    ``spacing`` per axis, the NSD ``tolerance`` and the ``diagonal`` of the volume are in the unit of the distances. The
+    convention ``deepmind`` needs a measurement with surfels.
+    """
     overlap = measurement.overlap
     present = overlap.n_ref > 0
-    distances = measurement.surfaces.distances(spacing) if measurement.surfaces else None
-    missed = 0.0 if present else None
+    surfaces = measurement.surfels if convention == "deepmind" else measurement.surfaces
+    distances = surfaces.distances(spacing) if surfaces else None
+    hd95 = distances.hd95(directed=convention == "monai") if distances else None
+    missed = present and overlap.n_pred == 0
     return OrganMetrics(
         Dice=overlap.dice if present else None,
         IoU=overlap.iou if present else None,
@@ -41,10 +55,11 @@ def physical(measurement: Measurement, spacing: Sequence[float], tolerance: floa
         TN=overlap.tn,
         n_pred=overlap.n_pred,
         n_ref=overlap.n_ref,
-        HD95=distances.hd95() if distances else None,
+        HD95=hd95,
         HD=distances.hd() if distances else None,
         ASSD=distances.assd() if distances else None,
-        NSD=distances.nsd(tolerance) if distances else missed,
+        NSD=distances.nsd(tolerance) if distances else 0.0 if missed else None,
+        HD95_penalised=diagonal if missed else hd95,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.scores import NSD_TOLERANCE, OrganMetrics, SamFamilyMetrics
+from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, OrganMetrics, SamFamilyMetrics
 from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.metrics import measure
 from samora_pipeline.evaluation.protocols import label_key, physical, sam_family
 from samora_pipeline.evaluation.surfaces import Labels
-from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.files import READABLE, read_volume
 from samora_pipeline.imaging.volume import Volume, label_array
 from samora_pipeline.parallel import map_cases
 
@@ -27,6 +28,7 @@ class Rules:
     labels: LabelScheme
     tolerance: float = NSD_TOLERANCE
     spacing_known: bool = True
+    convention: Convention = "medpy"
 
 
 @dataclass(frozen=True)
@@ -64,39 +66,47 @@ def score_case(reference_path: Path, prediction_path: Path, rules: Rules) -> Cas
     _check_values(truth, labels.values, reference_path)
     _check_values(guess, labels.values - {labels.ignore}, prediction_path)
     organs = [values for _, values in labels.foreground]
-    measured = {
-        label_key(values): one for values, one in zip(organs, measure(truth, guess, organs, labels.ignore), strict=True)
-    }
+    surfaces = measure(truth, guess, organs, labels.ignore, surfels=rules.convention == "deepmind")
+    measured = {label_key(values): one for values, one in zip(organs, surfaces, strict=True)}
     spacing = reference.grid.spacing if rules.spacing_known else (1.0, 1.0, 1.0)
+    diagonal = math.hypot(*(size * step for size, step in zip(truth.shape, spacing, strict=True)))
     case = _case_name(reference_path)
     return CaseScores(
         case=case,
         patient=case,
         reference_file=reference_path.name,
         prediction_file=prediction_path.name,
-        physical={key: physical(organ, spacing, rules.tolerance) for key, organ in measured.items()},
+        physical={
+            key: physical(organ, spacing, rules.tolerance, diagonal=diagonal, convention=rules.convention)
+            for key, organ in measured.items()
+        },
         sam_family={key: sam_family(organ) for key, organ in measured.items()},
     )
 
 
-def pair_files(references: Path, predictions: Path, file_ending: str, cases: Collection[str] | None = None) -> Pairs:
-    """Match the files of two folders by name; ``cases`` are those to be scored (None: every reference).
+def pair_files(
+    references: Path, predictions: Path, file_ending: str | None, cases: Collection[str] | None = None
+) -> Pairs:
+    """Match the files of two folders by case name; ``cases`` are those to be scored (None: every reference).
+
+    Files with ``file_ending`` are taken; in a folder that has none of them (or with None) any readable volume.
 
     Raises:
-        DataError: ``E-EVAL-01`` when there is no reference, or when a case lacks one of its files (all are named).
+        DataError: ``E-EVAL-01`` when there is no reference, or when a case lacks one of its files (all are named);
+            ``E-EVAL-06`` when a folder holds two files of one case.
     """
-    known, present = _names(references, file_ending), _names(predictions, file_ending)
+    known, present = _by_case(references, file_ending), _by_case(predictions, file_ending)
     if not known:
         raise DataError(
             "E-EVAL-01",
             f"there is no reference to score against in {references}",
-            found=f"no file with the ending {file_ending}",
-            expected=f"label files named CASE{file_ending}",
+            found=f"no file with the ending {' or '.join(READABLE)}",
+            expected=f"label files named CASE{file_ending or READABLE[0]}",
             fix="samora_evaluate -g LABELS -p PREDS  with the folder that holds the reference labels as LABELS",
         )
-    wanted = known if cases is None else sorted(f"{case}{file_ending}" for case in cases)
-    for names, folder, what in ((known, references, "reference"), (present, predictions, "prediction")):
-        if missing := [name for name in wanted if name not in names]:
+    wanted = list(known) if cases is None else sorted(cases)
+    for files, folder, what in ((known, references, "reference"), (present, predictions, "prediction")):
+        if missing := [case for case in wanted if case not in files]:
             raise DataError(
                 "E-EVAL-01",
                 f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}",
@@ -104,8 +114,8 @@ def pair_files(references: Path, predictions: Path, file_ending: str, cases: Col
                 expected="a reference and a prediction of the same name for each case",
                 fix="samora_predict -i IMAGES -o PREDS --continue  predicts what is missing",
             )
-    files = tuple((references / name, predictions / name) for name in wanted)
-    return Pairs(files, tuple(name for name in present if name not in wanted))
+    surplus = tuple(path.name for case, path in present.items() if case not in wanted)
+    return Pairs(tuple((known[case], present[case]) for case in wanted), surplus)
 
 
 def score_files(
@@ -138,12 +148,26 @@ def _score(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
     return score_case(*files, rules)
 
 
-def _names(folder: Path, file_ending: str) -> list[str]:
-    return sorted(path.name for path in folder.glob(f"*{file_ending}") if not path.name.startswith("."))
+def _by_case(folder: Path, file_ending: str | None) -> dict[str, Path]:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    own = [path for path in files if file_ending and path.name.endswith(file_ending)]
+    found: dict[str, Path] = {}
+    for path in own or [path for path in files if path.name.endswith(READABLE)]:
+        case = _case_name(path)
+        if case in found:
+            raise DataError(
+                "E-EVAL-06",
+                f'{folder} holds two files of the case "{case}"',
+                found=f"{found[case].name}, {path.name}",
+                expected="one label file per case",
+                fix="remove one of them",
+            )
+        found[case] = path
+    return found
 
 
 def _case_name(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).stem
+    return next((path.name.removesuffix(end) for end in READABLE if path.name.endswith(end)), path.stem)
 
 
 def _check_values(array: Labels, declared: Collection[int | None], path: Path) -> None:
@@ -156,7 +180,7 @@ def _check_values(array: Labels, declared: Collection[int | None], path: Path) -
             "E-EVAL-03",
             f"{path} holds label values that do not belong there",
             found=f"{values} in {undeclared.size} voxels",
-            expected=f"{', '.join(str(value) for value in np.flatnonzero(known))}, as declared in dataset.json",
+            expected=f"{', '.join(str(value) for value in np.flatnonzero(known))}, as declared",
             fix="predict with the model of this dataset, or give its dataset.json with --labels",
         )
 

@@ -1,16 +1,26 @@
-"""Bootstrap intervals of mean scores. The unit is the patient: all cases of a patient are drawn together."""
+"""Bootstrap intervals of mean scores, and tests of paired differences. The unit is always the patient.
+
+All cases of a patient are drawn together; seeds are averaged within a patient before two methods are compared, because
+more seeds are not more patients.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from samora_pipeline.contracts.scores import Bootstrap, Interval
 
 Values = npt.NDArray[np.float64]
+
+RANKING_NEEDS = 10
+"""Patients below which no ranking is supported: the t interval is then more than 0.7 standard deviations wide to
+each side, wider than the differences that methods are ranked by."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +65,61 @@ def resampler(patients: Sequence[str], settings: Bootstrap) -> Resampler:
     generator = np.random.default_rng(settings.seed)
     draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=settings.resamples)
     return Resampler(membership, draws.astype(np.float64), settings.level)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """The mean of ``n`` paired differences, one per patient, and what supports it.
+
+    ``interval`` is that of the paired t-test, ``bootstrap`` the percentile interval over patients, both at 95 %. A
+    p-value is None where it is not defined: fewer than two patients, or differences that are all the same.
+    """
+
+    n: int
+    difference: float | None
+    interval: Interval | None
+    bootstrap: Interval | None
+    t_p: float | None
+    wilcoxon_p: float | None
+
+
+def paired_test(differences: Sequence[float], level: float = 0.95) -> PairedTest:
+    """Test whether the mean difference is zero: paired t-test, Wilcoxon's signed ranks, and a bootstrap interval.
+
+    Each difference belongs to one patient. Wilcoxon leaves zero differences out and is exact for up to 50 patients
+    without ties.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < 2:
+        only = float(values[0]) if len(values) else None
+        return PairedTest(len(values), only, None, None, None, None)
+    mean, spread = float(values.mean()), float(values.std(ddof=1))
+    draws = resampler([str(index) for index in range(len(values))], Bootstrap(n=len(values), level=level))
+    bootstrap, _ = draws.intervals(values[:, None])
+    # Equal differences that came out of a subtraction differ in their last bits; that is no spread to test against.
+    if spread <= 1e-12 * max(1.0, abs(mean)):
+        return PairedTest(len(values), mean, Interval(mean, mean), bootstrap, None, None)
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * spread / len(values) ** 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        t_p = float(stats.ttest_1samp(values, 0.0).pvalue)
+        wilcoxon_p = float(stats.wilcoxon(values).pvalue)
+    return PairedTest(len(values), mean, Interval(mean - half, mean + half), bootstrap, t_p, wilcoxon_p)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust the p-values of one family (one table) after Holm (1979); undefined ones stay so and do not count."""
+    defined = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(defined):
+        largest = max(largest, min(1.0, (len(defined) - rank) * p))
+        adjusted[index] = largest
+    return adjusted
+
+
+def ranking_remark(n: int) -> str:
+    """The sentence printed where ``n`` patients are too few to rank methods; empty otherwise."""
+    if n >= RANKING_NEEDS:
+        return ""
+    return f"n = {n} patient{'s' * (n != 1)} cannot support a ranking"

@@ -15,6 +15,7 @@ from samora_pipeline.contracts.scores import (
     NSD_TOLERANCE,
     Bootstrap,
     CaseMetrics,
+    Convention,
     DistanceUnit,
     Interval,
     Intervals,
@@ -48,6 +49,7 @@ def summarize(
     *,
     tolerance: float = NSD_TOLERANCE,
     distance_unit: DistanceUnit = "mm",
+    convention: Convention = "medpy",
     stamps: tuple[str, ...] = (),
     unscored: tuple[str, ...] = (),
 ) -> Summary:
@@ -62,6 +64,7 @@ def summarize(
         n=len(cases),
         labels=dict(labels),
         distance_unit=distance_unit,
+        convention=convention,
         nsd_tolerance=tolerance,
         foreground_mean=mean_over_labels(means),
         mean=means,
@@ -120,6 +123,7 @@ def sum_up_folds(run: Path) -> Summary:
         first.labels,
         tolerance=first.nsd_tolerance,
         distance_unit=first.distance_unit,
+        convention=first.convention,
         stamps=tuple(dict.fromkeys(stamp for summary in summaries.values() for stamp in summary.stamps)),
     )
 
@@ -150,13 +154,13 @@ def _rows(summary: Summary, fold: str) -> list[CaseScores]:
 
 
 def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[CaseScores]) -> None:
-    settings = {(str(one.labels), one.nsd_tolerance, one.distance_unit) for one in summaries.values()}
+    settings = {(str(one.labels), one.nsd_tolerance, one.distance_unit, one.convention) for one in summaries.values()}
     twice = [case for case, times in Counter(case.case for case in cases).items() if times > 1]
     if len(settings) > 1 or twice:
         raise DataError(
             "E-EVAL-05",
             f"the folds of {run} cannot be summed up",
             found=f"scored in two folds: {', '.join(twice)}" if twice else " | ".join(str(one) for one in settings),
-            expected="each case in one fold, and the same labels, tolerance and unit in all of them",
+            expected="each case in one fold, and the same labels, tolerance, unit and convention in all of them",
             fix="samora_evaluate -g LABELS -p RUN/fold_K/validation -o RUN/fold_K/summary.json  scores a fold again",
         )

@@ -1,7 +1,17 @@
 """Surface voxels of the organs of a label volume, and the distances between two surfaces.
 
 A surface voxel belongs to the organ while one of its face neighbours (6 in three dimensions) does not; what lies
-outside the volume counts as background. This is the surface of medpy with connectivity 1.
+outside the volume counts as background. This is the surface of medpy with connectivity 1, and of MONAI.
+Two other conventions can be asked for by name:
+
+=========  =====================  ==========================  ======================
+           surface                HD95                        NSD
+=========  =====================  ==========================  ======================
+medpy      surface voxels         both directions pooled      share of voxels
+monai      surface voxels         larger of both directions   share of voxels
+deepmind   marching-cubes pieces  larger of both directions,  share of area
+           (``surfels``)          percentile by area
+=========  =====================  ==========================  ======================
 
 N surface voxels, D axes of the volume. A position is a voxel's index in the flattened volume with a margin of one
 voxel of background on each side.
@@ -27,25 +37,33 @@ _TIE = 1e-9
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """Distance of each surface voxel to the nearest surface voxel of the other mask, in the unit of the spacing.
+    """Distance of each surface element to the nearest one of the other mask, in the unit of the spacing.
 
-    ``from_prediction`` has one value per surface voxel of the prediction, ``from_reference`` one per surface voxel
-    of the reference; neither is empty.
+    ``from_prediction`` has one value per element of the prediction's surface, ``from_reference`` one per element of the
+    reference's; neither is empty. Elements are voxels that count alike, or pieces that count by their area
+    (``areas``: those of the prediction, those of the reference).
     """
 
     from_prediction: Distances
     from_reference: Distances
+    areas: tuple[Distances, Distances] | None = None
 
     @property
     def pooled(self) -> Distances:
         """Both directions together."""
         return np.concatenate((self.from_prediction, self.from_reference))
 
-    def hd95(self) -> float:
+    def hd95(self, *, directed: bool = False) -> float:
         """95th percentile of both directions pooled (the rule of medpy and of the SAMed and H-SAM tables).
 
-        MONAI and DeepMind's surface-distance take the larger of two directed percentiles instead: another number.
+        ``directed`` takes the larger of the two directions' own percentiles instead, the rule of MONAI and (by area)
+        of DeepMind's surface-distance: another number, far larger where a small organ has a far island.
         """
+        if self.areas is not None:
+            directions = zip((self.from_prediction, self.from_reference), self.areas, strict=True)
+            return max(_area_percentile(*one) for one in directions)
+        if directed:
+            return float(max(np.percentile(one, 95) for one in (self.from_prediction, self.from_reference)))
         return float(np.percentile(self.pooled, 95))
 
     def hd(self) -> float:
@@ -53,19 +71,20 @@ class SurfaceDistances:
         return float(self.pooled.max())
 
     def assd(self) -> float:
-        """Average symmetric surface distance: the mean of both directions pooled (medpy from 0.5 on).
+        """Average symmetric surface distance: the mean of both directions pooled (medpy from 0.5 on, MONAI).
 
-        Earlier medpy releases took the mean of the two directed means.
+        Earlier medpy releases took the mean of the two directed means. With areas the mean is weighed by them.
         """
-        return float(self.pooled.mean())
+        weights = None if self.areas is None else np.concatenate(self.areas)
+        return float(np.average(self.pooled, weights=weights))
 
     def nsd(self, tolerance: float) -> float:
         """Normalized surface distance (surface Dice) at ``tolerance``, in the unit of the spacing; 0 to 1.
 
-        Voxel-surface form: the share of all surface voxels of both masks that lie within the tolerance of the other
-        surface. DeepMind's surface-distance weighs marching-cubes elements by area; the two agree up to that weight.
+        The share of both surfaces, by number of voxels or by area, that lies within the tolerance of the other one.
         """
-        return float(np.mean(self.pooled <= tolerance * (1 + _TIE)))
+        within = self.pooled <= tolerance * (1 + _TIE)
+        return float(np.average(within, weights=None if self.areas is None else np.concatenate(self.areas)))
 
 
 @dataclass(frozen=True)
@@ -91,8 +110,8 @@ class SurfacePair:
         )
         on_both = np.zeros(len(shared))
         return SurfaceDistances(
-            from_prediction=np.concatenate((on_both, _to_nearest(prediction, np.concatenate((shared, reference))))),
-            from_reference=np.concatenate((on_both, _to_nearest(reference, np.concatenate((shared, prediction))))),
+            from_prediction=np.concatenate((on_both, to_nearest(prediction, np.concatenate((shared, reference))))),
+            from_reference=np.concatenate((on_both, to_nearest(reference, np.concatenate((shared, prediction))))),
         )
 
 
@@ -159,9 +178,17 @@ def _along(axis: int, ndim: int, part: slice) -> tuple[slice, ...]:
     return tuple(part if this == axis else slice(None) for this in range(ndim))
 
 
-def _to_nearest(points: Points, target: Points) -> Distances:
+def to_nearest(points: Points, target: Points) -> Distances:
+    """Return the distance (n,) of each of the ``points`` (n, D) to the nearest ``target`` (m, D); m is at least 1."""
     if not len(points):
         return np.zeros(0)
     # Points of a lattice tie at every median; splitting at the middle of the cell builds the tree far faster.
     nearest: Distances = cKDTree(target, balanced_tree=False).query(points)[0]
     return nearest
+
+
+def _area_percentile(distances: Distances, areas: Distances) -> float:
+    """The distance at which 95 % of the area is reached, going from near to far."""
+    order = np.lexsort((areas, distances))
+    reached = np.cumsum(areas[order]) / areas.sum()
+    return float(distances[order][min(int(np.searchsorted(reached, 0.95)), len(order) - 1)])

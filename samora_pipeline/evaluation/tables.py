@@ -10,9 +10,10 @@ import pandas as pd
 
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.contracts.scores import Interval, MeanMetrics, OrganCounts, Summary
+from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.files import write_text
 
-_DISTANCES = ("HD95", "HD", "ASSD")
+_DISTANCES = ("HD95", "HD", "ASSD", "HD95_penalised")
 
 
 def score_frame(summary: Summary) -> pd.DataFrame:
@@ -44,6 +45,8 @@ def render(summary: Summary) -> str:
     blocks = [head, "", _physical(summary), "", _sam_family(summary)]
     if summary.stamps:
         blocks.insert(0, f"*** {' | '.join(summary.stamps)} ***")
+    if remark := ranking_remark(summary.bootstrap.n):
+        blocks += ["", remark]
     if summary.unscored_predictions:
         blocks += ["", f"not scored, no reference: {', '.join(summary.unscored_predictions)}"]
     return "\n".join(blocks)
@@ -59,6 +62,7 @@ def _physical(summary: Summary) -> str:
         f"HD {unit}",
         f"ASSD {unit}",
         f"NSD@{summary.nsd_tolerance:g}{unit}",
+        "HD95 penalised",
     )
     intervals = summary.intervals
     rows = [
@@ -71,7 +75,10 @@ def _physical(summary: Summary) -> str:
         for key, name in summary.labels.items()
     ]
     mean = ("mean", "", *_scores(summary.foreground_mean, intervals.foreground_mean), "")
-    title = "protocol physical: absent organs are left out, a missed organ has Dice 0 and no distance"
+    title = (
+        f"protocol physical, convention {summary.convention}: absent organs are left out; a missed organ has Dice 0, "
+        "no distance, and the diagonal of its volume under HD95 penalised"
+    )
     return _table(title, (*header, ""), [*rows, mean])
 
 
@@ -103,6 +110,7 @@ def _scores(mean: MeanMetrics, intervals: dict[str, Interval | None]) -> tuple[s
         _number(mean.HD, 2),
         _number(mean.ASSD, 2),
         _number(mean.NSD, 3),
+        _number(mean.HD95_penalised, 2),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK
 
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.contracts.json_io import read_json, write_json
@@ -16,10 +17,10 @@ from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.contracts.run import CONFIG_FILE, BaseRecord, PoolRecord, RunConfig
-from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.scores import Convention, Summary
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.evaluation.folder import score_folder
+from samora_pipeline.evaluation.folder import named_labels, score_folder
 from samora_pipeline.evaluation.tables import write_summary
 
 NNUNET = {"Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref"}
@@ -38,7 +39,7 @@ def test_summary_keeps_the_keys_of_nnunet(dataset: Path, summary: Summary) -> No
     assert set(plain["mean"]["1"]) >= NNUNET
     for row in plain["metric_per_case"]:
         assert row["reference_file"] == row["prediction_file"] == f"{row['case']}.nii.gz"
-        assert set(row["metrics"]["2"]) == NNUNET | {"HD95", "HD", "ASSD", "NSD"}
+        assert set(row["metrics"]["2"]) == NNUNET | {"HD95", "HD", "ASSD", "NSD", "HD95_penalised"}
     assert set(plain["sam_family"]["mean"]["1"]) == {"Dice", "HD95"}
     assert len(plain["sam_family"]["metric_per_case"]) == 4
     assert str(dataset) not in json.dumps(plain)
@@ -106,8 +107,51 @@ def test_a_missing_folder_is_a_usage_error(dataset: Path) -> None:
 
 def test_a_folder_without_description_is_refused(dataset: Path) -> None:
     (dataset / "dataset.json").unlink()
-    with pytest.raises(DataError, match="E-JSON-01"):
+    with pytest.raises(DataError, match=r"(?s)E-EVAL-07 .*no dataset\.json in .*--labels liver=1"):
         score_folder(dataset / "labelsTs", dataset / "preds")
+
+
+@pytest.mark.parametrize("place", ["labelsTs", "preds"])
+def test_the_description_may_lie_with_the_files(dataset: Path, summary: Summary, place: str) -> None:
+    (dataset / "dataset.json").rename(dataset / place / "dataset.json")
+    assert score_folder(dataset / "labelsTs", dataset / "preds").mean == summary.mean
+
+
+def test_labels_can_be_given_in_words(dataset: Path, summary: Summary) -> None:
+    (dataset / "dataset.json").unlink()
+    scored = score_folder(dataset / "labelsTs", dataset / "preds", named_labels(["liver=1", "spleen=2", "both=1+2"]))
+    assert scored.labels == {"1": "liver", "2": "spleen", "(1, 2)": "both"}
+    assert scored.mean["1"] == summary.mean["1"]
+    assert scored.stamps == ("PHANTOM",)
+    assert named_labels(["liver=1", "both=1+2", "ignore=9"]).ignore == 9
+    for wrong in ("liver", "liver=", "=1", "liver=one"):
+        with pytest.raises(UsageError, match="E-ARG-05"):
+            named_labels([wrong])
+    with pytest.raises(DataError, match="E-LABEL-01"):
+        named_labels(["liver=1", "spleen=1"])
+
+
+def test_masks_of_another_format_are_matched_by_case(dataset: Path, summary: Summary) -> None:
+    for path in (dataset / "preds").glob("*.nii.gz"):
+        image = SimpleITK.ReadImage(str(path))
+        SimpleITK.WriteImage(image, str(path.with_name(path.name.replace(".nii.gz", ".nrrd"))), True)
+        path.unlink()
+    scored = score_folder(dataset / "labelsTs", dataset / "preds")
+    assert scored.mean == summary.mean
+    assert scored.metric_per_case[0].prediction_file == "a.nrrd"
+    (dataset / "preds" / "a.mha").write_bytes(b"")
+    with pytest.raises(DataError, match=r"(?s)E-EVAL-06 .*a\.mha, a\.nrrd"):
+        score_folder(dataset / "labelsTs", dataset / "preds")
+
+
+@pytest.mark.parametrize("convention", ["medpy", "monai", "deepmind"])
+def test_the_convention_is_stored_with_the_scores(dataset: Path, summary: Summary, convention: Convention) -> None:
+    scored = score_folder(dataset / "labelsTs", dataset / "preds", convention=convention)
+    assert scored.convention == convention
+    assert scored.mean["1"].Dice == summary.mean["1"].Dice
+    # The protocol of the tables of the paper has one convention only.
+    assert scored.sam_family == summary.sam_family
+    assert (scored.mean["2"].NSD == summary.mean["2"].NSD) == (convention != "deepmind")
 
 
 def fold_config(scored: tuple[str, ...]) -> RunConfig:

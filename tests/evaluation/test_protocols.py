@@ -24,6 +24,7 @@ from samora_pipeline.evaluation.protocols import (
 medpy_metric = pytest.importorskip("medpy.metric")
 
 SPACING = (2.0, 1.0, 3.0)
+DIAGONAL = 37.4
 Labels = npt.NDArray[np.uint8]
 
 
@@ -65,7 +66,7 @@ def test_sam_family_golden_cases(reference: Labels, prediction: Labels, expected
 
 
 def test_physical_scores_a_present_organ_in_mm() -> None:
-    scores = physical(one(ORGAN, SHIFTED), SPACING, 2.0)
+    scores = physical(one(ORGAN, SHIFTED), SPACING, 2.0, diagonal=DIAGONAL)
     binary = medpy_metric.binary
     expected = [one_of(SHIFTED, ORGAN, voxelspacing=SPACING) for one_of in (binary.hd95, binary.hd, binary.assd)]
     found = [scores.HD95, scores.HD, scores.ASSD]
@@ -76,24 +77,27 @@ def test_physical_scores_a_present_organ_in_mm() -> None:
 
 
 def test_physical_leaves_an_absent_organ_out_and_keeps_its_false_positives() -> None:
-    scores = physical(one(EMPTY, ORGAN), SPACING, 2.0)
+    scores = physical(one(EMPTY, ORGAN), SPACING, 2.0, diagonal=DIAGONAL)
     assert [scores.Dice, scores.IoU, scores.HD95, scores.HD, scores.ASSD, scores.NSD] == [None] * 6
+    assert scores.HD95_penalised is None
     assert (scores.FP, scores.n_pred, scores.n_ref, scores.TN) == (125, 125, 0, 875)
 
 
 def test_physical_gives_a_missed_organ_zero_and_no_distance() -> None:
-    scores = physical(one(ORGAN, EMPTY), SPACING, 2.0)
+    scores = physical(one(ORGAN, EMPTY), SPACING, 2.0, diagonal=DIAGONAL)
     assert [scores.Dice, scores.IoU, scores.NSD] == [0, 0, 0]
     assert [scores.HD95, scores.HD, scores.ASSD] == [None] * 3
+    assert scores.HD95_penalised == DIAGONAL
     assert (scores.FN, scores.n_pred) == (125, 0)
 
 
 def test_means_and_counts_skip_what_is_not_defined() -> None:
     pairs = [(ORGAN, ORGAN), (ORGAN, EMPTY), (EMPTY, ORGAN), (EMPTY, EMPTY)]
-    organs = [physical(one(*pair), SPACING, 2.0) for pair in pairs]
+    organs = [physical(one(*pair), SPACING, 2.0, diagonal=DIAGONAL) for pair in pairs]
     mean = mean_over_cases(organs)
     assert mean.Dice == 0.5
     assert mean.HD95 == 0
+    assert mean.HD95_penalised == DIAGONAL / 2
     assert mean.FP == 125 / 4
     counts = count(organs)
     assert (counts.scored, counts.missed, counts.distances) == (2, 1, 1)

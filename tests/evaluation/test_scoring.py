@@ -112,16 +112,16 @@ def test_all_faulty_cases_are_named(dataset: Path, save: Save, make_organs: Orga
 def test_all_missing_predictions_are_named(dataset: Path) -> None:
     for case in "ac":
         (dataset / "preds" / f"{case}.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"(?s)E-EVAL-01 2 of 4 .*no prediction.*a\.nii\.gz, c\.nii\.gz"):
+    with pytest.raises(DataError, match=r"(?s)E-EVAL-01 2 of 4 .*no prediction.*missing: a, c"):
         pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz")
     assert len(pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz", ["b", "d"]).files) == 2
 
 
 def test_missing_references_are_named(dataset: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)E-EVAL-01 1 of 2 .*no reference.*x\.nii\.gz"):
+    with pytest.raises(DataError, match=r"(?s)E-EVAL-01 1 of 2 .*no reference.*missing: x"):
         pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz", ["a", "x"])
     with pytest.raises(DataError, match="E-EVAL-01 there is no reference"):
-        pair_files(dataset / "labelsTs", dataset / "preds", ".nrrd")
+        pair_files(dataset, dataset / "preds", ".nii.gz")
 
 
 def test_surplus_predictions_are_reported(dataset: Path) -> None:
