@@ -86,3 +86,22 @@ def test_a_teacher_learns_its_own_task(name: str) -> None:
     (output * torch.randn_like(output)).sum().backward()
     still = [name for name, p in teacher.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not still
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_mixed_precision_changes_little(name: str) -> None:
+    torch.manual_seed(0)
+    teacher = TEACHERS.get(name).build(64)
+    teacher.freeze()
+    images, hidden = torch.rand(4, 1, 64, 64), torch.arange(16).view(1, 4, 4).expand(4, -1, -1) % 4 > 0
+
+    def outputs() -> list[torch.Tensor]:
+        own = teacher.embed(images) if teacher.level is Level.IMAGE else teacher.reconstruct(images, hidden).prediction
+        return [own, *(teacher.features(images, feature) for feature in teacher.shapes)]
+
+    full = outputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = outputs()
+    for exact, rounded in zip(full, half, strict=True):
+        assert not torch.equal(rounded.float(), exact)
+        assert float((rounded.float() - exact).norm()) < 0.03 * float(exact.norm())
