@@ -34,7 +34,7 @@ from planners.shards import SHARDS_FOLDER, Shard, ShardRecord, write_record
 from planners.split_planner import PreviousSplits, SplitPlanner
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
-from samora_pipeline.contracts.integrity import INTEGRITY_FILE, Remark
+from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport, Remark
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.plans import Planned, Plans, SliceAxis
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
@@ -150,14 +150,16 @@ def prepare(request: Request, checked: Checked) -> Prepared:
 def is_current(raw: Path, target: Path) -> bool:
     """Whether a dataset is planned and stored from exactly the files that are in the raw folder, by their digests.
 
-    A plan whose values are neither those that the data give nor set by ``--set`` is not current.
+    A plan whose values are neither those that the data give nor set by ``--set`` is not current, nor is a dataset in
+    which the last check found a fault.
     """
     try:
         dataset = read_dataset(raw)
         sources, faults = list_cases(dataset)
         known = known_fingerprint(dataset, sources, target)
         plans = read_plans(target)
-        if faults or known is None or plans is None or not (target / SPLITS_FILE).is_file():
+        report = read_json(IntegrityReport, target / INTEGRITY_FILE)
+        if faults or report.faults or known is None or plans is None or not (target / SPLITS_FILE).is_file():
             return False
         if replanned(dataset, known, plans) != plans:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,15 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
 def load(path: Path) -> np.ndarray:
     """The voxels of a NIfTI file, to be changed."""
     return np.asanyarray(nibabel.load(path).dataobj).copy()
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def written(root: Path) -> list[str]:

@@ -77,7 +77,8 @@ def inflate(path: Path, content: bytes, claimed: int, window: int = GZIP_WINDOW)
         if stream.unused_data:
             remaining = memoryview(content)[len(content) - len(remaining) - len(stream.unused_data) :]
     if not stream.eof:
-        raise damaged(path, f"compressed data that end after {filled:,} of {claimed:,} bytes")
+        lacking = "without their checksum, " if filled == claimed else ""
+        raise damaged(path, f"compressed data that end {lacking}after {filled:,} of {claimed:,} bytes")
     if filled < claimed:
         raise damaged(path, f"{filled:,} decoded bytes, {claimed:,} claimed by its header")
     return decoded

@@ -36,7 +36,7 @@ def test_each_way_to_be_wrong_is_named() -> None:
     flipped[-6] ^= 1
     for damaged, claimed, found in (
         (stream[:middle], len(CONTENT), "end after"),
-        (stream[:-1], len(CONTENT), "end after 1,500,000 of 1,500,000"),
+        (stream[:-1], len(CONTENT), "end without their checksum, after 1,500,000 of 1,500,000"),
         (bytes(flipped), len(CONTENT), "incorrect data check"),
         (stream + b"\0" * 300_000 + b"x", len(CONTENT), "300,001 foreign bytes"),
         (stream + b"x", len(CONTENT), "1 foreign bytes"),

@@ -1,11 +1,9 @@
-import hashlib
 import json
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +18,13 @@ from samora_pipeline.contracts.splits import Splits
 from samora_pipeline.files import exclusive
 from samora_pipeline.imaging.preprocessor import to_raw_grid
 from samora_pipeline.slices.store import StoredSlices
-from tests.raw_data import load, make_raw_dataset, save
+from tests.raw_data import load, make_raw_dataset, save, tree
 
 NAME = "Dataset007_Boxes"
 
 
 def run(root: Path, *arguments: str) -> int:
     return main(["--root", str(root), "-d", "7", *arguments])
-
-
-def tree(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -180,24 +170,6 @@ def test_a_run_killed_at_any_write_is_completed_by_the_next(root: Path, tmp_path
         assert run(root) == 0
         assert tree(target) == expected
         assert {path: path.stat().st_mtime_ns for path in finished} == stamps
-
-
-def test_a_run_killed_from_outside_while_workers_write(root: Path) -> None:
-    assert run(root) == 0
-    target = root / "preprocessed" / NAME
-    expected = tree(target)
-    shutil.rmtree(target)
-    command = [sys.executable, "-c", "from planners.cli import main; import sys; main(sys.argv[1:])"]
-    process = subprocess.Popen([*command, "--root", str(root), "-d", "7", "-np", "2"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(target.glob("slices/*.json")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 20
-    while run(root) != 0 and time.monotonic() < deadline:  # the workers may still end
-        time.sleep(0.2)
-    assert tree(target) == expected
 
 
 def test_two_runs_at_a_time_are_told_apart(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
