@@ -142,7 +142,7 @@ ASSETS: dict[str, Asset] = {
             "samora_tiny.safetensors",
             _APACHE,
             size=1_789_984,
-            sha256="bfb4fbe40c7c1066be0f68acca2b27264d4b9cb351d02d39c720358abdf725ae",
+            sha256="a60f9bed802a4c4286edbddd4ca37243ce8bb19e8e4c59c9b83a60f1e6548a44",
         ),
     )
 }
