@@ -70,12 +70,14 @@ def _checked_channel(source: CaseSource, path: Path, found: Inspection) -> Volum
 
 
 def _inspect_labels(source: CaseSource, path: Path, scheme: LabelScheme, found: Inspection) -> None:
+    scaled = ""
     try:
         volume = read_volume(path)
         scaled = _scaling(volume)
         labels = label_array(volume)
     except DataError as error:
-        found.faults.append(error)
+        shown = "; ".join(part for part in (error.found, scaled) if part)
+        found.faults.append(DataError(error.code, error.what, found=shown, expected=error.expected, fix=error.fix))
         return
     found.remarks += _header_remarks(source, volume)
     if scaled:

@@ -38,11 +38,19 @@ def check_claim(path: Path, claimed: int, available: int, compressed: bool) -> N
 
 
 def inflate_start(path: Path, content: bytes, count: int) -> bytes:
-    """Return the first ``count`` decoded bytes of a gzip stream (fewer when it is shorter)."""
+    """Return the first ``count`` decoded bytes of a gzip stream (fewer when it holds fewer).
+
+    Raises:
+        DataError: ``E-IMG-02`` for a stream that is cut or altered before that.
+    """
+    stream = zlib.decompressobj(GZIP_WINDOW)
     try:
-        return zlib.decompressobj(GZIP_WINDOW).decompress(content[:_PIECE], count)
+        start = stream.decompress(content[:_PIECE], count)
     except zlib.error as error:
         raise damaged(path, str(error)) from error
+    if len(start) < count and not stream.eof and len(content) <= _PIECE:
+        raise damaged(path, f"compressed data that end after {len(start)} bytes, within the header")
+    return start
 
 
 def inflate(path: Path, content: bytes, claimed: int, window: int = GZIP_WINDOW) -> npt.NDArray[np.uint8]:
