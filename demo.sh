@@ -16,7 +16,7 @@ controls() {
 }
 
 run rm -rf "$SAMORA_ROOT"
-run samora_convert -d Phantom
+run samora_convert -d Phantom -np 2
 run samora_plan_and_preprocess -d Phantom --set input_size=192
 
 echo

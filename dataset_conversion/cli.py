@@ -58,6 +58,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--id", type=int, metavar="N", help="number of the dataset (default: its home, else a free one)"
     )
+    parser.add_argument(
+        "-np", dest="workers", type=int, default=1, metavar="N", help="cases converted at a time (default 1)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
     parser.add_argument(
@@ -84,6 +87,8 @@ def _command(arguments: argparse.Namespace) -> int:
     if arguments.dataset == "list":
         _say_converters()
         return 0
+    if arguments.workers < 1:
+        raise UsageError("E-ARG-01", "-np must be at least 1", found=str(arguments.workers), fix="-np 1")
     converter = find_converter(arguments.dataset)
     roots = resolve_roots(arguments.root)
     say(f"root {roots.root} ({roots.origin})")

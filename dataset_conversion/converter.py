@@ -177,8 +177,9 @@ class Converter(ABC):
         """
         from dataset_conversion.writing import write_survey
 
-        adopt = getattr(options, "adopt_image_header", ())
-        return write_survey(self.survey(source, options), target, self.name, str(source), adopt)
+        adopt, workers = getattr(options, "adopt_image_header", ()), getattr(options, "workers", 1)
+        survey = self.survey(source, options)
+        return write_survey(survey, target, self.name, str(source), adopt=adopt, workers=workers)
 
     def missing_source(self, source: Path, found: str) -> DataError:
         """The error for a folder that is not what this converter expects."""

@@ -20,7 +20,9 @@ from samora_pipeline.files import TEMPORARY_MARK, digest_file
 from samora_pipeline.parallel import map_cases
 
 
-def join_survey(survey: Survey, target: Path, converter: str, source: str, overwrite: bool) -> ConversionReport:
+def join_survey(
+    survey: Survey, target: Path, converter: str, source: str, *, overwrite: bool = False, workers: int = 1
+) -> ConversionReport:
     """Write the unlabelled cases of ``survey`` to imagesUn of the raw dataset ``target``.
 
     The report goes to conversion_SOURCE.json beside the dataset's own.
@@ -40,7 +42,7 @@ def join_survey(survey: Survey, target: Path, converter: str, source: str, overw
         with alone(folder):
             writer = CaseWriter(replace(survey, description=dataset.description), folder, folder)
             items = [(case.name, case) for case in survey.cases]
-            set_aside = collect_faults(map_cases(writer.write, items, 1, f"adding to {target.name}"))
+            set_aside = collect_faults(map_cases(writer.write, items, workers, f"adding to {target.name}"))
             if len(set_aside) == len(survey.cases):
                 raise nothing_left(source, set_aside)
             added = _move(folder / "imagesUn", target / "imagesUn", overwrite)

@@ -33,7 +33,7 @@ OVERLAYS = "overlays"
 
 
 def write_survey(
-    survey: Survey, target: Path, converter: str, source: str, adopt: Collection[str] = ()
+    survey: Survey, target: Path, converter: str, source: str, *, adopt: Collection[str] = (), workers: int = 1
 ) -> ConversionReport:
     """Write the cases of ``survey`` to the folder ``target``, which appears (or is replaced) when all is done.
 
@@ -50,7 +50,8 @@ def write_survey(
     shutil.rmtree(target.parent / OVERLAYS / target.name, ignore_errors=True)
     with atomic_folder(target) as folder, alone(folder):
         writer = CaseWriter(survey, folder, target.parent / OVERLAYS / target.name, adopted)
-        outcomes = map_cases(writer.write, [(case.name, case) for case in survey.cases], 1, f"converting {target.name}")
+        items = [(case.name, case) for case in survey.cases]
+        outcomes = map_cases(writer.write, items, workers, f"converting {target.name}")
         set_aside = collect_faults(outcomes)
         kept = [case for case in survey.cases if case.name not in {fault.case for fault in set_aside}]
         if not kept:

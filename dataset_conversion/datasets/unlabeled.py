@@ -123,8 +123,9 @@ class Unlabeled(Converter):
             return super().convert(source, target, options)
         from dataset_conversion.joining import join_survey
 
-        overwrite = bool(getattr(options, "overwrite", False))
-        return join_survey(self.survey(source, options), target, self.name, str(source), overwrite)
+        overwrite, workers = getattr(options, "overwrite", False), getattr(options, "workers", 1)
+        survey = self.survey(source, options)
+        return join_survey(survey, target, self.name, str(source), overwrite=overwrite, workers=workers)
 
 
 class _Found:

@@ -188,3 +188,17 @@ def test_two_conversions_to_one_target_do_not_disturb_each_other(
     assert _convert(root, "-d", "Task04_Tiny", "-i", source) == 0
     assert _present(root) == ["Dataset014_Tiny"]
     assert not (root / "raw" / "Dataset014_Tiny" / ".lock").exists()
+
+
+def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        assert _convert(tmp_path / str(workers), "-d", "Phantom", "--scans", 1, 1, 1, "-np", workers) == 0
+    trees = [tmp_path / workers / "raw" / "Dataset090_Phantom" for workers in ("1", "2")]
+    files = [{str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob("*.nii.gz")} for tree in trees]
+    assert len(files[0]) == 5
+    assert files[0] == files[1]
+
+
+def test_no_process_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _convert(root, "-d", "Phantom", "-np", 0) == 2
+    assert "E-ARG-01" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,14 @@ def test_what_it_states_of_labels_and_lists_agrees_with_itself(converter: Conver
     for budget in published.budgets.values():
         assert set(budget.slices) <= set(budget.cases) <= set(train)
         assert all(list(indices) == sorted(set(indices)) for indices in budget.slices.values())
+
+
+def test_its_cases_can_be_handed_to_other_processes(converter: Converter, tmp_path: Path) -> None:
+    source, options = SAMPLES[converter.name](tmp_path / "source", converter)
+    cases = converter.survey(source, options).cases
+    again = pickle.loads(pickle.dumps(cases))
+    assert [(case.name, case.part) for case in again] == [(case.name, case.part) for case in cases]
+    assert np.array_equal(again[0].load().channels[0].array, cases[0].load().channels[0].array)
 
 
 def test_names_and_homes_are_unique() -> None:
