@@ -17,6 +17,7 @@ from planners.cases import CaseSource
 from planners.fingerprint_extractor import same_files
 from planners.integrity import count_labels
 from planners.measurements import MEASUREMENTS_FOLDER, remove_other_measurements
+from planners.nnunet_splits import NNUNET_SPLITS_FILE
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.labels import LabelScheme
@@ -30,7 +31,7 @@ from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
 from samora_pipeline.parallel import Engine
 from samora_pipeline.slices.store import CasePaths, StoredSlices, write_case
 
-COPIED = ("dataset.json", "samora.json")
+COPIED = ("dataset.json", "samora.json", NNUNET_SPLITS_FILE)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def read_plans(target: Path) -> Plans | None:
 
 
 def descriptions_are_current(raw: Path, target: Path) -> bool:
-    """Whether dataset.json and samora.json are those that were planned from."""
+    """Whether dataset.json, samora.json and splits_final.json are those that were planned from."""
     return all(_content(raw / name) == _content(target / name) for name in COPIED)
 
 

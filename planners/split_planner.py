@@ -1,5 +1,6 @@
 """Plans the folds: five by patient, the published train/test split as ``official``, and ``all``.
 
+Folds that a user brings in nnU-Net's splits_final.json take the place of the five.
 Cases of a published test set that lie in imagesTr are trained on in no fold. With one case per patient the five folds
 are nnU-Net's (same seed, same shuffle), so that results can be compared fold by fold.
 """
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planners.nnunet_splits import imported_folds
 from samora_pipeline.contracts.budget import parse_budget
 from samora_pipeline.contracts.dataset import PublishedBudget, RawDataset
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
@@ -54,12 +56,17 @@ class SplitPlanner:
         """Return all folds, the published budgets, and what still holds of ``previous``.
 
         Raises:
-            DataError: ``E-SPLIT-06`` for a published slice that its volume does not have.
+            DataError: ``E-SPLIT-06`` for a published slice that its volume does not have, ``E-SPLIT-08`` for an
+                unusable splits_final.json.
         """
         published = self.dataset.ours.published_split
         reserved = frozenset(published.test if published else ())
         training = [name for name in self._labelled() if self.cases[name].subset == "train" and name not in reserved]
-        folds = self.cross_validation(training)
+        if imported := imported_folds(self.dataset.folder, training):
+            folds, notes = imported
+            self.notes += notes
+        else:
+            folds = self.cross_validation(training)
         if official := self.official():
             folds = {OFFICIAL: official, **folds}
         folds[ALL] = Fold(tuple(training), tuple(training))
