@@ -137,8 +137,8 @@ def _run_stages(request: Request, roots: Roots, context: StageContext) -> None:
     distributed.barrier()
     if distributed.is_main():
         say(describe(plan, roots))
-        if not plan.leaks.excluded:
-            # A selection without the leaks belongs to this run alone; others draw from the whole fold.
+        if not (plan.leaks.excluded or plan.config.held_out):
+            # A selection without the leaks or the held-out cases belongs to this run alone; others draw anew.
             plan.dataset.store_selection(plan.config.selection)
     Execution(plan, context, roots.weights, one_case=request.fast).run(request.stage)
     if distributed.is_main():

@@ -142,6 +142,7 @@ class FinetuneSettings:
     dice: float = 0.8
     loss_at: Literal["decoder", "input"] = "decoder"  # SAMed's code: low-resolution logits against a resized label
     clip_norm: float | None = None
+    held_out: int = 0  # labelled cases kept out of training, on which post-processing is chosen; 0 leaves it off
 
     def __post_init__(self) -> None:
         _check_positive(self)

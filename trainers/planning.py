@@ -30,6 +30,7 @@ from samora_pipeline.paths import Roots
 from trainers.artefacts import PRETRAINING_FOLDER, Artefact, expert_artefact
 from trainers.base import Base, bootstrapped_base, find_base
 from trainers.config import Settings, shortened
+from trainers.held_out import hold_out
 from trainers.leaks import LeakReport, names, settle
 from trainers.overrides import apply_overrides, differences
 from trainers.pool import Pool, make_pool
@@ -135,7 +136,8 @@ def plan_run(request: Request, roots: Roots) -> RunPlan:
     leaks = _leaks(request, dataset, splits, whole, candidates)
     taken_out = frozenset(names(leaks.excluded))
     fold = Fold(tuple(case for case in whole.train if case not in taken_out), whole.scored)
-    selection = _selection(request, splits, fold_name, _labelled_slices(dataset, fold), taken_out)
+    drawn = _selection(request, splits, fold_name, _labelled_slices(dataset, fold), taken_out)
+    selection, held_out = hold_out(drawn, choices.settings.finetune.held_out, dataset.raw.patient)
     results = roots.results / dataset.name
     if request.fast:
         # One level deeper than runs lie, so that nothing ever predicts with it.
@@ -154,6 +156,7 @@ def plan_run(request: Request, roots: Roots) -> RunPlan:
     }
     fold_folder = folder / f"fold_{fold_name}"
     config = _config(request, choices, dataset, selection, fold, pool, base, experts, leaks)
+    config = replace(config, held_out=held_out)
     check_spec(config.model)
     config = config if request.fast else check_config(fold_folder, config)
     return RunPlan(config, choices, dataset, pool, base, experts, fold_folder, leaks)

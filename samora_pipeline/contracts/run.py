@@ -59,7 +59,8 @@ class RunConfig:
     ``settings`` are the resolved settings per stage (after ``--set``); ``experts`` gives, per level, the key of the
     pre-training it came from (empty with recipe ``none``). ``stamps`` are printed on every score and picture.
     ``excluded_leaks`` and ``allowed_leaks`` are cases that show what is scored (``contracts.leakage``), taken out or
-    let in by name.
+    let in by name. ``held_out`` are labelled training cases that are not learned from: post-processing is chosen on
+    them.
     """
 
     dataset: str
@@ -82,4 +83,5 @@ class RunConfig:
     stamps: tuple[str, ...] = ()
     excluded_leaks: tuple[str, ...] = ()
     allowed_leaks: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
     schema_version: int = 1

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.files import WRITABLE
+from samora_pipeline.inference.case import InputCase
+from samora_pipeline.inference.dicom_cases import dicom_cases
 
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<number>\d{4})$")
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class InputCase:
-    """One case to predict: its channels in order, and the file ending its output gets too."""
-
-    name: str
-    channels: tuple[Path, ...]
-    ending: str
 
 
 def find_cases(source: Path, channel_names: tuple[str, ...]) -> list[InputCase]:
@@ -29,13 +21,17 @@ def find_cases(source: Path, channel_names: tuple[str, ...]) -> list[InputCase]:
     Files are named ``CASE_0000.nii.gz`` as in nnU-Net. A model with a single channel also takes plain names: then a
     name without a number is a case, and where no file is numbered ``_0000`` all names are plain.
 
+    Where there are no such files, DICOM series are looked for (see ``dicom_cases``).
+
     Raises:
         DataError: ``E-INPUT-01`` nothing there, ``E-INPUT-02`` one name twice, ``E-CHAN-03`` channels that the model
-            does not take; every offender is named.
+            does not take (every offender is named), ``E-CHAN-07`` DICOM for a model with several channels.
     """
-    files = [source] if source.is_file() else _images(source)
+    files = [source] if source.is_file() and _ending(source) else _images(source)
+    if not files and (series := dicom_cases(source, len(channel_names))):
+        return series
     endings = {path: _ending(path) for path in files}
-    if not files or not all(endings.values()):
+    if not files:
         raise _nothing(source)
     if source.is_file() and len(channel_names) > 1:
         files = _siblings(source, endings[source])
@@ -161,7 +157,7 @@ def _nothing(source: Path) -> DataError:
         "E-INPUT-01",
         "there is no image to predict",
         found=found,
-        expected=f"a folder of images or one image ({', '.join(WRITABLE)})",
+        expected=f"a folder of images ({', '.join(WRITABLE)}) or of DICOM files, or one of them",
         fix="samora_predict -i FOLDER_WITH_IMAGES -o OUT",
     )
 

@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, run, say
+from samora_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from samora_pipeline.contracts.run import RunConfig
-    from samora_pipeline.inference.cases import InputCase
+    from samora_pipeline.inference.case import InputCase
+    from samora_pipeline.inference.job import CaseFiles
     from samora_pipeline.inference.record import ModelRecord, OutputFolder
     from samora_pipeline.inference.runs import Choice
+    from samora_pipeline.paths import Roots
 
 _EPILOG = """\
 examples:
   samora_predict -i imagesTs -o preds            the only trained run, on the test images of its dataset
   samora_predict -i scan.nii.gz -o preds --tta   one image, averaged with its mirrored views
+  samora_predict -i DICOM_FOLDER -o preds        each DICOM series in the folder, or in the folders below it
+  samora_predict --list                          what can predict
   samora_predict -i scans -o preds -m Dataset001_Synapse/SAMoraTrainer__10pct__default -f 0 1
 """
 
@@ -29,18 +34,26 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> CommandParser:
     parser = CommandParser("samora_predict", "Segment images with a trained run.", _EPILOG)
-    parser.add_argument("-i", dest="images", metavar="IN", required=True, help="folder of images, or one image")
-    parser.add_argument("-o", dest="output", metavar="OUT", required=True, help="folder for the label maps")
+    parser.add_argument("-i", dest="images", metavar="IN", help="folder of images or of DICOM series, or one file")
+    parser.add_argument("-o", dest="output", metavar="OUT", help="folder for the label maps")
     parser.add_argument("-m", dest="model", metavar="RUN", help="run or fold folder (default: the only trained run)")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", help="folds to average (default: all finished)")
     parser.add_argument("--tta", action="store_true", help="average over the mirrored views that training used")
     parser.add_argument("--save-probabilities", action="store_true", help="also write CASE_probabilities.b2nd")
     parser.add_argument(
+        "--save-uncertainty", action="store_true", help="also write CASE_uncertainty.nii.gz, in percent"
+    )
+    parser.add_argument(
+        "--no-postprocessing", action="store_true", help="keep all components, whatever the run's training chose"
+    )
+    parser.add_argument(
         "--continue", dest="resume", action="store_true", help="skip cases that are complete and made the same way"
     )
     parser.add_argument("--shard", metavar="i/n", help="predict the i-th of n shares, for several machines")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--batch", type=_count, metavar="N", help="slices per step (default: the plan's)")
+    parser.add_argument("--fp32", action="store_true", help="single precision (default: bf16 where the device has it)")
+    parser.add_argument("--batch", type=_count, metavar="N", help="slices per step (default: what suits the device)")
+    parser.add_argument("--list", action="store_true", help="list the trained runs and stop")
     return parser
 
 
@@ -55,12 +68,14 @@ def _predict(arguments: argparse.Namespace) -> int:
     from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
     from samora_pipeline.files import sweep
     from samora_pipeline.inference.cases import find_cases, own_share, parse_shard, refuse_overwriting
-    from samora_pipeline.inference.job import output_files
     from samora_pipeline.inference.record import OutputFolder
     from samora_pipeline.inference.runs import choose
     from samora_pipeline.paths import resolve_roots
 
     roots = resolve_roots(arguments.root)
+    if arguments.list:
+        return _list(roots)
+    _require_folders(arguments)
     shard = parse_shard(arguments.shard)
     choice = choose(arguments.model, arguments.folds, Path(arguments.images), roots)
     config = read_json(RunConfig, choice.fold_folders[0] / CONFIG_FILE)
@@ -69,12 +84,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.output)
     all_cases = find_cases(choice.images, config.plans.channel_names)
     refuse_overwriting(choice.images, folder)
-    cases = own_share(all_cases, shard)
+    cases = _with_files(own_share(all_cases, shard), folder, arguments)
     output = OutputFolder(folder, _model_record(choice, config, arguments), shard, resume=arguments.resume)
-    files = {case.name: output_files(case, folder, arguments.save_probabilities) for case in cases}
-    output.refuse_strange(path for paths in files.values() for path in paths)
-    done = {case.name for case in cases if output.finished(case.name, case.channels, files[case.name])}
-    to_do = [case for case in cases if case.name not in done]
+    output.refuse_strange(path for _, files in cases for path in files.paths)
+    done = {case.name for case, files in cases if output.finished(case.name, case.channels, files.paths)}
+    to_do = [(case, files) for case, files in cases if case.name not in done]
     if shard[1] == 1:
         # Another share may be writing here, and its temporary files are not ours to remove.
         sweep(folder)
@@ -83,29 +97,67 @@ def _predict(arguments: argparse.Namespace) -> int:
     return EXIT_FAILED_CASES if failed else EXIT_OK
 
 
+def _list(roots: Roots) -> int:
+    from samora_pipeline.inference.listing import list_runs
+    from samora_pipeline.inference.runs import find_runs
+
+    runs = find_runs(roots.results)
+    for line in list_runs(runs) if runs else [f"no trained run under {roots.results}"]:
+        say(line)
+    return EXIT_OK
+
+
+def _require_folders(arguments: argparse.Namespace) -> None:
+    missing = [flag for flag, value in (("-i", arguments.images), ("-o", arguments.output)) if not value]
+    if missing:
+        raise UsageError(
+            "E-ARG-13",
+            f"{' and '.join(missing)} must be given",
+            found="a command without them",
+            expected="-i IN -o OUT, or --list",
+            fix="samora_predict -i imagesTs -o preds",
+        )
+
+
+def _with_files(
+    cases: list[InputCase], folder: Path, arguments: argparse.Namespace
+) -> list[tuple[InputCase, CaseFiles]]:
+    from samora_pipeline.inference.job import output_files
+
+    wanted = {"probabilities": arguments.save_probabilities, "uncertainty": arguments.save_uncertainty}
+    return [(case, output_files(case, folder, **wanted)) for case in cases]
+
+
 def _predict_cases(
     arguments: argparse.Namespace,
     choice: Choice,
     config: RunConfig,
     output: OutputFolder,
-    cases: list[InputCase],
+    cases: list[tuple[InputCase, CaseFiles]],
     done: set[str],
     weights: Path,
 ) -> int:
     """Load the model, predict ``cases`` and return how many failed."""
-    from samora_pipeline.inference.device import pick_device
     from samora_pipeline.inference.job import predict_cases
     from samora_pipeline.inference.predictor import Predictor
-    from samora_pipeline.inference.record import PredictionRecord
-    from samora_pipeline.reproducibility import snapshot
+    from samora_pipeline.inference.record import prediction_record
 
-    device = pick_device(arguments.device)
     predictor = Predictor.load(
-        choice.fold_folders, weights_folder=weights, device=device, batch_size=arguments.batch, tta=arguments.tta
+        choice.run.folder,
+        folds=choice.folds,
+        weights_folder=weights,
+        device=arguments.device,
+        precision="fp32" if arguments.fp32 else "auto",
+        batch_size=arguments.batch,
+        tta=arguments.tta,
+        postprocessing=not arguments.no_postprocessing,
     )
-    record = PredictionRecord(output.model, config.dataset, str(device), config.stamps, snapshot())
-    output.start(record, done, [case.name for case in cases])
-    failures = predict_cases(predictor, cases, output, save_probabilities=arguments.save_probabilities)
+    arithmetic = predictor.arithmetic
+    say(f"device: {predictor.device}, {arithmetic.name} ({arithmetic.why}), {predictor.batch_size} slices per step")
+    if output.model.largest_component:
+        say(f"largest component only: {', '.join(output.model.largest_component)}  (--no-postprocessing keeps all)")
+    output.start(prediction_record(predictor, output.model, config), done, [case.name for case, _ in cases])
+    failures = predict_cases(predictor, cases, output)
     output.write_failures(failures)
     for name, failure in failures.items():
         say(f"failed: {name}: {failure.code} {failure.what} ({failure.found})")
@@ -113,19 +165,16 @@ def _predict_cases(
 
 
 def _model_record(choice: Choice, config: RunConfig, arguments: argparse.Namespace) -> ModelRecord:
-    from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT
-    from samora_pipeline.files import digest_file
-    from samora_pipeline.inference.record import ModelRecord
+    from samora_pipeline.inference.record import model_record
 
-    folds = {name: choice.run.folds[name] for name in choice.folds}
-    return ModelRecord(
-        run=str(choice.run.folder),
-        folds=choice.folds,
-        configs={name: digest_file(folder / CONFIG_FILE) for name, folder in folds.items()},
-        checkpoints={name: digest_file(folder / FINAL_CHECKPOINT) for name, folder in folds.items()},
-        base=config.base.digest,
+    return model_record(
+        choice.run.folder,
+        {name: choice.run.folds[name] for name in choice.folds},
+        config.base.digest,
         tta=arguments.tta,
+        postprocessing=not arguments.no_postprocessing,
         save_probabilities=arguments.save_probabilities,
+        save_uncertainty=arguments.save_uncertainty,
     )
 
 

@@ -1,10 +1,36 @@
-"""The device that a command runs on."""
+"""The device that a command runs on, and what follows from it: the precision of products and the slices per step."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 
 from samora_pipeline.errors import ResourceError, UsageError
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+_CPUINFO = Path("/proc/cpuinfo")
+# As /proc/cpuinfo calls them; "bf16" is that of ARM.
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
+_REFERENCE_PIXELS = 224 * 224
+# A CPU gains nothing beyond the rows that fill its matrix products; more only leaves the caches.
+_CPU_SLICES = 8
+_CUDA_SLICES_PER_GIB = 4
+_CUDA_SLICES = 64
+
+
+class Arithmetic(NamedTuple):
+    """The type in which convolutions and matrix products of a network are computed, and the reason."""
+
+    dtype: torch.dtype
+    why: str
+
+    @property
+    def name(self) -> str:
+        """``bf16`` or ``fp32``."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -32,3 +58,48 @@ def pick_device(name: str | None) -> torch.device:
             fix="--device cpu, or install the CUDA build of torch",
         )
     return device
+
+
+def as_device(device: str | torch.device | None) -> torch.device:
+    """The device itself, or the one that ``pick_device`` finds by its name."""
+    return device if isinstance(device, torch.device) else pick_device(device)
+
+
+def pick_arithmetic(device: torch.device, precision: Precision = "auto") -> Arithmetic:
+    """Decide the precision: bfloat16 where the device multiplies in it, else single precision, unless it is forced.
+
+    Without such instructions bfloat16 is emulated, which is correct and several times slower than single precision.
+    """
+    if precision != "auto":
+        return Arithmetic(torch.bfloat16 if precision == "bf16" else torch.float32, "as asked for")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Arithmetic(torch.bfloat16, f"{torch.cuda.get_device_name(device)} multiplies in bfloat16")
+        return Arithmetic(torch.float32, f"{torch.cuda.get_device_name(device)} has no bfloat16")
+    if instructions := cpu_bf16_instructions():
+        return Arithmetic(torch.bfloat16, f"this CPU has {instructions}")
+    return Arithmetic(torch.float32, "this CPU has neither avx512_bf16 nor amx_bf16")
+
+
+def cpu_bf16_instructions() -> str:
+    """Name the instructions with which this CPU multiplies in bfloat16; empty when it has none."""
+    if _CPUINFO.is_file():
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        # "flags" on x86, "Features" on ARM; all cores are alike, so the first line is enough.
+        listed = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+        flags = set(listed.partition(":")[2].split())
+        return next((flag for flag in _BF16_FLAGS if flag in flags), "")
+    # Elsewhere torch's own test; it knows AVX-512 and AMX.
+    if torch.cpu._is_amx_tile_supported():
+        return "amx_bf16"
+    return "avx512_bf16" if torch.cpu._is_avx512_bf16_supported() else ""
+
+
+def pick_batch(device: torch.device, input_size: int) -> int:
+    """Slices of ``input_size`` pixels a side per step: as many pixels as 8 slices of 224 on a CPU, and on CUDA as
+    4 of them per GiB of free memory, at most 64."""
+    slices = _CPU_SLICES
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        slices = min(_CUDA_SLICES, int(_CUDA_SLICES_PER_GIB * free / 2**30))
+    return max(1, round(slices * _REFERENCE_PIXELS / input_size**2))

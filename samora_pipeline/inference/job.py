@@ -8,14 +8,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from samora_pipeline.errors import ResourceError, SamoraError
+from samora_pipeline.imaging.dicom import read_series
 from samora_pipeline.imaging.files import read_volume, write_labels
 from samora_pipeline.imaging.volume import Volume
-from samora_pipeline.inference.cases import InputCase
+from samora_pipeline.inference.case import InputCase
 from samora_pipeline.inference.predictor import Predictor
-from samora_pipeline.inference.probabilities import SUFFIX
+from samora_pipeline.inference.probabilities import SUFFIX as PROBABILITIES
 from samora_pipeline.inference.record import Failure, OutputFolder
+from samora_pipeline.inference.uncertainty import SUFFIX as UNCERTAINTY
 from samora_pipeline.run_log import Progress
 
 logger = logging.getLogger("samora")
@@ -29,25 +32,41 @@ class ReadCase:
     seconds: float
 
 
-def output_files(case: InputCase, folder: Path, save_probabilities: bool) -> list[Path]:
-    """The files that a case is predicted to: its label map first."""
-    labels = folder / f"{case.name}{case.ending}"
-    return [labels, folder / f"{case.name}{SUFFIX}"] if save_probabilities else [labels]
+class CaseFiles(NamedTuple):
+    """The files that a case is predicted to; those that nobody asked for are None."""
+
+    labels: Path
+    probabilities: Path | None
+    uncertainty: Path | None
+
+    @property
+    def paths(self) -> list[Path]:
+        """All that are written, the label map first."""
+        return [path for path in self if path is not None]
+
+
+def output_files(case: InputCase, folder: Path, *, probabilities: bool = False, uncertainty: bool = False) -> CaseFiles:
+    """Name the files of a case."""
+    return CaseFiles(
+        folder / f"{case.name}{case.ending}",
+        folder / f"{case.name}{PROBABILITIES}" if probabilities else None,
+        folder / f"{case.name}{UNCERTAINTY}" if uncertainty else None,
+    )
 
 
 def predict_cases(
-    predictor: Predictor, cases: Sequence[InputCase], output: OutputFolder, *, save_probabilities: bool
+    predictor: Predictor, cases: Sequence[tuple[InputCase, CaseFiles]], output: OutputFolder
 ) -> dict[str, Failure]:
-    """Predict ``cases`` into the output folder and return those that failed, with the reason.
+    """Predict cases into their files and return those that failed, with the reason.
 
     Raises:
         ResourceError: ``E-DISK-01`` when nothing can be written any more.
     """
     failures: dict[str, Failure] = {}
     with Progress("predict", len(cases), unit="case") as progress:
-        for case, reading in _read_ahead(cases):
+        for (case, reading), (_, files) in zip(_read_ahead([case for case, _ in cases]), cases, strict=True):
             try:
-                _predict_case(predictor, case, reading.result(), output, save_probabilities)
+                _predict_case(predictor, case, reading.result(), files, output)
             except MemoryError:
                 failures[case.name] = Failure("E-MEM-02", f"memory does not hold the case {case.name}")
             except SamoraError as error:
@@ -61,18 +80,17 @@ def predict_cases(
 
 
 def _predict_case(
-    predictor: Predictor, case: InputCase, read: ReadCase, output: OutputFolder, save_probabilities: bool
+    predictor: Predictor, case: InputCase, read: ReadCase, files: CaseFiles, output: OutputFolder
 ) -> None:
     for volume in read.volumes:
         for warning in volume.warnings:
             logger.warning("%s: %s", volume.path.name, warning)
-    files = output_files(case, output.folder, save_probabilities)
     begun = time.monotonic()
-    labels = predictor.predict_volume(read.volumes, probabilities=files[1] if save_probabilities else None)
+    labels = predictor.predict_volume(read.volumes, probabilities=files.probabilities, uncertainty=files.uncertainty)
     predicted = time.monotonic()
-    write_labels(files[0], labels, read.volumes[0])
+    write_labels(files.labels, labels, read.volumes[0])
     seconds = {"read": read.seconds, "predict": predicted - begun, "write": time.monotonic() - predicted}
-    output.add(case.name, case.channels, files, seconds)
+    output.add(case.name, case.channels, files.paths, seconds)
 
 
 def _read_ahead(cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, Future[ReadCase]]]:
@@ -90,5 +108,5 @@ def _read_ahead(cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, Future[
 
 def _read(case: InputCase) -> ReadCase:
     begun = time.monotonic()
-    volumes = tuple(read_volume(path) for path in case.channels)
+    volumes = (read_series(case.channels),) if case.dicom else tuple(read_volume(path) for path in case.channels)
     return ReadCase(volumes, time.monotonic() - begun)

@@ -21,19 +21,25 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.postprocessing import Step, read_steps
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.imaging.intensity import measure, normalize
 from samora_pipeline.imaging.preprocessor import to_raw_grid, to_slices
 from samora_pipeline.imaging.resampling import InPlaneMap
-from samora_pipeline.imaging.volume import Volume, make_grid, require_finite
+from samora_pipeline.imaging.volume import Volume, require_finite
+from samora_pipeline.inference.arrays import SLICES_ROWS_COLUMNS, array_volumes
+from samora_pipeline.inference.device import Precision, as_device, pick_arithmetic, pick_batch
 from samora_pipeline.inference.in_plane import DeviceMap
 from samora_pipeline.inference.probabilities import probability_writer
+from samora_pipeline.inference.runs import named_run, pick_folds
+from samora_pipeline.inference.uncertainty import uncertainty_writer
+from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import allowed_flips
 
 Labels = npt.NDArray[np.uint8]
 Images = npt.NDArray[Any]
 
-CHUNK_BYTES = 1 << 28
+CHUNK_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
 """upper bound of one chunk's scores on the source grid; a few temporaries of the same size come on top"""
 
 _CPU_ALLOCATION = "can't allocate memory"
@@ -50,14 +56,15 @@ class Predictor:
     """Networks of one run, with the plan and the labels they were trained for.
 
     Members are averaged as probabilities: every network, and with ``tta`` every mirrored view that the plan allows.
-    Networks are any modules from (B,C,n,n) in [0, 1] to logits (B,K,m,m); they are moved to the device and put in
-    evaluation mode.
-    ``batch_size`` (slices per step; the plan's by default) is halved whenever memory runs out, and never changes the
-    result on a CPU. On CUDA the networks run in bfloat16, their scores are averaged in float32.
+    Networks are any modules from (B,C,n,n) in [0, 1] to logits (B,K,m,m). They are taken over: moved to the device, put
+    in evaluation mode, and in bf16 the weights of their products are stored in bf16.
+
+    Only matrix products and convolutions follow ``precision``; resizing and averaging are always done in float32.
+    ``batch_size`` (slices per step; by default what suits the device) is halved whenever memory runs out, and changes
+    results by rounding at most.
 
     Example:
-        ``Predictor.load([Path("results/Dataset001_Synapse/SAMoraTrainer__10pct__default/fold_official")],
-        weights_folder=Path("weights"), device="cuda")(array, spacing=(0.8, 0.8, 3.0))``
+        ``Predictor.load("Dataset001_Synapse/SAMoraTrainer__10pct__default")(array, spacing=(3.0, 0.8, 0.8))``
     """
 
     def __init__(
@@ -66,69 +73,96 @@ class Predictor:
         plans: Plans,
         labels: LabelScheme,
         *,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
+        precision: Precision = "auto",
         batch_size: int | None = None,
         tta: bool = False,
+        steps: Sequence[Step] = (),
     ) -> None:
         self.plans = plans
         self.labels = labels
-        self.device = torch.device(device)
-        self.batch_size = batch_size or plans.batch_size.value
-        self._networks = [network.to(self.device).eval() for network in networks]
+        self.device = as_device(device)
+        self.arithmetic = pick_arithmetic(self.device, precision)
+        self._networks = [_prepared(network, self.device, self.arithmetic.dtype) for network in networks]
+        self.batch_size = batch_size or pick_batch(self.device, plans.input_size.value)
         self._views = mirrored_views(plans) if tta else [()]
+        self._steps = tuple(steps)
 
     @classmethod
     def load(
         cls,
-        fold_folders: Sequence[Path],
+        run: str | Path,
         *,
-        weights_folder: Path,
-        device: str | torch.device = "cpu",
+        folds: Sequence[str] | None = None,
+        weights_folder: Path | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "auto",
         batch_size: int | None = None,
         tta: bool = False,
+        postprocessing: bool = True,
     ) -> Predictor:
-        """Load the finished folds of one run; no trainer is needed.
+        """Load finished folds of a run; no trainer is needed.
 
         Args:
-            fold_folders: folders with ``config.json`` and ``checkpoint_final.safetensors``.
-            weights_folder: where public weights lie, for runs on a public base.
-            device: ``cpu``, ``cuda``, ``cuda:1``.
-            batch_size: slices per step; None takes the plan's.
+            run: a run folder or a fold folder, as a path or below the results folder
+                (``DatasetNNN_Name/TRAINER__SPLIT__NAME``).
+            folds: names of folds; None takes all that are finished.
+            weights_folder: where public weights lie, for runs on a public base; None: ``weights`` below SAMORA_ROOT.
+            device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where it works.
+            precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the device multiplies in it.
+            batch_size: slices per step; None takes what suits the device.
             tta: average over the mirrored views that the plan allows.
+            postprocessing: keep the largest component of the labels for which the run's training chose that.
 
         Raises:
+            AssetError: ``E-RUN-01`` no such run; the base encoder is not there.
             DataError: a file is missing, damaged or of another run; the base encoder has another digest.
-            AssetError: the base encoder is not there.
+            UsageError: ``E-FOLD-02`` a fold that is not finished.
         """
         from samora_pipeline.inference.loading import load_folds
 
-        folds = load_folds(fold_folders, weights_folder)
-        first = folds[0].config
+        # Before anything is read: a device that is not there is the cheapest of all mistakes to find.
+        own_device = as_device(device)
+        roots = resolve_roots(None)
+        trained = named_run(str(run), roots.results)
+        folders = [trained.folds[name] for name in pick_folds(trained, folds)]
+        loaded = load_folds(folders, weights_folder or roots.weights)
+        first = loaded[0].config
         return cls(
-            [fold.network for fold in folds],
+            [fold.network for fold in loaded],
             first.plans,
             first.labels,
-            device=device,
+            device=own_device,
+            precision=precision,
             batch_size=batch_size,
             tta=tta,
+            steps=read_steps(folders) if postprocessing else (),
         )
 
-    def __call__(self, array: Images, spacing: tuple[float, float, float]) -> Labels:
-        """Segment an array [X,Y,Z] or [C,X,Y,Z] with axes to the patient's right, front and head (RAS).
+    def __call__(self, array: Images, spacing: Sequence[float], axes: str = SLICES_ROWS_COLUMNS) -> Labels:
+        """Segment an array (Z,Y,X) or (C,Z,Y,X) to label values (Z,Y,X).
 
-        ``spacing`` in mm along X, Y, Z; intensities in source units (HU for CT). Returns label values [X,Y,Z].
+        Args:
+            array: intensities in source units (HU for CT), axes in the order of ``SimpleITK.GetArrayFromImage``.
+            spacing: mm between neighbours along each axis, in the order of the axes: (slices, rows, columns).
+            axes: where the index of each axis grows to. ``SPL``, the default: head, back, patient's left, as in an
+                axial scan in DICOM's own orientation. nibabel's arrays in canonical orientation are ``RAS``.
+
+        Raises:
+            ValueError: an array, spacing or axes of another form.
+            DataError: as ``predict_volume``.
         """
-        channels = array[None] if array.ndim == 3 else array
-        affine = np.diag([*spacing, 1.0])
-        nowhere = Path("array")
-        return self.predict_volume(tuple(Volume(c, make_grid(c.shape, affine), nowhere) for c in channels))
+        return self.predict_volume(array_volumes(array, spacing, axes))
 
-    def predict_volume(self, volumes: tuple[Volume, ...], *, probabilities: Path | None = None) -> Labels:
+    def predict_volume(
+        self, volumes: tuple[Volume, ...], *, probabilities: Path | None = None, uncertainty: Path | None = None
+    ) -> Labels:
         """Segment one case.
 
         Args:
             volumes: its channels in the order of the plan, on one grid; intensities in source units.
             probabilities: where to write the probabilities too, see ``probabilities.py``.
+            uncertainty: where to write their entropy, see ``uncertainty.py``. Post-processing changes neither.
 
         Returns:
             Label values [X,Y,Z] on the raw grid of the first channel.
@@ -143,16 +177,19 @@ class Predictor:
             require_finite(volume)
         images, geometry = to_slices(volumes, self.plans.slice_axis.value)
         labels = np.empty((images.shape[0], *images.shape[2:]), dtype=np.uint8)
-        with probability_writer(probabilities, self.labels, geometry) as write:
+        with (
+            probability_writer(probabilities, self.labels, geometry) as write,
+            uncertainty_writer(uncertainty, geometry, regions=self.labels.regions) as write_uncertainty,
+        ):
             for start, scores in self.predict_scores(images, geometry.spacing):
                 labels[start : start + len(scores)] = self.decode(scores)
                 write(start, scores)
-        return to_raw_grid(labels, geometry)
+                write_uncertainty(start, scores)
+        if self._steps:
+            from samora_pipeline.inference.postprocessing import apply_steps
 
-    def predict_stack(self, images: Images, spacing: tuple[float, float, float]) -> Labels:
-        """Segment slices [S,C,H,W] in source units to label values [S,H,W]; ``spacing`` as in ``predict_scores``."""
-        chunks = [self.decode(chunk.probabilities) for chunk in self.predict_scores(images, spacing)]
-        return np.concatenate(chunks)
+            labels = apply_steps(labels, self._steps)
+        return to_raw_grid(labels, geometry)
 
     def predict_scores(self, images: Images, spacing: tuple[float, float, float]) -> Iterator[ScoreChunk]:
         """Yield the probabilities of slices [S,C,H,W] in source units, chunk by chunk and in order.
@@ -165,7 +202,7 @@ class Predictor:
         in_plane = DeviceMap(
             InPlaneMap.for_plan(rows, columns, spacing[1:], self.plans), self.device, regions=self.labels.regions
         )
-        largest = max(1, CHUNK_BYTES // (4 * self.labels.num_outputs * rows * columns))
+        largest = max(1, CHUNK_BYTES[self.device.type] // (4 * self.labels.num_outputs * rows * columns))
         start = 0
         while start < len(images):
             size = min(self.batch_size, largest)
@@ -203,10 +240,11 @@ class Predictor:
 
     def _average(self, slices: Tensor, in_plane: DeviceMap) -> Tensor:
         images = in_plane.image(slices)
+        reduced = self.arithmetic.dtype == torch.bfloat16
         total: Tensor | None = None
         for network in self._networks:
             for view in self._views:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
                     logits = network(images.flip(view)).flip(view)
                 scores = in_plane.logits(logits.float())
                 member = scores.sigmoid() if self.labels.regions else scores.softmax(1)
@@ -239,6 +277,16 @@ class Predictor:
                 expected=f"{len(names)} ({', '.join(names)}), each a volume with three axes",
                 fix="write each channel to a file of its own, in the order of the model",
             )
+
+
+def _prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network on the device; weights that autocast would convert at every call are stored converted."""
+    network = network.to(device).eval()
+    if dtype != torch.float32:
+        for module in network.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                module.to(dtype)
+    return network
 
 
 def mirrored_views(plans: Plans) -> list[tuple[int, ...]]:

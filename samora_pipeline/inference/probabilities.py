@@ -34,7 +34,7 @@ def probability_writer(path: Path | None, labels: LabelScheme, geometry: SliceGe
     The file gets its name when all is written. Without a path nothing is kept.
     """
     if path is None:
-        yield _discard
+        yield discard
         return
     names = list(labels.names) if labels.regions else [BACKGROUND, *labels.names]
     axis = geometry.permutation[0]
@@ -58,5 +58,5 @@ def probability_writer(path: Path | None, labels: LabelScheme, geometry: SliceGe
         yield write
 
 
-def _discard(start: int, probabilities: Tensor) -> None:
-    return None
+def discard(start: int, probabilities: Tensor) -> None:
+    """The ``Write`` that keeps nothing."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.postprocessing import read_steps
+from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
 from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_file, digest_json
+from samora_pipeline.reproducibility import snapshot
+
+if TYPE_CHECKING:
+    from samora_pipeline.inference.predictor import Predictor
 
 RECORD_STEM = "run"
 FAILURES_STEM = "failures"
@@ -19,6 +26,7 @@ class ModelRecord:
     """What determines the predictions: two equal records give equal files, up to the device's arithmetic.
 
     ``checkpoints`` and ``configs`` are SHA-256 digests per fold; ``base`` is the digest of the frozen encoder.
+    ``largest_component`` names the labels of which only the largest component was kept, in that order.
     """
 
     run: str
@@ -28,6 +36,8 @@ class ModelRecord:
     base: str
     tta: bool
     save_probabilities: bool
+    save_uncertainty: bool = False
+    largest_component: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -47,7 +57,10 @@ class CaseRecord:
 
 @dataclass(frozen=True)
 class PredictionRecord:
-    """run.json. ``settings`` of a case is the digest of the model it was made with."""
+    """run.json. ``settings`` of a case is the digest of the model it was made with.
+
+    ``precision`` is that of the network's products (``bf16``, ``fp32``), ``slices_per_step`` how many went together.
+    """
 
     model: ModelRecord
     dataset: str
@@ -55,6 +68,8 @@ class PredictionRecord:
     stamps: tuple[str, ...]
     versions: dict[str, str]
     cases: dict[str, CaseRecord] = field(default_factory=dict)
+    precision: str = ""
+    slices_per_step: int = 0
     schema_version: int = 1
 
     def with_case(self, name: str, case: CaseRecord) -> PredictionRecord:
@@ -84,6 +99,43 @@ class Failures:
 
     cases: dict[str, Failure]
     schema_version: int = 1
+
+
+def model_record(
+    run: Path,
+    folds: Mapping[str, Path],
+    base: str,
+    *,
+    tta: bool = False,
+    postprocessing: bool = True,
+    save_probabilities: bool = False,
+    save_uncertainty: bool = False,
+) -> ModelRecord:
+    """The record of a run's fold folders, by name, on a base with the digest ``base``."""
+    return ModelRecord(
+        run=str(run),
+        folds=tuple(folds),
+        configs={name: digest_file(folder / CONFIG_FILE) for name, folder in folds.items()},
+        checkpoints={name: digest_file(folder / FINAL_CHECKPOINT) for name, folder in folds.items()},
+        base=base,
+        tta=tta,
+        save_probabilities=save_probabilities,
+        save_uncertainty=save_uncertainty,
+        largest_component=tuple(step.name for step in read_steps(folds.values())) if postprocessing else (),
+    )
+
+
+def prediction_record(predictor: Predictor, model: ModelRecord, config: RunConfig) -> PredictionRecord:
+    """The record of a predictor before its first case."""
+    return PredictionRecord(
+        model,
+        config.dataset,
+        str(predictor.device),
+        config.stamps,
+        snapshot(),
+        precision=predictor.arithmetic.name,
+        slices_per_step=predictor.batch_size,
+    )
 
 
 class OutputFolder:

@@ -77,7 +77,7 @@ def choose(model: str | None, folds: Sequence[str] | None, images: Path, roots: 
         images = roots.raw / max(runs, key=lambda run: run.finished_at).dataset / images
         remarks.append(f"images: {images}")
     run = _pick(runs, images)
-    names = _pick_folds(run, folds)
+    names = pick_folds(run, folds)
     count = "1 fold" if len(names) == 1 else f"{len(names)} folds, averaged"
     remarks.append(f"model: {run.folder} ({count}: {', '.join(names)})")
     return Choice(run, names, images, tuple(remarks))
@@ -137,7 +137,12 @@ def _pick(runs: list[TrainedRun], images: Path) -> TrainedRun:
     )
 
 
-def _pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
+def pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the folds to average: those that are wanted, or all that are finished.
+
+    Raises:
+        UsageError: ``E-FOLD-02`` a fold that is not finished.
+    """
     if not wanted:
         return tuple(run.folds)
     missing = [name for name in wanted if name not in run.folds]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.inference.cases import InputCase, find_cases, own_share, parse_shard, refuse_overwriting
+from samora_pipeline.inference.case import InputCase
+from samora_pipeline.inference.cases import find_cases, own_share, parse_shard, refuse_overwriting
 
 ONE = ("CT",)
 TWO = ("T2", "ADC")
@@ -74,12 +75,12 @@ def test_two_files_for_one_case_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_to_predict_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    touch(tmp_path / "other", "scan.dcm", "report.pdf")
+    touch(tmp_path / "other", "scan.txt", "report.pdf")
     for source, found in (
         (tmp_path / "empty", "nothing in it"),
-        (tmp_path / "other", "report.pdf, scan.dcm"),
+        (tmp_path / "other", "report.pdf, scan.txt"),
         (tmp_path / "absent", "no file or folder"),
-        (tmp_path / "other" / "scan.dcm", "the file"),
+        (tmp_path / "other" / "scan.txt", "the file"),
     ):
         with pytest.raises(DataError, match="E-INPUT-01") as caught:
             find_cases(source, ONE)

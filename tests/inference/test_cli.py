@@ -67,7 +67,7 @@ def test_label_maps_have_the_grid_and_header_of_their_images(
     for number, (name, affine) in enumerate(affines.items()):
         write_image(place.scans / f"{name}_0000.nii.gz", affine=affine, seed=number)
     assert place.predict() == 0
-    predictor = Predictor.load([place.run / "fold_0"], weights_folder=place.root / "weights")
+    predictor = Predictor.load(place.run, weights_folder=place.root / "weights")
     for name in affines:
         source, result = nibabel.load(place.scans / f"{name}_0000.nii.gz"), nibabel.load(place.out / f"{name}.nii.gz")
         assert result.shape == source.shape

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import IntensityRule
+from samora_pipeline.contracts.postprocessing import Step
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.imaging.preprocessor import to_raw_grid, to_slices
 from samora_pipeline.imaging.volume import Volume, make_grid
@@ -153,9 +154,9 @@ def test_views_are_the_flips_of_training(axis: str, free: bool, views: list[tupl
 
 def test_percentiles_are_those_of_the_whole_volume() -> None:
     array = np.random.default_rng(0).normal(0, 100, (16, 16, 40)).astype(np.float32)
-    plans = make_plans(intensity=(IntensityRule("percentiles"),), slice_size=16, input_size=16, batch_size=3)
+    plans = make_plans(intensity=(IntensityRule("percentiles"),), slice_size=16, input_size=16)
     low, high = np.percentile(array, (0.5, 99.5))
-    labels = Predictor([Copy()], plans, ONE).predict_volume((volume(array),))
+    labels = Predictor([Copy()], plans, ONE, batch_size=3).predict_volume((volume(array),))
     expected = (array - low) / (high - low) > 0.5
     near = np.abs((array - low) / (high - low) - 0.5) < 1e-4
     assert np.array_equal((labels == 7)[~near], expected[~near])
@@ -165,13 +166,13 @@ def test_percentiles_are_those_of_the_whole_volume() -> None:
 def test_the_batch_changes_nothing(tmp_path: Path, labels: LabelScheme) -> None:
     plans = make_plans(in_plane="resample_and_pad", in_plane_spacing=1.0, slice_size=48)
     run = write_fake_run(tmp_path, plans=plans, labels=labels, folds=("0", "1"))
-    predictor = Predictor.load([run / "fold_0", run / "fold_1"], weights_folder=tmp_path)
+    predictor = Predictor.load(run, weights_folder=tmp_path)
     images = np.random.default_rng(1).integers(-200, 400, (5, 1, 40, 52)).astype(np.int16)
     scores, stacks = [], []
     for batch in (1, 2, 5):
         predictor.batch_size = batch
         scores.append(torch.cat([chunk.probabilities for chunk in predictor.predict_scores(images, (3, 1.1, 0.9))]))
-        stacks.append(predictor.predict_stack(images, (3, 1.1, 0.9)))
+        stacks.append(predictor(images[:, 0], (3, 1.1, 0.9)))
     assert float(scores[0].std()) > 0
     for other, stack in zip(scores[1:], stacks[1:], strict=True):
         assert torch.allclose(scores[0], other, atol=1e-6)
@@ -179,7 +180,7 @@ def test_the_batch_changes_nothing(tmp_path: Path, labels: LabelScheme) -> None:
 
 
 def test_chunks_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor_module, "CHUNK_BYTES", 2 * 4 * 2 * 64 * 64)
+    monkeypatch.setitem(predictor_module.CHUNK_BYTES, "cpu", 2 * 4 * 2 * 64 * 64)
     chunks = list(Predictor([Copy()], make_plans(), ONE).predict_scores(np.zeros((5, 1, 64, 64), np.int16), (1, 1, 1)))
     assert [(chunk.start, len(chunk.probabilities)) for chunk in chunks] == [(0, 2), (2, 2), (4, 1)]
 
@@ -202,8 +203,8 @@ class Greedy(nn.Module):
 def test_the_batch_is_halved_when_memory_runs_out_and_stays_so() -> None:
     array = cube()
     network = Greedy(limit=2)
-    plans = make_plans(intensity=UNIT, batch_size=8)
-    labels = Predictor([network], plans, ONE).predict_volume((volume(array),))
+    plans = make_plans(intensity=UNIT)
+    labels = Predictor([network], plans, ONE, batch_size=8).predict_volume((volume(array),))
     assert network.seen == [8, 4, *[2] * 10]
     assert np.array_equal(labels == 7, array == 1)
 
@@ -218,18 +219,49 @@ def test_other_errors_of_a_network_are_not_swallowed() -> None:
         Predictor([nn.Conv2d(3, 2, 1)], make_plans(), ONE).predict_volume((volume(cube()),))
 
 
+class Second(nn.Module):
+    """Copies the second of two channels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return Copy()(images[:, 1:])
+
+
 def test_arrays_can_be_segmented_directly() -> None:
     two = make_plans(channel_names=("T1", "T2"), intensity=UNIT * 2)
-
-    class Second(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return Copy()(images[:, 1:])
-
-    array = cube()
-    labels = Predictor([Second()], two, ONE)(np.stack([np.zeros_like(array), array]), (1.0, 1.0, 3.0))
+    array = cube().transpose(2, 1, 0)
+    labels = Predictor([Second()], two, ONE)(np.stack([np.zeros_like(array), array]), (3.0, 1.0, 1.0))
+    assert labels.shape == array.shape
     assert np.array_equal(labels == 7, array == 1)
     with pytest.raises(DataError, match="E-CHAN-04"):
-        Predictor([Second()], two, ONE)(array, (1.0, 1.0, 3.0))
+        Predictor([Second()], two, ONE)(array, (3.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(("axes", "axis"), [("SPL", "axial"), ("RAS", "axial"), ("PIR", "sagittal"), ("LSA", "axial")])
+def test_an_array_is_what_a_file_with_these_axes_would_be(axes: str, axis: str) -> None:
+    """A network that looks at the place in the slice, so that a wrong turn or flip changes the answer."""
+    array = np.random.default_rng(5).random((14, 18, 10)).astype(np.float32)
+    spacing = (1.0, 2.0, 3.0)
+    predictor = Predictor([Lopsided()], make_plans(intensity=UNIT, slice_axis=axis), ONE)
+    expected = predictor.predict_volume((volume(array, turned(axes, spacing)),))
+    assert 0 < np.count_nonzero(expected) < expected.size
+    assert np.array_equal(predictor(array, spacing, axes), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "axes"),
+    [
+        ((4, 5), (1, 1, 1), "SPL"),
+        ((4, 5, 6), (1, 1), "SPL"),
+        ((4, 5, 6), (1, 0, 1), "SPL"),
+        ((4, 5, 6), (1, 1, float("nan")), "SPL"),
+        ((4, 5, 6), (1, 1, 1), "SIL"),
+        ((4, 5, 6), (1, 1, 1), "SP"),
+        ((4, 5, 6), (1, 1, 1), "XYZ"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(shape: tuple[int, ...], spacing: tuple[float, ...], axes: str) -> None:
+    with pytest.raises(ValueError, match=r"array|spacing|axes"):
+        Predictor([Copy()], make_plans(), ONE)(np.zeros(shape), spacing, axes)
 
 
 def test_voxels_that_are_not_finite_are_refused() -> None:
@@ -242,8 +274,8 @@ def test_voxels_that_are_not_finite_are_refused() -> None:
 @pytest.mark.parametrize(("axes", "axis"), list(itertools.product(["LPS", "SLA"], ["axial", "sagittal"])))
 def test_saved_probabilities_lie_on_the_raw_grid(tmp_path: Path, axes: str, axis: str) -> None:
     case = volume(np.random.default_rng(2).random((14, 18, 10)).astype(np.float32), turned(axes, (1, 1, 3)))
-    plans = make_plans(intensity=UNIT, slice_axis=axis, batch_size=3)
-    predictor = Predictor([Copy()], plans, ONE)
+    plans = make_plans(intensity=UNIT, slice_axis=axis)
+    predictor = Predictor([Copy()], plans, ONE, batch_size=3)
     path = tmp_path / "case_probabilities.b2nd"
     labels = predictor.predict_volume((case,), probabilities=path)
     images, geometry = to_slices((case,), axis)
@@ -254,3 +286,12 @@ def test_saved_probabilities_lie_on_the_raw_grid(tmp_path: Path, axes: str, axis
     assert np.array_equal(stored[1] > 0.5, labels == 7)
     assert stored.schunk.vlmeta["names"] == ["background", "cube"]
     assert np.allclose(stored.schunk.vlmeta["affine"], case.grid.matrix)
+
+
+def test_only_chosen_labels_are_reduced_to_their_largest_component() -> None:
+    array = cube()
+    array[20:22, 2:5, 12:14] = 1.0
+    step = Step("cube", (7,), True, {}, {})
+    plans = make_plans(intensity=UNIT)
+    assert np.array_equal(Predictor([Copy()], plans, ONE).predict_volume((volume(array),)), array * 7)
+    assert np.array_equal(Predictor([Copy()], plans, ONE, steps=(step,)).predict_volume((volume(array),)), cube() * 7)

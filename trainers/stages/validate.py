@@ -15,16 +15,18 @@ import torch
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.dataset import RawCase, RawDataset
-from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
+from samora_pipeline.contracts.json_io import write_json
+from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE
+from samora_pipeline.contracts.run import SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Summary
-from samora_pipeline.errors import FailedCasesError
-from samora_pipeline.files import digest_file
-from samora_pipeline.reproducibility import snapshot
+from samora_pipeline.errors import DataError, FailedCasesError
 
 logger = logging.getLogger("samora")
 
 STAGE = "validate"
 OVERLAYS_FILE = "overlays.png"
+TUNING_FOLDER = "tuning"
+"""predictions of held-out training cases, before any post-processing"""
 
 
 @dataclass(frozen=True)
@@ -55,56 +57,92 @@ def scored_cases(raw: RawDataset, names: Sequence[str]) -> tuple[RawCase, ...]:
 def run_validation(inputs: ValidationInputs, device: torch.device) -> Validation:
     """Predict into ``validation/``, score, and write summary.json with its CSV; the ranks share the cases.
 
+    Where training cases were held out, post-processing is chosen on them first (``postprocessing.json``); the scored
+    cases are never looked at for that.
+
     Raises:
         FailedCasesError: ``E-VAL-01`` when cases could not be predicted; no score is written then.
+        DataError: ``E-VAL-03`` when the files of a held-out case are missing.
     """
+    if inputs.config.held_out:
+        _tune(inputs, device)
     begun = time.monotonic()
     predictions = inputs.folder / VALIDATION_FOLDER
-    failed = _predict(inputs, predictions, device)
+    _predict(inputs, inputs.cases, predictions, device, postprocessing=True)
     seconds = (time.monotonic() - begun) / max(1, len(inputs.cases))
-    # All ranks have to agree, or some would wait for the others' scores forever.
-    if distributed.sum_over_ranks(torch.tensor([float(len(failed))], device=device)).item() > 0:
-        raise FailedCasesError(
-            "E-VAL-01",
-            "cases could not be predicted, so nothing was scored",
-            found="; ".join(f"{name}: {reason}" for name, reason in failed.items()) or "a case of another process",
-            expected="readable volumes with the channels of the plan",
-            fix="repair them, then run the same command with --stage validate -c",
-        )
     summary = _score(inputs, predictions) if distributed.is_main() else None
     distributed.barrier()
     return Validation(summary, seconds)
 
 
-def _predict(inputs: ValidationInputs, output: Path, device: torch.device) -> dict[str, str]:
-    from samora_pipeline.inference.cases import InputCase
+def _tune(inputs: ValidationInputs, device: torch.device) -> None:
+    """Predict the held-out training cases and write which labels keep their largest component only."""
+    from samora_pipeline.imaging.files import read_volume
+    from samora_pipeline.imaging.volume import label_array
+    from samora_pipeline.inference.postprocessing import choose
+
+    known = inputs.raw.training()
+    cases = tuple(known[name] for name in inputs.config.held_out if name in known and known[name].label is not None)
+    if len(cases) < len(inputs.config.held_out):
+        raise DataError(
+            "E-VAL-03",
+            "held-out training cases are missing, so post-processing cannot be chosen",
+            found=f"{len(cases)} of {len(inputs.config.held_out)} with image and label in {inputs.raw.folder}",
+            expected=", ".join(inputs.config.held_out),
+            fix="put their files back, then run the same command with --stage validate -c",
+        )
+    predictions, ending = inputs.folder / TUNING_FOLDER, inputs.raw.description.file_ending
+    _predict(inputs, cases, predictions, device, postprocessing=False)
+    if distributed.is_main():
+        chosen = choose(
+            [
+                (
+                    case.name,
+                    label_array(read_volume(case.label)),
+                    label_array(read_volume(predictions / f"{case.name}{ending}")),
+                )
+                for case in cases
+                if case.label is not None
+            ],
+            inputs.config.labels,
+        )
+        write_json(chosen, inputs.folder / POSTPROCESSING_FILE)
+        names = ", ".join(step.name for step in chosen.kept) or "none"
+        logger.info("largest component only, chosen on %d held-out training cases: %s", len(cases), names)
+    distributed.barrier()
+
+
+def _predict(
+    inputs: ValidationInputs, cases: Sequence[RawCase], output: Path, device: torch.device, *, postprocessing: bool
+) -> None:
+    """Predict cases; the ranks share them. Raises ``E-VAL-01`` on every rank when one of them failed."""
+    from samora_pipeline.inference.case import InputCase
     from samora_pipeline.inference.job import output_files, predict_cases
     from samora_pipeline.inference.predictor import Predictor
-    from samora_pipeline.inference.record import ModelRecord, OutputFolder, PredictionRecord
+    from samora_pipeline.inference.record import OutputFolder, model_record, prediction_record
 
     config, folder = inputs.config, inputs.folder
-    own = distributed.own_share(list(range(len(inputs.cases))))
-    cases = [InputCase(inputs.cases[i].name, inputs.cases[i].channels, inputs.raw.description.file_ending) for i in own]
-    model = ModelRecord(
-        run=str(folder.parent),
-        folds=(config.fold,),
-        configs={config.fold: digest_file(folder / CONFIG_FILE)},
-        checkpoints={config.fold: digest_file(folder / FINAL_CHECKPOINT)},
-        base=config.base.digest,
-        tta=False,
-        save_probabilities=False,
-    )
+    own = [InputCase(case.name, case.channels, inputs.raw.description.file_ending) for case in cases]
+    files = [(own[i], output_files(own[i], output)) for i in distributed.own_share(list(range(len(own))))]
+    model = model_record(folder.parent, {config.fold: folder}, config.base.digest, postprocessing=postprocessing)
     shard = (distributed.rank() + 1, distributed.world_size())
     result = OutputFolder(output, model, shard, resume=True)
-    files = {case.name: output_files(case, output, False) for case in cases}
-    done = [case.name for case in cases if result.finished(case.name, case.channels, files[case.name])]
-    to_do = [case for case in cases if case.name not in done]
-    record = PredictionRecord(model, config.dataset, str(device), config.stamps, snapshot())
-    result.start(record, done, [case.name for case in to_do])
-    predictor = Predictor.load([folder], weights_folder=inputs.weights, device=device)
-    failures = predict_cases(predictor, to_do, result, save_probabilities=False)
+    done = [case.name for case, written in files if result.finished(case.name, case.channels, written.paths)]
+    to_do = [(case, written) for case, written in files if case.name not in done]
+    predictor = Predictor.load(folder, weights_folder=inputs.weights, device=device, postprocessing=postprocessing)
+    result.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
+    failures = predict_cases(predictor, to_do, result)
     result.write_failures(failures)
-    return {name: f"{failure.code} {failure.what}" for name, failure in failures.items()}
+    # All ranks have to agree, or some would wait for the others' scores forever.
+    if distributed.sum_over_ranks(torch.tensor([float(len(failures))], device=device)).item() > 0:
+        raise FailedCasesError(
+            "E-VAL-01",
+            "cases could not be predicted, so nothing was scored",
+            found="; ".join(f"{name}: {failure.code} {failure.what}" for name, failure in failures.items())
+            or "a case of another process",
+            expected="readable volumes with the channels of the plan",
+            fix="repair them, then run the same command with --stage validate -c",
+        )
 
 
 def _score(inputs: ValidationInputs, predictions: Path) -> Summary | None:

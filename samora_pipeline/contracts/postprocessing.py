@@ -1,0 +1,53 @@
+"""postprocessing.json of a fold folder: which labels keep their largest component only, and what that rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from samora_pipeline.contracts.json_io import read_json
+
+POSTPROCESSING_FILE = "postprocessing.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One trial: of the voxels that carry one of ``values`` only the largest component stays.
+
+    ``before`` and ``after`` are the mean Dice per label over the held-out cases (labels that none of them shows are
+    left out). A step is ``kept`` when the mean over the labels rises and no label falls; the next one is then tried on
+    its result.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    kept: bool
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """The trials in their order. ``held_out`` are the labelled training cases that they were scored on."""
+
+    held_out: tuple[str, ...]
+    steps: tuple[Step, ...]
+    schema_version: int = 1
+
+    @property
+    def kept(self) -> tuple[Step, ...]:
+        """The steps that are applied, in their order."""
+        return tuple(step for step in self.steps if step.kept)
+
+
+def read_steps(folds: Iterable[Path]) -> tuple[Step, ...]:
+    """The steps that every one of the fold folders kept, in the order of the first; a fold without a file kept none."""
+    kept = [
+        read_json(PostProcessing, fold / POSTPROCESSING_FILE).kept if (fold / POSTPROCESSING_FILE).is_file() else ()
+        for fold in folds
+    ]
+    if not kept:
+        return ()
+    agreed = set.intersection(*({(step.name, step.values) for step in steps} for steps in kept))
+    return tuple(step for step in kept[0] if (step.name, step.values) in agreed)
