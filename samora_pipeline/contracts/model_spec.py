@@ -16,10 +16,11 @@ Scope = Literal["block", "attention"]
 class FusionSpec:
     """How the experts of a block are fused.
 
-    ``order`` names the rank of image, patch and pixel level (Table 4): in "2-1-1" patch and pixel are fused first,
-    then the image level. ``residual``: ``delta`` fuses E_i - F and adds the query's own delta; ``paper`` is Eq. 6-8
-    literally. ``scope``: ``block`` fuses whole block outputs (Eq. 2-7), ``attention`` fuses attention residuals and
-    runs the MLP once.
+    ``name`` is one of ``models.fusions.catalog``; ``lac`` and ``lorahub`` join weights, look at nothing else here and
+    run one branch, and ``mole`` has no order. ``order`` names the rank of image, patch and pixel level (Table 4): in
+    "2-1-1" patch and pixel are fused first, then the image level. ``residual``: ``delta`` fuses E_i - F and adds the
+    query's own delta; ``paper`` is Eq. 6-8 literally. ``scope``: ``block`` fuses whole block outputs (Eq. 2-7),
+    ``attention`` fuses attention residuals and runs the MLP once.
     """
 
     name: str = "hl_attn"
@@ -36,6 +37,7 @@ class ModelSpec:
     own LoRA output is the block's output. ``levels`` may be empty (the plain backbone). ``num_outputs`` counts output
     maps: K + 1 for K exclusive classes with background, or one per region. ``in_channels`` is the number of
     channels of a stored slice (1 is repeated to 3, 3 is taken as is, any other goes through a trained 1x1 adapter).
+    ``block_adapters``: SAM-Adapter's, in front of every block.
     """
 
     backbone: str
@@ -46,3 +48,4 @@ class ModelSpec:
     lora_rank: int = 4
     fusion: FusionSpec | None = field(default_factory=FusionSpec)
     decoder: str = "samed"
+    block_adapters: bool = False

@@ -19,7 +19,8 @@ from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.decoders.catalog import DECODERS
 from samora_pipeline.models.expert_block import ExpertBlock, block_widths, expert_blocks
 from samora_pipeline.models.fusions.catalog import FUSIONS
-from samora_pipeline.models.fusions.fusion import Fusion
+from samora_pipeline.models.fusions.fusion import Fusion, Merge
+from samora_pipeline.models.sam_adapter import BlockAdapters
 from samora_pipeline.models.samora import SegmentationNetwork
 
 
@@ -30,10 +31,11 @@ def build_network(spec: ModelSpec) -> SegmentationNetwork:
 
     Raises:
         UsageError: ``E-NAME-01`` an unknown part, ``E-MODEL-01`` an input size that does not fit the backbone,
-            ``E-MODEL-02`` several levels without a fusion.
+            ``E-MODEL-02`` several levels without a fusion, ``E-MODEL-08`` adapters on another family than SAM's.
     """
     backbone = BACKBONES.get(spec.backbone)
     encoder = backbone.build_encoder(spec.input_size)
+    block_adapters = BlockAdapters(encoder) if spec.block_adapters else None
     encoder.blocks = nn.ModuleList(_with_experts(block, backbone, spec) for block in encoder.blocks)
     decoder = DECODERS.get(spec.decoder)(backbone, num_outputs=spec.num_outputs, input_size=spec.input_size)
     return SegmentationNetwork(
@@ -42,11 +44,12 @@ def build_network(spec: ModelSpec) -> SegmentationNetwork:
         decoder,
         in_channels=spec.in_channels,
         input_size=spec.input_size,
+        block_adapters=block_adapters,
     )
 
 
 def check_spec(spec: ModelSpec) -> None:
-    """Refuse a backbone, decoder and input size that do not go together, without building the encoder.
+    """Refuse parts and an input size that do not go together, without building the encoder.
 
     Raises:
         UsageError: ``E-NAME-01`` an unknown part, ``E-MODEL-01`` an input size that does not fit the backbone,
@@ -54,6 +57,8 @@ def check_spec(spec: ModelSpec) -> None:
     """
     backbone = BACKBONES.get(spec.backbone)
     backbone.grid(spec.input_size)
+    if spec.fusion is not None:
+        FUSIONS.get(spec.fusion.name)
     with torch.device("meta"):
         DECODERS.get(spec.decoder)(backbone, num_outputs=spec.num_outputs, input_size=spec.input_size)
 
@@ -80,7 +85,7 @@ def _with_experts(block: nn.Module, backbone: Backbone, spec: ModelSpec) -> Expe
     )
 
 
-def _fusion(block: nn.Module, backbone: Backbone, spec: FusionSpec, num_experts: int) -> Fusion:
+def _fusion(block: nn.Module, backbone: Backbone, spec: FusionSpec, num_experts: int) -> Fusion | Merge:
     _, width = block_widths(block)
     return FUSIONS.get(spec.name)(spec, num_experts=num_experts, dim=width, window=backbone.steps.window(block))
 

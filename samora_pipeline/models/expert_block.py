@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import Scope
 from samora_pipeline.models.backbones.backbone import BlockSteps
-from samora_pipeline.models.fusions.fusion import Fusion
+from samora_pipeline.models.fusions.fusion import Fusion, Merge
 from samora_pipeline.models.lora import LoRA
 
 
@@ -28,6 +28,8 @@ class ExpertBlock(nn.Module):
     - scope ``block``: F is the block's output, E_i the whole block run with expert i, O = F + fusion(F, E) (Eq. 2-7).
     - scope ``attention``: F and E_i are the outputs of the attention alone; the sum is what the MLP then sees, once.
 
+    A Merge joins their weights instead, and the block is run once, under the LoRA that it gives.
+
     Raises:
         ValueError: several levels without a fusion, or a fusion with fewer than two.
     """
@@ -39,7 +41,7 @@ class ExpertBlock(nn.Module):
         levels: Sequence[Level],
         rank: int,
         *,
-        fusion: Fusion | None = None,
+        fusion: Fusion | Merge | None = None,
         scope: Scope = "block",
     ) -> None:
         super().__init__()
@@ -65,8 +67,11 @@ class ExpertBlock(nn.Module):
             return plain
         shortcut, windows = self.steps.enter(self.block, x)
         product = _qkv(self.block)(windows)
-        branches = [self.experts[level](windows, product) for level in self.active]
-        if len(self.active) == 1:
+        experts = [cast(LoRA, self.experts[level]).factors for level in self.active]
+        if len(experts) > 1 and isinstance(self.fusion, Merge):
+            experts = [self.fusion(experts)]
+        branches = [expert.add_to(product, windows) for expert in experts]
+        if len(branches) == 1:
             return self.steps.leave(self.block, shortcut + self._attend(branches[0], shortcut))
         attended = self._attend(torch.cat((product, *branches)), shortcut)
         return self._fuse(shortcut, attended.view(1 + len(branches), *shortcut.shape))

@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.models.expert_block import expert_blocks
+from samora_pipeline.models.fusions.fusion import Fusion
 from samora_pipeline.models.samora import SegmentationNetwork
 
 
 class Part(StrEnum):
     """The parts of a network. Every parameter is in exactly one.
+
+    DECODER_FROZEN is what a decoder declares as its own frozen part, BLOCK_ADAPTERS what SAM-Adapter adds, ADAPTER
+    the one that brings the channels of a slice to three.
 
     Without prompts only one embedding of the prompt encoder is ever used, ``no_mask_embed`` (256 floats): that is
     PROMPT. The rest of it, PROMPT_UNUSED, gets no gradient; SAMed counts it among what it trains.
@@ -26,9 +30,11 @@ class Part(StrEnum):
     EXPERTS = "experts"
     FUSION = "fusion"
     DECODER = "decoder"
+    DECODER_FROZEN = "decoder_frozen"
     PROMPT = "prompt"
     PROMPT_UNUSED = "prompt_unused"
     ADAPTER = "adapter"
+    BLOCK_ADAPTERS = "block_adapters"
 
 
 Snapshot = dict[str, int]
@@ -41,10 +47,12 @@ def parameters_by_part(network: SegmentationNetwork) -> dict[Part, dict[str, nn.
         (Part.EXPERTS, [block.experts for block in blocks]),
         (Part.FUSION, [block.fusion for block in blocks if block.fusion is not None]),
         (Part.BASE, [network.image_encoder]),
+        (Part.DECODER_FROZEN, list(network.decoder.frozen)),
         (Part.DECODER, [network.decoder]),
         (Part.PROMPT, [network.prompt_encoder.get_submodule("no_mask_embed")]),
         (Part.PROMPT_UNUSED, [network.prompt_encoder]),
         (Part.ADAPTER, [network.adapter] if network.adapter is not None else []),
+        (Part.BLOCK_ADAPTERS, [network.block_adapters] if network.block_adapters is not None else []),
     ]
     part_of: dict[int, Part] = {}
     for part, modules in owners:
@@ -91,12 +99,24 @@ def verify(network: SegmentationNetwork, before: Snapshot) -> None:
         raise SamoraError("E-MODEL-04", "a frozen parameter was changed by training", found=", ".join(moved[:3]))
     for part, owned in parameters_by_part(network).items():
         learning = [parameter for parameter in owned.values() if parameter.requires_grad]
-        if learning and part is not Part.PROMPT_UNUSED and not any(_has_gradient(p) for p in learning):
+        idle = part is Part.PROMPT_UNUSED or (part is Part.FUSION and _nothing_to_weigh(network))
+        if learning and not idle and not any(_has_gradient(p) for p in learning):
             raise SamoraError(
                 "E-MODEL-05",
                 f'no gradient reached the part "{part}", which is declared trainable',
                 found=f"{len(learning)} parameters, all without a gradient",
             )
+
+
+def _nothing_to_weigh(network: SegmentationNetwork) -> bool:
+    """Whether fusions that only weigh experts meet experts without effect, as with recipe ``none``."""
+    blocks = expert_blocks(network.image_encoder).values()
+    return all(
+        isinstance(block.fusion, Fusion)
+        and block.fusion.only_weighs
+        and not any(factor.any() for name, factor in block.experts.named_parameters() if name.endswith("_b"))
+        for block in blocks
+    )
 
 
 def _has_gradient(parameter: nn.Parameter) -> bool:

@@ -6,10 +6,27 @@ Shapes: D width of the input, D' width of query, key and value (D' = D except wh
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+class LowRank(NamedTuple):
+    """The factors of a delta of q and of v: A (r,D) and B (D',r); the delta of the weight is B A."""
+
+    q_a: Tensor
+    q_b: Tensor
+    v_a: Tensor
+    v_b: Tensor
+
+    def add_to(self, product: Tensor, x: Tensor) -> Tensor:
+        """Add the deltas to the frozen projection: x (...,D) and its product qkv (...,3D') give (...,3D')."""
+        q, k, v = product.chunk(3, dim=-1)
+        q = q + functional.linear(functional.linear(x, self.q_a), self.q_b)
+        v = v + functional.linear(functional.linear(x, self.v_a), self.v_b)
+        return torch.cat((q, k, v), dim=-1)
 
 
 class LoRA(nn.Module):
@@ -33,9 +50,11 @@ class LoRA(nn.Module):
         """The rank r."""
         return self.q_a.shape[0]
 
+    @property
+    def factors(self) -> LowRank:
+        """Its weights."""
+        return LowRank(self.q_a, self.q_b, self.v_a, self.v_b)
+
     def forward(self, x: Tensor, product: Tensor) -> Tensor:
         """Add the deltas to the frozen projection: x (...,D) and its product qkv (...,3D') give (...,3D')."""
-        q, k, v = product.chunk(3, dim=-1)
-        q = q + functional.linear(functional.linear(x, self.q_a), self.q_b)
-        v = v + functional.linear(functional.linear(x, self.v_a), self.v_b)
-        return torch.cat((q, k, v), dim=-1)
+        return self.factors.add_to(product, x)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from samora_pipeline.models.backbones.backbone import Encoder, Features
 from samora_pipeline.models.decoders.decoder import Decoder
+from samora_pipeline.models.sam_adapter import BlockAdapters
 
 RGB = 3
 
@@ -20,7 +21,7 @@ class SegmentationNetwork(nn.Module):
 
     The input convention is SAMed's: intensities in [0,1] go in as they are. One channel is repeated to three, three
     are taken as they are, any other number goes through a trained 1x1 convolution that starts as the mean of the
-    channels.
+    channels. With ``block_adapters`` the encoder is SAM-Adapter's.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class SegmentationNetwork(nn.Module):
         *,
         in_channels: int,
         input_size: int,
+        block_adapters: BlockAdapters | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -38,6 +40,7 @@ class SegmentationNetwork(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.decoder = decoder
+        self.block_adapters = block_adapters
         self.adapter: nn.Module | None = None if in_channels in (1, RGB) else _mean_of_channels(in_channels)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,8 +62,13 @@ class SegmentationNetwork(nn.Module):
 
     def embed(self, images: Tensor) -> Features:
         """Encode images (B,C,N,N) to an embedding (B,P,g,g) and, where the backbone has them, finer features."""
-        features: Features = self.image_encoder(self.to_rgb(images))
-        return features
+        rgb = self.to_rgb(images)
+        if self.block_adapters is None:
+            features: Features = self.image_encoder(rgb)
+            return features
+        additions = self.block_adapters(rgb, self.image_encoder.get_submodule("patch_embed")(rgb))
+        adapted: Features = self.image_encoder(rgb, additions=additions)
+        return adapted
 
     def _no_prompts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The encoding of positions (1,P,g,g), no sparse prompts (1,0,P) and the dense no-mask prompt (1,P,g,g)."""

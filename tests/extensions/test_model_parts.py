@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network, public_names
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.decoders.catalog import DECODERS
-from samora_pipeline.models.expert_block import block_widths
+from samora_pipeline.models.expert_block import block_widths, expert_blocks, only_expert
 from samora_pipeline.models.fusions.catalog import FUSIONS
+from samora_pipeline.models.fusions.fusion import Fusion, Merge
+from samora_pipeline.models.lora import LoRA
 
 TINY = BACKBONES.get("samora_tiny")
 FOR_DECODER = {"sam2": "samora2_tiny"}
@@ -75,13 +80,60 @@ def test_backbone_in_a_network_keeps_public_names(name: str) -> None:
     assert encoder == {f"image_encoder.{own}" for own in bare.state_dict()}
 
 
+def make_fusion(name: str, *, num_experts: int = 3, window: int = 0, residual: str = "delta") -> Fusion | Merge:
+    return FUSIONS.get(name)(FusionSpec(name, residual=residual), num_experts=num_experts, dim=96, window=window)
+
+
+MERGES = [name for name in FUSIONS.names() if isinstance(make_fusion(name), Merge)]
+OF_BRANCHES = [name for name in FUSIONS.names() if name not in MERGES]
+
+
 @pytest.mark.parametrize("name", FUSIONS.names())
+@pytest.mark.parametrize("backbone", ["samora_tiny", "samora2_tiny"])
+@pytest.mark.parametrize("scope", ["block", "attention"])
+@pytest.mark.parametrize("levels", [LEVELS, LEVELS[:2]])
+def test_a_fusion_in_a_network(name: str, backbone: str, scope: str, levels: tuple[Level, ...]) -> None:
+    """New experts have no effect, so the network starts as the plain backbone whatever fuses them."""
+    torch.manual_seed(0)
+    spec = ModelSpec(backbone, 64, 2, levels=levels, fusion=FusionSpec(name, scope=scope))
+    network = build_network(replace(spec, decoder=BACKBONES.get(backbone).own_decoder))
+    images = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        start = network.embed(images).embedding
+        with only_expert(network.image_encoder, None):
+            torch.testing.assert_close(start, network.embed(images).embedding)
+        for block in expert_blocks(network.image_encoder).values():
+            for parameter in block.experts.parameters():
+                parameter.normal_(0, 0.1)
+        assert not torch.allclose(start, network.embed(images).embedding)
+
+
+@pytest.mark.parametrize("name", MERGES)
+@pytest.mark.parametrize("num_experts", [2, 3])
+def test_merge(name: str, num_experts: int) -> None:
+    torch.manual_seed(0)
+    merge = make_fusion(name, num_experts=num_experts)
+    experts = [LoRA(24, 96, 4) for _ in range(num_experts)]
+    for expert in experts:
+        for parameter in expert.parameters():
+            torch.nn.init.normal_(parameter)
+    factors = merge([expert.factors for expert in experts])
+    x, product = torch.randn(2, 5, 24), torch.randn(2, 5, 3 * 96)
+    added = factors.add_to(product, x)
+    assert added.shape == product.shape
+    assert torch.equal(added[..., 96:192], product[..., 96:192])  # k is left alone
+    added.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for expert in experts for p in expert.parameters())
+    assert all(p.grad is not None for p in merge.parameters())
+
+
+@pytest.mark.parametrize("name", OF_BRANCHES)
 @pytest.mark.parametrize("num_experts", [2, 3])
 @pytest.mark.parametrize("window", [0, 4])
 @pytest.mark.parametrize("residual", ["delta", "paper"])
 def test_fusion(name: str, num_experts: int, window: int, residual: str) -> None:
     torch.manual_seed(0)
-    fusion = FUSIONS.get(name)(FusionSpec(name, residual=residual), num_experts=num_experts, dim=96, window=window)
+    fusion = make_fusion(name, num_experts=num_experts, window=window, residual=residual)
     base = torch.randn(2, 6, 5, 96)
     experts = torch.randn(num_experts, 2, 6, 5, 96, requires_grad=True)
     fused = fusion(base, experts)
@@ -97,10 +149,10 @@ def test_fusion(name: str, num_experts: int, window: int, residual: str) -> None
     assert all(p.grad is not None for p in fusion.parameters())
 
 
-@pytest.mark.parametrize("name", FUSIONS.names())
+@pytest.mark.parametrize("name", OF_BRANCHES)
 def test_samples_do_not_see_each_other_in_a_fusion(name: str) -> None:
     torch.manual_seed(0)
-    fusion = FUSIONS.get(name)(FusionSpec(name), num_experts=3, dim=96, window=4)
+    fusion = make_fusion(name, window=4)
     with torch.no_grad():
         for parameter in fusion.parameters():
             parameter.normal_(0, 0.2)

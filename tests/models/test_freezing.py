@@ -11,14 +11,17 @@ from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze, parameters_by_part, snapshot, verify
+from samora_pipeline.models.fusions.catalog import FUSIONS
 from samora_pipeline.models.samora import SegmentationNetwork
 
 STAGE_2 = frozenset({Part.FUSION, Part.DECODER, Part.PROMPT, Part.ADAPTER})
 SAMED = frozenset({Part.EXPERTS, Part.DECODER, Part.PROMPT, Part.PROMPT_UNUSED})
+AUTOSAM = frozenset({Part.DECODER, Part.ADAPTER})
+SAM_ADAPTER = frozenset({Part.BLOCK_ADAPTERS, Part.DECODER, Part.PROMPT, Part.ADAPTER})
 
 
-def tiny(scope: str = "block", residual: str = "delta") -> SegmentationNetwork:
-    fusion = FusionSpec(scope=scope, residual=residual)
+def tiny(scope: str = "block", residual: str = "delta", name: str = "hl_attn") -> SegmentationNetwork:
+    fusion = FusionSpec(name, scope=scope, residual=residual)
     return build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, fusion=fusion))
 
 
@@ -33,25 +36,49 @@ def test_every_parameter_is_in_exactly_one_part() -> None:
     parts = parameters_by_part(network)
     names = [name for owned in parts.values() for name in owned]
     assert sorted(names) == sorted(name for name, _ in network.named_parameters())
-    assert all(parts[part] for part in Part)
+    assert {part for part in Part if not parts[part]} == {Part.DECODER_FROZEN, Part.BLOCK_ADAPTERS}
     assert list(parts[Part.PROMPT]) == ["prompt_encoder.no_mask_embed.weight"]
 
 
-@pytest.mark.parametrize("scope", ["block", "attention"])
-@pytest.mark.parametrize("residual", ["delta", "paper"])
-@pytest.mark.parametrize("trainable", [STAGE_2, frozenset({Part.EXPERTS}), frozenset({Part.BASE, Part.FUSION})])
-def test_gradient_reaches_exactly_the_declared_parts(
-    scope: str, residual: str, trainable: frozenset[Part], randomise: Callable[..., None]
-) -> None:
-    network = tiny(scope, residual)
-    randomise(network, 0.05)
+# Nothing asks SAM's quality head, and key biases cancel in the softmax.
+UNASKED = ("iou_prediction_head", "k_proj.bias", ".k.bias")
+
+
+def check_gradients(network: SegmentationNetwork, trainable: frozenset[Part], unasked: tuple[str, ...]) -> None:
     freeze(network, trainable)
     network(torch.rand(2, 2, 64, 64)).square().sum().backward()
     for part, owned in parameters_by_part(network).items():
         reached = {name for name, p in owned.items() if p.grad is not None and p.grad.any()}
-        # Nothing asks SAM's quality head, and a mask decoder's key biases cancel in the softmax.
-        unused = {name for name in owned if "iou_prediction_head" in name or name.endswith(("k_proj.bias", ".k.bias"))}
+        unused = {name for name in owned if any(pattern in name for pattern in unasked)}
         assert reached - unused == (set(owned) - unused if part in trainable else set())
+
+
+@pytest.mark.parametrize("name", FUSIONS.names())
+@pytest.mark.parametrize("scope", ["block", "attention"])
+@pytest.mark.parametrize("residual", ["delta", "paper"])
+@pytest.mark.parametrize("trainable", [STAGE_2, frozenset({Part.EXPERTS}), frozenset({Part.BASE, Part.FUSION})])
+def test_gradient_reaches_exactly_the_declared_parts(
+    name: str, scope: str, residual: str, trainable: frozenset[Part], randomise: Callable[..., None]
+) -> None:
+    network = tiny(scope, residual, name)
+    randomise(network, 0.05)
+    check_gradients(network, trainable, UNASKED)
+
+
+@pytest.mark.parametrize("trainable", [AUTOSAM, SAM_ADAPTER])
+def test_gradient_reaches_exactly_the_parts_of_baselines_without_experts(
+    trainable: frozenset[Part], randomise: Callable[..., None]
+) -> None:
+    adapted = Part.BLOCK_ADAPTERS in trainable
+    decoder = "samed" if adapted else "autosam"
+    spec = ModelSpec("samora_tiny", 64, 3, in_channels=2, levels=(), decoder=decoder, block_adapters=adapted)
+    network = build_network(spec)
+    randomise(network, 0.05)
+    # The map of a class in AutoSAM comes from its first mask token.
+    check_gradients(network, trainable, UNASKED if adapted else (*UNASKED, "output_hypernetworks_mlps.1."))
+    before = snapshot(network)
+    step(network)
+    verify(network, before)
 
 
 def test_account_of_samed_and_of_stage_2_on_vit_b() -> None:
@@ -105,6 +132,20 @@ def test_a_part_without_gradient_is_reported() -> None:
         parameter.grad = None
     with pytest.raises(SamoraError, match='E-MODEL-05 no gradient reached the part "fusion"'):
         verify(network, before)
+
+
+def test_gates_have_nothing_to_learn_while_experts_have_no_effect() -> None:
+    """Recipe ``none``: the gates of MoLE get no gradient, which is no fault; HL-Attn's parameters would."""
+    network = tiny(name="mole")
+    freeze(network, STAGE_2)
+    before = snapshot(network)
+    step(network)
+    assert not any(p.grad.any() for p in parameters_by_part(network)[Part.FUSION].values())
+    verify(network, before)
+    with torch.no_grad():
+        network.image_encoder.blocks[2].experts["patch"].v_b.fill_(0.1)
+    with pytest.raises(SamoraError, match='E-MODEL-05 no gradient reached the part "fusion"'):
+        verify(network, snapshot(network))
 
 
 class Recorded:

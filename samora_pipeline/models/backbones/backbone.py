@@ -67,6 +67,7 @@ class Encoder(nn.Module):
         *,
         token_mask: Tensor | None = None,
         mask_token: Tensor | None = None,
+        additions: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
         """Return the tokens after some blocks, (B,side,side,width) each as ``shapes`` says, in the order of ``taps``.
 
@@ -77,6 +78,7 @@ class Encoder(nn.Module):
             taps: block numbers, 1 for the first block, ``depth`` for the last.
             token_mask: (B,m,m) bool, true where the image is hidden from the encoder. The grid stays whole (SimMIM).
             mask_token: (D,), stands for hidden patches; it replaces the patch embedding before positions are added.
+            additions: one for each block, of the shape of its input, added to it.
 
         Raises:
             ValueError: a tap outside 1..depth, or only one of ``token_mask`` and ``mask_token``.
@@ -88,7 +90,7 @@ class Encoder(nn.Module):
         tokens = self.embed_patches(x, token_mask, mask_token)
         found: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks[: max(taps)], start=1):
-            tokens = block(tokens)
+            tokens = block(tokens if additions is None else tokens + additions[number - 1])
             if number in taps:
                 found[number] = tokens
         return tuple(found[tap] for tap in taps)

@@ -8,6 +8,7 @@ Shapes: B batch, N input size in pixels, g = N / 16 token grid, D encoder width,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,9 +38,18 @@ class SamEncoder(Encoder):
         self.shapes = (TokenShape(self.grid, embed_dim),) * self.depth
         self.feature_sides = (self.grid,)
 
-    def forward(self, x: Tensor, *, token_mask: Tensor | None = None, mask_token: Tensor | None = None) -> Features:
-        """Encode images (B,3,N,N) to embeddings (B,P,g,g); SAM has no finer features."""
-        (tokens,) = self.forward_tokens(x, (self.depth,), token_mask=token_mask, mask_token=mask_token)
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        token_mask: Tensor | None = None,
+        mask_token: Tensor | None = None,
+        additions: Sequence[Tensor] | None = None,
+    ) -> Features:
+        """Encode images (B,3,N,N) to embeddings (B,P,g,g); SAM has no finer features. ``additions`` (B,g,g,D) each."""
+        (tokens,) = self.forward_tokens(
+            x, (self.depth,), token_mask=token_mask, mask_token=mask_token, additions=additions
+        )
         return Features(self.neck(tokens.permute(0, 3, 1, 2)))
 
     def embed_patches(self, x: Tensor, token_mask: Tensor | None, mask_token: Tensor | None) -> Tensor:

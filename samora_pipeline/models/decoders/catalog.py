@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from samora_pipeline.models.decoders.autosam import AutoSamDecoder
 from samora_pipeline.models.decoders.decoder import DecoderFactory
 from samora_pipeline.models.decoders.hsam import HSamDecoder
 from samora_pipeline.models.decoders.sam2 import Sam2Decoder
@@ -16,3 +17,4 @@ DECODERS.register("samed")(SamedDecoder)
 DECODERS.register("sam2")(Sam2Decoder)
 DECODERS.register("hsam")(HSamDecoder)
 DECODERS.register("hsam_released")(partial(HSamDecoder, released=True))
+DECODERS.register("autosam")(AutoSamDecoder)

@@ -20,6 +20,11 @@ class Decoder(nn.Module):
 
     mask_decoder: MaskDecoder
 
+    @property
+    def frozen(self) -> tuple[nn.Module, ...]:
+        """What of it stays as it is, whoever trains the rest."""
+        return ()
+
     @abstractmethod
     def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
         """Decode to logits (B,K,n,n).
