@@ -8,7 +8,8 @@ yields the part of its gradient that flows through that rank's own samples. Grad
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,14 +28,29 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+_apart = False
+"""whether this process works for itself at the moment, see ``alone``"""
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within the context this process counts as the only one, for work that the other ranks do not do."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
+
 def rank() -> int:
     """This process's number, 0 without torchrun."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _apart else 0
 
 
 def world_size() -> int:
     """The number of processes, 1 without torchrun."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _apart else 1
 
 
 def is_main() -> bool:
@@ -44,7 +60,7 @@ def is_main() -> bool:
 
 def barrier() -> None:
     """Wait for all ranks."""
-    if dist.is_initialized():
+    if world_size() > 1:
         dist.barrier()
 
 

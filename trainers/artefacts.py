@@ -1,6 +1,6 @@
 """The results of stage 1, each in a folder named by a key of what determines it, and reused wherever the key is equal.
 
-``results/DATASET/pretraining/KEY/{bootstrap,expert_image,expert_patch,expert_pixel}/``
+``results/DATASET/pretraining/KEY/{bootstrap,teacher_image,teacher_patch,expert_image,expert_patch,expert_pixel}/``
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from trainers.request import BOOTSTRAP
 from trainers.timing import StageTiming
 
 EXPERT_FILE = "expert.safetensors"
+TEACHER_FILE = "teacher.safetensors"
 INPUTS_FILE = "inputs.json"
 RECORD_FILE = "record.json"
 PRETRAINING_FOLDER = "pretraining"
+TARGETS_FOLDER = "targets"
 
-_VERSION = 1
+_VERSION = 2
 """raised when the meaning of the inputs or the training itself changes, so that older artefacts are not reused"""
 _KEY_LENGTH = 12
 
@@ -78,16 +80,34 @@ def bootstrap_artefact(common: Mapping[str, Any], settings: Settings, folder: Pa
     return _artefact(BOOTSTRAP, inputs, folder, BASE_FILE)
 
 
-def expert_artefact(
-    level: Level, common: Mapping[str, Any], base: str, recipe: str, settings: Settings, folder: Path
+def teacher_artefact(
+    level: Level, common: Mapping[str, Any], weights: str, settings: Settings, folder: Path
 ) -> Artefact:
-    """The expert of a level. ``base`` identifies the frozen encoder: its digest, or the key of its bootstrap."""
+    """The teacher of a level after its training on the pool. ``weights`` identifies what it starts from.
+
+    It does not depend on the backbone, so runs on different backbones share it.
+    """
+    stage = f"teacher_{level.value}"
+    shared = {name: value for name, value in common.items() if name != "backbone"}
+    inputs = {**shared, "stage": stage, "weights": weights, "settings": to_plain(getattr(settings, stage))}
+    return _artefact(stage, inputs, folder, TEACHER_FILE)
+
+
+def expert_artefact(
+    level: Level, common: Mapping[str, Any], base: str, teacher: str, settings: Settings, folder: Path
+) -> Artefact:
+    """The expert of a level.
+
+    ``base`` identifies the frozen encoder: its digest, or the key of its bootstrap. ``teacher`` identifies what it
+    learns from, empty where it learns by its own objective. The recipe's name is no part of the key: recipes that
+    train an expert alike share it.
+    """
     stage = f"expert_{level.value}"
     inputs = {
         **common,
         "stage": stage,
         "base": base,
-        "recipe": recipe,
+        "teacher": teacher,
         "lora_rank": settings.model.lora_rank,
         "settings": to_plain(getattr(settings, stage)),
     }

@@ -47,8 +47,13 @@ def build_parser() -> CommandParser:
         "split", metavar="SPLIT", help="full, 10pct, 5pct_cases, 120slices, 4cases, or a published name"
     )
     parser.add_argument("-f", dest="fold", metavar="FOLD", help="official, 0 to 4, or all (default: official, else 0)")
-    parser.add_argument("--recipe", metavar="R", help="where experts come from: scratch (default) or none")
-    parser.add_argument("--stage", metavar="S", help="only this: bootstrap, expert_image, ..., finetune, validate")
+    parser.add_argument(
+        "--recipe",
+        metavar="R",
+        help="where experts come from: full (default), T1, T2, nocpt, scratch (default of tiny backbones), "
+        "none, paper_literal",
+    )
+    parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
     parser.add_argument(
         "--unlabeled",
         nargs="+",

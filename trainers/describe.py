@@ -14,8 +14,10 @@ from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import Roots
 from samora_pipeline.weights.catalog import ASSETS
 from trainers.artefacts import Artefact
-from trainers.config import FinetuneSettings, PretrainingSettings
+from trainers.config import FinetuneSettings
 from trainers.planning import RunPlan
+from trainers.pretraining_config import PretrainingSettings
+from trainers.recipes import RECIPES
 from trainers.run_folder import trained
 
 
@@ -38,7 +40,12 @@ def _head(plan: RunPlan, roots: Roots) -> Iterator[str]:
     yield f"base      {config.base.origin}: {config.base.name} {config.base.digest[:12] or '(not trained yet)'}"
     if plan.base.awaited:
         yield f"fetch     {ASSETS[config.base.name].terms}"
-    yield f"experts   {', '.join(config.model.levels) or 'none'} (recipe {config.recipe})"
+    yield f"experts   {', '.join(config.model.levels) or 'none'}"
+    yield f"recipe    {config.recipe}: {RECIPES[config.recipe].summary}"
+    for teacher in plan.teachers.values():
+        yield f"teacher   {teacher.level.value}: {teacher.text}"
+        if teacher.record.origin == "public" and teacher.file is None:
+            yield f"fetch     {ASSETS[teacher.record.weights].terms}"
     origin = "published" if selection.published else f"drawn with seed {selection.seed}"
     where = f"{config.split}, fold {config.fold}, {origin}"
     yield f"labelled  {_labelled(plan)} slices of {len(selection.cases)} cases ({where})"

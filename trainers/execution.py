@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from samora_pipeline.files import atomic_path, digest_file, sweep
 from samora_pipeline.models.freezing import Part
 from samora_pipeline.run_log import Line, duration, logger
 from samora_pipeline.slices.datasets import UnlabelledSource
-from trainers.artefacts import Artefact
+from trainers.artefacts import TARGETS_FOLDER, Artefact
 from trainers.base import fetch_base
 from trainers.planning import RunPlan
 from trainers.pool_manifest import describe_choice, pool_manifest
 from trainers.request import BOOTSTRAP
 from trainers.run_folder import config_digest, trained, write_config
-from trainers.stages import bootstrap, experts, finetune, validate
+from trainers.stages import bootstrap, experts, finetune, teachers, validate
 from trainers.stages.stage import StageContext
 from trainers.timing import StageTiming, of_history, record_seconds_per_volume, record_stage
 
@@ -51,6 +52,7 @@ class Execution:
         if only in (None, finetune.STAGE):
             self._write_config()
         if not trained(folder):
+            self._rehearse()
             for artefact in self.plan.artefacts:
                 if artefact.done:
                     self._say(f"{artefact.stage}: reused {artefact.file.parent}")
@@ -64,35 +66,76 @@ class Execution:
     def _train(self, artefact: Artefact) -> None:
         # Every rank has seen that the file is missing before the main one can write it.
         distributed.barrier()
-        plan, settings = self.plan, self.plan.choices.settings
-        base = None if artefact.stage == BOOTSTRAP else self._base_file()
+        training = self._training(artefact)
         source = self._pool_source()
         if distributed.is_main():
             sweep(artefact.file.parent)
             artefact.write_inputs()
-        if base is None:
-            history = bootstrap.run_bootstrap(
-                plan.choices.backbone,
-                source,
-                plan.dataset.plans,
-                settings.bootstrap,
-                self.context,
-                artefact.file,
-                artefact.digest,
-            )
-        else:
-            inputs = experts.ExpertInputs(
-                level=_level(artefact, plan),
-                backbone=plan.choices.backbone,
-                base=base,
-                base_digest=digest_file(base),
-                plans=plan.dataset.plans,
-                settings=settings,
-            )
-            history = experts.run_expert(inputs, source, self.context, artefact.file, artefact.digest)
+        history = training(source)
         if distributed.is_main():
             artefact.write_record(self._name, of_history(history))
         self._say_done(artefact.stage, history)
+
+    def _training(self, artefact: Artefact) -> Callable[[UnlabelledSource], list[Line]]:
+        """What trains an artefact; whatever it needs has been found then."""
+        plan = self.plan
+        file, digest = artefact.file, artefact.digest
+        if artefact is plan.base.bootstrap:
+            backbone, plans, settings = plan.choices.backbone, plan.dataset.plans, plan.choices.settings.bootstrap
+            return lambda source: bootstrap.run_bootstrap(backbone, source, plans, settings, self.context, file, digest)
+        for level, teacher in plan.teachers.items():
+            if artefact is teacher.artefact:
+                started = self._teacher_inputs(level)
+                return lambda source: teachers.run_teacher(started, source, self.context, file, digest)
+        level = next(level for level, expert in plan.experts.items() if expert is artefact)
+        base = self._base_file()
+        inputs = self._expert_inputs(level, base, digest_file(base))
+        return lambda source: experts.run_expert(inputs, source, self.context, file, digest)
+
+    def _teacher_inputs(self, level: Level) -> teachers.TeacherInputs:
+        planned = self.plan.teachers[level]
+        # What was trained on the pool already needs nothing of what it started from.
+        made = planned.artefact is not None and planned.artefact.done
+        file = None if made else planned.starting_file(self.weights)
+        return teachers.TeacherInputs(planned, file, self.plan.dataset.plans, self.config.stamps)
+
+    def _expert_inputs(self, level: Level, base: Path, base_digest: str) -> experts.ExpertInputs:
+        plan = self.plan
+        if level in plan.teachers:
+            needed = plan.teachers[level].artefact
+            if needed is not None and not needed.done:
+                raise _missing(needed.stage)
+        return experts.ExpertInputs(
+            level=level,
+            backbone=plan.choices.backbone,
+            base=base,
+            base_digest=base_digest,
+            dataset=plan.dataset.name,
+            pool=self.config.pool,
+            plans=plan.dataset.plans,
+            settings=plan.choices.settings,
+            targets=plan.experts[level].file.parents[2] / TARGETS_FOLDER,
+            teacher=self._teacher_inputs(level) if level in plan.teachers else None,
+            stamps=self.config.stamps,
+        )
+
+    def _rehearse(self) -> None:
+        """Read untrained experts into the network of stage 2 as fine-tuning will, before the first of them learns."""
+        plan = self.plan
+        missing = [level for level, artefact in plan.experts.items() if not artefact.done]
+        if missing:
+            inputs = experts.ExpertInputs(
+                missing[0],
+                plan.choices.backbone,
+                plan.folder,
+                self.config.base.digest,
+                plan.dataset.name,
+                self.config.pool,
+                plan.dataset.plans,
+                plan.choices.settings,
+                plan.folder,
+            )
+            experts.rehearse(inputs, self.config.model, finetune.hidden_cases(self.config))
 
     def _base_file(self) -> Path:
         made, copy = self.plan.base.bootstrap, self.plan.folder / BASE_FILE
@@ -197,10 +240,6 @@ class Execution:
     def _say(self, text: str) -> None:
         if distributed.is_main():
             logger.info(text)
-
-
-def _level(artefact: Artefact, plan: RunPlan) -> Level:
-    return next(level for level, expert in plan.experts.items() if expert is artefact)
 
 
 def _missing(stage: str) -> AssetError:

@@ -47,6 +47,7 @@ class Training:
     sample numbers, the same on every rank; ``load`` turns sample numbers into a batch (perhaps in another thread, so
     without torch's global generator); ``loss`` returns loss and metrics of the global batch from this rank's share.
     ``micro_batch``: samples on one device at a time. ``after_first_step`` verifies what the first step changed.
+    ``monitor`` looks at what was learned after each epoch; the main rank alone calls it, as if it were the only one.
     """
 
     stage: str
@@ -61,6 +62,7 @@ class Training:
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     clip_norm: float | None = None
     after_first_step: Callable[[], None] = lambda: None
+    monitor: Callable[[], Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,7 @@ class _Loop:
     def _finish_epoch(self) -> None:
         state, training = self.state, self.training
         counted = max(1, state.counted)
+        watched, watching = self._watch()
         line: Line = {
             "stage": training.stage,
             "epoch": state.epoch + 1,
@@ -246,6 +249,8 @@ class _Loop:
             "data_wait": round(state.waited / max(state.seconds, 1e-9), 4),
             "memory_gib": round(peak_memory(self.where.device) / 2**30, 3),
             "skipped_steps": state.skipped,
+            **watched,
+            **({"monitor_seconds": round(watching, 3)} if watched else {}),
         }
         state.history.append(line)
         state.epoch += 1
@@ -256,6 +261,15 @@ class _Loop:
         if distributed.is_main():
             self.log.write(line)
             self.picture.update(state.history)
+
+    def _watch(self) -> tuple[Mapping[str, float], float]:
+        """What the monitor sees, on the main rank, and the seconds that it takes."""
+        begun = time.monotonic()
+        if self.training.monitor is None or not distributed.is_main():
+            return {}, 0.0
+        with distributed.alone(), torch.no_grad():
+            watched = self.training.monitor()
+        return watched, time.monotonic() - begun
 
     def _save(self) -> None:
         training = self.training

@@ -38,9 +38,11 @@ from trainers.pool_candidates import Candidates, find_candidates, pool_leaks
 from trainers.pool_rules import PAPER_POOL
 from trainers.pool_sources import PAPER, find_pool_datasets
 from trainers.prepared import PreparedDataset, open_dataset
+from trainers.recipes import RECIPES
 from trainers.request import BOOTSTRAP, Request, check_stage, choose_levels, choose_recipe, find_trainer
 from trainers.run_folder import check_config
-from trainers.trainer import NO_PRETRAINING, Trainer
+from trainers.teachers import PlannedTeacher, plan_teachers
+from trainers.trainer import Trainer
 
 TRAINING_STAMP = "SCORED ON TRAINING CASES"
 DEFAULT_NAME = "default"
@@ -76,6 +78,7 @@ class RunPlan:
     dataset: PreparedDataset
     pool: Pool | None
     base: Base
+    teachers: Mapping[Level, PlannedTeacher]
     experts: Mapping[Level, Artefact]
     folder: Path
     leaks: LeakReport
@@ -83,8 +86,8 @@ class RunPlan:
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
         """What stage 1 makes, in order."""
-        first = (self.base.bootstrap,) if self.base.bootstrap else ()
-        return (*first, *self.experts.values())
+        first = (self.base.bootstrap, *(teacher.artefact for teacher in self.teachers.values()))
+        return (*(artefact for artefact in first if artefact is not None), *self.experts.values())
 
 
 def make_choices(request: Request) -> Choices:
@@ -95,17 +98,17 @@ def make_choices(request: Request) -> Choices:
     """
     check_stage(request.stage)
     trainer = find_trainer(request.trainer)
-    recipe = choose_recipe(trainer, request.recipe)
-    levels = choose_levels(trainer, request.levels)
     backbone = request.backbone or trainer.default_backbone
     BACKBONES.get(backbone)
-    default = trainer.settings_for(backbone)
+    recipe = choose_recipe(trainer, request.recipe, backbone)
+    levels = choose_levels(trainer, request.levels)
+    default = trainer.settings_for(backbone, recipe)
     if PAPER in request.unlabeled:
         default = replace(default, pool=PAPER_POOL)
     settings = apply_overrides(default, request.assignments)
     asked = {
         "seed": (request.seed, 0),
-        "recipe": (recipe, trainer.recipes[0]),
+        "recipe": (recipe, trainer.default_recipe(backbone)),
         "levels": (list(levels), list(trainer.levels)),
         "backbone": (backbone, trainer.default_backbone),
         "backbone_weights": (request.backbone_weights, None),
@@ -150,16 +153,25 @@ def plan_run(request: Request, roots: Roots) -> RunPlan:
         base = bootstrapped_base(common, choices.settings, pretraining)
     else:
         base = find_base(request.backbone_weights or choices.backbone, roots.weights)
+    recipe = RECIPES[choices.recipe]
+    teachers = plan_teachers(recipe, choices.levels, common, choices.settings, roots.weights, pretraining)
     experts = {
-        level: expert_artefact(level, common, base.identity, choices.recipe, choices.settings, pretraining)
-        for level in (choices.levels if choices.recipe != NO_PRETRAINING else ())
+        level: expert_artefact(
+            level,
+            common,
+            base.identity,
+            teachers[level].identity if level in teachers else "",
+            choices.settings,
+            pretraining,
+        )
+        for level in (choices.levels if recipe.experts else ())
     }
     fold_folder = folder / f"fold_{fold_name}"
-    config = _config(request, choices, dataset, selection, fold, pool, base, experts, leaks)
+    config = _config(request, choices, dataset, selection, fold, pool, base, teachers, experts, leaks)
     config = replace(config, held_out=held_out)
     check_spec(config.model)
     config = config if request.fast else check_config(fold_folder, config)
-    return RunPlan(config, choices, dataset, pool, base, experts, fold_folder, leaks)
+    return RunPlan(config, choices, dataset, pool, base, teachers, experts, fold_folder, leaks)
 
 
 def _config(
@@ -170,17 +182,20 @@ def _config(
     fold: Fold,
     pool: Pool | None,
     base: Base,
+    teachers: Mapping[Level, PlannedTeacher],
     experts: Mapping[Level, Artefact],
     leaks: LeakReport,
 ) -> RunConfig:
     plans, scheme = dataset.plans, dataset.raw.scheme
-    stages = [artefact.stage for artefact in experts.values()] + [BOOTSTRAP] * (base.bootstrap is not None)
+    stages = [f"teacher_{level.value}" for level in teachers] + [artefact.stage for artefact in experts.values()]
+    stages += [BOOTSTRAP] * (base.bootstrap is not None)
     stamps = {
         PHANTOM_STAMP: dataset.raw.ours.phantom,
         TRANSDUCTIVE_STAMP: pool is not None and request.transductive,
         BOOTSTRAP_STAMP: base.bootstrap is not None,
         TRAINING_STAMP: not set(fold.scored).isdisjoint(fold.train),
         LEAK_STAMP: bool(leaks.allowed),
+        **{teacher.stamp: True for teacher in teachers.values() if teacher.stamp},
     }
     return RunConfig(
         dataset=dataset.name,
@@ -206,6 +221,7 @@ def _config(
         scored=fold.scored,
         pool=pool.record if pool else PoolRecord({}, ()),
         experts={level.value: artefact.key for level, artefact in experts.items()},
+        teachers={level.value: teacher.record for level, teacher in teachers.items()},
         settings={stage: to_plain(getattr(choices.settings, stage)) for stage in ("model", *stages, "finetune")},
         stamps=tuple(stamp for stamp, applies in stamps.items() if applies),
         excluded_leaks=names(leaks.excluded),
@@ -216,7 +232,7 @@ def _config(
 def _candidates(
     request: Request, choices: Choices, dataset: PreparedDataset, scored: frozenset[str], roots: Roots
 ) -> Candidates | None:
-    if choices.recipe == NO_PRETRAINING and request.backbone_weights != BOOTSTRAP:
+    if not RECIPES[choices.recipe].experts and request.backbone_weights != BOOTSTRAP:
         return None
     found = find_pool_datasets(dataset, request.unlabeled, roots, complete=choices.settings.pool.complete)
     return find_candidates(dataset, found, scored, transductive=request.transductive)

@@ -8,13 +8,17 @@ from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.errors import UsageError
 from samora_pipeline.registry import nearest
 from trainers.catalog import TRAINERS
+from trainers.recipes import TAUGHT_LEVELS
 from trainers.trainer import Trainer
 
 BOOTSTRAP = "bootstrap"
-STAGES = (BOOTSTRAP, *(f"expert_{level.value}" for level in LEVELS), "finetune", "validate")
-
-# Recipes with teachers (Tables 7 and 12), which this release does not train.
-_LATER_RECIPES = ("full", "T1", "T2", "nocpt")
+STAGES = (
+    BOOTSTRAP,
+    *(f"teacher_{level.value}" for level in TAUGHT_LEVELS),
+    *(f"expert_{level.value}" for level in LEVELS),
+    "finetune",
+    "validate",
+)
 
 
 @dataclass(frozen=True)
@@ -60,19 +64,22 @@ def find_trainer(name: str) -> Trainer:
         ) from error
 
 
-def choose_recipe(trainer: Trainer, asked: str | None) -> str:
-    """Return the recipe, the trainer's first one by default.
+def choose_recipe(trainer: Trainer, asked: str | None, backbone: str) -> str:
+    """Return the recipe, the trainer's default for the backbone where none is asked for.
 
     Raises:
-        UsageError: ``E-RECIPE-01`` unknown, not the trainer's, or one whose teachers come in a later release.
+        UsageError: ``E-RECIPE-01`` unknown, or not the trainer's.
     """
-    if asked is None or asked in trainer.recipes:
-        return asked or trainer.recipes[0]
-    if asked in _LATER_RECIPES:
-        what = f'the recipe "{asked}" needs teachers, which come in a later release; use scratch or none'
-    else:
-        what = f'{type(trainer).__name__} has no recipe "{asked}"'
-    raise UsageError("E-RECIPE-01", what, found=asked, expected=", ".join(trainer.recipes))
+    if asked is None:
+        return trainer.default_recipe(backbone)
+    if asked in trainer.recipes:
+        return asked
+    raise UsageError(
+        "E-RECIPE-01",
+        f'{type(trainer).__name__} has no recipe "{asked}"',
+        found=asked,
+        expected=f"{nearest(asked, list(trainer.recipes))}{', '.join(trainer.recipes)}",
+    )
 
 
 def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Level, ...]:

@@ -15,7 +15,7 @@ _SHOWN = 6
 _REASON = ".why"
 # What may differ between the folds of one run; everything else is the run.
 _PER_FOLD = (
-    *("fold", "selection", "scored", "pool", "experts", "base.digest"),
+    *("fold", "selection", "scored", "pool", "experts", "teachers", "base.digest"),
     *("stamps", "excluded_leaks", "allowed_leaks", "held_out"),
 )
 

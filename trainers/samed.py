@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from samora_pipeline.contracts.level import Level
 from trainers.config import SAMED, Settings
-from trainers.trainer import NO_PRETRAINING, Trainer
+from trainers.recipes import NO_PRETRAINING
+from trainers.trainer import Trainer
 
 
 class SAMedTrainer(Trainer):

@@ -10,29 +10,33 @@ from typing import ClassVar
 from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import ModelSpec
 from trainers.config import SAMORA, ModelSettings, Settings, shrunk
+from trainers.recipes import NO_PRETRAINING, RECIPES, SCRATCH, with_lengths, with_objectives
 
-SCRATCH = "scratch"
-NO_PRETRAINING = "none"
 TINY_BACKBONES = ("samora_tiny", "samora2_tiny")
 
 
 class Trainer:
     """A method, as constants.
 
-    ``levels`` are the experts it has unless ``--levels`` says otherwise. ``recipes`` are ways to come by them, the
-    default first: ``scratch`` trains each with its own objective, ``none`` leaves them without effect. ``parts``
-    (``models.freezing.Part``) learn in stage 2. ``settings`` are those of the paper.
+    ``levels`` are the experts it has unless ``--levels`` says otherwise. ``recipes`` (``trainers.recipes``) are ways
+    to come by them, the default first. ``parts`` (``models.freezing.Part``) learn in stage 2. ``settings`` are those
+    of the paper.
     """
 
     levels: ClassVar[tuple[Level, ...]] = LEVELS
-    recipes: ClassVar[tuple[str, ...]] = (SCRATCH, NO_PRETRAINING)
+    recipes: ClassVar[tuple[str, ...]] = tuple(RECIPES)
     parts: ClassVar[frozenset[str]] = frozenset({"fusion", "decoder", "prompt", "adapter"})
     settings: ClassVar[Settings] = SAMORA
     default_backbone: ClassVar[str] = "sam_vit_b"
 
-    def settings_for(self, backbone: str) -> Settings:
-        """The settings before ``--set``: the paper's, or their CPU form for a tiny backbone."""
-        return shrunk(self.settings) if backbone in TINY_BACKBONES else self.settings
+    def default_recipe(self, backbone: str) -> str:
+        """The first recipe; with a tiny backbone ``scratch``, because the tiny teachers have no public weights."""
+        return SCRATCH if backbone in TINY_BACKBONES and SCRATCH in self.recipes else self.recipes[0]
+
+    def settings_for(self, backbone: str, recipe: str = NO_PRETRAINING) -> Settings:
+        """The settings before ``--set``: the paper's with the recipe's objectives, or their CPU form when tiny."""
+        settings = with_objectives(self.settings, RECIPES[recipe])
+        return with_lengths(shrunk(settings) if backbone in TINY_BACKBONES else settings, RECIPES[recipe])
 
     def spec(
         self,

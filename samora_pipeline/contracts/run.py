@@ -22,6 +22,8 @@ PHANTOM_STAMP = "PHANTOM"
 TRANSDUCTIVE_STAMP = "TRANSDUCTIVE"
 BOOTSTRAP_STAMP = "BOOTSTRAPPED BASE"
 LEAK_STAMP = "LEAKY"
+RANDOM_TEACHER_STAMP = "TEACHER FROM RANDOM WEIGHTS"
+UNTRAINED_TEACHER_STAMP = "UNTRAINED TEACHER"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,21 @@ class BaseRecord:
     name: str
     digest: str
     origin: Literal["public", "packaged", "bootstrap", "file"]
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """What the expert of a level learned from.
+
+    ``weights`` and ``origin`` are those that the teacher started from, ``licence`` their terms (empty: unknown or
+    none). ``key`` names its training on the pool; empty where it was taken as it was.
+    """
+
+    network: str
+    weights: str
+    origin: Literal["public", "packaged", "file", "random"]
+    licence: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,8 @@ class RunConfig:
     """One run of one fold.
 
     ``settings`` are the resolved settings per stage (after ``--set``); ``experts`` gives, per level, the key of the
-    pre-training it came from (empty with recipe ``none``). ``stamps`` are printed on every score and picture.
+    pre-training it came from (empty with recipe ``none``), ``teachers`` what it learned from. ``stamps`` are printed
+    on every score and picture.
     ``excluded_leaks`` and ``allowed_leaks`` are cases that show what is scored (``contracts.leakage``), taken out or
     let in by name. ``held_out`` are labelled training cases that are not learned from: post-processing is chosen on
     them.
@@ -79,6 +97,7 @@ class RunConfig:
     scored: tuple[str, ...]
     pool: PoolRecord
     experts: dict[str, str] = field(default_factory=dict)
+    teachers: dict[str, TeacherRecord] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     stamps: tuple[str, ...] = ()
     excluded_leaks: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ Curve = tuple[list[float], list[float]]
 # What a record holds besides losses and scores: the clock and the machine.
 _NOT_DRAWN = frozenset(
     {"stage", "epoch", "seconds", "slices_per_second", "data_wait", "memory_gib", "gradient_norm", "skipped_steps"}
+    | {"monitor_seconds"}
 )
 # Reference levels of a loss: NT-Xent by chance, the error of the noisy input.
 _LEVELS = ("chance", "noisy")
@@ -36,18 +37,28 @@ def draw_progress(records: Sequence[Record], path: Path, title: str) -> None:
     Raises:
         ValueError: without records.
     """
+    figure = Figure(dpi=100, layout="constrained", facecolor="white")
+    draw_panels(figure, records, title, width=9.0, height=2.5)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def draw_panels(figure: Figure, records: Sequence[Record], title: str, *, width: float, height: float) -> None:
+    """Draw what ``draw_progress`` does into an empty figure: ``width`` inches wide, each panel ``height`` high.
+
+    Raises:
+        ValueError: without records.
+    """
     if not records:
         raise ValueError("there is no epoch to draw")
     panels = _panels(records)
-    figure = Figure(figsize=(9, 0.6 + 2.5 * len(panels)), dpi=100, layout="constrained", facecolor="white")
+    figure.set_size_inches(width, 0.6 + height * len(panels))
     figure.suptitle(title, fontsize=13, weight="bold")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for own, (name, curves) in zip(axes, panels.items(), strict=True):
         _draw_panel(own, name, curves)
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _panels(records: Sequence[Record]) -> dict[str, dict[str, Curve]]:

@@ -14,8 +14,9 @@ from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, account, freeze
 from trainers.catalog import TRAINERS
 from trainers.config import shrunk
+from trainers.recipes import NO_PRETRAINING, RECIPES
 from trainers.request import choose_levels, choose_recipe
-from trainers.trainer import NO_PRETRAINING, SCRATCH, Trainer
+from trainers.trainer import Trainer
 
 
 def _spec(trainer: Trainer, backbone: str, *, size: int = 224, outputs: int = 9) -> ModelSpec:
@@ -29,7 +30,8 @@ def test_trainer(name: str) -> None:
     assert (TRAINERS.get(name).__doc__ or "").strip()
     assert set(trainer.levels) <= set(LEVELS)
     assert choose_levels(trainer, None) == trainer.levels
-    assert choose_recipe(trainer, None) in (SCRATCH, NO_PRETRAINING)
+    assert choose_recipe(trainer, None, trainer.default_backbone) in ("full", NO_PRETRAINING)
+    assert set(trainer.recipes) <= set(RECIPES)
     assert trainer.default_backbone in BACKBONES.names()
     parts = frozenset(Part(part) for part in trainer.parts)
     assert Part.BASE not in parts

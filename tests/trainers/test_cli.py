@@ -40,7 +40,7 @@ def test_another_tools_arguments_are_answered_without_torch() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "exit_code"),
     [
-        (["--recipe", "full"], "E-RECIPE-01", 2),
+        (["--recipe", "fulll"], "E-RECIPE-01", 2),
         (["--stage", "train"], "E-STAGE-01", 2),
         (["--set", "finetune.epoch=3"], "E-SET-02", 2),
         (["-f", "9"], "E-FOLD-01", 2),

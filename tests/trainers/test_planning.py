@@ -74,20 +74,21 @@ def test_names_come_from_what_differs(root: Path) -> None:
 
 
 def test_default_settings_make_the_default_name(root: Path) -> None:
-    missing = Request("90", "SAMoraTrainer", "2cases", backbone_weights="mae_vit_l_full")
+    samed = Request("90", "SAMedTrainer", "2cases")
+    missing = replace(samed, backbone_weights="mae_vit_l_full")
     with pytest.raises(AssetError) as caught:
         plan_run(missing, _roots(root))
     assert (caught.value.code, caught.value.exit_code) == ("E-WEIGHT-05", 5)
     assert "bootstrap" in caught.value.fix
     # Public weights that may be fetched are planned with before they are there.
-    awaited = plan_run(Request("90", "SAMoraTrainer", "2cases"), _roots(root))
+    awaited = plan_run(samed, _roots(root))
     assert awaited.base.awaited
-    assert _run_name(awaited) == "SAMoraTrainer__2cases__default"
+    assert _run_name(awaited) == "SAMedTrainer__2cases__default"
     (root / "weights").mkdir()
     own = root / "weights" / "own.pth"
     own.write_bytes(b"weights")
-    plan = plan_run(replace(BASIC, backbone=None, backbone_weights=None, name=None), _roots_with(root, own))
-    assert _run_name(plan) == "SAMoraTrainer__2cases__default"
+    plan = plan_run(samed, _roots_with(root, own))
+    assert _run_name(plan) == "SAMedTrainer__2cases__default"
 
 
 def _roots_with(root: Path, file: Path) -> Roots:
@@ -266,6 +267,65 @@ def test_no_pool_where_nothing_is_learned_without_labels(root: Path) -> None:
     assert plan.artefacts == ()
     assert plan.config.experts == {}
     assert "TRANSDUCTIVE" not in plan.config.stamps
+
+
+def test_the_default_recipe_needs_both_teachers(root: Path) -> None:
+    request = Request("90", "SAMoraTrainer", "2cases")
+    with pytest.raises(AssetError) as caught:
+        plan_run(request, _roots(root))
+    assert (caught.value.code, caught.value.exit_code) == ("E-WEIGHT-05", 5)
+    assert "mae_vit_l_full" in caught.value.what
+    assert all(way in caught.value.fix for way in ("samora_weights add", "another recipe", "bootstrap"))
+    # SimCLRv2 may be fetched unasked, so the image level alone is planned without any file.
+    plan = plan_run(replace(request, levels=("image",)), _roots(root))
+    assert list(plan.teachers) == ["image"]
+    assert plan.teachers["image"].record.licence == "Apache-2.0"
+    assert [artefact.stage for artefact in plan.artefacts] == ["teacher_image", "expert_image"]
+    assert plan_run(replace(request, recipe="scratch"), _roots(root)).teachers == {}
+
+
+def test_recipes_share_what_they_train_alike(root: Path) -> None:
+    def keys(**changes: object) -> dict[str, str]:
+        return {artefact.stage: artefact.key for artefact in _plan(root, **changes).artefacts}
+
+    full, scratch, nocpt = (keys(recipe=recipe) for recipe in ("full", "scratch", "nocpt"))
+    stages = ["bootstrap", "teacher_image", "teacher_patch", "expert_image", "expert_patch", "expert_pixel"]
+    assert list(full) == stages
+    assert list(nocpt) == [stage for stage in stages if not stage.startswith("teacher")]
+    assert full["expert_pixel"] == scratch["expert_pixel"] == nocpt["expert_pixel"]
+    for stage in ("expert_image", "expert_patch"):
+        assert len({full[stage], scratch[stage], nocpt[stage]}) == 3
+    longer = keys(recipe="full", assignments=("teacher_patch.epochs=9",))
+    assert {stage for stage in full if full[stage] != longer[stage]} == {"teacher_patch", "expert_patch"}
+    other = keys(recipe="full", backbone="samora2_tiny", trainer="SAMora2Trainer")
+    assert {stage for stage in full if full[stage] == other[stage]} == {"teacher_image", "teacher_patch"}
+    for changes in ({"seed": 1}, {"fold": "1"}, {"transductive": True}):
+        changed = keys(recipe="full", **changes)
+        assert all(full[stage] != changed[stage] for stage in full)
+
+
+def test_teachers_without_public_weights_are_stamped(root: Path) -> None:
+    full, nocpt = (_plan(root, recipe=recipe).config for recipe in ("full", "nocpt"))
+    assert "TEACHER FROM RANDOM WEIGHTS" in full.stamps
+    assert "UNTRAINED TEACHER" in nocpt.stamps
+    assert full.teachers["patch"].network == "mae_tiny"
+    assert full.teachers["patch"].key
+    assert not nocpt.teachers["patch"].key
+    assert {"teacher_image", "teacher_patch"} <= set(full.settings)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "code"),
+    [
+        ("teacher_image.network=mae_tiny", "E-TEACH-02"),
+        ("teacher_image.network=simclr", "E-NAME-01"),
+        ("teacher_image.input_size=40", "E-TEACH-01"),
+        ("expert_image.feature=map8", "E-TEACH-03"),
+    ],
+)
+def test_teachers_that_do_not_fit_are_refused(root: Path, assignment: str, code: str) -> None:
+    with pytest.raises(UsageError, match=code):
+        _plan(root, recipe="full", assignments=(assignment,))
 
 
 def test_one_level_has_no_fusion(root: Path) -> None:

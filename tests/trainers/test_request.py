@@ -30,21 +30,19 @@ def test_a_misspelt_trainer_gets_the_nearest_name() -> None:
     assert "did you mean SAMoraTrainer?" in caught.value.expected
 
 
-@pytest.mark.parametrize("recipe", ["full", "T1", "T2", "nocpt"])
-def test_recipes_with_teachers_come_later(recipe: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        choose_recipe(SAMoraTrainer(), recipe)
-    assert caught.value.code == "E-RECIPE-01"
-    assert all(word in caught.value.what for word in (recipe, "scratch", "none"))
-
-
 def test_recipes() -> None:
-    assert choose_recipe(SAMoraTrainer(), None) == "scratch"
-    assert choose_recipe(SAMoraTrainer(), "none") == "none"
-    assert choose_recipe(SAMedTrainer(), None) == "none"
-    for trainer, recipe in ((SAMedTrainer(), "scratch"), (SAMoraTrainer(), "magic")):
+    samora, samed = SAMoraTrainer(), SAMedTrainer()
+    assert choose_recipe(samora, None, "sam_vit_b") == "full"
+    # The tiny teachers have no public weights, and a laptop no time.
+    assert choose_recipe(samora, None, "samora_tiny") == choose_recipe(samora, None, "samora2_tiny") == "scratch"
+    for asked in ("full", "T1", "T2", "nocpt", "scratch", "none", "paper_literal"):
+        assert choose_recipe(samora, asked, "samora_tiny") == asked
+    assert choose_recipe(samed, None, "samora_tiny") == "none"
+    for trainer, recipe in ((samed, "scratch"), (samora, "magic")):
         with pytest.raises(UsageError, match="E-RECIPE-01"):
-            choose_recipe(trainer, recipe)
+            choose_recipe(trainer, recipe, "sam_vit_b")
+    with pytest.raises(UsageError, match="did you mean nocpt"):
+        choose_recipe(samora, "no-cpt", "sam_vit_b")
 
 
 def test_levels_keep_their_order() -> None:
@@ -59,7 +57,7 @@ def test_levels_keep_their_order() -> None:
 
 
 def test_stages() -> None:
-    for stage in (None, "bootstrap", "expert_pixel", "finetune", "validate"):
+    for stage in (None, "bootstrap", "teacher_image", "expert_pixel", "finetune", "validate"):
         check_stage(stage)
     with pytest.raises(UsageError, match=r"(?s)E-STAGE-01.*did you mean finetune"):
         check_stage("fine-tune")

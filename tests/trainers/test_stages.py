@@ -13,19 +13,20 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
+from samora_pipeline.contracts.run import PoolRecord
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import expert_state
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.expert_block import only_expert
 from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.config import BootstrapSettings, ImageSettings, PatchSettings, Settings
+from trainers.config import Settings
+from trainers.pretraining_config import BootstrapSettings, ImageSettings, PatchSettings, PixelSettings
 from trainers.stages.bootstrap import run_bootstrap
-from trainers.stages.experts import ExpertInputs, measure_gap, read_expert, run_expert
+from trainers.stages.experts import ExpertInputs, read_expert, run_expert
 from trainers.stages.image import ImageObjective
 from trainers.stages.patch import PatchObjective
 from trainers.stages.pixel import PixelObjective
@@ -74,7 +75,7 @@ def _objective(level: Level, source: SliceSource, plans: Plans, network: Segment
         return ImageObjective(source, plans, ImageSettings(), encoder.shapes[-1].width, 0)
     if level is Level.PATCH:
         return PatchObjective(source, plans, PatchSettings(), encoder, 0)
-    return PixelObjective(source, plans, encoder, 0)
+    return PixelObjective(source, plans, PixelSettings(), encoder, 0)
 
 
 @pytest.mark.parametrize("backbone", BOTH)
@@ -226,32 +227,28 @@ def test_an_expert_is_kept_with_its_base_and_refused_on_another(
         "d" * 64,
     )
     settings = Settings(expert_patch=PatchSettings(epochs=2, batch=5, steps_per_epoch=2, micro_batch=None))
-    inputs = ExpertInputs(Level.PATCH, "samora_tiny", base, "b" * 64, plans, settings)
+    pool = PoolRecord({NAME: ("case_0", "case_1"), "Dataset005_Other": ("scan",)}, ())
+    inputs = ExpertInputs(
+        Level.PATCH, "samora_tiny", base, "b" * 64, NAME, pool, plans, settings, targets=tmp_path / "targets"
+    )
     file = tmp_path / "key" / "expert_patch" / "expert.safetensors"
     history = run_expert(inputs, source, context, file, "d" * 64)
     assert len(history) == 2
     network = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS), base, 1)
     with pytest.raises(DataError, match=r"(?s)E-EXP-20.*another base"):
         read_expert(network, Level.PATCH, file, "c" * 64)
+    for hidden in ("case_1", "Dataset005_Other/scan"):
+        with pytest.raises(DataError, match=rf"(?s)E-EXP-21.*scans that are scored here.*{hidden}"):
+            read_expert(network, Level.PATCH, file, "b" * 64, {hidden, "case_4"})
+    larger = network_on_base(ModelSpec("samora_tiny", 2 * INPUT, 3, levels=LEVELS), base, 1)
+    with pytest.raises(DataError, match=rf"(?s)E-EXP-20.*input size.*{INPUT}.*{2 * INPUT}"):
+        read_expert(larger, Level.PATCH, file, "b" * 64)
+    wider = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS, lora_rank=8), base, 1)
+    with pytest.raises(DataError, match=r"(?s)E-EXP-20.*rank 4.*rank 8"):
+        read_expert(wider, Level.PATCH, file, "b" * 64)
     assert not any(value.any() for name, value in expert_state(network, Level.PATCH).items() if name.endswith("_b"))
     read_expert(network, Level.PATCH, file, "b" * 64)
     assert any(value.any() for name, value in expert_state(network, Level.PATCH).items() if name.endswith("_b"))
-
-
-def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans, context: StageContext) -> None:
-    network = _network(Level.PATCH)
-    objective = _objective(Level.PATCH, source, plans, network)
-    untouched = measure_gap(network, objective, len(source), context)
-    assert untouched["gap"] == 0.0
-    assert untouched["slices"] == len(source)
-    torch.manual_seed(0)
-    for block in network.image_encoder.blocks:
-        torch.nn.init.normal_(block.experts["patch"].v_b, std=0.5)
-    changed = measure_gap(network, objective, len(source), context)
-    assert changed["loss_off"] == untouched["loss_off"]
-    batch = objective.load(list(range(len(source))), -1)
-    with torch.no_grad(), only_expert(network.image_encoder, Level.PATCH):
-        assert changed["loss_on"] == pytest.approx(float(objective.loss(network, batch)[0]))
 
 
 def _encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:

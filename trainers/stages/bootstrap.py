@@ -25,14 +25,14 @@ from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.objectives.reconstruction import masked_reconstruction
 from samora_pipeline.run_log import Line
 from samora_pipeline.slices.datasets import UnlabelledSource
-from samora_pipeline.slices.views import apply_views
 from samora_pipeline.weights.sam_checkpoint import base_state
-from trainers.config import BootstrapSettings
 from trainers.loading import Batch
 from trainers.loop import train
-from trainers.stages.patch import MaskedSlices
+from trainers.monitors import Monitor, Watched
+from trainers.pretraining_config import BootstrapSettings
+from trainers.stages.masked import MaskedObjective, Prediction, view_of
 from trainers.stages.pretraining import pretraining
-from trainers.stages.stage import StageContext, full_precision, network_on_base
+from trainers.stages.stage import StageContext, network_on_base
 
 STAGE = "bootstrap"
 PUBLIC_MASKS = 4
@@ -61,7 +61,7 @@ class BootstrapHead(nn.Module):
         return [pixels(one.permute(0, 2, 3, 1)) for pixels, one in zip(self.pixels, maps, strict=True)]
 
 
-class BootstrapObjective:
+class BootstrapObjective(MaskedObjective[SegmentationNetwork]):
     """Masked reconstruction from what the whole encoder gives."""
 
     def __init__(
@@ -73,28 +73,36 @@ class BootstrapObjective:
         seed: int,
     ) -> None:
         encoder = network.image_encoder
+        super().__init__(source, plans, encoder.shapes[-1].side, settings.masked_share, seed)
         channels, size = len(plans.channel_names), plans.input_size.value
-        self.head = BootstrapHead(encoder, network.prompt_encoder.embed_dim, channels, size)
-        self._slices = MaskedSlices(source, plans, encoder, settings.masked_share, seed)
+        self.cells = BootstrapHead(encoder, network.prompt_encoder.embed_dim, channels, size)
+        self.head = self.cells
 
-    def load(self, indices: list[int], epoch: int) -> Batch:
-        """See ``MaskedSlices.load``."""
-        return self._slices.load(indices, epoch)
+    def predict(self, network: SegmentationNetwork, images: Tensor, mask: Tensor) -> Prediction:
+        """What the embedding, the coarsest of the features, reconstructs."""
+        features = self._features(network, images, mask)
+        return Prediction(self.cells(features)[0], images, features.embedding.mean(dim=(2, 3)))
 
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error over hidden patches, normalised patch by patch, plus that of finer features as they are.
 
         A cell of four pixels is too small to be normalised by itself.
         """
-        mask = batch["mask"]
-        with full_precision(batch["images"]):
-            images = apply_views(batch["images"], batch["view"])
-        features = network.image_encoder(network.to_rgb(images), token_mask=mask, mask_token=self.head.mask_token)
-        embedding, *finer = self.head(features)
+        images, mask = view_of(batch), batch["mask"]
+        embedding, *finer = self.cells(self._features(network, images, mask))
         loss = masked_reconstruction(embedding, images, _on_grid(mask, embedding))
         for prediction in finer:
             loss = loss + masked_reconstruction(prediction, images, _on_grid(mask, prediction), normalised=False)
         return loss, {}
+
+    def _error(self, prediction: Prediction, mask: Tensor) -> Tensor:
+        return super()._error(prediction, _on_grid(mask, prediction.patches))
+
+    def _features(self, network: SegmentationNetwork, images: Tensor, mask: Tensor) -> Features:
+        features: Features = network.image_encoder(
+            network.to_rgb(images), token_mask=mask, mask_token=self.cells.mask_token
+        )
+        return features
 
 
 def _on_grid(mask: Tensor, cells: Tensor) -> Tensor:
@@ -129,6 +137,7 @@ def run_bootstrap(
     network.to(context.device)
     objective.head.to(context.device)
     before = snapshot(network)
+    monitor = Monitor(Watched(STAGE, network, objective, source, settings, context.device))
     training = pretraining(
         STAGE,
         network,
@@ -138,9 +147,11 @@ def run_bootstrap(
         seed,
         experts={},
         after_first_step=lambda: verify(network, before),
+        monitor=monitor.epoch,
     )
     history = train(training, context.circumstances(STAGE, file.parent, digest))
     if distributed.is_main():
+        monitor.finish(history, file.parent)
         with atomic_path(file) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in base_state(network).items()}, temporary)
         (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)

@@ -1,53 +1,59 @@
-"""One expert: SAM with a single LoRA, trained without labels by the objective of its level (recipe ``scratch``)."""
+"""One expert: SAM with a single LoRA, trained without labels, by the objective of its level or from a teacher."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-
-import torch
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.contracts.run import LATEST_CHECKPOINT
+from samora_pipeline.contracts.run import LATEST_CHECKPOINT, PoolRecord
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import expert_state, load_expert
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.expert_block import only_expert
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part, snapshot, verify
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.reproducibility import derived_seed
-from samora_pipeline.run_log import Line, logger
+from samora_pipeline.run_log import Line
 from samora_pipeline.slices.datasets import UnlabelledSource
 from trainers.config import Settings
-from trainers.loading import on_device
 from trainers.loop import train
+from trainers.monitors import Monitor, Watched
+from trainers.pretraining_config import DistillationSettings, ImageSettings, PatchSettings
+from trainers.stages.distillation import DistillationObjective, Lesson
 from trainers.stages.image import ImageObjective
 from trainers.stages.patch import PatchObjective
 from trainers.stages.pixel import PixelObjective
 from trainers.stages.pretraining import Objective, pretraining
 from trainers.stages.stage import StageContext, network_on_base
-
-PANEL_SLICES = 64
-_PANEL_EPOCH = -1
-"""epochs count from 0, so what is drawn for the panel is drawn for no training step"""
-_SMALLEST_GAP = 0.01
+from trainers.stages.teachers import TeacherInputs, ready_teacher
 
 
 @dataclass(frozen=True)
 class ExpertInputs:
-    """What an expert is trained from. ``base_digest`` is kept with it: an expert fits no other base."""
+    """What an expert is trained from. ``base_digest`` and ``pool`` are kept with it, see ``read_expert``.
+
+    ``dataset`` is the run's own, after which cases of others carry their dataset's name. ``teacher`` is None where
+    the level learns by its own objective. ``targets`` is the folder for a teacher's features. ``stamps`` are those of
+    the run.
+    """
 
     level: Level
     backbone: str
     base: Path
     base_digest: str
+    dataset: str
+    pool: PoolRecord
     plans: Plans
     settings: Settings
+    targets: Path
+    teacher: TeacherInputs | None = None
+    stamps: tuple[str, ...] = ()
 
 
 def stage_name(level: Level) -> str:
@@ -59,25 +65,27 @@ def run_expert(
     inputs: ExpertInputs, source: UnlabelledSource, context: StageContext, file: Path, digest: str
 ) -> list[Line]:
     """Train the expert and write it to ``file`` with its record; return the history."""
-    stage, plans = stage_name(inputs.level), inputs.plans
+    stage = stage_name(inputs.level)
     seed = context.stage_seed(stage)
-    # The decoder is built because a network has one; nothing runs it here, so its number of outputs is of no matter.
-    spec = ModelSpec(
-        inputs.backbone,
-        plans.input_size.value,
-        num_outputs=1,
-        in_channels=len(plans.channel_names),
-        levels=(inputs.level,),
-        lora_rank=inputs.settings.model.lora_rank,
-        fusion=None,
-        decoder=BACKBONES.get(inputs.backbone).own_decoder,
-    )
-    network = network_on_base(spec, inputs.base, seed)
+    network = network_on_base(expert_spec(inputs), inputs.base, seed)
     freeze(network, frozenset({Part.EXPERTS}))
-    objective = _objective(inputs, source, network, seed)
+    objective = _objective(inputs, source, network, seed, context)
     network.to(context.device)
     objective.head.to(context.device)
     before = snapshot(network)
+    monitor = Monitor(
+        Watched(
+            stage,
+            network,
+            objective,
+            source,
+            getattr(inputs.settings, stage),
+            context.device,
+            inputs.level,
+            taught_by=inputs.teacher.teacher.text if inputs.teacher else "",
+            stamps=inputs.stamps,
+        )
+    )
     training = pretraining(
         stage,
         network,
@@ -87,73 +95,122 @@ def run_expert(
         seed,
         experts=parameters_by_part(network)[Part.EXPERTS],
         after_first_step=lambda: verify(network, before),
+        monitor=monitor.epoch,
     )
     history = train(training, context.circumstances(stage, file.parent, digest))
-    gap = measure_gap(network, objective, len(source), context)
     if distributed.is_main():
-        _report(stage, gap)
-        record = {
-            "level": inputs.level.value,
-            "backbone": inputs.backbone,
-            "base_digest": inputs.base_digest,
-            "lora_rank": spec.lora_rank,
-            "input_size": spec.input_size,
-            "digest": digest,
-            "monitor": gap,
-        }
-        save_checkpoint(file, expert_state(network, inputs.level), record)
+        monitor.finish(history, file.parent)
+        save_checkpoint(file, expert_state(network, inputs.level), _record(inputs, digest))
         (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)
     distributed.barrier()
     return history
 
 
-def read_expert(network: SegmentationNetwork, level: Level, file: Path, base_digest: str) -> None:
-    """Read a trained expert into a network.
+def expert_spec(inputs: ExpertInputs) -> ModelSpec:
+    """The network that the expert is trained in: one level, no fusion.
+
+    The decoder is built because a network has one; nothing runs it here, so its number of outputs is of no matter.
+    """
+    return ModelSpec(
+        inputs.backbone,
+        inputs.plans.input_size.value,
+        num_outputs=1,
+        in_channels=len(inputs.plans.channel_names),
+        levels=(inputs.level,),
+        lora_rank=inputs.settings.model.lora_rank,
+        fusion=None,
+        decoder=BACKBONES.get(inputs.backbone).own_decoder,
+    )
+
+
+def read_expert(
+    network: SegmentationNetwork, level: Level, file: Path, base_digest: str, hidden: Collection[str] = ()
+) -> None:
+    """Read a trained expert into a network. ``hidden`` are cases that it must not have seen.
 
     Raises:
-        DataError: ``E-EXP-20`` when it was trained on another base, or does not fit the network.
+        DataError: ``E-EXP-20`` when it was trained on another base or input size, or does not fit the network;
+            ``E-EXP-21`` when it has seen what is scored.
     """
     checkpoint = load_checkpoint(file)
-    if checkpoint.record.get("base_digest") != base_digest:
+    record = checkpoint.record
+    again = f"delete {file.parent} and repeat the command; the expert is then trained again"
+    for what, name, own in (
+        ("on another base", "base_digest", base_digest),
+        ("at another input size", "input_size", network.input_size),
+    ):
+        if record.get(name) != own:
+            raise DataError(
+                "E-EXP-20",
+                f"the {level.value} expert was trained {what}",
+                found=f"{file}: {_short(record.get(name))}",
+                expected=_short(own),
+                fix=again,
+            )
+    seen = sorted(set(hidden) & set(record.get("seen", ())))
+    if seen:
         raise DataError(
-            "E-EXP-20",
-            f"the {level.value} expert was trained on another base",
-            found=f"{file}: base {str(checkpoint.record.get('base_digest'))[:12]}",
-            expected=f"base {base_digest[:12]}",
-            fix=f"delete {file.parent} and repeat the command; the expert is then trained again",
+            "E-EXP-21",
+            f"the {level.value} expert was trained on scans that are scored here",
+            found=f"{', '.join(seen[:5])}{' and more' if len(seen) > 5 else ''} in {file}",
+            expected="an expert that has seen none of them",
+            fix=f"{again}, or --transductive lets them in and says so in every report",
         )
     load_expert(network, level, checkpoint.tensors)
 
 
-@torch.no_grad()
-def measure_gap(
-    network: SegmentationNetwork, objective: Objective, slices: int, context: StageContext
-) -> dict[str, float]:
-    """The objective's loss on a fixed panel of slices with the LoRA switched off and on, and the difference.
+def rehearse(inputs: ExpertInputs, spec: ModelSpec, hidden: Collection[str]) -> None:
+    """Build the network of stage 2 and read untrained experts into it, before hours are spent on training them.
 
-    It tells whether the expert learned anything, or the head alone did.
+    Raises:
+        DataError, UsageError: whatever fine-tuning would raise.
     """
-    count = min(slices, max(PANEL_SLICES, distributed.world_size()))
-    panel = [slices * number // count for number in range(count)]
-    batch = on_device(objective.load(distributed.own_share(panel), _PANEL_EPOCH), context.device)
-    torch.manual_seed(derived_seed(context.seed, "panel"))
-    loss_on = float(objective.loss(network, batch)[0])
-    with only_expert(network.image_encoder, None):
-        loss_off = float(objective.loss(network, batch)[0])
-    return {"loss_off": loss_off, "loss_on": loss_on, "gap": loss_off - loss_on, "slices": count}
+    untrained = expert_state(network_on_base(expert_spec(inputs), None, 0), inputs.level)
+    network = network_on_base(spec, None, 0)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "expert.safetensors"
+        for level in spec.levels:
+            save_checkpoint(file, untrained, _record(inputs, ""))
+            read_expert(network, level, file, inputs.base_digest, hidden)
 
 
-def _objective(inputs: ExpertInputs, source: UnlabelledSource, network: SegmentationNetwork, seed: int) -> Objective:
-    settings, plans, encoder = inputs.settings, inputs.plans, network.image_encoder
-    if inputs.level is Level.IMAGE:
-        return ImageObjective(source, plans, settings.expert_image, encoder.shapes[-1].width, seed)
-    if inputs.level is Level.PATCH:
-        return PatchObjective(source, plans, settings.expert_patch, encoder, seed)
-    return PixelObjective(source, plans, encoder, seed)
+def _record(inputs: ExpertInputs, digest: str) -> dict[str, Any]:
+    cases = inputs.pool.cases.items()
+    seen = [case if name == inputs.dataset else f"{name}/{case}" for name, names in cases for case in names]
+    return {
+        "level": inputs.level.value,
+        "backbone": inputs.backbone,
+        "base_digest": inputs.base_digest,
+        "lora_rank": inputs.settings.model.lora_rank,
+        "input_size": inputs.plans.input_size.value,
+        "teacher": asdict(inputs.teacher.teacher.record) if inputs.teacher else None,
+        "seen": sorted(seen),
+        "digest": digest,
+    }
 
 
-def _report(stage: str, gap: dict[str, Any]) -> None:
-    off, on = gap["loss_off"], gap["loss_on"]
-    logger.info("%s: loss %.4f with the expert off, %.4f with it on, gap %+.4f", stage, off, on, off - on)
-    if off - on < _SMALLEST_GAP * abs(off):
-        logger.warning("%s: the expert hardly helps its own objective; train longer or use more slices", stage)
+def _objective(
+    inputs: ExpertInputs, source: UnlabelledSource, network: SegmentationNetwork, seed: int, context: StageContext
+) -> Objective[SegmentationNetwork]:
+    plans, encoder = inputs.plans, network.image_encoder
+    settings = getattr(inputs.settings, stage_name(inputs.level))
+    if isinstance(settings, DistillationSettings) and inputs.teacher is not None:
+        planned = inputs.teacher.teacher
+        lesson = Lesson(
+            ready_teacher(inputs.teacher, context.seed),
+            settings,
+            f"{planned.identity} {inputs.pool.key}",
+            inputs.targets,
+        )
+        taught = DistillationObjective(source, plans, lesson, encoder, inputs.level.value, seed)
+        taught.prepare(context.device)
+        return taught
+    if isinstance(settings, ImageSettings):
+        return ImageObjective(source, plans, settings, encoder.shapes[-1].width, seed)
+    if isinstance(settings, PatchSettings):
+        return PatchObjective(source, plans, settings, encoder, seed)
+    return PixelObjective(source, plans, settings, encoder, seed)
+
+
+def _short(value: Any) -> str:
+    return str(value)[:12]

@@ -80,11 +80,19 @@ def run_finetune(inputs: FinetuneInputs, context: StageContext, folder: Path, di
 
 def starting_network(inputs: FinetuneInputs, seed: int) -> SegmentationNetwork:
     """The network before its first labelled slice: base and experts read, everything else frozen or random."""
-    network = network_on_base(inputs.config.model, inputs.base, seed)
+    config = inputs.config
+    network = network_on_base(config.model, inputs.base, seed)
     for level, file in inputs.experts.items():
-        read_expert(network, level, file, inputs.config.base.digest)
+        read_expert(network, level, file, config.base.digest, hidden_cases(config))
     freeze(network, inputs.parts)
     return network
+
+
+def hidden_cases(config: RunConfig) -> frozenset[str]:
+    """The cases that no expert of the run may have seen."""
+    if config.pool.transductive:
+        return frozenset()
+    return frozenset((*config.scored, *config.pool.excluded)) - set(config.allowed_leaks)
 
 
 class LabelledTask:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from torch import Tensor
 
 from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.evaluation.representations import restoration_scores
 from samora_pipeline.models.backbones.backbone import Encoder
 from samora_pipeline.models.denoiser import DenoisingDecoder, tap_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.objectives.reconstruction import mean_squared_error
+from samora_pipeline.objectives.reconstruction import mean_squared_error, soft_dice
 from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise, rician_channels
-from samora_pipeline.slices.views import MASKED_VIEWS, apply_views, draw_views
+from samora_pipeline.slices.views import MASKED_VIEWS, draw_views
 from trainers.loading import Batch
+from trainers.pretraining_config import PixelSettings
+from trainers.stages.masked import view_of
+from trainers.stages.pretraining import Examination
 from trainers.stages.stage import full_precision
 
 
 class PixelObjective:
     """Denoising from the tokens of four depths."""
 
-    def __init__(self, source: UnlabelledSource, plans: Plans, encoder: Encoder, seed: int) -> None:
+    def __init__(
+        self, source: UnlabelledSource, plans: Plans, settings: PixelSettings, encoder: Encoder, seed: int
+    ) -> None:
         self._taps = tap_blocks(encoder.shapes)
         shapes = [encoder.shapes[tap - 1] for tap in self._taps]
         self.head = DenoisingDecoder(shapes, plans.input_size.value, len(plans.channel_names))
-        self._source, self._seed = source, seed
+        self._source, self._seed, self._dice = source, seed, settings.dice
         self._flips, self._rician = allowed_flips(plans), rician_channels(plans)
 
     def load(self, indices: list[int], epoch: int) -> Batch:
@@ -38,8 +46,38 @@ class PixelObjective:
 
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error against the clean view; ``noisy`` is the error of leaving everything as it is."""
-        with full_precision(batch["images"]):
-            clean = apply_views(batch["images"], batch["view"])
+        clean, noisy, tokens = self._restore(network, batch)
+        return self._error(self.head(tokens), clean), {"noisy": self._error(noisy, clean)}
+
+    def examine(self, network: SegmentationNetwork, batch: Batch) -> Examination:
+        """Whether the restored slices are nearer to the clean ones than the noisy ones are (PSNR in dB, SSIM)."""
+        clean, noisy, tokens = self._restore(network, batch)
+        restored = self.head(tokens).float()
+        before, after = (restoration_scores(images, clean) for images in (noisy, restored))
+        measures = {
+            "noisy": float(self._error(noisy, clean)),
+            "psnr": fmean(after.psnr),
+            "psnr_gain": fmean(after.psnr) - fmean(before.psnr),
+            "ssim": fmean(after.ssim),
+            "ssim_gain": fmean(after.ssim) - fmean(before.ssim),
+        }
+        shown = {"original": clean, "noisy": noisy, "restored": restored, "error": (restored - clean).abs()}
+        return Examination(
+            self._error(restored, clean),
+            measures,
+            tokens[-1].mean(dim=(1, 2)),
+            {name: images[:, 0].clamp(0, 1) for name, images in shown.items()},
+        )
+
+    def _restore(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """The clean and the noisy view, and the tokens that the decoder restores the latter from."""
+        clean = view_of(batch)
+        with full_precision(clean):
             noisy = apply_noise(clean, batch["noise"], self._rician)
-        restored = self.head(network.image_encoder.forward_tokens(network.to_rgb(noisy), self._taps))
-        return mean_squared_error(restored, clean), {"noisy": mean_squared_error(noisy, clean)}
+        return clean, noisy, network.image_encoder.forward_tokens(network.to_rgb(noisy), self._taps)
+
+    def _error(self, images: Tensor, clean: Tensor) -> Tensor:
+        error = mean_squared_error(images, clean)
+        if not self._dice:
+            return error
+        return self._dice * soft_dice(images, clean) + (1 - self._dice) * error

@@ -1,0 +1,171 @@
+"""card.png of a stage without labels: what it saw and made of it, its curves, its blocks, and its numbers with rules.
+
+Shapes: B slices, N pixels along a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
+
+from samora_pipeline.contracts.pretraining_card import (
+    CARD_PICTURE,
+    EXPERTS_CARD_PICTURE,
+    ExpertsCard,
+    Measure,
+    PretrainingCard,
+)
+from samora_pipeline.files import atomic_path
+from samora_pipeline.reporting.palette import BLUE, ORANGE, VERMILLION
+
+Columns = Mapping[str, npt.NDArray[np.float32]]
+Line = Mapping[str, Any]
+
+_ROWS = 3
+_DPI = 90
+_WIDTH = 12.0
+_PANEL = 1.9
+_CURVES = 2.6
+_TEXT_LINE = 0.19
+_SHORT_NAMES = {"panel_gap": "gap", "panel_loss": "loss on the panel", "panel_explained": "explained"}
+
+
+def draw_card(card: PretrainingCard, history: Sequence[Line], columns: Columns, folder: Path) -> None:
+    """Write card.png into ``folder``.
+
+    Args:
+        card: the numbers.
+        history: lines of log.jsonl, for the curves.
+        columns: pictures (B,N,N) in [0,1] by title; the last is an error. May be empty.
+        folder: of the stage.
+    """
+    heights = [_CURVES, _text_height(card.measures)]
+    rows = min(_ROWS, *(len(pictures) for pictures in columns.values())) if columns else 0
+    if rows:
+        heights.insert(0, _PANEL * rows + 0.3)
+    title = f"{card.stage}: {card.verdict.upper()}"
+    figure, parts = _figure(title, card.verdict, (card.taught_by, *card.stamps), heights)
+    if rows:
+        _draw_columns(parts[0], columns, rows)
+    _draw_curves(parts[-2], card, history)
+    _draw_measures(parts[-1], card.measures)
+    _save(figure, folder / CARD_PICTURE)
+
+
+def draw_experts(card: ExpertsCard, folder: Path) -> None:
+    """Write experts.png into ``folder``: who resembles whom, and what can be read off each."""
+    figure, (top, bottom) = _figure(
+        f"experts side by side: {card.verdict.upper()}",
+        card.verdict,
+        card.stamps,
+        [3.2, _text_height(card.measures)],
+    )
+    left, right = top.subplots(1, 2)
+    left.imshow(card.similarity, vmin=0, vmax=1, cmap="viridis")
+    left.set_xticks(range(len(card.names)), card.names)
+    left.set_yticks(range(len(card.names)), card.names)
+    for row, values in enumerate(card.similarity):
+        for column, value in enumerate(values):
+            colour = "white" if value < 0.6 else "black"
+            left.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=9)
+    left.set_title("linear CKA of pooled features", fontsize=10)
+    right.bar(card.names, card.position_error, color=BLUE)
+    right.axhline(card.position_chance, color=VERMILLION, linestyle="--", label="chance")
+    right.set_title("error of the axial position read off neighbours", fontsize=10)
+    right.legend(fontsize=8, frameon=False)
+    _plain(right)
+    _draw_measures(bottom, card.measures)
+    _save(figure, folder / EXPERTS_CARD_PICTURE)
+
+
+def _figure(
+    title: str, verdict: str, notes: Sequence[str], heights: Sequence[float]
+) -> tuple[Figure, npt.NDArray[Any]]:
+    figure = Figure(figsize=(_WIDTH, 0.6 + sum(heights)), dpi=_DPI, layout="constrained", facecolor="white")
+    note = "   ".join(note for note in notes if note)
+    figure.suptitle(
+        f"{title}\n{note}" if note else title, fontsize=12, color=VERMILLION if verdict == "warn" else "black"
+    )
+    return figure, figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+
+
+def _draw_columns(part: SubFigure, columns: Columns, rows: int) -> None:
+    axes = part.subplots(rows, len(columns), squeeze=False)
+    last = len(columns) - 1
+    # The panel is ordered by scan and position, so its ends and middle are the most different.
+    count = min(len(pictures) for pictures in columns.values())
+    chosen = [count * (2 * row + 1) // (2 * rows) for row in range(rows)]
+    for column, (name, pictures) in enumerate(columns.items()):
+        for row, index in enumerate(chosen):
+            own = axes[row, column]
+            own.imshow(pictures[index], cmap="magma" if column == last else "gray", vmin=0, vmax=1)
+            own.set_axis_off()
+        axes[0, column].set_title(name, fontsize=10)
+
+
+def _draw_curves(part: SubFigure, card: PretrainingCard, history: Sequence[Line]) -> None:
+    watched = next(name for name in ("panel_gap", "panel_explained", "panel_loss") if name in history[-1])
+    axes = part.subplots(1, 3 if card.blocks else 2)
+    epochs = [line["epoch"] for line in history]
+    _draw_curve(axes[0], epochs, [line["loss"] for line in history], "training loss")
+    _draw_curve(axes[1], epochs, [line.get(watched, float("nan")) for line in history], _SHORT_NAMES[watched])
+    if watched != "panel_loss":
+        axes[1].axhline(0, color=VERMILLION, linestyle="--", linewidth=1)
+    if card.blocks:
+        places = np.arange(1, len(card.blocks["q"]) + 1)
+        axes[2].bar(places - 0.2, card.blocks["q"], 0.4, color=BLUE, label="q")
+        axes[2].bar(places + 0.2, card.blocks["v"], 0.4, color=ORANGE, label="v")
+        axes[2].set_title("|BA| / |W| of each block", fontsize=10)
+        axes[2].legend(fontsize=8, frameon=False)
+        _plain(axes[2])
+
+
+def _draw_curve(axes: Axes, epochs: Sequence[int], values: Sequence[float], title: str) -> None:
+    axes.plot(epochs, values, color=BLUE, marker="." if len(epochs) <= 50 else "")
+    axes.set_title(title, fontsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_measures(part: SubFigure, measures: Sequence[Measure]) -> None:
+    axes = part.subplots()
+    axes.set_axis_off()
+    lines = _lines(measures)
+    for number, (mark, name, value, text, colour) in enumerate(lines):
+        y = 1 - (number + 0.5) / len(lines)
+        for x, word in ((0.0, mark), (0.06, name), (0.27, value), (0.36, text)):
+            axes.text(x, y, word, fontsize=8.5, va="center", color=colour, transform=axes.transAxes)
+
+
+def _lines(measures: Sequence[Measure]) -> list[tuple[str, str, str, str, str]]:
+    lines = []
+    for measure in measures:
+        mark = {True: "pass", False: "WARN", None: ""}[measure.passed]
+        wanted = f"  [{measure.wanted}]" if measure.wanted else ""
+        colour = VERMILLION if measure.passed is False else "black"
+        text = f"{measure.meaning}{wanted}"
+        lines.append((mark, measure.name.replace("_", " "), f"{measure.value:.4g}", text, colour))
+        if measure.advice:
+            lines.append(("", "", "", f"-> {measure.advice}", VERMILLION))
+    return lines
+
+
+def _text_height(measures: Sequence[Measure]) -> float:
+    return _TEXT_LINE * (1 + len(_lines(measures)))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
