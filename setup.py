@@ -34,6 +34,8 @@ EXTRAS = {
         "mypy>=1.11",
         "import-linter>=2.1",
         "medpy>=0.5.2",  # oracle of the surface distances, never shipped (GPL)
+        "monai>=1.5",  # oracle of its convention of surface distances
+        "surface-distance>=0.1",  # oracle of its convention of surface distances
         "pandas-stubs",
         "types-tqdm",
     ],
@@ -50,6 +52,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["samora_pipeline*", "dataset_conversion*", "planners*", "trainers*"]),
     package_data={
+        "samora_pipeline.evaluation": ["*.json"],
         "samora_pipeline.weights": ["*.safetensors", "*.json", "*.md"],
         "dataset_conversion": ["lists/*.json"],
     },
@@ -62,6 +65,7 @@ setup(
             "samora_train = trainers.cli:main",
             "samora_predict = samora_pipeline.inference.cli:main",
             "samora_evaluate = samora_pipeline.evaluation.cli:main",
+            "samora_compare = samora_pipeline.reporting.compare_cli:main",
             "samora_weights = samora_pipeline.weights.cli:main",
         ]
     },

@@ -1,0 +1,224 @@
+"""Runs compared patient by patient: which may be compared, and the paired differences with their tests.
+
+An arm is one experiment: a run, or several that differ in the seed alone. Seeds are averaged within each case and organ
+before anything is compared. A patient's score is the mean over the patient's cases in which both arms have one; the row
+``mean`` takes the mean over a patient's organs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Literal
+
+from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.errors import DataError
+from samora_pipeline.evaluation.run_scores import ScoredRun
+from samora_pipeline.evaluation.significance import PairedTest, holm, paired_test
+
+Protocol = Literal["physical", "sam_family"]
+PROTOCOLS: tuple[Protocol, ...] = ("physical", "sam_family")
+METRICS: dict[Protocol, tuple[str, ...]] = {
+    "physical": ("Dice", "NSD", "HD95", "HD95_penalised", "ASSD"),
+    "sam_family": ("Dice", "HD95"),
+}
+HIGHER_IS_BETTER = frozenset({"Dice", "NSD"})
+MEAN = "mean"
+
+Scores = Mapping[tuple[str, str], float | None]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One experiment under one name: its runs differ in the seed alone."""
+
+    label: str
+    runs: tuple[ScoredRun, ...]
+
+    @property
+    def first(self) -> ScoredRun:
+        """The run whose records speak for all."""
+        return self.runs[0]
+
+
+@dataclass(frozen=True)
+class PairedRow:
+    """One arm against the baseline in one organ (or ``mean``): both means over the same ``test.n`` patients.
+
+    ``holm_t`` and ``holm_wilcoxon`` are adjusted over the rows of the family that the row is printed with.
+    """
+
+    arm: str
+    organ: str
+    baseline_mean: float | None
+    arm_mean: float | None
+    test: PairedTest
+    holm_t: float | None = None
+    holm_wilcoxon: float | None = None
+
+
+@dataclass(frozen=True)
+class PairedTable:
+    """All comparisons of one metric: ``overall`` over the organs' mean, ``organs`` per organ, each a family."""
+
+    protocol: Protocol
+    metric: str
+    unit: str
+    baseline: str
+    overall: tuple[PairedRow, ...]
+    organs: tuple[PairedRow, ...]
+
+
+def group_seeds(runs: Sequence[ScoredRun]) -> list[Arm]:
+    """Runs that differ in the seed alone become one arm, unless nothing would be left to compare."""
+    groups: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        groups.setdefault(run.identity, []).append(run)
+    arms = []
+    for group in groups.values():
+        seeds = {run.config.seed for run in group}
+        if 1 < len(group) == len(seeds) and len(groups) > 1:
+            arms.append(Arm(f"{group[0].label} ({len(group)} seeds)", tuple(group)))
+        else:
+            arms += [Arm(run.label, (run,)) for run in group]
+    order = {run.label: place for place, run in enumerate(runs)}
+    return sorted(arms, key=lambda arm: order[arm.first.label])
+
+
+def differences(runs: Sequence[ScoredRun], *, same_split: bool = True) -> list[str]:
+    """What keeps the runs from being compared, in words; empty when they were scored alike."""
+    first, found = runs[0], []
+    for run in runs[1:]:
+        pairs = {
+            "dataset": (first.config.dataset, run.config.dataset),
+            "split": (first.config.split, run.config.split) if same_split else ("", ""),
+            "folds": (", ".join(first.folds), ", ".join(run.folds)),
+            **_protocol(first.summary, run.summary),
+        }
+        found += [
+            f"{name}: {one} in {first.label}, {other} in {run.label}"
+            for name, (one, other) in pairs.items()
+            if one != other
+        ]
+        found += _scored(first, run)
+    return list(dict.fromkeys(found))
+
+
+def check_comparable(runs: Sequence[ScoredRun], *, same_split: bool = True) -> None:
+    """Refuse runs that were scored on other cases or by other rules.
+
+    Raises:
+        DataError: ``E-CMP-03`` with every difference named.
+    """
+    if found := differences(runs, same_split=same_split):
+        raise DataError(
+            "E-CMP-03",
+            "these runs cannot be compared: they were not scored alike",
+            found="".join(f"\n    {line}" for line in found),
+            expected="one dataset, split, set of scored cases, reference and protocol",
+            fix="leave the others out; --table 1, 2, 6, 9, 11, 13 or 14 prints them beside each other, untested",
+        )
+
+
+def compare(arms: Sequence[Arm], baseline: Arm, protocol: Protocol) -> list[PairedTable]:
+    """Compare every other arm with the baseline; metrics in which no patient has a pair are left out.
+
+    Raises:
+        DataError: ``E-CMP-03`` for runs that were not scored alike.
+    """
+    check_comparable([baseline.first, *(run for arm in arms for run in arm.runs)])
+    tables = [_table(arms, baseline, protocol, metric) for metric in METRICS[protocol]]
+    return [table for table in tables if any(row.test.n for row in table.overall)]
+
+
+def _table(arms: Sequence[Arm], baseline: Arm, protocol: Protocol, metric: str) -> PairedTable:
+    summary = baseline.first.summary
+    own = _arm_scores(baseline, protocol, metric)
+    overall, organs = [], []
+    for arm in (arm for arm in arms if arm.label != baseline.label):
+        pairs = _patient_pairs(own, _arm_scores(arm, protocol, metric), summary)
+        overall.append(_row(arm.label, MEAN, [_mean_pair(by_organ.values()) for by_organ in pairs.values()]))
+        organs += [
+            _row(arm.label, name, [by_organ[key] for by_organ in pairs.values() if key in by_organ])
+            for key, name in summary.labels.items()
+        ]
+    distance = "voxel" if protocol == "sam_family" else summary.distance_unit
+    unit = "" if metric in HIGHER_IS_BETTER else distance
+    return PairedTable(protocol, metric, unit, baseline.label, _adjusted(overall), _adjusted(organs))
+
+
+def _row(arm: str, organ: str, pairs: Sequence[tuple[float, float]]) -> PairedRow:
+    test = paired_test([other - own for own, other in pairs])
+    if not pairs:
+        return PairedRow(arm, organ, None, None, test)
+    return PairedRow(arm, organ, fmean(own for own, _ in pairs), fmean(other for _, other in pairs), test)
+
+
+def _adjusted(rows: Sequence[PairedRow]) -> tuple[PairedRow, ...]:
+    t_values, wilcoxon = holm([row.test.t_p for row in rows]), holm([row.test.wilcoxon_p for row in rows])
+    return tuple(replace(row, holm_t=t, holm_wilcoxon=w) for row, t, w in zip(rows, t_values, wilcoxon, strict=True))
+
+
+def _patient_pairs(own: Scores, other: Scores, summary: Summary) -> dict[str, dict[str, tuple[float, float]]]:
+    """Patient -> label -> (baseline, arm), each a mean over the patient's cases in which both are defined."""
+    cases: dict[str, list[str]] = {}
+    for row in summary.metric_per_case:
+        cases.setdefault(row.patient, []).append(row.case)
+    result: dict[str, dict[str, tuple[float, float]]] = {}
+    for patient, names in cases.items():
+        for key in summary.labels:
+            pairs = [(own[case, key], other[case, key]) for case in names]
+            defined = [(a, b) for a, b in pairs if a is not None and b is not None]
+            if defined:
+                result.setdefault(patient, {})[key] = _mean_pair(defined)
+    return result
+
+
+def _mean_pair(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    listed = list(pairs)
+    return fmean(a for a, _ in listed), fmean(b for _, b in listed)
+
+
+def _arm_scores(arm: Arm, protocol: Protocol, metric: str) -> Scores:
+    seeds = [_scores(run.summary, protocol, metric) for run in arm.runs]
+    means: dict[tuple[str, str], float | None] = {}
+    for place in seeds[0]:
+        defined = [value for seed in seeds if (value := seed[place]) is not None]
+        means[place] = fmean(defined) if defined else None
+    return means
+
+
+def _scores(summary: Summary, protocol: Protocol, metric: str) -> dict[tuple[str, str], float | None]:
+    rows = summary.metric_per_case if protocol == "physical" else summary.sam_family.metric_per_case
+    return {(row.case, key): getattr(row.metrics[key], metric) for row in rows for key in summary.labels}
+
+
+def _protocol(one: Summary, other: Summary) -> dict[str, tuple[object, object]]:
+    names = {"tolerance of the NSD": "nsd_tolerance", "unit of distances": "distance_unit", "convention": "convention"}
+    pairs: dict[str, tuple[object, object]] = {
+        name: (getattr(one, field), getattr(other, field)) for name, field in names.items()
+    }
+    return {"labels": (", ".join(one.labels.values()), ", ".join(other.labels.values())), **pairs}
+
+
+def _scored(one: ScoredRun, other: ScoredRun) -> list[str]:
+    """Cases that only one of them scored, and cases whose patient or reference differ."""
+    first, second = ({row.case: row for row in run.summary.metric_per_case} for run in (one, other))
+    found = [
+        f"cases scored in {run.label} only: {', '.join(sorted(surplus))}"
+        for run, surplus in ((one, first.keys() - second.keys()), (other, second.keys() - first.keys()))
+        if surplus
+    ]
+    both = sorted(first.keys() & second.keys())
+    if strangers := [case for case in both if first[case].patient != second[case].patient]:
+        found.append(f"patients of {', '.join(strangers)} between {one.label} and {other.label}")
+    changed = [
+        case
+        for case in both
+        for key in first[case].metrics.keys() & second[case].metrics.keys()
+        if first[case].metrics[key].n_ref != second[case].metrics[key].n_ref
+    ]
+    if changed:
+        found.append(f"references of {', '.join(dict.fromkeys(changed))} between {one.label} and {other.label}")
+    return found

@@ -1,0 +1,129 @@
+"""The scores and the records of a trained run, read from its folder wherever that lies now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from samora_pipeline.contracts.json_io import read_json, to_plain
+from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.timing import TIMING_FILE, Timing
+from samora_pipeline.errors import AssetError, UsageError
+from samora_pipeline.evaluation.summary import sum_up_folds
+from samora_pipeline.files import digest_json
+
+_FOLD = "fold_"
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run whose folds are scored: one summary over them, the config of each, and what was timed.
+
+    ``label`` names the run in tables; ``folder`` is where it was found and appears in no output.
+    """
+
+    folder: Path
+    label: str
+    configs: tuple[RunConfig, ...]
+    timings: tuple[Timing, ...]
+    summary: Summary
+
+    @property
+    def config(self) -> RunConfig:
+        """The config of the first fold; folds of one run differ in their cases only."""
+        return self.configs[0]
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """The folds that were scored."""
+        return tuple(config.fold for config in self.configs)
+
+    @property
+    def stamps(self) -> tuple[str, ...]:
+        """All that must be said of the run beside its scores."""
+        return tuple(
+            dict.fromkeys([*self.summary.stamps, *(stamp for config in self.configs for stamp in config.stamps)])
+        )
+
+    @property
+    def identity(self) -> str:
+        """A digest of what the run is but for its seed: equal in the seeds of one experiment."""
+        plain = to_plain(self.config)
+        for name in ("seed", "name", "selection", "experts", "stamps"):
+            del plain[name]
+        if plain["base"]["origin"] == "bootstrap":
+            del plain["base"]["digest"]
+        return digest_json({**plain, "folds": self.folds})
+
+
+def read_run(place: str, results: Path) -> ScoredRun:
+    """Read a run folder or a fold folder, given as a path or below ``results``.
+
+    Several numbered folds are summed up, one row per case.
+
+    Raises:
+        AssetError: ``E-CMP-01`` when nothing there is a scored run.
+        UsageError: ``E-CMP-02`` when its folds score cases by different rules, so that one has to be named.
+        DataError: ``E-EVAL-05`` for folds that do not fit together, ``E-JSON-..`` for records that cannot be read.
+    """
+    folder = next((path for path in (Path(place), results / place) if path.is_dir()), None)
+    if folder is None:
+        raise _no_run(f"no folder {place}, here or under {results}")
+    folder = folder.resolve()
+    if (folder / CONFIG_FILE).is_file():
+        return _read([folder], f"{folder.parent.name}/{folder.name}", folder)
+    folds = sorted(fold for fold in folder.glob(f"{_FOLD}*") if (fold / CONFIG_FILE).is_file())
+    numbered = [fold for fold in folds if fold.name.removeprefix(_FOLD).isdigit()]
+    if not folds:
+        raise _no_run(f"no {_FOLD}K with a {CONFIG_FILE} in {folder}")
+    if len(folds) > 1 and len(numbered) < len(folds):
+        raise UsageError(
+            "E-CMP-02",
+            f"the folds of {folder.name} score their cases by different rules",
+            found=", ".join(fold.name for fold in folds),
+            expected="numbered folds, or one fold",
+            fix=f"name one of them: {place}/{folds[-1].name}",
+        )
+    return _read(folds, folder.name, folder)
+
+
+def distinct_labels(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Give runs that would share a name as much of their path as tells them apart; a folder named twice is numbered."""
+    depths = [run.label.count("/") + 1 for run in runs]
+    labels = [run.label for run in runs]
+    for _ in range(3):
+        times = Counter({run.folder: label for run, label in zip(runs, labels, strict=True)}.values())
+        depths = [depth + (times[label] > 1) for depth, label in zip(depths, labels, strict=True)]
+        labels = ["/".join(run.folder.parts[-depth:]) for run, depth in zip(runs, depths, strict=True)]
+    seen: Counter[str] = Counter()
+    distinct = []
+    for run, label in zip(runs, labels, strict=True):
+        seen[label] += 1
+        distinct.append(replace(run, label=label if seen[label] == 1 else f"{label} ({seen[label]})"))
+    return distinct
+
+
+def _read(folds: Sequence[Path], label: str, folder: Path) -> ScoredRun:
+    if len(folds) == 1 and not (folds[0] / SUMMARY_FILE).is_file():
+        raise _no_run(f"{folds[0]} is not scored: it holds no {SUMMARY_FILE}")
+    timed = [fold / TIMING_FILE for fold in folds]
+    return ScoredRun(
+        folder=folder,
+        label=label,
+        configs=tuple(read_json(RunConfig, fold / CONFIG_FILE) for fold in folds),
+        timings=tuple(read_json(Timing, path) for path in timed if path.is_file()),
+        summary=read_json(Summary, folds[0] / SUMMARY_FILE) if len(folds) == 1 else sum_up_folds(folder),
+    )
+
+
+def _no_run(found: str) -> AssetError:
+    return AssetError(
+        "E-CMP-01",
+        "there is no scored run to compare",
+        found=found,
+        expected=f"DatasetNNN_Name/TRAINER__SPLIT__NAME with folds that hold {CONFIG_FILE} and {SUMMARY_FILE}",
+        fix="samora_train DATASET TRAINER SPLIT  trains and scores; --stage validate -c  scores what is trained",
+    )

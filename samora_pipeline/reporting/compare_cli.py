@@ -1,0 +1,120 @@
+"""samora_compare: scored runs beside each other, patient by patient, and in tables shaped like the paper's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from samora_pipeline.evaluation.comparison import Arm, PairedTable, Protocol
+    from samora_pipeline.reporting.text_tables import Format, TextTable
+
+_EPILOG = """A RUN is a run folder or one of its fold folders, as a path or below the results folder. Runs that differ
+in the seed alone are averaged within each patient. Both protocols are printed unless one is named.
+
+  samora_compare Dataset001_Synapse/SAMedTrainer__10pct__default Dataset001_Synapse/SAMoraTrainer__10pct__default
+  samora_compare RUN RUN RUN --table 4 --format latex
+  samora_compare RUN RUN --baseline RUN -o comparison      also writes forest plots, and all numbers as paired.csv
+
+Tables 1 to 6 and 9 to 15 are those of the SAMora paper; its own values stand in columns called "reported". Runs of
+several datasets or label budgets are refused unless a table is asked for that has a column or a row for each.
+"""
+_ENDINGS = {"md": "md", "latex": "tex", "csv": "csv"}
+
+
+def build_parser() -> CommandParser:
+    """The command's options."""
+    parser = CommandParser("samora_compare", "Compare scored runs.", _EPILOG)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run or fold folders; the first is the baseline")
+    parser.add_argument("--baseline", metavar="RUN", help="what the others are compared with (default: the first RUN)")
+    parser.add_argument("--protocol", choices=("physical", "sam_family"), help="default: both")
+    parser.add_argument(
+        "--table", type=int, metavar="N", help="print the runs like table N of the paper, without tests"
+    )
+    parser.add_argument("--format", choices=tuple(_ENDINGS), default="md", help="default: md")
+    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="write tables, numbers and forest plots")
+    return parser
+
+
+def compare_runs(arguments: argparse.Namespace) -> None:
+    """Read the runs, print the tables, and write them where a folder is named."""
+    from samora_pipeline.evaluation.comparison import PROTOCOLS, compare
+    from samora_pipeline.reporting.paired_tables import paired_text, run_table, shared_stamps
+    from samora_pipeline.reporting.paper_tables import paper_table
+    from samora_pipeline.reporting.text_tables import document
+
+    arms, baseline = _arms(arguments)
+    stamps = shared_stamps([one for arm in arms for one in arm.runs])
+    protocols: Sequence[Protocol] = [arguments.protocol] if arguments.protocol else PROTOCOLS
+    tables = [run_table(arms, stamps)]
+    paired: list[PairedTable] = []
+    for protocol in protocols:
+        if arguments.table is not None:
+            tables.append(paper_table(arguments.table, arms, protocol, stamps))
+            continue
+        own = compare(arms, baseline, protocol)
+        paired += own
+        tables += [paired_text(table, stamps) for table in own]
+    say(document(tables, arguments.format))
+    if arguments.output is not None:
+        written = _write(arguments.output, arguments.format, tables, paired, stamps)
+        say(f"written: {', '.join(path.name for path in written)} in {arguments.output}")
+    elif paired:
+        say("-o FOLDER writes these tables, their numbers and the forest plots")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``samora_compare``."""
+    return run(build_parser(), compare_runs, argv)
+
+
+def _arms(arguments: argparse.Namespace) -> tuple[list[Arm], Arm]:
+    from samora_pipeline.evaluation.comparison import group_seeds
+    from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
+    from samora_pipeline.paths import resolve_roots
+
+    results = resolve_roots(arguments.root).results
+    runs = [read_run(place, results) for place in arguments.runs]
+    folder = runs[0].folder
+    if arguments.baseline is not None:
+        named = read_run(arguments.baseline, results)
+        folder = named.folder
+        if folder not in [one.folder for one in runs]:
+            runs.insert(0, named)
+    arms = group_seeds(distinct_labels(runs))
+    baseline = next(arm for arm in arms if any(one.folder == folder for one in arm.runs))
+    if len(arms) < 2 and arguments.table is None:
+        raise UsageError(
+            "E-CMP-05",
+            "one run has nothing to be compared with",
+            found=arms[0].label,
+            expected="two runs or more",
+            fix="samora_compare RUN RUN, or --table N for a table of one run",
+        )
+    return arms, baseline
+
+
+def _write(
+    folder: Path, form: Format, tables: Sequence[TextTable], paired: Sequence[PairedTable], stamps: tuple[str, ...]
+) -> list[Path]:
+    from samora_pipeline.files import write_text
+    from samora_pipeline.reporting.forest import draw_forest
+    from samora_pipeline.reporting.paired_tables import paired_frame
+    from samora_pipeline.reporting.text_tables import csv, document
+
+    texts = {f"comparison.{_ENDINGS[form]}": document(tables, form)}
+    if form == "csv":
+        texts = {f"{table.name}.csv": csv(table) for table in tables}
+    if paired:
+        texts["paired.csv"] = paired_frame(paired, stamps).to_csv(index=False)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    plots = [folder / f"forest_{one.protocol}_{one.metric}.{kind}" for one in paired for kind in ("png", "svg")]
+    for path, table in zip(plots, (one for one in paired for _ in range(2)), strict=True):
+        draw_forest(table, path, stamps)
+    return [*(folder / name for name in texts), *plots]

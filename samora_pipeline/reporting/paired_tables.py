@@ -1,0 +1,149 @@
+"""The paired comparison as tables: for reading, and as numbers for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from samora_pipeline.contracts.scores import Interval
+from samora_pipeline.evaluation.comparison import HIGHER_IS_BETTER, Arm, PairedRow, PairedTable
+from samora_pipeline.evaluation.run_scores import ScoredRun
+from samora_pipeline.evaluation.significance import ranking_remark
+from samora_pipeline.reporting.text_tables import TextTable
+
+_HEADER = (
+    "run",
+    "organ",
+    "n",
+    "baseline",
+    "run's score",
+    "difference",
+    "95 % t interval",
+    "95 % bootstrap",
+    "p t-test",
+    "p Wilcoxon",
+    "Holm t-test",
+    "Holm Wilcoxon",
+)
+
+
+def shared_stamps(runs: Sequence[ScoredRun]) -> tuple[str, ...]:
+    """The stamps of a comparison: those of all runs plainly, those of some with the runs they belong to."""
+    names = dict.fromkeys(stamp for run in runs for stamp in run.stamps)
+    bearers = {stamp: [run.label for run in runs if stamp in run.stamps] for stamp in names}
+    return tuple(
+        stamp if len(labels) == len(runs) else f"{stamp} ({', '.join(labels)})" for stamp, labels in bearers.items()
+    )
+
+
+def run_table(arms: Sequence[Arm], stamps: tuple[str, ...]) -> TextTable:
+    """What is compared: each run with its seeds, stamps, cases and patients."""
+    rows = [
+        (
+            arm.label,
+            run.config.dataset,
+            run.config.split,
+            ", ".join(run.folds),
+            str(run.config.seed),
+            str(run.summary.n),
+            str(run.summary.bootstrap.n),
+            ", ".join(run.stamps) or "-",
+        )
+        for arm in arms
+        for run in arm.runs
+    ]
+    header = ("run", "dataset", "split", "folds", "seed", "cases", "patients", "stamps")
+    return TextTable("runs", "Runs", header, tuple(rows), stamps=stamps)
+
+
+def paired_text(table: PairedTable, stamps: tuple[str, ...]) -> TextTable:
+    """One metric with n, both intervals and all p-values: the mean over the organs first, then each organ."""
+    better = "higher" if table.metric in HIGHER_IS_BETTER else "lower"
+    unit = f" {table.unit}" if table.unit else ""
+    rows = (*table.overall, *table.organs)
+    tests = [sum(row.test.t_p is not None for row in family) for family in (table.overall, table.organs)]
+    notes = [
+        f"difference: run minus baseline, one value per patient; {better} is better; n counts patients",
+        f"Holm: over the {tests[0]} of the mean and, apart from them, over the {tests[1]} of single organs",
+        ranking_remark(min(row.test.n for row in rows)),
+    ]
+    return TextTable(
+        name=f"paired_{table.protocol}_{table.metric}",
+        title=f"{table.metric}{unit}, protocol {table.protocol}: against {table.baseline}",
+        header=_HEADER,
+        rows=tuple(_cells(row, 3 if table.metric in HIGHER_IS_BETTER else 2) for row in rows),
+        notes=tuple(note for note in notes if note),
+        stamps=stamps,
+    )
+
+
+def paired_frame(tables: Sequence[PairedTable], stamps: tuple[str, ...]) -> pd.DataFrame:
+    """All comparisons as numbers, one row per protocol, metric, run and organ; the data of the forest plots."""
+    rows = [
+        {
+            "protocol": table.protocol,
+            "metric": table.metric,
+            "unit": table.unit,
+            "baseline": table.baseline,
+            "run": row.arm,
+            "organ": row.organ,
+            "n_patients": row.test.n,
+            "baseline_mean": row.baseline_mean,
+            "run_mean": row.arm_mean,
+            "difference": row.test.difference,
+            **_ends("t", row.test.interval),
+            **_ends("bootstrap", row.test.bootstrap),
+            "p_t": row.test.t_p,
+            "p_wilcoxon": row.test.wilcoxon_p,
+            "holm_t": row.holm_t,
+            "holm_wilcoxon": row.holm_wilcoxon,
+            "family": family,
+            "stamps": " | ".join(stamps),
+        }
+        for table in tables
+        for family, listed in (("overall", table.overall), ("organs", table.organs))
+        for row in listed
+    ]
+    return pd.DataFrame(rows)
+
+
+def probability(value: float | None) -> str:
+    """A p-value as it is printed: three digits, never a bare zero."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def _cells(row: PairedRow, digits: int) -> tuple[str, ...]:
+    test = row.test
+    return (
+        row.arm,
+        row.organ,
+        str(test.n),
+        _number(row.baseline_mean, digits),
+        _number(row.arm_mean, digits),
+        "-" if test.difference is None else signed(test.difference, digits),
+        _interval(test.interval, digits),
+        _interval(test.bootstrap, digits),
+        *(probability(value) for value in (test.t_p, test.wilcoxon_p, row.holm_t, row.holm_wilcoxon)),
+    )
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign; one that rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(interval: Interval | None, digits: int) -> str:
+    return "-" if interval is None else f"[{signed(interval.low, digits)}, {signed(interval.high, digits)}]"
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return {f"{name}_low": low, f"{name}_high": high}

@@ -1,0 +1,202 @@
+"""What a run shows in the tables of the SAMora paper: its name there, and the value of each column.
+
+Dice is in percent, as in the paper; every value is a list with one entry per run, because seeds (and, for the seconds
+per volume, datasets) are averaged in a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import fmean
+
+from samora_pipeline.contracts.level import LEVELS, Level
+from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.run import PHANTOM_STAMP
+from samora_pipeline.contracts.splits import OFFICIAL
+from samora_pipeline.errors import SamoraError
+from samora_pipeline.evaluation.comparison import Protocol
+from samora_pipeline.evaluation.run_scores import ScoredRun
+
+MEAN_DICE = "Mean Dice"
+SECONDS = "Inference time (s)"
+H_SAMORA = "H-SAMora"
+
+_METHODS = {
+    "SAMoraTrainer": "SAMora",
+    "SAMora2Trainer": "SAMora-2",
+    "HSAMoraTrainer": H_SAMORA,
+    "SAMedTrainer": "SAMed",
+    "SAMed2Trainer": "SAMed-2",
+    "HSAMTrainer": "H-SAM",
+}
+_FUSIONS = {"hl_attn": "HL-Attn", "lac": "LAC", "mole": "MOLE", "lorahub": "LoRAHub", "hcat": "HCAT"}
+_RECIPES = {
+    "scratch": "Scratch",
+    "nocpt": "T-S (w/o CPT)",
+    "T1": "T-S (w/o CPT)",
+    "T2": "T-S (w/ CPT)",
+    "full": "T-S (w/ CPT)",
+}
+_PHASES = {
+    "CPT (h)": ("teacher_",),
+    "Pre-training (h)": ("bootstrap", "expert_"),
+    "Fine-tuning (h)": ("finetune",),
+}
+
+Cells = dict[str, list[float]]
+
+
+def method(run: ScoredRun) -> str:
+    """The method's name in the paper, else the trainer's own."""
+    trainer = run.config.trainer
+    return _METHODS.get(trainer, trainer.removesuffix("Trainer"))
+
+
+def dataset(run: ScoredRun) -> str:
+    """The dataset's name without its number."""
+    return run.config.dataset.partition("_")[2] or run.config.dataset
+
+
+def budget(run: ScoredRun) -> str:
+    """The label budget: ``10%``, ``full``, or the split's own name."""
+    split = run.config.split
+    return f"{split.removesuffix('pct')}%" if split.endswith("pct") else split
+
+
+def budget_column(run: ScoredRun) -> str:
+    """The heading under which Tables 2, 11 and 14 list the run: ``10% Synapse``."""
+    return f"{budget(run)} {dataset(run)}"
+
+
+def as_published(run: ScoredRun) -> bool:
+    """Whether the run was scored on the cases of a published split, so that a reported value may stand beside it."""
+    return run.folds == (OFFICIAL,) and PHANTOM_STAMP not in run.stamps
+
+
+def deviations(run: ScoredRun) -> dict[str, str]:
+    """What the run does otherwise than the paper's default setting, by choice; an empty dict where nothing is known."""
+    config, name = run.config, method(run)
+    spec, own = config.model, name in ("SAMora", "SAMora-2", H_SAMORA)
+    found = {
+        "backbone": (spec.backbone, "sam2_hiera_b+" if name.endswith("-2") else "sam_vit_b"),
+        "input": (f"input of {spec.input_size} px", "input of 224 px"),
+        "rank": (f"rank {spec.lora_rank}", "rank 4"),
+        "base": (f"base {config.base.origin}", "base public"),
+    }
+    if own:
+        found |= {
+            "recipe": (f"recipe {config.recipe}", "recipe full"),
+            "levels": (f"levels {', '.join(spec.levels) or 'none'}", f"levels {', '.join(LEVELS)}"),
+            "fusion": (" ".join(fusion(run)), "2 1 1 HL-Attn"),
+        }
+    return {choice: is_ for choice, (is_, should_be) in found.items() if is_ != should_be}
+
+
+def fusion(run: ScoredRun) -> tuple[str, str, str, str]:
+    """Image, patch and pixel level as Tables 4 and 11 show them (HL-Attn by its order), and the fusion's name."""
+    spec = run.config.model
+    if spec.fusion is None or len(spec.levels) < 2:
+        image, patch, pixel = ("✓" if level in spec.levels else "×" for level in LEVELS)
+        return image, patch, pixel, "none"
+    name = _FUSIONS.get(spec.fusion.name, spec.fusion.name)
+    if spec.fusion.name == "hl_attn" and len(spec.levels) == len(LEVELS):
+        image, patch, pixel = spec.fusion.order.split("-")
+    else:
+        image, patch, pixel = ("✓" if level in spec.levels else "×" for level in LEVELS)
+    return image, patch, pixel, name
+
+
+def origins(run: ScoredRun) -> tuple[str, str, str]:
+    """How each level's expert was trained, as Tables 5 and 15 say it. The pixel level never has a teacher."""
+
+    def origin(level: Level) -> str:
+        if level not in run.config.model.levels:
+            return "×"
+        recipe = run.config.recipe
+        pixel_scratch = level is Level.PIXEL and recipe in _RECIPES
+        return "Scratch" if pixel_scratch else _RECIPES.get(recipe, recipe)
+
+    image, patch, pixel = (origin(level) for level in LEVELS)
+    return image, patch, pixel
+
+
+def mean_dice(run: ScoredRun, protocol: Protocol, name: str = MEAN_DICE) -> Cells:
+    """The mean over the organs, in percent."""
+    summary = run.summary
+    mean = summary.foreground_mean.Dice if protocol == "physical" else summary.sam_family.foreground_mean.Dice
+    return _percent(name, mean)
+
+
+def organs(run: ScoredRun, protocol: Protocol) -> Cells:
+    """Dice of every organ in percent, their mean, and HD95 in the unit of the protocol."""
+    summary = run.summary
+    means = summary.mean if protocol == "physical" else summary.sam_family.mean
+    mean = summary.foreground_mean if protocol == "physical" else summary.sam_family.foreground_mean
+    cells: Cells = {}
+    for key, name in summary.labels.items():
+        cells |= _percent(name.replace("_", " ").title(), means[key].Dice)
+    cells |= _percent(MEAN_DICE, mean.Dice)
+    return cells | {hd_column(run, protocol): [mean.HD95] if mean.HD95 is not None else []}
+
+
+def hd_column(run: ScoredRun, protocol: Protocol) -> str:
+    """``HD95`` with its unit; the paper calls it HD."""
+    return f"HD95 {'voxel' if protocol == 'sam_family' else run.summary.distance_unit}"
+
+
+def seconds(run: ScoredRun) -> Cells:
+    """Seconds per volume from file to file, the mean over the folds."""
+    return _mean(SECONDS, (one.seconds_per_volume for one in run.timings))
+
+
+def hours(run: ScoredRun) -> Cells:
+    """Hours by the clock of each phase, the mean over the folds; a phase that another run made counts as well."""
+    cells: Cells = {}
+    for name, stages in _PHASES.items():
+        spent = [
+            sum(timing.seconds for stage, timing in one.stages.items() if stage.startswith(stages)) / 3600
+            for one in run.timings
+        ]
+        cells |= _mean(name, (value or None for value in spent))
+    return cells
+
+
+def machine(run: ScoredRun) -> str:
+    """Where the run was timed: ``cuda, 8 processes``."""
+    return "; ".join(
+        dict.fromkeys(f"{one.device}, {one.ranks} process{'es' * (one.ranks != 1)}" for one in run.timings)
+    )
+
+
+def epochs(run: ScoredRun) -> Cells:
+    """Epochs of fine-tuning that were run."""
+    return _mean(
+        "Fine-tuning epochs", (one.stages["finetune"].epochs for one in run.timings if "finetune" in one.stages)
+    )
+
+
+def parameters(run: ScoredRun) -> Cells:
+    """All parameters of the network in millions; empty where a part of it comes from code that is not installed."""
+    count = _count(run.config.model)
+    return {"Total parameters (M)": [] if count is None else [count / 1e6]}
+
+
+def _count(spec: ModelSpec) -> int | None:
+    import torch
+
+    from samora_pipeline.models.assembly import build_network
+
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in build_network(spec).parameters())
+    except SamoraError:
+        return None
+
+
+def _percent(name: str, value: float | None) -> Cells:
+    return {name: [] if value is None else [100 * value]}
+
+
+def _mean(name: str, values: Iterable[float | None]) -> Cells:
+    defined = [value for value in values if value is not None]
+    return {name: [fmean(defined)] if defined else []}

@@ -1,0 +1,243 @@
+"""Tables shaped like those of the SAMora paper: rows are runs, columns are theirs; its values stand under ``reported``.
+
+A reported value is shown only beside a run of the same method, dataset and label budget that was scored on the
+published test cases by the protocol ``sam_family``. Mistakes found in the paper's tables are mended or
+said below the table, and what the run does otherwise than the paper stands in its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from samora_pipeline.errors import UsageError
+from samora_pipeline.evaluation.comparison import Arm, Protocol, check_comparable
+from samora_pipeline.evaluation.reported import Reported, reported, reported_table
+from samora_pipeline.evaluation.run_scores import ScoredRun
+from samora_pipeline.reporting import paper_columns as columns
+from samora_pipeline.reporting.paper_columns import Cells
+from samora_pipeline.reporting.text_tables import TextTable
+
+# Columns to which several runs of a row contribute.
+_AVERAGED = frozenset({columns.SECONDS})
+_DIGITS = {"Fine-tuning epochs": 0, columns.SECONDS: 1}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a table is laid out.
+
+    With ``one_dataset`` all runs share a dataset, else only those of one column do; ``one_split`` says the same of the
+    label budget. ``timed`` tables name the machine. ``h_samora_only``: the paper's values are H-SAMora's.
+    ``varies`` names the choices that the table itself is about.
+    """
+
+    keys: Callable[[ScoredRun], tuple[str, ...]]
+    cells: Callable[[ScoredRun, Protocol], Cells]
+    one_split: bool = True
+    one_dataset: bool = True
+    timed: bool = False
+    h_samora_only: bool = False
+    varies: frozenset[str] = frozenset()
+
+
+@dataclass
+class _Row:
+    keys: tuple[str, ...]
+    arms: list[Arm]
+    cells: dict[str, list[float]]
+    reported: dict[str, Reported]
+
+
+def _organs(run: ScoredRun, protocol: Protocol) -> Cells:
+    return columns.organs(run, protocol)
+
+
+def _by_budget(run: ScoredRun, protocol: Protocol) -> Cells:
+    return columns.mean_dice(run, protocol, columns.budget_column(run))
+
+
+def _by_dataset(run: ScoredRun, protocol: Protocol) -> Cells:
+    return columns.mean_dice(run, protocol, columns.dataset(run)) | columns.seconds(run)
+
+
+def _by_rank(run: ScoredRun, protocol: Protocol) -> Cells:
+    return columns.mean_dice(run, protocol, f"Rank = {run.config.model.lora_rank}")
+
+
+def _efficiency(run: ScoredRun, protocol: Protocol) -> Cells:
+    return columns.epochs(run) | columns.parameters(run) | columns.mean_dice(run, protocol)
+
+
+def _phases(run: ScoredRun, protocol: Protocol) -> Cells:
+    return columns.hours(run) | columns.mean_dice(run, protocol)
+
+
+def _speed(run: ScoredRun, protocol: Protocol) -> Cells:
+    return columns.mean_dice(run, protocol) | columns.seconds(run)
+
+
+def _method(run: ScoredRun) -> tuple[str, ...]:
+    return (columns.method(run),)
+
+
+def _method_and_recipe(run: ScoredRun) -> tuple[str, ...]:
+    recipe = run.config.recipe
+    return (f"{columns.method(run)}-{recipe}" if recipe in ("T1", "T2") else columns.method(run),)
+
+
+def _training_set(run: ScoredRun) -> tuple[str, ...]:
+    return (columns.budget(run), columns.method(run))
+
+
+def _origins(run: ScoredRun) -> tuple[str, ...]:
+    return (*columns.origins(run), columns.method(run))
+
+
+_FULL = Shape(_training_set, _organs, one_split=False)
+_BUDGETS = Shape(_method, _by_budget, one_split=False, one_dataset=False)
+_ORIGINS = Shape(_origins, columns.mean_dice, varies=frozenset({"recipe", "levels"}))
+_FUSION = frozenset({"fusion"})
+
+SHAPES: dict[int, Shape] = {
+    1: _FULL,
+    2: _BUDGETS,
+    3: Shape(_method, _efficiency),
+    4: Shape(columns.fusion, columns.mean_dice, h_samora_only=True, varies=_FUSION),
+    5: _ORIGINS,
+    6: Shape(_method, _by_dataset, one_dataset=False, timed=True),
+    9: Shape(_method, _by_rank, varies=frozenset({"rank"})),
+    10: Shape(lambda run: columns.fusion(run)[3:], _speed, timed=True, h_samora_only=True, varies=_FUSION),
+    11: Shape(columns.fusion, _by_budget, one_split=False, one_dataset=False, h_samora_only=True, varies=_FUSION),
+    12: Shape(_method_and_recipe, _phases, timed=True, varies=frozenset({"recipe"})),
+    13: _FULL,
+    14: _BUDGETS,
+    15: _ORIGINS,
+}
+
+
+def paper_table(number: int, arms: Sequence[Arm], protocol: Protocol, stamps: tuple[str, ...]) -> TextTable:
+    """Lay the arms out like table ``number`` of the paper.
+
+    Arms of one key (such as one method on several datasets) share a row as long as no cell is taken twice; seeds are
+    averaged in a cell, with their standard deviation.
+
+    Raises:
+        UsageError: ``E-CMP-04`` for a number that has no such table.
+        DataError: ``E-CMP-03`` for runs that were not scored alike.
+    """
+    if number not in SHAPES:
+        raise UsageError(
+            "E-CMP-04",
+            f"the paper has no table {number} of results",
+            found=str(number),
+            expected=", ".join(str(known) for known in SHAPES),
+        )
+    shape = SHAPES[number]
+    _check(arms, shape)
+    rows = _rows(number, shape, arms, protocol)
+    names = list(dict.fromkeys(name for row in rows for name in row.cells))
+    printed = [name for name in names if any(name in row.reported for row in rows)]
+    table = reported_table(number)
+    header = (*table.keys, "Run", *names, *(f"reported {name}" for name in printed))
+    header += ("The run differs from the paper in",) * bool(printed) + ("Timed on",) * shape.timed
+    body = [
+        (
+            *row.keys,
+            ", ".join(arm.label for arm in row.arms),
+            *(_measured(name, row.cells.get(name, [])) for name in names),
+            *(_printed(row.reported.get(name)) for name in printed),
+            *([_deviations(row, shape)] * bool(printed)),
+            *([_machines(row)] * shape.timed),
+        )
+        for row in rows
+    ]
+    notes = [f"Dice in percent, protocol {protocol}", *_seed_note(rows)]
+    notes += dict.fromkeys(note for row in rows for value in row.reported.values() for note in value.notes)
+    return TextTable(
+        name=f"table_{number:02d}_{protocol}",
+        title=f"As Table {number}: {table.caption}",
+        header=header,
+        rows=tuple(body),
+        notes=tuple(notes),
+        stamps=stamps,
+    )
+
+
+def _check(arms: Sequence[Arm], shape: Shape) -> None:
+    runs = [run for arm in arms for run in arm.runs]
+    groups: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        groups.setdefault("" if shape.one_dataset else run.config.dataset, []).append(run)
+    for group in groups.values():
+        check_comparable(group, same_split=shape.one_split)
+
+
+def _rows(number: int, shape: Shape, arms: Sequence[Arm], protocol: Protocol) -> list[_Row]:
+    rows: list[_Row] = []
+    for arm in arms:
+        keys, cells = shape.keys(arm.first), _cells(shape, arm, protocol)
+        taken = {name for name, values in cells.items() if values} - _AVERAGED
+        free = (row for row in rows if row.keys == keys and not taken & {name for name in row.cells if row.cells[name]})
+        row = next(free, None)
+        if row is None:
+            row = _Row(keys, [], {}, {})
+            rows.append(row)
+        row.arms.append(arm)
+        for name, values in cells.items():
+            row.cells.setdefault(name, []).extend(values)
+        row.reported |= _reported(number, shape, arm.first, protocol, cells)
+    return rows
+
+
+def _cells(shape: Shape, arm: Arm, protocol: Protocol) -> Cells:
+    cells: Cells = {}
+    for run in arm.runs:
+        for name, values in shape.cells(run, protocol).items():
+            cells.setdefault(name, []).extend(values)
+    return cells
+
+
+def _reported(number: int, shape: Shape, run: ScoredRun, protocol: Protocol, cells: Cells) -> dict[str, Reported]:
+    if protocol != "sam_family" or not columns.as_published(run):
+        return {}
+    if shape.h_samora_only and columns.method(run) != columns.H_SAMORA:
+        return {}
+    # Tables without a dataset in their headings are about Synapse, and all but two about 10 % of its slices.
+    if shape.one_dataset and columns.dataset(run) != "Synapse":
+        return {}
+    if shape.one_split and columns.budget(run) != "10%":
+        return {}
+    found = {name: reported(number, shape.keys(run), "HD" if name.startswith("HD95") else name) for name in cells}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _measured(name: str, values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    digits = _DIGITS.get(name, 2)
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and name not in _AVERAGED else ""
+    return f"{fmean(values):.{digits}f}{spread}"
+
+
+def _printed(value: Reported | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value.value:g}" if value.also is None else f"{value.value:g} ({value.also:g})"
+
+
+def _deviations(row: _Row, shape: Shape) -> str:
+    """What the runs of a row do otherwise than the paper, but for what the table itself varies."""
+    found = [columns.deviations(run) for arm in row.arms for run in arm.runs]
+    listed = dict.fromkeys(text for one in found for name, text in one.items() if name not in shape.varies)
+    return "; ".join(listed) or "-"
+
+
+def _machines(row: _Row) -> str:
+    return "; ".join(dict.fromkeys(columns.machine(run) for arm in row.arms for run in arm.runs)) or "-"
+
+
+def _seed_note(rows: Sequence[_Row]) -> list[str]:
+    seeds = [len(arm.runs) for row in rows for arm in row.arms]
+    return ["±: standard deviation over seeds, which says nothing about patients"] if max(seeds, default=1) > 1 else []
