@@ -102,7 +102,7 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     for first, given, second, also in pairs:
         if given and also:
             raise UsageError(
-                "E-ARG-05",
+                "E-ARG-09",
                 f"{first} and {second} do not go together",
                 found="both",
                 expected="one of them",

@@ -150,8 +150,9 @@ def test_cases_set_aside_by_the_shards_stay_out_and_are_reported(root: Path, exp
         (["--shard", "0/2"], "E-ARG-04"),
         (["--shard", "3/2"], "E-ARG-04"),
         (["--shard", "half"], "E-ARG-04"),
-        (["--merge", "--set", "input_size=64"], "E-ARG-05"),
-        (["--shard", "1/2", "--verify-only"], "E-ARG-05"),
+        (["--merge", "--set", "input_size=64"], "E-ARG-09"),
+        (["--shard", "1/2", "--verify-only"], "E-ARG-09"),
+        (["--dask", "tcp://127.0.0.1:9"], "E-ARG-09"),
     ],
 )
 def test_wrong_arguments(root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: str) -> None:
