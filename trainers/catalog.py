@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from samora_pipeline.registry import Registry
+from trainers.autosam import AutoSAMTrainer
 from trainers.hsam import HSAMTrainer
 from trainers.hsamora import HSAMoraTrainer
+from trainers.sam_adapter import SAMAdapterTrainer
 from trainers.samed import SAMedTrainer
 from trainers.samed2 import SAMed2Trainer
 from trainers.samora import SAMoraTrainer
@@ -19,3 +21,5 @@ TRAINERS.register("SAMora2Trainer")(SAMora2Trainer)
 TRAINERS.register("SAMed2Trainer")(SAMed2Trainer)
 TRAINERS.register("HSAMoraTrainer")(HSAMoraTrainer)
 TRAINERS.register("HSAMTrainer")(HSAMTrainer)
+TRAINERS.register("AutoSAMTrainer")(AutoSAMTrainer)
+TRAINERS.register("SAMAdapterTrainer")(SAMAdapterTrainer)

@@ -43,8 +43,8 @@ class FinetuneSettings:
     ``warmup`` counts iterations: 25 epochs would be longer than the run. ``schedule_epochs`` is the length of the
     schedule where it differs from the epochs that are run (SAMed stops early). The maximum of iterations in Eq. 11 is
     that of the schedule; the 18,600 in A.1 are SAMed's, of 200 epochs. ``loss_at``: ``decoder`` resizes the label to
-    the logits, ``input`` the logits to the label. Where a decoder has two stages each has both terms, weighed by
-    ``objectives.segmentation.stage_weights``.
+    the logits, ``input`` the logits to the label. ``schedule``: Eq. 11 or, after the same warm-up, half a cosine.
+    Where a decoder has two stages each has both terms, weighed by ``objectives.segmentation.stage_weights``.
     """
 
     epochs: int = 20
@@ -54,6 +54,7 @@ class FinetuneSettings:
     weight_decay: float = 0.1
     betas: Betas = (0.9, 0.999)
     warmup: int = 25
+    schedule: Literal["polynomial", "cosine"] = "polynomial"
     exponent: float = 1.0  # Eq. 11 as printed; SAMed and H-SAM have 0.9
     schedule_epochs: int | None = None
     steps_per_epoch: int | None = None
@@ -109,6 +110,42 @@ HSAM = replace(
     HSAMORA,
     finetune=FinetuneSettings(
         epochs=300, batch=16, learning_rate=2.5e-3, warmup=250, exponent=0.9, cross_entropy=0.1, dice=0.9
+    ),
+)
+
+# AutoSAM's main_autosam_seg.py: Adam (AdamW without decay), its rate, epochs and batch; cross-entropy and Dice weigh
+# the same, at the size of the slice. Its rate falls where the loss of an epoch's last batch stops falling, after
+# ten epochs; ours stays, because a plateau cannot be told from the step alone. Its Dice leaves out the background.
+AUTOSAM = replace(
+    SAMORA,
+    model=ModelSettings(decoder="autosam"),
+    finetune=FinetuneSettings(
+        epochs=120,
+        batch=4,
+        learning_rate=5e-4,
+        weight_decay=0.0,
+        warmup=0,
+        exponent=0.0,
+        cross_entropy=0.5,
+        dice=0.5,
+        loss_at="input",
+    ),
+)
+
+# SAM-Adapter's configs: AdamW with torch's own decay, rate, epochs, 2 slices on each of the four devices of its README;
+# cosine from its training script; two terms of equal weight at input size, there for one class (BCE and IoU).
+SAM_ADAPTER = replace(
+    SAMORA,
+    finetune=FinetuneSettings(
+        epochs=20,
+        batch=8,
+        learning_rate=2e-4,
+        weight_decay=0.01,
+        warmup=0,
+        schedule="cosine",
+        cross_entropy=0.5,
+        dice=0.5,
+        loss_at="input",
     ),
 )
 

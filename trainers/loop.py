@@ -46,7 +46,9 @@ class Training:
     ``learning_rate`` maps a step's number, from 1, to its rate. ``batches`` gives an epoch's global batches of
     sample numbers, the same on every rank; ``load`` turns sample numbers into a batch (perhaps in another thread, so
     without torch's global generator); ``loss`` returns loss and metrics of the global batch from this rank's share.
-    ``micro_batch``: samples on one device at a time. ``after_first_step`` verifies what the first step changed.
+    ``micro_batch``: samples on one device at a time. ``before_epoch`` is told the number of an epoch before its first
+    step; what it does depends on nothing but parameters and buffers. ``after_first_step`` verifies what the
+    first step changed.
     ``monitor`` looks at what was learned after each epoch; the main rank alone calls it, as if it were the only one.
     """
 
@@ -61,6 +63,7 @@ class Training:
     micro_batch: int | None
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     clip_norm: float | None = None
+    before_epoch: Callable[[int], None] = lambda epoch: None
     after_first_step: Callable[[], None] = lambda: None
     monitor: Callable[[], Mapping[str, float]] | None = None
 
@@ -132,6 +135,8 @@ class _Loop:
 
     def _epoch(self, progress: Progress) -> None:
         training, state = self.training, self.state
+        if state.step_in_epoch == 0:
+            training.before_epoch(state.epoch)
         batches = self._batches(state.epoch)
         steps = [self._parts(batch) for batch in batches[state.step_in_epoch :]]
         shares = [share for parts in steps for share, _ in parts]

@@ -20,7 +20,7 @@ class Trainer:
 
     ``levels`` are the experts it has unless ``--levels`` says otherwise. ``recipes`` (``trainers.recipes``) are ways
     to come by them, the default first. ``parts`` (``models.freezing.Part``) learn in stage 2. ``settings`` are those
-    of the paper.
+    of the paper. ``block_adapters``: whether the encoder has SAM-Adapter's.
     """
 
     levels: ClassVar[tuple[Level, ...]] = LEVELS
@@ -28,6 +28,7 @@ class Trainer:
     parts: ClassVar[frozenset[str]] = frozenset({"fusion", "decoder", "prompt", "adapter"})
     settings: ClassVar[Settings] = SAMORA
     default_backbone: ClassVar[str] = "sam_vit_b"
+    block_adapters: ClassVar[bool] = False
 
     def default_recipe(self, backbone: str) -> str:
         """The first recipe; with a tiny backbone ``scratch``, because the tiny teachers have no public weights."""
@@ -58,4 +59,5 @@ class Trainer:
             lora_rank=model.lora_rank,
             fusion=model.fusion if len(levels) > 1 else None,
             decoder=model.decoder,
+            block_adapters=self.block_adapters,
         )

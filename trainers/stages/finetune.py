@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,8 @@ from samora_pipeline.objectives.segmentation import (
     stage_weights,
 )
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups
-from samora_pipeline.optimization.schedules import warmup_polynomial
+from samora_pipeline.optimization.schedules import warmup_cosine, warmup_polynomial
+from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.run_log import Line
 from samora_pipeline.slices.augmentation import (
     AugmentationSettings,
@@ -40,6 +41,7 @@ from trainers.config import FinetuneSettings
 from trainers.loading import Batch
 from trainers.loop import Training, train
 from trainers.stages.experts import read_expert
+from trainers.stages.lorahub import find_weights, is_time_to_search
 from trainers.stages.stage import StageContext, full_precision, network_on_base
 
 STAGE = "finetune"
@@ -122,21 +124,33 @@ class LabelledTask:
             optimizer=adamw(
                 parameter_groups(trained.values(), settings.weight_decay, experts=experts), betas=settings.betas
             ),
-            learning_rate=partial(
-                warmup_polynomial,
-                base=settings.learning_rate,
-                warmup=settings.warmup,
-                iterations=steps * (settings.schedule_epochs or settings.epochs),
-                exponent=settings.exponent,
-            ),
+            learning_rate=_schedule(settings, steps),
             batches=partial(_batches, order, settings),
             load=self.load,
             loss=self.loss,
             epochs=settings.epochs,
-            micro_batch=settings.micro_batch or self._plans.batch_size.value,
+            micro_batch=self._micro_batch,
             clip_norm=settings.clip_norm,
+            before_epoch=self.before_epoch,
             after_first_step=after_first_step,
         )
+
+    @property
+    def _micro_batch(self) -> int:
+        return self._settings.micro_batch or self._plans.batch_size.value
+
+    def before_epoch(self, epoch: int) -> None:
+        """In the middle of the training, find what is found without gradients: LoRAHub's weights of the experts."""
+        if not is_time_to_search(self._network, epoch, self._settings.epochs):
+            return
+        device = next(self._network.parameters()).device
+
+        def loss(indices: list[int]) -> Tensor:
+            images, targets = self.source.images(indices).to(device), self.source.targets(indices).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                return self.loss_of(images, targets, epoch)[0]
+
+        find_weights(self._network, loss, len(self.source), self._micro_batch, derived_seed(self._seed, "lorahub"))
 
     def load(self, indices: list[int], epoch: int) -> Batch:
         """Images (B,C,N,N), targets (B,N,N) and the parameters of their augmentation."""
@@ -157,6 +171,10 @@ class LabelledTask:
         """
         with full_precision(batch["images"]):
             images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
+        return self.loss_of(images, targets, epoch)
+
+    def loss_of(self, images: Tensor, targets: Tensor, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of images (B,C,N,N) and targets (B,N,N) as they are, and its metrics."""
         terms = [self._terms(logits, targets) for logits in self._network.stages(images, targets)]
         weights = stage_weights(len(terms), epoch, self._settings.epochs)
         loss, entropy, dice = (
@@ -180,6 +198,20 @@ class LabelledTask:
             dice=self._settings.dice,
             regions=self._regions,
         )
+
+
+def _schedule(settings: FinetuneSettings, steps: int) -> Callable[[int], float]:
+    """The learning rate by step, for ``steps`` of them in an epoch."""
+    iterations = steps * (settings.schedule_epochs or settings.epochs)
+    if settings.schedule == "cosine":
+        return partial(warmup_cosine, base=settings.learning_rate, warmup=settings.warmup, iterations=iterations)
+    return partial(
+        warmup_polynomial,
+        base=settings.learning_rate,
+        warmup=settings.warmup,
+        iterations=iterations,
+        exponent=settings.exponent,
+    )
 
 
 def _batches(order: EpochOrder, settings: FinetuneSettings, epoch: int) -> list[list[int]]:
