@@ -1,6 +1,6 @@
 """Print Dice and HD95 per organ of several runs beside each other: ``side_by_side.py NAME=RUN NAME=RUN ...``.
 
-A table for reading, not a test: with the few cases of a demonstration no ranking is supported.
+A table for reading, not a test: ``samora_compare`` pairs runs by patient and tests their differences.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import MeanMetrics, Summary
+from samora_pipeline.evaluation.significance import ranking_remark
 
 
 def main(arguments: list[str]) -> None:
@@ -26,8 +27,8 @@ def main(arguments: list[str]) -> None:
     for key, organ in first.labels.items():
         print(f"{organ:14}", *(_cell(summary.mean[key]) for summary in summaries.values()))
     print(f"{'mean':14}", *(_cell(summary.foreground_mean) for summary in summaries.values()))
-    if first.bootstrap.n < 10:
-        print(f"n = {first.bootstrap.n} patients cannot support a ranking")
+    if remark := ranking_remark(first.bootstrap.n):
+        print(remark)
 
 
 def _cell(mean: MeanMetrics) -> str:
