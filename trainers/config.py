@@ -161,7 +161,7 @@ def shrunk(settings: Settings) -> Settings:
     with logits of 32 to 56 pixels a side, resizing the labels instead would lose the small organs.
     """
     finetune = replace(
-        settings.finetune, epochs=60, batch=8, schedule_epochs=None, warmup=25, steps_per_epoch=6, loss_at="input"
+        settings.finetune, epochs=54, batch=8, schedule_epochs=None, warmup=25, steps_per_epoch=6, loss_at="input"
     )
     return replace(
         settings,
