@@ -25,12 +25,16 @@ class ReportedRow:
 
 @dataclass(frozen=True)
 class ReportedTable:
-    """One table. A part of another table has no rows of its own; ``named_there`` maps its columns to the other's."""
+    """One table, with the dataset, the label budget or both that it is about (``setting``), if all of it is.
+
+    A part of another table has no rows of its own; ``named_there`` maps its columns to the other's.
+    """
 
     number: int
     caption: str
     keys: tuple[str, ...]
     columns: tuple[str, ...]
+    setting: str = ""
     rows: tuple[ReportedRow, ...] = ()
     part_of: int | None = None
     named_there: dict[str, str] = field(default_factory=dict)

@@ -157,7 +157,7 @@ def paper_table(number: int, arms: Sequence[Arm], protocol: Protocol, stamps: tu
     notes += dict.fromkeys(note for row in rows for value in row.reported.values() for note in value.notes)
     return TextTable(
         name=f"table_{number:02d}_{protocol}",
-        title=f"As Table {number}: {table.caption}",
+        title=f"Laid out like Table {number} of the paper: {table.caption}",
         header=header,
         rows=tuple(body),
         notes=tuple(notes),
@@ -204,10 +204,12 @@ def _reported(number: int, shape: Shape, run: ScoredRun, protocol: Protocol, cel
         return {}
     if shape.h_samora_only and columns.method(run) != columns.H_SAMORA:
         return {}
-    # Tables without a dataset in their headings are about Synapse, and all but two about 10 % of its slices.
-    if shape.one_dataset and columns.dataset(run) != "Synapse":
-        return {}
-    if shape.one_split and columns.budget(run) != "10%":
+    if reported_table(number).setting not in (
+        "",
+        columns.dataset(run),
+        columns.budget(run),
+        columns.budget_column(run),
+    ):
         return {}
     found = {name: reported(number, shape.keys(run), "HD" if name.startswith("HD95") else name) for name in cells}
     return {name: value for name, value in found.items() if value is not None}
