@@ -1,0 +1,112 @@
+"""The arms of the label-efficiency study, one constant each. Nothing here was tuned on scans that are scored.
+
+All arms of a scale share the backbone, its base weights, the input size, the batch and the augmentation; ``length``
+multiplies the scale's epochs of fine-tuning. An arm changes one thing against the arm it is named after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from samora_pipeline.errors import UsageError
+from samora_pipeline.registry import nearest
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the tables.
+
+    ``settings`` are ``--set`` values, ``levels`` the experts (empty: the trainer's own), ``unlabeled`` more datasets of
+    the pool. ``family`` chooses which of the scale's backbones is used.
+    """
+
+    name: str
+    what: str
+    trainer: str = "SAMoraTrainer"
+    recipe: str = "scratch"
+    levels: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    unlabeled: tuple[str, ...] = ()
+    length: int = 1
+    family: Literal["sam", "sam2"] = "sam"
+
+
+@dataclass(frozen=True)
+class NnunetArm:
+    """nnU-Net v2 from its own package, with its own plans, on the same labelled scans."""
+
+    name: str
+    what: str
+    configuration: Literal["2d", "3d_fullres"]
+
+
+def _fused(name: str, what: str, *settings: str) -> Arm:
+    return Arm(name, what, settings=settings)
+
+
+_SAMED = {"trainer": "SAMedTrainer", "recipe": "none"}
+
+_OWN = (
+    # SAMed's code warms up for 250 steps of 14,880; within SAMora's number of steps that would be most of the run.
+    Arm("samed", "SAMed, SAMora's number of steps", **_SAMED, settings=("finetune.warmup=25",)),  # type: ignore[arg-type]
+    Arm("samed_x10", "SAMed, ten times SAMora's steps", **_SAMED, length=10),  # type: ignore[arg-type]
+    Arm("samora_none", "SAMora, experts without effect", recipe="none"),
+    Arm("samora_scratch", "SAMora, each expert by its own objective"),
+    Arm("samora_nocpt", "SAMora, teachers as they are", recipe="nocpt"),
+    Arm("samora_full", "SAMora, teachers trained on the pool", recipe="full"),
+    _fused(
+        "delta_block", "SAMora, residual delta, scope block", "model.fusion.residual=delta", "model.fusion.scope=block"
+    ),
+    _fused(
+        "delta_attention",
+        "SAMora, residual delta, scope attention",
+        "model.fusion.residual=delta",
+        "model.fusion.scope=attention",
+    ),
+    _fused(
+        "paper_block", "SAMora, residual paper, scope block", "model.fusion.residual=paper", "model.fusion.scope=block"
+    ),
+    _fused(
+        "paper_attention",
+        "SAMora, residual paper, scope attention",
+        "model.fusion.residual=paper",
+        "model.fusion.scope=attention",
+    ),
+    Arm("image_only", "SAMora, image expert alone", levels=("image",)),
+    Arm("patch_only", "SAMora, patch expert alone", levels=("patch",)),
+    Arm("pixel_only", "SAMora, pixel expert alone", levels=("pixel",)),
+    _fused("lac", "experts joined by LAC", "model.fusion.name=lac"),
+    _fused("mole", "experts joined by MoLE", "model.fusion.name=mole"),
+    Arm("samora_pool_ct", "SAMora, pool with OpenKBP's CT beside its own scans", unlabeled=("OpenKBP",)),
+    Arm("hsam", "H-SAM, H-SAMora's number of steps", "HSAMTrainer", "none", settings=("finetune.warmup=25",)),
+    Arm("hsamora", "H-SAMora", "HSAMoraTrainer"),
+    Arm("samora2", "SAMora-2", "SAMora2Trainer", family="sam2"),
+)
+
+_NNUNET = (
+    NnunetArm("nnunet_2d", "nnU-Net v2, 2d", "2d"),
+    NnunetArm("nnunet_3d_fullres", "nnU-Net v2, 3d_fullres", "3d_fullres"),
+)
+
+ARMS: dict[str, Arm | NnunetArm] = {arm.name: arm for arm in (*_OWN, *_NNUNET)}
+
+MAIN = ("samed", "samed_x10", "samora_none", "samora_scratch", "samora_nocpt", "samora_full")
+"""what is compared at every label budget; the others at the first one only"""
+
+
+def find_arms(names: list[str]) -> tuple[Arm | NnunetArm, ...]:
+    """Return the arms of those names, in their order.
+
+    Raises:
+        UsageError: ``E-STUDY-01`` for a name that is no arm.
+    """
+    for name in names:
+        if name not in ARMS:
+            raise UsageError(
+                "E-STUDY-01",
+                f'the study has no arm "{name}"',
+                found=name,
+                expected=f"{nearest(name, list(ARMS))}{', '.join(ARMS)}",
+            )
+    return tuple(ARMS[name] for name in dict.fromkeys(names))

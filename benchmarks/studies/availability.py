@@ -1,0 +1,53 @@
+"""Whether each arm can be run by the version at hand, found out before the first one is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.studies.steps import TrainedRun
+from samora_pipeline.errors import SamoraError, UsageError
+
+
+def require_available(runs: Sequence[TrainedRun], channels: int = 1, outputs: int = 2) -> None:
+    """Resolve every run's trainer, recipe, levels, backbone, settings and network.
+
+    Raises:
+        UsageError: ``E-STUDY-08`` naming the first arm that this version does not have, and what it lacks.
+    """
+    from samora_pipeline.models.assembly import check_spec
+    from trainers.planning import make_choices
+    from trainers.request import Request
+
+    for run in runs:
+        arm, scale = run.arm, run.setting.scale
+        request = Request(
+            dataset=run.setting.source.name,
+            trainer=arm.trainer,
+            split=run.budget,
+            recipe=arm.recipe,
+            unlabeled=arm.unlabeled,
+            levels=arm.levels or None,
+            backbone=scale.backbone_of(arm),
+            backbone_weights=scale.base_of(arm),
+            seed=run.seed,
+            assignments=run.assignments(),
+        )
+        try:
+            choices = make_choices(request)
+            spec = choices.trainer.spec(
+                choices.backbone,
+                choices.settings.model,
+                choices.levels,
+                input_size=scale.input_size,
+                in_channels=channels,
+                num_outputs=outputs,
+            )
+            check_spec(spec)
+        except SamoraError as error:
+            raise UsageError(
+                "E-STUDY-08",
+                f'the arm "{arm.name}" cannot be run by this version: {error.what}',
+                found=error.found,
+                expected=error.expected,
+                fix="leave it out of --arms",
+            ) from error

@@ -1,0 +1,114 @@
+"""The ending of a study: scores of all finished runs are read, tables and pictures written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.studies.arms import Arm, NnunetArm
+from benchmarks.studies.commands import Launch, run_command
+from benchmarks.studies.nnunet import NnunetRun
+from benchmarks.studies.scored import Cell, Scored, complete_cells, read_summary
+from benchmarks.studies.state import StudyState
+from benchmarks.studies.steps import TrainedRun
+from benchmarks.studies.study import LOGS
+from benchmarks.studies.tables import compare_words, left_out_note, write_results
+from samora_pipeline.command_line import say
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
+from samora_pipeline.contracts.stored_case import SLICES_FOLDER
+from samora_pipeline.contracts.timing import TIMING_FILE, Timing
+from samora_pipeline.errors import DataError
+
+Run = TrainedRun | NnunetRun
+
+
+def write_ending(
+    folder: Path, state: StudyState, runs: Sequence[Run], arms: Sequence[Arm | NnunetArm], lock: int, launch: Launch
+) -> None:
+    """Write the overview and the curves, then samora_compare's tables and forest plots for each label budget.
+
+    Raises:
+        DataError: ``E-STUDY-12`` the arms of a seed rest on different base weights.
+    """
+    done = [run for run in runs if state.step(run.name).status == "done"]
+    if not done:
+        say("no run is scored yet: there is nothing to put into tables")
+        return
+    require_one_base([run for run in done if isinstance(run, TrainedRun)])
+    cells, left_out = complete_cells([_scored(run, state) for run in done])
+    notes = left_out_note(left_out) + _absent(state, runs, arms)
+    for path in write_results(folder, cells, state, notes):
+        say(f"written: {path}")
+    own = {run.arm.name for run in done if isinstance(run, TrainedRun)}
+    for budget in dict.fromkeys(cell.first.budget for cell in cells):
+        compared = [cell for cell in cells if cell.first.budget == budget and cell.first.label in own]
+        if len(compared) > 1:
+            _compare(folder, budget, compared, _root(done), lock, launch)
+
+
+def require_one_base(runs: Sequence[TrainedRun]) -> None:
+    """Refuse to compare arms whose base weights differ within a seed; SAM and SAM 2 have one each (``E-STUDY-12``)."""
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    for run in runs:
+        config = read_json(RunConfig, run.folder / CONFIG_FILE)
+        if not run.arm.unlabeled:
+            found.setdefault((config.model.backbone, config.seed), {})[config.base.digest] = run.name
+    for (backbone, seed), bases in found.items():
+        if len(bases) > 1:
+            raise DataError(
+                "E-STUDY-12",
+                f"arms on {backbone} with seed {seed} rest on different base weights",
+                found="; ".join(f"{digest[:12]} in {name}" for digest, name in bases.items()),
+                expected="one base for all arms of a seed",
+            )
+
+
+def _scored(run: Run, state: StudyState) -> Scored:
+    summary, arm = read_summary(run.summary), run.arm
+    if isinstance(run, NnunetRun):
+        hours = state.step(run.name).seconds / 3600
+        return Scored(arm.name, arm.what, run.budget, run.seed, summary, run.folder, len(run.labelled), 0, hours)
+    config = read_json(RunConfig, run.folder / CONFIG_FILE)
+    timing = read_json(Timing, run.folder / TIMING_FILE)
+    seconds = sum(stage.seconds for name, stage in timing.stages.items() if name != "validate")
+    return Scored(
+        arm.name,
+        arm.what,
+        run.budget,
+        run.seed,
+        summary,
+        run.folder,
+        len(config.selection.cases),
+        _steps(run, config),
+        seconds / 3600,
+    )
+
+
+def _steps(run: TrainedRun, config: RunConfig) -> int:
+    """Steps of fine-tuning."""
+    from samora_pipeline.slices.datasets import labelled_ids
+
+    settings = config.settings["finetune"]
+    store = run.setting.roots.preprocessed / config.dataset / SLICES_FOLDER
+    per_epoch = math.ceil(len(labelled_ids(config.selection, store)) / settings["batch"])
+    return int(settings["epochs"] * min(per_epoch, settings["steps_per_epoch"] or per_epoch))
+
+
+def _absent(state: StudyState, runs: Sequence[Run], arms: Sequence[Arm | NnunetArm]) -> tuple[str, ...]:
+    unfinished = [run.name for run in runs if state.step(run.name).status != "done"]
+    notes = (f"not finished: {', '.join(unfinished)}",) if unfinished else ()
+    foreign = any(isinstance(arm, NnunetArm) for arm in arms)
+    return notes if foreign else (*notes, "nnU-Net was not run")
+
+
+def _root(runs: Sequence[Run]) -> Path:
+    return runs[0].setting.roots.root
+
+
+def _compare(folder: Path, budget: str, cells: Sequence[Cell], root: Path, lock: int, launch: Launch) -> None:
+    output = folder / f"compare_{budget}"
+    log = folder / LOGS / f"compare__{budget}.log"
+    ended = run_command(compare_words(cells, root, output), log, lock, None, launch)
+    say(f"written: {output}" if ended.code == 0 else f"samora_compare failed at {budget}: {ended.tail} (see {log})")

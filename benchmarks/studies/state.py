@@ -1,0 +1,117 @@
+"""study.json: what a study asked for and how far each of its steps is, written whole after every change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.errors import DataError, ResourceError
+
+STUDY_FILE = "study.json"
+_LOCK = ".study.lock"
+
+Status = Literal["open", "stopped", "failed", "trained", "done"]
+"""``trained``: not scored, because the scans themselves are not on this machine"""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step: ``seconds`` over all ``sittings``, and ``message`` (the last words of a command that failed)."""
+
+    status: Status = "open"
+    seconds: float = 0.0
+    sittings: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What may not change while a study is under way, because it would change what its arms share."""
+
+    dataset: str
+    fold: str
+    scale: str
+    input_size: int
+    base: str
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """The content of study.json. ``machine`` and ``commit`` describe the first sitting."""
+
+    frame: Frame
+    machine: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, StepRecord] = field(default_factory=dict)
+    schema_version: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in commands so far."""
+        return sum(step.seconds for step in self.steps.values())
+
+    def step(self, name: str) -> StepRecord:
+        """How far a step is."""
+        return self.steps.get(name, StepRecord())
+
+    def with_step(self, name: str, record: StepRecord) -> StudyState:
+        """Return a copy in which ``name`` is at ``record``."""
+        return replace(self, steps={**self.steps, name: record})
+
+
+class StateFile:
+    """The state of the study in ``folder``, in memory and on disk."""
+
+    def __init__(self, folder: Path, frame: Frame, machine: dict[str, str]) -> None:
+        """Read study.json, or begin one.
+
+        Raises:
+            DataError: ``E-STUDY-04`` the folder holds a study of other settings.
+        """
+        self._path = folder / STUDY_FILE
+        self.state = read_json(StudyState, self._path) if self._path.is_file() else StudyState(frame, machine)
+        if self.state.frame != frame:
+            old, new = to_plain(self.state.frame), to_plain(frame)
+            raise DataError(
+                "E-STUDY-04",
+                "this folder holds a study of other settings",
+                found="; ".join(f"{key} {old[key]} -> {new[key]}" for key in old if old[key] != new[key]),
+                expected="the settings it was begun with; arms, budgets and seeds may be added",
+                fix="another --root",
+            )
+
+    def update(self, name: str, record: StepRecord) -> None:
+        """Note a step, on disk first."""
+        state = self.state.with_step(name, record)
+        write_json(state, self._path)
+        self.state = state
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[int]:
+    """Hold a study's folder; yields the descriptor of the lock, which commands inherit.
+
+    A command that outlives a killed study keeps the hold, so that no second one trains in the same run folder.
+
+    Raises:
+        ResourceError: ``E-STUDY-05`` when another study, or a command of a killed one, holds it.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ResourceError(
+                "E-STUDY-05",
+                "a study, or a command that a killed study left running, is at work here",
+                found=str(folder),
+                expected="one at a time",
+                fix="wait until it has ended, then run this command again",
+            ) from error
+        yield stream.fileno()
