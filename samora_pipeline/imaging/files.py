@@ -1,4 +1,4 @@
-"""Reading and writing of volumes; with ``dicom`` the only importer of nibabel and SimpleITK.
+"""Reading and writing of volumes; with ``dicom`` and ``label_names`` the only importer of nibabel and SimpleITK.
 
 NIfTI goes through nibabel's header with a full checked read of the bytes. NRRD and MetaImage go through SimpleITK
 behind checks of their own, because SimpleITK returns truncated files without an error.
@@ -21,6 +21,7 @@ import SimpleITK
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
+from samora_pipeline.contracts.label_table import LabelTable
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import atomic_path, write_bytes
 from samora_pipeline.imaging.byte_checks import (
@@ -32,6 +33,7 @@ from samora_pipeline.imaging.byte_checks import (
     inflate_start,
 )
 from samora_pipeline.imaging.itk_checks import check_metaimage, check_nrrd
+from samora_pipeline.imaging.label_names import name_labels
 from samora_pipeline.imaging.volume import GRID_TOLERANCE, Grid, Volume, make_grid
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -113,10 +115,10 @@ def write_volume(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
     _write_nifti(path, image)
 
 
-def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume) -> None:
+def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume, names: LabelTable = ()) -> None:
     """Write a label map [X, Y, Z] atomically on the grid of ``like``, with its shape, affine and orientation codes.
 
-    The same labels give the same bytes.
+    NIfTI headers carry ``names`` and colours of the labels (``label_names``). The same labels give the same bytes.
 
     Raises:
         DataError: ``E-IMG-01`` for an ending that cannot be written.
@@ -130,7 +132,10 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume) -> Non
     if not name.endswith(NIFTI_ENDINGS):
         _write_itk(path, labels, like.grid)
         return
-    _write_nifti(path, _label_image(labels, like))
+    image = _label_image(labels, like)
+    if names:
+        name_labels(image, names)
+    _write_nifti(path, image)
 
 
 def unknown_format(path: Path, endings: tuple[str, ...]) -> DataError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from samora_pipeline.contracts.label_table import label_table
 from samora_pipeline.errors import ResourceError, SamoraError
 from samora_pipeline.imaging.dicom import read_series
 from samora_pipeline.imaging.files import read_volume, write_labels
@@ -88,7 +89,7 @@ def _predict_case(
     begun = time.monotonic()
     labels = predictor.predict_volume(read.volumes, probabilities=files.probabilities, uncertainty=files.uncertainty)
     predicted = time.monotonic()
-    write_labels(files.labels, labels, read.volumes[0])
+    write_labels(files.labels, labels, read.volumes[0], label_table(predictor.labels))
     seconds = {"read": read.seconds, "predict": predicted - begun, "write": time.monotonic() - predicted}
     output.add(case.name, case.channels, files.paths, seconds)
 

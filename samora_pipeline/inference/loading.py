@@ -20,6 +20,8 @@ from samora_pipeline.weights.catalog import resolve
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
 
+_BASE_STEM = BASE_FILE.partition(".")[0]
+
 
 @dataclass(frozen=True)
 class LoadedFold:
@@ -90,7 +92,8 @@ def find_base(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> Pa
 
 def _likely(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> list[Path]:
     """Files that should be the base by their place or their name."""
-    beside = [fold_folder / BASE_FILE, fold_folder.parent / BASE_FILE]
+    # An exported public base keeps the ending of its format.
+    beside = [path for folder in (fold_folder, fold_folder.parent) for path in sorted(folder.glob(f"{_BASE_STEM}.*"))]
     with suppress(AssetError):
         beside.append(resolve(record.name, weights_folder))
     return [path for path in beside if path.is_file()]

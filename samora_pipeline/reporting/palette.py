@@ -1,20 +1,29 @@
-"""Colours and lines that stay apart for colour-blind readers and in grey print (Okabe and Ito, 2008)."""
+"""How organs are drawn: the colours of ``contracts.colours``, and lines where colours repeat."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-ORANGE = "#E69F00"
-SKY_BLUE = "#56B4E9"
-GREEN = "#009E73"
-YELLOW = "#F0E442"
-BLUE = "#0072B2"
-VERMILLION = "#D55E00"
-PURPLE = "#CC79A7"
+from samora_pipeline.contracts.colours import (
+    ORGAN_COLOURS,
+)
 
-# On a grey image the light colours stand out best, so the dark blue comes last.
-ORGAN_COLOURS = (VERMILLION, SKY_BLUE, YELLOW, GREEN, PURPLE, ORANGE, BLUE)
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "LINES",
+    "ORANGE",
+    "ORGAN_COLOURS",
+    "PURPLE",
+    "SKY_BLUE",
+    "VERMILLION",
+    "YELLOW",
+    "Line",
+    "Style",
+    "organ_style",
+]
+
 Line = Literal["solid", "dashed", "dotted"]
 LINES: tuple[Line, ...] = ("solid", "dashed", "dotted")
 
