@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from samora_pipeline.contracts.colours import (
+    BLUE,
+    GREEN,
+    ORANGE,
     ORGAN_COLOURS,
+    PURPLE,
+    SKY_BLUE,
+    VERMILLION,
+    YELLOW,
 )
 
 __all__ = [
