@@ -24,6 +24,7 @@ examples:
   samora_train 1 SAMoraTrainer 10pct -c                    go on where it was stopped
   samora_train 1 SAMoraTrainer 10pct --dry-run             what would be trained on what, and for how long
   samora_train 1 SAMoraTrainer 10pct --set finetune.epochs=40 --name longer
+  samora_train 1 SAMoraTrainer 10pct --set fusion=lac      another fusion of the experts; --preset table4-lac is a row
   samora_train 1 SAMoraTrainer 10pct --unlabeled LiTS 6    experts also from the scans of two other datasets
   samora_train Hippocampus SAMoraTrainer 10pct_cases -f 0 --backbone samora_tiny
   torchrun --nproc-per-node 8 --no-python samora_train 1 SAMoraTrainer full
@@ -85,7 +86,15 @@ def build_parser() -> CommandParser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--name", metavar="N", help="name of the run (default: made from what differs from defaults)")
     parser.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="K=V", help="change a setting"
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; also fusion, order, scope, residual, rank, decoder, levels, recipe",
+    )
+    parser.add_argument(
+        "--preset", metavar="P", help="a row of the paper's ablations: table4-lac, ... (docs/ablations.md)"
     )
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
@@ -171,6 +180,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         seed=arguments.seed,
         name=arguments.name,
         assignments=tuple(arguments.assignments),
+        preset=arguments.preset,
         resume=arguments.resume,
         fast=arguments.fast_dev_run,
     )

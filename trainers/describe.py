@@ -116,9 +116,9 @@ def _account(plan: RunPlan) -> Iterator[str]:
     with torch.device("meta"):
         network = build_network(plan.config.model)
     freeze(network, frozenset(Part(name) for name in plan.choices.trainer.parts))
-    yield f"{'parameters':<14}{'trained':>14}{'frozen':>14}"
+    yield f"{'parameters':<16}{'trained':>14}{'frozen':>14}"
     counts = account(network)
     for part, (trainable, frozen) in counts.items():
         if trainable or frozen:
-            yield f"  {part:<12}{trainable:>14,}{frozen:>14,}"
-    yield f"  {'all':<12}{sum(t for t, _ in counts.values()):>14,}{sum(f for _, f in counts.values()):>14,}"
+            yield f"  {part:<14}{trainable:>14,}{frozen:>14,}"
+    yield f"  {'all':<14}{sum(t for t, _ in counts.values()):>14,}{sum(f for _, f in counts.values()):>14,}"

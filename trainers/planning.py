@@ -27,6 +27,7 @@ from samora_pipeline.files import digest_json
 from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.paths import Roots
+from trainers.ablations import resolve
 from trainers.artefacts import PRETRAINING_FOLDER, Artefact, expert_artefact
 from trainers.base import Base, bootstrapped_base, find_base
 from trainers.config import Settings, shortened
@@ -94,8 +95,9 @@ def make_choices(request: Request) -> Choices:
     """Settle trainer, recipe, levels, backbone and settings.
 
     Raises:
-        UsageError: ``E-ARG-..``, ``E-RECIPE-01``, ``E-STAGE-01``, ``E-NAME-01``, ``E-SET-..``.
+        UsageError: ``E-ARG-..``, ``E-PRESET-..``, ``E-RECIPE-01``, ``E-STAGE-01``, ``E-NAME-01``, ``E-SET-..``.
     """
+    request = resolve(request)
     check_stage(request.stage)
     trainer = find_trainer(request.trainer)
     backbone = request.backbone or trainer.default_backbone

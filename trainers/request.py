@@ -41,6 +41,7 @@ class Request:
     seed: int = 0
     name: str | None = None
     assignments: tuple[str, ...] = ()
+    preset: str | None = None
     resume: bool = False
     fast: bool = False
 
@@ -97,8 +98,8 @@ def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Leve
             "E-ARG-06",
             f"--levels does not name levels of {type(trainer).__name__}",
             found=", ".join(wrong) or "nothing",
-            expected=f"{nearest(wrong[0], known) if wrong else ''}some of {','.join(known)}",
-            fix=f"--levels {','.join(known)}",
+            expected=f"{nearest(wrong[0], known) if wrong else ''}some of {','.join(known)}" if known else "no experts",
+            fix=f"--levels {','.join(known)}" if known else "the same command without --levels",
         )
     return tuple(level for level in trainer.levels if level.value in asked)
 
