@@ -67,12 +67,15 @@ def write_fake_run(
     plans: Plans | None = None,
     labels: LabelScheme = LABELS,
     stamps: tuple[str, ...] = ("PHANTOM",),
+    spec: ModelSpec | None = None,
 ) -> Path:
     """Write finished folds, each with other random weights on one base that lies beside them; return the run folder."""
     plans = plans or make_plans(dataset=dataset)
     folder = results / dataset / run
     folder.mkdir(parents=True)
-    spec = ModelSpec("samora_tiny", plans.input_size.value, labels.num_outputs, in_channels=len(plans.channel_names))
+    if spec is None:
+        channels = len(plans.channel_names)
+        spec = ModelSpec("samora_tiny", plans.input_size.value, labels.num_outputs, in_channels=channels)
     for number, fold in enumerate(folds):
         torch.manual_seed(number)
         network = build_network(spec)

@@ -68,7 +68,7 @@ def as_device(device: str | torch.device | None) -> torch.device:
 def pick_arithmetic(device: torch.device, precision: Precision = "auto") -> Arithmetic:
     """Decide the precision: bfloat16 where the device multiplies in it, else single precision, unless it is forced.
 
-    Without such instructions bfloat16 is emulated, which is correct and several times slower than single precision.
+    Without such instructions bfloat16 is emulated, which is correct and slower than single precision by far.
     """
     if precision != "auto":
         return Arithmetic(torch.bfloat16 if precision == "bf16" else torch.float32, "as asked for")

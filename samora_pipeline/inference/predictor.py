@@ -83,7 +83,7 @@ class Predictor:
         self.labels = labels
         self.device = as_device(device)
         self.arithmetic = pick_arithmetic(self.device, precision)
-        self._networks = [_prepared(network, self.device, self.arithmetic.dtype) for network in networks]
+        self._networks = [prepared(network, self.device, self.arithmetic.dtype) for network in networks]
         self.batch_size = batch_size or pick_batch(self.device, plans.input_size.value)
         self._views = mirrored_views(plans) if tta else [()]
         self._steps = tuple(steps)
@@ -279,7 +279,7 @@ class Predictor:
             )
 
 
-def _prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The network on the device; weights that autocast would convert at every call are stored converted."""
     network = network.to(device).eval()
     if dtype != torch.float32:

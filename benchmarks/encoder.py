@@ -1,0 +1,336 @@
+"""Time SAM's image encoder with three experts against plain SAM and against four separate passes, in one run.
+
+    python benchmarks/encoder.py --backbone samora_tiny --sizes 128     seconds
+    python benchmarks/encoder.py --sizes 224 --repeats 2                a minute
+    python benchmarks/encoder.py                                        224 and 512 px, in each precision of the device
+
+Four variants share one set of random weights: ``base`` (SAM alone), ``naive`` (in every block the base and each expert
+by itself, qkv included, then HL-Attn), and our ExpertBlock in both scopes, ``block`` (the same function as ``naive``)
+and ``attention``. Their outputs are compared with slow restatements first. Repeats are interleaved, and each round
+measures the peak of the machine too, as a large matrix product of the same type on the same threads; ratios and
+shares are taken within a round, so that a load that comes and goes hits both sides. Printed are medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from samora_pipeline.contracts.level import LEVELS
+from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch, pick_device
+from samora_pipeline.inference.predictor import prepared
+from samora_pipeline.models.assembly import build_network
+from samora_pipeline.models.backbones.backbone import Encoder
+from samora_pipeline.models.expert_block import ExpertBlock
+from samora_pipeline.models.fusions.fusion import Fusion
+
+VARIANTS = ("base", "naive", "block", "attention")
+PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
+"""largest difference relative to the largest output: rounding of single precision, and of bf16 through twelve blocks"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One variant: medians over the rounds. ``peak_share`` of the measured peak; memory in MiB above what was there."""
+
+    seconds_per_slice: float
+    gflop_per_slice: float
+    peak_share: float
+    memory_mib: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One size and type. ``differences`` are relative, of our two scopes from their restatements."""
+
+    device: str
+    dtype: str
+    size: int
+    batch: int
+    rounds: int
+    threads: int
+    load: float
+    peak_gflops: float
+    variants: dict[str, Timing]
+    differences: dict[str, float]
+    naive_over_block: tuple[float, float, float]
+    attention_over_base: tuple[float, float, float]
+
+
+class Apart(nn.Module):
+    """An expert block restated the slow way: every branch by itself, one after the other.
+
+    Scope ``block``: the whole block once per branch, with its own qkv product. Scope ``attention``: the attention once
+    per branch, and the MLP once.
+    """
+
+    def __init__(self, wrapped: ExpertBlock) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B,H,W,D) to (B,H,W,D)."""
+        wrapped, fusion = self.wrapped, cast(Fusion, self.wrapped.fusion)
+        block, steps = wrapped.block, wrapped.steps
+        if wrapped.scope == "block":
+            base = block(x)
+            experts = torch.stack([self._alone(position, x) for position in range(len(wrapped.levels))])
+            return cast(Tensor, base + fusion(base, experts))
+        shortcut, windows = steps.enter(block, x)
+        product = cast(nn.Module, block.get_submodule("attn.qkv"))(windows)
+        branches = [product, *(wrapped.experts[level](windows, product) for level in wrapped.levels)]
+        size = (x.shape[1], x.shape[2])
+        base, *attended = (steps.attend(block, branch, size) for branch in branches)
+        return steps.leave(block, shortcut + base + fusion(base, torch.stack(attended)))
+
+    def _alone(self, position: int, x: Tensor) -> Tensor:
+        """The whole block under one expert."""
+        wrapped = self.wrapped
+        before, wrapped.active = wrapped.active, (wrapped.levels[position],)
+        try:
+            return cast(Tensor, wrapped(x))
+        finally:
+            wrapped.active = before
+
+
+def build_encoder(backbone: str, size: int, seed: int) -> Encoder:
+    """An encoder with three experts and HL-Attn whose weights are all random, so that no branch equals another."""
+    torch.manual_seed(seed)
+    network = build_network(ModelSpec(backbone, size, 9, levels=LEVELS, fusion=FusionSpec()))
+    with torch.no_grad():
+        for block in network.image_encoder.blocks:
+            for parameter in (*block.experts.parameters(), *block.fusion.parameters()):
+                nn.init.normal_(parameter, std=0.02)
+    return network.image_encoder
+
+
+@contextmanager
+def variant(encoder: Encoder, name: str) -> Iterator[Encoder]:
+    """Within the context the encoder runs as this variant, or (``apart``) as the restatement of scope ``attention``."""
+    wrapped = list(encoder.blocks)
+    blocks = [cast(ExpertBlock, block) for block in wrapped]
+    try:
+        for block in blocks:
+            block.active = () if name == "base" else block.levels
+            block.scope = "attention" if name in ("attention", "apart") else "block"
+        if name in ("naive", "apart"):
+            encoder.blocks = nn.ModuleList(Apart(block) for block in blocks)
+        yield encoder
+    finally:
+        encoder.blocks = nn.ModuleList(wrapped)
+        for block in blocks:
+            block.active, block.scope = block.levels, "block"
+
+
+def run(encoder: Encoder, name: str, images: Tensor) -> Tensor:
+    """The embedding (B,P,g,g) of one variant."""
+    reduced = next(encoder.neck.parameters()).dtype == torch.bfloat16  # type: ignore[union-attr]
+    with (
+        torch.inference_mode(),
+        variant(encoder, name),
+        torch.autocast(images.device.type, torch.bfloat16) if reduced else nullcontext(),
+    ):
+        return encoder(images).embedding.float()
+
+
+def check(encoder: Encoder, images: Tensor) -> dict[str, float]:
+    """Largest difference of our scopes from their restatements, relative to the largest output."""
+    pairs = {"block": "naive", "attention": "apart"}
+    found = {}
+    for ours, reference in pairs.items():
+        expected = run(encoder, reference, images)
+        found[ours] = ((run(encoder, ours, images) - expected).abs().max() / expected.abs().max()).item()
+    return found
+
+
+def count_gflop(backbone: str, size: int, name: str) -> float:
+    """Multiplications and additions of one slice, as torch counts them on tensors without content."""
+    with torch.device("meta"):
+        encoder, image = build_encoder(backbone, size, 0), torch.empty(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter:
+        run(encoder, name, image)
+    return counter.get_total_flops() / 1e9
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call by the clock."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
+
+
+def peak_gflops(dtype: torch.dtype, device: torch.device, side: int) -> float:
+    """The best of three large matrix products, in GFLOP per second."""
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = min(seconds(lambda: left @ right, device) for _ in range(3))
+    return 2 * side**3 / best / 1e9
+
+
+class Memory:
+    """Peak memory in MiB above what was in use before: of the process on Linux, of the allocator on CUDA."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def reset(self) -> None:
+        """Begin anew."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device) / 2**20
+            return
+        # Without this, what was freed before still counts as in use.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self._before = self._status("VmRSS")
+
+    def peak(self) -> float:
+        """MiB since ``reset``."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20 - self._before
+        return self._status("VmHWM") - self._before
+
+    def _status(self, name: str) -> float:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:"))) / 1024
+
+
+def measure(backbone: str, size: int, dtype: str, device: torch.device, batch: int, rounds: int, seed: int) -> Result:
+    """Time all variants at one size in one type.
+
+    Raises:
+        SystemExit: when our blocks and their restatements disagree.
+    """
+    encoder = cast(Encoder, prepared(build_encoder(backbone, size, seed), device, DTYPES[dtype]))
+    images = torch.rand(batch, 3, size, size, device=device)
+    differences = check(encoder, images[:1])
+    if max(differences.values()) > TOLERANCE[dtype]:
+        raise SystemExit(f"outputs differ by {differences}, more than {TOLERANCE[dtype]:g}: nothing was timed")
+    gflop = {name: count_gflop(backbone, size, name) for name in VARIANTS}
+    memory, times, peaks = Memory(device), {name: [] for name in VARIANTS}, []
+    used: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for _ in range(rounds):
+        peaks.append(peak_gflops(DTYPES[dtype], device, PEAK_SIDE[device.type]))
+        for name in VARIANTS:
+            memory.reset()
+            times[name].append(seconds(lambda name=name: run(encoder, name, images), device) / batch)  # type: ignore[misc]
+            used[name].append(memory.peak())
+    return Result(
+        str(device),
+        dtype,
+        size,
+        batch,
+        rounds,
+        torch.get_num_threads(),
+        os.getloadavg()[0],
+        statistics.median(peaks),
+        {
+            name: Timing(
+                statistics.median(times[name]),
+                gflop[name],
+                statistics.median(gflop[name] / one / peak for one, peak in zip(times[name], peaks, strict=True)),
+                statistics.median(used[name]),
+            )
+            for name in VARIANTS
+        },
+        differences,
+        _ratio(times["naive"], times["block"]),
+        _ratio(times["attention"], times["base"]),
+    )
+
+
+def _ratio(above: list[float], below: list[float]) -> tuple[float, float, float]:
+    """Median, smallest and largest ratio within a round."""
+    ratios = [one / other for one, other in zip(above, below, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def report(result: Result) -> list[str]:
+    """The lines that are printed for one result, with the bars where they apply."""
+    lines = [
+        f"{result.device} {result.dtype} {result.size} px, batch {result.batch}, {result.threads} threads, "
+        f"{result.rounds} rounds, load {result.load:.1f}, peak {result.peak_gflops:.0f} GFLOP/s",
+        "  variant     s/slice  GFLOP/slice  of peak  memory MiB",
+        *(
+            f"  {name:<10}{one.seconds_per_slice:>9.4f}{one.gflop_per_slice:>13.1f}{one.peak_share:>9.0%}"
+            f"{one.memory_mib:>12.0f}"
+            for name, one in result.variants.items()
+        ),
+        f"  outputs differ by {max(result.differences.values()):.1e} of the largest",
+    ]
+    faster = {"fp32": 1.05, "bf16": 1.2}[result.dtype]
+    lines.append(_bar("naive / block", result.naive_over_block, faster, at_least=True))
+    lines.append(_bar("attention / base", result.attention_over_base, 2.0, at_least=False))
+    if result.dtype == "bf16":
+        share = result.variants["block"].peak_share
+        lines.append(f"  block, share of peak {share:.0%}  bar at least 60%: {_verdict(share >= 0.6)}")
+    return lines
+
+
+def _bar(name: str, ratio: tuple[float, float, float], bar: float, *, at_least: bool) -> str:
+    median, low, high = ratio
+    reached = median >= bar if at_least else median <= bar
+    words = "at least" if at_least else "at most"
+    return f"  {name} {median:.2f} ({low:.2f} to {high:.2f})  bar {words} {bar:g}: {_verdict(reached)}"
+
+
+def _verdict(reached: bool) -> str:
+    return "reached" if reached else "missed"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure every size and type and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="sam_vit_b")
+    parser.add_argument("--sizes", type=int, nargs="+", default=(224, 512), metavar="PX")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=tuple(DTYPES), help="default: both; bf16 only where it is native"
+    )
+    parser.add_argument("--device", help="cpu, cuda (default: cuda where there is one)")
+    parser.add_argument("--batch", type=int, help="slices per call (default: what samora_predict takes)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    arguments = parser.parse_args(argv)
+    device = pick_device(arguments.device)
+    native = pick_arithmetic(device)
+    print(f"native precision: {native.name} ({native.why}); CPU instructions: {cpu_bf16_instructions() or 'no bf16'}")
+    dtypes = arguments.dtypes or list(DTYPES)
+    if native.name != "bf16" and "bf16" in dtypes:
+        # Emulated, a single product of the peak would take minutes, and the figures would say nothing.
+        print(f"bf16 is not measured: {native.why}")
+        dtypes = [dtype for dtype in dtypes if dtype != "bf16"]
+    results = []
+    for size in arguments.sizes:
+        for dtype in dtypes:
+            batch = arguments.batch or pick_batch(device, size)
+            result = measure(arguments.backbone, size, dtype, device, batch, arguments.repeats, arguments.seed)
+            results.append(result)
+            print("\n".join(report(result)), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Every registered trainer's network goes through the one predictor, and gives what a slow restatement gives."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.imaging.intensity import normalize
+from samora_pipeline.imaging.resampling import InPlaneMap
+from samora_pipeline.inference.loading import load_folds
+from samora_pipeline.inference.predictor import Predictor
+from tests.fake_run import LABELS, make_plans, write_fake_run
+from trainers.catalog import TRAINERS
+
+SPACING = (3.0, 1.1, 0.9)
+
+
+def tiny_spec(name: str) -> ModelSpec:
+    trainer = TRAINERS.get(name)()
+    backbone = "samora2_tiny" if trainer.default_backbone.startswith("sam2") else "samora_tiny"
+    model = trainer.settings_for(backbone).model
+    return trainer.spec(backbone, model, trainer.levels, input_size=64, in_channels=1, num_outputs=LABELS.num_outputs)
+
+
+def averaged(networks: list[nn.Module], images: npt.NDArray[Any], plans: Any) -> npt.NDArray[np.float64]:
+    """Probabilities (S,K,H,W): slice by slice, fold by fold, view by view, in double precision."""
+    in_plane = InPlaneMap.for_plan(*images.shape[2:], SPACING[1:], plans)
+    rows, columns = in_plane.image_operators
+    unused = ((0.0, 0.0),)
+    result = []
+    for image in normalize(images, plans.intensity.value, unused, unused):
+        small = (rows @ image @ columns.T).clip(0, 1).astype(np.float32)
+        members = []
+        for network, flips in itertools.product(networks, [(), (1,), (2,), (1, 2)]):
+            with torch.no_grad():
+                logits = network.eval()(torch.from_numpy(np.flip(small, flips).copy())[None])[0].double().numpy()
+            up, across = in_plane.logit_operators(logits.shape[-1])
+            scores = up @ np.flip(logits, flips) @ across.T
+            powers = np.exp(scores - scores.max(0))
+            members.append(powers / powers.sum(0))
+        result.append(np.mean(members, axis=0))
+    return np.stack(result)
+
+
+@pytest.fixture(scope="module", params=TRAINERS.names())
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    name = request.param
+    folder = tmp_path_factory.mktemp(name)
+    return write_fake_run(folder, folds=("0", "1"), spec=tiny_spec(name), run=f"{name}__full__default")
+
+
+def test_folds_and_views_are_averaged(run: Path) -> None:
+    networks = [fold.network for fold in load_folds([run / "fold_0", run / "fold_1"], run)]
+    images = np.random.default_rng(3).integers(-200, 400, (1, 1, 40, 52)).astype(np.int16)
+    predictor = Predictor.load(run, weights_folder=run, tta=True, precision="fp32")
+    found = torch.cat([chunk.probabilities for chunk in predictor.predict_scores(images, SPACING)]).numpy()
+    expected = averaged(list(networks), images, make_plans())
+    # Random weights answer with little contrast; an error of any member would be as large as that contrast.
+    contrast = np.ptp(expected, axis=(2, 3)).max()
+    assert np.abs(found - expected).max() < 2e-3 * contrast
+    assert np.abs(found - found[..., ::-1]).max() > 0.1 * contrast
+    assert np.array_equal(predictor(images[:, 0], SPACING), expected.argmax(1).astype(np.uint8))
+
+
+def test_the_network_runs_in_bf16(run: Path) -> None:
+    images = np.random.default_rng(4).integers(-200, 400, (1, 1, 40, 52)).astype(np.int16)
+    scores = []
+    for precision in ("fp32", "bf16"):
+        predictor = Predictor.load(run / "fold_0", weights_folder=run, precision=precision)
+        (chunk,) = predictor.predict_scores(images, SPACING)
+        assert chunk.probabilities.dtype == torch.float32
+        scores.append(chunk.probabilities)
+    assert (scores[0] - scores[1]).abs().max() < 0.03
+    assert not torch.equal(scores[0], scores[1])
