@@ -11,6 +11,7 @@ from pathlib import Path
 from samora_pipeline import distributed
 from samora_pipeline.command_line import say
 from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.pretraining_card import EXPERTS_CARD_FILE
 from samora_pipeline.contracts.run import BASE_FILE, SUMMARY_FILE
 from samora_pipeline.errors import AssetError
 from samora_pipeline.files import atomic_path, digest_file, sweep
@@ -19,6 +20,7 @@ from samora_pipeline.run_log import Line, duration, logger
 from samora_pipeline.slices.datasets import UnlabelledSource
 from trainers.artefacts import TARGETS_FOLDER, Artefact
 from trainers.base import fetch_base
+from trainers.expert_similarity import compare_experts
 from trainers.planning import RunPlan
 from trainers.pool_manifest import describe_choice, pool_manifest
 from trainers.request import BOOTSTRAP
@@ -171,7 +173,6 @@ class Execution:
                 raise _missing(artefact.stage)
             if (timing := artefact.timing(self._name)) is not None:
                 self._record(artefact.stage, timing)
-        self._source = None
         base = self._base_file()
         if plan.base.bootstrap is not None:
             base = self._own_base(base)
@@ -183,9 +184,22 @@ class Execution:
             slices=plan.dataset.slices,
             parts=frozenset(Part(name) for name in plan.choices.trainer.parts),
         )
+        self._compare_experts(inputs)
+        self._source = None
         history = finetune.run_finetune(inputs, self.context, folder, config_digest(self.config))
         self._record(finetune.STAGE, of_history(history))
         self._say_done(finetune.STAGE, history)
+
+    def _compare_experts(self, inputs: finetune.FinetuneInputs) -> None:
+        """Once, before fine-tuning; every rank waits for the main one."""
+        folder, levels = self.plan.folder, tuple(inputs.experts)
+        if not levels or (folder / EXPERTS_CARD_FILE).is_file():
+            return
+        source = self._pool_source()
+        if distributed.is_main():
+            network = finetune.starting_network(inputs, self.context.seed)
+            compare_experts(network, levels, source, self.context.device, folder, self.config.stamps)
+        distributed.barrier()
 
     def _own_base(self, made: Path) -> Path:
         """Copy a bootstrapped base into the run and note its digest, so that the run can be moved."""

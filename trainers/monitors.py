@@ -78,7 +78,7 @@ class Monitor:
     def finish(self, history: Sequence[Line], folder: Path) -> PretrainingCard:
         """Examine once more, on the larger panel, and write card.json and card.png."""
         begun = time.monotonic()
-        with distributed.alone(), torch.no_grad():
+        with distributed.alone():
             measures, examination = self._measure(self._final)
             measures |= self._probes(examination)
             blocks = self._blocks()
@@ -93,6 +93,7 @@ class Monitor:
         _tell(card, folder / CARD_PICTURE)
         return card
 
+    @torch.no_grad()
     def _measure(self, panel: Sequence[int]) -> tuple[Measures, Examination]:
         """The measures of the panel, and what was seen with LoRA on."""
         watched = self._watched

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from samora_pipeline.objectives.reconstruction import images_from, masked_reconstruction, mean_squared_error, patches
+from samora_pipeline.objectives.reconstruction import (
+    images_from,
+    masked_reconstruction,
+    mean_squared_error,
+    patches,
+    soft_dice,
+)
 
 
 def slow_masked(prediction: Tensor, images: Tensor, mask: Tensor, normalised: bool, skip_flat: bool) -> float:
@@ -101,3 +107,13 @@ def test_mean_squared_error_is_the_mean_over_all_elements() -> None:
     squares = [(a - b) ** 2 for a, b in zip(first.flatten().tolist(), second.flatten().tolist(), strict=True)]
     assert float(mean_squared_error(first, second)) == pytest.approx(sum(squares) / 24, rel=1e-6)
     assert mean_squared_error(first.bfloat16(), second).dtype == torch.float32
+
+
+def test_soft_dice_is_zero_for_equal_images_and_one_without_overlap() -> None:
+    image = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert float(soft_dice(image, image)) == pytest.approx(0, abs=1e-6)
+    assert float(soft_dice(torch.zeros_like(image), image)) == 1
+    p, t = image.flatten().tolist(), image.flip(0).flatten().tolist()
+    overlap = 2 * sum(a * b for a, b in zip(p, t, strict=True))
+    sizes = sum(a * a for a in p) + sum(b * b for b in t)
+    assert float(soft_dice(image, image.flip(0))) == pytest.approx(1 - overlap / sizes, rel=1e-5)

@@ -20,7 +20,7 @@ def forked(work: Callable[[], int | None], environment: dict[str, str] | None = 
     return process
 
 
-def exit_code(process: BaseProcess, seconds: float = 120.0) -> int:
+def exit_code(process: BaseProcess, seconds: float = 300.0) -> int:
     """Wait for a child; a signal that killed it counts negative."""
     process.join(seconds)
     if process.exitcode is None:

@@ -18,6 +18,7 @@ from samora_pipeline.contracts.run import FINAL_CHECKPOINT
 from samora_pipeline.evaluation import tables  # noqa: F401
 from samora_pipeline.inference import job, predictor  # noqa: F401
 from samora_pipeline.reporting import curves, overlays
+from samora_pipeline.reporting import pretraining as cards
 from tests.trainers.processes import exit_code, forked, on_ranks
 from tests.trainers.small_data import NAME
 from trainers import execution, loop  # noqa: F401
@@ -73,6 +74,7 @@ def sitting_on_ranks(count: int, words: Sequence[str]) -> list[int]:
 def _draw_nothing() -> None:
     curves.draw_progress = lambda *arguments: None
     overlays.draw_overlays = lambda *arguments: None
+    cards.draw_card = cards.draw_experts = lambda *arguments: None
 
 
 def _interrupt(stage: str, step: int, number: signal.Signals) -> None:

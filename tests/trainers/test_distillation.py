@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.plans import PLANS_FILE, Plans
+from samora_pipeline.errors import UsageError
+from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.freezing import Part, freeze
+from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.models.teachers.catalog import TEACHERS
+from samora_pipeline.models.teachers.teacher import Teacher
+from samora_pipeline.slices.datasets import SliceId, SliceSource
+from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
+from trainers.pretraining_config import DISTILLED_IMAGE, DISTILLED_PATCH, DistillationSettings
+from trainers.stages.distillation import DistillationObjective, Lesson
+from trainers.stages.masked import view_of
+from trainers.stages.stage import network_on_base
+
+CPU = torch.device("cpu")
+NETWORKS = {Level.IMAGE: "simclr_tiny", Level.PATCH: "mae_tiny"}
+DEFAULTS = {Level.IMAGE: DISTILLED_IMAGE, Level.PATCH: DISTILLED_PATCH}
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> Plans:
+    folder = make_dataset(tmp_path_factory.mktemp("distil")) / "preprocessed" / NAME
+    plans = read_json(Plans, folder / PLANS_FILE)
+    _SOURCES[plans] = SliceSource(
+        folder / "slices", [SliceId(case, i) for case in TRAIN[:3] for i in range(DEPTH)], plans
+    )
+    return plans
+
+
+_SOURCES: dict[Plans, SliceSource] = {}
+
+
+def _teacher(level: Level) -> Teacher:
+    torch.manual_seed(1)
+    teacher = TEACHERS.get(NETWORKS[level]).build(INPUT)
+    # Away from the start, where the last norms of a ResNet are zero.
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    teacher.freeze()
+    return teacher
+
+
+def _network(level: Level, backbone: str = "samora_tiny") -> SegmentationNetwork:
+    decoder = BACKBONES.get(backbone).own_decoder
+    network = network_on_base(ModelSpec(backbone, INPUT, 1, levels=(level,), fusion=None, decoder=decoder), None, 0)
+    freeze(network, frozenset({Part.EXPERTS}))
+    return network
+
+
+def _objective(
+    level: Level, settings: DistillationSettings, plans: Plans, network: SegmentationNetwork, folder: Path
+) -> DistillationObjective:
+    torch.manual_seed(2)
+    lesson = Lesson(_teacher(level), settings, "teacher", folder)
+    objective = DistillationObjective(_SOURCES[plans], plans, lesson, network.image_encoder, level.value, 0)
+    objective.prepare(CPU)
+    return objective
+
+
+@pytest.mark.parametrize("backbone", ["samora_tiny", "samora2_tiny"])
+@pytest.mark.parametrize("level", list(NETWORKS))
+def test_only_lora_and_projector_learn_and_the_teacher_stays(
+    level: Level, backbone: str, plans: Plans, tmp_path: Path
+) -> None:
+    network = _network(level, backbone)
+    objective = _objective(level, DEFAULTS[level], plans, network, tmp_path)
+    teacher = objective._teacher
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    loss, metrics = objective.loss(network, objective.load([0, 1, 2, 3], 0))
+    loss.backward()
+    assert {name for name, p in network.named_parameters() if p.grad is not None} == {
+        name for name, p in network.named_parameters() if p.requires_grad
+    }
+    assert all(p.grad is not None for p in objective.head.parameters())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not teacher.training
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert -1 <= float(metrics["cosine"]) <= 1
+
+
+def test_the_patch_loss_is_that_of_normalised_tokens_in_the_same_order(plans: Plans, tmp_path: Path) -> None:
+    network = _network(Level.PATCH)
+    objective = _objective(Level.PATCH, DISTILLED_PATCH, plans, network, tmp_path)
+    batch = objective.load([0, 3], 0)
+    with torch.no_grad():
+        loss, _ = objective.loss(network, batch)
+    images = view_of(batch)
+    tokens = objective._teacher.features(images, "tokens")
+    target = functional.layer_norm(tokens, tokens.shape[-1:])
+    (own,) = network.image_encoder.forward_tokens(network.to_rgb(images), (network.image_encoder.depth,))
+    prediction = objective.head.projector.projector(functional.layer_norm(own, own.shape[-1:]))
+    assert float(loss) == pytest.approx(float((prediction - target).detach().square().mean()), rel=1e-5)
+
+
+def test_the_image_target_is_standardised_over_the_pool(plans: Plans, tmp_path: Path) -> None:
+    network = _network(Level.IMAGE)
+    objective = _objective(Level.IMAGE, DISTILLED_IMAGE, plans, network, tmp_path)
+    everything = list(range(15))
+    # The views that the statistics were fitted on.
+    features = objective._teacher.features(view_of(objective._drawn(everything, -2)), "pooled")
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
+    batch = objective.load(everything, 0)
+    _, target, _ = objective._compare(network, batch)
+    raw = objective._teacher.features(view_of(batch), "pooled")
+    flat = std <= 1e-6 * mean.abs().clamp(min=1e-6)
+    torch.testing.assert_close(target[:, ~flat], ((raw - mean) / std)[:, ~flat], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("level", "changes"),
+    [
+        (Level.IMAGE, {}),
+        (Level.IMAGE, {"feature": "map16"}),
+        (Level.PATCH, {}),
+        (Level.PATCH, {"masked_share": 0.75}),
+    ],
+)
+def test_targets_from_disk_are_those_of_the_teacher(
+    level: Level, changes: dict[str, object], plans: Plans, tmp_path: Path
+) -> None:
+    network = _network(level)
+    settings = replace(DEFAULTS[level], view_count=2, **changes)
+    objective = _objective(level, settings, plans, network, tmp_path)
+    direct = _objective(level, replace(settings, view_count=None), plans, network, tmp_path)
+    for epoch in (0, 1, 5):
+        batch = objective.load([2, 7, 11], epoch)
+        assert "target" in batch
+        with torch.no_grad():
+            kept = objective.loss(network, batch)[0]
+            computed = direct.loss(network, direct.load([2, 7, 11], epoch % 2))[0]
+        assert float(kept) == pytest.approx(float(computed), rel=2e-3)
+    assert "target" not in objective.load([2], -1)
+    blocks = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
+    _objective(level, settings, plans, network, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == blocks
+
+
+def test_hidden_patches_are_compared_at_the_visible_places(plans: Plans, tmp_path: Path) -> None:
+    network = _network(Level.PATCH)
+    objective = _objective(Level.PATCH, replace(DISTILLED_PATCH, masked_share=0.75), plans, network, tmp_path)
+    prediction, target, _ = objective._compare(network, objective.load([0, 1], 0))
+    assert prediction.shape == target.shape == (2, 4, 96)
+    objective.loss(network, objective.load([0, 1], 0))[0].backward()
+    assert objective.head.mask_token is not None
+    assert objective.head.mask_token.grad is not None
+
+
+@pytest.mark.parametrize(("level", "backbone"), [(Level.IMAGE, "samora_tiny"), (Level.PATCH, "samora2_tiny")])
+def test_patches_cannot_be_hidden_everywhere(level: Level, backbone: str, plans: Plans, tmp_path: Path) -> None:
+    settings = replace(DEFAULTS[level], masked_share=0.5)
+    with pytest.raises(UsageError, match="E-DISTIL-01"):
+        _objective(level, settings, plans, _network(level, backbone), tmp_path)
+
+
+def test_the_student_is_compared_with_its_teacher(plans: Plans, tmp_path: Path) -> None:
+    network = _network(Level.PATCH)
+    objective = _objective(Level.PATCH, DISTILLED_PATCH, plans, network, tmp_path)
+    with torch.no_grad():
+        shown = objective.examine(network, objective.load(list(range(8)), -1))
+    assert list(shown.columns) == ["original", "teacher", "student", "error"]
+    grids: dict[str, Tensor] = dict(shown.columns)
+    assert grids["teacher"].shape == grids["student"].shape == grids["error"].shape == (8, 4, 4)
+    assert grids["original"].shape == (8, INPUT, INPUT)
+    assert all(0 <= float(value.min()) <= float(value.max()) <= 1 for value in grids.values())
+    assert 0 <= shown.measures["teacher_similarity"] <= 1
+    assert shown.measures["explained"] < 1

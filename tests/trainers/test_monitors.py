@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samora_pipeline import distributed
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.plans import PLANS_FILE, Plans
+from samora_pipeline.contracts.pretraining_card import PretrainingCard
+from samora_pipeline.models.expert_block import only_expert
+from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.slices.datasets import SliceId, SliceSource
+from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
+from trainers.monitor_rules import RULES, judge, verdict
+from trainers.monitors import Monitor, Watched, places_of, spread_evenly
+from trainers.pretraining_config import PatchSettings, PixelSettings, PretrainingSettings
+from trainers.stages.patch import PatchObjective
+from trainers.stages.pixel import PixelObjective
+from trainers.stages.stage import network_on_base
+
+CPU = torch.device("cpu")
+LINE = {
+    **{"epoch": 1, "loss": 1.0, "seconds": 10.0, "slices_per_second": 4.0, "data_wait": 0.1, "memory_gib": 1.0},
+    **{"skipped_steps": 0, "monitor_seconds": 0.2, "panel_gap": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("monitors")) / "preprocessed" / NAME
+
+
+@pytest.fixture(scope="module")
+def plans(folder: Path) -> Plans:
+    return read_json(Plans, folder / PLANS_FILE)
+
+
+@pytest.fixture(scope="module")
+def source(folder: Path, plans: Plans) -> SliceSource:
+    return SliceSource(folder / "slices", [SliceId(case, i) for case in TRAIN[:4] for i in range(DEPTH)], plans)
+
+
+def _network(level: Level) -> SegmentationNetwork:
+    return network_on_base(ModelSpec("samora_tiny", INPUT, 1, levels=(level,), fusion=None), None, 0)
+
+
+def _patch(source: SliceSource, plans: Plans) -> tuple[Watched, SegmentationNetwork]:
+    network = _network(Level.PATCH)
+    settings = PatchSettings(epochs=2, batch=512)
+    objective = PatchObjective(source, plans, settings, network.image_encoder, 0)
+    return Watched("expert_patch", network, objective, source, settings, CPU, Level.PATCH), network
+
+
+def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans) -> None:
+    watched, network = _patch(source, plans)
+    monitor = Monitor(watched)
+    untouched = monitor.epoch()
+    assert untouched["panel_gap"] == 0.0
+    torch.manual_seed(0)
+    for block in network.image_encoder.blocks:
+        torch.nn.init.normal_(block.experts["patch"].v_b, std=0.5)
+    changed = monitor.epoch()
+    assert changed["panel_loss_off"] == untouched["panel_loss_off"]
+    batch = watched.objective.load(monitor._each, -1)
+    with torch.no_grad(), only_expert(network.image_encoder, Level.PATCH):
+        loss_on = float(watched.objective.loss(network, batch)[0])
+    assert changed["panel_loss_on"] == pytest.approx(loss_on)
+    off = changed["panel_loss_off"]
+    assert changed["panel_gap"] == pytest.approx((off - loss_on) / off)
+    assert monitor.epoch() == changed
+
+
+def test_a_card_has_every_number_and_its_rule(source: SliceSource, plans: Plans, tmp_path: Path) -> None:
+    watched, network = _patch(source, plans)
+    for block in network.image_encoder.blocks[1:]:
+        torch.nn.init.constant_(block.experts["patch"].v_b, 0.01)
+    history = [LINE, {**LINE, "epoch": 2, "loss": 0.5, "skipped_steps": 3}]
+    card = Monitor(watched).finish(history, tmp_path)
+    assert read_json(PretrainingCard, tmp_path / "card.json") == card
+    assert (tmp_path / "card.png").read_bytes().startswith(b"\x89PNG")
+    assert (card.verdict, card.skipped_steps, card.seconds, card.slices_per_second) == ("warn", 3, 20.0, 4.0)
+    values = {measure.name: measure for measure in card.measures}
+    assert values["loss_ratio"].value == 0.5
+    assert values["skipped_steps"].passed is False
+    assert "learning rate" in values["skipped_steps"].advice
+    qkv = network.image_encoder.blocks[1].block.attn.qkv.weight.chunk(3)[2]
+    expert = network.image_encoder.blocks[1].experts["patch"]
+    assert card.blocks["v"][0] == 0
+    assert card.blocks["v"][1] == pytest.approx(float((expert.v_b @ expert.v_a).norm() / qkv.norm()), rel=1e-5)
+    assert card.blocks["q"] == (0,) * len(network.image_encoder.blocks)
+    assert json.loads((tmp_path / "card.json").read_text())["schema_version"] == 1
+
+
+def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, plans: Plans) -> None:
+    network = _network(Level.PIXEL)
+    objective = PixelObjective(source, plans, PixelSettings(), network.image_encoder, 0)
+
+    class Identity(nn.Module):
+        def forward(self, tokens: object) -> Tensor:
+            return objective.noisy
+
+    objective.head = Identity()
+    original = objective._restore
+
+    def restore(network: SegmentationNetwork, batch: dict[str, object]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        clean, noisy, tokens = original(network, batch)
+        objective.noisy = noisy
+        return clean, noisy, tokens
+
+    objective._restore = restore
+    with torch.no_grad():
+        shown = objective.examine(network, objective.load([0, 5, 9, 14], -1))
+    assert shown.measures["psnr_gain"] == shown.measures["ssim_gain"] == 0
+    assert float(shown.loss) == pytest.approx(shown.measures["noisy"])
+    torch.testing.assert_close(shown.columns["restored"], shown.columns["noisy"])
+    torch.testing.assert_close(
+        shown.columns["error"], (objective.noisy[:, 0] - shown.columns["original"]).abs().clamp(0, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "each", "final"),
+    [
+        ({"batch": 24, "steps_per_epoch": 12, "epochs": 4}, 8, 32),
+        ({"batch": 8, "steps_per_epoch": 12, "epochs": 4}, 4, 11),
+        ({"batch": 512, "epochs": 80}, 9, 32),
+    ],
+)
+def test_panels_cost_a_fiftieth(settings: dict[str, int], each: int, final: int) -> None:
+    values = {"micro_batch": None, "learning_rate": 1.0, "weight_decay": 0.0, "betas": (0.9, 0.9), **settings}
+    monitor = Monitor(Watched("stage", nn.Linear(1, 1), None, range(300), PretrainingSettings(**values), CPU))
+    assert (len(monitor._each), len(monitor._final)) == (each, final)
+
+
+def test_panels_are_spread_over_the_pool(source: SliceSource) -> None:
+    assert spread_evenly(20, 4) == [0, 5, 10, 15]
+    assert spread_evenly(3, 32) == [0, 1, 2]
+    assert places_of(source.keys([0, 2, 4]), source) == [0.0, 0.5, 1.0]
+
+
+def test_every_rule_says_what_it_means_and_what_to_do() -> None:
+    for name, rule in RULES.items():
+        assert rule.meaning, name
+        assert bool(rule.advice) == (rule.least is not None or rule.most is not None), name
+    good, bad = judge({"gap": 0.2, "data_wait": 0.0}), judge({"gap": 0.2, "data_wait": 0.5})
+    assert (verdict(good), verdict(bad)) == ("pass", "warn")
+    assert [measure.advice for measure in good] == ["", ""]
+    assert judge({"loss": 3.0})[0].passed is None
+
+
+def test_alone_a_rank_counts_as_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 3)
+    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 2)
+    with distributed.alone():
+        assert (distributed.rank(), distributed.world_size(), distributed.own_share([1, 2, 3])) == (0, 1, [1, 2, 3])
+    assert (distributed.rank(), distributed.world_size()) == (2, 3)
