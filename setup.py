@@ -20,6 +20,7 @@ REQUIREMENTS = [
     "blosc2>=2.5",  # b2nd arrays with per-chunk access
     "safetensors>=0.4.3",  # own weights; loads bfloat16
     "scipy>=1.11",  # distance search and statistics
+    "jinja2>=3.1",  # reports; escapes whatever comes from files
     "matplotlib>=3.8",  # progress and overlay pictures; works with NumPy 2
     "h5py>=3.11",  # volumes that are distributed as HDF5 (Synapse, LA); works with NumPy 2
     "Pillow>=10",  # PNG slices as a source of scans
@@ -27,7 +28,9 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
+    "dicom": ["highdicom>=0.25", "pydicom>=3"],  # DICOM SEG (samora_export labels --format dcm)
     "dask": ["distributed>=2024.1"],  # cases mapped over an existing cluster (--dask ADDRESS)
+    "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
     "dev": [
         "pytest>=8",
         "ruff>=0.6",
@@ -53,6 +56,7 @@ setup(
     packages=find_packages(include=["samora_pipeline*", "dataset_conversion*", "planners*", "trainers*"]),
     package_data={
         "samora_pipeline.evaluation": ["*.json"],
+        "samora_pipeline.reporting": ["templates/*"],
         "samora_pipeline.weights": ["*.safetensors", "*.json", "*.md"],
         "dataset_conversion": ["lists/*.json"],
     },
@@ -66,7 +70,11 @@ setup(
             "samora_predict = samora_pipeline.inference.cli:main",
             "samora_evaluate = samora_pipeline.evaluation.cli:main",
             "samora_compare = samora_pipeline.reporting.compare_cli:main",
+            "samora_report = samora_pipeline.reporting.report_cli:main",
             "samora_weights = samora_pipeline.weights.cli:main",
+            "samora_export = samora_pipeline.handover.cli:main",
+            "samora_import = samora_pipeline.handover.import_cli:main",
+            "samora_doctor = samora_pipeline.doctor.cli:main",
         ]
     },
 )

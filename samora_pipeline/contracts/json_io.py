@@ -41,6 +41,11 @@ def read_object(path: Path) -> Any:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("E-JSON-02", f"{path.name} cannot be read", found=f"{path}: {error}") from error
+    return read_text(text, path)
+
+
+def read_text(text: str, path: Path) -> Any:
+    """Read the text of a JSON file by the same rules; ``path`` is only named in errors."""
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:

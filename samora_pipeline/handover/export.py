@@ -1,0 +1,202 @@
+"""From a trained run to a folder or a zip that others can use: weights, plan, terms, card and digests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from samora_pipeline.contracts.dataset import SamoraJson, read_dataset
+from samora_pipeline.contracts.json_io import read_json, to_plain
+from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
+from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
+from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.timing import TIMING_FILE, Timing
+from samora_pipeline.errors import AssetError, DataError, SamoraError, UsageError
+from samora_pipeline.evaluation.run_scores import read_run
+from samora_pipeline.files import atomic_folder, atomic_path, digest_file
+from samora_pipeline.handover import contents
+from samora_pipeline.handover.bases import shared_bases
+from samora_pipeline.handover.contents import DigestsJson, FileDigest, ModelJson
+from samora_pipeline.handover.model_card import CardFacts, model_card
+from samora_pipeline.handover.pseudonyms import postprocessing_without_names, pseudonyms, without_names
+from samora_pipeline.handover.terms import citations_of, citations_page, licences_page, terms_of
+from samora_pipeline.inference.runs import TrainedRun
+from samora_pipeline.paths import Roots
+from samora_pipeline.reproducibility import snapshot
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+Content = bytes | Path
+"""what stands under a name: the bytes of a text, or the file whose bytes are taken over"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The files of an export by name, and what is told of it."""
+
+    files: dict[str, Content]
+    model: ModelJson
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(_size(content) for content in self.files.values())
+
+
+def collect(run: TrainedRun, folds: Sequence[str], roots: Roots, *, with_base: bool) -> Export:
+    """Gather what belongs to an export; nothing is written.
+
+    Raises:
+        DataError: ``E-EXPORT-02`` folds with a name that cannot stand in an export, ``E-WEIGHT-09`` a base encoder
+            with another digest, ``E-JSON-..`` records that cannot be read.
+        AssetError: ``E-WEIGHT-05`` a base encoder that should be part of it is not there.
+    """
+    folders = {fold: run.folds[fold] for fold in folds}
+    configs = {fold: read_json(RunConfig, folder / CONFIG_FILE) for fold, folder in folders.items()}
+    bases, base_files = shared_bases(configs, folders, roots.weights, with_base=with_base)
+    names = pseudonyms(configs.values())
+    hidden = tuple(without_names(config, names) for config in configs.values())
+    first = hidden[0]
+    files: dict[str, Content] = dict(base_files)
+    for fold, config in zip(folders, hidden, strict=True):
+        files[f"fold_{fold}/{CONFIG_FILE}"] = _json(config)
+        files[f"fold_{fold}/{FINAL_CHECKPOINT}"] = folders[fold] / FINAL_CHECKPOINT
+        chosen = folders[fold] / POSTPROCESSING_FILE
+        if chosen.is_file():
+            record = postprocessing_without_names(read_json(PostProcessing, chosen), names)
+            files[f"fold_{fold}/{POSTPROCESSING_FILE}"] = _json(record)
+    spec = first.model
+    parts = (spec.backbone, spec.decoder, spec.fusion.name if spec.fusion else "")
+    model = ModelJson(
+        dataset=first.dataset,
+        run=run.folder.name,
+        folds=tuple(folds),
+        bases=bases,
+        code=tuple(part for part in parts if ":" in part),
+        stamps=tuple(dict.fromkeys(stamp for config in hidden for stamp in config.stamps)),
+        finished=max((folder / FINAL_CHECKPOINT).stat().st_mtime for folder in folders.values()),
+        versions=snapshot(),
+    )
+    files |= _texts(run, folders, hidden, model, roots)
+    _check_names(files, model)
+    digests = DigestsJson({name: _digest(content) for name, content in sorted(files.items())})
+    return Export({**files, contents.DIGESTS_FILE: _json(digests)}, model)
+
+
+def write(export: Export, target: Path) -> None:
+    """Write an export to a new folder, or to a new file that ends in ``.zip``. Equal exports give equal zips.
+
+    Raises:
+        DataError: ``E-EXPORT-01`` when the target is there already.
+        ResourceError: ``E-DISK-01``.
+    """
+    if target.exists():
+        raise DataError(
+            "E-EXPORT-01",
+            "the target of the export is there already",
+            found=str(target),
+            expected="a new folder, or a new file that ends in .zip",
+            fix="choose another name with -o, or remove it",
+        )
+    if target.suffix.lower() == ".zip":
+        with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for name, content in sorted(export.files.items()):
+                _pack(archive, name, content)
+        return
+    with atomic_folder(target) as folder:
+        for name, content in export.files.items():
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, path)
+            else:
+                path.write_bytes(content)
+
+
+def _pack(archive: zipfile.ZipFile, name: str, content: Content) -> None:
+    """Weights are stored as they are, because they do not shrink; only texts are compressed."""
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.external_attr = 0o644 << 16
+    if isinstance(content, Path):
+        entry.file_size = _size(content)
+        with content.open("rb") as source, archive.open(entry, "w") as stored:
+            shutil.copyfileobj(source, stored, 1 << 20)
+    else:
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        archive.writestr(entry, content)
+
+
+def _texts(
+    run: TrainedRun,
+    folders: dict[str, Path],
+    configs: tuple[RunConfig, ...],
+    model: ModelJson,
+    roots: Roots,
+) -> dict[str, Content]:
+    data = _description(roots, model.dataset)
+    terms = terms_of(configs, model.bases, data)
+    timed = [folder / TIMING_FILE for folder in folders.values() if (folder / TIMING_FILE).is_file()]
+    summary, remark = _summary(run, list(folders))
+    facts = CardFacts(
+        model, configs, summary, tuple(read_json(Timing, path) for path in timed), tuple(terms), remark=remark
+    )
+    return {
+        contents.MODEL_FILE: _json(model),
+        contents.CARD_FILE: model_card(facts).encode(),
+        contents.LICENCES_FILE: licences_page(terms).encode(),
+        contents.CITATIONS_FILE: citations_page(citations_of(configs, data)).encode(),
+    }
+
+
+def _summary(run: TrainedRun, folds: Sequence[str]) -> tuple[Summary | None, str]:
+    """The scores of the exported folds, without any case; or None and a sentence."""
+    place = run.folder if len(folds) == len(run.folds) > 1 else run.folds[folds[0]]
+    if len(folds) not in (1, len(run.folds)):
+        return None, "Scores are summed up over one fold or over all, and this export holds neither."
+    try:
+        summary = read_run(str(place), run.folder.parent.parent).summary
+    except (AssetError, UsageError, DataError) as error:
+        return None, f"({error.what})"
+    return replace(summary, metric_per_case=()), ""
+
+
+def _description(roots: Roots, dataset: str) -> SamoraJson | None:
+    """What the raw dataset states about terms and citation, where it is still there."""
+    try:
+        return read_dataset(roots.raw / dataset).ours
+    except SamoraError:
+        return None
+
+
+def _check_names(files: dict[str, Content], model: ModelJson) -> None:
+    strange = [name for name in files if contents.kind_of(name) is None]
+    place = f"{model.dataset}/{model.run}"
+    if strange or not contents.RUN_PLACE.fullmatch(place):
+        raise DataError(
+            "E-EXPORT-02",
+            "a name of this run cannot stand in an export",
+            found=", ".join(strange) or place,
+            expected="DatasetNNN_Name/RUN/fold_K of letters, digits, dots, - and _",
+            fix="rename the folder",
+        )
+
+
+def _digest(content: Content) -> FileDigest:
+    if isinstance(content, Path):
+        return FileDigest(_size(content), digest_file(content))
+    import hashlib
+
+    return FileDigest(len(content), hashlib.sha256(content).hexdigest())
+
+
+def _size(content: Content) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(to_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

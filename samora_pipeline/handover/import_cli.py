@@ -1,0 +1,66 @@
+"""samora_import: take in a model that samora_export wrote, after checking all of it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samora_pipeline.command_line import CommandParser, run, say
+
+if TYPE_CHECKING:
+    from samora_pipeline.handover.install import Verified
+
+_EPILOG = """\
+Sizes and digests of all files are compared with digests.json first. Names that no export has, links, files that stand
+twice and anything that would swell are refused, and then nothing is written.
+
+example:
+  samora_import synapse_10pct.zip
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run(build_parser(), _import, argv)
+
+
+def build_parser() -> CommandParser:
+    """The command's options."""
+    parser = CommandParser("samora_import", "Take in a model that was exported elsewhere.", _EPILOG)
+    parser.add_argument("file", metavar="FILE", help="a zip or a folder that samora_export wrote")
+    parser.add_argument("-o", dest="output", metavar="DIR", help="new folder (default: its place below results)")
+    parser.add_argument("--allow-code", action="store_true", help="accept a network with parts named package.module:X")
+    return parser
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from samora_pipeline.handover.install import install, verify
+    from samora_pipeline.paths import resolve_roots
+
+    roots = resolve_roots(arguments.root)
+    say(f"root: {roots.root} ({roots.origin})")
+    verified = verify(Path(arguments.file), allow_code=arguments.allow_code)
+    target = Path(arguments.output) if arguments.output else roots.results / verified.place
+    install(verified, target)
+    say(f"{target}: {len(verified.packed.sizes)} files, {verified.size / 1e6:,.1f} MB, all digests right")
+    for stamp in verified.model.stamps:
+        say(f"stamp: {stamp}")
+    for line in _bases(verified, roots.weights):
+        say(line)
+    say(f"read first: {target / 'MODEL_CARD.md'}, {target / 'LICENCES.md'}")
+    say(f"next: samora_predict -i SCANS -o OUT -m {target if arguments.output else verified.place}")
+
+
+def _bases(verified: Verified, weights: Path) -> list[str]:
+    """A line for each base encoder that did not come with the model."""
+    from samora_pipeline.weights.catalog import ASSETS
+
+    lines = []
+    for base in verified.model.bases:
+        if base.file:
+            continue
+        asset = next((asset for asset in ASSETS.values() if asset.sha256 == base.digest), None)
+        way = f"samora_weights get {asset.name}" if asset else f"put the file with that digest into {weights}"
+        lines.append(f"its base encoder {base.name} (sha256 {base.digest}) is not part of it: {way}")
+    return lines

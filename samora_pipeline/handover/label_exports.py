@@ -1,0 +1,170 @@
+"""Label maps in the formats of viewers: which names and colours belong to them, and one file per case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from samora_pipeline.contracts.dataset import read_dataset_json
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.label_table import LabelTable, label_table
+from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
+from samora_pipeline.errors import DataError, SamoraError, UsageError
+from samora_pipeline.handover import dicom_seg, itksnap, seg_nrrd
+from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_volume, write_labels
+from samora_pipeline.imaging.label_names import read_label_names
+from samora_pipeline.imaging.volume import label_array
+from samora_pipeline.inference.runs import named_run
+from samora_pipeline.inference.uncertainty import SUFFIX as UNCERTAINTY
+
+LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
+FORMATS: tuple[LabelFormat, ...] = get_args(LabelFormat)
+
+_ENDINGS = {"nii.gz": ".nii.gz", "seg.nrrd": seg_nrrd.ENDING, "dcm": dicom_seg.ENDING}
+
+
+@dataclass(frozen=True)
+class LabelExport:
+    """What is asked for: label maps (a folder or one file), a folder to write to, and the format.
+
+    ``model`` names the run whose labels they are (None: the files tell), ``scan`` is the folder of the DICOM series.
+    """
+
+    source: Path
+    output: Path
+    format: LabelFormat
+    model: str | None = None
+    scan: Path | None = None
+
+
+def export_labels(
+    request: LabelExport, results: Path, report: Callable[[str], None]
+) -> tuple[list[Path], dict[str, SamoraError]]:
+    """Write every case and return the files, and the error of each case that could not be written.
+
+    Raises:
+        UsageError: ``E-SEG-03`` options that do not fit the format.
+        DataError: ``E-SEG-01`` no label map, ``E-OUT-04`` a file is there already, ``E-SEG-02`` names are not known
+            (for ITK-SNAP's one file; else it is an error of the case).
+        AssetError: ``E-SEG-04`` without highdicom, ``E-RUN-01`` no such run.
+    """
+    files = label_files(request.source)
+    _check_options(request, files)
+    if request.format == "itksnap":
+        path = request.output / itksnap.FILE
+        _refuse_existing([path])
+        itksnap.write_itksnap_labels(path, table_of(files[0], request.model, results))
+        return [path], {}
+    targets = {file: request.output / f"{_stem(file)}{_ENDINGS[request.format]}" for file in files}
+    _refuse_existing(list(targets.values()))
+    written: list[Path] = []
+    failed: dict[str, SamoraError] = {}
+    for file, target in targets.items():
+        try:
+            _write(file, target, request, results)
+        except DataError as error:
+            failed[file.name] = error
+            continue
+        written.append(target)
+        report(str(target))
+    return written, failed
+
+
+def label_files(source: Path) -> list[Path]:
+    """The label maps of a folder, by name, or the one file.
+
+    Raises:
+        DataError: ``E-SEG-01`` when there is none.
+    """
+    found = [source] if source.is_file() else sorted(source.iterdir()) if source.is_dir() else []
+    files = [path for path in found if path.name.lower().endswith(READABLE) and not path.name.startswith(".")]
+    files = [path for path in files if path == source or not path.name.endswith((UNCERTAINTY, seg_nrrd.ENDING))]
+    if not files:
+        raise DataError(
+            "E-SEG-01",
+            "there is no label map to export",
+            found=f"none in {source}" if source.exists() else f"no file or folder {source}",
+            expected=f"files that end in {', '.join(READABLE)}",
+            fix="samora_predict -i imagesTs -o preds  makes label maps",
+        )
+    return files
+
+
+def table_of(file: Path, model: str | None, results: Path) -> LabelTable:
+    """Names and colours: those of the named run, of the file's own header, or of the raw dataset that it lies in.
+
+    Raises:
+        DataError: ``E-SEG-02`` when nothing tells them.
+        AssetError: ``E-RUN-01`` no such run.
+    """
+    if model is not None:
+        run = named_run(model, results)
+        return label_table(read_json(RunConfig, next(iter(run.folds.values())) / CONFIG_FILE).labels)
+    if file.name.lower().endswith(NIFTI_ENDINGS) and (own := read_label_names(file)):
+        return own
+    description = file.resolve().parents[1] / "dataset.json"
+    if description.is_file():
+        return label_table(read_dataset_json(description).scheme)
+    raise DataError(
+        "E-SEG-02",
+        f"nothing says what the labels of {file.name} are called",
+        found=f"no names in its header, and no {description}",
+        expected="a prediction of samora_predict, a file of a raw dataset, or the run it was made with",
+        fix="samora_export labels ... -m DatasetNNN_Name/TRAINER__SPLIT__NAME",
+    )
+
+
+def _write(file: Path, target: Path, request: LabelExport, results: Path) -> None:
+    volume = read_volume(file)
+    labels = label_array(volume)
+    table = table_of(file, request.model, results)
+    if strange := sorted(set(np.unique(labels).tolist()) - {0, *(entry.value for entry in table)}):
+        raise DataError(
+            "E-SEG-07",
+            f"{file.name} has label values that have no name",
+            found=", ".join(map(str, strange)),
+            expected=", ".join(f"{entry.value} {entry.name}" for entry in table),
+            fix="name the run that made the file: -m RUN",
+        )
+    if request.format == "seg.nrrd":
+        seg_nrrd.write_seg_nrrd(target, labels, volume.grid, table)
+    elif request.scan is not None:
+        dicom_seg.write_dicom_seg(target, volume, labels, table, request.scan)
+    else:
+        write_labels(target, labels, volume, table)
+
+
+def _check_options(request: LabelExport, files: list[Path]) -> None:
+    dicom = request.format == "dcm"
+    if dicom != (request.scan is not None) or (dicom and len(files) > 1):
+        raise UsageError(
+            "E-SEG-03",
+            "a DICOM SEG is made of one label map and the DICOM series that it belongs to",
+            found=f"--format {request.format}, {len(files)} label maps, "
+            + (f"--dicom {request.scan}" if request.scan else "no --dicom"),
+            expected="one file, --format dcm and --dicom FOLDER together",
+            fix="samora_export labels preds/CASE.nii.gz -o OUT --format dcm --dicom FOLDER_OF_THE_SERIES",
+        )
+    if dicom:
+        dicom_seg.require_highdicom()
+
+
+def _refuse_existing(targets: list[Path]) -> None:
+    present = [path for path in targets if path.exists()]
+    if present:
+        raise DataError(
+            "E-OUT-04",
+            f"{len(present)} files that would be written are there already",
+            found=", ".join(str(path) for path in present[:5]) + (", ..." if len(present) > 5 else ""),
+            expected="a folder without them",
+            fix="choose another folder with -o, or remove them",
+        )
+
+
+def _stem(path: Path) -> str:
+    ending = next(ending for ending in sorted(READABLE, key=len, reverse=True) if path.name.lower().endswith(ending))
+    return path.name[: -len(ending)]

@@ -1,0 +1,89 @@
+"""Licences and citations of what a model was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from samora_pipeline.contracts.dataset import SamoraJson
+from samora_pipeline.contracts.run import RunConfig
+from samora_pipeline.handover.contents import SharedBase
+
+# Licences (SPDX) under which a copy may be handed on as long as the licence goes with it.
+REDISTRIBUTABLE = frozenset({"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0"})
+UNKNOWN = "not stated"
+
+_METHOD = (
+    'S. Chen, H. Yuan, P. Liu, H. Gu, T. Feng, D. Ni: "SAMora: Enhancing SAM through Hierarchical Self-Supervised '
+    'Pre-Training for Medical Images"'
+)
+# What each part of a run rests on, by the beginning of its name.
+_PARTS = {
+    "sam_vit": 'A. Kirillov et al.: "Segment Anything", ICCV 2023, arXiv:2304.02643',
+    "sam2": 'N. Ravi et al.: "SAM 2: Segment Anything in Images and Videos", 2024, arXiv:2408.00714',
+    "samora_tiny": 'A. Kirillov et al.: "Segment Anything", ICCV 2023, arXiv:2304.02643 (its network, made small)',
+    "simclr": 'T. Chen et al.: "Big Self-Supervised Models are Strong Semi-Supervised Learners", NeurIPS 2020, '
+    "arXiv:2006.10029",
+    "mae": 'K. He et al.: "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv:2111.06377',
+    "samed": 'K. Zhang, D. Liu: "Customized Segment Anything Model for Medical Image Segmentation", 2023, '
+    "arXiv:2304.13785",
+    "hsam": 'Z. Cheng et al.: "Unleashing the Potential of SAM for Medical Adaptation via Hierarchical Decoding", '
+    "CVPR 2024, arXiv:2403.18271",
+}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A thing a model was made from, its licence, and whether that forbids commercial use."""
+
+    what: str
+    licence: str
+
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the licence's name says that commercial use is not allowed."""
+        return "-NC" in self.licence.upper()
+
+
+def terms_of(configs: Sequence[RunConfig], bases: Iterable[SharedBase], data: SamoraJson | None) -> list[Terms]:
+    """Data, base encoders and teachers with their licences, each once."""
+    dataset = configs[0].dataset
+    found = [Terms(f"training data {dataset}", (data.terms if data else "") or UNKNOWN)]
+    others = sorted({name for config in configs for name in config.pool.cases} - {dataset})
+    found += [Terms(f"unlabelled data {name}", UNKNOWN) for name in others]
+    found += [Terms(f"base encoder {base.name} (sha256 {base.digest})", base.licence or UNKNOWN) for base in bases]
+    for config in configs:
+        for level, teacher in config.teachers.items():
+            if teacher.origin != "random":
+                found.append(Terms(f"teacher of the {level} level: {teacher.weights}", teacher.licence or UNKNOWN))
+    return list(dict.fromkeys(found))
+
+
+def citations_of(configs: Sequence[RunConfig], data: SamoraJson | None) -> list[str]:
+    """What to cite: the method, the data, the base, the teachers and the decoder, each once."""
+    config = configs[0]
+    names = [config.model.backbone, config.model.decoder, *(teacher.network for teacher in config.teachers.values())]
+    parts = [text for name in names for start, text in _PARTS.items() if name.lower().startswith(start)]
+    own = [data.citation] if data and data.citation else []
+    return list(dict.fromkeys([_METHOD, *own, *parts]))
+
+
+def licences_page(terms: Sequence[Terms]) -> str:
+    """LICENCES.md."""
+    rows = "".join(f"| {term.what} | {term.licence} |\n" for term in terms)
+    limits = [term.what for term in terms if term.non_commercial]
+    text = (
+        "# Licences\n\nWhat this model was made from, and on what terms that was available.\n\n"
+        f"| what | licence or terms |\n|---|---|\n{rows}\n"
+    )
+    if limits:
+        text += f"Not for commercial use: {', '.join(limits)}.\n\n"
+    return text + (
+        "The software that trained it, samora_pipeline, is licensed under Apache-2.0. On what terms the trained "
+        "weights themselves are handed on is for those who trained them to say; this page does not say it for them.\n"
+    )
+
+
+def citations_page(citations: Sequence[str]) -> str:
+    """CITATIONS.md."""
+    return "# Please cite\n\n" + "".join(f"- {citation}\n" for citation in citations)
