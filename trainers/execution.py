@@ -12,7 +12,7 @@ from samora_pipeline import distributed
 from samora_pipeline.command_line import say
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.pretraining_card import EXPERTS_CARD_FILE
-from samora_pipeline.contracts.run import BASE_FILE, SUMMARY_FILE
+from samora_pipeline.contracts.run import BASE_FILE, POOL_STAMPS, SUMMARY_FILE
 from samora_pipeline.errors import AssetError
 from samora_pipeline.files import atomic_path, digest_file, sweep
 from samora_pipeline.models.freezing import Part
@@ -99,7 +99,7 @@ class Execution:
         # What was trained on the pool already needs nothing of what it started from.
         made = planned.artefact is not None and planned.artefact.done
         file = None if made else planned.starting_file(self.weights)
-        return teachers.TeacherInputs(planned, file, self.plan.dataset.plans, self.config.stamps)
+        return teachers.TeacherInputs(planned, file, self.plan.dataset.plans, self._stamps(level))
 
     def _expert_inputs(self, level: Level, base: Path, base_digest: str) -> experts.ExpertInputs:
         plan = self.plan
@@ -118,8 +118,14 @@ class Execution:
             settings=plan.choices.settings,
             targets=plan.experts[level].file.parents[2] / TARGETS_FOLDER,
             teacher=self._teacher_inputs(level) if level in plan.teachers else None,
-            stamps=self.config.stamps,
+            stamps=self._stamps(level),
         )
+
+    def _stamps(self, level: Level) -> tuple[str, ...]:
+        """The stamps that hold for a level in every run that shares its results."""
+        shared = [stamp for stamp in self.config.stamps if stamp in POOL_STAMPS]
+        teacher = self.plan.teachers.get(level)
+        return (*shared, teacher.stamp) if teacher is not None and teacher.stamp else tuple(shared)
 
     def _rehearse(self) -> None:
         """Read untrained experts into the network of stage 2 as fine-tuning will, before the first of them learns."""

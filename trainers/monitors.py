@@ -29,6 +29,8 @@ from trainers.stages.pretraining import Examination, Objective
 
 LARGEST_PANEL = 32
 _SMALLEST_PANEL = 4
+_ENOUGH = 24
+"""slices from which on a probe is judged; of fewer it is shown"""
 _PANEL_EPOCH = -1
 """epochs count from 0, so what is drawn for the panel is drawn for no training step"""
 _SHARE = 0.02
@@ -75,6 +77,7 @@ class Monitor:
         measures, _ = self._measure(self._each)
         return {f"panel_{name}": value for name, value in measures.items()}
 
+    @torch.no_grad()
     def finish(self, history: Sequence[Line], folder: Path) -> PretrainingCard:
         """Examine once more, on the larger panel, and write card.json and card.png."""
         begun = time.monotonic()
@@ -134,10 +137,9 @@ class Monitor:
         places = places_of(keys, self._watched.source)
         datasets, cases = [key.split("/")[0] for key in keys], [key.rpartition("/")[0] for key in keys]
         position = number_probe(examination.features, places, cases)
-        measures = {
-            "position_error": position.value,
-            "position_error_over_chance": position.value / max(position.chance, 1e-12),
-        }
+        measures = {"position_error": position.value}
+        if len(keys) >= _ENOUGH:
+            measures["position_error_over_chance"] = position.value / max(position.chance, 1e-12)
         if self._off is not None:
             measures["position_error_off"] = number_probe(self._off.features, places, cases).value
         if len(set(datasets)) > 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
@@ -29,11 +30,15 @@ Columns = Mapping[str, npt.NDArray[np.float32]]
 Line = Mapping[str, Any]
 
 _ROWS = 3
+_GAP = 0.05
+"""between pictures, as a share of their side"""
 _DPI = 90
 _WIDTH = 12.0
 _PANEL = 1.9
 _CURVES = 2.6
 _TEXT_LINE = 0.19
+_TITLE = 0.7
+_SPACING = 1.35
 _SHORT_NAMES = {"panel_gap": "gap", "panel_loss": "loss on the panel", "panel_explained": "explained"}
 
 
@@ -67,6 +72,7 @@ def draw_experts(card: ExpertsCard, folder: Path) -> None:
         card.stamps,
         [3.2, _text_height(card.measures)],
     )
+    top.subplots_adjust(left=0.06, right=0.98, bottom=0.12, top=0.88, wspace=0.15)
     left, right = top.subplots(1, 2)
     left.imshow(card.similarity, vmin=0, vmax=1, cmap="viridis")
     left.set_xticks(range(len(card.names)), card.names)
@@ -85,33 +91,44 @@ def draw_experts(card: ExpertsCard, folder: Path) -> None:
     _save(figure, folder / EXPERTS_CARD_PICTURE)
 
 
-def _figure(
-    title: str, verdict: str, notes: Sequence[str], heights: Sequence[float]
-) -> tuple[Figure, npt.NDArray[Any]]:
-    figure = Figure(figsize=(_WIDTH, 0.6 + sum(heights)), dpi=_DPI, layout="constrained", facecolor="white")
+def _figure(title: str, verdict: str, notes: Sequence[str], heights: Sequence[float]) -> tuple[Figure, list[SubFigure]]:
+    # Fixed margins: finding them by layout costs more than the drawing.
+    figure = Figure(figsize=(_WIDTH, _TITLE + sum(heights)), dpi=_DPI, facecolor="white")
     note = "   ".join(note for note in notes if note)
-    figure.suptitle(
-        f"{title}\n{note}" if note else title, fontsize=12, color=VERMILLION if verdict == "warn" else "black"
-    )
-    return figure, figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    head, *parts = figure.subfigures(1 + len(heights), 1, squeeze=False, height_ratios=[_TITLE, *heights])[:, 0]
+    colour = VERMILLION if verdict == "warn" else "black"
+    head.text(0.5, 0.5, f"{title}\n{note}" if note else title, fontsize=12, color=colour, ha="center", va="center")
+    return figure, parts
 
 
 def _draw_columns(part: SubFigure, columns: Columns, rows: int) -> None:
-    axes = part.subplots(rows, len(columns), squeeze=False)
+    """All pictures as one: an axes for each would take most of the time."""
+    side = max(pictures.shape[-1] for pictures in columns.values())
+    step = side + max(1, round(_GAP * side))
     last = len(columns) - 1
     # The panel is ordered by scan and position, so its ends and middle are the most different.
     count = min(len(pictures) for pictures in columns.values())
     chosen = [count * (2 * row + 1) // (2 * rows) for row in range(rows)]
-    for column, (name, pictures) in enumerate(columns.items()):
+    mosaic = np.ones((rows * step, (last + 1) * step, 3), dtype=np.float32)
+    for column, pictures in enumerate(columns.values()):
+        colours = colormaps["magma" if column == last else "gray"]
         for row, index in enumerate(chosen):
-            own = axes[row, column]
-            own.imshow(pictures[index], cmap="magma" if column == last else "gray", vmin=0, vmax=1)
-            own.set_axis_off()
-        axes[0, column].set_title(name, fontsize=10)
+            factor = side // pictures.shape[-1]
+            enlarged = pictures[index].repeat(factor, 0).repeat(factor, 1)
+            height, width = enlarged.shape
+            corner = mosaic[row * step : row * step + height, column * step : column * step + width]
+            corner[:] = colours(enlarged)[..., :3]
+    part.subplots_adjust(left=0.02, right=0.98, bottom=0.0, top=0.94)
+    axes = part.subplots()
+    axes.imshow(mosaic)
+    axes.set_axis_off()
+    for column, name in enumerate(columns):
+        axes.text((column + 0.5) * step, -0.02 * step * rows, name, fontsize=10, ha="center", va="bottom")
 
 
 def _draw_curves(part: SubFigure, card: PretrainingCard, history: Sequence[Line]) -> None:
     watched = next(name for name in ("panel_gap", "panel_explained", "panel_loss") if name in history[-1])
+    part.subplots_adjust(left=0.06, right=0.98, bottom=0.14, top=0.88, wspace=0.2)
     axes = part.subplots(1, 3 if card.blocks else 2)
     epochs = [line["epoch"] for line in history]
     _draw_curve(axes[0], epochs, [line["loss"] for line in history], "training loss")
@@ -140,13 +157,13 @@ def _plain(axes: Axes) -> None:
 
 
 def _draw_measures(part: SubFigure, measures: Sequence[Measure]) -> None:
-    axes = part.subplots()
-    axes.set_axis_off()
+    """One text per column and colour; a text per cell takes several times as long."""
     lines = _lines(measures)
-    for number, (mark, name, value, text, colour) in enumerate(lines):
-        y = 1 - (number + 0.5) / len(lines)
-        for x, word in ((0.0, mark), (0.06, name), (0.27, value), (0.36, text)):
-            axes.text(x, y, word, fontsize=8.5, va="center", color=colour, transform=axes.transAxes)
+    top = 1 - 0.5 / (1 + len(lines))
+    for colour in dict.fromkeys(line[-1] for line in lines):
+        for column, x in enumerate((0.02, 0.07, 0.26, 0.34)):
+            words = "\n".join(line[column] if line[-1] == colour else "" for line in lines)
+            part.text(x, top, words, fontsize=8.5, va="top", color=colour, linespacing=_SPACING)
 
 
 def _lines(measures: Sequence[Measure]) -> list[tuple[str, str, str, str, str]]:

@@ -74,8 +74,9 @@ class MaskedObjective(Generic[Network]):
         return self._error(prediction, batch["mask"]), {}
 
     def examine(self, network: Network, batch: Batch) -> Examination:
-        """The loss; where patches are normalised, 1 is what their mean alone would reach, so ``explained`` is 1 - loss.
+        """The loss, and where patches are normalised the share that is ``explained`` of what their mean leaves.
 
+        Its mean alone predicts a patch of air exactly, so a pool with much air has a small loss from the start.
         In the picture of the output visible patches are the input's. Where patches are normalised, the output's have
         their brightness and contrast from the original, and only the detail from the network.
         """
@@ -93,7 +94,10 @@ class MaskedObjective(Generic[Network]):
             "reconstructed": output,
             "error": (output - original).abs(),
         }
-        measures = {"explained": 1 - float(loss)} if self._normalised else {}
+        measures = {}
+        if self._normalised:
+            mean_alone = self._error(prediction._replace(patches=torch.zeros_like(prediction.patches)), mask)
+            measures["explained"] = 1 - float(loss / mean_alone.clamp(min=1e-12))
         return Examination(loss, measures, prediction.features, {name: value[:, 0] for name, value in columns.items()})
 
     def _shown(self, images: Tensor) -> Tensor:

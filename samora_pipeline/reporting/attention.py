@@ -1,0 +1,201 @@
+"""Where a network looks for an organ (SAMora, Fig. 5): relevance of the encoder's output for the organ's logits.
+
+SAM has no class token whose attention could be shown, and the weights of its encoder's attention, averaged over an
+organ's tokens, follow bones and bright borders rather than the organ. Shown is therefore HiResCAM (Draelos and Carin,
+arXiv:2011.08891) at the image embedding that the decoder gets: gradient times activation, element by element, summed
+over channels, negative parts cut off. The gradient is that of the organ's logits, summed over the pixels that the
+network gives to the organ (Seg-Grad-CAM, Vinogradova et al., 2020), or over the reference where it finds none.
+
+Shapes: H, W rows and columns of the source grid; N input size, n side of the logits, g side of the embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import torch
+from matplotlib import colormaps
+from PIL import ImageDraw, ImageFont
+from torch import Tensor
+
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.models.backbones.backbone import Features
+from samora_pipeline.models.freezing import freeze
+from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, number
+from samora_pipeline.reporting.html_images import webp_image
+from samora_pipeline.reporting.pictures import Mask, foreground_values
+from samora_pipeline.reporting.report_cases import CaseStack
+from samora_pipeline.reporting.report_network import AskedNetwork
+from samora_pipeline.reporting.slider_pictures import Frame, edge, frame_around
+
+METHOD = "HiResCAM at the encoder's output"
+_SIDE = 190
+_HEAD = 16
+_MOST_ORGANS = 10
+_STRONGEST = 0.75
+"""opacity of the strongest relevance"""
+_MAP = colormaps["inferno"]
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """``map`` [H,W] from 0 to 1. ``lift``: how much denser relevance is inside the organ than over the whole slice.
+
+    ``found``: whether the network gives the organ a pixel in this slice.
+    """
+
+    map: npt.NDArray[np.float32]
+    lift: float | None
+    found: bool
+
+
+def relevance(asked: AskedNetwork, stack: CaseStack, index: int, organ: int) -> Relevance:
+    """Where the logits of ``organ`` (its place in the label scheme) come from in one slice."""
+    network, labels = asked.network, asked.config.labels
+    output = organ if labels.regions else organ + 1
+    values = labels.foreground[organ][1]
+    reference = np.isin(stack.reference[index], values)
+    freeze(network, frozenset())
+    embedding, logits = _run(asked, asked.inputs(stack, (index,)))
+    chosen = _chosen(logits, output, regions=labels.regions)
+    found = bool(chosen.any())
+    if not found:
+        chosen = _reference_pixels(asked, stack, index, values, logits)
+    (gradient,) = torch.autograd.grad((logits[:, output] * chosen).sum(), embedding)
+    small = (gradient * embedding).sum(1).relu().detach().float().cpu().numpy()
+    placed = np.clip(asked.on_source_grid(stack, small)[0], 0, None)
+    return Relevance(placed / max(float(placed.max()), 1e-12), _lift(placed, reference), found)
+
+
+def attention_section(
+    asked: dict[str, AskedNetwork], stack: CaseStack, labels: LabelScheme, stamps: tuple[str, ...]
+) -> Section:
+    """One picture per organ and run, each in the slice where the organ is largest, and the lifts as a table.
+
+    ``asked`` holds the networks by a short name, which is empty where there is one.
+    """
+    sizes = {
+        place: np.isin(stack.reference, values).sum(axis=(1, 2)) for place, (_, values) in enumerate(labels.foreground)
+    }
+    organs = [place for place, pixels in sizes.items() if pixels.any()][:_MOST_ORGANS]
+    frame = frame_around(_held(stack, labels), stack.aspect, _SIDE)
+    strips, rows = [], []
+    for place in organs:
+        index = int(sizes[place].argmax())
+        found = {name: relevance(one, stack, index, place) for name, one in asked.items()}
+        outline = edge(frame.labels(np.isin(stack.reference[index], labels.foreground[place][1]).astype(np.uint8)) > 0)
+        scan = frame.scan(stack.images[index, 0])
+        titles = [f"{labels.foreground[place][0]}, slice {index + 1}", *(f"relevance {name}".strip() for name in asked)]
+        tiles = [_outlined(scan, outline), *(_heated(scan, one.map, frame, outline) for one in found.values())]
+        strips.append(_strip(tiles, titles))
+        rows.append(_row(labels.foreground[place][0], index, found))
+    header = ("organ", "slice", *(f"lift {name}".strip() for name in asked))
+    table = Table("lifts", "Relevance inside the organ against the whole slice", header, tuple(rows))
+    words = "; ".join(f"{row[0].text}: {', '.join(cell.text for cell in row[2:])}" for row in rows)
+    figure = Figure(
+        "relevance",
+        webp_image(_sheet(strips), stamps, quality=65),
+        f"Relevance maps of {len(organs)} organs in {stack.name}; lift of {words}",
+        f"Case {stack.name} (the median by mean Dice), each organ in the slice where it is largest. Blue line: the "
+        f"reference. Bright: relevant. Method: {METHOD} (gradient times activation for the organ's logits), each map "
+        "scaled to its own maximum. The grid of the encoder is coarse, so a map cannot be sharper than its cells.",
+    )
+    return Section(
+        "attention",
+        "Attention",
+        f"Where the network looks when it names an organ. Method: {METHOD}.",
+        "Relevance should lie on the organ or along its border: a lift of 1 is what chance gives, and the smaller the "
+        "organ the higher the lift can be. Relevance on a neighbour or outside of the body means that the organ is "
+        "recognised by its surroundings, which fails on unusual anatomy. A map says where the evidence lies and not "
+        "why, and a high lift is no proof of a good segmentation.",
+        (figure, table),
+    )
+
+
+def _run(asked: AskedNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The embedding, from which on gradients are recorded, and the logits (1,K,n,n)."""
+    kept: list[Tensor] = []
+
+    def open_up(module: Any, inputs: Any, features: Features) -> Features:
+        kept.append(features.embedding.detach().requires_grad_())
+        return features._replace(embedding=kept[0])
+
+    handle = asked.network.image_encoder.register_forward_hook(open_up)
+    try:
+        with torch.enable_grad():
+            logits: Tensor = asked.network(images)
+    finally:
+        handle.remove()
+    return kept[0], logits
+
+
+def _chosen(logits: Tensor, output: int, *, regions: bool) -> Tensor:
+    """The pixels (1,n,n) that the network gives to an output."""
+    return logits[:, output] > 0 if regions else logits.argmax(1) == output
+
+
+def _reference_pixels(
+    asked: AskedNetwork, stack: CaseStack, index: int, values: tuple[int, ...], logits: Tensor
+) -> Tensor:
+    placed = np.isin(asked.in_plane(stack).labels(stack.reference[index]), values)
+    wide = torch.from_numpy(placed)[None, None].float().to(logits.device)
+    return torch.nn.functional.interpolate(wide, logits.shape[-2:], mode="area")[:, 0] > 0
+
+
+def _lift(placed: npt.NDArray[np.float32], reference: Mask) -> float | None:
+    total, area = float(placed.sum()), float(reference.mean())
+    return float(placed[reference].sum()) / total / area if total > 0 and area > 0 else None
+
+
+def _held(stack: CaseStack, labels: LabelScheme) -> Mask:
+    held: Mask = np.any(np.isin(stack.reference, foreground_values(labels)), axis=0)
+    return held
+
+
+def _outlined(scan: PIL.Image.Image, outline: Mask) -> npt.NDArray[np.uint8]:
+    pixels = np.asarray(scan.convert("RGB")).copy()
+    pixels[outline] = (86, 180, 233)
+    return pixels
+
+
+def _heated(scan: PIL.Image.Image, heat: npt.NDArray[np.float32], frame: Frame, outline: Mask) -> npt.NDArray[np.uint8]:
+    shown = np.asarray(frame.scan(heat), dtype=np.float32)[..., None] / 255
+    grey = np.asarray(scan.convert("RGB"), dtype=np.float32)
+    colour = np.asarray(_MAP(shown[..., 0]), dtype=np.float32)[..., :3] * 255
+    opacity = _STRONGEST * np.sqrt(shown)
+    mixed = np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
+    return _outlined(PIL.Image.fromarray(mixed), outline)
+
+
+def _strip(tiles: list[npt.NDArray[np.uint8]], titles: list[str]) -> npt.NDArray[np.uint8]:
+    height, width = tiles[0].shape[:2]
+    picture = PIL.Image.new("RGB", (width * len(tiles), height + _HEAD), "white")
+    pen = ImageDraw.Draw(picture)
+    for place, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
+        picture.paste(PIL.Image.fromarray(tile), (place * width, _HEAD))
+        text = title.encode("ascii", "replace").decode("ascii")
+        pen.text((place * width + 3, 2), text[: width // 6], fill="black", font=ImageFont.load_default())
+    return np.asarray(picture)
+
+
+def _sheet(strips: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Strips in two columns."""
+    height, width = strips[0].shape[:2]
+    rows = -(-len(strips) // 2)
+    sheet = np.full((rows * height, 2 * width + 12, 3), 255, dtype=np.uint8)
+    for place, strip in enumerate(strips):
+        top, left = place // 2 * height, place % 2 * (width + 12)
+        sheet[top : top + height, left : left + width] = strip
+    return sheet
+
+
+def _row(organ: str, index: int, found: dict[str, Relevance]) -> tuple[Cell, ...]:
+    lifts = (
+        number(one.lift, 1) if one.found or one.lift is None else Cell(f"{one.lift:.1f} (not found here)", one.lift)
+        for one in found.values()
+    )
+    return (Cell(organ, organ), Cell(str(index + 1), float(index + 1)), *lifts)
