@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from samora_pipeline.errors import AssetError
 from samora_pipeline.files import write_text
 
 logger = logging.getLogger("samora")
@@ -48,6 +49,44 @@ class JsonLines:
         """Append one line."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(_encode(line))
+
+
+class TensorBoard:
+    """Curves for TensorBoard: every number of a line under ``STAGE/NAME``, with the epoch as its step.
+
+    Raises:
+        AssetError: ``E-LOG-01`` the extra ``tensorboard`` is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise AssetError(
+                "E-LOG-01",
+                "curves for TensorBoard are asked for, and TensorBoard is not installed",
+                found=str(error),
+                expected="the extra tensorboard",
+                fix="pip install 'samora_pipeline[tensorboard]', or leave --tensorboard out",
+            ) from error
+        self._folder, self._writer_of = folder, SummaryWriter
+        self._writer: Any = None
+
+    def start(self, history: Iterable[Line]) -> None:
+        """Write the event file anew from ``history``."""
+        for stale in self._folder.glob("events.out.tfevents.*"):
+            stale.unlink()
+        self._writer = self._writer_of(str(self._folder))
+        for line in history:
+            self.write(line)
+
+    def write(self, line: Line) -> None:
+        """Add one point to every curve."""
+        numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
+        epoch = numbers.pop("epoch")
+        for name, value in numbers.items():
+            self._writer.add_scalar(f"{line['stage']}/{name}", value, epoch)
+        self._writer.flush()
 
 
 class Progress:

@@ -98,6 +98,9 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write curves for TensorBoard (pip install tensorboard)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
     parser.add_argument("--fast-dev-run", action="store_true", help="two steps of every stage and one scored case")
     return parser
@@ -122,14 +125,19 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
         plan.leaks.require_settled()
         return
     from samora_pipeline import distributed
-    from trainers.stages.stage import StageContext
 
     device = _device(arguments.device)
     distributed.start(device)
     try:
-        _run_stages(request, roots, StageContext(device, request.seed, _resume_command(words)))
+        _run_stages(request, roots, _context(arguments, device, words))
     finally:
         distributed.stop()
+
+
+def _context(arguments: argparse.Namespace, device: torch.device, words: list[str]) -> StageContext:
+    from trainers.stages.stage import StageContext
+
+    return StageContext(device, arguments.seed, _resume_command(words), arguments.tensorboard)
 
 
 def _run_stages(request: Request, roots: Roots, context: StageContext) -> None:

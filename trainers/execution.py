@@ -18,7 +18,7 @@ from samora_pipeline.files import atomic_path, digest_file, sweep
 from samora_pipeline.models.freezing import Part
 from samora_pipeline.run_log import Line, duration, logger
 from samora_pipeline.slices.datasets import UnlabelledSource
-from trainers.artefacts import TARGETS_FOLDER, Artefact
+from trainers.artefacts import PRETRAINING_FOLDER, TARGETS_FOLDER, Artefact
 from trainers.base import fetch_base
 from trainers.expert_similarity import compare_experts
 from trainers.planning import RunPlan
@@ -249,6 +249,19 @@ class Execution:
                 from samora_pipeline.evaluation.tables import render
 
                 say(render(result.summary))
+                self._report()
+
+    def _report(self) -> None:
+        from samora_pipeline.reporting.report_run import Places
+
+        plan = self.plan
+        places = Places(
+            raw=plan.dataset.raw.folder,
+            preprocessed=plan.dataset.folder,
+            pretraining=plan.folder.parent.parent / PRETRAINING_FOLDER,
+            weights=self.weights,
+        )
+        validate.write_run_report(plan.folder, places, self.context.device)
 
     def _record(self, stage: str, timing: StageTiming) -> None:
         if distributed.is_main():

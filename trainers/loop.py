@@ -25,13 +25,14 @@ from samora_pipeline.contracts.run import LATEST_CHECKPOINT
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.optimization.optimizers import set_learning_rate
 from samora_pipeline.reproducibility import derived_seed
-from samora_pipeline.run_log import JsonLines, Line, Progress, duration, logger
+from samora_pipeline.run_log import JsonLines, Line, Progress, Sink, TensorBoard, duration, logger
 from trainers.interruption import Interruption
 from trainers.loading import Batch, on_device, read_batches
 from trainers.loop_state import LoopState, restore_state, save_state
 from trainers.progress import PROGRESS_FILE, ProgressPicture
 
 LOG_FILE = "log.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
 _PATIENCE = 20
 """non-finite steps in a row after which a training counts as diverged"""
 _SAVE_INTERVAL = 600.0
@@ -73,7 +74,7 @@ class Circumstances:
     """Where and how a training runs; nothing here changes its result.
 
     ``folder`` gets checkpoint, log and picture. ``digest`` identifies the settings: a saved state of others is refused.
-    ``resume_command`` is printed when the process is asked to stop.
+    ``resume_command`` is printed when the process is asked to stop. ``tensorboard``: also write curves for it.
     """
 
     folder: Path
@@ -81,6 +82,7 @@ class Circumstances:
     seed: int
     digest: str
     resume_command: str
+    tensorboard: bool = False
 
 
 def train(training: Training, where: Circumstances) -> list[Line]:
@@ -110,7 +112,9 @@ class _Loop:
             self.state = restore_state(
                 self.path, training.parameters, training.buffers, training.optimizer, where.digest
             )
-        self.log = JsonLines(where.folder / LOG_FILE)
+        self.sinks: list[Sink] = [JsonLines(where.folder / LOG_FILE)]
+        if where.tensorboard and distributed.is_main():
+            self.sinks.append(TensorBoard(where.folder / TENSORBOARD_FOLDER))
         self.picture = ProgressPicture(where.folder / PROGRESS_FILE, training.stage)
         self.skipped_in_a_row = 0
         self.first = True
@@ -120,7 +124,8 @@ class _Loop:
         state, main = self.state, distributed.is_main()
         if main:
             self.where.folder.mkdir(parents=True, exist_ok=True)
-            self.log.start(state.history)
+            for sink in self.sinks:
+                sink.start(state.history)
         if state.epoch < self.training.epochs:
             per_epoch = len(self._batches(state.epoch))
             with Progress(
@@ -264,7 +269,8 @@ class _Loop:
         state.sums = {}
         self._save()
         if distributed.is_main():
-            self.log.write(line)
+            for sink in self.sinks:
+                sink.write(line)
             self.picture.update(state.history)
 
     def _watch(self) -> tuple[Mapping[str, float], float]:

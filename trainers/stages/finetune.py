@@ -73,7 +73,12 @@ def run_finetune(inputs: FinetuneInputs, context: StageContext, folder: Path, di
     training = task.training(lambda: verify(network, before))
     history = train(training, context.circumstances(STAGE, folder, digest))
     if distributed.is_main():
-        record = {"model": to_plain(config.model), "base_digest": config.base.digest, "trainer": config.trainer}
+        record = {
+            "model": to_plain(config.model),
+            "base_digest": config.base.digest,
+            "trainer": config.trainer,
+            "trained": sorted(inputs.parts),
+        }
         save_checkpoint(folder / FINAL_CHECKPOINT, trained_state(network), record)
         (folder / LATEST_CHECKPOINT).unlink(missing_ok=True)
     distributed.barrier()

@@ -20,11 +20,12 @@ from trainers.loop import Circumstances
 
 @dataclass(frozen=True)
 class StageContext:
-    """How a stage runs: the device, the run's seed, and the command that continues the run."""
+    """How a stage runs: the device, the run's seed, the command that continues it, and whether TensorBoard is fed."""
 
     device: torch.device
     seed: int
     resume_command: str
+    tensorboard: bool = False
 
     def stage_seed(self, stage: str) -> int:
         """The seed of everything that one stage draws."""
@@ -32,7 +33,8 @@ class StageContext:
 
     def circumstances(self, stage: str, folder: Path, digest: str) -> Circumstances:
         """What the loop needs to know besides the training itself."""
-        return Circumstances(folder, self.device, self.stage_seed(stage), digest, self.resume_command)
+        seed = self.stage_seed(stage)
+        return Circumstances(folder, self.device, seed, digest, self.resume_command, self.tensorboard)
 
 
 def full_precision(images: Tensor) -> torch.autocast:

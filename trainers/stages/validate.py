@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,7 +20,10 @@ from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE
 from samora_pipeline.contracts.run import SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Summary
-from samora_pipeline.errors import DataError, FailedCasesError
+from samora_pipeline.errors import DataError, FailedCasesError, SamoraError
+
+if TYPE_CHECKING:
+    from samora_pipeline.reporting.report_run import Places
 
 logger = logging.getLogger("samora")
 
@@ -73,6 +77,19 @@ def run_validation(inputs: ValidationInputs, device: torch.device) -> Validation
     summary = _score(inputs, predictions) if distributed.is_main() else None
     distributed.barrier()
     return Validation(summary, seconds)
+
+
+def write_run_report(folder: Path, places: Places, device: torch.device) -> None:
+    """Write report.html of a scored fold. What cannot be shown is left out of it, and no fault of it fails the run."""
+    from samora_pipeline.evaluation.run_scores import read_run
+    from samora_pipeline.reporting.report import REPORT_FILE, write_report
+    from samora_pipeline.reporting.report_run import ReportedRun
+
+    try:
+        run = ReportedRun(read_run(str(folder), folder.parent), places)
+        logger.info("report: %s", write_report(run, folder / REPORT_FILE, device))
+    except SamoraError as error:
+        logger.warning("the run is scored, but its report could not be written:\n%s", error.text())
 
 
 def _tune(inputs: ValidationInputs, device: torch.device) -> None:

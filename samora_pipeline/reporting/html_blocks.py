@@ -1,0 +1,134 @@
+"""What a report is made of: sections of figures, tables, notes and viewers, all plain data.
+
+Whatever text is put into them is escaped when the page is made, so names from users' files may hold anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture as a ``data:`` address, with its size in CSS pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what is shown, what it is sorted by (None: last), and the place on the page it leads to."""
+
+    text: str
+    value: float | str | None = None
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a header; the first cell of a row names it. ``folded`` ones are opened by the reader."""
+
+    kind: ClassVar[str] = "table"
+    name: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    sortable: bool = False
+    folded: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture. ``alt`` says in words what it shows, ``caption`` how to read it."""
+
+    kind: ClassVar[str] = "figure"
+    name: str
+    image: Image
+    alt: str
+    caption: str
+    legends: tuple[Legend, ...] = ()
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+
+
+@dataclass(frozen=True)
+class Swatch:
+    """An entry of a legend: a colour, and whether it fills with stripes."""
+
+    colour: str
+    text: str
+    striped: bool = False
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the colours of a picture stand for."""
+
+    title: str
+    entries: tuple[Swatch, ...]
+
+
+@dataclass(frozen=True)
+class ViewerSlice:
+    """One slice: its number and place in words, the scan, and one transparent overlay for each panel after it."""
+
+    text: str
+    scan: str
+    overlays: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Panels of one case side by side, and a slider through its slices. ``start`` is the index shown first."""
+
+    kind: ClassVar[str] = "viewer"
+    name: str
+    title: str
+    caption: str
+    panels: tuple[str, ...]
+    width: int
+    height: int
+    slices: tuple[ViewerSlice, ...]
+    start: int
+    legends: tuple[Legend, ...]
+    table: Table
+
+
+Block = Figure | Table | Note | Viewer
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: what it shows, what good and bad look like and what to do about it, and its blocks."""
+
+    name: str
+    title: str
+    shows: str
+    reading: str
+    blocks: tuple[Block, ...]
+
+
+def cells(texts: Iterable[object]) -> tuple[Cell, ...]:
+    """A row of plain texts, each sorted as it reads."""
+    return tuple(Cell(str(text), str(text)) for text in texts)
+
+
+def number(value: float | None, digits: int) -> Cell:
+    """A number, sorted by its value; ``-`` where there is none."""
+    return Cell("-", None) if value is None else Cell(f"{value:.{digits}f}", value)
+
+
+def leading_to(cell: Cell, target: str) -> Cell:
+    """The cell as a link to the block called ``target``."""
+    return replace(cell, target=target)

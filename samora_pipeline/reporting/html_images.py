@@ -1,0 +1,111 @@
+"""Pictures as ``data:`` addresses: matplotlib figures, arrays, and label maps with a palette.
+
+Stamps (such as PHANTOM) are burned into every picture, because a picture may be copied without its page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+from matplotlib.figure import Figure
+from PIL import ImageDraw, ImageFont
+
+from samora_pipeline.errors import DataError
+from samora_pipeline.reporting.html_blocks import Image
+from samora_pipeline.reporting.palette import VERMILLION
+
+_CSS_PIXELS = 96
+_STRIP = 18
+_RULES: Any = {
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "svg.fonttype": "path",  # looks alike everywhere, with whatever fonts
+    "svg.hashsalt": "samora",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The rules that figures of a report are made and encoded under; equal input gives equal bytes."""
+    with matplotlib.rc_context(_RULES):
+        yield
+
+
+def svg_image(figure: Figure, stamps: Sequence[str]) -> Image:
+    """Encode a figure as SVG, stamped in its upper right corner; call it inside ``drawing``."""
+    if stamps:
+        box = {"facecolor": VERMILLION, "edgecolor": "none", "pad": 2.5}
+        figure.text(
+            0.995, 0.99, " | ".join(stamps), fontsize=8, weight="bold", color="white", ha="right", va="top", bbox=box
+        )
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    width, height = figure.get_size_inches() * _CSS_PIXELS
+    return Image(_address("svg+xml", stream.getvalue()), round(width), round(height))
+
+
+def webp_image(pixels: npt.NDArray[np.uint8], stamps: Sequence[str], quality: int = 60) -> Image:
+    """Encode [H,W] grey or [H,W,3] RGB pixels, stamped on a strip above the picture."""
+    picture = stamped(PIL.Image.fromarray(pixels), stamps)
+    return Image(webp_address(picture, quality), *picture.size)
+
+
+def webp_address(picture: PIL.Image.Image, quality: int) -> str:
+    """The picture as lossy WebP."""
+    stream = io.BytesIO()
+    picture.save(stream, format="WEBP", quality=quality, method=4)
+    return _address("webp", stream.getvalue())
+
+
+def palette_address(indices: npt.NDArray[np.uint8], colours: Sequence[tuple[int, int, int, int]]) -> str:
+    """Indices [H,W] into ``colours`` (red, green, blue, opacity; 0..255 each) as a PNG with a palette."""
+    picture = PIL.Image.frombytes("P", (indices.shape[1], indices.shape[0]), indices.tobytes())
+    picture.putpalette([part for colour in colours for part in colour[:3]])
+    stream = io.BytesIO()
+    bits = next(bits for bits in (1, 2, 4, 8) if len(colours) <= 1 << bits)
+    picture.save(stream, format="PNG", optimize=True, bits=bits, transparency=bytes(colour[3] for colour in colours))
+    return _address("png", stream.getvalue())
+
+
+def shrunk_image(path: Path, width: int, stamps: Sequence[str], quality: int = 55) -> Image:
+    """A picture that was written earlier, at most ``width`` pixels wide and stamped.
+
+    Raises:
+        DataError: ``E-REPORT-04`` it cannot be read.
+    """
+    try:
+        with PIL.Image.open(path) as original:
+            picture = original.convert("RGB")
+    except (OSError, PIL.Image.DecompressionBombError) as error:
+        raise DataError("E-REPORT-04", f"{path.name} cannot be read", found=f"{path}: {error}") from error
+    if picture.width > width:
+        picture = picture.resize((width, round(picture.height * width / picture.width)), PIL.Image.Resampling.LANCZOS)
+    picture = stamped(picture, stamps)
+    return Image(webp_address(picture, quality), *picture.size)
+
+
+def stamped(picture: PIL.Image.Image, stamps: Sequence[str]) -> PIL.Image.Image:
+    """A copy in RGB with the stamps on a strip above the picture; the picture itself where there are none."""
+    if not stamps:
+        return picture
+    result = PIL.Image.new("RGB", (picture.width, picture.height + _STRIP), VERMILLION)
+    result.paste(picture.convert("RGB"), (0, _STRIP))
+    # The built-in font knows Latin letters only.
+    text = " | ".join(stamps).encode("ascii", "replace").decode("ascii")
+    ImageDraw.Draw(result).text((4, 3), text, fill="white", font=ImageFont.load_default())
+    return result
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,78 @@
+"""One self-contained page: sections to HTML with everything embedded and nothing allowed to be fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from samora_pipeline.reporting.html_blocks import Section, Viewer
+
+_TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report: its title, the sentences that answer first, what must be said of its data, and its sections.
+
+    ``warnings`` explain the ``stamps``; ``facts`` are pairs of a name and a value under the title.
+    """
+
+    title: str
+    headline: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    stamps: tuple[str, ...]
+    warnings: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+
+def render_page(page: Page) -> str:
+    """Return the page as HTML.
+
+    Every text is escaped. A content-security policy lets the browser run the page's own script and style, known by
+    their digests, show embedded pictures, and fetch nothing.
+    """
+    environment = Environment(
+        loader=PackageLoader("samora_pipeline.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = (environment.get_template(name).render() for name in ("report.css", "report.js"))
+    viewers = [block for section in page.sections for block in section.blocks if isinstance(block, Viewer)]
+    return environment.get_template(_TEMPLATE).render(
+        page=page,
+        policy=_policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(_data(viewers)),
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "img-src data:",
+            f"style-src '{_digest(style)}'",
+            f"script-src '{_digest(script)}'",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"
+
+
+def _data(viewers: Sequence[Viewer]) -> str:
+    """The slices of all viewers as JSON that cannot end the element it stands in."""
+    plain = {viewer.name: [[one.text, one.scan, *one.overlays] for one in viewer.slices] for viewer in viewers}
+    return json.dumps(plain, ensure_ascii=True).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

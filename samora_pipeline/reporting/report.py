@@ -1,0 +1,205 @@
+"""report.html of a run: everything that was learned about it, on one page that needs nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from samora_pipeline.contracts.run import (
+    BOOTSTRAP_STAMP,
+    LEAK_STAMP,
+    PHANTOM_STAMP,
+    RANDOM_TEACHER_STAMP,
+    TRANSDUCTIVE_STAMP,
+    UNTRAINED_TEACHER_STAMP,
+)
+from samora_pipeline.errors import SamoraError
+from samora_pipeline.files import write_text
+from samora_pipeline.reporting.attention import attention_section
+from samora_pipeline.reporting.html_blocks import Block, Note, Section
+from samora_pipeline.reporting.html_page import Page, render_page
+from samora_pipeline.reporting.pictures import Chosen, choose_cases
+from samora_pipeline.reporting.report_cases import CaseStack, read_case
+from samora_pipeline.reporting.report_data import data_section
+from samora_pipeline.reporting.report_experts import experts_section
+from samora_pipeline.reporting.report_network import AskedNetwork, ask
+from samora_pipeline.reporting.report_pretraining import pretraining_section
+from samora_pipeline.reporting.report_record import record_section
+from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
+from samora_pipeline.reporting.report_scores import case_section, dice_by_organ, headline, organ_section
+from samora_pipeline.reporting.report_training import training_section
+from samora_pipeline.reporting.slider import ShownCase, make_viewer
+
+logger = logging.getLogger("samora")
+
+REPORT_FILE = "report.html"
+LARGEST = 2_000_000
+"""bytes of a report; the sliders get what the rest leaves"""
+_LEAST = 60_000
+RUN_LETTERS = ("A", "B")
+"""of the two runs of a comparison, the baseline first"""
+
+_WARNINGS = {
+    PHANTOM_STAMP: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
+    LEAK_STAMP: "Scans that show what is scored were let into the training: these scores are too good.",
+    TRANSDUCTIVE_STAMP: "The scored scans were in the unlabelled pool: compare with transductive results only.",
+    BOOTSTRAP_STAMP: "The base encoder was trained on the unlabelled pool: this is not SAM.",
+    RANDOM_TEACHER_STAMP: "A teacher started from random weights, not from the published ones.",
+    UNTRAINED_TEACHER_STAMP: "A teacher was used without training it on the pool.",
+}
+
+
+def write_report(run: ReportedRun, path: Path, device: torch.device) -> Path:
+    """Write the report of a run to ``path``; what it cannot find is left out, and the page says so.
+
+    Raises:
+        DataError: the run's own records are damaged.
+    """
+    write_text(path, render_page(make_page(run, device)))
+    return path
+
+
+def make_page(run: ReportedRun, device: torch.device) -> Page:
+    """Everything of a run's report. The network is asked about one case, the median."""
+    summary, stamps = run.scored.summary, run.scored.stamps
+    chosen = choose_cases(summary)
+    asked = _asked(run, chosen, device)
+    network = None if isinstance(asked, SamoraError) else asked
+    sections = [
+        organ_section(summary, stamps),
+        case_section(summary, chosen),
+        Section("pictures", "Pictures", "", "", ()),
+        *_asking(run, chosen, asked, stamps),
+        section_or_reason("training", "Training", partial(training_section, run, stamps)),
+        section_or_reason("pretraining", "Pre-training", partial(pretraining_section, run, stamps)),
+        section_or_reason("data", "Data", partial(data_section, run, stamps)),
+        record_section(run, network.trained if network else None),
+    ]
+    page = Page(
+        title=f"{run.config.trainer} on {run.config.dataset}, {run.config.split}",
+        headline=headline(summary),
+        facts=_facts(run),
+        stamps=stamps,
+        warnings=warnings_for(stamps),
+        sections=tuple(sections),
+    )
+    budget = LARGEST - len(render_page(page).encode())
+    make = partial(picture_section, [run], chosen, stamps, budget)
+    return with_section(page, section_or_reason("pictures", "Pictures", make))
+
+
+def with_section(page: Page, section: Section) -> Page:
+    """The page with its section of the same name replaced."""
+    return replace(page, sections=tuple(section if one.name == section.name else one for one in page.sections))
+
+
+def picture_section(runs: list[ReportedRun], chosen: list[Chosen], stamps: tuple[str, ...], budget: int) -> Section:
+    """Worst, median and best case of the last run with sliders; with two runs the predictions of both, A and B.
+
+    Raises:
+        DataError: a scan, a reference or a prediction is missing or damaged.
+    """
+    config = runs[0].config
+    viewers: list[Block] = []
+    for place, one in enumerate(chosen):
+        share = max(_LEAST, budget // (len(chosen) - place))
+        viewer = make_viewer(_shown(runs, one), config.labels, config.plans.slice_axis.value, stamps, share)
+        viewers.append(viewer)
+        budget -= share
+    return Section(
+        "pictures",
+        "Pictures",
+        "Scan, reference, prediction and errors of the worst, the median and the best case by mean Dice"
+        f"{_told_apart(runs)}, slice by slice.",
+        "Errors as a thin line along borders are what two annotators would also disagree about. Whole areas are "
+        "failures: missed (the organ was not recognised), predicted where nothing is (look for what resembles it), or "
+        "taken for another organ (left and right confused, or neighbours).",
+        tuple(viewers) or (Note("No scored case has an organ in its reference."),),
+    )
+
+
+def _told_apart(runs: list[ReportedRun]) -> str:
+    return f" of B. A: {runs[0].label}; B: {runs[1].label}" if len(runs) > 1 else ""
+
+
+def stack_of(runs: list[ReportedRun], case: str) -> CaseStack:
+    """A scored case with the predictions of the runs."""
+    return read_case(runs[0].raw_case(case), [run.prediction(case) for run in runs], runs[0].config.plans)
+
+
+def median_of(chosen: list[Chosen]) -> Chosen:
+    """The median case, or the first of those that are there."""
+    return next((one for one in chosen if one.role == "median"), chosen[0])
+
+
+def warnings_for(stamps: tuple[str, ...]) -> tuple[str, ...]:
+    """What the stamps mean, in sentences."""
+    return tuple(text for stamp, text in _WARNINGS.items() if any(one.startswith(stamp) for one in stamps))
+
+
+def _shown(runs: list[ReportedRun], one: Chosen) -> ShownCase:
+    name = one.case.case
+    rows = [next(row for row in run.scored.summary.metric_per_case if row.case == name) for run in runs]
+    scores = [dice_by_organ(run.scored.summary, row) for run, row in zip(runs, rows, strict=True)]
+    return ShownCase(
+        role=one.role,
+        title=f"{one.role.capitalize()}: {name}, mean Dice {one.dice:.3f}",
+        stack=stack_of(runs, name),
+        organs={organ: tuple(score.get(organ) for score in scores) for organ in scores[0]},
+        names=RUN_LETTERS if len(runs) > 1 else (),
+    )
+
+
+def _asked(run: ReportedRun, chosen: list[Chosen], device: torch.device) -> AskedNetwork | SamoraError | None:
+    """The network that scored the median case, or why it cannot be asked; None without a scored case."""
+    if not chosen:
+        return None
+    try:
+        return ask(run, run.fold_of(median_of(chosen).case.case), device)
+    except SamoraError as error:
+        logger.info("report: the network is not asked: %s", error.what)
+        return error
+
+
+def _asking(
+    run: ReportedRun, chosen: list[Chosen], asked: AskedNetwork | SamoraError | None, stamps: tuple[str, ...]
+) -> list[Section]:
+    """Experts apart and attention, or the reason why they are left out."""
+    if asked is None:
+        return []
+    parts: list[tuple[str, str, Callable[[AskedNetwork, CaseStack], Section]]] = []
+    if len(run.config.model.levels) > 1:
+        parts.append(("experts", "Experts", lambda network, stack: experts_section(network, stack, stamps)))
+    parts.append(
+        (
+            "attention",
+            "Attention",
+            lambda network, stack: attention_section({"": network}, stack, run.config.labels, stamps),
+        )
+    )
+
+    def made(make: Callable[[AskedNetwork, CaseStack], Section]) -> Section:
+        if isinstance(asked, SamoraError):
+            raise asked
+        return make(asked, stack_of([run], median_of(chosen).case.case))
+
+    return [section_or_reason(name, title, partial(made, make)) for name, title, make in parts]
+
+
+def _facts(run: ReportedRun) -> tuple[tuple[str, str], ...]:
+    config = run.config
+    model = config.model
+    return (
+        ("run", run.label),
+        ("folds", ", ".join(run.scored.folds)),
+        ("labels", f"{config.split} ({len(config.selection.cases)} cases)"),
+        ("network", f"{model.backbone}, {model.input_size} px"),
+        ("experts", ", ".join(model.levels) or "none"),
+        ("recipe", config.recipe),
+        ("seed", str(config.seed)),
+    )

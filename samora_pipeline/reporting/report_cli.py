@@ -1,0 +1,64 @@
+"""samora_report: one page about a run, or about two runs side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.errors import UsageError
+
+_EPILOG = """A RUN is a run folder or one of its fold folders, as a path or below the results folder. The page is one
+file with everything in it: mail it, print it, or open it without a network. It shows scans of patients.
+
+  samora_report Dataset001_Synapse/SAMoraTrainer__10pct__default
+  samora_report Dataset001_Synapse/SAMedTrainer__10pct__default Dataset001_Synapse/SAMoraTrainer__10pct__default
+"""
+COMPARISON_FILE = "comparison.html"
+
+
+def build_parser() -> CommandParser:
+    """The command's options."""
+    parser = CommandParser("samora_report", "Write a report of a scored run, or of two.", _EPILOG)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, or two: the first is the baseline")
+    parser.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        metavar="FILE",
+        help=f"default: RUN/report.html, with two runs ./{COMPARISON_FILE}",
+    )
+    parser.add_argument("--device", default="cpu", metavar="D", help="for attention and experts (default cpu)")
+    return parser
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Read the runs and write the page."""
+    if len(arguments.runs) > 2 or (arguments.output is not None and arguments.output.suffix != ".html"):
+        raise UsageError(
+            "E-ARG-21",
+            "a report is about one run or two, and is an .html file",
+            found=f"{len(arguments.runs)} runs, -o {arguments.output}",
+            expected="samora_report RUN [RUN] [-o FILE.html]",
+            fix="samora_compare RUN RUN RUN ...  compares any number of runs in tables",
+        )
+    import torch
+
+    from samora_pipeline.paths import resolve_roots
+    from samora_pipeline.reporting.report import REPORT_FILE, write_report
+    from samora_pipeline.reporting.report_comparison import write_comparison
+    from samora_pipeline.reporting.report_run import open_run
+
+    roots = resolve_roots(arguments.root)
+    runs = [open_run(place, roots) for place in arguments.runs]
+    device = torch.device(arguments.device)
+    if len(runs) == 1:
+        path = write_report(runs[0], arguments.output or runs[0].scored.folder / REPORT_FILE, device)
+    else:
+        path = write_comparison(runs, arguments.output or Path(COMPARISON_FILE), device)
+    say(f"written: {path} ({path.stat().st_size / 1e6:.2f} MB)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``samora_report``."""
+    return run(build_parser(), report, argv)

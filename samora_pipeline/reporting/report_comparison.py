@@ -1,0 +1,208 @@
+"""A page about two runs of one dataset: what differs, by how much, and where (Fig. 4 and 5 for two methods)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from samora_pipeline.contracts.json_io import to_plain
+from samora_pipeline.evaluation.comparison import PROTOCOLS, Arm, PairedTable, compare
+from samora_pipeline.evaluation.run_scores import distinct_labels
+from samora_pipeline.evaluation.significance import ranking_remark
+from samora_pipeline.files import write_text
+from samora_pipeline.reporting.attention import attention_section
+from samora_pipeline.reporting.forest import forest_figure
+from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table, cells, number
+from samora_pipeline.reporting.html_images import drawing, svg_image
+from samora_pipeline.reporting.html_page import Page, render_page
+from samora_pipeline.reporting.paired_tables import paired_text, run_table, shared_stamps, signed
+from samora_pipeline.reporting.pictures import Chosen, case_dice, choose_cases
+from samora_pipeline.reporting.report import (
+    LARGEST,
+    RUN_LETTERS,
+    median_of,
+    picture_section,
+    stack_of,
+    warnings_for,
+    with_section,
+)
+from samora_pipeline.reporting.report_network import ask
+from samora_pipeline.reporting.report_record import account_table
+from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
+from samora_pipeline.reporting.report_training import curves_figure, flattened
+from samora_pipeline.reporting.text_tables import TextTable
+
+# Forest plots of the others would only repeat the tables.
+_DRAWN = ("Dice", "HD95")
+
+
+def write_comparison(runs: list[ReportedRun], path: Path, device: torch.device) -> Path:
+    """Write the page about two runs to ``path``; the first is the baseline.
+
+    Raises:
+        DataError: ``E-CMP-03`` the runs were not scored alike, or their records are damaged.
+    """
+    write_text(path, render_page(comparison_page(runs, device)))
+    return path
+
+
+def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
+    """Everything of the page."""
+    labels = distinct_labels([run.scored for run in runs])
+    baseline, other = runs = [replace(run, scored=scored) for run, scored in zip(runs, labels, strict=True)]
+    arms = [Arm(run.label, (run.scored,)) for run in runs]
+    stamps = shared_stamps([run.scored for run in runs])
+    tables = {protocol: compare(arms, arms[0], protocol) for protocol in PROTOCOLS}
+    chosen = choose_cases(other.scored.summary)
+    sections = (
+        _paired_section(arms, [table for own in tables.values() for table in own], stamps),
+        _case_section(runs, chosen),
+        Section("pictures", "Pictures", "", "", ()),
+        section_or_reason("attention", "Attention", partial(_attention, runs, chosen, device, stamps)),
+        _training_section(runs, stamps),
+        _settings_section(runs),
+    )
+    page = Page(
+        title=f"{other.label} against {baseline.label}",
+        headline=_headline(tables["physical"]),
+        facts=(("dataset", baseline.config.dataset), ("A, baseline", baseline.label), ("B, run", other.label)),
+        stamps=stamps,
+        warnings=warnings_for(stamps),
+        sections=sections,
+    )
+    budget = LARGEST - len(render_page(page).encode())
+    make = partial(picture_section, runs, chosen, stamps, budget)
+    return with_section(page, section_or_reason("pictures", "Pictures", make))
+
+
+def _headline(tables: list[PairedTable]) -> tuple[str, ...]:
+    for table in tables:
+        if table.metric == "Dice":
+            row = table.overall[0]
+            difference, interval = row.test.difference, row.test.interval
+            if difference is None:
+                break
+            between = f" (95 % interval {signed(interval.low, 3)} to {signed(interval.high, 3)})" if interval else ""
+            remark = ranking_remark(row.test.n)
+            first = (
+                f"Mean Dice differs by {signed(difference, 3)}{between}: {row.arm_mean:.3f} against "
+                f"{row.baseline_mean:.3f}, paired over {row.test.n} patients."
+            )
+            return (first, *((f"{remark}.",) if remark else ()))
+    return ("No patient has a Dice in both runs.",)
+
+
+def _paired_section(arms: list[Arm], tables: list[PairedTable], stamps: tuple[str, ...]) -> Section:
+    blocks: list[Block] = [_block(run_table(arms, stamps), folded=False)]
+    for table in tables:
+        if table.protocol == "physical" and table.metric in _DRAWN:
+            blocks.append(_forest(table, stamps))
+        text = paired_text(table, stamps)
+        # There is one run beside the baseline, so its name need not stand in every row.
+        text = replace(text, header=text.header[1:], rows=tuple(row[1:] for row in text.rows))
+        blocks.append(_block(text, folded=table.metric != "Dice"))
+    return Section(
+        "paired",
+        "Differences",
+        "The run (B) minus the baseline (A), patient by patient, in both protocols.",
+        "An interval that does not cross 0 is a difference that these patients support; one that does is no proof "
+        "that the runs are equal. Look at Holm's p where several organs are tested at once. A small n cannot rank "
+        "methods, whatever the p.",
+        tuple(blocks),
+    )
+
+
+def _forest(table: PairedTable, stamps: tuple[str, ...]) -> Figure:
+    with drawing():
+        # It writes the stamps itself.
+        image = svg_image(forest_figure(table, stamps), ())
+    rows = [row for row in (*table.overall, *table.organs) if row.test.difference is not None]
+    words = "; ".join(f"{row.organ} {signed(row.test.difference or 0.0, 3)}" for row in rows)
+    return Figure(
+        f"forest-{table.metric}",
+        image,
+        f"Forest plot of differences of {table.metric}: {words}",
+        "Marks: mean difference over patients. Lines: 95 % t intervals. The numbers are in the table below.",
+    )
+
+
+def _block(table: TextTable, *, folded: bool) -> Table:
+    rows = tuple(cells(row) for row in table.rows)
+    return Table(table.name, table.title, table.header, rows, folded=folded, notes=table.notes)
+
+
+def _case_section(runs: list[ReportedRun], chosen: list[Chosen]) -> Section:
+    roles = {one.case.case: one.role for one in chosen}
+    others = {row.case: row for row in runs[1].scored.summary.metric_per_case}
+    rows = []
+    for row in runs[0].scored.summary.metric_per_case:
+        first, second = case_dice(row), case_dice(others[row.case])
+        role = roles.get(row.case)
+        difference = None if first is None or second is None else second - first
+        rows.append(
+            (
+                Cell(f"{row.case} ({role})" if role else row.case, row.case, f"case-{role}" if role else ""),
+                Cell(row.patient, row.patient),
+                number(first, 3),
+                number(second, 3),
+                Cell("-", None) if difference is None else Cell(signed(difference, 3), difference),
+            )
+        )
+    header = ("case", "patient", *(f"mean Dice {letter}" for letter in RUN_LETTERS), "B minus A")
+    return Section(
+        "case-list",
+        "Cases",
+        f"Every scored case with the mean Dice of both runs. A: {runs[0].label}; B: {runs[1].label}.",
+        "Sort by difference: do a few cases make it, or most of them a little?",
+        (Table("cases", "Scored cases", header, tuple(rows), sortable=True),),
+    )
+
+
+def _attention(runs: list[ReportedRun], chosen: list[Chosen], device: torch.device, stamps: tuple[str, ...]) -> Section:
+    if not chosen:
+        return Section("attention", "Attention", "", "", (Note("No scored case has an organ in its reference."),))
+    case = median_of(chosen).case.case
+    asked = {letter: ask(run, run.fold_of(case), device) for letter, run in zip(RUN_LETTERS, runs, strict=True)}
+    return attention_section(asked, stack_of(runs, case), runs[0].config.labels, stamps)
+
+
+def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Section:
+    blocks: list[Block] = []
+    for place, run in enumerate(runs):
+        fold = next(iter(run.folds))
+        if log := run.log(fold):
+            blocks.append(curves_figure(f"curves-{place}", f"{run.label}, fold {fold}", log, stamps))
+        blocks.append(
+            replace(account_table(run.config, None), name=f"account-{place}", caption=f"Parameters, {run.label}")
+        )
+    return Section(
+        "training",
+        "Training",
+        "Curves of the fine-tuning and numbers of parameters, one run after the other.",
+        "Compare runs that have levelled out: a difference between runs that still learn is a difference of patience.",
+        tuple(blocks),
+    )
+
+
+def _settings_section(runs: list[ReportedRun]) -> Section:
+    rows = tuple(cells(row) for row in _different(runs))
+    table = Table("different", "What differs between the runs", ("setting", *(run.label for run in runs)), rows)
+    return Section(
+        "record",
+        "Settings",
+        "Everything in the two configurations that is not equal.",
+        "A comparison of methods should differ in the method alone: seeds, budgets, epochs and base should be equal.",
+        (table,) if rows else (Note("The two configurations are equal."),),
+    )
+
+
+def _different(runs: list[ReportedRun]) -> Iterator[tuple[str, str, str]]:
+    first, second = (dict(flattened(to_plain(run.config))) for run in runs)
+    for name in dict.fromkeys((*first, *second)):
+        pair = (first.get(name, "-"), second.get(name, "-"))
+        if pair[0] != pair[1] and not name.endswith(".why"):
+            yield name, *pair

@@ -1,0 +1,114 @@
+"""What a run's experts and teachers learned without labels: curves, and the cards that its stages left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.pretraining_card import (
+    CARD_FILE,
+    CARD_PICTURE,
+    EXPERTS_CARD_FILE,
+    EXPERTS_CARD_PICTURE,
+    ExpertsCard,
+    Measure,
+    PretrainingCard,
+)
+from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table, number
+from samora_pipeline.reporting.html_images import shrunk_image
+from samora_pipeline.reporting.report_run import LOG_FILE, ReportedRun, read_log
+from samora_pipeline.reporting.report_training import curves_figure, epochs_table
+
+_CARD_WIDTH = 900
+_PASSED = {True: "pass", False: "WARN", None: ""}
+
+
+def pretraining_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
+    """Every stage without labels that the run used, and how alike its experts are."""
+    blocks: list[Block] = []
+    for stage, key in _stage_keys(run):
+        folder = run.places.pretraining / key / stage
+        if folder.is_dir():
+            blocks += _stage_blocks(stage, key, folder, stamps)
+        else:
+            blocks.append(Note(f"{stage} {key}: its folder is not there, so its monitors are left out."))
+    for fold, folder in run.folds.items():
+        blocks += _experts_blocks(fold, folder, stamps)
+    if not blocks:
+        blocks.append(Note("No expert of this run was trained without labels."))
+    return Section(
+        "pretraining",
+        "Pre-training",
+        "What the experts and their teachers learned from scans without labels, before any label was used.",
+        "An expert is worth having when its own task is solved better with it than without: gap is that difference, "
+        "and above 0 it has learned. image: accuracy above chance, loss below chance. patch and pixel: an error below "
+        "that of the input. WARN says what to do; a loss at the level of chance asks for more epochs or a larger pool.",
+        tuple(blocks),
+    )
+
+
+def _stage_keys(run: ReportedRun) -> list[tuple[str, str]]:
+    """Stages of stage 1 and the keys of their results, over all folds, each once."""
+    pairs = []
+    for config in run.scored.configs:
+        pairs += [(f"teacher_{level}", record.key) for level, record in config.teachers.items()]
+        pairs += [(f"expert_{level}", key) for level, key in config.experts.items()]
+    return [pair for pair in dict.fromkeys(pairs) if pair[1]]
+
+
+def _stage_blocks(stage: str, key: str, folder: Path, stamps: tuple[str, ...]) -> Iterator[Block]:
+    title, name = f"{stage.replace('_', ' ')} {key}", f"{stage}-{key}"
+    log = read_log(folder / LOG_FILE)
+    if (folder / CARD_FILE).is_file():
+        card = read_json(PretrainingCard, folder / CARD_FILE)
+        told = tuple(dict.fromkeys((*stamps, *card.stamps)))
+        notes = (
+            f"Seen on {card.panel_slices} slices of a pool of {card.pool_slices}, after {card.epochs} epochs.",
+            *((f"Taught by {card.taught_by}.",) if card.taught_by else ()),
+            *((f"Stamps: {', '.join(card.stamps)}.",) if card.stamps else ()),
+        )
+        yield measures_table(f"card-{name}", f"{title}: {card.verdict.upper()}", card.measures, notes)
+        yield from _picture(folder / CARD_PICTURE, f"picture-{name}", f"{title}, card of its monitors", told)
+    else:
+        yield Note(f"{title} has no card of monitors; its curves follow.")
+    if log:
+        yield curves_figure(f"curves-{name}", title, log, stamps)
+        yield epochs_table(f"epochs-{name}", f"{title}: first and last epochs", log)
+
+
+def _experts_blocks(fold: str, folder: Path, stamps: tuple[str, ...]) -> Iterator[Block]:
+    if not (folder / EXPERTS_CARD_FILE).is_file():
+        return
+    card = read_json(ExpertsCard, folder / EXPERTS_CARD_FILE)
+    title = f"Experts side by side, fold {fold}"
+    notes = ("Similarity is linear CKA of pooled features of the last block: 1 means alike up to rotation and scale.",)
+    rows = tuple(
+        (Cell(name, name), *(number(value, 3) for value in values))
+        for name, values in zip(card.names, card.similarity, strict=True)
+    )
+    yield Table(f"similarity-{fold}", f"{title}: similarity", ("features of", *card.names), rows, notes=notes)
+    yield measures_table(f"experts-card-{fold}", f"{title}: {card.verdict.upper()}", card.measures, ())
+    yield from _picture(folder / EXPERTS_CARD_PICTURE, f"experts-card-picture-{fold}", title, stamps)
+
+
+def measures_table(name: str, caption: str, measures: Sequence[Measure], notes: tuple[str, ...]) -> Table:
+    """Numbers with their thresholds, verdicts and advice."""
+    rows = tuple(
+        (
+            Cell(one.name.replace("_", " "), one.name),
+            Cell(f"{one.value:.4g}", one.value),
+            Cell(_PASSED[one.passed]),
+            Cell(one.wanted),
+            Cell(one.meaning),
+            Cell(one.advice),
+        )
+        for one in measures
+    )
+    return Table(name, caption, ("measure", "value", "verdict", "wanted", "meaning", "what to do"), rows, notes=notes)
+
+
+def _picture(path: Path, name: str, text: str, stamps: tuple[str, ...]) -> Iterator[Figure]:
+    if path.is_file():
+        image = shrunk_image(path, _CARD_WIDTH, stamps)
+        yield Figure(name, image, f"{text}; its numbers are in the table above", f"{text}.")

@@ -1,0 +1,127 @@
+"""What a run is, for people who want to repeat or to trust it: parameters, settings, plan, seeds, digests, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from samora_pipeline.contracts.json_io import read_object, to_plain
+from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, VALIDATION_FOLDER, RunConfig
+from samora_pipeline.files import digest_file
+from samora_pipeline.models.assembly import build_network
+from samora_pipeline.models.freezing import Part, account, freeze
+from samora_pipeline.reporting.html_blocks import Cell, Note, Section, Table, cells
+from samora_pipeline.reporting.report_run import ReportedRun
+from samora_pipeline.reporting.report_training import flattened
+
+PARTS_KEY = "trained"
+"""in the record of a final checkpoint: the parts that learned from the labels"""
+_WHY = ".why"
+
+
+def record_section(run: ReportedRun, trained: frozenset[Part] | None) -> Section:
+    """Everything that determined the run. ``trained`` are the parts that learned from labels, None if unknown."""
+    config = run.config
+    blocks = (
+        account_table(config, trained),
+        Table("identity", "Seeds and digests", ("what", "value"), tuple(map(cells, _identity(run)))),
+        Table("settings", "Settings", ("setting", "value"), _rows(to_plain(config.settings)), folded=True),
+        Table("network", "Network", ("part", "value"), _rows(to_plain(config.model)), folded=True),
+        _plan_table(config),
+        Table("versions", "Software", ("what", "version"), tuple(map(cells, _versions(run))), folded=True),
+    )
+    return Section(
+        "record",
+        "Record",
+        "What determined this run. The same settings, seeds and digests give the same run again.",
+        "",
+        blocks if run.scored.summary.folds else (*blocks, Note("The folds of this run are not named in its scores.")),
+    )
+
+
+def account_table(config: RunConfig, trained: frozenset[Part] | None) -> Table:
+    """Numbers of parameters by part, as in Table 3 of the paper."""
+    # On the meta device a network has shapes and no memory.
+    with torch.device("meta"):
+        network = build_network(config.model)
+    freeze(network, trained or frozenset())
+    counts = {part: pair for part, pair in account(network).items() if sum(pair)}
+    rows = [
+        (
+            Cell(part.value.replace("_", " "), part.value),
+            Cell(f"{learned + frozen:,}", float(learned + frozen)),
+            Cell("not recorded" if trained is None else f"{learned:,}", None if trained is None else float(learned)),
+        )
+        for part, (learned, frozen) in counts.items()
+    ]
+    total, learned = sum(map(sum, counts.values())), sum(pair[0] for pair in counts.values())
+    rows.append(
+        (
+            Cell("all", "all"),
+            Cell(f"{total:,}", float(total)),
+            Cell("not recorded" if trained is None else f"{learned:,}", None if trained is None else float(learned)),
+        )
+    )
+    notes = ("base: the frozen encoder; experts: LoRA; fusion: what joins the experts in every block.",)
+    return Table("account", "Parameters", ("part", "parameters", "learned from labels"), tuple(rows), notes=notes)
+
+
+def _identity(run: ReportedRun) -> Iterator[tuple[str, str]]:
+    config = run.config
+    yield "run", run.label
+    yield "recipe", config.recipe
+    yield "seed", ", ".join(dict.fromkeys(str(own.seed) for own in run.scored.configs))
+    selection = config.selection
+    origin = "published list" if selection.published else f"drawn with seed {selection.seed}"
+    yield "labelled part", f"{selection.split}, {len(selection.cases)} cases, {origin}"
+    yield "base encoder", f"{config.base.name} ({config.base.origin}), sha256 {config.base.digest}"
+    yield "fingerprint of the data", config.plans.fingerprint_digest
+    for level, key in config.experts.items():
+        yield f"expert {level}", f"key {key}" if key else "not pre-trained"
+    for level, teacher in config.teachers.items():
+        yield (
+            f"teacher {level}",
+            f"{teacher.network} from {teacher.weights or teacher.origin}, {teacher.licence or '-'}",
+        )
+    for fold, folder in run.folds.items():
+        for name in (CONFIG_FILE, FINAL_CHECKPOINT):
+            if (folder / name).is_file():
+                yield f"{name}, fold {fold}", f"sha256 {digest_file(folder / name)}"
+
+
+def _versions(run: ReportedRun) -> Iterator[tuple[str, str]]:
+    """Versions and the commit, from the record of the scored predictions."""
+    for path in _records(run):
+        plain = read_object(path)
+        if isinstance(plain, dict):
+            yield "device", str(plain.get("device", "-"))
+            yield from flattened(plain.get("versions", {}))
+            return
+    yield "record", "not there"
+
+
+def _records(run: ReportedRun) -> Iterator[Path]:
+    for folder in run.folds.values():
+        yield from sorted((folder / VALIDATION_FOLDER).glob("run*.json"))
+
+
+def _plan_table(config: RunConfig) -> Table:
+    plain = to_plain(config.plans)
+    rows = tuple(
+        cells(
+            (
+                name.replace("_", " "),
+                "; ".join(": ".join(pair).lstrip(": ") for pair in flattened(own["value"])),
+                own["why"],
+            )
+        )
+        for name, own in plain.items()
+        if isinstance(own, dict) and "why" in own
+    )
+    return Table("plan", "Plan", ("value", "is", "because"), rows, folded=True)
+
+
+def _rows(plain: object) -> tuple[tuple[Cell, ...], ...]:
+    return tuple(cells(pair) for pair in flattened(plain) if not pair[0].endswith(_WHY))
