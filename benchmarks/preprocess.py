@@ -6,8 +6,9 @@
 What is timed: ``nnUNetv2_preprocess -c 2d`` (its fingerprint and plan are made before and not counted) against the
 whole ``samora_plan_and_preprocess`` (checks, digests, plan and store) plus reading every slice as training does, window
 and resize included. Both commands also run on two tiny scans; that time (Python, imports, starting workers) is
-subtracted from each, so that few scans suffice. The rounds alternate. nnU-Net lives in an environment of its own, which
-is made under the folder given by ``--nnunet`` when it is not there: it sees the packages of this one and adds the rest.
+subtracted from each, so that few scans suffice; with very few, or on a busy machine, what is left may be noise. The
+rounds alternate. nnU-Net lives in an environment of its own, which is made under the folder given by ``--nnunet`` when
+it is not there: it sees the packages of this one and adds the rest.
 """
 
 from __future__ import annotations
@@ -295,18 +296,18 @@ def compare(arguments: argparse.Namespace, work: Path) -> None:
     print(f"{arguments.processes} processes; load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print(f"{'':34} {'scans/s':>9} {'s/scan':>9} {'CPU s/scan':>9} {'peak MB':>9}")
     for number in range(arguments.rounds):
-        theirs = rival.run(NAME) - rival.run(TINY) if rival else None
-        stored = ours.run(NAME)
-        own = stored - ours.run(TINY)
-        loaded = load(work / "preprocessed" / NAME, arguments.processes)
-        print(f"round {number + 1}, load {os.getloadavg()[0]:.1f}")
-        show("  check, plan, store", own, arguments.scans, stored.memory)
+        theirs, their_start = (rival.run(NAME), rival.run(TINY)) if rival else (None, None)
+        stored, start = ours.run(NAME), ours.run(TINY)
+        both = stored - start + (loaded := load(work / "preprocessed" / NAME, arguments.processes))
+        print(f"round {number + 1}, load {os.getloadavg()[0]:.1f}; subtracted from ours {start.wall:.1f} s", end="")
+        print(f", from nnU-Net {their_start.wall:.1f} s" if their_start else "")
+        show("  check, plan, store", stored - start, arguments.scans, stored.memory)
         show("  read and resize every slice", loaded, arguments.scans, float("nan"))
-        show("samora_pipeline, both", own + loaded, arguments.scans, stored.memory)
-        if theirs:
-            show("nnUNetv2_preprocess -c 2d", theirs, arguments.scans, theirs.memory)
-            both = own + loaded
-            print(f"ratio {theirs.wall / both.wall:.1f} x by the clock, {theirs.cpu / both.cpu:.1f} x on the processor")
+        show("samora_pipeline, both", both, arguments.scans, stored.memory)
+        if theirs and their_start:
+            net = theirs - their_start
+            show("nnUNetv2_preprocess -c 2d", net, arguments.scans, theirs.memory)
+            print(f"ratio {net.wall / both.wall:.1f} x by the clock, {net.cpu / both.cpu:.1f} x on the processor")
     print(f"largest deviation of a loaded slice from scipy: {deviation(work / 'preprocessed' / NAME):.1e}")
 
 
