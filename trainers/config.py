@@ -44,6 +44,7 @@ class FinetuneSettings:
     schedule where it differs from the epochs that are run (SAMed stops early). The maximum of iterations in Eq. 11 is
     that of the schedule; the 18,600 in A.1 are SAMed's, of 200 epochs. ``loss_at``: ``decoder`` resizes the label to
     the logits, ``input`` the logits to the label. ``schedule``: Eq. 11 or, after the same warm-up, half a cosine.
+    ``mask_tokens``: where the base has another number of outputs, ours start ``random`` or as copies of its tokens.
     Where a decoder has two stages each has both terms, weighed by ``objectives.segmentation.stage_weights``.
     """
 
@@ -61,6 +62,7 @@ class FinetuneSettings:
     cross_entropy: float = 0.2
     dice: float = 0.8
     loss_at: Literal["decoder", "input"] = "decoder"  # SAMed's code: low-resolution logits against a resized label
+    mask_tokens: Literal["random", "copied"] = "random"  # SAMed's code
     clip_norm: float | None = None
     held_out: int = 0  # labelled cases kept out of training, on which post-processing is chosen; 0 leaves it off
 
@@ -158,10 +160,18 @@ def shrunk(settings: Settings) -> Settings:
 
     Lengths are fixed in steps, so that a run takes minutes whatever the size of the pool. Experts are fused after
     the attention, which makes a step a fifth to a third cheaper than whole blocks. The loss is taken at input size:
-    with logits of 32 to 56 pixels a side, resizing the labels instead would lose the small organs.
+    with logits of 32 to 56 pixels a side, resizing the labels instead would lose the small organs. Outputs start as
+    copies of the base's: from random tokens, a few hundred steps may end before neighbouring structures part.
     """
     finetune = replace(
-        settings.finetune, epochs=54, batch=8, schedule_epochs=None, warmup=25, steps_per_epoch=6, loss_at="input"
+        settings.finetune,
+        epochs=54,
+        batch=8,
+        schedule_epochs=None,
+        warmup=25,
+        steps_per_epoch=6,
+        loss_at="input",
+        mask_tokens="copied",
     )
     return replace(
         settings,

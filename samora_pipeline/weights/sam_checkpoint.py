@@ -29,14 +29,16 @@ SAM2_POSITIONS = sam2_file_name(POSITIONS)
 MASK_TOKENS = "mask_tokens.weight"
 SIZED_BY_OUTPUTS = ("mask_tokens.", "output_hypernetworks_mlps.", "iou_prediction_head.")
 """below the mask decoder"""
+TIE_BREAK = 0.1
+"""of the spread of the file's mask tokens: what tells outputs apart that start from the same token"""
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """What became of each tensor of a file; together the four name all of them, each once.
 
-    ``dropped`` tensors belong to another number of outputs; the network's own keep their random start. ``video``
-    tensors belong to the parts of SAM 2 that follow objects through a video.
+    ``dropped`` tensors belong to another number of outputs; the network's own keep their random start, or start as
+    copies. ``video`` tensors belong to the parts of SAM 2 that follow objects through a video.
     """
 
     loaded: tuple[str, ...]
@@ -54,13 +56,14 @@ class LoadReport:
         return ", ".join(f"{len(names)} {what}" for what, names in counts.items() if names)
 
 
-def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> LoadReport:
+def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy_outputs: bool = False) -> LoadReport:
     """Read a public state of SAM or SAM 2 into the network's base, prompt encoder and mask decoder.
 
     Nothing is written unless everything fits. In SAM the position table (1,G,G,D) and, in blocks with global
     attention, the relative position tables (2G-1,c) are interpolated bilinearly to the network's grid (SAMed). Mask
-    tokens, hyper-networks and the quality head are dropped when their number of outputs is not the network's, and so
-    are SAM 2's parts for videos.
+    tokens, hyper-networks and the quality head are dropped when their number of outputs is not the network's (SAMed),
+    and so are SAM 2's parts for videos. With ``copy_outputs`` each output of the network then starts from one of the
+    file's mask tokens and its hyper-network, in turn, instead of from random numbers.
 
     Raises:
         DataError: ``E-WEIGHT-06`` when a tensor is missing, left over or of another shape.
@@ -81,10 +84,12 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> Load
                 raise _misfit(state, f"{public} {tuple(state[public].shape)}", f"{public} {tuple(target.shape)}")
             fitted[public] = _resize(state[public], target)
             resized.append(public)
+    if copy_outputs:
+        fitted |= _copied_outputs(targets, state, dropped)
     with torch.no_grad():
         for public, tensor in fitted.items():
             targets[public].copy_(tensor)
-    loaded = tuple(public for public in fitted if public not in set(resized))
+    loaded = tuple(public for public in fitted if public not in {*resized, *dropped})
     return LoadReport(loaded, tuple(resized), tuple(sorted(dropped & state.keys())), tuple(sorted(video)))
 
 
@@ -112,6 +117,24 @@ def _other_outputs(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -
         return set()
     sized = tuple(prefix + part for part in SIZED_BY_OUTPUTS)
     return {name for name in (*targets, *state) if name.startswith(sized)}
+
+
+def _copied_outputs(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], dropped: set[str]) -> dict[str, Tensor]:
+    """Mask tokens and hyper-networks of the network's outputs as copies of the file's, in turn."""
+    copies = {}
+    for public in sorted(dropped & targets.keys()):
+        before, part, after = public.partition("output_hypernetworks_mlps.")
+        if public.endswith(MASK_TOKENS):
+            given, own = state[public].float(), targets[public]
+            turns = torch.arange(len(own)) % len(given)
+            copies[public] = given[turns] + TIE_BREAK * given.std() * own
+        elif part:
+            output, _, name = after.partition(".")
+            outputs = len(
+                {key.removeprefix(before + part).split(".")[0] for key in state if key.startswith(before + part)}
+            )
+            copies[public] = state[f"{before}{part}{int(output) % outputs}.{name}"]
+    return copies
 
 
 def _global_tables(network: SegmentationNetwork) -> set[str]:

@@ -129,6 +129,23 @@ def test_at_the_size_of_the_file_the_network_is_the_reference() -> None:
         assert torch.equal(network(images), expected)
 
 
+@pytest.mark.parametrize("outputs", [3, 6])
+def test_outputs_may_start_as_copies_of_those_of_the_file(outputs: int) -> None:
+    state = reference(256).state_dict()
+    network = build_network(ModelSpec("narrow", 256, num_outputs=outputs))
+    report = load_base(network, state, copy_outputs=True)
+    assert sorted(report.loaded + report.resized + report.dropped) == sorted(state)
+    decoder, tokens = network.decoder.mask_decoder, state["mask_decoder.mask_tokens.weight"]
+    own_tokens = decoder.mask_tokens.weight.detach()
+    for output in range(outputs):
+        distances = (tokens - own_tokens[output]).norm(dim=1)
+        assert int(distances.argmin()) == output % len(tokens)
+        for name, tensor in decoder.output_hypernetworks_mlps[output].state_dict().items():
+            prefix = f"mask_decoder.output_hypernetworks_mlps.{output % len(tokens)}"
+            assert torch.equal(tensor, state[f"{prefix}.{name}"])
+    assert len({tuple(token.tolist()) for token in own_tokens}) == outputs
+
+
 def test_experts_and_fusion_are_left_alone() -> None:
     network = build_network(ModelSpec("narrow", 256, num_outputs=4))
     before = trained_state(network)

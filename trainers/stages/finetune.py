@@ -88,7 +88,8 @@ def run_finetune(inputs: FinetuneInputs, context: StageContext, folder: Path, di
 def starting_network(inputs: FinetuneInputs, seed: int) -> SegmentationNetwork:
     """The network before its first labelled slice: base and experts read, everything else frozen or random."""
     config = inputs.config
-    network = network_on_base(config.model, inputs.base, seed)
+    copied = inputs.settings.mask_tokens == "copied"
+    network = network_on_base(config.model, inputs.base, seed, copy_outputs=copied)
     for level, file in inputs.experts.items():
         read_expert(network, level, file, config.base.digest, hidden_cases(config))
     freeze(network, inputs.parts)

@@ -42,10 +42,16 @@ def full_precision(images: Tensor) -> torch.autocast:
     return torch.autocast(images.device.type, enabled=False)
 
 
-def network_on_base(spec: ModelSpec, base: Path | None, seed: int) -> SegmentationNetwork:
-    """Build a network whose random parts depend on ``seed`` alone, with the base read from a file (None: random)."""
+def network_on_base(
+    spec: ModelSpec, base: Path | None, seed: int, *, copy_outputs: bool = False
+) -> SegmentationNetwork:
+    """Build a network whose random parts depend on ``seed`` alone, with the base read from a file (None: random).
+
+    ``copy_outputs``: see ``load_base``.
+    """
     seed_everything(seed, "network")
     network = build_network(spec)
     if base is not None:
-        logger.info("base %s: %s tensors", base.name, load_base(network, read_weights(base)))
+        report = load_base(network, read_weights(base), copy_outputs=copy_outputs)
+        logger.info("base %s: %s tensors", base.name, report)
     return network
