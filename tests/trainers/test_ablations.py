@@ -1,0 +1,238 @@
+"""The ablations by name: what each stands for, at full size without memory, and one step of each at tiny size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.errors import UsageError
+from samora_pipeline.models.assembly import build_network
+from samora_pipeline.models.freezing import Part, account, freeze, parameters_by_part, snapshot, verify
+from samora_pipeline.paths import resolve_roots
+from tests.trainers.small_data import make_dataset
+from trainers.ablations import PRESETS, Preset, resolve
+from trainers.catalog import TRAINERS
+from trainers.cli import main
+from trainers.planning import Choices, make_choices, plan_run
+from trainers.request import Request
+from trainers.stages import lorahub
+from trainers.stages.finetune import FinetuneInputs, LabelledTask, starting_network
+
+PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
+ROWS = [(name, trainer) for name, preset in PRESETS.items() for trainer in (*preset.trainers, *preset.also)]
+
+
+def chosen(name: str, trainer: str, *more: str) -> Choices:
+    return make_choices(Request("1", trainer, "10pct", preset=name, assignments=more))
+
+
+def settled(choices: Choices) -> tuple[object, ...]:
+    """All of them but the trainer, which is made anew each time."""
+    return choices.recipe, choices.levels, choices.backbone, choices.settings, choices.changes
+
+
+def full_spec(choices: Choices) -> ModelSpec:
+    return choices.trainer.spec(
+        choices.backbone, choices.settings.model, choices.levels, input_size=224, in_channels=1, num_outputs=9
+    )
+
+
+@cache
+def full_account(spec: ModelSpec, parts: frozenset[str]) -> dict[Part, tuple[int, int]]:
+    with torch.device("meta"):
+        network = build_network(spec)
+    freeze(network, frozenset(map(Part, parts)))
+    return account(network)
+
+
+@pytest.mark.parametrize(("name", "trainer"), ROWS)
+def test_every_preset_builds_at_full_size(name: str, trainer: str) -> None:
+    choices = chosen(name, trainer)
+    counts = full_account(full_spec(choices), choices.trainer.parts)
+    assert counts[Part.BASE][0] == 0 < counts[Part.BASE][1]
+    assert counts[Part.DECODER][0] > 0
+    for part, (trained, frozen) in counts.items():
+        assert (frozen if part in choices.trainer.parts else trained) == 0
+    rank = choices.settings.model.lora_rank
+    per_level = 41_440 * rank if choices.backbone == "sam2_hiera_b+" else 36_864 * rank
+    assert sum(counts[Part.EXPERTS]) == len(choices.levels) * per_level
+    assert (sum(counts[Part.FUSION]) > 0) is (
+        len(choices.levels) > 1 and choices.settings.model.fusion.name not in ("lac", "lorahub")
+    )
+
+
+def test_every_table_of_ablations_is_there() -> None:
+    assert {preset.table for preset in PRESETS.values()} == {3, 4, 5, 9, 10, 11, 12, 15}
+    assert all(name.startswith(f"table{preset.table}-") for name, preset in PRESETS.items())
+    assert all(trainer in TRAINERS.names() for _, trainer in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "trainer", "changes"),
+    [
+        ("table4-lac", "HSAMoraTrainer", {"model.fusion.name": "lac"}),
+        ("table4-2-1-1", "HSAMoraTrainer", {}),
+        ("table4-1-2-1", "SAMoraTrainer", {"model.fusion.order": "1-2-1"}),
+        ("table5-image-nocpt", "SAMoraTrainer", {"levels": ["image"], "recipe": "nocpt"}),
+        ("table5-patch-cpt", "SAMoraTrainer", {"levels": ["patch"]}),
+        ("table15-pixel-scratch", "HSAMoraTrainer", {"levels": ["pixel"], "recipe": "scratch"}),
+        ("table9-rank16", "SAMed2Trainer", {"model.lora_rank": 16}),
+        ("table10-hcat", "HSAMoraTrainer", {"model.fusion.name": "hcat"}),
+        ("table11-lorahub", "HSAMoraTrainer", {"model.fusion.name": "lorahub"}),
+        ("table12-T1", "HSAMoraTrainer", {"recipe": "T1"}),
+        ("table12-full", "HSAMoraTrainer", {}),
+        ("table3-samed", "SAMedTrainer", {"finetune.epochs": 200}),
+        ("table3-samora-2", "SAMora2Trainer", {"finetune.epochs": 20}),
+        ("table3-h-samora", "HSAMoraTrainer", {}),
+    ],
+)
+def test_a_preset_is_what_the_options_would_say(name: str, trainer: str, changes: dict[str, object]) -> None:
+    assert chosen(name, trainer).changes == changes
+
+
+def test_short_names_are_those_of_the_issue() -> None:
+    words = ("fusion=lac", "rank=16", "order=1-2-1", "levels=pixel,image", "recipe=scratch", "scope=attention")
+    choices = make_choices(Request("1", "SAMoraTrainer", "10pct", assignments=words))
+    model = choices.settings.model
+    assert (model.fusion.name, model.lora_rank, model.fusion.order) == ("lac", 16, "1-2-1")
+    assert model.fusion.scope == "attention"
+    assert (choices.levels, choices.recipe) == ((Level.IMAGE, Level.PIXEL), "scratch")
+    long = ("model.fusion.name=lac", "model.lora_rank=16", "model.fusion.order=1-2-1", "model.fusion.scope=attention")
+    same = Request("1", "SAMoraTrainer", "10pct", levels=("image", "pixel"), recipe="scratch", assignments=long)
+    assert settled(make_choices(same)) == settled(choices)
+
+
+def test_what_set_says_comes_after_the_preset() -> None:
+    assert chosen("table4-lac", "HSAMoraTrainer", "rank=1", "fusion=mole").changes == {
+        "model.fusion.name": "mole",
+        "model.lora_rank": 1,
+    }
+
+
+def test_presets_of_two_tables_are_one_run() -> None:
+    four, eleven = (settled(chosen(f"table{table}-mole", "HSAMoraTrainer")) for table in (4, 11))
+    assert four == eleven
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        (Request("1", "SAMoraTrainer", "10pct", preset="table4-lacc"), "E-PRESET-01[\\s\\S]*did you mean table4-lac"),
+        (Request("1", "SAMedTrainer", "10pct", preset="table4-lac"), "E-PRESET-02 .*no ablation of SAMedTrainer"),
+        (Request("1", "SAMoraTrainer", "10pct", preset="table5-pixel-scratch", levels=("image",)), "E-ARG-09"),
+        (Request("1", "SAMoraTrainer", "10pct", recipe="none", assignments=("recipe=scratch",)), "E-ARG-09"),
+        (Request("1", "SAMoraTrainer", "10pct", assignments=("order=3-2-1",)), "E-SET-03"),
+        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-02"),
+        (Request("1", "AutoSAMTrainer", "10pct", levels=("image",)), "E-ARG-06[\\s\\S]*no experts"),
+    ],
+)
+def test_what_does_not_fit_is_refused(asked: Request, code: str) -> None:
+    with pytest.raises(UsageError, match=code):
+        make_choices(asked)
+
+
+def test_a_trainer_of_ones_own_may_use_any_preset() -> None:
+    request = Request("1", "my_package.trainers:Mine", "10pct", preset="table4-lac")
+    assert resolve(request).assignments == ("model.fusion.name=lac",)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("ablations"))
+
+
+def tiny_runs() -> Iterator[tuple[str, str]]:
+    """The rows of the paper, one of each network: two tables have the same ones."""
+    seen: set[tuple[ModelSpec, frozenset[str]]] = set()
+    for name, trainer in ((name, trainer) for name, preset in PRESETS.items() for trainer in preset.trainers):
+        choices = chosen(name, trainer)
+        key = (full_spec(choices), choices.trainer.parts)
+        if key not in seen:
+            seen.add(key)
+            yield name, trainer
+
+
+@pytest.fixture
+def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lorahub, "EVALUATIONS", 3)
+
+
+@pytest.mark.usefixtures("short_search")
+@pytest.mark.parametrize(("name", "trainer"), list(tiny_runs()))
+def test_every_preset_takes_a_step(root: Path, name: str, trainer: str) -> None:
+    on_sam2 = TRAINERS.get(trainer).default_backbone.startswith("sam2")
+    take_a_step(root, name, trainer, "samora2_tiny" if on_sam2 else "samora_tiny")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
+@pytest.mark.parametrize(("name", "trainer"), list(tiny_runs()))
+def test_every_preset_takes_a_step_at_full_size(root: Path, name: str, trainer: str) -> None:
+    take_a_step(root, name, trainer, None)
+
+
+def take_a_step(root: Path, name: str, trainer: str, backbone: str | None) -> None:
+    """Step on a random base, with experts as if they were trained; how they are trained is tested elsewhere."""
+    asked = resolve(Request("90", trainer, "2cases", preset=name, backbone=backbone, backbone_weights="bootstrap"))
+    plan = plan_run(replace(asked, recipe="none"), resolve_roots(str(root)))
+    inputs = FinetuneInputs(
+        config=plan.config,
+        settings=replace(plan.choices.settings.finetune, batch=2, steps_per_epoch=1, epochs=1),
+        base=None,  # type: ignore[arg-type]  # random weights
+        experts={},
+        slices=plan.dataset.slices,
+        parts=frozenset(Part(part) for part in plan.choices.trainer.parts),
+    )
+    network = starting_network(inputs, 0)
+    with torch.no_grad():
+        for expert in parameters_by_part(network)[Part.EXPERTS].values():
+            expert.normal_(0, 0.1)  # as after stage 1
+    task = LabelledTask(inputs, network, 0)
+    before = snapshot(network)
+    training = task.training(lambda: verify(network, before))
+    training.before_epoch(0)
+    (batch,) = training.batches(0)
+    loss, _ = training.loss(training.load(batch, 0), 0)
+    loss.backward()
+    for group in training.optimizer.param_groups:
+        group["lr"] = training.learning_rate(1)
+    training.optimizer.step()
+    training.after_first_step()
+    assert torch.isfinite(loss)
+
+
+def test_a_dry_run_shows_what_a_preset_stands_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--root", str(root), "--backbone", "samora_tiny", "--recipe", "none", "--dry-run"]
+    assert main(["90", "HSAMoraTrainer", "2cases", "--preset", "table10-hcat", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "changed   model.fusion.name = hcat" in shown
+    assert '"name": "hcat"' in shown
+    assert re.search(r"fusion +[\d,]+ +0\n", shown)
+    assert re.search(r"base +0 +[\d,]+\n", shown)
+
+
+def test_the_page_has_every_preset_with_what_it_stands_for() -> None:
+    rows = dict(re.findall(r"^\| `(table[\w-]+)` \|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert list(rows) == list(PRESETS)
+    for name, preset in PRESETS.items():
+        cells = [cell.strip() for cell in rows[name].split("|")]
+        assert cells[:2] == [", ".join(preset.trainers), said(preset)], name
+
+
+def said(preset: Preset) -> str:
+    """A preset as options."""
+    short = {"model.fusion.name": "fusion", "model.fusion.order": "order", "model.lora_rank": "rank"}
+    words = [] if preset.levels is None else [f"--levels {','.join(preset.levels)}"]
+    words += [] if preset.recipe is None else [f"--recipe {preset.recipe}"]
+    for assignment in preset.assignments:
+        name, _, value = assignment.partition("=")
+        words.append(f"--set {short.get(name, name)}={value}")
+    return f"`{' '.join(words)}`" if words else "defaults"
