@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from planners.preparation import Checked, Prepared, Request
     from samora_pipeline.contracts.integrity import Remark
     from samora_pipeline.contracts.plans import Planned
+    from samora_pipeline.contracts.splits import Splits
 
 _SHOWN = 10
 
@@ -155,7 +156,8 @@ def _chosen(arguments: argparse.Namespace, roots: Roots) -> list[DatasetFolder]:
         else:
             chosen.append(folder)
     if not chosen:
-        say(f"nothing to do; a dataset named with -d is checked again\nnext: {_next_command(present[-1])}")
+        splits = _splits(roots.preprocessed / present[-1].folder_name)
+        say(f"nothing to do; a dataset named with -d is checked again\nnext: {_next_command(present[-1], splits)}")
     return chosen
 
 
@@ -183,7 +185,7 @@ def _work_on(folder: DatasetFolder, request: Request, arguments: argparse.Namesp
     if prepared is not None:
         _say_prepared(prepared, explain=arguments.explain)
         say(f"  in         {request.target}")
-        say(f"next: {_next_command(folder, prepared)}")
+        say(f"next: {_next_command(folder, prepared.splits)}")
     if checked.fingerprint.set_aside:
         raise _set_aside(checked)
     return 0
@@ -246,11 +248,21 @@ def _say_prepared(prepared: Prepared, explain: bool) -> None:
     say(f"  stored     {prepared.stored.written} cases written, {prepared.stored.kept} already there and intact")
 
 
-def _next_command(folder: DatasetFolder, prepared: Prepared | None = None) -> str:
-    if prepared and prepared.splits is None:
+def _splits(target: Path) -> Splits | None:
+    from samora_pipeline.contracts.json_io import read_json
+    from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
+
+    path = target / SPLITS_FILE
+    return read_json(Splits, path) if path.is_file() else None
+
+
+def _next_command(folder: DatasetFolder, splits: Splits | None) -> str:
+    if splits is None:
         return f"samora_plan_and_preprocess -d {folder.number} --merge  when all shards have finished"
-    published = list(prepared.splits.published) if prepared and prepared.splits else []
-    return f"samora_train {folder.number} SAMoraTrainer {published[0] if published else '10pct'}"
+    if not any(fold.train for fold in splits.folds.values()):
+        command = f"samora_train DATASET SAMoraTrainer 10pct --unlabeled {folder.number}"
+        return f"{command}  with a DATASET that has labels: experts learn from these scans too"
+    return f"samora_train {folder.number} SAMoraTrainer {next(iter(splits.published), '10pct')}"
 
 
 def _set_aside(checked: Checked) -> FailedCasesError:

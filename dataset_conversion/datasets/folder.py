@@ -13,7 +13,8 @@ from dataset_conversion.label_map import MAP_FORM, LabelMap, read_label_map
 from samora_pipeline.errors import DataError, UsageError
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")
-_UNNAMED = "image"
+# nnU-Net's name for intensities without units: each scan is scaled by itself, which serves every kind of scan.
+_UNNAMED = "zscore"
 _COLOURS = ("R", "G", "B")
 
 
@@ -41,7 +42,11 @@ class Folder(Converter):
             "--label-map", metavar="FILE", default="", help=f"JSON: which values make which label, {MAP_FORM}"
         )
         parser.add_argument(
-            "--channel", nargs="+", metavar="NAME", default=[], help="what the channels are, in order: CT, or T1 T2"
+            "--channel",
+            nargs="+",
+            metavar="NAME",
+            default=[],
+            help="what the channels are, in order: CT, or T1 T2 (default: zscore)",
         )
 
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
@@ -145,7 +150,7 @@ def _pictures_only(folder: Path, images: dict[str, tuple[Path, ...]]) -> bool:
 
 
 def _channel_names(asked: list[str], images: dict[str, tuple[Path, ...]], pictures: bool) -> tuple[str, ...]:
-    """The names asked for, else R, G, B for colour pictures, else neutral ones."""
+    """The names asked for, else R, G, B for colour pictures, else one that claims nothing."""
     from dataset_conversion.scan_files import read_scan
 
     if asked:
@@ -157,7 +162,7 @@ def _channel_names(asked: list[str], images: dict[str, tuple[Path, ...]], pictur
         except DataError:
             # A damaged picture is set aside later; the next one tells as much.
             continue
-    return (_UNNAMED,) if count == 1 else tuple(f"{_UNNAMED}_{number}" for number in range(count))
+    return (_UNNAMED,) * count
 
 
 def _notes(asked: list[str], pictures: bool, unlabelled: int) -> tuple[str, ...]:
@@ -166,7 +171,7 @@ def _notes(asked: list[str], pictures: bool, unlabelled: int) -> tuple[str, ...]
         notes.append("pictures state no spacing: distances will be in pixels, not in mm")
     elif not asked:
         notes.append(
-            f'the channel is called "{_UNNAMED}": each scan is scaled by itself; for CT in HU add --channel CT'
+            f'channels are called "{_UNNAMED}", so each scan is scaled by itself; for CT in HU say --channel CT'
         )
     return tuple(notes)
 

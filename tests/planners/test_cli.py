@@ -49,6 +49,17 @@ def test_without_d_everything_missing_or_stale_is_planned(tmp_path: Path, capsys
     assert "1 cases written, 2 already there" in out
 
 
+def test_scans_without_labels_are_offered_to_the_training_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_raw_dataset(tmp_path / "raw/Dataset009_Pool", cases=0, unlabelled=2)
+    for _ in range(2):
+        assert main(["--root", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert "next: samora_train DATASET SAMoraTrainer 10pct --unlabeled 9  with a DATASET that has labels" in out
+    assert "nothing to do" in out
+
+
 def test_one_faulty_dataset_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_raw_dataset(tmp_path / "raw/Dataset007_Boxes", cases=2, channels=("PET",))
     make_raw_dataset(tmp_path / "raw/Dataset008_More", cases=2)

@@ -10,6 +10,7 @@ import pytest
 
 from dataset_conversion.converter import ConversionReport
 from dataset_conversion.datasets.folder import Folder, read_label_map
+from planners.intensity_names import scheme_of
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.files import read_volume
@@ -40,6 +41,18 @@ def test_images_and_labels_are_matched_by_name(tmp_path: Path) -> None:
     label = raw.training()["scan1"].label
     assert label is not None
     np.testing.assert_array_equal(read_volume(label).array, labels(1))
+
+
+def test_channels_that_nobody_named_have_a_name_that_can_be_planned(tmp_path: Path) -> None:
+    raw, report = _convert(make_folder(tmp_path / "in"))
+    assert raw.description.channel_names == {"0": "zscore"}
+    assert any("say --channel CT" in note for note in report.notes)
+    for number in range(2):
+        write_nifti(tmp_path / "two" / "images" / f"p_{number:04d}.nii.gz", scan(number))
+    write_nifti(tmp_path / "two" / "labels" / "p.nii.gz", labels(0, top=1))
+    raw, _ = _convert(tmp_path / "two")
+    assert raw.description.channel_names == {"0": "zscore", "1": "zscore"}
+    assert scheme_of("zscore") == "percentiles"
 
 
 def test_the_folders_may_lie_apart_and_hold_several_channels(tmp_path: Path) -> None:
