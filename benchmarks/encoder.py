@@ -169,21 +169,21 @@ def count_gflop(backbone: str, size: int, name: str) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call by the clock."""
+def seconds(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
+    """Seconds of one call by a clock."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begun = time.perf_counter()
+    begun = clock()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
-def peak_gflops(dtype: torch.dtype, device: torch.device, side: int) -> float:
+def peak_gflops(dtype: torch.dtype, device: torch.device, side: int, clock: Callable[[], float]) -> float:
     """The best of three large matrix products, in GFLOP per second."""
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best = min(seconds(lambda: left @ right, device) for _ in range(3))
+    best = min(seconds(lambda: left @ right, device, clock) for _ in range(3))
     return 2 * side**3 / best / 1e9
 
 
@@ -216,7 +216,16 @@ class Memory:
         return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:"))) / 1024
 
 
-def measure(backbone: str, size: int, dtype: str, device: torch.device, batch: int, rounds: int, seed: int) -> Result:
+def measure(
+    backbone: str,
+    size: int,
+    dtype: str,
+    device: torch.device,
+    batch: int,
+    rounds: int,
+    seed: int,
+    clock: Callable[[], float],
+) -> Result:
     """Time all variants at one size in one type.
 
     Raises:
@@ -231,10 +240,10 @@ def measure(backbone: str, size: int, dtype: str, device: torch.device, batch: i
     memory, times, peaks = Memory(device), {name: [] for name in VARIANTS}, []
     used: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(rounds):
-        peaks.append(peak_gflops(DTYPES[dtype], device, PEAK_SIDE[device.type]))
+        peaks.append(peak_gflops(DTYPES[dtype], device, PEAK_SIDE[device.type], clock))
         for name in VARIANTS:
             memory.reset()
-            times[name].append(seconds(lambda name=name: run(encoder, name, images), device) / batch)  # type: ignore[misc]
+            times[name].append(seconds(lambda name=name: run(encoder, name, images), device, clock) / batch)  # type: ignore[misc]
             used[name].append(memory.peak())
     return Result(
         str(device),
@@ -310,10 +319,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", help="cpu, cuda (default: cuda where there is one)")
     parser.add_argument("--batch", type=int, help="slices per call (default: what samora_predict takes)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument(
+        "--busy", action="store_true", help="one thread, and seconds on the processor: for a machine with other work"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args(argv)
     device = pick_device(arguments.device)
+    clock = time.process_time if arguments.busy else time.perf_counter
+    if arguments.busy:
+        torch.set_num_threads(1)
     native = pick_arithmetic(device)
     print(f"native precision: {native.name} ({native.why}); CPU instructions: {cpu_bf16_instructions() or 'no bf16'}")
     dtypes = arguments.dtypes or list(DTYPES)
@@ -325,7 +340,7 @@ def main(argv: list[str] | None = None) -> None:
     for size in arguments.sizes:
         for dtype in dtypes:
             batch = arguments.batch or pick_batch(device, size)
-            result = measure(arguments.backbone, size, dtype, device, batch, arguments.repeats, arguments.seed)
+            result = measure(arguments.backbone, size, dtype, device, batch, arguments.repeats, arguments.seed, clock)
             results.append(result)
             print("\n".join(report(result)), flush=True)
     if arguments.json:

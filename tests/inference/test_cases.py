@@ -54,7 +54,7 @@ def test_one_file_is_one_case(tmp_path: Path) -> None:
 def test_every_case_with_wrong_channels_is_named(tmp_path: Path) -> None:
     folder = touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "c_0000.nii.gz", "c_0002.nii.gz")
     touch(folder, "d.nii.gz")
-    with pytest.raises(DataError, match="E-CHAN-03") as caught:
+    with pytest.raises(DataError, match="E-CHAN-04") as caught:
         find_cases(folder, TWO)
     assert caught.value.what.startswith("3 of 4")
     assert caught.value.found == "a has _0000; c has _0000 and _0002; d.nii.gz has no channel number"
@@ -62,7 +62,7 @@ def test_every_case_with_wrong_channels_is_named(tmp_path: Path) -> None:
 
 
 def test_too_many_channels_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="E-CHAN-03") as caught:
+    with pytest.raises(DataError, match="E-CHAN-04") as caught:
         find_cases(touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz"), ONE)
     assert caught.value.found == "a has _0000 and _0001"
 
@@ -97,7 +97,7 @@ def test_shares_cover_all_cases_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", ""])
 def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="E-ARG-01"):
+    with pytest.raises(UsageError, match="E-ARG-14"):
         parse_shard(text)
 
 

@@ -13,16 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.plans import IntensityRule
+from samora_pipeline.contracts.postprocessing import PostProcessing, Step
 from samora_pipeline.errors import ResourceError
+from samora_pipeline.evaluation.scoring import Rules, score_files
+from samora_pipeline.evaluation.summary import label_names, summarize
 from samora_pipeline.files import digest_file
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.inference import job
+from samora_pipeline.inference import device, job
 from samora_pipeline.inference.cli import main
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.inference.record import Failures, PredictionRecord
-from tests.fake_run import REGIONS, make_plans, write_fake_run, write_image
+from tests.fake_run import LABELS, REGIONS, make_plans, write_fake_run, write_image
 
 OBLIQUE = np.array([[-1.2, 0.3, 0.0, 7.0], [0.4, 0.9, 0.0, -20.0], [0.0, 0.0, -3.0, 55.5], [0.0, 0.0, 0.0, 1.0]])
 
@@ -255,3 +258,87 @@ def test_help_needs_no_heavy_import() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--save-probabilities" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def write_summary_of(fold: Path, predicted: list[int]) -> None:
+    """Score four voxels whose reference is 1 1 2 2, as the validation of a fold does."""
+    for name, values in (("g", [1, 1, 2, 2]), ("p", predicted)):
+        array = np.array(values, dtype=np.uint8).reshape(2, 2, 1)
+        write_image(fold / name / "case.nii.gz", array)
+    scores = score_files([(fold / "g" / "case.nii.gz", fold / "p" / "case.nii.gz")], Rules(LABELS))
+    summary = summarize(scores, label_names(LABELS), tolerance=2.0, distance_unit="mm")
+    write_json(summary, fold / "summary.json")
+
+
+def test_the_list_names_what_can_predict(place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scored = write_fake_run(
+        tmp_path / "root" / "results", run="SAMedTrainer__full__default", folds=("0", "1"), stamps=()
+    )
+    for fold, labels in (("0", [1, 1, 2, 2]), ("1", [1, 1, 0, 0])):
+        write_summary_of(scored / f"fold_{fold}", labels)
+    broken = write_fake_run(tmp_path / "root" / "results", run="HSAMTrainer__full__default")
+    (broken / "fold_0" / "config.json").write_text("{")
+    assert main(["--root", str(place.root), "--list"]) == 0
+    header, hsam, samed, samora = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "backbone", "folds", "finished", "Dice", "stamps"]
+    assert hsam.startswith("Dataset090_Phantom/HSAMTrainer__full__default")
+    assert "cannot be read" in hsam
+    assert "0, 1" in samed
+    assert "0.750" in samed
+    assert "samora_tiny 64 px" in samora
+    assert "not scored" in samora
+    assert samora.endswith("PHANTOM")
+    assert main(["--root", str(tmp_path / "nowhere"), "--list"]) == 0
+    assert "no trained run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["-i", "scans"], ["-o", "out"]])
+def test_without_a_list_both_folders_are_needed(
+    place: Workplace, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(["--root", str(place.root), *words]) == 2
+    assert "E-ARG-13" in capsys.readouterr().err
+
+
+def test_uncertainty_is_written_and_recorded(place: Workplace) -> None:
+    image = write_image(place.scans / "a.nii.gz")
+    assert place.predict("--save-uncertainty", images=image) == 0
+    assert sorted(place.record().cases["a"].outputs) == ["a.nii.gz", "a_uncertainty.nii.gz"]
+    assert place.record().model.save_uncertainty
+    assert labels_of(place.out / "a_uncertainty.nii.gz").max() <= 100
+
+
+def test_the_chosen_components_are_kept_unless_it_is_switched_off(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Step("liver", (1,), True, {"liver": 0.5}, {"liver": 0.6})
+    write_json(PostProcessing(("case_c",), (step,)), place.run / "fold_0" / "postprocessing.json")
+    islands = np.zeros((3, 4, 5), dtype=np.int64)
+    islands[0, :, :2], islands[2, 0, 4] = 1, 1
+
+    def painted(self: Predictor, probabilities: Any) -> Any:
+        whole = np.zeros(tuple(probabilities.shape[i] for i in (0, 2, 3)), dtype=np.uint8)
+        whole[:3, :4, :5] = islands
+        return whole
+
+    monkeypatch.setattr(Predictor, "decode", painted)
+    write_image(place.scans / "a.nii.gz")
+    assert place.predict() == 0
+    assert "largest component only: liver" in capsys.readouterr().out
+    assert place.record().model.largest_component == ("liver",)
+    assert np.count_nonzero(labels_of(place.out / "a.nii.gz")) == 8
+    assert place.predict("--continue", "--no-postprocessing") == 0
+    assert place.record().model.largest_component == ()
+    assert np.count_nonzero(labels_of(place.out / "a.nii.gz")) == 9
+
+
+def test_the_precision_is_said_and_recorded(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device, "cpu_bf16_instructions", lambda: "avx512_bf16")
+    write_image(place.scans / "a.nii.gz")
+    assert place.predict("--device", "cpu") == 0
+    assert "cpu, bf16 (this CPU has avx512_bf16)" in capsys.readouterr().out
+    assert place.record().precision == "bf16"
+    assert place.predict("--device", "cpu", "--fp32", "--batch", "3") == 0
+    assert (place.record().precision, place.record().slices_per_step) == ("fp32", 3)

@@ -1,0 +1,50 @@
+"""The examples of docs/prediction.md and docs/api.md, run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samora_pipeline.inference.cli import main
+from tests.fake_run import write_fake_run, write_image
+
+DOCS = Path(__file__).parents[2] / "docs"
+_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"^    (samora_predict .*)$", re.MULTILINE)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("RAW", "PREPROCESSED", "RESULTS", "WEIGHTS"):
+        monkeypatch.delenv(f"SAMORA_{name}", raising=False)
+    monkeypatch.setenv("SAMORA_ROOT", str(tmp_path / "root"))
+    monkeypatch.chdir(tmp_path)
+    write_fake_run(tmp_path / "root" / "results")
+    write_image(tmp_path / "scan.nii.gz")
+    write_image(tmp_path / "scans" / "a.nii.gz")
+    write_image(tmp_path / "root" / "raw" / "Dataset090_Phantom" / "imagesTs" / "t_0000.nii.gz")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("page", "count"), [("prediction.md", 2), ("api.md", 5)])
+def test_the_examples_in_python_run(place: Path, page: str, count: int) -> None:
+    blocks = _BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
+    assert len(blocks) == count
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    if page == "prediction.md":
+        assert (names["same"].transpose(2, 1, 0)[:, ::-1, ::-1] == names["labels"]).all()
+
+
+def test_the_commands_run(place: Path) -> None:
+    commands = _COMMAND.findall((DOCS / "prediction.md").read_text(encoding="utf-8"))
+    assert len(commands) == 4
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0, command
+    assert (place / "preds" / "t.nii.gz").is_file()
+    assert (place / "out" / "a_uncertainty.nii.gz").is_file()
