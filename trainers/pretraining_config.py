@@ -23,7 +23,7 @@ RANDOM_WEIGHTS = "random"
 """weights of a teacher that has no public file"""
 
 _POSITIVE = ("epochs", "batch", "micro_batch", "learning_rate", "steps_per_epoch", "schedule_epochs", "clip_norm")
-_SHARES = ("masked_share", "dice")
+_SHARES = ("masked_share",)
 
 
 def check_settings(settings: Any) -> None:
