@@ -12,6 +12,7 @@ import multiprocessing.connection
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -28,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 _ASSUMED_MEMORY = 8 << 30
 _LITTLE_WORK = 48 * 10**6
 _CONNECT_SECONDS = 20
+_POLL_SECONDS = 0.05
+_PATIENCE_SECONDS = 600
 # Lines of progress where there is no terminal for a bar.
 _LINES = 4
 
@@ -188,7 +191,7 @@ def _on_cluster(
 ) -> Iterator[tuple[int, Outcome[Result]]]:
     """As ``_pooled``, on the workers of a Dask cluster; a case that keeps killing its worker gets ``E-MEM-18``."""
     try:
-        from distributed import Client, as_completed
+        from distributed import Client
     except ImportError as error:
         raise _no_dask() from error
     try:
@@ -196,25 +199,55 @@ def _on_cluster(
     except (OSError, ValueError) as error:
         raise _no_cluster(address, str(error)) from error
     with client:
-        futures = {
+        waiting = {
             client.submit(function, value, pure=False): (index, name) for index, (name, value) in enumerate(items)
         }
-        for future in as_completed(list(futures)):
-            index, name = futures.pop(future)
-            yield index, _cluster_outcome(future, name, address)
+        alone_since: float | None = None
+        while waiting:
+            for future in [future for future in waiting if future.done()]:
+                index, name = waiting[future]
+                outcome = _cluster_outcome(future, name, address)
+                if outcome is not None:
+                    del waiting[future]
+                    yield index, outcome
+            alone_since = _without_workers(client, alone_since, address)
+            time.sleep(_POLL_SECONDS)
 
 
-def _cluster_outcome(future: Any, name: str, address: str) -> Outcome[Any]:
+def _cluster_outcome(future: Any, name: str, address: str) -> Outcome[Any] | None:
+    """What became of a case; None when its result was lost with its worker, so that it is worked on again."""
     from distributed import CancelledError, KilledWorker
 
     try:
-        return Outcome(name, future.result())
+        return Outcome(name, future.result(timeout=_CONNECT_SECONDS))
     except SamoraError as error:
         return Outcome(name, error=error)
     except (KilledWorker, MemoryError):
         return Outcome(name, error=_no_memory(name))
+    except TimeoutError:
+        return None
     except (CancelledError, ModuleNotFoundError) as error:
         raise _no_cluster(address, str(error)) from error
+
+
+def _without_workers(client: Any, since: float | None, address: str) -> float | None:
+    """Since when no worker is connected (None: there is one). Some clusters start workers on demand: that is awaited.
+
+    Raises:
+        ResourceError: ``E-DASK-02`` when there is none for too long.
+    """
+    try:
+        present = bool(client.nthreads())
+    except (OSError, TimeoutError) as error:
+        raise _no_cluster(address, str(error)) from error
+    if present:
+        return None
+    if since is None:
+        _LOG.info("the Dask cluster at %s has no worker; waiting for one", address)
+        return time.monotonic()
+    if time.monotonic() - since > _PATIENCE_SECONDS:
+        raise _no_cluster(address, f"no worker for {_PATIENCE_SECONDS:g} s")
+    return since
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -81,7 +81,7 @@ def cluster() -> Iterator[str]:
     """The address of a Dask cluster of two processes."""
     distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
     ) as running:
         yield running.scheduler_address
 
@@ -105,13 +105,34 @@ def test_a_dask_cluster_gives_the_same_outcomes_in_other_processes(cluster: str)
     assert os.getpid() not in processes
 
 
-def test_a_bug_on_a_cluster_is_not_swallowed_and_a_killer_is_reported(cluster: str) -> None:
+def test_a_bug_on_a_cluster_is_not_swallowed(cluster: str) -> None:
     with pytest.raises(ZeroDivisionError):
         Engine(dask=cluster).map(divide, [("a", 1), ("b", 0)], "dividing")
-    outcomes = Engine(dask=cluster).map(square, [("case1", 1), ("case99", 99), ("case2", 2)], "squaring")
-    assert [outcome.result for outcome in outcomes] == [1, None, 4]
-    assert outcomes[1].error is not None
-    assert outcomes[1].error.code == "E-MEM-18"
+
+
+@pytest.mark.parametrize("workers", [1, 0])
+def test_a_case_that_kills_its_worker_and_a_cluster_without_workers(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
+    import dask
+
+    # One death is enough here: restarting workers takes long.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+        ) as running,
+    ):
+        engine = Engine(dask=running.scheduler_address)
+        if workers:
+            outcomes = engine.map(square, [("case99", 99)], "squaring")
+            assert outcomes[0].error is not None
+            assert (outcomes[0].error.code, "case99" in outcomes[0].error.what) == ("E-MEM-18", True)
+            return
+        monkeypatch.setattr("samora_pipeline.parallel._PATIENCE_SECONDS", 0.2)
+        with pytest.raises(SamoraError, match=r"(?s)E-DASK-02.*no worker for 0.2 s"):
+            engine.map(square, [("case1", 1)], "squaring")
 
 
 def test_without_a_cluster_or_without_dask_the_way_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

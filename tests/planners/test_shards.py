@@ -173,7 +173,7 @@ def test_shards_and_whole_runs_keep_each_other_out(root: Path, capsys: pytest.Ca
 def cluster() -> Iterator[str]:
     distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
     ) as running:
         yield running.scheduler_address
 
