@@ -33,8 +33,8 @@ _ENOUGH = 24
 """slices from which on a probe is judged; of fewer it is shown"""
 _PANEL_EPOCH = -1
 """epochs count from 0, so what is drawn for the panel is drawn for no training step"""
-_SHARE = 0.02
-"""of the forward and backward passes of training that monitors may cost, each epoch and once more at the end"""
+_EACH_SHARE, _FINAL_SHARE = 0.01, 0.015
+"""of the forward and backward passes of training that monitors may cost, over all epochs and at the end"""
 _PASSES = 2
 """over the panel, with LoRA on and off; a training step costs about three"""
 
@@ -62,15 +62,15 @@ class Watched:
 class Monitor:
     """Examines a stage on slices spread evenly over its pool, the same ones every time.
 
-    The panel is as large as a fiftieth of the training allows, 4 to 32 slices.
+    The panel is as large as a fortieth of the training allows, 4 to 32 slices; the last one is the larger.
     """
 
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
         pool, settings = len(watched.source), watched.settings
         per_epoch = min(pool, settings.batch * (settings.steps_per_epoch or pool))
-        self._each = spread_evenly(pool, _size(per_epoch))
-        self._final = spread_evenly(pool, _size(per_epoch * settings.epochs))
+        self._each = spread_evenly(pool, _size(_EACH_SHARE * per_epoch))
+        self._final = spread_evenly(pool, _size(_FINAL_SHARE * per_epoch * settings.epochs))
 
     def epoch(self) -> Measures:
         """The numbers of one epoch, for its line of log.jsonl."""
@@ -207,8 +207,9 @@ def places_of(keys: Sequence[str], source: UnlabelledSource) -> list[float]:
     return [int(index) / last[case] for case, _, index in (key.rpartition("/") for key in keys)]
 
 
-def _size(slices: int) -> int:
-    return max(_SMALLEST_PANEL, min(LARGEST_PANEL, int(_SHARE * 3 * slices / _PASSES)))
+def _size(slices: float) -> int:
+    """The panel that costs as much as training on so many slices."""
+    return max(_SMALLEST_PANEL, min(LARGEST_PANEL, int(3 * slices / _PASSES)))
 
 
 @contextmanager

@@ -119,6 +119,9 @@ class DistillationObjective:
 
     def examine(self, network: SegmentationNetwork, batch: Batch) -> Examination:
         """The share of the target's variance that is explained, and how alike student and teacher are (CKA)."""
+        if "target" not in batch:
+            # The same panel is examined with LoRA on and off; the teacher need not look twice.
+            batch["target"] = self._teach(view_of(batch), batch.get("mask"))
         prediction, target, tokens = self._compare(network, batch)
         terms = distillation(prediction, target)
         # Around the mean of each channel, which the projector's offset alone can give.
