@@ -85,6 +85,7 @@ def draw_experts(card: ExpertsCard, folder: Path) -> None:
     right.bar(card.names, card.position_error, color=BLUE)
     right.axhline(card.position_chance, color=VERMILLION, linestyle="--", label="chance")
     right.set_title("error of the axial position read off neighbours", fontsize=10)
+    right.set_ylim(0, 1.25 * max(card.position_chance, *card.position_error, 1e-3))
     right.legend(fontsize=8, frameon=False)
     _plain(right)
     _draw_measures(bottom, card.measures)
