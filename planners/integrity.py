@@ -224,7 +224,7 @@ def _no_air(case: CaseFingerprint, channel: int) -> bool:
 def _undeclared(path: Path, values: list[int], counts: npt.NDArray[np.int64], scheme: LabelScheme) -> DataError:
     shown = ", ".join(f"{value} ({counts[value]} voxels)" for value in values)
     return DataError(
-        "E-LABEL-03",
+        "E-LABEL-09",
         f"{path.name} has label values that dataset.json does not declare",
         found=f"{shown} in {path}",
         expected=", ".join(str(value) for value in sorted(scheme.values)),
@@ -234,7 +234,7 @@ def _undeclared(path: Path, values: list[int], counts: npt.NDArray[np.int64], sc
 
 def _four_axes(volume: Volume) -> DataError:
     return DataError(
-        "E-CHAN-04",
+        "E-CHAN-06",
         f"{volume.path.name} holds several volumes in one file",
         found=f"shape {' x '.join(str(size) for size in volume.array.shape)} in {volume.path}",
         expected="one 3-D volume per channel, CASE_0000, CASE_0001, ...",

@@ -21,7 +21,7 @@ def apply_overrides(settings: T, assignments: Sequence[str]) -> T:
     Values are written as in JSON or bare: ``20``, ``5e-3``, ``true``, ``none``, ``0.9,0.99``, ``hl_attn``.
 
     Raises:
-        UsageError: ``E-SET-01`` not of the form name=value; ``E-SET-02`` an unknown name, with the nearest one;
+        UsageError: ``E-SET-01`` an unknown name, with the nearest one; ``E-SET-02`` not of the form name=value;
             ``E-SET-03`` a value of another type.
     """
     known = _leaves(settings)
@@ -29,7 +29,7 @@ def apply_overrides(settings: T, assignments: Sequence[str]) -> T:
         name, equals, text = assignment.partition("=")
         if not equals or not name:
             raise UsageError(
-                "E-SET-01",
+                "E-SET-02",
                 f'--set "{assignment}" assigns nothing',
                 found=assignment,
                 expected="name=value",
@@ -37,7 +37,7 @@ def apply_overrides(settings: T, assignments: Sequence[str]) -> T:
             )
         if name not in known:
             raise UsageError(
-                "E-SET-02",
+                "E-SET-01",
                 f'there is no setting "{name}"',
                 found=name,
                 expected=f"{nearest(name, list(known))}known: {', '.join(known)}",

@@ -300,7 +300,7 @@ def _name(request: Request, choices: Choices) -> str:
         return digest_json(choices.changes)[:_DIGEST_LENGTH] if choices.changes else DEFAULT_NAME
     if not _NAME.match(request.name) or "__" in request.name or request.name == FAST_NAME:
         raise UsageError(
-            "E-ARG-07",
+            "E-ARG-15",
             f'--name "{request.name}" cannot name a run',
             found=request.name,
             expected=f'letters, digits, ".", "_" and "-", no "__", and not {FAST_NAME}',

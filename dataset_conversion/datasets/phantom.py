@@ -83,7 +83,7 @@ def _scans(numbers: list[int]) -> Scans:
     total = training + test + unlabelled
     if len(numbers) > 3 or training < 1 or min(numbers) < 0 or total > _PATIENTS_PER_SEED:
         raise UsageError(
-            "E-ARG-06",
+            "E-ARG-16",
             "these numbers of scans cannot be drawn",
             found=" ".join(map(str, numbers)),
             expected=f"one to three numbers, at least 1 training scan, at most {_PATIENTS_PER_SEED} scans together",

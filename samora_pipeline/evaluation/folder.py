@@ -35,13 +35,13 @@ def score_folder(
     it, and in ``predictions`` (where nnU-Net leaves a copy). ``tolerance`` of the NSD is in mm.
 
     Raises:
-        UsageError: ``E-ARG-05`` for a folder that is not there.
+        UsageError: ``E-EVAL-08`` for a folder that is not there.
         DataError: ``E-EVAL-07`` when nothing says what the label values mean, ``E-EVAL-01`` for missing files,
             ``E-EVAL-04`` naming every case that cannot be scored.
     """
     for folder in (references, predictions):
         if not folder.is_dir():
-            raise UsageError("E-ARG-05", f"there is no folder {folder}", fix="samora_evaluate -g LABELS -p PREDS")
+            raise UsageError("E-EVAL-08", f"there is no folder {folder}", fix="samora_evaluate -g LABELS -p PREDS")
     described = _describe(labels, references, predictions)
     ours = described.ours
     config = _fold_config(predictions)
@@ -64,7 +64,7 @@ def named_labels(names: Sequence[str]) -> LabelScheme:
     """The scheme of ``NAME=VALUE`` words; ``whole=1+2`` is a region, ``ignore=9`` carries no score.
 
     Raises:
-        UsageError: ``E-ARG-05`` for a word of another form.
+        UsageError: ``E-ARG-17`` for a word of another form.
         DataError: ``E-LABEL-01`` for values that contradict each other.
     """
     labels: dict[str, int | tuple[int, ...]] = {BACKGROUND: 0}
@@ -72,7 +72,7 @@ def named_labels(names: Sequence[str]) -> LabelScheme:
         name, _, values = word.partition("=")
         if not name or not all(value.isdigit() for value in values.split("+")):
             raise UsageError(
-                "E-ARG-05",
+                "E-ARG-17",
                 "--labels cannot be understood",
                 found=word,
                 expected="a dataset.json, or NAME=VALUE for each label",

@@ -24,7 +24,7 @@ def find_cases(source: Path, channel_names: tuple[str, ...]) -> list[InputCase]:
     Where there are no such files, DICOM series are looked for (see ``dicom_cases``).
 
     Raises:
-        DataError: ``E-INPUT-01`` nothing there, ``E-INPUT-02`` one name twice, ``E-CHAN-03`` channels that the model
+        DataError: ``E-INPUT-01`` nothing there, ``E-INPUT-02`` one name twice, ``E-CHAN-04`` channels that the model
             does not take (every offender is named), ``E-CHAN-07`` DICOM for a model with several channels.
     """
     files = [source] if source.is_file() and _ending(source) else _images(source)
@@ -49,12 +49,12 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     """Return (i, n) for ``i/n`` with 1 <= i <= n; (1, 1) for None.
 
     Raises:
-        UsageError: ``E-ARG-01`` for anything else.
+        UsageError: ``E-ARG-04`` for anything else.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", "1/1" if text is None else text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(
-            "E-ARG-01", "--shard names no share", found=str(text), expected="i/n with 1 <= i <= n", fix="--shard 1/4"
+            "E-ARG-04", "--shard names no share", found=str(text), expected="i/n with 1 <= i <= n", fix="--shard 1/4"
         )
     return int(match[1]), int(match[2])
 
@@ -132,7 +132,7 @@ def _check_channels(grouped: dict[str, dict[int, Path]], channel_names: tuple[st
     several = len(channel_names) > 1
     named = ", ".join(f"{index}: {name}" for index, name in enumerate(channel_names))
     raise DataError(
-        "E-CHAN-03",
+        "E-CHAN-04",
         f"{len(offenders)} of {len(grouped)} cases have other channels than the model takes",
         found="; ".join(_described(name, by_number) for name, by_number in sorted(offenders.items())),
         expected=f"{len(channel_names)} ({named}), as CASE_0000" + (f" to CASE_{expected[-1]:04d}" if several else ""),

@@ -101,7 +101,7 @@ def test_another_dataset_json_can_be_named(dataset: Path, tmp_path: Path) -> Non
 
 
 def test_a_missing_folder_is_a_usage_error(dataset: Path) -> None:
-    with pytest.raises(UsageError, match="E-ARG-05"):
+    with pytest.raises(UsageError, match="E-EVAL-08"):
         score_folder(dataset / "labelsTs", dataset / "nowhere")
 
 
@@ -125,7 +125,7 @@ def test_labels_can_be_given_in_words(dataset: Path, summary: Summary) -> None:
     assert scored.stamps == ("PHANTOM",)
     assert named_labels(["liver=1", "both=1+2", "ignore=9"]).ignore == 9
     for wrong in ("liver", "liver=", "=1", "liver=one"):
-        with pytest.raises(UsageError, match="E-ARG-05"):
+        with pytest.raises(UsageError, match="E-ARG-17"):
             named_labels([wrong])
     with pytest.raises(DataError, match="E-LABEL-01"):
         named_labels(["liver=1", "spleen=1"])

@@ -97,7 +97,7 @@ def test_shares_cover_all_cases_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", ""])
 def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="E-ARG-14"):
+    with pytest.raises(UsageError, match="E-ARG-04"):
         parse_shard(text)
 
 

@@ -150,7 +150,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "colour": (header(image, "<h", 70, 128), "E-IMG-03", "whole or real numbers"),
     "size zero": (header(image, "<h", 42, 0), "E-IMG-03", r"sizes \(0, 22, 10\)"),
     "five axes": (voxels(image, lambda old: np.stack([np.stack([old] * 2, -1)] * 2, -1)), "E-IMG-03", "5 dimensions"),
-    "four axes": (voxels(image, lambda old: np.stack([old] * 2, -1)), "E-CHAN-04", "24 x 22 x 10 x 2"),
+    "four axes": (voxels(image, lambda old: np.stack([old] * 2, -1)), "E-CHAN-06", "24 x 22 x 10 x 2"),
     "label of four axes": (voxels(label, lambda old: np.stack([old] * 2, -1)), "E-LABEL-02", "a single 3-D volume"),
     "NaN": (voxels(image, put(np.nan, np.float32)), "E-IMG-05", "1 of 5280 voxels"),
     "infinite": (voxels(image, put(-np.inf, np.float64)), "E-IMG-05", "NaN or infinite.*1 of 5280 voxels"),
@@ -170,9 +170,9 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "labels with NaN": (voxels(label, put(np.nan, np.float32)), "E-LABEL-02", "nan"),
     "negative labels": (voxels(label, put(-1, np.int16)), "E-LABEL-02", "values from -1 to 2"),
     "labels above 255": (voxels(label, put(300, np.int16)), "E-LABEL-02", "values from 0 to 300"),
-    "undeclared labels": (voxels(label, put(9, np.uint8)), "E-LABEL-03", r"9 \(1 voxels\).*0, 1, 2"),
+    "undeclared labels": (voxels(label, put(9, np.uint8)), "E-LABEL-09", r"9 \(1 voxels\).*0, 1, 2"),
     "labels scaled to fractions": (scaled(1 / 255, 0), "E-LABEL-02", r"scl_slope 0.00392"),
-    "labels scaled to others": (scaled(3, 0), "E-LABEL-03", r"3 \(\d+ voxels\), 6 \(\d+ voxels\)"),
+    "labels scaled to others": (scaled(3, 0), "E-LABEL-09", r"3 \(\d+ voxels\), 6 \(\d+ voxels\)"),
     "a link to nowhere": (dangling, "E-IMG-01", "cannot be read.*nowhere|No such file"),
     "a folder": (folder_instead, "E-IMG-01", "cannot be read"),
 }
@@ -237,7 +237,7 @@ def test_all_faults_of_all_cases_stand_in_one_table_and_in_the_report(
     other.write_bytes(other.read_bytes()[:100])
     assert main(["--root", str(root), "--verify-only"]) == 4
     error = capsys.readouterr().err
-    expected = [("case_01", "E-IMG-05"), ("case_01", "E-LABEL-03"), ("case_02", "E-IMG-02")]
+    expected = [("case_01", "E-IMG-05"), ("case_01", "E-LABEL-09"), ("case_02", "E-IMG-02")]
     assert [tuple(line.split()[:2]) for line in error.splitlines() if line.startswith("    case")] == expected
     assert [(fault.case, fault.code) for fault in report(root).faults] == expected
     assert all(fault.found and fault.expected and fault.fix for fault in report(root).faults)

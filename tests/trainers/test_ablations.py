@@ -130,7 +130,7 @@ def test_presets_of_two_tables_are_one_run() -> None:
         (Request("1", "SAMoraTrainer", "10pct", preset="table5-pixel-scratch", levels=("image",)), "E-ARG-09"),
         (Request("1", "SAMoraTrainer", "10pct", recipe="none", assignments=("recipe=scratch",)), "E-ARG-09"),
         (Request("1", "SAMoraTrainer", "10pct", assignments=("order=3-2-1",)), "E-SET-03"),
-        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-02"),
+        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-01"),
         (Request("1", "AutoSAMTrainer", "10pct", levels=("image",)), "E-ARG-06[\\s\\S]*no experts"),
     ],
 )

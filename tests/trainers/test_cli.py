@@ -42,7 +42,7 @@ def test_another_tools_arguments_are_answered_without_torch() -> None:
     [
         (["--recipe", "fulll"], "E-RECIPE-01", 2),
         (["--stage", "train"], "E-STAGE-01", 2),
-        (["--set", "finetune.epoch=3"], "E-SET-02", 2),
+        (["--set", "finetune.epoch=3"], "E-SET-01", 2),
         (["-f", "9"], "E-FOLD-01", 2),
         (["--backbone", "vit"], "E-NAME-01", 2),
         (["--device", "gpu"], "E-DEV-01", 2),

@@ -41,9 +41,9 @@ def test_an_integer_is_accepted_where_a_float_is_wanted_but_not_the_reverse() ->
 @pytest.mark.parametrize(
     ("assignment", "code"),
     [
-        ("finetune.epochs", "E-SET-01"),
-        ("=3", "E-SET-01"),
-        ("finetune=3", "E-SET-02"),
+        ("finetune.epochs", "E-SET-02"),
+        ("=3", "E-SET-02"),
+        ("finetune=3", "E-SET-01"),
         ("finetune.epochs=true", "E-SET-03"),
         ("finetune.epochs=", "E-SET-03"),
         ("finetune.learning_rate=nan", "E-SET-03"),

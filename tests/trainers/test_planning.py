@@ -112,7 +112,7 @@ def _catalogue() -> object:
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a__b", "fast-dev-run", "-x"])
 def test_names_that_cannot_be_folders_are_refused(root: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="E-ARG-07"):
+    with pytest.raises(UsageError, match="E-ARG-15"):
         _plan(root, name=name)
 
 
