@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -37,13 +38,7 @@ def render_page(page: Page) -> str:
     Every text is escaped. A content-security policy lets the browser run the page's own script and style, known by
     their digests, show embedded pictures, and fetch nothing.
     """
-    environment = Environment(
-        loader=PackageLoader("samora_pipeline.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment()
     style, script = (environment.get_template(name).render() for name in ("report.css", "report.js"))
     viewers = [block for section in page.sections for block in section.blocks if isinstance(block, Viewer)]
     return environment.get_template(_TEMPLATE).render(
@@ -52,6 +47,17 @@ def render_page(page: Page) -> str:
         style=Markup(style),
         script=Markup(script),
         data=Markup(_data(viewers)),
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("samora_pipeline.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

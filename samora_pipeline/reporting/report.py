@@ -33,7 +33,7 @@ from samora_pipeline.reporting.report_record import record_section
 from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
 from samora_pipeline.reporting.report_scores import case_section, dice_by_organ, headline, organ_section
 from samora_pipeline.reporting.report_training import training_section
-from samora_pipeline.reporting.slider import ShownCase, make_viewer
+from samora_pipeline.reporting.slider import ShownCase, make_viewer, size_of
 
 logger = logging.getLogger("samora")
 
@@ -110,7 +110,7 @@ def picture_section(runs: list[ReportedRun], chosen: list[Chosen], stamps: tuple
         share = max(_LEAST, budget // (len(chosen) - place))
         viewer = make_viewer(_shown(runs, one), config.labels, config.plans.slice_axis.value, stamps, share)
         viewers.append(viewer)
-        budget -= share
+        budget -= size_of(viewer)
     return Section(
         "pictures",
         "Pictures",

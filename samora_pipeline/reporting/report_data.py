@@ -173,7 +173,7 @@ def _map(records: Mapping[str, StoredCase], config: RunConfig, stamps: tuple[str
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(0, 100, len(names), 0))
             places = [(x, y + 0.5) for y, case in enumerate(names) for x in _marks(case, organ, records, config)]
             if places:
-                axes.scatter(*zip(*places, strict=True), s=7, color=ORANGE, edgecolors="black", linewidths=0.4)
+                axes.scatter(*zip(*places, strict=True), s=11, color=ORANGE, edgecolors="black", linewidths=0.4)
             axes.axhline(trained, color="black", linewidth=1)
             axes.set_title(organ.replace("_", " "), fontsize=9)
             axes.set_yticks([])

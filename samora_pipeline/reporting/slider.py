@@ -86,12 +86,11 @@ def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple
     shown = spread(foreground_slices(stack, labels) or [telling], detail.slices, telling)
     frame = _frame(stack, labels, detail)
     slices = tuple(_slice(case, index, frame, labels, stamps, detail) for index in shown)
-    named = [f"{word} {name}".strip() for word in ("Prediction", "Errors") for name in case.names or ("",)]
     return Viewer(
         name=f"case-{case.role.replace(' ', '-')}",
         title=case.title,
         caption=_caption(axis, len(shown), len(stack.reference)),
-        panels=("Scan", "Reference", *named),
+        panels=_panels(case.names),
         width=frame.width,
         height=frame.height,
         slices=slices,
@@ -99,6 +98,14 @@ def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple
         legends=(organ_legend(labels), error_legend()),
         table=_table(case, labels),
     )
+
+
+def _panels(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Titles in the order of the overlays; with two runs a row of predictions above a row of errors."""
+    if not names:
+        return ("Scan", "Reference", "Prediction", "Errors")
+    predictions, wrong = ([f"{word} {name}" for name in names] for word in ("Prediction", "Errors"))
+    return ("Scan", *predictions, "Reference", *wrong)
 
 
 def _frame(stack: CaseStack, labels: LabelScheme, detail: Detail) -> Frame:
@@ -115,11 +122,9 @@ def _slice(
     stack = case.stack
     reference = stack.reference[index]
     predictions = [prediction[index] for prediction in stack.predictions]
-    overlays = (
-        organs_address(frame, reference, labels),
-        *(organs_address(frame, prediction, labels) for prediction in predictions),
-        *(errors_address(frame, reference, prediction, labels) for prediction in predictions),
-    )
+    organs = [organs_address(frame, labelled, labels) for labelled in (reference, *predictions)]
+    wrong = [errors_address(frame, reference, prediction, labels) for prediction in predictions]
+    overlays = (*organs, *wrong) if len(predictions) == 1 else (*organs[1:], organs[0], *wrong)
     text = f"slice {index + 1} of {len(stack.reference)}, {_wrong(case, reference, predictions, labels)}"
     return ViewerSlice(text, scan_address(frame, stack.images[index, 0], stamps, detail.quality), overlays)
 

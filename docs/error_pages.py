@@ -1,0 +1,144 @@
+"""Writes docs/errors.md from the sources: a section per error code, with what it says, when, and what mends it.
+
+    python docs/error_pages.py
+
+A test compares the page with the sources. A code means one thing: where it is said in several sentences, ``MEANINGS``
+states the one thing that they have in common, and a code with several sentences and no such entry is a fault.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "errors.md"
+
+# A program beside the packages finds them, and its own second file, wherever it is called from.
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from error_sources import CodeFacts, collect  # noqa: E402
+
+from samora_pipeline import errors  # noqa: E402
+from samora_pipeline.files import write_text  # noqa: E402
+
+MEANINGS = {
+    "E-ARG-01": "the number of worker processes is not usable",
+    "E-ARG-04": "`--shard` names no share of the work",
+    "E-ARG-07": "a dataset needs a name that can be a folder's name",
+    "E-CHAN-01": "a case has another number of channels than its dataset declares",
+    "E-CHAN-04": "scans to be predicted have other channels than the model takes",
+    "E-CONV-04": "the dataset that scans are added to has others of the same names",
+    "E-DISK-01": "something cannot be written",
+    "E-DISK-02": "there is not enough space to begin",
+    "E-EVAL-01": "a reference or a prediction is missing",
+    "E-EVAL-05": "the folds of a run cannot be summed up",
+    "E-EXP-20": "an expert does not belong to this network",
+    "E-GEO-01": "volumes of one case have different shapes",
+    "E-IMG-01": "an image is missing, cannot be read, or is of no known format",
+    "E-IMG-02": "an image file is cut short or damaged",
+    "E-IMG-03": "the header or the kind of an image cannot be used",
+    "E-IMG-05": "a scan has voxels that are NaN or infinite",
+    "E-INPUT-02": "two inputs stand for the same case",
+    "E-JSON-02": "a JSON file cannot be read or is no valid JSON",
+    "E-JSON-03": "a JSON file holds something else than expected; the message names the place",
+    "E-LABEL-01": "the labels of a dataset contradict each other",
+    "E-LABEL-09": "label values occur that are not declared",
+    "E-NAME-01": "nothing of that kind has this name",
+    "E-RUN-19": "a run is continued with other settings than it was begun with",
+    "E-SER-01": "slices of a series are missing or repeated",
+    "E-SER-02": "a slice does not fit the others of its series",
+    "E-SET-01": "`--set` names something that cannot be set",
+    "E-SET-02": "`--set` gives no value, or one that is not usable",
+    "E-SET-04": "a number among the settings is out of range",
+    "E-SPLIT-05": "a split asks for labels that are not here",
+    "E-SPLIT-06": "a split lists a slice that its case does not have",
+    "E-SRC-05": "source and dataset are not apart from each other",
+    "E-TEACH-01": "the input size does not fit a teacher",
+    "E-WEIGHT-05": "weights that are needed are not there",
+    "E-WEIGHT-06": "weights have another content than they should have",
+    "E-WEIGHT-07": "a file is not readable as weights",
+    "E-WEIGHT-08": "weights hold values that are NaN or infinite",
+    "E-WEIGHT-10": "the source of weights cannot be reached, or refuses",
+}
+
+_HEAD = """# Errors and remarks by code
+
+Every message begins with its code. `E-` codes end a command or set a case aside, `W-` codes are remarks in
+`integrity.json`. In braces stands what only the moment tells. This page is generated from the sources:
+`python docs/error_pages.py`.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a fault in samora_pipeline |
+| 2 | the command line is wrong |
+| 3 | finished, and some cases failed |
+| 4 | a file, a folder or a value breaks its contract |
+| 5 | something must be fetched or made first |
+| 6 | memory, disk or a device is not enough |
+
+"""
+_MOST = 4
+
+
+def page(facts: dict[str, CodeFacts]) -> str:
+    """The page in Markdown."""
+    index = "".join(f"| [{code}](#{code.lower()}) | {title(code, entry)} |\n" for code, entry in facts.items())
+    sections = "".join(f"\n{_section(code, entry)}" for code, entry in facts.items())
+    return f"{_HEAD}| code | what |\n|---|---|\n{index}{sections}"
+
+
+def title(code: str, entry: CodeFacts) -> str:
+    """The one thing that a code means."""
+    return MEANINGS.get(code) or _text(next(iter([*entry.distinct("what"), *entry.when]), code))
+
+
+def ambiguous(facts: dict[str, CodeFacts]) -> dict[str, list[str]]:
+    """Codes that are said in several sentences without a common meaning on record."""
+    said = {code: entry.distinct("what") for code, entry in facts.items() if code not in MEANINGS}
+    return {code: sentences for code, sentences in said.items() if len(sentences) > 1}
+
+
+def main() -> int:
+    """Write the page; 1 when a code means two things."""
+    facts = collect(ROOT)
+    write_text(PAGE, page(facts))
+    for code, sentences in ambiguous(facts).items():
+        sys.stderr.write(f"{code} means several things: {'; '.join(sentences)}\n")
+    return 1 if ambiguous(facts) else 0
+
+
+def _section(code: str, entry: CodeFacts) -> str:
+    said = entry.distinct("what")
+    lines = [f"## {code}", "", f"**{title(code, entry)}**{_exit(entry)}", ""]
+    if code in MEANINGS:
+        lines += _listed("Says", said)
+    lines += _listed("When", entry.when[:_MOST])
+    lines += _listed("Expected", entry.distinct("expected")[:_MOST])
+    lines += _listed("Fix", entry.distinct("fix")[:_MOST])
+    modules = sorted({site.module for site in entry.sites})
+    return "\n".join([*lines, f"- Raised in: {', '.join(f'`{module}`' for module in modules)}", ""])
+
+
+def _listed(name: str, texts: list[str]) -> list[str]:
+    if len(texts) < 2:
+        return [f"- {name}: {_text(text)}" for text in texts]
+    return [f"- {name}:", *(f"  - {_text(text)}" for text in texts)]
+
+
+def _exit(entry: CodeFacts) -> str:
+    kinds = {getattr(errors, site.kind, None) for site in entry.sites if site.kind.endswith("Error")}
+    codes = sorted({kind.exit_code for kind in kinds if kind is not None})
+    return f" (exit code {' or '.join(map(str, codes))})" if codes else ""
+
+
+def _text(text: str) -> str:
+    """A text in which Markdown finds nothing to interpret."""
+    for mark, plain in (("\\", "\\\\"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("__", "\\_\\_")):
+        text = text.replace(mark, plain)
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

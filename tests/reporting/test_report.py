@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.run import SUMMARY_FILE
+from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.evaluation.run_scores import read_run
+from samora_pipeline.reporting.pictures import case_dice
+from samora_pipeline.reporting.report import LARGEST, write_report
+from samora_pipeline.reporting.report_run import ReportedRun
+from tests.fake_run import REGIONS
+from tests.reporting.scored_run import ReadPage, places, write_scored_run
+
+CPU = torch.device("cpu")
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{"
+
+
+def report_of(folder: Path, root: Path) -> str:
+    run = ReportedRun(read_run(str(folder), folder.parent), places(root))
+    return write_report(run, folder / "report.html", CPU).read_text()
+
+
+@pytest.fixture(scope="module")
+def written(reported: Path) -> tuple[Path, str]:
+    return reported, (reported / "report.html").read_text()
+
+
+def test_the_page_tells_what_the_summary_holds(written: tuple[Path, str]) -> None:
+    folder, html = written
+    page = ReadPage(html)
+    summary = read_json(Summary, folder / "fold_0" / SUMMARY_FILE)
+    rows = page.tables["cases"][1:]
+    assert len(rows) == summary.n
+    shown = {row[0].split(" ")[0]: float(row[2]) for row in rows}
+    assert shown == {row.case: pytest.approx(case_dice(row), abs=5e-4) for row in summary.metric_per_case}
+    worst = next(row[0] for row in rows if "(worst)" in row[0])
+    assert worst == f"{min(shown, key=shown.__getitem__)} (worst)" == "far (worst)"
+    organs = {row[0]: row[2].split(" ")[0] for row in page.tables["organ-table"][1:]}
+    assert organs["mean"] == f"{summary.foreground_mean.Dice:.3f}"
+    assert organs["liver"] == f"{summary.mean['1'].Dice:.3f}"
+    assert f"Mean Dice {summary.foreground_mean.Dice:.3f}" in page.text
+    assert "n = 4 patients cannot support a ranking" in page.text
+
+
+def test_every_part_is_there(written: tuple[Path, str]) -> None:
+    page = ReadPage(written[1])
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections == [
+        *("organs", "case-list", "pictures", "experts", "attention"),
+        *("training", "pretraining", "data", "record"),
+    ]
+    assert "Left out" not in page.text
+    figures = {attributes.get("id", "") for attributes in page.all("figure")}
+    wanted = {"organ-figure", "case-worst", "case-median", "case-best", "experts-figure", "relevance", "curves-0"}
+    assert wanted | {"map", "contact-sheet"} <= figures
+    assert {row[0] for row in page.tables["experts-dice"][1:]} == {
+        *("all experts", "image alone", "patch alone", "pixel alone"),
+        *("without image", "without patch", "without pixel", "no expert"),
+    }
+    assert "HiResCAM" in page.text
+    account = {row[0]: row[1:] for row in page.tables["account"][1:]}
+    assert account["base"][1] == "0"
+    assert account["fusion"][0] == account["fusion"][1]
+    assert page.tables["budget"][1][:2] == ["liver", "2"]
+
+
+def test_nothing_is_fetched_and_all_is_described(written: tuple[Path, str]) -> None:
+    page = ReadPage(written[1])
+    assert len(written[1].encode()) < LARGEST
+    addresses = [value for _, own in page.elements for name, value in own.items() if name in ("src", "href", "data")]
+    assert addresses
+    assert all(address.startswith(("data:image/", "#")) for address in addresses)
+    anchors = {own["id"] for _, own in page.elements if "id" in own}
+    assert {address[1:] for address in addresses if address.startswith("#")} <= anchors
+    assert all(own["alt"] and own["width"] and own["height"] for own in page.all("img"))
+    assert not [name for _, own in page.elements for name in own if name.startswith("on") or name == "style"]
+    assert len(anchors) == sum("id" in own for _, own in page.elements)
+
+
+def test_a_phantom_says_so_on_every_figure_and_table(written: tuple[Path, str]) -> None:
+    html = written[1]
+    for part in html.split("<figure")[1:]:
+        assert '<strong class="stamp">PHANTOM</strong>' in part.split("</figure>")[0]
+    for part in html.split('<p class="caption"')[1:]:
+        assert '<strong class="stamp">PHANTOM</strong>' in part.split("</p>")[0]
+    assert '<div class="banner"' in html
+    assert "The scans are synthetic" in html
+
+
+def test_names_from_files_are_only_text(tmp_path: Path) -> None:
+    labels = LabelScheme({HOSTILE: (1,), "spleen": (2,)})
+    shifts = {"<script>alert(2)<b>": 4, "b&amp;'\"": 1}
+    patients = {"b&amp;'\"": HOSTILE}
+    folder = write_scored_run(tmp_path, labels=labels, shifts=shifts, stamps=(HOSTILE,), patients=patients)
+    page = ReadPage(report_of(folder, tmp_path))
+    assert len(page.all("script")) == 2
+    assert not page.all("b")
+    assert all(own["src"].startswith("data:image/") for own in page.all("img"))
+    assert page.tables["organ-table"][1][0] == HOSTILE
+    assert page.tables["cases"][1][0].startswith("<script>alert(2)<b>")
+    assert page.tables["cases"][2][:2] == ["b&amp;'\" (best)", HOSTILE]
+    assert not [name for _, own in page.elements for name in own if name.startswith("on")]
+
+
+def test_a_moved_run_gives_the_same_page_and_one_without_scans_says_what_is_missing(
+    tmp_path: Path, written: tuple[Path, str]
+) -> None:
+    folder, html = written
+    moved = tmp_path / "elsewhere" / folder.name
+    shutil.copytree(folder, moved)
+    root = folder.parents[2]
+    run = ReportedRun(read_run(str(moved), tmp_path), places(root))
+    assert write_report(run, moved / "again.html", CPU).read_text() == html
+    assert str(root) not in html
+    alone = ReadPage(report_of(moved, tmp_path))
+    assert alone.tables["cases"] == ReadPage(html).tables["cases"]
+    assert "has no dataset.json" in alone.text
+    assert "the preprocessed dataset is not there" in alone.text
+
+
+def test_a_missing_base_or_a_damaged_record_costs_only_its_own_section(tmp_path: Path) -> None:
+    folder = write_scored_run(tmp_path, trained=None)
+    (folder / "base.safetensors").unlink()
+    (folder / "fold_0" / "log.jsonl").write_text('{"epoch": 1}\nnonsense\n{"epoch": 2}\n')
+    page = ReadPage(report_of(folder, tmp_path))
+    assert "the base encoder bootstrap that this run was trained on is not there (E-WEIGHT-05)" in page.text
+    assert "log.jsonl is damaged (E-REPORT-02)" in page.text
+    assert page.tables["account"][1][2] == "not recorded"
+    assert {"case-worst", "case-median", "case-best"} <= {own.get("id") for own in page.all("figure")}
+
+
+def test_regions_and_ignored_voxels_are_drawn(tmp_path: Path) -> None:
+    folder = write_scored_run(tmp_path, labels=REGIONS, shifts={"a": 2}, stamps=())
+    page = ReadPage(report_of(folder, tmp_path))
+    assert "Left out" not in page.text
+    assert [row[0] for row in page.tables["organ-table"][1:]] == ["whole", "core", "mean"]
+    assert not page.all("strong") or "PHANTOM" not in page.text

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from samora_pipeline.errors import DataError
+from samora_pipeline.reporting import report_cli
+from tests.fake_run import DATASET
+from tests.reporting.scored_run import SHIFTS, ReadPage, write_scored_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of one dataset, the second better in every case but one."""
+    root = tmp_path_factory.mktemp("compared")
+    write_scored_run(root, run="SAMedTrainer__10pct__a", shifts={**SHIFTS, "exact": 2})
+    write_scored_run(root, run="SAMoraTrainer__10pct__b")
+    return root
+
+
+def compare(root: Path, *runs: str) -> ReadPage:
+    page = root / "page.html"
+    assert report_cli.main([*(f"{DATASET}/{run}" for run in runs), "--root", str(root), "-o", str(page)]) == 0
+    return ReadPage(page.read_text())
+
+
+def test_two_runs_side_by_side(root: Path) -> None:
+    page = compare(root, "SAMedTrainer__10pct__a", "SAMoraTrainer__10pct__b")
+    rows = {row[0].split(" ")[0]: row[2:] for row in page.tables["cases"][1:]}
+    assert rows["far"][0] == rows["far"][1]
+    assert rows["far"][2] == "0.000"
+    assert float(rows["exact"][2]) == pytest.approx(1 - float(rows["exact"][0]), abs=2e-3)
+    panels = [own for own in page.all("div") if own.get("class") == "panels six"]
+    assert len(panels) == 3
+    assert page.tables["lifts"][0] == ["organ", "slice", "lift A", "lift B"]
+    assert "A: SAMedTrainer__10pct__a; B: SAMoraTrainer__10pct__b" in page.text
+    assert {own.get("id") for own in page.all("figure")} >= {"forest-Dice", "relevance", "case-worst"}
+    dice = page.tables["paired_physical_Dice"]
+    assert dice[0][0] == "organ"
+    assert [row[0] for row in dice[1:]] == ["mean", "liver", "spleen"]
+    assert "PHANTOM" in page.text
+
+
+def test_two_equal_runs_differ_by_nothing(root: Path) -> None:
+    shutil.copytree(
+        root / "results" / DATASET / "SAMoraTrainer__10pct__b", root / "results" / DATASET / "SAMoraTrainer__10pct__c"
+    )
+    page = compare(root, "SAMoraTrainer__10pct__b", "SAMoraTrainer__10pct__c")
+    assert {row[-1] for row in page.tables["cases"][1:]} == {"0.000"}
+    assert "Mean Dice differs by 0.000" in page.text
+    assert "The two configurations are equal." in page.text
+
+
+def test_runs_scored_on_other_cases_are_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scored_run(root, run="SAMedTrainer__10pct__d", shifts={"other": 1})
+    runs = [f"{DATASET}/SAMedTrainer__10pct__{name}" for name in "ad"]
+    assert report_cli.main([*runs, "--root", str(root), "-o", str(tmp_path / "page.html")]) == DataError.exit_code
+    assert "E-CMP-03" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("words", [["a", "b", "c"], ["a", "-o", "page.pdf"]])
+def test_wrong_arguments_are_refused_before_anything_is_read(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report_cli.main(words) == 2
+    assert "E-ARG-21" in capsys.readouterr().err
+
+
+def test_the_report_of_one_run_goes_into_its_folder(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_cli.main([f"{DATASET}/SAMedTrainer__10pct__a", "--root", str(root)]) == 0
+    written = root / "results" / DATASET / "SAMedTrainer__10pct__a" / "report.html"
+    assert written.is_file()
+    assert str(written) in capsys.readouterr().out
