@@ -15,7 +15,7 @@ def pseudonyms(configs: Iterable[RunConfig]) -> dict[str, str]:
     """A pseudonym for every case that the configs name; its number follows a digest and tells no order."""
     names = {name for config in configs for name in _cases(config)}
     ordered = sorted(names, key=lambda name: digest_json(["case", name]))
-    return {name: f"case_{number:04d}" for number, name in enumerate(ordered, start=1)}
+    return {name: f"pseudonym_{number:04d}" for number, name in enumerate(ordered, start=1)}
 
 
 def without_names(config: RunConfig, names: dict[str, str]) -> RunConfig:
