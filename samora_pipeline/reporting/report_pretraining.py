@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from samora_pipeline.contracts.json_io import read_json
@@ -68,13 +69,14 @@ def _stage_blocks(stage: str, key: str, folder: Path, stamps: tuple[str, ...]) -
             *((f"Taught by {card.taught_by}.",) if card.taught_by else ()),
             *((f"Stamps: {', '.join(card.stamps)}.",) if card.stamps else ()),
         )
-        yield measures_table(f"card-{name}", f"{title}: {card.verdict.upper()}", card.measures, notes)
+        yield from measure_tables(f"card-{name}", f"{title}: {card.verdict.upper()}", card.measures, notes)
         yield from _picture(folder / CARD_PICTURE, f"picture-{name}", f"{title}, card of its monitors", told)
     else:
         yield Note(f"{title} has no card of monitors; its curves follow.")
+        if log:
+            yield curves_figure(f"curves-{name}", title, log, stamps)
     if log:
-        yield curves_figure(f"curves-{name}", title, log, stamps)
-        yield epochs_table(f"epochs-{name}", f"{title}: first and last epochs", log)
+        yield replace(epochs_table(f"epochs-{name}", f"{title}: first and last epochs", log), folded=True)
 
 
 def _experts_blocks(fold: str, folder: Path, stamps: tuple[str, ...]) -> Iterator[Block]:
@@ -88,12 +90,19 @@ def _experts_blocks(fold: str, folder: Path, stamps: tuple[str, ...]) -> Iterato
         for name, values in zip(card.names, card.similarity, strict=True)
     )
     yield Table(f"similarity-{fold}", f"{title}: similarity", ("features of", *card.names), rows, notes=notes)
-    yield measures_table(f"experts-card-{fold}", f"{title}: {card.verdict.upper()}", card.measures, ())
+    yield from measure_tables(f"experts-card-{fold}", f"{title}: {card.verdict.upper()}", card.measures, ())
     yield from _picture(folder / EXPERTS_CARD_PICTURE, f"experts-card-picture-{fold}", title, stamps)
 
 
-def measures_table(name: str, caption: str, measures: Sequence[Measure], notes: tuple[str, ...]) -> Table:
-    """Numbers with their thresholds, verdicts and advice."""
+def measure_tables(name: str, caption: str, measures: Sequence[Measure], notes: tuple[str, ...]) -> Iterator[Table]:
+    """Numbers that have a threshold, with verdict and advice; then, folded, those that are only shown."""
+    judged = [one for one in measures if one.passed is not None]
+    yield _measures_table(name, caption, judged, notes)
+    if others := [one for one in measures if one.passed is None]:
+        yield replace(_measures_table(f"{name}-more", f"{caption}, more measures", others, ()), folded=True)
+
+
+def _measures_table(name: str, caption: str, measures: Sequence[Measure], notes: tuple[str, ...]) -> Table:
     rows = tuple(
         (
             Cell(one.name.replace("_", " "), one.name),
