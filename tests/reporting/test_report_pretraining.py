@@ -32,7 +32,7 @@ LINES = "".join(json.dumps({"stage": "s", "epoch": epoch, "loss": 1.0 / epoch}) 
 
 
 def with_stages(root: Path) -> ReportedRun:
-    """An image expert with a card, a pixel expert with a log alone; folders of a patch expert and a teacher are gone."""
+    """An image expert with a card, a pixel expert with a log alone; a patch expert and a teacher without folders."""
     folder = write_scored_run(root, shifts={"a": 1})
     path = folder / "fold_0" / CONFIG_FILE
     experts = {"image": "key1", "patch": "gone", "pixel": "key2"}
