@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
-from samora_pipeline.errors import DataError
+from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ class Identity:
 
     name: str
     home: int | None = None
+
+    @classmethod
+    def named(cls, name: str, *, expected: str, fix: str) -> Identity:
+        """The identity of a dataset that the user names.
+
+        Raises:
+            UsageError: ``E-ARG-07`` no name, or one that cannot be part of a folder's name.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise UsageError("E-ARG-07", "the dataset needs a name", found=repr(name), expected=expected, fix=fix)
+        return cls(name)
 
 
 @dataclass(frozen=True)

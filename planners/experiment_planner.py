@@ -36,6 +36,7 @@ from samora_pipeline.contracts.plans import (
     Plans,
     SliceAxis,
 )
+from samora_pipeline.errors import DataError
 from samora_pipeline.files import digest_json
 from samora_pipeline.imaging.preprocessor import slice_order
 
@@ -77,10 +78,11 @@ class ExperimentPlanner:
         """Return the whole plan.
 
         Raises:
-            DataError: ``E-CHAN-03`` for a channel name that says nothing.
+            DataError: ``E-CHAN-03`` for a channel name that says nothing, ``E-SPLIT-09`` for a slice axis that a
+                published list of slices was not counted along.
             UsageError: ``E-SET-01`` unknown key, ``E-SET-02`` unusable value.
         """
-        axis = self._settle("slice_axis", one_of(SliceAxis), self.slice_axis)
+        axis = self._settled_axis()
         input_size = self._settle("input_size", read_size, self.input_size)
         slice_size = self._settle("slice_size", read_size, lambda: self.slice_size(input_size.value))
         in_plane = self._settle("in_plane", one_of(InPlaneRule), lambda: self.in_plane(axis.value))
@@ -223,6 +225,21 @@ class ExperimentPlanner:
             for index, name in enumerate(self.channel_names)
         ]
         return Planned(tuple(rule.value for rule in planned), "; ".join(rule.why for rule in planned))
+
+    def _settled_axis(self) -> Planned[SliceAxis]:
+        """The slice axis; a published list of slices, counted as scans were taken, stands on no other."""
+        axis = self._settle("slice_axis", one_of(SliceAxis), self.slice_axis)
+        counted = self.slice_axis().value
+        lists = [name for name, budget in self.dataset.ours.budgets.items() if budget.slices]
+        if lists and axis.value != counted:
+            raise DataError(
+                "E-SPLIT-09",
+                f"the published slices of {', '.join(lists)} were not counted along this axis",
+                found=f"--set slice_axis={axis.value}",
+                expected=f"{counted} slices",
+                fix="leave slice_axis out, or take these lists out of budgets in samora.json",
+            )
+        return axis
 
     def _settle(self, key: str, read: Callable[[str, str], T], decide: Callable[[], Planned[T]]) -> Planned[T]:
         if key in self.overrides:

@@ -42,19 +42,25 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         "samora_train", "Train a run: experts without labels, then fine-tuning, then scores.", _EPILOG
     )
+    _add_what(parser)
+    _add_pool(parser)
+    _add_method(parser)
+    _add_sitting(parser)
+    return parser
+
+
+def _add_what(parser: CommandParser) -> None:
+    """The run: dataset, trainer, labels, fold."""
     parser.add_argument("dataset", metavar="DATASET", help="number, name or path")
     parser.add_argument("trainer", metavar="TRAINER", help="SAMoraTrainer, SAMedTrainer, or package.module:Class")
     parser.add_argument(
         "split", metavar="SPLIT", help="full, 10pct, 5pct_cases, 120slices, 4cases, or a published name"
     )
     parser.add_argument("-f", dest="fold", metavar="FOLD", help="official, 0 to 4, or all (default: official, else 0)")
-    parser.add_argument(
-        "--recipe",
-        metavar="R",
-        help="where experts come from: full (default), T1, T2, nocpt, scratch (default of tiny backbones), "
-        "none, paper_literal",
-    )
-    parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
+
+
+def _add_pool(parser: CommandParser) -> None:
+    """What experts learn from, and what they must not see."""
     parser.add_argument(
         "--unlabeled",
         nargs="+",
@@ -62,7 +68,6 @@ def build_parser() -> CommandParser:
         metavar="D",
         help="more datasets for the unlabelled pool, or paper: 100,000 CT slices of the paper's datasets",
     )
-    parser.add_argument("--levels", metavar="L,...", help="experts to use: image,patch,pixel (default: all)")
     parser.add_argument(
         "--transductive",
         action="store_true",
@@ -76,6 +81,17 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--allow-leak", nargs="+", default=[], metavar="CASE", help="let such scans in by name; every report says LEAKY"
     )
+
+
+def _add_method(parser: CommandParser) -> None:
+    """How the experts are made, on which base, with which settings."""
+    parser.add_argument(
+        "--recipe",
+        metavar="R",
+        help="where experts come from: full (default), T1, T2, nocpt, scratch (default of tiny backbones), "
+        "none, paper_literal",
+    )
+    parser.add_argument("--levels", metavar="L,...", help="experts to use: image,patch,pixel (default: all)")
     parser.add_argument(
         "--backbone",
         metavar="B",
@@ -96,6 +112,11 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--preset", metavar="P", help="a row of the paper's ablations: table4-lac, ... (docs/ablations.md)"
     )
+
+
+def _add_sitting(parser: CommandParser) -> None:
+    """How this sitting of the run goes."""
+    parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument(
@@ -103,7 +124,6 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
     parser.add_argument("--fast-dev-run", action="store_true", help="two steps of every stage and one scored case")
-    return parser
 
 
 def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import CaseSource, Converter, Identity, LoadedCase, Survey, register
 from dataset_conversion.file_names import group_channels, list_files, stem
 from dataset_conversion.label_map import MAP_FORM, LabelMap, read_label_map
-from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.errors import DataError
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")
 # nnU-Net's name for intensities without units: each scan is scaled by itself, which serves every kind of scan.
@@ -51,15 +50,11 @@ class Folder(Converter):
 
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
         """The name given with ``--name``."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", options.name):
-            raise UsageError(
-                "E-ARG-07",
-                "the dataset needs a name",
-                found=repr(options.name),
-                expected="letters, digits, - and _",
-                fix="samora_convert -d Folder --name MyData --images DIR --labels DIR",
-            )
-        return Identity(options.name)
+        return Identity.named(
+            options.name,
+            expected="letters, digits, - and _",
+            fix="samora_convert -d Folder --name MyData --images DIR --labels DIR",
+        )
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Match images and labels by name; without a map, read the label values that occur."""

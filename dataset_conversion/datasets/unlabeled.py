@@ -78,15 +78,11 @@ class Unlabeled(Converter):
 
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
         """The name given with ``--name``."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", options.name):
-            raise UsageError(
-                "E-ARG-07",
-                "the dataset needs a name",
-                found=repr(options.name),
-                expected="letters, digits, - and _, or a dataset to add the scans to",
-                fix="samora_convert -d Unlabeled -i FOLDER --name MyScans  (or --add-to DATASET)",
-            )
-        return Identity(options.name)
+        return Identity.named(
+            options.name,
+            expected="letters, digits, - and _, or a dataset to add the scans to",
+            fix="samora_convert -d Unlabeled -i FOLDER --name MyScans  (or --add-to DATASET)",
+        )
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """List the scans; of DICOM files the headers are read, to tell series apart."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from planners.experiment_planner import ExperimentPlanner
-from samora_pipeline.contracts.dataset import DatasetJson, PublishedSplit, RawDataset, SamoraJson
+from samora_pipeline.contracts.dataset import DatasetJson, PublishedBudget, PublishedSplit, RawDataset, SamoraJson
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint, IntensityStats, Subset
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.errors import DataError, UsageError
@@ -228,3 +228,13 @@ def test_a_planning_rule_is_one_subclass() -> None:
     base = planner()
     plans = Larger(base.dataset, base.fingerprint, {}).plan()
     assert (plans.input_size.value, plans.slice_size.value, plans.batch_size.value) == (512, 512, 2)
+
+
+@pytest.mark.parametrize("axis", ["coronal", "sagittal"])
+def test_published_slices_are_not_read_along_another_axis(axis: str) -> None:
+    slices = {"10pct": PublishedBudget("slices", ("case_0",), {"case_0": (1, 2)})}
+    with pytest.raises(DataError, match=f"(?s)E-SPLIT-09.*10pct.*slice_axis={axis}.*axial slices"):
+        planner(overrides={"slice_axis": axis}, budgets=slices).plan()
+    assert planner(overrides={"slice_axis": "axial"}, budgets=slices).plan().slice_axis.value == "axial"
+    cases = {"10pct": PublishedBudget("cases", ("case_0",))}
+    assert planner(overrides={"slice_axis": axis}, budgets=cases).plan().slice_axis.value == axis
