@@ -29,7 +29,7 @@ from samora_pipeline.contracts.plans import PLANS_FILE
 from samora_pipeline.contracts.splits import OFFICIAL, SPLITS_FILE, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER
 from samora_pipeline.errors import DataError, ResourceError
-from samora_pipeline.files import digest_file, write_bytes
+from samora_pipeline.files import digest_file, inside, write_bytes
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.slices.store import CasePaths
 
@@ -154,7 +154,8 @@ def bring_back(roots: Roots, folder: Path) -> None:
     """Join the parts, check them, and unpack them into the study's root; files of the same name are replaced.
 
     Raises:
-        DataError: ``E-STUDY-17`` a part is missing or damaged; nothing is unpacked then.
+        DataError: ``E-STUDY-17`` a part is missing or damaged, ``E-PATH-01`` a file that would lie outside; nothing is
+            unpacked then.
     """
     parts = read_json(Parts, folder / _LIST)
     for name, digest in parts.digests.items():
@@ -169,7 +170,12 @@ def bring_back(roots: Roots, folder: Path) -> None:
             )
     content = b"".join((folder / Path(name).name).read_bytes() for name in parts.digests)
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:xz") as archive:
-        archive.extractall(roots.root, filter="data")
+        # Judged before anything is written, and by own hand: early releases of Python 3.11 have no extraction filter.
+        members = [(member, inside(roots.root, member.name)) for member in archive if member.isfile()]
+        for member, target in members:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (stream := archive.extractfile(member)) is not None:
+                write_bytes(target, stream.read())
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

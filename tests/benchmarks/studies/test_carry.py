@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.studies import carry
-from benchmarks.studies.carry import bring_back, main, pack, take_out
+from benchmarks.studies.carry import Parts, bring_back, main, pack, take_out
 from benchmarks.studies.halving import halve_image, halve_labels
+from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER
 from samora_pipeline.errors import DataError, ResourceError
+from samora_pipeline.files import digest_file
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.store import StoredSlices
 from tests.trainers.runs import fold_folder, short, sitting
@@ -61,6 +65,22 @@ def test_damaged_parts_are_refused(tmp_path: Path) -> None:
     part.write_bytes(whole)
     bring_back(resolve_roots(str(root)), tmp_path / "parts")
     assert (root / "results" / "file").read_bytes() == bytes(range(256))
+
+
+def test_nothing_is_unpacked_outside(tmp_path: Path) -> None:
+    root, parts = tmp_path / "root", tmp_path / "parts"
+    for folder in (root, parts):
+        folder.mkdir()
+    with tarfile.open(parts / "part_00.bin", "w:xz") as archive:
+        for name in ("results/good", "../outside"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 3
+            archive.addfile(entry, io.BytesIO(b"abc"))
+    write_json(Parts({"part_00.bin": digest_file(parts / "part_00.bin")}), parts / "parts.json")
+    with pytest.raises(DataError, match="E-PATH-01"):
+        bring_back(resolve_roots(str(root)), parts)
+    assert not (tmp_path / "outside").exists()
+    assert not (root / "results").exists()
 
 
 def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
