@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from samora_pipeline.contracts.level import LEVELS
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.inference.allocation import keep_freed_memory
 from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch, pick_device
 from samora_pipeline.inference.predictor import prepared
 from samora_pipeline.models.assembly import build_network
@@ -325,6 +326,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args(argv)
+    keep_freed_memory()
     device = pick_device(arguments.device)
     clock = time.process_time if arguments.busy else time.perf_counter
     if arguments.busy:

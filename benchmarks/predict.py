@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from samora_pipeline.contracts.checkpoints import save_checkpoint
 from samora_pipeline.contracts.json_io import read_object, to_plain, write_json
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec, Scope
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.contracts.run import (
     BASE_FILE,
@@ -71,13 +71,13 @@ def plan(size: int) -> Plans:
     )
 
 
-def write_run(results: Path, backbone: str, decoder: str, size: int, seed: int) -> Path:
+def write_run(results: Path, backbone: str, decoder: str, scope: Scope, size: int, seed: int) -> Path:
     """Write a finished run of SAMora with random weights for eight organs; return its folder."""
     torch.manual_seed(seed)
     folder = results / DATASET / "SAMoraTrainer__full__default"
     fold = folder / "fold_0"
     fold.mkdir(parents=True)
-    spec = ModelSpec(backbone, size, len(ORGANS) + 1, decoder=decoder)
+    spec = ModelSpec(backbone, size, len(ORGANS) + 1, fusion=FusionSpec(scope=scope), decoder=decoder)
     network = build_network(spec)
     save_file(base_state(network), folder / BASE_FILE)
     base = BaseRecord("bootstrap", digest_file(folder / BASE_FILE), "bootstrap")
@@ -133,6 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="sam_vit_b")
     parser.add_argument("--decoder", default="samed")
+    parser.add_argument("--scope", choices=get_args(Scope), default="block", help="of the fusion")
     parser.add_argument("--size", type=int, default=224, help="input size of the network in pixels")
     parser.add_argument("--slices", type=int, default=150)
     parser.add_argument("--side", type=int, default=512, help="pixels along a slice of the scan")
@@ -149,7 +150,9 @@ def main(argv: list[str] | None = None) -> None:
     records = []
     with tempfile.TemporaryDirectory() as place:
         root, scan = Path(place) / "root", Path(place) / "case_0000.nii.gz"
-        write_run(root / "results", arguments.backbone, arguments.decoder, arguments.size, arguments.seed)
+        write_run(
+            root / "results", arguments.backbone, arguments.decoder, arguments.scope, arguments.size, arguments.seed
+        )
         write_scan(scan, arguments.slices, arguments.side, arguments.seed)
         for number in range(arguments.repeats):
             load = os.getloadavg()[0]
@@ -159,7 +162,7 @@ def main(argv: list[str] | None = None) -> None:
             print(next(line for line in said.splitlines() if line.startswith("device:")))
             print(
                 f"{arguments.slices} slices of {arguments.side} x {arguments.side}, {arguments.backbone} at "
-                f"{arguments.size} px, {len(os.sched_getaffinity(0))} cores, load {load:.1f} before\n"
+                f"{arguments.size} px, scope {arguments.scope}, {len(os.sched_getaffinity(0))} cores, load {load:.1f} before\n"
                 f"  command {seconds:.1f} s ({processor:.1f} s on the processors), volume {sum(phases.values()):.1f} s "
                 f"({', '.join(f'{name} {value:.1f}' for name, value in phases.items())})",
                 flush=True,

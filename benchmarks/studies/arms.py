@@ -78,9 +78,19 @@ _OWN = (
     Arm("pixel_only", "SAMora, pixel expert alone", levels=("pixel",)),
     _fused("lac", "experts joined by LAC", "model.fusion.name=lac"),
     _fused("mole", "experts joined by MoLE", "model.fusion.name=mole"),
+    _fused("lorahub", "experts joined by LoRAHub", "model.fusion.name=lorahub"),
+    _fused("hcat", "experts joined by HCAT", "model.fusion.name=hcat"),
     Arm("samora_pool_ct", "SAMora, pool with OpenKBP's CT beside its own scans", unlabeled=("OpenKBP",)),
     Arm("hsam", "H-SAM, H-SAMora's number of steps", "HSAMTrainer", "none", settings=("finetune.warmup=25",)),
     Arm("hsamora", "H-SAMora", "HSAMoraTrainer"),
+    Arm(
+        "samed2",
+        "SAMed-2, SAMora-2's number of steps",
+        "SAMed2Trainer",
+        "none",
+        settings=("finetune.warmup=25",),
+        family="sam2",
+    ),
     Arm("samora2", "SAMora-2", "SAMora2Trainer", family="sam2"),
 )
 
