@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel
 import numpy as np
@@ -162,7 +162,8 @@ def main(argv: list[str] | None = None) -> None:
             print(next(line for line in said.splitlines() if line.startswith("device:")))
             print(
                 f"{arguments.slices} slices of {arguments.side} x {arguments.side}, {arguments.backbone} at "
-                f"{arguments.size} px, scope {arguments.scope}, {len(os.sched_getaffinity(0))} cores, load {load:.1f} before\n"
+                f"{arguments.size} px, scope {arguments.scope}, {len(os.sched_getaffinity(0))} cores, "
+                f"load {load:.1f} before\n"
                 f"  command {seconds:.1f} s ({processor:.1f} s on the processors), volume {sum(phases.values()):.1f} s "
                 f"({', '.join(f'{name} {value:.1f}' for name, value in phases.items())})",
                 flush=True,
