@@ -45,6 +45,12 @@ def _fused(name: str, what: str, *settings: str) -> Arm:
     return Arm(name, what, settings=settings)
 
 
+def _stage1(epochs: int, *stages: str) -> tuple[str, ...]:
+    return tuple(f"{stage}.epochs={epochs}" for stage in stages)
+
+
+_EXPERTS = ("expert_image", "expert_patch", "expert_pixel")
+_TEACHERS = ("teacher_image", "teacher_patch")
 _SAMED = {"trainer": "SAMedTrainer", "recipe": "none"}
 
 _OWN = (
@@ -55,6 +61,17 @@ _OWN = (
     Arm("samora_scratch", "SAMora, each expert by its own objective"),
     Arm("samora_nocpt", "SAMora, teachers as they are", recipe="nocpt"),
     Arm("samora_full", "SAMora, teachers trained on the pool", recipe="full"),
+    Arm(
+        "scratch_long",
+        "SAMora, each expert by its own objective, 40 epochs",
+        settings=_stage1(40, *_EXPERTS),
+    ),
+    Arm(
+        "full_long",
+        "SAMora, teachers trained on the pool, all for 40 epochs",
+        recipe="full",
+        settings=_stage1(40, *_TEACHERS, *_EXPERTS),
+    ),
     _fused(
         "delta_block", "SAMora, residual delta, scope block", "model.fusion.residual=delta", "model.fusion.scope=block"
     ),
