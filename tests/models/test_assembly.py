@@ -98,6 +98,18 @@ def test_sizes_of_samed(size: int, total: int) -> None:
     assert count(on_meta(ModelSpec("sam_vit_b", size, num_outputs=9, levels=(Level.IMAGE,), fusion=None))) == total
 
 
+@pytest.mark.parametrize("size", [224, 512, 1024])
+@pytest.mark.parametrize("name", ["sam_vit_b", "sam_vit_l", "sam_vit_h", "sam2_hiera_b+"])
+def test_every_backbone_is_a_network_with_fused_experts_at_every_size(name: str, size: int) -> None:
+    network = on_meta(ModelSpec(name, size, num_outputs=9, decoder=BACKBONES.get(name).own_decoder))
+    with torch.device("meta"):
+        assert network(torch.empty(1, 1, size, size)).shape == (1, 9, size // 4, size // 4)
+    blocks = expert_blocks(network.image_encoder).values()
+    assert len(blocks) == BACKBONES.get(name).depth
+    for block, shape in zip(blocks, network.image_encoder.shapes, strict=True):
+        assert {expert.q_b.shape for expert in block.experts.values()} == {(shape.width, 4)}
+
+
 def test_fusion_adds_what_table_3_says() -> None:
     """+9.7 M: HL-Attn on every block and two experts more than SAMed has."""
     samed = on_meta(ModelSpec("sam_vit_b", 224, num_outputs=9, levels=(Level.IMAGE,)))

@@ -4,10 +4,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor, nn
 
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
+from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.backbones.sam import SamGeometry
+from samora_pipeline.models.backbones.sam2 import PIXEL_MEAN, PIXEL_STD
 from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.weights.sam_checkpoint import load_base
+from tests.weights.test_sam2_checkpoint import PUBLISHED, reference
 
 
 def network(in_channels: int) -> SegmentationNetwork:
@@ -52,3 +59,85 @@ def test_other_channels_start_as_their_mean_and_are_trained() -> None:
 def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         network(1)(torch.rand(shape))
+
+
+def whole_sam(geometry: SamGeometry, encoder: nn.Module, size: int) -> Sam:
+    """Segment_anything's own model; like SAMed's it takes images in [0,1] as they are."""
+    width = geometry.prompt_dim
+    transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=geometry.decoder_mlp_dim)
+    prompts = PromptEncoder(width, (size // 16, size // 16), (size, size), mask_in_chans=16)
+    decoder = MaskDecoder(transformer_dim=width, transformer=transformer, num_multimask_outputs=3)
+    return Sam(encoder, prompts, decoder, pixel_mean=[0.0, 0.0, 0.0], pixel_std=[1.0, 1.0, 1.0]).eval()
+
+
+def without_prompts(sam: Sam, images: Tensor) -> Tensor:
+    """Low-resolution logits (B,4,n,n) of Sam's forward: it gives the first map, or the three others."""
+    records = [{"image": image, "original_size": tuple(image.shape[-2:])} for image in images]
+    first, others = (
+        torch.cat([answer["low_res_logits"] for answer in sam(records, multimask_output=several)])
+        for several in (False, True)
+    )
+    return torch.cat((first, others), dim=1)
+
+
+def check_against_sam(name: str, size: int, reference_encoder: Callable[..., nn.Module], scale: float) -> None:
+    geometry = BACKBONES.get(name)
+    assert isinstance(geometry, SamGeometry)
+    torch.manual_seed(0)
+    sam = whole_sam(geometry, reference_encoder(geometry, size), size)
+    with torch.no_grad():
+        for parameter in sam.parameters():
+            parameter.add_(torch.randn_like(parameter) * scale)
+    own = build_network(ModelSpec(name, size, num_outputs=4, in_channels=3)).eval()
+    report = load_base(own, {key: value for key, value in sam.state_dict().items() if not key.startswith("pixel_")})
+    assert (report.resized, report.dropped) == ((), ())
+    images = torch.rand(1, 3, size, size)
+    with torch.no_grad():
+        expected, got = without_prompts(sam, images), own(images)
+    assert got.shape == (1, 4, size // 4, size // 4)
+    assert expected.std() > 0
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("size", [224, 512])
+def test_with_new_experts_it_is_sam_without_prompts(
+    size: int, narrow: SamGeometry, reference_encoder: Callable[..., nn.Module]
+) -> None:
+    check_against_sam("narrow", size, reference_encoder, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [224, 512])
+def test_with_new_experts_it_is_sam_without_prompts_at_full_size(
+    size: int, reference_encoder: Callable[..., nn.Module]
+) -> None:
+    check_against_sam("sam_vit_b", size, reference_encoder, 0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [224, 512])
+def test_with_new_experts_it_is_sam_2_without_prompts_at_full_size(size: int) -> None:
+    """At tiny size this is tested with the files of SAM 2."""
+    torch.manual_seed(0)
+    sam2 = reference(PUBLISHED["2.1"], size).eval()
+    with torch.no_grad():
+        for parameter in sam2.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    own = build_network(ModelSpec("sam2_hiera_b+", size, num_outputs=4, in_channels=3, decoder="sam2")).eval()
+    load_base(own, sam2.state_dict())
+    images = torch.rand(1, 3, size, size)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    prompts = sam2.sam_prompt_encoder
+    with torch.no_grad():
+        levels = sam2.forward_image((images - mean) / std)["backbone_fpn"]
+        sparse, dense = prompts(points=None, boxes=None, masks=None)
+        expected, *_ = sam2.sam_mask_decoder.predict_masks(
+            image_embeddings=levels[2] + sam2.no_mem_embed.permute(1, 2, 0)[..., None],
+            image_pe=prompts.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            repeat_image=False,
+            high_res_features=levels[:2],
+        )
+        got = own(images)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from samora_pipeline.errors import UsageError
-from trainers.config import HSAM, HSAMORA, SAMED, SAMORA, FinetuneSettings, shortened, shrunk
+from trainers.config import HSAM, HSAMORA, SAMED, SAMED2, SAMORA, SAMORA2, FinetuneSettings, shortened, shrunk
 
 
 def test_table_7_where_it_applies_to_experts() -> None:
@@ -49,6 +49,12 @@ def test_table_8_for_h_samora_and_the_baselines_own_weights() -> None:
     assert (theirs.warmup, theirs.exponent, theirs.weight_decay) == (250, 0.9, 0.1)
     assert (theirs.cross_entropy, theirs.dice) == (0.1, 0.9)
     assert HSAM.model == HSAMORA.model == replace(SAMORA.model, decoder="hsam")
+
+
+def test_table_8_for_samora_2_differs_in_the_epochs_alone() -> None:
+    assert SAMORA2.finetune == replace(SAMORA.finetune, epochs=25)
+    assert SAMED2.finetune == SAMED.finetune
+    assert SAMED2.model == SAMORA2.model == replace(SAMORA.model, decoder="sam2")
 
 
 def test_the_tiny_form_keeps_losses_and_optimizers() -> None:

@@ -14,9 +14,9 @@ HEADS = 8
 MAX_WIDTH = 128
 
 
-def attention_width(dim: int) -> int:
-    """The width inside a fusion of blocks of width ``dim``: at most 128, and whole heads."""
-    return min(MAX_WIDTH, dim) // HEADS * HEADS
+def attention_width(dim: int, largest: int = MAX_WIDTH) -> int:
+    """The width inside a fusion of blocks of width ``dim``: at most ``largest``, and whole heads."""
+    return min(largest, dim) // HEADS * HEADS
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:

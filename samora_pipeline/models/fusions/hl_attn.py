@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samora_pipeline.models.fusions.attention import attend, attention_width
+from samora_pipeline.models.fusions.attention import MAX_WIDTH, attend, attention_width
 from samora_pipeline.models.fusions.stepwise import StepwiseFusion
 
 EPS = 1e-6
@@ -18,12 +18,13 @@ class CrossAttention(nn.Module):
     """Eq. 8 with eight heads: the higher level asks (Q), the lower level answers (K, V).
 
     Both inputs are normalised without parameters. With ``window`` the attention stays inside the windows of the
-    block it belongs to; padding at the border is never attended to. 394,368 parameters for D = 768.
+    block it belongs to; padding at the border is never attended to. ``largest`` bounds the width inside. 394,368
+    parameters for D = 768.
     """
 
-    def __init__(self, dim: int, window: int, *, output_at_zero: bool) -> None:
+    def __init__(self, dim: int, window: int, *, output_at_zero: bool, largest: int = MAX_WIDTH) -> None:
         super().__init__()
-        width = attention_width(dim)
+        width = attention_width(dim, largest)
         self.window = window
         self.q = nn.Linear(dim, width)
         self.k = nn.Linear(dim, width)

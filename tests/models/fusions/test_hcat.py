@@ -95,22 +95,24 @@ def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_
     assert torch.equal(paper(base, experts), torch.zeros_like(base))
 
 
-def test_orders_written_out(randomise: Callable[..., None]) -> None:
-    base, (image, patch, pixel) = torch.randn(1, 2, 2, DIM), torch.randn(3, 1, 2, 2, DIM)
-    for order in ("2-1-1", "1-2-1", "1-1-2"):
-        fusion = HCAT(FusionSpec("hcat", order=order), num_experts=3, dim=DIM, window=0)
-        randomise(fusion, 0.5)
-        first, second = fusion.first, fusion.second
-        e_image, e_patch, e_pixel = image - base, patch - base, pixel - base
-        if order == "2-1-1":
-            expected = e_image + second(e_image, e_patch + first(e_patch, e_pixel))
-        elif order == "1-2-1":
-            result = e_image + first(e_image, e_pixel)
-            expected = result + second(result, e_patch)
-        else:
-            result = e_image + first(e_image, e_patch)
-            expected = result + second(result, e_pixel)
-        torch.testing.assert_close(fusion(base, torch.stack((image, patch, pixel))), expected)
+@pytest.mark.parametrize("residual", ["delta", "paper"])
+@pytest.mark.parametrize("order", ["2-1-1", "1-2-1", "1-1-2"])
+def test_orders_and_residuals_written_out(order: str, residual: str, randomise: Callable[..., None]) -> None:
+    base, experts = torch.randn(1, 2, 2, DIM), torch.randn(3, 1, 2, 2, DIM)
+    fusion = HCAT(FusionSpec("hcat", order=order, residual=residual), num_experts=3, dim=DIM, window=0)
+    randomise(fusion, 0.5)
+    first, second = fusion.first, fusion.second
+    keep = int(residual == "delta")
+    image, patch, pixel = experts - keep * base
+    if order == "2-1-1":
+        expected = keep * image + second(image, keep * patch + first(patch, pixel))
+    elif order == "1-2-1":
+        result = keep * image + first(image, pixel)
+        expected = keep * result + second(result, patch)
+    else:
+        result = keep * image + first(image, patch)
+        expected = keep * result + second(result, pixel)
+    torch.testing.assert_close(fusion(base, experts), expected)
 
 
 def test_size_on_vit_b() -> None:
