@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from samora_pipeline.contracts.checkpoints import save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain, write_json
@@ -28,6 +29,7 @@ from samora_pipeline.contracts.run import (
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import build_network, trained_state
+from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.weights.sam_checkpoint import base_state
 
 DATASET = "Dataset090_Phantom"
@@ -68,8 +70,12 @@ def write_fake_run(
     labels: LabelScheme = LABELS,
     stamps: tuple[str, ...] = ("PHANTOM",),
     spec: ModelSpec | None = None,
+    effect: float = 0.0,
 ) -> Path:
-    """Write finished folds, each with other random weights on one base that lies beside them; return the run folder."""
+    """Write finished folds, each with other random weights on one base that lies beside them; return the run folder.
+
+    ``effect``: standard deviation of what is added to experts and fusions, which do nothing when they are new.
+    """
     plans = plans or make_plans(dataset=dataset)
     folder = results / dataset / run
     folder.mkdir(parents=True)
@@ -79,6 +85,10 @@ def write_fake_run(
     for number, fold in enumerate(folds):
         torch.manual_seed(number)
         network = build_network(spec)
+        with torch.no_grad():
+            for block in expert_blocks(network.image_encoder).values():
+                for parameter in nn.ModuleList(part for part in (block.experts, block.fusion) if part).parameters():
+                    parameter.add_(torch.randn_like(parameter) * effect)
         if number == 0:
             save_file(base_state(network), folder / BASE_FILE)
         config = RunConfig(

@@ -11,6 +11,7 @@ import pytest
 
 from samora_pipeline.inference.cli import main
 from tests.fake_run import write_fake_run, write_image
+from tests.imaging.dicom_files import write_series
 
 DOCS = Path(__file__).parents[2] / "docs"
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -25,12 +26,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_fake_run(tmp_path / "root" / "results")
     write_image(tmp_path / "scan.nii.gz")
+    write_series(tmp_path / "DICOM_FOLDER")
     write_image(tmp_path / "scans" / "a.nii.gz")
     write_image(tmp_path / "root" / "raw" / "Dataset090_Phantom" / "imagesTs" / "t_0000.nii.gz")
     return tmp_path
 
 
-@pytest.mark.parametrize(("page", "count"), [("prediction.md", 2), ("api.md", 5)])
+@pytest.mark.parametrize(("page", "count"), [("prediction.md", 4), ("api.md", 10)])
 def test_the_examples_in_python_run(place: Path, page: str, count: int) -> None:
     blocks = _BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
     assert len(blocks) == count
@@ -39,6 +41,7 @@ def test_the_examples_in_python_run(place: Path, page: str, count: int) -> None:
         exec(compile(block, page, "exec"), names)
     if page == "prediction.md":
         assert (names["same"].transpose(2, 1, 0)[:, ::-1, ::-1] == names["labels"]).all()
+        assert names["labels_of_series"].ndim == 3
 
 
 def test_the_commands_run(place: Path) -> None:

@@ -1,8 +1,11 @@
-"""Every registered trainer's network goes through the one predictor, and gives what a slow restatement gives."""
+"""Every registered trainer's network, with every fusion, goes through the one predictor and gives what a slow
+restatement gives.
+"""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,13 @@ import pytest
 import torch
 from torch import nn
 
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.imaging.intensity import normalize
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.inference.loading import load_folds
 from samora_pipeline.inference.predictor import Predictor
+from samora_pipeline.models.expert_block import only_expert
+from samora_pipeline.models.fusions.catalog import FUSIONS
 from tests.fake_run import LABELS, make_plans, write_fake_run
 from trainers.catalog import TRAINERS
 
@@ -50,11 +55,18 @@ def averaged(networks: list[nn.Module], images: npt.NDArray[Any], plans: Any) ->
     return np.stack(result)
 
 
-@pytest.fixture(scope="module", params=TRAINERS.names())
+def write_run(folder: Path, name: str, spec: ModelSpec, *, effect: float = 0.1) -> Path:
+    return write_fake_run(folder, folds=("0", "1"), spec=spec, run=f"{name}__full__default", effect=effect)
+
+
+@pytest.fixture(scope="module", params=[*TRAINERS.names(), *(f"fusion {name}" for name in FUSIONS.names())])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    name = request.param
+    """Of each trainer, and of SAMora with each fusion; experts and fusions have an effect."""
+    _, fusion, name = request.param.rpartition("fusion ")
     folder = tmp_path_factory.mktemp(name)
-    return write_fake_run(folder, folds=("0", "1"), spec=tiny_spec(name), run=f"{name}__full__default")
+    if fusion:
+        return write_run(folder, "SAMoraTrainer", replace(tiny_spec("SAMoraTrainer"), fusion=FusionSpec(name)))
+    return write_run(folder, name, tiny_spec(name))
 
 
 def test_folds_and_views_are_averaged(run: Path) -> None:
@@ -68,6 +80,18 @@ def test_folds_and_views_are_averaged(run: Path) -> None:
     assert np.abs(found - expected).max() < 2e-3 * contrast
     assert np.abs(found - found[..., ::-1]).max() > 0.1 * contrast
     assert np.array_equal(predictor(images[:, 0], SPACING), expected.argmax(1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", FUSIONS.names())
+def test_what_the_fusions_join_is_seen_by_the_predictor(name: str, tmp_path: Path) -> None:
+    spec = replace(tiny_spec("SAMoraTrainer"), fusion=FusionSpec(name))
+    folds = load_folds([write_run(tmp_path, "SAMoraTrainer", spec) / "fold_0"], tmp_path)
+    network = folds[0].network.eval()
+    images = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        fused = network(images)
+        with only_expert(network, None):
+            assert not torch.allclose(network(images), fused, atol=0.01 * float(fused.abs().max()))
 
 
 def test_the_network_runs_in_bf16(run: Path) -> None:

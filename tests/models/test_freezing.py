@@ -65,6 +65,32 @@ def test_gradient_reaches_exactly_the_declared_parts(
     check_gradients(network, trainable, UNASKED)
 
 
+# SAM 2's score of objects is not asked either, and a bias of all scores of H-SAM's mask attention cancels.
+UNASKED_THERE = (*UNASKED, "pred_obj_score_head", "select.bias")
+
+
+@pytest.mark.parametrize("name", FUSIONS.names())
+@pytest.mark.parametrize(("backbone", "decoder"), [("samora_tiny", "hsam"), ("samora2_tiny", "sam2")])
+def test_gradient_reaches_exactly_the_declared_parts_of_our_other_models(
+    name: str, backbone: str, decoder: str, randomise: Callable[..., None]
+) -> None:
+    """Both stages of H-SAM's decoder are in its loss."""
+    spec = ModelSpec(backbone, 64, num_outputs=3, in_channels=2, fusion=FusionSpec(name), decoder=decoder)
+    network = build_network(spec)
+    randomise(network, 0.05)
+    if decoder == "hsam":
+        # Where all scores are negative the last ReLU of the mask attention lets nothing through.
+        torch.nn.init.ones_(network.decoder.mask_attention.select.bias)
+    freeze(network, STAGE_2)
+    before = snapshot(network)
+    sum(logits.square().sum() for logits in network.stages(torch.rand(2, 2, 64, 64))).backward()
+    for part, owned in parameters_by_part(network).items():
+        reached = {key for key, p in owned.items() if p.grad is not None and p.grad.any()}
+        unused = {key for key in owned if any(pattern in key for pattern in UNASKED_THERE)}
+        assert reached - unused == (set(owned) - unused if part in STAGE_2 else set()), part
+    verify(network, before)
+
+
 @pytest.mark.parametrize("trainable", [AUTOSAM, SAM_ADAPTER])
 def test_gradient_reaches_exactly_the_parts_of_baselines_without_experts(
     trainable: frozenset[Part], randomise: Callable[..., None]
