@@ -192,7 +192,14 @@ def shrunk(settings: Settings) -> Settings:
         expert_image=_shrunk_expert(settings.expert_image),
         expert_patch=_shrunk_expert(settings.expert_patch),
         # Measured on the phantom: at 2e-3 the restored slices are further from the clean ones than the noisy ones are.
-        expert_pixel=PixelSettings(epochs=4, batch=8, micro_batch=None, learning_rate=1e-2, steps_per_epoch=12),
+        expert_pixel=PixelSettings(
+            epochs=4,
+            batch=8,
+            micro_batch=None,
+            learning_rate=1e-2,
+            steps_per_epoch=12,
+            dice=settings.expert_pixel.dice,
+        ),
         finetune=finetune,
     )
 

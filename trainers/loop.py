@@ -12,7 +12,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -30,13 +30,17 @@ from trainers.interruption import Interruption
 from trainers.loading import Batch, on_device, read_batches
 from trainers.loop_state import LoopState, restore_state, save_state
 from trainers.progress import PROGRESS_FILE, ProgressPicture
+from trainers.skipping import Skipping
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
-_PATIENCE = 20
-"""non-finite steps in a row after which a training counts as diverged"""
 _SAVE_INTERVAL = 600.0
 """seconds after which the state is saved inside an epoch too"""
+
+
+def numbered(indices: list[int]) -> list[str]:
+    """Names of slices that have none: their numbers."""
+    return [str(index) for index in indices]
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Training:
     without torch's global generator); ``loss`` returns loss and metrics of the global batch from this rank's share.
     ``micro_batch``: samples on one device at a time. ``before_epoch`` is told the number of an epoch before its first
     step; what it does depends on nothing but parameters and buffers. ``after_first_step`` verifies what the
-    first step changed.
+    first step changed. ``names`` turns sample numbers into slices, for whoever has to look at one.
     ``monitor`` looks at what was learned after each epoch; the main rank alone calls it, as if it were the only one.
     """
 
@@ -67,6 +71,7 @@ class Training:
     before_epoch: Callable[[int], None] = lambda epoch: None
     after_first_step: Callable[[], None] = lambda: None
     monitor: Callable[[], Mapping[str, float]] | None = None
+    names: Callable[[list[int]], Sequence[str]] = numbered
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class _Loop:
         if where.tensorboard and distributed.is_main():
             self.sinks.append(TensorBoard(where.folder / TENSORBOARD_FOLDER))
         self.picture = ProgressPicture(where.folder / PROGRESS_FILE, training.stage)
-        self.skipped_in_a_row = 0
+        self.skipping = Skipping(training.stage, training.buffers.values(), training.names)
         self.first = True
         self.saved_at = time.monotonic()
 
@@ -186,6 +191,7 @@ class _Loop:
         # Only torch's generator: what is drawn while loading is seeded by sample, wherever it is loaded.
         torch.manual_seed(derived_seed(self.where.seed, training.stage, state.step))
         training.optimizer.zero_grad(set_to_none=True)
+        self.skipping.before_step()
         totals: dict[str, Tensor] = {}
         for weight in weights:
             waiting = time.monotonic()
@@ -199,7 +205,7 @@ class _Loop:
         totals["gradient_norm"] = self._gradient_norm()
         values = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
         if self._on_any_rank(not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]))):
-            self._skip(values, batch)
+            self.skipping.skip(state, batch, values["loss"], values["gradient_norm"])
         else:
             self._update(values)
         return float(values["loss"])
@@ -217,33 +223,13 @@ class _Loop:
         training, state = self.training, self.state
         set_learning_rate(training.optimizer, training.learning_rate(state.step + 1))
         training.optimizer.step()
-        self.skipped_in_a_row = 0
+        self.skipping.after_finite_step()
         state.counted += 1
         for name, value in values.items():
             state.sums[name] = state.sums.get(name, 0.0) + value
         if self.first:
             self.first = False
             training.after_first_step()
-
-    def _skip(self, values: dict[str, float], batch: list[int]) -> None:
-        self.state.skipped += 1
-        self.skipped_in_a_row += 1
-        logger.warning(
-            "%s: step %d skipped, not finite (loss %s, gradient norm %s), samples %s",
-            self.training.stage,
-            self.state.step,
-            values["loss"],
-            values["gradient_norm"],
-            batch,
-        )
-        if self.skipped_in_a_row >= _PATIENCE:
-            raise DataError(
-                "E-TRAIN-01",
-                f"the stage {self.training.stage} diverged",
-                found=f"{_PATIENCE} steps in a row without a finite loss and gradient",
-                expected="a finite loss",
-                fix=f"--set {self.training.stage}.learning_rate=... with a smaller value, under a new --name",
-            )
 
     def _finish_epoch(self) -> None:
         state, training = self.state, self.training
@@ -259,6 +245,7 @@ class _Loop:
             "data_wait": round(state.waited / max(state.seconds, 1e-9), 4),
             "memory_gib": round(peak_memory(self.where.device) / 2**30, 3),
             "skipped_steps": state.skipped,
+            **({"skipped_slices": " ".join(state.skipped_slices)} if state.skipped_slices else {}),
             **watched,
             **({"monitor_seconds": round(watching, 3)} if watched else {}),
         }
@@ -266,7 +253,7 @@ class _Loop:
         state.epoch += 1
         state.step_in_epoch = state.counted = state.slices = 0
         state.seconds = state.waited = 0.0
-        state.sums = {}
+        state.sums, state.skipped_slices = {}, []
         self._save()
         if distributed.is_main():
             for sink in self.sinks:

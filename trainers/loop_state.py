@@ -26,8 +26,8 @@ class LoopState:
     """The position: ``epoch`` under way, ``step_in_epoch`` steps of it done, ``step`` steps done in all.
 
     ``sums`` holds this epoch's sums of loss and metrics over its ``counted`` finite steps, ``seconds`` the time spent
-    on it, ``slices`` the samples it has seen; ``skipped`` counts non-finite steps of the whole training;
-    ``history`` has one line per finished epoch.
+    on it, ``slices`` the samples it has seen; ``skipped`` counts non-finite steps of the whole training,
+    ``skipped_slices`` are those of this epoch's; ``history`` has one line per finished epoch.
     """
 
     epoch: int = 0
@@ -36,6 +36,7 @@ class LoopState:
     counted: int = 0
     slices: int = 0
     skipped: int = 0
+    skipped_slices: list[str] = field(default_factory=list)
     seconds: float = 0.0
     waited: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)

@@ -164,8 +164,10 @@ class Monitor:
         slices = sum(line["seconds"] * line["slices_per_second"] for line in history)
         wait = sum(line["seconds"] * line["data_wait"] for line in history) / max(seconds, 1e-9)
         skipped = history[-1]["skipped_steps"]
+        # An epoch of which every step was left out has no loss.
+        losses = [line["loss"] for line in history if "loss" in line]
         measures |= {
-            "loss_ratio": history[-1]["loss"] / max(abs(history[0]["loss"]), 1e-12),
+            **({"loss_ratio": losses[-1] / max(abs(losses[0]), 1e-12)} if losses else {}),
             "skipped_steps": float(skipped),
             "data_wait": wait,
             "monitor_share": monitoring / max(seconds, 1e-9),

@@ -132,7 +132,7 @@ def _draw_curves(part: SubFigure, card: PretrainingCard, history: Sequence[Line]
     part.subplots_adjust(left=0.06, right=0.98, bottom=0.14, top=0.88, wspace=0.2)
     axes = part.subplots(1, 3 if card.blocks else 2)
     epochs = [line["epoch"] for line in history]
-    _draw_curve(axes[0], epochs, [line["loss"] for line in history], "training loss")
+    _draw_curve(axes[0], epochs, [line.get("loss", float("nan")) for line in history], "training loss")
     _draw_curve(axes[1], epochs, [line.get(watched, float("nan")) for line in history], _SHORT_NAMES[watched])
     if watched != "panel_loss":
         axes[1].axhline(0, color=VERMILLION, linestyle="--", linewidth=1)

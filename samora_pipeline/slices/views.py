@@ -137,10 +137,15 @@ def draw_token_masks(keys: Sequence[str], grid: int, ratio: float = 0.75, *, see
     The share that stays visible is rounded down: 49 of 196 patches at the default ratio.
     """
     count = grid * grid
-    hidden = count - int(count * (1 - ratio))
+    hidden = count - visible_count(grid, ratio)
     noise = draw_uniform(keys, count, "token mask", seed=seed, epoch=epoch)
     rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
     return (rank < hidden).view(len(keys), grid, grid)
+
+
+def visible_count(grid: int, ratio: float) -> int:
+    """The number of patches that ``draw_token_masks`` leaves visible in each sample."""
+    return int(grid * grid * (1 - ratio))
 
 
 def _affine(area: Tensor, ratio: Tensor, place: Tensor, angle: Tensor, flip: Tensor) -> Tensor:

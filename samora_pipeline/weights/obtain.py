@@ -20,13 +20,14 @@ from samora_pipeline.files import atomic_path, digest_file, in_turn
 from samora_pipeline.run_log import logger
 from samora_pipeline.weights.catalog import ASSETS, PART_SUFFIX, Asset, missing, named, resolve, verify, wrong
 from samora_pipeline.weights.download import PATIENCE, Patience, discard, download, no_space
+from samora_pipeline.weights.licences import licence_of_file
 from samora_pipeline.weights.records import WeightsRecord, read_record, write_record
 from samora_pipeline.weights.tensorflow_index import data_length, is_index
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights that was checked. ``licence`` is empty for a file that the catalogue does not know."""
+    """A file of weights that was checked. ``licence`` is empty for a file whose terms nobody has told."""
 
     name: str
     path: Path
@@ -48,8 +49,7 @@ def find(name_or_path: str, folder: Path, *, fetch: bool = False) -> Weights:
     if asset is None:
         path = resolve(name_or_path, folder)
         digest = digest_file(path)
-        known = next((known for known in ASSETS.values() if known.sha256 == digest), None)
-        return Weights(str(path), path, digest, "file", known.licence if known else "")
+        return Weights(str(path), path, digest, "file", licence_of_file(path, digest, folder))
     for needed in asset.needs:
         find(needed, folder, fetch=fetch)
     path = asset.path(folder)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from samora_pipeline.evaluation.representations import (
+    LARGEST_PSNR,
     alignment,
     class_probe,
     effective_rank,
@@ -84,3 +85,12 @@ def test_restoration_against_the_definition_of_psnr() -> None:
         assert scores.psnr[i] == pytest.approx(-10 * math.log10(error), rel=1e-4)
     assert restoration_scores(clean, clean.clone() + 1e-9).ssim == pytest.approx([1, 1])
     assert all(0 < value < 1 for value in scores.ssim)
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_slices_have_a_finite_psnr() -> None:
+    clean = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    other = torch.stack((clean[0], clean[1] + 2e-5))
+    scores = restoration_scores(other, clean)
+    assert scores.psnr[0] == LARGEST_PSNR
+    assert 90 < scores.psnr[1] < LARGEST_PSNR

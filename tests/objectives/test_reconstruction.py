@@ -48,6 +48,24 @@ def test_masked_reconstruction_matches_the_loops(normalised: bool, skip_flat: bo
     assert float(loss) == pytest.approx(slow_masked(prediction, images, mask, normalised, skip_flat), rel=1e-5)
 
 
+@pytest.mark.parametrize("normalised", [False, True])
+def test_lightlys_parts_give_the_same_loss(normalised: bool) -> None:
+    lightly = pytest.importorskip("lightly.models.utils", reason="lightly is not installed")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, 16, 16, generator=generator)
+    _, hidden = lightly.random_token_mask((3, 17), mask_ratio=0.75)
+    prediction = torch.randn(3, 4, 4, 48, generator=generator, requires_grad=True)
+    targets = lightly.get_at_index(lightly.patchify(images, 4), hidden - 1)
+    if normalised:
+        targets = lightly.normalize_mean_var(targets)
+    expected = torch.nn.functional.mse_loss(lightly.get_at_index(prediction.flatten(1, 2), hidden - 1), targets)
+    mask = torch.zeros(3, 16, dtype=torch.bool).scatter(1, hidden - 1, True).view(3, 4, 4)
+    loss = masked_reconstruction(prediction, images, mask, normalised=normalised)
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(value, prediction)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_visible_patches_have_no_gradient() -> None:
     prediction = torch.randn(2, 3, 3, 16, requires_grad=True)
     mask = torch.rand(2, 3, 3) < 0.5

@@ -11,7 +11,7 @@ from torch.nn import functional
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
-from samora_pipeline.contracts.plans import PLANS_FILE, Plans
+from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, freeze
@@ -21,7 +21,7 @@ from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.pretraining_config import DISTILLED_IMAGE, DISTILLED_PATCH, DistillationSettings
-from trainers.stages.distillation import DistillationObjective, Lesson
+from trainers.stages.distillation import DistillationObjective, Lesson, _first_component
 from trainers.stages.masked import view_of
 from trainers.stages.stage import network_on_base
 
@@ -149,6 +149,17 @@ def test_targets_from_disk_are_those_of_the_teacher(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == blocks
 
 
+def test_targets_of_another_input_size_are_not_taken(plans: Plans, tmp_path: Path) -> None:
+    """The pool has the same slices then, and a pooled feature the same width."""
+    settings, larger = replace(DISTILLED_IMAGE, view_count=1), replace(plans, input_size=Planned(2 * INPUT, "tests"))
+    source = _SOURCES[plans]
+    _SOURCES[larger] = SliceSource(source._folder, [SliceId("case_0", i) for i in range(DEPTH)] * 3, larger)
+    network = _network(Level.IMAGE)
+    stores = [_objective(Level.IMAGE, settings, at, network, tmp_path)._store for at in (plans, larger)]
+    assert len({store.folder for store in stores if store is not None}) == 2
+    assert len(_SOURCES[larger]) == len(source)
+
+
 def test_hidden_patches_are_compared_at_the_visible_places(plans: Plans, tmp_path: Path) -> None:
     network = _network(Level.PATCH)
     objective = _objective(Level.PATCH, replace(DISTILLED_PATCH, masked_share=0.75), plans, network, tmp_path)
@@ -164,6 +175,39 @@ def test_patches_cannot_be_hidden_everywhere(level: Level, backbone: str, plans:
     settings = replace(DEFAULTS[level], masked_share=0.5)
     with pytest.raises(UsageError, match="E-DISTIL-01"):
         _objective(level, settings, plans, _network(level, backbone), tmp_path)
+
+
+def test_the_first_direction_is_that_of_the_singular_value_decomposition() -> None:
+    target, prediction = torch.randn(3, 4, 4, 10), torch.randn(3, 4, 4, 10)
+    rows = target.view(-1, 10).double()
+    direction = torch.linalg.svd(rows - rows.mean(dim=0)).Vh[0]
+    values, others = ((part.double() - rows.mean(dim=0)) @ direction for part in (target, prediction))
+    low, high = values.min(), values.max()
+    first, second = _first_component(target, prediction)
+    expected = [(part - low) / (high - low) for part in (values, others)]
+    if not torch.allclose(first, expected[0]):
+        expected = [1 - part for part in expected]  # the direction has no sign
+    torch.testing.assert_close([first, second], expected)
+    # On CUDA there is no eigendecomposition of what a product gives under autocast.
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(_first_component(target, prediction)[0], first)
+
+
+@pytest.mark.parametrize("level", list(NETWORKS))
+def test_mixed_precision_shows_what_full_precision_shows(level: Level, plans: Plans, tmp_path: Path) -> None:
+    network = _network(level)
+    objective = _objective(level, DEFAULTS[level], plans, network, tmp_path)
+    with torch.no_grad():
+        exact = objective.examine(network, objective.load(list(range(8)), -1))
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = objective.examine(network, objective.load(list(range(8)), -1))
+    assert float(mixed.loss) == pytest.approx(float(exact.loss), rel=0.05)
+    for name, value in exact.measures.items():
+        assert mixed.measures[name] == pytest.approx(value, abs=0.05), name
+    for name, pictures in exact.columns.items():
+        # NumPy, which draws them, has no bfloat16.
+        difference = mixed.columns[name].numpy() - pictures.numpy()
+        assert min(abs(difference).mean(), abs(mixed.columns[name].numpy() - 1 + pictures.numpy()).mean()) < 0.1, name
 
 
 def test_the_student_is_compared_with_its_teacher(plans: Plans, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from samora_pipeline.contracts.pretraining_card import PretrainingCard
 from samora_pipeline.models.expert_block import only_expert
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
+from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.monitor_rules import RULES, judge, verdict
 from trainers.monitors import Monitor, Watched, places_of, spread_evenly
@@ -122,6 +124,46 @@ def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, pla
     torch.testing.assert_close(
         shown.columns["error"], (objective.noisy[:, 0] - shown.columns["original"]).abs().clamp(0, 1)
     )
+
+
+def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[Watched, SegmentationNetwork]:
+    """A denoising in whose panel some views are nothing but air, with noise that only exchanges pixels."""
+    network, settings = _network(Level.PIXEL), PixelSettings(epochs=1, batch=8)
+    objective = PixelObjective(source, plans, settings, network.image_encoder, 0)
+    original = objective._restore
+
+    def restore(network: SegmentationNetwork, batch: dict[str, object]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        clean, noisy, tokens = original(network, batch)
+        air = torch.zeros_like(clean[still])
+        replaced = draw_noise(["a"] * len(still), NoiseSettings(shares=(0.0, 1.0, 0.0)), seed=0, epoch=0)
+        clean[still], noisy[still] = air, apply_noise(air, replaced, (False,))
+        return clean, noisy, tokens
+
+    objective._restore = restore
+    return Watched("expert_pixel", network, objective, source, settings, CPU, Level.PIXEL), network
+
+
+def test_views_that_the_noise_left_as_they_were_are_not_scored(source: SliceSource, plans: Plans) -> None:
+    watched, network = _unchanged(source, plans, [1])
+    with torch.no_grad():
+        together = watched.objective.examine(network, watched.objective.load([0, 5, 9], -1)).measures
+        alone = watched.objective.examine(network, watched.objective.load([0, 9, 5], -1)).measures
+    assert all(math.isfinite(value) for value in together.values())
+    # The second of the three is the one that is still; the others' mean does not depend on which that was.
+    watched, network = _unchanged(source, plans, [])
+    with torch.no_grad():
+        one, other = (
+            watched.objective.examine(network, watched.objective.load([index], -1)).measures for index in (0, 9)
+        )
+    assert together["psnr_gain"] == pytest.approx((one["psnr_gain"] + other["psnr_gain"]) / 2, rel=1e-4)
+    assert alone["psnr_gain"] != together["psnr_gain"]
+
+
+def test_a_panel_of_air_still_gives_a_card(source: SliceSource, plans: Plans, tmp_path: Path) -> None:
+    watched, _ = _unchanged(source, plans, [0, 1, 2, 3])
+    card = Monitor(watched).finish([{**LINE, "panel_gap": 0.0}], tmp_path)
+    assert "psnr_gain" not in {measure.name for measure in card.measures}
+    assert read_json(PretrainingCard, tmp_path / "card.json") == card
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def test_the_literal_recipe_takes_table_7_row_for_row() -> None:
     assert settings.expert_pixel.dice == 0.9
 
 
+def test_the_objectives_of_a_recipe_hold_for_tiny_backbones_too() -> None:
+    tiny = SAMoraTrainer().settings_for("samora_tiny", "paper_literal")
+    assert (tiny.expert_image.optimizer, tiny.expert_image.scale, tiny.expert_patch.scale) == ("lars", "none", "none")
+    assert tiny.expert_pixel.dice == 0.9
+    assert SAMoraTrainer().settings_for("samora_tiny", "full").expert_pixel.dice == 0
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_tiny_backbones_shorten_every_recipe(name: str) -> None:
     settings = SAMoraTrainer().settings_for("samora_tiny", name)

@@ -26,7 +26,7 @@ from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.config import Settings
 from trainers.pretraining_config import BootstrapSettings, ImageSettings, PatchSettings, PixelSettings
 from trainers.stages.bootstrap import run_bootstrap
-from trainers.stages.experts import ExpertInputs, read_expert, run_expert
+from trainers.stages.experts import ExpertInputs, read_expert, rehearse, run_expert
 from trainers.stages.image import ImageObjective
 from trainers.stages.patch import PatchObjective
 from trainers.stages.pixel import PixelObjective
@@ -249,6 +249,26 @@ def test_an_expert_is_kept_with_its_base_and_refused_on_another(
     assert not any(value.any() for name, value in expert_state(network, Level.PATCH).items() if name.endswith("_b"))
     read_expert(network, Level.PATCH, file, "b" * 64)
     assert any(value.any() for name, value in expert_state(network, Level.PATCH).items() if name.endswith("_b"))
+
+
+def _inputs(plans: Plans, folder: Path) -> ExpertInputs:
+    pool = PoolRecord({NAME: ("case_0", "case_1")}, ())
+    return ExpertInputs(Level.PATCH, "samora_tiny", folder, "b" * 64, NAME, pool, plans, Settings(), targets=folder)
+
+
+def test_untrained_experts_go_through_the_door_of_fine_tuning_first(plans: Plans, tmp_path: Path) -> None:
+    rehearse(_inputs(plans, tmp_path), _spec("samora_tiny", 3, LEVELS), {"case_4"})
+    misfits = {
+        r"(?s)E-EXP-20.*rank 4.*rank 8": ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS, lora_rank=8),
+        r"(?s)E-EXP-20.*another input size": ModelSpec("samora_tiny", 2 * INPUT, 3, levels=LEVELS),
+        "E-EXP-20": _spec("samora2_tiny", 3, LEVELS),
+    }
+    for message, spec in misfits.items():
+        with pytest.raises(DataError, match=message):
+            rehearse(_inputs(plans, tmp_path), spec, ())
+    with pytest.raises(DataError, match=r"(?s)E-EXP-21.*case_1"):
+        rehearse(_inputs(plans, tmp_path), _spec("samora_tiny", 3, LEVELS), {"case_1"})
+    assert not list(tmp_path.iterdir())
 
 
 def _encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:

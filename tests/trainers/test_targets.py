@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from samora_pipeline import distributed
 from samora_pipeline.errors import DataError
+from tests.trainers.processes import on_ranks
 from trainers.stages import targets
 from trainers.stages.targets import TargetStore
 
@@ -52,6 +55,22 @@ def test_filling_goes_on_where_it_stopped(tmp_path: Path) -> None:
     store.fill(lambda indices, view: again.append((view, indices[0])) or feature(indices, view), 8)
     assert again == [(1, 0), (1, 4), (1, 8)]
     store.fill(lambda indices, view: pytest.fail("nothing is missing"), 8)
+
+
+def test_ranks_that_come_at_different_times_leave_no_block_to_nobody(tmp_path: Path) -> None:
+    def work() -> None:
+        distributed.start(torch.device("cpu"))
+        store = TargetStore(tmp_path, 40, 1, SHAPE)
+        if distributed.rank() == 0:
+            time.sleep(0.5)
+        store.fill(feature, 4)
+        values = store.read(list(range(40)), 0)
+        distributed.stop()
+        if not torch.equal(values, feature(list(range(40)), 0).half()):
+            raise ValueError("other features")
+
+    assert on_ranks(2, work) == [0, 0]
+    assert len(list(tmp_path.rglob("*.npy"))) == 10
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:

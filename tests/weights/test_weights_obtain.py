@@ -20,7 +20,7 @@ from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.download import Patience
 from samora_pipeline.weights.obtain import add, find, get
 from samora_pipeline.weights.recognise import Layout
-from samora_pipeline.weights.records import read_record
+from samora_pipeline.weights.records import WeightsRecord, read_record, write_record
 from tests.weights.file_server import FileServer
 
 QUICK = Patience(timeout=5, waits=(0.0,))
@@ -174,6 +174,36 @@ def test_a_restricted_file_is_neither_fetched_nor_used_unasked(
     assert caught.value.fix == f"samora_weights add {path} --accept-licence"
     add(path, tmp_path, accept=True)
     assert find("toy", tmp_path).path == path
+
+
+@pytest.mark.parametrize("recorded", ["nowhere", "in the folder", "beside it"])
+def test_no_other_name_makes_a_restricted_file_lose_its_licence(
+    restricted: Asset, tmp_path: Path, recorded: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, file = tmp_path / "weights", tmp_path / "renamed.pth"
+    file.write_bytes(CONTENT)
+    # Beside a file of the user's own may lie any JSON of the same name.
+    (tmp_path / "renamed.pth.json").write_text('{"loss": 1}')
+    if recorded == "in the folder":
+        add(file, folder, accept=True)
+    elif recorded == "beside it":
+        record = WeightsRecord("toy", len(CONTENT), DIGEST, "first use", "CC-BY-NC-4.0", True, "x")
+        write_record(file, record)
+    with caplog.at_level(logging.WARNING, logger="samora"):
+        found = find(str(file), folder)
+    assert (found.origin, found.digest, found.licence) == ("file", DIGEST, "CC-BY-NC-4.0")
+    assert ("has the layout of toy" in caplog.text) == (recorded == "nowhere")
+
+
+def test_a_file_of_ones_own_has_the_licence_that_its_record_tells_or_none(free: Asset, tmp_path: Path) -> None:
+    file = tmp_path / "own.pth"
+    file.write_bytes(saved(7))
+    assert find(str(file), tmp_path).licence == ""
+    digest = hashlib.sha256(saved(7)).hexdigest()
+    write_record(file, WeightsRecord("own", 1, digest, "first use", "MIT", False, "mine"))
+    assert find(str(file), tmp_path).licence == "MIT"
+    write_record(file, WeightsRecord("own", 1, "0" * 64, "first use", "MIT", False, "another file"))
+    assert find(str(file), tmp_path).licence == ""
 
 
 def test_find_fetches_what_may_be_fetched(toy: Asset, server: FileServer, tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def run_bootstrap(
         experts={},
         after_first_step=lambda: verify(network, before),
         monitor=monitor.epoch,
+        names=source.keys,
     )
     history = train(training, context.circumstances(STAGE, file.parent, digest))
     if distributed.is_main():

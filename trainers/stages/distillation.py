@@ -28,7 +28,7 @@ from samora_pipeline.objectives.distillation import (
 from samora_pipeline.run_log import logger
 from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import UnlabelledSource
-from samora_pipeline.slices.views import DISTILLATION_VIEWS, draw_token_masks, draw_views
+from samora_pipeline.slices.views import DISTILLATION_VIEWS, draw_token_masks, draw_views, visible_count
 from trainers.loading import Batch, on_device
 from trainers.pretraining_config import DistillationSettings
 from trainers.stages.masked import view_of
@@ -86,8 +86,9 @@ class DistillationObjective:
         self._settings, self._teacher = settings, teacher
         self._feature = settings.feature or teacher.default_feature
         self._shape = teacher.shapes[self._feature]
-        self._side = encoder.shapes[-1].side
+        self._side, self._pixels = encoder.shapes[-1].side, plans.input_size.value
         self._flips = allowed_flips(plans)
+        self._visible = visible_count(self._side, settings.masked_share)
         if settings.masked_share and not (isinstance(teacher, MaeTeacher) and self._shape.grid == self._side):
             raise _cannot_hide(level, self._shape.grid, self._side)
         self.head = DistilledHead(encoder, self._shape, masked=settings.masked_share > 0)
@@ -153,13 +154,15 @@ class DistillationObjective:
         hidden = {} if mask is None else {"token_mask": mask, "mask_token": self.head.mask_token}
         (tokens,) = encoder.forward_tokens(network.to_rgb(images), (encoder.depth,), **hidden)
         prediction = self.head(tokens)
-        return (prediction if mask is None else visible_tokens(prediction, mask)), target, tokens
+        if mask is not None:
+            prediction = visible_tokens(prediction, mask, self._visible)
+        return prediction, target, tokens
 
     @torch.no_grad()
     def _teach(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """The teacher's features, on the student's grid where that is coarser."""
         if mask is not None and isinstance(self._teacher, MaeTeacher):
-            return self._teacher.visible_features(images, mask)
+            return self._teacher.visible_features(images, mask, self._visible)
         features = self._teacher.features(images, self._feature)
         return on_grid(features.float(), self._side) if self._shape.grid else features
 
@@ -194,6 +197,7 @@ class DistillationObjective:
             {
                 "teacher": self._lesson.identity,
                 "feature": self._feature,
+                "pixels": [self._pixels, self._teacher.input_size],
                 "side": self._side if self._shape.grid else 0,
                 "hidden": settings.masked_share,
                 "slices": len(self._source),
@@ -204,7 +208,7 @@ class DistillationObjective:
         )
         shape: tuple[int, ...] = (self._shape.width,)
         if settings.masked_share:
-            shape = (int(self._side**2 * (1 - settings.masked_share)), *shape)
+            shape = (self._visible, *shape)
         elif self._shape.grid:
             side = min(self._shape.grid, self._side)
             shape = (side, side, *shape)
@@ -217,17 +221,18 @@ def _pooled(target: Tensor) -> Tensor:
 
 
 def _first_component(target: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
-    """Both (B,g,g,D) along the first principal direction of the target, on one scale from 0 to 1."""
-    rows = target.flatten(0, -2)
+    """Both (B,g,g,D) along the first principal direction of the target, on one scale from 0 to 1.
+
+    In double precision, which autocast leaves alone: there is no eigendecomposition of bfloat16 on CUDA.
+    """
+    rows = target.double().flatten(0, -2)
     mean = rows.mean(dim=0)
     centred = rows - mean
     direction = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]
-    values = (target - mean) @ direction
-    low, high = values.min(), values.max()
-    first, second = (
-        (((part - mean) @ direction) - low) / (high - low).clamp(min=1e-12) for part in (target, prediction)
-    )
-    return first, second
+    first, second = ((part.double() - mean) @ direction for part in (target, prediction))
+    low, high = first.min(), first.max()
+    span = (high - low).clamp(min=1e-12)
+    return (first - low) / span, (second - low) / span
 
 
 def _cannot_hide(level: str, grid: int, side: int) -> UsageError:

@@ -96,6 +96,7 @@ def run_expert(
         experts=parameters_by_part(network)[Part.EXPERTS],
         after_first_step=lambda: verify(network, before),
         monitor=monitor.epoch,
+        names=source.keys,
     )
     history = train(training, context.circumstances(stage, file.parent, digest))
     if distributed.is_main():

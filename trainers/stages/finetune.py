@@ -139,6 +139,7 @@ class LabelledTask:
             clip_norm=settings.clip_norm,
             before_epoch=self.before_epoch,
             after_first_step=after_first_step,
+            names=self.source.keys,
         )
 
     @property

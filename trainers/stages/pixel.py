@@ -7,7 +7,7 @@ from statistics import fmean
 from torch import Tensor
 
 from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.evaluation.representations import restoration_scores
+from samora_pipeline.evaluation.representations import LARGEST_PSNR, RestorationScores, restoration_scores
 from samora_pipeline.models.backbones.backbone import Encoder
 from samora_pipeline.models.denoiser import DenoisingDecoder, tap_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
@@ -50,17 +50,15 @@ class PixelObjective:
         return self._error(self.head(tokens), clean), {"noisy": self._error(noisy, clean)}
 
     def examine(self, network: SegmentationNetwork, batch: Batch) -> Examination:
-        """Whether the restored slices are nearer to the clean ones than the noisy ones are (PSNR in dB, SSIM)."""
+        """Whether the restored slices are nearer to the clean ones than the noisy ones are (PSNR in dB, SSIM).
+
+        A view of nothing but air is not changed by replacing pixels with their neighbours; there is nothing to
+        restore in it, and it is not scored.
+        """
         clean, noisy, tokens = self._restore(network, batch)
         restored = self.head(tokens).float()
         before, after = (restoration_scores(images, clean) for images in (noisy, restored))
-        measures = {
-            "noisy": float(self._error(noisy, clean)),
-            "psnr": fmean(after.psnr),
-            "psnr_gain": fmean(after.psnr) - fmean(before.psnr),
-            "ssim": fmean(after.ssim),
-            "ssim_gain": fmean(after.ssim) - fmean(before.ssim),
-        }
+        measures = {"noisy": float(self._error(noisy, clean)), **_gains(before, after)}
         shown = {"original": clean, "noisy": noisy, "restored": restored, "error": (restored - clean).abs()}
         return Examination(
             self._error(restored, clean),
@@ -81,3 +79,15 @@ class PixelObjective:
         if not self._dice:
             return error
         return self._dice * soft_dice(images, clean) + (1 - self._dice) * error
+
+
+def _gains(before: RestorationScores, after: RestorationScores) -> dict[str, float]:
+    """Mean scores of the restored slices, and what they gain over the noisy ones; empty where no slice was changed."""
+    changed = [number for number, psnr in enumerate(before.psnr) if psnr < LARGEST_PSNR]
+    if not changed:
+        return {}
+    measures = {}
+    for name, noisy, restored in (("psnr", before.psnr, after.psnr), ("ssim", before.ssim, after.ssim)):
+        measures[name] = fmean(restored[number] for number in changed)
+        measures[f"{name}_gain"] = measures[name] - fmean(noisy[number] for number in changed)
+    return measures

@@ -20,7 +20,7 @@ from samora_pipeline.optimization.schedules import (
 )
 from samora_pipeline.slices.datasets import EpochOrder
 from trainers.loading import Batch
-from trainers.loop import Training
+from trainers.loop import Training, numbered
 from trainers.pretraining_config import PretrainingSettings
 
 Network = TypeVar("Network", bound=nn.Module, contravariant=True)
@@ -73,11 +73,13 @@ def pretraining(
     after_first_step: Callable[[], None] = lambda: None,
     buffers: Mapping[str, Tensor] | None = None,
     monitor: Callable[[], Mapping[str, float]] | None = None,
+    names: Callable[[list[int]], Sequence[str]] = numbered,
 ) -> Training:
     """Describe the training of all parameters of ``network`` that require a gradient, and of the objective's head.
 
     A batch that must not be cut (``micro_batch`` None) is never smaller than its neighbours either: the tail of an
     epoch is left to the next one's shuffle. ``experts`` are the LoRA parameters among the trained ones (no decay).
+    ``names`` turns numbers of slices into names, for those of a step that is left out.
     """
     trained = {f"network.{name}": p for name, p in network.named_parameters() if p.requires_grad}
     trained |= {f"head.{name}": parameter for name, parameter in objective.head.named_parameters()}
@@ -104,6 +106,7 @@ def pretraining(
         clip_norm=settings.clip_norm,
         after_first_step=after_first_step,
         monitor=monitor,
+        names=names,
     )
 
 

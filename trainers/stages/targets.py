@@ -58,6 +58,8 @@ class TargetStore:
             for start in range(0, self.slices, BLOCK)
             if not self._path(view, start).is_file()
         ]
+        # A block that another rank has written by now would shift this rank's turns, and one be left to nobody.
+        distributed.barrier()
         own = todo[distributed.rank() :: distributed.world_size()]
         with Progress("targets", len(own), unit="block", quiet=not own or not distributed.is_main()) as progress:
             for view, start in own:

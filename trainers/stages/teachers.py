@@ -20,6 +20,7 @@ from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import Line, logger
 from samora_pipeline.slices.datasets import UnlabelledSource
+from samora_pipeline.slices.views import visible_count
 from samora_pipeline.weights.teacher_checkpoint import load_teacher
 from trainers.loop import train
 from trainers.monitors import Monitor, Watched
@@ -60,12 +61,12 @@ class MaskedTeacher(MaskedObjective[MaeTeacher]):
             skip_flat=settings.skip_flat,
         )
         self.head = nn.Identity()
-        self._teacher = teacher
+        self._teacher, self._visible = teacher, visible_count(teacher.grid, settings.masked_share)
 
     def predict(self, network: MaeTeacher, images: Tensor, mask: Tensor) -> Prediction:
         """See ``MaskedObjective.predict``; patches and images are normalised with ImageNet's statistics."""
         prepared = network.prepare(images)
-        latent = network.encode(prepared, mask)
+        latent = network.encode(prepared, mask, self._visible)
         return Prediction(network.decode(latent, mask), prepared, latent[:, 1:].mean(dim=1))
 
     def _shown(self, images: Tensor) -> Tensor:
@@ -130,6 +131,7 @@ def run_teacher(
         experts={},
         buffers={name: value for name, value in teacher.state_dict(keep_vars=True).items() if name not in parameters},
         monitor=monitor.epoch,
+        names=source.keys,
     )
     history = train(training, context.circumstances(stage, file.parent, digest))
     if distributed.is_main():

@@ -128,12 +128,12 @@ class MaeTeacher(Teacher):
                 tokens = block(tokens)
         return tokens[:, 1:].reshape(-1, grid, grid, width)
 
-    def visible_features(self, images: Tensor, hidden: Tensor) -> Tensor:
+    def visible_features(self, images: Tensor, hidden: Tensor, visible: int | None = None) -> Tensor:
         """Features (B,K,D) behind the last norm where only the visible patches are seen, row by row.
 
-        ``visible_tokens`` picks the same places from a student's grid.
+        ``visible_tokens`` picks the same places from a student's grid. ``visible``: see ``visible_places``.
         """
-        return self.encode(self.prepare(images), hidden)[:, 1:]
+        return self.encode(self.prepare(images), hidden, visible)[:, 1:]
 
     def reconstruct(self, images: Tensor, hidden: Tensor) -> Reconstruction:
         """Reconstruct images (B,C,N,N) in [0,1] from their visible patches.
@@ -149,9 +149,12 @@ class MaeTeacher(Teacher):
         latent = self.encode(prepared, hidden)
         return Reconstruction(self.decode(latent, hidden), prepared)
 
-    def encode(self, prepared: Tensor, hidden: Tensor | None) -> Tensor:
-        """Prepared images (B,3,T,T) to class and visible tokens (B,1+K,D), behind the last norm."""
-        tokens = self._embed(prepared, hidden)
+    def encode(self, prepared: Tensor, hidden: Tensor | None, visible: int | None = None) -> Tensor:
+        """Prepared images (B,3,T,T) to class and visible tokens (B,1+K,D), behind the last norm.
+
+        ``visible``: see ``visible_places``.
+        """
+        tokens = self._embed(prepared, hidden, visible)
         for block in self.blocks:
             tokens = block(tokens)
         normed: Tensor = self.norm(tokens)
@@ -160,7 +163,7 @@ class MaeTeacher(Teacher):
     def decode(self, latent: Tensor, hidden: Tensor) -> Tensor:
         """Class and visible tokens (B,1+K,D) to the pixels of all patches (B,g,g,P*P*3)."""
         narrow = self.decoder_embed(latent)
-        places = visible_places(hidden)[..., None].expand(-1, -1, narrow.shape[-1])
+        places = visible_places(hidden, latent.shape[1] - 1)[..., None].expand(-1, -1, narrow.shape[-1])
         empty = self.mask_token.to(narrow.dtype).expand(len(narrow), self.grid**2, -1)
         tokens = torch.cat((narrow[:, :1], empty.scatter(1, places, narrow[:, 1:])), dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
@@ -168,21 +171,26 @@ class MaeTeacher(Teacher):
         pixels: Tensor = self.decoder_pred(self.decoder_norm(tokens))
         return pixels[:, 1:].reshape(-1, self.grid, self.grid, pixels.shape[-1])
 
-    def _embed(self, prepared: Tensor, hidden: Tensor | None) -> Tensor:
+    def _embed(self, prepared: Tensor, hidden: Tensor | None, visible: int | None = None) -> Tensor:
         tokens = self.patch_embed(prepared) + self.pos_embed[:, 1:]
         if hidden is not None:
-            tokens = _pick(tokens, visible_places(hidden))
+            tokens = _pick(tokens, visible_places(hidden, visible))
         first = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
         return torch.cat((first.expand(len(tokens), -1, -1), tokens), dim=1)
 
 
-def visible_places(hidden: Tensor) -> Tensor:
+def visible_places(hidden: Tensor, visible: int | None = None) -> Tensor:
     """Numbers of the visible patches, (B,K), ascending, from a mask (B,g,g) that is true where a patch is hidden.
+
+    ``visible`` is K, where the caller knows it from how the mask was drawn; else the samples' are counted and compared,
+    for which the host waits for the device.
 
     Raises:
         ValueError: when samples hide different numbers of patches.
     """
     flat = hidden.flatten(1)
+    if visible is not None:
+        return flat.to(torch.uint8).argsort(dim=1, stable=True)[:, :visible]
     counts = set((~flat).sum(dim=1).tolist())
     if len(counts) > 1:
         raise ValueError(f"samples of a batch show {sorted(counts)} patches; all must show the same number")
@@ -190,9 +198,9 @@ def visible_places(hidden: Tensor) -> Tensor:
     return flat.to(torch.uint8).argsort(dim=1, stable=True)[:, :kept]
 
 
-def visible_tokens(tokens: Tensor, hidden: Tensor) -> Tensor:
-    """The tokens (B,K,D) of a grid (B,g,g,D) at the visible places of ``hidden`` (B,g,g)."""
-    return _pick(tokens.flatten(1, 2), visible_places(hidden))
+def visible_tokens(tokens: Tensor, hidden: Tensor, visible: int | None = None) -> Tensor:
+    """The tokens (B,K,D) of a grid (B,g,g,D) at the visible places of ``hidden`` (B,g,g); see ``visible_places``."""
+    return _pick(tokens.flatten(1, 2), visible_places(hidden, visible))
 
 
 def _pick(tokens: Tensor, places: Tensor) -> Tensor:

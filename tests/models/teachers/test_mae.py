@@ -18,6 +18,7 @@ from samora_pipeline.models.teachers.mae import (
     visible_tokens,
 )
 from samora_pipeline.models.teachers.vit import Block, position_table
+from samora_pipeline.slices.views import draw_token_masks, visible_count
 
 SMALL = MaeDesign(
     embed_dim=32, depth=4, heads=4, decoder_dim=16, decoder_depth=2, decoder_heads=2, patch_size=8, native_size=32
@@ -199,6 +200,29 @@ def test_49_of_196_patches_and_the_class_token_are_encoded() -> None:
         prediction = tiny.reconstruct(torch.rand(1, 1, 224, 224), hidden).prediction
     assert seen == [(1, 50, 96)]
     assert prediction.shape == (1, 14, 14, 768)
+
+
+@pytest.mark.parametrize(("grid", "share"), [(14, 0.75), (14, 0.6), (8, 0.75), (5, 0.3)])
+def test_lightly_hides_as_many_patches(grid: int, share: float) -> None:
+    lightly = pytest.importorskip("lightly.models.utils", reason="lightly is not installed")
+    kept, hidden = lightly.random_token_mask((2, 1 + grid * grid), mask_ratio=share)
+    mask = draw_token_masks(["a", "b"], grid, share, seed=0, epoch=0)
+    assert mask.flatten(1).sum(dim=1).tolist() == [hidden.shape[1]] * 2
+    # Its count includes the class token, which is never hidden.
+    assert visible_places(mask).shape == (2, kept.shape[1] - 1)
+
+
+@pytest.mark.parametrize(("grid", "share"), [(14, 0.75), (14, 0.6), (8, 0.75), (5, 0.3), (3, 0.0), (4, 0.9)])
+def test_who_knows_how_many_are_visible_need_not_count_them(grid: int, share: float, teacher: MaeTeacher) -> None:
+    mask = draw_token_masks(["a", "b", "c"], grid, share, seed=1, epoch=0)
+    assert torch.equal(visible_places(mask, visible_count(grid, share)), visible_places(mask))
+    # Not even at the places of a device that has no values to wait for.
+    assert visible_places(mask.to("meta"), visible_count(grid, share)).shape[0] == 3
+    if grid == teacher.grid:
+        images = torch.rand(3, 1, 32, 32)
+        with torch.no_grad():
+            known = teacher.visible_features(images, mask, visible_count(grid, share))
+            assert torch.equal(known, teacher.visible_features(images, mask))
 
 
 def test_all_samples_must_hide_the_same_number() -> None:

@@ -78,6 +78,18 @@ def test_counts_and_shapes_at_full_size() -> None:
     assert embeddings.shape == (2, 128)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_lightlys_head_has_the_same_names_and_gives_the_same(training: bool) -> None:
+    heads = pytest.importorskip("lightly.models.modules.heads", reason="lightly is not installed")
+    torch.manual_seed(0)
+    theirs = heads.SimCLRProjectionHead(24, 24, 128, num_layers=3).train(training)
+    own = ProjectionHead(24).train(training)
+    state = reference.randomised(own).state_dict()
+    theirs.load_state_dict(state, strict=True)
+    pooled = torch.randn(6, 24)
+    torch.testing.assert_close(own(pooled), theirs(pooled))
+
+
 def test_the_last_norm_of_the_head_keeps_no_offset() -> None:
     head = ProjectionHead(16)
     head(torch.randn(4, 16)).square().sum().backward()
