@@ -230,6 +230,8 @@ class Execution:
             raise _missing(finetune.STAGE)
         if (folder / SUMMARY_FILE).is_file() and not again:
             self._say(f"validate: finished in {folder}")
+            if distributed.is_main():
+                self._report(missing_only=True)
             return
         names = self.config.scored[:1] if self.one_case else self.config.scored
         cases = validate.scored_cases(raw, names)
@@ -251,7 +253,7 @@ class Execution:
                 say(render(result.summary))
                 self._report()
 
-    def _report(self) -> None:
+    def _report(self, *, missing_only: bool = False) -> None:
         from samora_pipeline.reporting.report_run import Places
 
         plan = self.plan
@@ -261,7 +263,7 @@ class Execution:
             pretraining=plan.folder.parent.parent / PRETRAINING_FOLDER,
             weights=self.weights,
         )
-        validate.write_run_report(plan.folder, places, self.context.device)
+        validate.write_run_report(plan.folder, places, self.context.device, missing_only=missing_only)
 
     def _record(self, stage: str, timing: StageTiming) -> None:
         if distributed.is_main():

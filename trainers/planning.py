@@ -17,6 +17,7 @@ from samora_pipeline.contracts.run import (
     BOOTSTRAP_STAMP,
     LEAK_STAMP,
     PHANTOM_STAMP,
+    TRAINING_STAMP,
     TRANSDUCTIVE_STAMP,
     PoolRecord,
     RunConfig,
@@ -45,7 +46,6 @@ from trainers.run_folder import check_config
 from trainers.teachers import PlannedTeacher, plan_teachers
 from trainers.trainer import Trainer
 
-TRAINING_STAMP = "SCORED ON TRAINING CASES"
 DEFAULT_NAME = "default"
 FAST_NAME = "fast-dev-run"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -14,6 +14,8 @@ DistanceUnit = Literal["mm", "voxel"]
 Convention = Literal["medpy", "monai", "deepmind"]
 """Whose rules make a surface and its percentile: see ``samora_pipeline.evaluation.surfaces``."""
 
+EXPORTED_SCORES_FILE = "scores.json"
+
 NSD_TOLERANCE = 2.0
 """Default tolerance of the normalized surface distance, in mm."""
 
@@ -170,3 +172,16 @@ class Summary:
     metric_per_case: tuple[CaseMetrics, ...]
     unscored_predictions: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportedScores:
+    """scores.json in a fold of an exported model: its mean Dice (protocol ``physical``), and over how many.
+
+    Nothing of a single case is in it, so it cannot be compared or reported, only told.
+    """
+
+    dice: float | None
+    cases: int
+    patients: int
+    schema_version: int = 1

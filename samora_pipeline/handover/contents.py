@@ -1,7 +1,7 @@
 """What an exported model consists of: the names that may stand in it, model.json and digests.json.
 
     MODEL_CARD.md  LICENCES.md  CITATIONS.md  model.json  digests.json  [base.safetensors or base.pth]
-    fold_K/{config.json, checkpoint_final.safetensors, [postprocessing.json], [base.*]}
+    fold_K/{config.json, checkpoint_final.safetensors, [scores.json], [postprocessing.json], [base.*]}
 
 The folder is a run folder: ``samora_predict -m FOLDER`` uses it as it is.
 """
@@ -14,6 +14,7 @@ from typing import Literal
 
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT
+from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE
 
 MODEL_FILE = "model.json"
 DIGESTS_FILE = "digests.json"
@@ -25,9 +26,8 @@ REQUIRED = (MODEL_FILE, DIGESTS_FILE, CARD_FILE, LICENCES_FILE, CITATIONS_FILE)
 
 _FOLD = r"fold_[A-Za-z0-9]{1,32}"
 _BASE = r"base\.(?:safetensors|pth|pt)"
-_TEXT_NAME = re.compile(
-    "|".join((*map(re.escape, REQUIRED), rf"{_FOLD}/(?:{re.escape(CONFIG_FILE)}|{re.escape(POSTPROCESSING_FILE)})"))
-)
+_FOLD_TEXTS = "|".join(map(re.escape, (CONFIG_FILE, POSTPROCESSING_FILE, EXPORTED_SCORES_FILE)))
+_TEXT_NAME = re.compile("|".join((*map(re.escape, REQUIRED), rf"{_FOLD}/(?:{_FOLD_TEXTS})")))
 _WEIGHTS_NAME = re.compile(rf"(?:{_FOLD}/)?{_BASE}|{_FOLD}/{re.escape(FINAL_CHECKPOINT)}")
 
 RUN_PLACE = re.compile(r"(?P<dataset>Dataset\d{3,}_[A-Za-z0-9][\w.+-]*)/(?P<run>[A-Za-z0-9][\w.+-]*)", re.ASCII)

@@ -13,8 +13,8 @@ from typing import Any
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset
 from samora_pipeline.contracts.json_io import read_json, to_plain
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
-from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
-from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores, Summary
 from samora_pipeline.contracts.timing import TIMING_FILE, Timing
 from samora_pipeline.errors import AssetError, DataError, SamoraError, UsageError
 from samora_pipeline.evaluation.run_scores import read_run
@@ -70,6 +70,8 @@ def collect(run: TrainedRun, folds: Sequence[str], roots: Roots, *, with_base: b
         if chosen.is_file():
             record = postprocessing_without_names(read_json(PostProcessing, chosen), names)
             files[f"fold_{fold}/{POSTPROCESSING_FILE}"] = _json(record)
+        if (scores := _fold_scores(folders[fold])) is not None:
+            files[f"fold_{fold}/{EXPORTED_SCORES_FILE}"] = _json(scores)
     spec = first.model
     parts = (spec.backbone, spec.decoder, spec.fusion.name if spec.fusion else "")
     model = ModelJson(
@@ -163,6 +165,15 @@ def _summary(run: TrainedRun, folds: Sequence[str]) -> tuple[Summary | None, str
     except (AssetError, UsageError, DataError) as error:
         return None, f"({error.what})"
     return replace(summary, metric_per_case=()), ""
+
+
+def _fold_scores(folder: Path) -> ExportedScores | None:
+    """What ``samora_predict --list`` tells of a fold; None where it is not scored or its scores cannot be read."""
+    try:
+        summary = read_json(Summary, folder / SUMMARY_FILE)
+    except SamoraError:
+        return None
+    return ExportedScores(summary.foreground_mean.Dice, summary.n, summary.bootstrap.n)
 
 
 def _description(roots: Roots, dataset: str) -> SamoraJson | None:

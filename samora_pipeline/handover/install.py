@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from samora_pipeline.contracts.json_io import parse, read_text
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
+from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.files import atomic_folder
 from samora_pipeline.handover import contents
@@ -59,6 +60,9 @@ def verify(path: Path, *, allow_code: bool = False) -> Verified:
     _check_digests(packed, digests)
     model = _parsed(ModelJson, packed, contents.MODEL_FILE)
     configs = _configs(packed, model)
+    for name in packed.sizes:
+        if name.endswith(f"/{EXPORTED_SCORES_FILE}"):
+            _parsed(ExportedScores, packed, name)
     _check_code(path, configs.values(), allow_code)
     return Verified(packed, digests, model, configs)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, RunConfig
-from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores, Summary
 from samora_pipeline.errors import DataError
 from samora_pipeline.inference.runs import TrainedRun
 
@@ -18,7 +18,8 @@ _NONE = "-"
 def list_runs(runs: list[TrainedRun]) -> list[str]:
     """The lines of a table with each run's name as ``-m`` takes it, its finished folds, and its mean Dice.
 
-    Dice is the foreground mean of protocol ``physical`` over the scored cases, averaged over the folds that are scored.
+    Dice is the foreground mean of protocol ``physical`` over the scored cases, averaged over the folds that are scored;
+    that of an imported model is what it was exported with.
     """
     rows = [_HEADER, *(_row(run) for run in runs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
@@ -38,13 +39,17 @@ def _row(run: TrainedRun) -> tuple[str, ...]:
 
 
 def _dice(run: TrainedRun) -> str:
-    means = [_mean(folder / SUMMARY_FILE) for folder in run.folds.values()]
+    means = [_mean(folder) for folder in run.folds.values()]
     known = [mean for mean in means if mean is not None]
     if not known:
         return "not scored"
     part = "" if len(known) == len(means) else f" ({len(known)} of {len(means)} folds)"
-    return f"{sum(known) / len(known):.3f}{part}"
+    told = "" if any((folder / SUMMARY_FILE).is_file() for folder in run.folds.values()) else " (as exported)"
+    return f"{sum(known) / len(known):.3f}{part}{told}"
 
 
-def _mean(path: Path) -> float | None:
-    return read_json(Summary, path).foreground_mean.Dice if path.is_file() else None
+def _mean(folder: Path) -> float | None:
+    if (folder / SUMMARY_FILE).is_file():
+        return read_json(Summary, folder / SUMMARY_FILE).foreground_mean.Dice
+    exported = folder / EXPORTED_SCORES_FILE
+    return read_json(ExportedScores, exported).dice if exported.is_file() else None

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import PIL.Image
 import torch
 from matplotlib import colormaps
-from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
 from samora_pipeline.contracts.labels import LabelScheme
@@ -30,11 +29,11 @@ from samora_pipeline.reporting.html_images import webp_image
 from samora_pipeline.reporting.pictures import Mask, foreground_values
 from samora_pipeline.reporting.report_cases import CaseStack
 from samora_pipeline.reporting.report_network import AskedNetwork
-from samora_pipeline.reporting.slider_pictures import Frame, edge, frame_around
+from samora_pipeline.reporting.slider_pictures import Frame, edge, wide_frame, write_title
 
 METHOD = "HiResCAM at the encoder's output"
-_SIDE = 190
-_HEAD = 16
+_SIDE, _LEAST_WIDTH = 190, 150
+_HEAD = 18
 _MOST_ORGANS = 10
 _STRONGEST = 0.75
 """opacity of the strongest relevance"""
@@ -81,20 +80,25 @@ def attention_section(
     sizes = {
         place: np.isin(stack.reference, values).sum(axis=(1, 2)) for place, (_, values) in enumerate(labels.foreground)
     }
-    organs = [place for place, pixels in sizes.items() if pixels.any()][:_MOST_ORGANS]
-    frame = frame_around(_held(stack, labels), stack.aspect, _SIDE)
+    present = [place for place, pixels in sizes.items() if pixels.any()]
+    organs = present[:_MOST_ORGANS]
+    frame = wide_frame(_held(stack, labels), stack.aspect, _SIDE, _LEAST_WIDTH)
     strips, rows = [], []
     for place in organs:
         index = int(sizes[place].argmax())
         found = {name: relevance(one, stack, index, place) for name, one in asked.items()}
         outline = edge(frame.labels(np.isin(stack.reference[index], labels.foreground[place][1]).astype(np.uint8)) > 0)
         scan = frame.scan(stack.images[index, 0])
-        titles = [f"{labels.foreground[place][0]}, slice {index + 1}", *(f"relevance {name}".strip() for name in asked)]
+        organ = labels.foreground[place][0].replace("_", " ")
+        titles = [f"slice {index + 1}: {organ}", *(f"relevance {name}".strip() for name in asked)]
         tiles = [_outlined(scan, outline), *(_heated(scan, one.map, frame, outline) for one in found.values())]
         strips.append(_strip(tiles, titles))
         rows.append(_row(labels.foreground[place][0], index, found))
     header = ("organ", "slice", *(f"lift {name}".strip() for name in asked))
-    table = Table("lifts", "Relevance inside the organ against the whole slice", header, tuple(rows))
+    notes = _not_drawn(labels, present)
+    if any(cell.value is None for row in rows for cell in row[2:]):
+        notes += ("-: nothing in the slice speaks for the organ; all that the network uses there speaks against it.",)
+    table = Table("lifts", "Relevance inside the organ against the whole slice", header, tuple(rows), notes=notes)
     words = "; ".join(f"{row[0].text}: {', '.join(cell.text for cell in row[2:])}" for row in rows)
     figure = Figure(
         "relevance",
@@ -114,6 +118,15 @@ def attention_section(
         "why, and a high lift is no proof of a good segmentation.",
         (figure, table),
     )
+
+
+def _not_drawn(labels: LabelScheme, present: list[int]) -> tuple[str, ...]:
+    """Which organs have no picture, and why."""
+    names = [name.replace("_", " ") for name, _ in labels.foreground]
+    absent = [name for place, name in enumerate(names) if place not in present]
+    further = [names[place] for place in present[_MOST_ORGANS:]]
+    told = (("Not in the reference of this case", absent), (f"Beyond the {_MOST_ORGANS} that are drawn", further))
+    return tuple(f"{words}: {', '.join(listed)}." for words, listed in told if listed)
 
 
 def _run(asked: AskedNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,11 +187,9 @@ def _heated(scan: PIL.Image.Image, heat: npt.NDArray[np.float32], frame: Frame, 
 def _strip(tiles: list[npt.NDArray[np.uint8]], titles: list[str]) -> npt.NDArray[np.uint8]:
     height, width = tiles[0].shape[:2]
     picture = PIL.Image.new("RGB", (width * len(tiles), height + _HEAD), "white")
-    pen = ImageDraw.Draw(picture)
     for place, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
         picture.paste(PIL.Image.fromarray(tile), (place * width, _HEAD))
-        text = title.encode("ascii", "replace").decode("ascii")
-        pen.text((place * width + 3, 2), text[: width // 6], fill="black", font=ImageFont.load_default())
+        write_title(picture, (place * width + 3, 1), title, width - 6)
     return np.asarray(picture)
 
 

@@ -24,7 +24,7 @@ from samora_pipeline.reporting.html_blocks import Image
 from samora_pipeline.reporting.palette import VERMILLION
 
 _CSS_PIXELS = 96
-_STRIP = 18
+_STRIP, _FURTHER_LINE, _EDGE = 18, 13, 4
 _RULES: Any = {
     "text.parse_math": False,  # a name may hold a dollar sign
     "svg.fonttype": "path",  # looks alike everywhere, with whatever fonts
@@ -99,12 +99,33 @@ def stamped(picture: PIL.Image.Image, stamps: Sequence[str]) -> PIL.Image.Image:
     """A copy in RGB with the stamps on a strip above the picture; the picture itself where there are none."""
     if not stamps:
         return picture
-    result = PIL.Image.new("RGB", (picture.width, picture.height + _STRIP), VERMILLION)
-    result.paste(picture.convert("RGB"), (0, _STRIP))
-    # The built-in font knows Latin letters only.
-    text = " | ".join(stamps).encode("ascii", "replace").decode("ascii")
-    ImageDraw.Draw(result).text((4, 3), text, fill="white", font=ImageFont.load_default())
+    strip = stamp_strip(stamps, picture.width)
+    result = PIL.Image.new("RGB", (picture.width, picture.height + strip.height))
+    result.paste(strip, (0, 0))
+    result.paste(picture.convert("RGB"), (0, strip.height))
     return result
+
+
+def stamp_strip(stamps: Sequence[str], width: int) -> PIL.Image.Image:
+    """All stamps on a strip of so many pixels, in as many lines as they need."""
+    # The built-in font knows Latin letters only.
+    words = " | ".join(stamps).encode("ascii", "replace").decode("ascii").split(" ")
+    font = ImageFont.load_default()
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(longer) <= width - 2 * _EDGE:
+            lines[-1] = longer
+            continue
+        # A name that is wider than the picture goes on in the next line, letter by letter.
+        lines += [""] * bool(lines[-1])
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width - 2 * _EDGE:
+                lines.append("")
+            lines[-1] += letter
+    strip = PIL.Image.new("RGB", (width, _STRIP + _FURTHER_LINE * (len(lines) - 1)), VERMILLION)
+    ImageDraw.Draw(strip).text((_EDGE, 3), "\n".join(lines), fill="white", font=font, spacing=2)
+    return strip
 
 
 def _address(kind: str, content: bytes) -> str:

@@ -65,7 +65,7 @@ def paired_text(table: PairedTable, stamps: tuple[str, ...]) -> TextTable:
     tests = [sum(row.test.t_p is not None for row in family) for family in (table.overall, table.organs)]
     notes = [
         f"difference: run minus baseline, one value per patient; {better} is better; n counts patients",
-        f"Holm: over the {tests[0]} tests of the mean and, apart from them, over the {tests[1]} of single organs",
+        f"Holm: over the tests of the mean ({tests[0]}) and, apart from them, over those of single organs ({tests[1]})",
         ranking_remark(min(row.test.n for row in rows)),
     ]
     return TextTable(

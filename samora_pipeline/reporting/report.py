@@ -15,6 +15,7 @@ from samora_pipeline.contracts.run import (
     LEAK_STAMP,
     PHANTOM_STAMP,
     RANDOM_TEACHER_STAMP,
+    TRAINING_STAMP,
     TRANSDUCTIVE_STAMP,
     UNTRAINED_TEACHER_STAMP,
 )
@@ -27,7 +28,7 @@ from samora_pipeline.reporting.pictures import Chosen, choose_cases
 from samora_pipeline.reporting.report_cases import CaseStack, read_case
 from samora_pipeline.reporting.report_data import data_section
 from samora_pipeline.reporting.report_experts import experts_section
-from samora_pipeline.reporting.report_network import AskedNetwork, ask
+from samora_pipeline.reporting.report_network import AskedNetwork, ask, enough_memory
 from samora_pipeline.reporting.report_pretraining import pretraining_section
 from samora_pipeline.reporting.report_record import record_section
 from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
@@ -41,12 +42,13 @@ REPORT_FILE = "report.html"
 LARGEST = 2_000_000
 """bytes of a report; the sliders get what the rest leaves"""
 _LEAST = 60_000
-RUN_LETTERS = ("A", "B")
-"""of the two runs of a comparison, the baseline first"""
+RUN_LETTERS = ("A", "B", "C", "D")
+"""of the runs of a comparison, the baseline first"""
 
 _WARNINGS = {
     PHANTOM_STAMP: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
     LEAK_STAMP: "Scans that show what is scored were let into the training: these scores are too good.",
+    TRAINING_STAMP: "What is scored was trained on: these scores say how well it was learned by heart, and no more.",
     TRANSDUCTIVE_STAMP: "The scored scans were in the unlabelled pool: compare with transductive results only.",
     BOOTSTRAP_STAMP: "The base encoder was trained on the unlabelled pool: this is not SAM.",
     RANDOM_TEACHER_STAMP: "A teacher started from random weights, not from the published ones.",
@@ -99,7 +101,7 @@ def with_section(page: Page, section: Section) -> Page:
 
 
 def picture_section(runs: list[ReportedRun], chosen: list[Chosen], stamps: tuple[str, ...], budget: int) -> Section:
-    """Worst, median and best case of the last run with sliders; with two runs the predictions of both, A and B.
+    """Worst, median and best case of the last run with sliders; with several runs the predictions of all, A, B, ...
 
     Raises:
         DataError: a scan, a reference or a prediction is missing or damaged.
@@ -124,7 +126,12 @@ def picture_section(runs: list[ReportedRun], chosen: list[Chosen], stamps: tuple
 
 
 def _told_apart(runs: list[ReportedRun]) -> str:
-    return f" of B. A: {runs[0].label}; B: {runs[1].label}" if len(runs) > 1 else ""
+    return f" of {RUN_LETTERS[len(runs) - 1]} ({lettered(runs)})" if len(runs) > 1 else ""
+
+
+def lettered(runs: list[ReportedRun]) -> str:
+    """Which letter stands for which run."""
+    return "; ".join(f"{letter}: {run.label}" for letter, run in zip(RUN_LETTERS, runs, strict=False))
 
 
 def stack_of(runs: list[ReportedRun], case: str) -> CaseStack:
@@ -151,7 +158,7 @@ def _shown(runs: list[ReportedRun], one: Chosen) -> ShownCase:
         title=f"{one.role.capitalize()}: {name}, mean Dice {one.dice:.3f}",
         stack=stack_of(runs, name),
         organs={organ: tuple(score.get(organ) for score in scores) for organ in scores[0]},
-        names=RUN_LETTERS if len(runs) > 1 else (),
+        names=RUN_LETTERS[: len(runs)] if len(runs) > 1 else (),
     )
 
 
@@ -186,7 +193,8 @@ def _asking(
     def made(make: Callable[[AskedNetwork, CaseStack], Section]) -> Section:
         if isinstance(asked, SamoraError):
             raise asked
-        return make(asked, stack_of([run], median_of(chosen).case.case))
+        with enough_memory():
+            return make(asked, stack_of([run], median_of(chosen).case.case))
 
     return [section_or_reason(name, title, partial(made, make)) for name, title, make in parts]
 

@@ -1,4 +1,4 @@
-"""samora_report: one page about a run, or about two runs side by side."""
+"""samora_report: one page about a run, or about two to four runs side by side."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ file with everything in it: mail it, print it, or open it without a network. It 
   samora_report Dataset001_Synapse/SAMedTrainer__10pct__default Dataset001_Synapse/SAMoraTrainer__10pct__default
 """
 COMPARISON_FILE = "comparison.html"
+_MOST_RUNS = 4
 
 
 def build_parser() -> CommandParser:
     """The command's options."""
-    parser = CommandParser("samora_report", "Write a report of a scored run, or of two.", _EPILOG)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, or two: the first is the baseline")
+    parser = CommandParser("samora_report", "Write a report of a scored run, or of up to four side by side.", _EPILOG)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run, or two to four: the first is the baseline")
     parser.add_argument(
         "-o",
         dest="output",
         type=Path,
         metavar="FILE",
-        help=f"default: RUN/report.html, with two runs ./{COMPARISON_FILE}",
+        help=f"default: RUN/report.html, with several runs ./{COMPARISON_FILE}",
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="for attention and experts (default cpu)")
     return parser
@@ -34,12 +35,12 @@ def build_parser() -> CommandParser:
 
 def report(arguments: argparse.Namespace) -> None:
     """Read the runs and write the page."""
-    if len(arguments.runs) > 2 or (arguments.output is not None and arguments.output.suffix != ".html"):
+    if len(arguments.runs) > _MOST_RUNS or (arguments.output is not None and arguments.output.suffix != ".html"):
         raise UsageError(
             "E-ARG-21",
-            "a report is about one run or two, and is an .html file",
+            "a report is about one to four runs, and is an .html file",
             found=f"{len(arguments.runs)} runs, -o {arguments.output}",
-            expected="samora_report RUN [RUN] [-o FILE.html]",
+            expected="samora_report RUN [RUN ...] [-o FILE.html]",
             fix="samora_compare RUN RUN RUN ...  compares any number of runs in tables",
         )
     import torch

@@ -1,4 +1,4 @@
-"""A page about two runs of one dataset: what differs, by how much, and where (Fig. 4 and 5 for two methods)."""
+"""A page about two to four runs of one dataset: what differs, by how much, and where (Fig. 4 and 5 of two methods)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,25 @@ from pathlib import Path
 import torch
 
 from samora_pipeline.contracts.json_io import to_plain
-from samora_pipeline.evaluation.comparison import PROTOCOLS, Arm, PairedTable, compare
+from samora_pipeline.errors import SamoraError
+from samora_pipeline.evaluation.comparison import PROTOCOLS, Arm, PairedRow, PairedTable, compare
 from samora_pipeline.evaluation.run_scores import distinct_labels
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.files import write_text
+from samora_pipeline.models.freezing import Part
 from samora_pipeline.reporting.attention import attention_section
 from samora_pipeline.reporting.forest import forest_figure
-from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table, cells, number
+from samora_pipeline.reporting.html_blocks import (
+    Block,
+    Cell,
+    Figure,
+    Note,
+    Section,
+    Table,
+    cells,
+    leading_to,
+    number,
+)
 from samora_pipeline.reporting.html_images import drawing, svg_image
 from samora_pipeline.reporting.html_page import Page, render_page
 from samora_pipeline.reporting.paired_tables import paired_text, run_table, shared_stamps, signed
@@ -24,24 +36,28 @@ from samora_pipeline.reporting.pictures import Chosen, case_dice, choose_cases
 from samora_pipeline.reporting.report import (
     LARGEST,
     RUN_LETTERS,
+    lettered,
     median_of,
     picture_section,
     stack_of,
     warnings_for,
     with_section,
 )
-from samora_pipeline.reporting.report_network import ask
+from samora_pipeline.reporting.report_network import AskedNetwork, ask, enough_memory, trained_parts
 from samora_pipeline.reporting.report_record import account_table
-from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
+from samora_pipeline.reporting.report_run import ReportedRun, reason, section_or_reason
 from samora_pipeline.reporting.report_training import curves_figure, flattened
 from samora_pipeline.reporting.text_tables import TextTable
 
 # Forest plots of the others would only repeat the tables.
 _DRAWN = ("Dice", "HD95")
+_BY_LETTER = {"baseline": "A", "run's score": "B"}
+_LONGEST = 100
+"""characters of a setting in the table of differences; lists of cases are far longer"""
 
 
 def write_comparison(runs: list[ReportedRun], path: Path, device: torch.device) -> Path:
-    """Write the page about two runs to ``path``; the first is the baseline.
+    """Write the page about two to four runs to ``path``; the first is the baseline.
 
     Raises:
         DataError: ``E-CMP-03`` the runs were not scored alike, or their records are damaged.
@@ -53,11 +69,12 @@ def write_comparison(runs: list[ReportedRun], path: Path, device: torch.device) 
 def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
     """Everything of the page."""
     labels = distinct_labels([run.scored for run in runs])
-    baseline, other = runs = [replace(run, scored=scored) for run, scored in zip(runs, labels, strict=True)]
+    runs = [replace(run, scored=scored) for run, scored in zip(runs, labels, strict=True)]
+    baseline, *others = runs
     arms = [Arm(run.label, (run.scored,)) for run in runs]
     stamps = shared_stamps([run.scored for run in runs])
     tables = {protocol: compare(arms, arms[0], protocol) for protocol in PROTOCOLS}
-    chosen = choose_cases(other.scored.summary)
+    chosen = choose_cases(runs[-1].scored.summary)
     sections = (
         _paired_section(arms, [table for own in tables.values() for table in own], stamps),
         _case_section(runs, chosen),
@@ -67,9 +84,13 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
         _settings_section(runs),
     )
     page = Page(
-        title=f"{other.label} against {baseline.label}",
+        title=f"{', '.join(run.label for run in others)} against {baseline.label}",
         headline=_headline(tables["physical"]),
-        facts=(("dataset", baseline.config.dataset), ("A, baseline", baseline.label), ("B, run", other.label)),
+        facts=(
+            ("dataset", baseline.config.dataset),
+            ("A, baseline", baseline.label),
+            *((letter, run.label) for letter, run in zip(RUN_LETTERS[1:], others, strict=False)),
+        ),
         stamps=stamps,
         warnings=warnings_for(stamps),
         sections=sections,
@@ -80,20 +101,24 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
 
 
 def _headline(tables: list[PairedTable]) -> tuple[str, ...]:
-    for table in tables:
-        if table.metric == "Dice":
-            row = table.overall[0]
-            difference, interval = row.test.difference, row.test.interval
-            if difference is None:
-                break
-            between = f" (95 % interval {signed(interval.low, 3)} to {signed(interval.high, 3)})" if interval else ""
-            remark = ranking_remark(row.test.n)
-            first = (
-                f"Mean Dice differs by {signed(difference, 3)}{between}: {row.arm_mean:.3f} against "
-                f"{row.baseline_mean:.3f}, paired over {row.test.n} patients."
-            )
-            return (first, *((f"{remark}.",) if remark else ()))
-    return ("No patient has a Dice in both runs.",)
+    rows = next((table.overall for table in tables if table.metric == "Dice"), ())
+    told = [
+        _difference(row, f"{letter}: mean" if len(rows) > 1 else "Mean")
+        for letter, row in zip(RUN_LETTERS[1:], rows, strict=False)
+    ]
+    remark = ranking_remark(min(row.test.n for row in rows)) if rows else ""
+    return (*told, *((f"{remark}.",) if remark else ())) or ("No patient has a Dice in both runs.",)
+
+
+def _difference(row: PairedRow, begin: str) -> str:
+    difference, interval = row.test.difference, row.test.interval
+    if difference is None:
+        return f"{begin} Dice cannot be compared: no patient has one in both runs."
+    between = f" (95 % interval {signed(interval.low, 3)} to {signed(interval.high, 3)})" if interval else ""
+    return (
+        f"{begin} Dice differs by {signed(difference, 3)}{between}: {row.arm_mean:.3f} against "
+        f"{row.baseline_mean:.3f}, paired over {row.test.n} patients."
+    )
 
 
 def _paired_section(arms: list[Arm], tables: list[PairedTable], stamps: tuple[str, ...]) -> Section:
@@ -102,13 +127,17 @@ def _paired_section(arms: list[Arm], tables: list[PairedTable], stamps: tuple[st
         if table.protocol == "physical" and table.metric in _DRAWN:
             blocks.append(_forest(table, stamps))
         text = paired_text(table, stamps)
-        # There is one run beside the baseline, so its name need not stand in every row.
-        text = replace(text, header=text.header[1:], rows=tuple(row[1:] for row in text.rows))
+        if len(arms) == 2:
+            # There is one run beside the baseline, so its name need not stand in every row.
+            header = tuple(_BY_LETTER.get(name, name) for name in text.header[1:])
+            text = replace(text, header=header, rows=tuple(row[1:] for row in text.rows))
         blocks.append(_block(text, folded=table.metric != "Dice"))
     return Section(
         "paired",
         "Differences",
-        "The run (B) minus the baseline (A), patient by patient, in both protocols.",
+        "Run (B) minus baseline (A), patient by patient, in both protocols."
+        if len(arms) == 2
+        else "Each run minus the baseline (A), patient by patient, in both protocols.",
         "An interval that does not cross 0 is a difference that these patients support; one that does is no proof "
         "that the runs are equal. Look at Holm's p where several organs are tested at once. A small n cannot rank "
         "methods, whatever the p.",
@@ -137,37 +166,55 @@ def _block(table: TextTable, *, folded: bool) -> Table:
 
 def _case_section(runs: list[ReportedRun], chosen: list[Chosen]) -> Section:
     roles = {one.case.case: one.role for one in chosen}
-    others = {row.case: row for row in runs[1].scored.summary.metric_per_case}
+    scored = [{row.case: case_dice(row) for row in run.scored.summary.metric_per_case} for run in runs]
     rows = []
     for row in runs[0].scored.summary.metric_per_case:
-        first, second = case_dice(row), case_dice(others[row.case])
+        first, *others = (dice[row.case] for dice in scored)
         role = roles.get(row.case)
-        difference = None if first is None or second is None else second - first
+        name = Cell(f"{row.case} ({role})" if role else row.case, row.case)
         rows.append(
             (
-                Cell(f"{row.case} ({role})" if role else row.case, row.case, f"case-{role}" if role else ""),
+                leading_to(name, f"case-{role.replace(' ', '-')}") if role else name,
                 Cell(row.patient, row.patient),
-                number(first, 3),
-                number(second, 3),
-                Cell("-", None) if difference is None else Cell(signed(difference, 3), difference),
+                *(number(dice, 3) for dice in (first, *others)),
+                *(_minus(dice, first) for dice in others),
             )
         )
-    header = ("case", "patient", *(f"mean Dice {letter}" for letter in RUN_LETTERS), "B minus A")
+    letters = RUN_LETTERS[: len(runs)]
+    header = ("case", "patient", *(f"mean Dice {letter}" for letter in letters))
+    header += tuple(f"{letter} minus A" for letter in letters[1:])
     return Section(
         "case-list",
         "Cases",
-        f"Every scored case with the mean Dice of both runs. A: {runs[0].label}; B: {runs[1].label}.",
+        f"Every scored case with the mean Dice of each run. {lettered(runs)}. The worst, the median and the best case "
+        f"of {letters[-1]} are shown below with their slices.",
         "Sort by difference: do a few cases make it, or most of them a little?",
         (Table("cases", "Scored cases", header, tuple(rows), sortable=True),),
     )
+
+
+def _minus(value: float | None, baseline: float | None) -> Cell:
+    difference = None if value is None or baseline is None else value - baseline
+    return Cell("-", None) if difference is None else Cell(signed(difference, 3), difference)
 
 
 def _attention(runs: list[ReportedRun], chosen: list[Chosen], device: torch.device, stamps: tuple[str, ...]) -> Section:
     if not chosen:
         return Section("attention", "Attention", "", "", (Note("No scored case has an organ in its reference."),))
     case = median_of(chosen).case.case
-    asked = {letter: ask(run, run.fold_of(case), device) for letter, run in zip(RUN_LETTERS, runs, strict=True)}
-    return attention_section(asked, stack_of(runs, case), runs[0].config.labels, stamps)
+    asked: dict[str, AskedNetwork] = {}
+    faults: dict[str, SamoraError] = {}
+    for letter, run in zip(RUN_LETTERS, runs, strict=False):
+        try:
+            asked[letter] = ask(run, run.fold_of(case), device)
+        except SamoraError as error:
+            faults[letter] = error
+    if not asked:
+        raise next(iter(faults.values()))
+    with enough_memory():
+        section = attention_section(asked, stack_of(runs, case), runs[0].config.labels, stamps)
+    told = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
+    return replace(section, blocks=(*section.blocks, *told))
 
 
 def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Section:
@@ -176,9 +223,8 @@ def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Secti
         fold = next(iter(run.folds))
         if log := run.log(fold):
             blocks.append(curves_figure(f"curves-{place}", f"{run.label}, fold {fold}", log, stamps))
-        blocks.append(
-            replace(account_table(run.config, None), name=f"account-{place}", caption=f"Parameters, {run.label}")
-        )
+        account = account_table(run.config, _trained(run, fold))
+        blocks.append(replace(account, name=f"account-{place}", caption=f"Parameters, {run.label}"))
     return Section(
         "training",
         "Training",
@@ -188,21 +234,34 @@ def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Secti
     )
 
 
+def _trained(run: ReportedRun, fold: str) -> frozenset[Part] | None:
+    try:
+        return trained_parts(run.folds[fold])
+    except SamoraError:
+        return None
+
+
 def _settings_section(runs: list[ReportedRun]) -> Section:
     rows = tuple(cells(row) for row in _different(runs))
     table = Table("different", "What differs between the runs", ("setting", *(run.label for run in runs)), rows)
     return Section(
         "record",
         "Settings",
-        "Everything in the two configurations that is not equal.",
+        "Everything in the configurations that is not equal.",
         "A comparison of methods should differ in the method alone: seeds, budgets, epochs and base should be equal.",
-        (table,) if rows else (Note("The two configurations are equal."),),
+        (table,) if rows else (Note("The configurations are equal."),),
     )
 
 
-def _different(runs: list[ReportedRun]) -> Iterator[tuple[str, str, str]]:
-    first, second = (dict(flattened(to_plain(run.config))) for run in runs)
-    for name in dict.fromkeys((*first, *second)):
-        pair = (first.get(name, "-"), second.get(name, "-"))
-        if pair[0] != pair[1] and not name.endswith(".why"):
-            yield name, *pair
+def _different(runs: list[ReportedRun]) -> Iterator[tuple[str, ...]]:
+    configs = [dict(flattened(to_plain(run.config))) for run in runs]
+    for name in dict.fromkeys(name for config in configs for name in config):
+        values = tuple(config.get(name, "-") for config in configs)
+        if len(set(values)) > 1 and not name.endswith(".why"):
+            yield name, *map(_shortened, values)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]} ... ({text.count(', ') + 1} values)"

@@ -174,6 +174,9 @@ def _map(records: Mapping[str, StoredCase], config: RunConfig, stamps: tuple[str
             places = [(x, y + 0.5) for y, case in enumerate(names) for x in _marks(case, organ, records, config)]
             if places:
                 axes.scatter(*zip(*places, strict=True), s=11, color=ORANGE, edgecolors="black", linewidths=0.4)
+            for y, case in enumerate(names):
+                if (span := _whole_span(case, organ, records, config)) is not None:
+                    axes.plot(span, [y + 0.85] * 2, color=ORANGE, linewidth=1.6, solid_capstyle="butt")
             axes.axhline(trained, color="black", linewidth=1)
             axes.set_title(organ.replace("_", " "), fontsize=9)
             axes.set_yticks([])
@@ -188,7 +191,8 @@ def _map(records: Mapping[str, StoredCase], config: RunConfig, stamps: tuple[str
         image,
         f"Map of organs over slices and cases; the numbers are in the table above ({shown}).",
         f"Each row is a case ({shown}; labelled ones above the line, scored ones below). The darker, the more of the "
-        "organ lies in that part of the scan. Orange: labelled slices that show the organ.",
+        "organ lies in that part of the scan. Orange: labelled slices that show the organ, dots for single slices and "
+        "a line under the organ where the whole case is labelled.",
     )
 
 
@@ -212,6 +216,17 @@ def _marks(case: str, organ: str, records: Mapping[str, StoredCase], config: Run
         for index in config.selection.slices[case]
         if index < len(pixels) and pixels[index]
     ]
+
+
+def _whole_span(
+    case: str, organ: str, records: Mapping[str, StoredCase], config: RunConfig
+) -> tuple[float, float] | None:
+    """From where to where, in % of the scan, an organ lies in a case whose slices are all labelled."""
+    pixels = records[case].label_pixels.get(organ, ())
+    held = np.flatnonzero(pixels)
+    if case not in config.selection.cases or case in config.selection.slices or not held.size:
+        return None
+    return float(held[0]) / len(pixels) * 100, float(held[-1] + 1) / len(pixels) * 100
 
 
 def _contact_sheet(

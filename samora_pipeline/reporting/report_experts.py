@@ -9,7 +9,6 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-from PIL import ImageDraw, ImageFont
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.level import Level
@@ -23,15 +22,16 @@ from samora_pipeline.reporting.slider_pictures import (
     ERROR_COLOURS,
     Frame,
     error_legend,
-    frame_around,
     organ_legend,
     rgb,
     tinted,
+    wide_frame,
+    write_title,
 )
 
 _SLICES = 6
-_SIDE = 200
-_HEAD = 16
+_SIDE, _LEAST_WIDTH = 200, 170
+_HEAD = 18
 _COLUMNS = 4
 
 ALL = "all experts"
@@ -85,7 +85,7 @@ def _figure(
     stack: CaseStack, index: int, predicted: dict[str, Labels], labels: LabelScheme, stamps: tuple[str, ...]
 ) -> Figure:
     held: Mask = np.any(np.isin(stack.reference, foreground_values(labels)), axis=0)
-    frame = frame_around(held, stack.aspect, _SIDE)
+    frame = wide_frame(held, stack.aspect, _SIDE, _LEAST_WIDTH)
     scan = frame.scan(stack.images[index, 0]).convert("RGB")
     reference = stack.reference[index]
     tiles = [("scan", scan), ("reference", tinted(scan, frame.labels(reference), labels))]
@@ -115,10 +115,9 @@ def _sheet(tiles: list[tuple[str, PIL.Image.Image]]) -> npt.NDArray[np.uint8]:
     width, height = tiles[0][1].size
     rows = -(-len(tiles) // _COLUMNS)
     sheet = PIL.Image.new("RGB", (_COLUMNS * (width + 4), rows * (height + _HEAD)), "white")
-    pen = ImageDraw.Draw(sheet)
     for place, (name, tile) in enumerate(tiles):
         left, top = place % _COLUMNS * (width + 4), place // _COLUMNS * (height + _HEAD)
-        pen.text((left + 3, top + 2), name, fill="black", font=ImageFont.load_default())
+        write_title(sheet, (left + 3, top + 1), name, width - 6)
         sheet.paste(tile, (left, top + _HEAD))
     return np.asarray(sheet)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
+from samora_pipeline.errors import ResourceError
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.inference.loading import load_folds
 from samora_pipeline.models.expert_block import expert_blocks
@@ -70,12 +72,41 @@ def ask(run: ReportedRun, fold: str, device: torch.device) -> AskedNetwork:
 
     Raises:
         DataError: a file is missing or damaged. AssetError: ``E-WEIGHT-05`` the base encoder is not there.
+        ResourceError: ``E-REPORT-05``.
     """
     folder = run.folds[fold]
     (loaded,) = load_folds([folder], run.places.weights)
+    with enough_memory():
+        network = loaded.network.to(device).eval()
+    return AskedNetwork(network, loaded.config, device, trained_parts(folder))
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Within the context a device that is full costs a part of the report, and not the report.
+
+    Raises:
+        ResourceError: ``E-REPORT-05``.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            "E-REPORT-05",
+            "the device has too little memory for this part of a report",
+            found=str(error).splitlines()[0],
+            fix="samora_report RUN  makes it on the CPU",
+        ) from error
+
+
+def trained_parts(folder: Path) -> frozenset[Part] | None:
+    """The parts of a fold's network that learned from labels; None where its checkpoint does not say.
+
+    Raises:
+        DataError: ``E-CKPT-..`` the checkpoint is missing or damaged.
+    """
     parts = load_checkpoint(folder / FINAL_CHECKPOINT).record.get(PARTS_KEY)
-    trained = None if parts is None else frozenset(Part(part) for part in parts)
-    return AskedNetwork(loaded.network.to(device).eval(), loaded.config, device, trained)
+    return None if parts is None else frozenset(Part(part) for part in parts)
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple
 
 
 def _panels(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Titles in the order of the overlays; with two runs a row of predictions above a row of errors."""
+    """Titles in the order of the overlays; with several runs a row of predictions above a row of errors."""
     if not names:
         return ("Scan", "Reference", "Prediction", "Errors")
     predictions, wrong = ([f"{word} {name}" for name in names] for word in ("Prediction", "Errors"))

@@ -19,7 +19,7 @@ from scipy.ndimage import distance_transform_edt
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.reporting.html_blocks import Legend, Swatch
-from samora_pipeline.reporting.html_images import palette_address, stamped, webp_address
+from samora_pipeline.reporting.html_images import palette_address, stamp_strip, webp_address
 from samora_pipeline.reporting.palette import LINES, ORANGE, PURPLE, SKY_BLUE, organ_style
 from samora_pipeline.reporting.pictures import Labels, Mask, errors, foreground_values
 
@@ -32,6 +32,9 @@ _FILL, _SOLID = 90, 255
 _STRIPE = 4
 _MARGIN = 0.2
 _ROOM_FOR_NUMBER = 7
+_TITLE = 12
+_ONE_LINE = 18
+"""pixels of a strip of stamps; more of them cover at most a third of a picture"""
 
 Colour = tuple[int, int, int, int]
 
@@ -68,6 +71,21 @@ def frame_around(mask: Mask, aspect: float, side: int) -> Frame:
     return Frame(top, bottom, left, right, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
+def wide_frame(mask: Mask, aspect: float, side: int, least: int) -> Frame:
+    """The frame around ``mask``, enlarged where it is narrower than ``least`` pixels, but never to more than twice."""
+    frame = frame_around(mask, aspect, side)
+    return frame if frame.width >= least else frame_around(mask, aspect, min(2 * side, side * least // frame.width))
+
+
+def write_title(picture: PIL.Image.Image, place: tuple[int, int], text: str, width: int) -> None:
+    """A title in black at ``place`` (x, y), cut off where ``width`` pixels end."""
+    # The built-in font knows Latin letters only.
+    text, font = text.encode("ascii", "replace").decode("ascii"), ImageFont.load_default(_TITLE)
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    ImageDraw.Draw(picture).text(place, text, fill="black", font=font)
+
+
 def _span(used: npt.NDArray[np.intp], size: int) -> tuple[int, int]:
     if not used.size:
         return 0, size
@@ -79,9 +97,9 @@ def scan_address(frame: Frame, image: npt.NDArray[np.float32], stamps: tuple[str
     """The scan as WebP, stamped inside its upper edge so that overlays keep their place."""
     picture = frame.scan(image)
     if stamps:
-        strip = stamped(PIL.Image.new("L", (frame.width, 1)), stamps).crop((0, 0, frame.width, 18))
+        strip = stamp_strip(stamps, frame.width)
         picture = picture.convert("RGB")
-        picture.paste(strip, (0, 0))
+        picture.paste(strip.crop((0, 0, frame.width, min(strip.height, max(_ONE_LINE, frame.height // 3)))), (0, 0))
     return webp_address(picture, quality)
 
 

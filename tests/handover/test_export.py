@@ -138,6 +138,21 @@ def test_the_card_has_scores_with_intervals_terms_and_what_was_not_exercised(roo
         assert text in citations
 
 
+def test_an_imported_model_is_listed_with_the_scores_it_was_exported_with(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(root, "model.zip") == 0
+    assert import_main(["model.zip", "--root", "elsewhere"]) == 0
+    capsys.readouterr()
+    for place, told in ((root, "0.650"), (Path("elsewhere"), "0.650 (as exported)")):
+        assert predict_main(["--root", str(place), "--list"]) == 0
+        _, line = capsys.readouterr().out.splitlines()
+        assert f"  {told}  " in line
+        assert ("exported" in line) == ("exported" in told)
+    kept = json.loads(Path(f"elsewhere/results/{DATASET}/{RUN}/fold_0/scores.json").read_text())
+    assert kept == {"dice": pytest.approx(0.65), "cases": 1, "patients": 1, "schema_version": 1}
+
+
 def test_one_fold_has_its_own_scores(root: Path) -> None:
     assert export(root, "model", "-f", "1") == 0
     card = Path("model/MODEL_CARD.md").read_text()

@@ -111,6 +111,7 @@ _CHECKPOINT = "fold_0/checkpoint_final.safetensors"
         (repacked(_CHECKPOINT, zipfile.ZIP_DEFLATED), "E-IMPORT-02"),
         (repacked("model.json", zipfile.ZIP_BZIP2), "E-IMPORT-02"),
         (added("fold_0/postprocessing.json", b"{}"), "E-IMPORT-03"),
+        (added("fold_0/scores.json", b"{}"), "E-IMPORT-03"),
         (without("model.json"), "E-IMPORT-04"),
         (without(_CHECKPOINT), "E-IMPORT-03"),
         (without("digests.json"), "E-IMPORT-04"),
@@ -267,6 +268,18 @@ def test_forged_descriptions_write_nothing(
     assert import_main(["bad.zip", "--root", "elsewhere"]) == 4
     assert code in capsys.readouterr().err
     assert tree(place) == {"bad.zip"}
+
+
+def test_scores_of_another_form_are_refused(exported: Path, place: Path) -> None:
+    entries = entries_of(exported)
+    scores = b'{"dice": "high", "cases": 1, "patients": 1}'
+    texts = {entry.filename: content for entry, content in entries}
+    digests = json.loads(texts["digests.json"])
+    digests["files"]["fold_0/scores.json"] = {"size": len(scores), "sha256": hashlib.sha256(scores).hexdigest()}
+    texts |= {"digests.json": json.dumps(digests).encode(), "fold_0/scores.json": scores}
+    pack(place / "bad.zip", [(zipfile.ZipInfo(name), content) for name, content in texts.items()])
+    with pytest.raises(DataError, match="E-JSON-03"):
+        verify(place / "bad.zip")
 
 
 def test_code_of_others_is_named_and_only_taken_on_demand(

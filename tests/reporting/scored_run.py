@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.stored_case import StoredCase
 from samora_pipeline.contracts.timing import TIMING_FILE, StageTiming, Timing
@@ -39,15 +40,20 @@ def write_scored_run(
     stamps: tuple[str, ...] = ("PHANTOM",),
     patients: Mapping[str, str] | None = None,
     trained: Sequence[str] | None = ("fusion", "decoder", "prompt"),
+    spec: ModelSpec | None = None,
+    whole_cases: bool = False,
 ) -> Path:
-    """Write raw scans, a store, and a run whose predictions are the references shifted; return the run's folder."""
+    """Write raw scans, a store, and a run whose predictions are the references shifted; return the run's folder.
+
+    The first case counts as labelled: two slices of it, or with ``whole_cases`` all.
+    """
     plans = make_plans()
-    folder = write_fake_run(root / "results", run=run, plans=plans, labels=labels, stamps=stamps)
+    folder = write_fake_run(root / "results", run=run, plans=plans, labels=labels, stamps=stamps, spec=spec)
     fold = folder / "fold_0"
     pairs = [_write_case(root, fold, name, shift, labels) for name, shift in shifts.items()]
     config = read_json(RunConfig, fold / CONFIG_FILE)
     names = tuple(shifts)
-    selection = replace(config.selection, cases=names[:1], slices={names[0]: (2, 3)})
+    selection = replace(config.selection, cases=names[:1], slices={} if whole_cases else {names[0]: (2, 3)})
     write_json(replace(config, selection=selection, scored=names), fold / CONFIG_FILE)
     if trained is not None:
         _note_trained(fold, trained)

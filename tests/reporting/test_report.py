@@ -1,21 +1,31 @@
 from __future__ import annotations
 
+import base64
+import io
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 
+from samora_pipeline.contracts import run as contracts
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.run_scores import read_run
+from samora_pipeline.reporting.palette import VERMILLION
 from samora_pipeline.reporting.pictures import case_dice
-from samora_pipeline.reporting.report import LARGEST, write_report
+from samora_pipeline.reporting.report import LARGEST, warnings_for, write_report
 from samora_pipeline.reporting.report_run import ReportedRun
+from samora_pipeline.reporting.slider_pictures import rgb
 from tests.fake_run import REGIONS
+from tests.inference.test_every_model import tiny_spec
 from tests.reporting.scored_run import ReadPage, places, write_scored_run
+from trainers.catalog import TRAINERS
 
 CPU = torch.device("cpu")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{"
@@ -91,6 +101,70 @@ def test_a_phantom_says_so_on_every_figure_and_table(written: tuple[Path, str]) 
         assert '<strong class="stamp">PHANTOM</strong>' in part.split("</p>")[0]
     assert '<div class="banner"' in html
     assert "The scans are synthetic" in html
+
+
+def test_the_stamp_is_burned_into_every_picture(written: tuple[Path, str]) -> None:
+    # What is laid on the scan of a viewer is transparent, and the scan below it carries the stamp.
+    pictures = [own["src"] for own in ReadPage(written[1]).all("img") if own.get("class") != "overlay"]
+    slices = json.loads(ReadPage(written[1]).raw["slices"])
+    pictures += [scan for viewer in slices.values() for _, scan, *_ in viewer]
+    assert {address.partition(";")[0] for address in pictures} == {"data:image/svg+xml", "data:image/webp"}
+    for address in pictures:
+        content = base64.b64decode(address.partition(",")[2])
+        if address.startswith("data:image/svg+xml"):
+            assert b'style="fill: #d55e00"' in content
+            continue
+        corner = np.asarray(PIL.Image.open(io.BytesIO(content)).convert("RGB"), dtype=int)[2, -8:]
+        assert np.abs(corner - rgb(VERMILLION)).max() < 40
+
+
+def test_every_stamp_is_explained() -> None:
+    stamps = [value for name, value in vars(contracts).items() if name.endswith("_STAMP")]
+    assert len(stamps) >= 7
+    for stamp in stamps:
+        assert len(warnings_for((f"{stamp} (a run)",))) == 1, stamp
+
+
+@pytest.mark.parametrize("name", TRAINERS.names())
+def test_the_network_of_every_trainer_is_asked(tmp_path: Path, name: str) -> None:
+    folder = write_scored_run(tmp_path, run=f"{name}__full__default", shifts={"a": 2, "b": 1}, spec=tiny_spec(name))
+    page = ReadPage(report_of(folder, tmp_path))
+    assert "Left out" not in page.text
+    levels = TRAINERS.get(name)().levels
+    assert ("experts-dice" in page.tables) == (len(levels) > 1)
+    assert [row[0] for row in page.tables["lifts"][1:]] == ["liver", "spleen"]
+    # Random weights may find nothing that speaks for an organ; a number that is missing is explained.
+    assert any(row[2] == "-" for row in page.tables["lifts"][1:]) == ("nothing in the slice speaks for" in page.text)
+
+
+def test_organs_without_a_picture_of_their_attention_are_named(tmp_path: Path) -> None:
+    labels = LabelScheme({f"organ_{value}": (value,) for value in range(1, 13)})
+    page = ReadPage(report_of(write_scored_run(tmp_path, labels=labels, shifts={"a": 1}), tmp_path))
+    assert len(page.tables["lifts"]) == 11
+    assert "Beyond the 10 that are drawn: organ 11, organ 12." in page.text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_labelled_cases_are_marked_in_the_map_whether_in_part_or_whole(tmp_path: Path, whole: bool) -> None:
+    page = ReadPage(report_of(write_scored_run(tmp_path, shifts={"a": 1, "b": 2}, whole_cases=whole), tmp_path))
+    (picture,) = (own for own in page.all("img") if own["alt"].startswith("Map of organs"))
+    drawing = base64.b64decode(picture["src"].partition(",")[2]).decode()
+    # One line for each organ in the one labelled case, or two dots.
+    assert drawing.count("stroke: #e69f00") == (2 if whole else 0)
+    assert ("fill: #e69f00" in drawing) != whole
+
+
+def test_a_full_device_costs_the_parts_that_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: Path
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nand more")
+
+    monkeypatch.setattr("samora_pipeline.reporting.report.attention_section", full)
+    run = ReportedRun(read_run(str(reported), reported.parent), places(reported.parents[2]))
+    page = ReadPage(write_report(run, tmp_path / "report.html", CPU).read_text())
+    assert "the device has too little memory for this part of a report (E-REPORT-05)" in page.text
+    assert "experts-dice" in page.tables
 
 
 def test_names_from_files_are_only_text(tmp_path: Path) -> None:

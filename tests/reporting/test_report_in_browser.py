@@ -10,7 +10,10 @@ import pytest
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.reporting import report_cli
+from tests.fake_run import DATASET
 from tests.reporting.chromium import BROWSER, Chromium
+from tests.reporting.scored_run import SHIFTS, write_scored_run
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
 
@@ -68,6 +71,31 @@ def test_a_reader_can_sort_slide_and_stays_offline(browser: Chromium, reported: 
     page = (reported / "report.html").as_uri()[:40]
     assert all(address == page or address.startswith("data:image/") for address in asked)
     assert browser.evaluate("window.reportReady.errors") == []
+
+
+def test_a_comparison_is_read_like_a_report(browser: Chromium, tmp_path: Path) -> None:
+    for run, shifts in (("SAMedTrainer__10pct__a", {**SHIFTS, "exact": 2}), ("SAMoraTrainer__10pct__b", SHIFTS)):
+        write_scored_run(tmp_path, run=run, shifts=shifts)
+    words = [f"{DATASET}/{run}" for run in ("SAMedTrainer__10pct__a", "SAMoraTrainer__10pct__b")]
+    page = tmp_path / "comparison.html"
+    assert report_cli.main([*words, "--root", str(tmp_path), "-o", str(page)]) == 0
+    before = len(browser.events)
+    browser.open(page)
+    assert browser.evaluate("window.reportReady") == {"cases": len(SHIFTS), "errors": []}
+    browser.evaluate("document.querySelectorAll('#cases thead th')[4].querySelector('button').click()")
+    values = "[...document.querySelectorAll('#cases tbody tr')].map(row => Number(row.cells[4].dataset.value))"
+    assert browser.evaluate(values) == sorted(browser.evaluate(values))
+    assert len(browser.evaluate(PICTURES)) == 11
+    scans = PICTURES.replace("img", ".scan")
+    shown = browser.evaluate(scans)
+    assert len(shown) == 6
+    browser.evaluate("document.querySelector('#case-worst input[type=range]').focus()")
+    browser.press("ArrowRight", 39)
+    assert all(one != other for one, other in zip(browser.evaluate(scans), shown, strict=True))
+    told = browser.events[before:]
+    assert not [event for event in told if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+    asked = {event["params"]["request"]["url"] for event in told if event["method"] == "Network.requestWillBeSent"}
+    assert {address for address in asked if not address.startswith("data:image/")} <= {page.as_uri()}
 
 
 def test_printing_opens_what_is_folded_and_hides_what_needs_a_mouse(browser: Chromium, reported: Path) -> None:

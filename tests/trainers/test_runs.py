@@ -15,6 +15,8 @@ from samora_pipeline.contracts.pretraining_card import PretrainingCard
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.files import digest_file
+from samora_pipeline.paths import resolve_roots
+from samora_pipeline.reporting.report_run import Places
 from tests.trainers.runs import (
     STAGES,
     artefact_folders,
@@ -26,6 +28,7 @@ from tests.trainers.runs import (
     sitting_on_ranks,
 )
 from tests.trainers.small_data import NAME, SCORED, make_dataset
+from trainers.stages.validate import write_run_report
 from trainers.timing import Timing
 
 RUN = "SAMoraTrainer__2cases__a"
@@ -58,6 +61,39 @@ def test_a_run_leaves_what_prediction_and_reports_need(whole: Path) -> None:
     assert not (folder / "checkpoint_latest.safetensors").exists()
 
 
+def test_a_run_leaves_its_report_and_a_continued_one_writes_it_where_it_is_missing(whole: Path) -> None:
+    report = fold_folder(whole, RUN) / "report.html"
+    page = report.read_text()
+    assert "Left out" not in page
+    assert page.count("<figure") == page.count('<figcaption><strong class="stamp">PHANTOM</strong>') >= 11
+    assert all(f"{stage.replace('_', ' ')} " in page for stage in ("expert_image", "expert_patch", "expert_pixel"))
+    for text in ("kept as it is", None):
+        report.write_text(text) if text else report.unlink()
+        assert sitting(command(whole, "--name", "a", "-c")) == 0
+        assert report.read_text() == (text or page)
+
+
+def test_a_fault_in_a_report_does_not_fail_the_run_that_is_scored(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = fold_folder(whole, RUN) / "report.html"
+    before = report.read_bytes()
+    report.unlink()
+
+    def fault(*arguments: object) -> None:
+        raise ZeroDivisionError("of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("samora_pipeline.reporting.report.write_report", fault)
+        assert sitting(command(whole, "--name", "a", "-c")) == 0
+        places = Places.of(NAME, resolve_roots(str(whole)))
+        with caplog.at_level("WARNING", logger="samora"):
+            write_run_report(report.parent, places, torch.device("cpu"))
+    assert "ZeroDivisionError: of ours" in caplog.text
+    assert not report.exists()
+    report.write_bytes(before)
+
+
 def test_only_fusion_and_decoder_learn_from_labels(whole: Path) -> None:
     trained = final(whole, RUN).tensors
     for stage in STAGES[1:]:
@@ -75,8 +111,8 @@ def test_only_fusion_and_decoder_learn_from_labels(whole: Path) -> None:
 
 def test_runs_killed_in_every_stage_end_bit_equal(whole: Path, tmp_path: Path) -> None:
     root = make_dataset(tmp_path)
-    steps = np.random.default_rng(0).integers(1, 5, 5)
-    for stage, step in zip((*STAGES, "finetune"), steps.tolist(), strict=True):
+    # Most in the second epoch, where a saved state is there to go on from; one before the first is saved.
+    for stage, step in zip((*STAGES, "finetune"), (4, 2, 3, 4, 3), strict=True):
         kind = signal.SIGTERM if stage == "expert_patch" else signal.SIGKILL
         expected = 143 if kind is signal.SIGTERM else -signal.SIGKILL
         assert sitting(command(root, "--name", "a", "-c"), at=(stage, step, kind)) == expected

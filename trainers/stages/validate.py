@@ -79,17 +79,31 @@ def run_validation(inputs: ValidationInputs, device: torch.device) -> Validation
     return Validation(summary, seconds)
 
 
-def write_run_report(folder: Path, places: Places, device: torch.device) -> None:
-    """Write report.html of a scored fold. What cannot be shown is left out of it, and no fault of it fails the run."""
+def write_run_report(folder: Path, places: Places, device: torch.device, *, missing_only: bool = False) -> None:
+    """Write report.html of a scored fold. What cannot be shown is left out of it, and no fault of it fails the run.
+
+    A report that is there already stays as it is with ``missing_only``.
+    """
     from samora_pipeline.evaluation.run_scores import read_run
     from samora_pipeline.reporting.report import REPORT_FILE, write_report
     from samora_pipeline.reporting.report_run import ReportedRun
 
+    if missing_only and (folder / REPORT_FILE).is_file():
+        return
     try:
         run = ReportedRun(read_run(str(folder), folder.parent), places)
         logger.info("report: %s", write_report(run, folder / REPORT_FILE, device))
     except SamoraError as error:
         logger.warning("the run is scored, but its report could not be written:\n%s", error.text())
+    except Exception as error:
+        # Hours of training stand behind the scores, which are written: a fault of ours must not call them a failure.
+        logger.warning(
+            "the run is scored, but its report could not be written (%s: %s). This is a fault in samora_pipeline; "
+            "samora_report %s --debug  shows where",
+            type(error).__name__,
+            error,
+            folder,
+        )
 
 
 def _tune(inputs: ValidationInputs, device: torch.device) -> None:

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from samora_pipeline.reporting.html_images import stamp_strip, stamped
+from samora_pipeline.reporting.slider_pictures import rgb
+
+STAMPS = ("PHANTOM", "TRANSDUCTIVE", "BOOTSTRAPPED BASE (SAMoraTrainer__10pct__default)")
+
+
+@pytest.mark.parametrize("width", [110, 200, 900])
+def test_all_stamps_are_readable_on_a_picture_of_any_width(width: int) -> None:
+    strip = np.asarray(stamp_strip(STAMPS, width), dtype=int)
+    # Nothing is cut off: the edges are bare, and as much is written as on a strip that has room for everything.
+    for edge in (strip[:, :2], strip[:, -2:], strip[:1], strip[-1:]):
+        assert (edge == rgb("#D55E00")).all()
+    wide = np.asarray(stamp_strip(STAMPS, 2000), dtype=int)
+    assert len(wide) == 18
+
+    def ink(pixels: np.ndarray) -> float:
+        return float(np.abs(pixels - rgb("#D55E00")).sum())
+
+    assert ink(strip) == pytest.approx(ink(wide), rel=0.02)
+
+
+def test_the_picture_under_its_stamps_is_the_picture() -> None:
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 120, 3), dtype=np.uint8))
+    marked = np.asarray(stamped(picture, STAMPS))
+    assert (marked[-40:] == np.asarray(picture)).all()
+    assert stamped(picture, ()) is picture
