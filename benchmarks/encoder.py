@@ -20,27 +20,18 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from encoder_variants import VARIANTS, build_encoder, check, count_gflop, run
 
-from samora_pipeline.contracts.level import LEVELS
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
-from samora_pipeline.inference.allocation import keep_freed_memory
 from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch, pick_device
 from samora_pipeline.inference.predictor import prepared
-from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.backbone import Encoder
-from samora_pipeline.models.expert_block import ExpertBlock
-from samora_pipeline.models.fusions.fusion import Fusion
 
-VARIANTS = ("base", "naive", "block", "attention")
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
@@ -73,101 +64,6 @@ class Result:
     differences: dict[str, float]
     naive_over_block: tuple[float, float, float]
     attention_over_base: tuple[float, float, float]
-
-
-class Apart(nn.Module):
-    """An expert block restated the slow way: every branch by itself, one after the other.
-
-    Scope ``block``: the whole block once per branch, with its own qkv product. Scope ``attention``: the attention once
-    per branch, and the MLP once.
-    """
-
-    def __init__(self, wrapped: ExpertBlock) -> None:
-        super().__init__()
-        self.wrapped = wrapped
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B,H,W,D) to (B,H,W,D)."""
-        wrapped, fusion = self.wrapped, cast(Fusion, self.wrapped.fusion)
-        block, steps = wrapped.block, wrapped.steps
-        if wrapped.scope == "block":
-            base = block(x)
-            experts = torch.stack([self._alone(position, x) for position in range(len(wrapped.levels))])
-            return cast(Tensor, base + fusion(base, experts))
-        shortcut, windows = steps.enter(block, x)
-        product = cast(nn.Module, block.get_submodule("attn.qkv"))(windows)
-        branches = [product, *(wrapped.experts[level](windows, product) for level in wrapped.levels)]
-        size = (x.shape[1], x.shape[2])
-        base, *attended = (steps.attend(block, branch, size) for branch in branches)
-        return steps.leave(block, shortcut + base + fusion(base, torch.stack(attended)))
-
-    def _alone(self, position: int, x: Tensor) -> Tensor:
-        """The whole block under one expert."""
-        wrapped = self.wrapped
-        before, wrapped.active = wrapped.active, (wrapped.levels[position],)
-        try:
-            return cast(Tensor, wrapped(x))
-        finally:
-            wrapped.active = before
-
-
-def build_encoder(backbone: str, size: int, seed: int) -> Encoder:
-    """An encoder with three experts and HL-Attn whose weights are all random, so that no branch equals another."""
-    torch.manual_seed(seed)
-    network = build_network(ModelSpec(backbone, size, 9, levels=LEVELS, fusion=FusionSpec()))
-    with torch.no_grad():
-        for block in network.image_encoder.blocks:
-            for parameter in (*block.experts.parameters(), *block.fusion.parameters()):
-                nn.init.normal_(parameter, std=0.02)
-    return network.image_encoder
-
-
-@contextmanager
-def variant(encoder: Encoder, name: str) -> Iterator[Encoder]:
-    """Within the context the encoder runs as this variant, or (``apart``) as the restatement of scope ``attention``."""
-    wrapped = list(encoder.blocks)
-    blocks = [cast(ExpertBlock, block) for block in wrapped]
-    try:
-        for block in blocks:
-            block.active = () if name == "base" else block.levels
-            block.scope = "attention" if name in ("attention", "apart") else "block"
-        if name in ("naive", "apart"):
-            encoder.blocks = nn.ModuleList(Apart(block) for block in blocks)
-        yield encoder
-    finally:
-        encoder.blocks = nn.ModuleList(wrapped)
-        for block in blocks:
-            block.active, block.scope = block.levels, "block"
-
-
-def run(encoder: Encoder, name: str, images: Tensor) -> Tensor:
-    """The embedding (B,P,g,g) of one variant."""
-    reduced = next(encoder.neck.parameters()).dtype == torch.bfloat16  # type: ignore[union-attr]
-    with (
-        torch.inference_mode(),
-        variant(encoder, name),
-        torch.autocast(images.device.type, torch.bfloat16) if reduced else nullcontext(),
-    ):
-        return encoder(images).embedding.float()
-
-
-def check(encoder: Encoder, images: Tensor) -> dict[str, float]:
-    """Largest difference of our scopes from their restatements, relative to the largest output."""
-    pairs = {"block": "naive", "attention": "apart"}
-    found = {}
-    for ours, reference in pairs.items():
-        expected = run(encoder, reference, images)
-        found[ours] = ((run(encoder, ours, images) - expected).abs().max() / expected.abs().max()).item()
-    return found
-
-
-def count_gflop(backbone: str, size: int, name: str) -> float:
-    """Multiplications and additions of one slice, as torch counts them on tensors without content."""
-    with torch.device("meta"):
-        encoder, image = build_encoder(backbone, size, 0), torch.empty(1, 3, size, size)
-    with FlopCounterMode(display=False) as counter:
-        run(encoder, name, image)
-    return counter.get_total_flops() / 1e9
 
 
 def seconds(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
@@ -326,7 +222,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args(argv)
-    keep_freed_memory()
     device = pick_device(arguments.device)
     clock = time.process_time if arguments.busy else time.perf_counter
     if arguments.busy:
