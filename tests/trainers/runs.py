@@ -60,12 +60,16 @@ def sitting(words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None 
     return exit_code(forked(work))
 
 
-def sitting_on_ranks(count: int, words: Sequence[str]) -> list[int]:
-    """The same on several ranks."""
+def sitting_on_ranks(
+    count: int, words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None = None
+) -> list[int]:
+    """The same on several ranks; the signal reaches the last of them alone."""
 
     def work() -> int:
         torch.set_num_threads(1)
         _draw_nothing()
+        if at is not None and int(os.environ["RANK"]) == count - 1:
+            _interrupt(*at)
         return main(list(words))
 
     return on_ranks(count, work)

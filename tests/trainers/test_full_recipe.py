@@ -13,7 +13,7 @@ import torch
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.pretraining_card import ExpertsCard, PretrainingCard
-from samora_pipeline.contracts.run import RunConfig
+from samora_pipeline.contracts.run import LATEST_CHECKPOINT, RunConfig
 from tests.trainers.runs import artefact_folders, final, fold_folder, losses, short, sitting, sitting_on_ranks
 from tests.trainers.small_data import NAME, make_dataset
 
@@ -104,10 +104,15 @@ def test_the_experts_are_compared(whole: Path) -> None:
 
 def test_killed_in_every_stage_it_ends_bit_equal(whole: Path, tmp_path: Path) -> None:
     root = data(tmp_path)
-    for stage, step in zip(STAGES, np.random.default_rng(1).integers(1, 5, len(STAGES)).tolist(), strict=True):
-        kind = signal.SIGTERM if stage == "teacher_image" else signal.SIGKILL
+    # In the second epoch, so that a state of optimizer and running statistics is there to go on from; at the first
+    # step a stop leaves it as the epoch began, at the second in the middle.
+    for stage, step in zip(STAGES, (3, 4, 4, 3, 4), strict=True):
+        kind = signal.SIGTERM if stage in ("teacher_image", "expert_pixel") else signal.SIGKILL
         expected = 143 if kind is signal.SIGTERM else -signal.SIGKILL
         assert sitting(words(root, "-c"), at=(stage, step, kind)) == expected
+        (saved,) = (root / "results" / NAME / "pretraining").glob(f"*/{stage}/{LATEST_CHECKPOINT}")
+        done = step if kind is signal.SIGTERM else 2
+        assert load_checkpoint(saved).record["state"]["step"] == done
     assert sitting(words(root, "-c")) == 0
     one, other = artefact_folders(whole), artefact_folders(root)
     for stage, file in FILES.items():
@@ -118,9 +123,11 @@ def test_killed_in_every_stage_it_ends_bit_equal(whole: Path, tmp_path: Path) ->
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_two_ranks_give_the_losses_of_one(whole: Path, tmp_path: Path) -> None:
+def test_two_ranks_that_are_stopped_and_go_on_give_the_losses_of_one(whole: Path, tmp_path: Path) -> None:
     root = data(tmp_path)
-    assert sitting_on_ranks(2, words(root)) == [0, 0]
+    for stage in ("teacher_image", "expert_patch"):
+        assert sitting_on_ranks(2, words(root, "-c"), at=(stage, 3, signal.SIGTERM)) == [143, 143]
+    assert sitting_on_ranks(2, words(root, "-c")) == [0, 0]
     one, two = artefact_folders(whole), artefact_folders(root)
     for stage in STAGES:
         # Batch norm in single precision over two ranks rounds differently, and later stages inherit the difference.

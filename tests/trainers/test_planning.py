@@ -9,12 +9,14 @@ import pytest
 
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, write_json
+from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.files import digest_file
 from samora_pipeline.paths import Roots, resolve_roots
+from samora_pipeline.weights.records import WeightsRecord, write_record
 from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
 from trainers.planning import RunPlan, plan_run
 from trainers.request import Request
@@ -326,6 +328,16 @@ def test_teachers_without_public_weights_are_stamped(root: Path) -> None:
 def test_teachers_that_do_not_fit_are_refused(root: Path, assignment: str, code: str) -> None:
     with pytest.raises(UsageError, match=code):
         _plan(root, recipe="full", assignments=(assignment,))
+
+
+def test_the_licence_of_a_teacher_goes_into_the_run_and_onto_its_card(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "renamed.pth"
+    file.write_bytes(b"weights")
+    record = WeightsRecord("mae_vit_l_full", 7, digest_file(file), "first use", "CC-BY-NC-4.0", True, "x")
+    write_record(file, record)
+    plan = _plan(root, recipe="nocpt", levels=("patch",), assignments=(f"teacher_patch.weights={file}",))
+    assert plan.config.teachers["patch"].licence == "CC-BY-NC-4.0"
+    assert "(CC-BY-NC-4.0); taken as it is" in plan.teachers[Level.PATCH].text
 
 
 def test_one_level_has_no_fusion(root: Path) -> None:
