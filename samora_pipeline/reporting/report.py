@@ -126,7 +126,11 @@ def picture_section(runs: list[ReportedRun], chosen: list[Chosen], stamps: tuple
 
 
 def _told_apart(runs: list[ReportedRun]) -> str:
-    return f" of {RUN_LETTERS[len(runs) - 1]} ({lettered(runs)})" if len(runs) > 1 else ""
+    return f"{_of_the_last(runs)} ({lettered(runs)})" if len(runs) > 1 else ""
+
+
+def _of_the_last(runs: list[ReportedRun]) -> str:
+    return f" of {RUN_LETTERS[len(runs) - 1]}" if len(runs) > 1 else ""
 
 
 def lettered(runs: list[ReportedRun]) -> str:
@@ -155,7 +159,7 @@ def _shown(runs: list[ReportedRun], one: Chosen) -> ShownCase:
     scores = [dice_by_organ(run.scored.summary, row) for run, row in zip(runs, rows, strict=True)]
     return ShownCase(
         role=one.role,
-        title=f"{one.role.capitalize()}: {name}, mean Dice {one.dice:.3f}",
+        title=f"{one.role.capitalize()}{_of_the_last(runs)}: {name}, mean Dice {one.dice:.3f}",
         stack=stack_of(runs, name),
         organs={organ: tuple(score.get(organ) for score in scores) for organ in scores[0]},
         names=RUN_LETTERS[: len(runs)] if len(runs) > 1 else (),

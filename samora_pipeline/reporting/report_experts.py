@@ -135,7 +135,7 @@ def _dice_table(reference: Labels, predicted: dict[str, Labels], labels: LabelSc
 
 
 def _agreement_table(reference: Labels, predicted: dict[str, Labels], labels: LabelScheme, where: str) -> Table:
-    """Shares of the pixels that are foreground anywhere: right by one expert alone, by all of them, by none."""
+    """Shares of the pixels that are foreground anywhere: right by one expert alone, by some, by all, by none."""
     alone = {name: stacked for name, stacked in predicted.items() if name.endswith(_ALONE)}
     counted = reference != labels.ignore if labels.ignore is not None else np.ones(reference.shape, dtype=np.bool_)
     foreground = np.isin(reference, foreground_values(labels))
@@ -149,8 +149,9 @@ def _agreement_table(reference: Labels, predicted: dict[str, Labels], labels: La
         (Cell(f"only {name.removesuffix(_ALONE)}", name), number(100 * int((mask & (times == 1)).sum()) / total, 1))
         for name, mask in right.items()
     ]
-    rows.append((Cell("all of them", "all"), number(100 * int((foreground & (times == len(alone))).sum()) / total, 1)))
-    rows.append((Cell("none of them", "none"), number(100 * int((foreground & (times == 0)).sum()) / total, 1)))
+    groups = {"some, not all": (times > 1) & (times < len(alone)), "all of them": times == len(alone)}
+    for name, mask in {**groups, "none of them": times == 0}.items():
+        rows.append((Cell(name, name), number(100 * int((foreground & mask).sum()) / total, 1)))
     caption = f"Which expert is right on its own, in {where}"
     notes = ("% of the pixels that are foreground to the reference or to one of the experts.",)
     return Table("experts-agreement", caption, ("right", "%"), tuple(rows), notes=notes)

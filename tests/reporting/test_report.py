@@ -14,6 +14,7 @@ import torch
 from samora_pipeline.contracts import run as contracts
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.level import LEVELS
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.run_scores import read_run
@@ -73,6 +74,9 @@ def test_every_part_is_there(written: tuple[Path, str]) -> None:
         *("all experts", "image alone", "patch alone", "pixel alone"),
         *("without image", "without patch", "without pixel", "no expert"),
     }
+    agreement = {row[0]: float(row[1]) for row in page.tables["experts-agreement"][1:]}
+    assert list(agreement) == [*(f"only {level}" for level in LEVELS), "some, not all", "all of them", "none of them"]
+    assert sum(agreement.values()) == pytest.approx(100, abs=0.3)
     assert "HiResCAM" in page.text
     account = {row[0]: row[1:] for row in page.tables["account"][1:]}
     assert account["base"][1] == "0"

@@ -96,6 +96,15 @@ def test_a_comparison_is_read_like_a_report(browser: Chromium, tmp_path: Path) -
     assert not [event for event in told if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
     asked = {event["params"]["request"]["url"] for event in told if event["method"] == "Network.requestWillBeSent"}
     assert {address for address in asked if not address.startswith("data:image/")} <= {page.as_uri()}
+    # On paper nothing can be moved aside: the widest table has to fit. A4 less its margins is 718 px wide.
+    browser.call("Emulation.setDeviceMetricsOverride", width=718, height=1000, deviceScaleFactor=1, mobile=False)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+    right = "Math.max(...[...document.querySelectorAll('table, img, p')].map(one => one.getBoundingClientRect().right))"
+    assert browser.evaluate(right) <= 718
+    browser.evaluate("dispatchEvent(new Event('afterprint'))")
+    browser.call("Emulation.setEmulatedMedia", media="")
+    browser.call("Emulation.clearDeviceMetricsOverride")
 
 
 def test_printing_opens_what_is_folded_and_hides_what_needs_a_mouse(browser: Chromium, reported: Path) -> None:
