@@ -28,6 +28,7 @@ from typing import cast
 import torch
 from encoder_variants import VARIANTS, build_encoder, check, count_gflop, run
 
+from samora_pipeline.inference.allocation import keep_freed_memory
 from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch, pick_device
 from samora_pipeline.inference.predictor import prepared
 from samora_pipeline.models.backbones.backbone import Encoder
@@ -173,7 +174,7 @@ def _ratio(above: list[float], below: list[float]) -> tuple[float, float, float]
 
 
 def report(result: Result) -> list[str]:
-    """The lines that are printed for one result, with the bars where they apply."""
+    """The lines that are printed for one result, with the bars where they apply: on a CPU at 224 px."""
     lines = [
         f"{result.device} {result.dtype} {result.size} px, batch {result.batch}, {result.threads} threads, "
         f"{result.rounds} rounds, load {result.load:.1f}, peak {result.peak_gflops:.0f} GFLOP/s",
@@ -185,20 +186,22 @@ def report(result: Result) -> list[str]:
         ),
         f"  outputs differ by {max(result.differences.values()):.1e} of the largest",
     ]
+    barred = result.device == "cpu" and result.size == 224
     faster = {"fp32": 1.05, "bf16": 1.2}[result.dtype]
-    lines.append(_bar("naive / block", result.naive_over_block, faster, at_least=True))
-    lines.append(_bar("attention / base", result.attention_over_base, 2.0, at_least=False))
-    if result.dtype == "bf16":
+    lines.append(_ratio_line("naive / block", result.naive_over_block))
+    lines.append(_ratio_line("attention / base", result.attention_over_base))
+    if barred:
+        lines[-2] += f"  bar at least {faster:g}: {_verdict(result.naive_over_block[0] >= faster)}"
+        lines[-1] += f"  bar at most 2: {_verdict(result.attention_over_base[0] <= 2.0)}"
+    if barred and result.dtype == "bf16":
         share = result.variants["block"].peak_share
         lines.append(f"  block, share of peak {share:.0%}  bar at least 60%: {_verdict(share >= 0.6)}")
     return lines
 
 
-def _bar(name: str, ratio: tuple[float, float, float], bar: float, *, at_least: bool) -> str:
+def _ratio_line(name: str, ratio: tuple[float, float, float]) -> str:
     median, low, high = ratio
-    reached = median >= bar if at_least else median <= bar
-    words = "at least" if at_least else "at most"
-    return f"  {name} {median:.2f} ({low:.2f} to {high:.2f})  bar {words} {bar:g}: {_verdict(reached)}"
+    return f"  {name} {median:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _verdict(reached: bool) -> str:
@@ -222,6 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args(argv)
+    keep_freed_memory()
     device = pick_device(arguments.device)
     clock = time.process_time if arguments.busy else time.perf_counter
     if arguments.busy:
