@@ -125,6 +125,25 @@ def test_half_precision_changes_little(level: Level, backbone: str, source: Slic
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)
 
 
+@pytest.mark.parametrize("backbone", BOTH)
+@pytest.mark.parametrize("level", LEVELS)
+def test_monitors_can_read_what_mixed_precision_gives(
+    level: Level, backbone: str, source: SliceSource, plans: Plans
+) -> None:
+    network = _network(level, backbone=backbone)
+    objective = _objective(level, source, plans, network)
+    with torch.no_grad():
+        exact = objective.examine(network, objective.load([0, 4, 8, 12], -1))
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = objective.examine(network, objective.load([0, 4, 8, 12], -1))
+    assert mixed.measures.keys() == exact.measures.keys()
+    assert all(math.isfinite(value) for value in mixed.measures.values())
+    assert float(mixed.loss) == pytest.approx(float(exact.loss), rel=0.02)
+    for name, pictures in exact.columns.items():
+        # NumPy, which draws them, has no bfloat16.
+        assert abs(mixed.columns[name].numpy() - pictures.numpy()).mean() < 0.05, name
+
+
 def test_the_image_level_starts_near_chance(source: SliceSource, plans: Plans) -> None:
     network = _network(Level.IMAGE)
     objective = _objective(Level.IMAGE, source, plans, network)
