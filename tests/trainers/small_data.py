@@ -33,7 +33,9 @@ DEPTH = 5
 INPUT = 64
 
 
-def make_dataset(root: Path, *, folder_name: str = NAME, unlabelled: int = 1, phantom: bool = True) -> Path:
+def make_dataset(
+    root: Path, *, folder_name: str = NAME, unlabelled: int = 1, phantom: bool = True, input_size: int = INPUT
+) -> Path:
     """Write the raw and the preprocessed dataset under ``root``; return ``root``."""
     raw, prepared = root / "raw" / folder_name, root / "preprocessed" / folder_name
     write_dataset(
@@ -48,13 +50,13 @@ def make_dataset(root: Path, *, folder_name: str = NAME, unlabelled: int = 1, ph
         fingerprints[name] = _write_case(raw, prepared / SLICES_FOLDER, name, subset, number)
     fingerprint = Fingerprint(dataset=folder_name, cases=fingerprints)
     write_json(fingerprint, prepared / FINGERPRINT_FILE)
-    write_json(_plans(folder_name, digest_json(to_plain(fingerprint))), prepared / PLANS_FILE)
+    write_json(_plans(folder_name, digest_json(to_plain(fingerprint)), input_size), prepared / PLANS_FILE)
     folds = {"0": Fold(TRAIN[:4], SCORED), "1": Fold(TRAIN[2:], TRAIN[:2]), ALL: Fold(TRAIN, TRAIN)}
     write_json(Splits(folder_name, 12345, "cases", folds), prepared / SPLITS_FILE)
     return root
 
 
-def _plans(folder_name: str, fingerprint_digest: str) -> Plans:
+def _plans(folder_name: str, fingerprint_digest: str, input_size: int) -> Plans:
     return Plans(
         dataset=folder_name,
         channel_names=("CT",),
@@ -62,7 +64,7 @@ def _plans(folder_name: str, fingerprint_digest: str) -> Plans:
         in_plane=Planned("resize", "tests"),
         in_plane_spacing=Planned(None, "tests"),
         slice_size=Planned(INPUT, "tests"),
-        input_size=Planned(INPUT, "tests"),
+        input_size=Planned(input_size, "tests"),
         channels=Planned("repeat", "tests"),
         intensity=Planned((IntensityRule("window", -100.0, 300.0),), "tests"),
         batch_size=Planned(8, "tests"),

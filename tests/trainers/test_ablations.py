@@ -1,4 +1,7 @@
-"""The ablations by name: what each stands for, at full size without memory, and one step of each at tiny size."""
+"""The ablations by name: what each stands for, at full size without memory, and one step of each at tiny size.
+
+A step of each at full size is in ``test_full_size``.
+"""
 
 from __future__ import annotations
 
@@ -172,17 +175,18 @@ def test_every_preset_takes_a_step(root: Path, name: str, trainer: str) -> None:
     take_a_step(root, name, trainer, "samora2_tiny" if on_sam2 else "samora_tiny")
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("short_search")
-@pytest.mark.parametrize(("name", "trainer"), list(tiny_runs()))
-def test_every_preset_takes_a_step_at_full_size(root: Path, name: str, trainer: str) -> None:
-    take_a_step(root, name, trainer, None)
+def test_the_decoder_of_h_sams_public_code_takes_a_step(tmp_path: Path) -> None:
+    """Its parameters that nothing uses are among those that learn, as in its code."""
+    root = make_dataset(tmp_path, input_size=224)
+    spec = take_a_step(root, None, "HSAMTrainer", "samora_tiny", "decoder=hsam_released")
+    assert spec.decoder == "hsam_released"
 
 
-def take_a_step(root: Path, name: str, trainer: str, backbone: str | None) -> None:
+def take_a_step(root: Path, name: str | None, trainer: str, backbone: str | None, *assignments: str) -> ModelSpec:
     """Step on a random base, with experts as if they were trained; how they are trained is tested elsewhere."""
-    asked = resolve(Request("90", trainer, "2cases", preset=name, backbone=backbone, backbone_weights="bootstrap"))
-    plan = plan_run(replace(asked, recipe="none"), resolve_roots(str(root)))
+    request = Request("90", trainer, "2cases", preset=name, backbone=backbone, assignments=assignments)
+    asked = replace(resolve(request), recipe="none", backbone_weights="bootstrap")
+    plan = plan_run(asked, resolve_roots(str(root)))
     inputs = FinetuneInputs(
         config=plan.config,
         settings=replace(plan.choices.settings.finetune, batch=2, steps_per_epoch=1, epochs=1),
@@ -207,6 +211,7 @@ def take_a_step(root: Path, name: str, trainer: str, backbone: str | None) -> No
     training.optimizer.step()
     training.after_first_step()
     assert torch.isfinite(loss)
+    return plan.config.model
 
 
 def test_a_dry_run_shows_what_a_preset_stands_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def train(root: Path, dataset: str, trainer: str, name: str, *words: str) -> Pat
     options = ["--root", str(root), "--device", "cpu", "--debug", "--name", name, "--backbone", *backbone]
 
     def work() -> int:
-        validate.write_run_report = lambda *arguments: None  # which takes longer than the run
+        validate.write_run_report = lambda *arguments, **options: None  # which takes longer than the run
         return sitting([dataset, trainer, "full", *options, *lengths, *words])
 
     assert exit_code(forked(work)) == 0
@@ -154,6 +154,7 @@ def test_what_each_fusion_has_learned(fused: dict[str, Checkpoint]) -> None:
     }
     assert own["lac"] == {}
     assert all(any(v.any() for k, v in own[name].items() if "second.out" in k) for name in ("hl_attn", "hcat"))
+    assert any(value.any() for key, value in own["hl_attn_self"].items() if "second.between.out" in key)
     assert any(value.any() for key, value in own["mole"].items() if key.endswith("gate.weight"))
     weights = [value for key, value in own["lorahub"].items() if key.endswith("weights")]
     assert len(weights) == 6

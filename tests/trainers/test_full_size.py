@@ -1,0 +1,68 @@
+"""Each ablation preset at full size and 224 px: a step of stage 2, and two steps of every stage of the recipes.
+
+    python -m pytest -m slow tests/trainers/test_full_size.py
+
+All weights are random, those of the teachers too. One process, at most 16 GB.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainers.processes import exit_code, forked
+from tests.trainers.runs import losses, sitting
+from tests.trainers.small_data import NAME, make_dataset
+from tests.trainers.test_ablations import chosen, take_a_step, tiny_runs
+from trainers.planning import FAST_NAME
+from trainers.stages import lorahub, validate
+
+SIZE = 224
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("full_size"), input_size=SIZE)
+
+
+@pytest.mark.parametrize(("name", "trainer"), list(tiny_runs()))
+def test_every_preset_takes_a_step(root: Path, name: str, trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lorahub, "EVALUATIONS", 3)
+    assert chosen(name, trainer).backbone in ("sam_vit_b", "sam2_hiera_b+")
+    spec = take_a_step(root, name, trainer, None)
+    assert spec.input_size == SIZE
+
+
+# CPT and distillation, and each level by its own objective; the pixel level is the same in all recipes.
+RECIPES = [
+    ("table12-full", "HSAMoraTrainer", ("bootstrap", "teacher_image", "teacher_patch", "expert_image", "expert_patch")),
+    ("table12-full", "SAMora2Trainer", ("bootstrap", "teacher_image", "teacher_patch", "expert_image", "expert_patch")),
+    ("table5-image-scratch", "SAMoraTrainer", ("expert_image",)),
+    ("table5-patch-scratch", "SAMoraTrainer", ("expert_patch",)),
+    ("table15-pixel-scratch", "HSAMoraTrainer", ("expert_pixel",)),
+]
+
+
+@pytest.mark.parametrize(("name", "trainer", "stages"), RECIPES)
+def test_every_stage_of_the_recipes_takes_two_steps(
+    root: Path, name: str, trainer: str, stages: tuple[str, ...]
+) -> None:
+    words = ["90", trainer, "2cases", "--root", str(root), "--device", "cpu", "--debug", "--preset", name]
+    words += ["--fast-dev-run", "--backbone-weights", "bootstrap"]
+    for teacher in ("teacher_image", "teacher_patch"):
+        words += ["--set", f"{teacher}.weights=random"]
+
+    def work() -> int:
+        validate.write_run_report = lambda *arguments, **options: None
+        return sitting(words)
+
+    assert exit_code(forked(work)) == 0
+    results = root / "results" / NAME / FAST_NAME
+    (fold,) = results.glob(f"{trainer}__*/fold_0")
+    assert len(losses(fold)) == 1
+    assert np.isfinite(losses(fold)).all()
+    assert set(stages) <= {record.parent.name for record in results.glob("pretraining/*/*/record.json")}
