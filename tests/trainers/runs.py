@@ -52,7 +52,7 @@ def sitting(words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None 
     def work() -> int:
         torch.set_num_threads(1)
         if not pictures:
-            _draw_nothing()
+            draw_nothing()
         if at is not None:
             _interrupt(*at)
         return main(list(words))
@@ -67,7 +67,7 @@ def sitting_on_ranks(
 
     def work() -> int:
         torch.set_num_threads(1)
-        _draw_nothing()
+        draw_nothing()
         if at is not None and int(os.environ["RANK"]) == count - 1:
             _interrupt(*at)
         return main(list(words))
@@ -75,7 +75,7 @@ def sitting_on_ranks(
     return on_ranks(count, work)
 
 
-def _draw_nothing() -> None:
+def draw_nothing() -> None:
     curves.draw_progress = lambda *arguments: None
     overlays.draw_overlays = lambda *arguments: None
     cards.draw_card = cards.draw_experts = lambda *arguments: None
