@@ -236,7 +236,8 @@ def _candidates(
 ) -> Candidates | None:
     if not RECIPES[choices.recipe].experts and request.backbone_weights != BOOTSTRAP:
         return None
-    found = find_pool_datasets(dataset, request.unlabeled, roots, complete=choices.settings.pool.complete)
+    pool = choices.settings.pool
+    found = find_pool_datasets(dataset, request.unlabeled, roots, complete=pool.complete, own_scans=pool.own)
     return find_candidates(dataset, found, scored, transductive=request.transductive)
 
 

@@ -29,14 +29,16 @@ _WHY = "Fed-MENU"
 class PoolSettings:
     """What ``--set pool.NAME=VALUE`` changes.
 
-    ``slices``: how many are chosen, by quota and seed (None: all that show something). ``intensity``: ``plan`` reads
-    each dataset by its own plan, ``fed_menu`` see above. ``complete``: whether everything asked for must be there, the
-    paper's datasets and the number of slices; without it a pool is made of what there is.
+    ``own``: whether the run's own scans are in it, beside the datasets of ``--unlabeled``. ``slices``: how many are
+    chosen, by quota and seed (None: all that show something). ``intensity``: ``plan`` reads each dataset by its own
+    plan, ``fed_menu`` see above. ``complete``: whether everything asked for must be there, the paper's datasets and
+    the number of slices; without it a pool is made of what there is.
 
     Raises:
         UsageError: ``E-SET-04`` a number of slices that is not positive.
     """
 
+    own: bool = True
     slices: int | None = None
     intensity: PoolIntensity = "plan"
     complete: bool = True

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from samora_pipeline.errors import DataError
+from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.paths import Roots
 from trainers.prepared import PreparedDataset, open_dataset
 
@@ -56,13 +56,16 @@ class PoolDatasets:
     missing: tuple[str, ...] = ()
 
 
-def find_pool_datasets(own: PreparedDataset, tokens: Sequence[str], roots: Roots, *, complete: bool) -> PoolDatasets:
+def find_pool_datasets(
+    own: PreparedDataset, tokens: Sequence[str], roots: Roots, *, complete: bool, own_scans: bool = True
+) -> PoolDatasets:
     """Open the datasets of a pool; nothing is copied.
 
-    Without ``paper`` among the tokens the run's own dataset comes first; with it, only where it is on the paper's list
-    or named as well.
+    Without ``paper`` among the tokens the run's own dataset comes first; with it, or without ``own_scans``, only where
+    it is on the paper's list or named as well.
 
     Raises:
+        UsageError: ``E-POOL-08`` neither scans of the run's own nor another dataset.
         DataError: ``E-POOL-05`` datasets of the paper are not there (unless not ``complete``), ``E-NAME-02`` a token
             that names none, ``E-PLAN-..`` one that is not preprocessed.
     """
@@ -72,8 +75,16 @@ def find_pool_datasets(own: PreparedDataset, tokens: Sequence[str], roots: Roots
         missing = _open_paper(own, roots, found)
         if missing and complete:
             raise _incomplete(missing)
-    else:
+    elif own_scans:
         found[own.name] = (own, _everything)
+    elif not tokens:
+        raise UsageError(
+            "E-POOL-08",
+            "the pool has no dataset",
+            found="pool.own=false without --unlabeled",
+            expected="datasets whose scans the experts learn from",
+            fix="--unlabeled DATASET ..., or leave pool.own at true",
+        )
     for token in tokens:
         if token != PAPER:
             dataset = open_dataset(token, roots)

@@ -98,6 +98,12 @@ _OWN = (
     _fused("lorahub", "experts joined by LoRAHub", "model.fusion.name=lorahub"),
     _fused("hcat", "experts joined by HCAT", "model.fusion.name=hcat"),
     Arm("samora_pool_ct", "SAMora, pool with OpenKBP's CT beside its own scans", unlabeled=("OpenKBP",)),
+    Arm(
+        "samora_pool_ct_only",
+        "SAMora, pool of OpenKBP's CT alone",
+        settings=("pool.own=false",),
+        unlabeled=("OpenKBP",),
+    ),
     Arm("hsam", "H-SAM, H-SAMora's number of steps", "HSAMTrainer", "none", settings=("finetune.warmup=25",)),
     Arm("hsamora", "H-SAMora", "HSAMoraTrainer"),
     Arm(

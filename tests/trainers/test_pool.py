@@ -371,3 +371,12 @@ def test_the_papers_pool(root: Path) -> None:
 def _amos(case: str) -> str:
     """AMOS22 numbers its CT scans below 500 and its MR scans from 500."""
     return {"case_0": "amos_0500"}.get(case, case.replace("case_", "amos_000"))
+
+
+def test_own_scans_can_stay_out(root: Path) -> None:
+    alone = _pool(root, "pool.own=false", unlabeled=("91",), exclude_leaks=True)
+    assert [member.dataset.name for member in alone.members] == [MORE]
+    named = _pool(root, "pool.own=false", unlabeled=("91", "90"), exclude_leaks=True)
+    assert {member.dataset.name for member in named.members} == {MORE, NAME}
+    with pytest.raises(UsageError, match="E-POOL-08"):
+        _plan(root, assignments=("pool.own=false",))
