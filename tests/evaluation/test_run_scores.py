@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from samora_pipeline.contracts.run import PoolRecord, TeacherRecord
 from samora_pipeline.contracts.timing import Timing
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
@@ -72,6 +74,22 @@ def test_seeds_share_an_identity_and_other_settings_do_not(tmp_path: Path) -> No
     ]
     first, second, third = (read_run(str(run), tmp_path).identity for run in runs)
     assert first == second != third
+
+
+def test_what_a_seed_draws_or_starts_from_is_no_part_of_an_identity(tmp_path: Path) -> None:
+    def identity(name: str, case: str = "a", origin: Literal["public", "random"] = "random") -> str:
+        run = write_scored_run(
+            tmp_path,
+            DICE,
+            name=name,
+            pool=PoolRecord({"Dataset001_Synapse": (case,)}, (), key=name),
+            teachers={"image": TeacherRecord("simclr_tiny", f"digest of {name}", origin, key=name)},
+        )
+        return read_run(str(run), tmp_path).identity
+
+    assert identity("1") == identity("2")
+    assert identity("1") != identity("3", case="b")
+    assert identity("4", origin="public") != identity("5", origin="public")
 
 
 def test_labels_tell_runs_apart(tmp_path: Path) -> None:
