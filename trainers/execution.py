@@ -199,7 +199,11 @@ class Execution:
     def _compare_experts(self, inputs: finetune.FinetuneInputs) -> None:
         """Once, before fine-tuning; every rank waits for the main one."""
         folder, levels = self.plan.folder, tuple(inputs.experts)
-        if not levels or (folder / EXPERTS_CARD_FILE).is_file():
+        if not levels:
+            return
+        compared = (folder / EXPERTS_CARD_FILE).is_file()
+        distributed.barrier()  # the main rank must not write the card before every rank has looked for it
+        if compared:
             return
         source = self._pool_source()
         if distributed.is_main():
