@@ -29,8 +29,7 @@ import torch
 from encoder_variants import VARIANTS, build_encoder, check, count_gflop, run
 
 from samora_pipeline.inference.allocation import keep_freed_memory
-from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch, pick_device
-from samora_pipeline.inference.predictor import prepared
+from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch, pick_device, prepared
 from samora_pipeline.models.backbones.backbone import Encoder
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}

@@ -7,9 +7,11 @@ import os
 import sys
 
 # Of glibc's malloc.h.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _PAD = 64 << 20
 _NEVER = 2**31 - 1
+# Heaps of single threads are given back whatever the other numbers say, so all threads share the one of the process.
+_SETTINGS = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _PAD), (_ARENA_MAX, 1))
 
 
 def keep_freed_memory() -> bool:
@@ -25,6 +27,4 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return all(
-        mallopt(name, value) == 1 for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _PAD))
-    )
+    return all(mallopt(name, value) == 1 for name, value in _SETTINGS)

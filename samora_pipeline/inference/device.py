@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from torch import nn
 
 from samora_pipeline.errors import ResourceError, UsageError
 
@@ -16,7 +17,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
 _REFERENCE_PIXELS = 224 * 224
 # A CPU gains nothing beyond the rows that fill its matrix products; more only leaves the caches.
-_CPU_SLICES = 8
+_CPU_SLICES = 2
 _CUDA_SLICES_PER_GIB = 4
 _CUDA_SLICES = 64
 
@@ -96,10 +97,28 @@ def cpu_bf16_instructions() -> str:
 
 
 def pick_batch(device: torch.device, input_size: int) -> int:
-    """Slices of ``input_size`` pixels a side per step: as many pixels as 8 slices of 224 on a CPU, and on CUDA as
+    """Slices of ``input_size`` pixels a side per step: as many pixels as 2 slices of 224 on a CPU, and on CUDA as
     4 of them per GiB of free memory, at most 64."""
     slices = _CPU_SLICES
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         slices = min(_CUDA_SLICES, int(_CUDA_SLICES_PER_GIB * free / 2**30))
     return max(1, round(slices * _REFERENCE_PIXELS / input_size**2))
+
+
+def prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network on the device; weights that autocast would convert at every call are stored converted."""
+    network = network.to(device).eval()
+    if dtype != torch.float32:
+        for module in network.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                module.to(dtype)
+    return network
+
+
+def free_memory(device: torch.device) -> str:
+    """What is known of the memory of a device, in words for an error."""
+    if device.type != "cuda":
+        return "an allocation that failed"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

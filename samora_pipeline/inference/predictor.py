@@ -28,10 +28,18 @@ from samora_pipeline.imaging.preprocessor import to_raw_grid, to_slices
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.imaging.volume import Volume, require_finite
 from samora_pipeline.inference.arrays import SLICES_ROWS_COLUMNS, array_volumes
-from samora_pipeline.inference.device import Precision, as_device, pick_arithmetic, pick_batch
+from samora_pipeline.inference.device import (
+    Precision,
+    as_device,
+    free_memory,
+    pick_arithmetic,
+    pick_batch,
+    prepared,
+)
 from samora_pipeline.inference.in_plane import DeviceMap
 from samora_pipeline.inference.probabilities import probability_writer
 from samora_pipeline.inference.runs import named_run, pick_folds
+from samora_pipeline.inference.side_by_side import side_by_side
 from samora_pipeline.inference.uncertainty import uncertainty_writer
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import allowed_flips
@@ -202,17 +210,37 @@ class Predictor:
         in_plane = DeviceMap(
             InPlaneMap.for_plan(rows, columns, spacing[1:], self.plans), self.device, regions=self.labels.regions
         )
-        largest = max(1, CHUNK_BYTES[self.device.type] // (4 * self.labels.num_outputs * rows * columns))
+        workers = self._workers(len(images))
+        largest = max(1, CHUNK_BYTES[self.device.type] // (workers * 4 * self.labels.num_outputs * rows * columns))
+
+        def step(own: range) -> list[ScoreChunk]:
+            chunks: list[ScoreChunk] = []
+            start = own.start
+            while start < own.stop:
+                size = min(self.batch_size, own.stop - start)
+                slices = normalize(images[start : start + size], self.plans.intensity.value, percentiles, extremes)
+                chunk = self._try(torch.from_numpy(slices), in_plane)
+                if chunk is None:
+                    self._halve(size)
+                    continue
+                chunks.append(ScoreChunk(start, chunk))
+                start += size
+            return chunks
+
+        for chunks in side_by_side(step, self._steps_of(len(images), largest), workers):
+            yield from chunks
+
+    def _workers(self, slices: int) -> int:
+        """On a CPU as many as it has steps to work on; one on a GPU, which is filled by the slices of one step."""
+        return 1 if self.device.type == "cuda" else min(torch.get_num_threads(), -(-slices // self.batch_size))
+
+    def _steps_of(self, slices: int, largest: int) -> Iterator[range]:
+        """The slices of each step, as many as memory has turned out to hold by then."""
         start = 0
-        while start < len(images):
-            size = min(self.batch_size, largest)
-            slices = normalize(images[start : start + size], self.plans.intensity.value, percentiles, extremes)
-            chunk = self._try(torch.from_numpy(slices), in_plane)
-            if chunk is None:
-                self._halve(size)
-                continue
-            yield ScoreChunk(start, chunk)
-            start += len(chunk)
+        while start < slices:
+            own = range(start, min(start + min(self.batch_size, largest), slices))
+            yield own
+            start = own.stop
 
     def decode(self, probabilities: Tensor) -> Labels:
         """Turn probabilities (B,K,H,W) into label values [B,H,W], by the rules of ``LabelScheme.decode``."""
@@ -260,11 +288,11 @@ class Predictor:
             raise ResourceError(
                 "E-MEM-01",
                 f"memory on {self.device} does not hold the prediction of one slice",
-                found=_free_memory(self.device),
+                found=free_memory(self.device),
                 expected=f"room for {self.labels.num_outputs} maps of one slice and {len(self._networks)} networks",
                 fix="use fewer folds with -f, or --device cpu",
             )
-        self.batch_size = size // 2
+        self.batch_size = min(self.batch_size, size // 2)
 
     def _check_channels(self, volumes: tuple[Volume, ...]) -> None:
         names = self.plans.channel_names
@@ -277,16 +305,6 @@ class Predictor:
                 expected=f"{len(names)} ({', '.join(names)}), each a volume with three axes",
                 fix="write each channel to a file of its own, in the order of the model",
             )
-
-
-def prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The network on the device; weights that autocast would convert at every call are stored converted."""
-    network = network.to(device).eval()
-    if dtype != torch.float32:
-        for module in network.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                module.to(dtype)
-    return network
 
 
 def mirrored_views(plans: Plans) -> list[tuple[int, ...]]:
@@ -306,10 +324,3 @@ def _measured(images: Images, plans: Plans) -> tuple[tuple[tuple[float, float], 
         tuple((channel.percentile_00_5, channel.percentile_99_5) for channel in stats),
         tuple((channel.minimum, channel.maximum) for channel in stats),
     )
-
-
-def _free_memory(device: torch.device) -> str:
-    if device.type != "cuda":
-        return "an allocation that failed"
-    free, total = torch.cuda.mem_get_info(device)
-    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

@@ -44,7 +44,7 @@ def test_without_cpuinfo_torch_is_asked(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_step_holds_about_the_same_number_of_pixels() -> None:
-    assert [pick_batch(CPU, size) for size in (128, 224, 512, 1024)] == [24, 8, 2, 1]
+    assert [pick_batch(CPU, size) for size in (128, 224, 512, 1024)] == [6, 2, 1, 1]
 
 
 @pytest.mark.parametrize(("free_gib", "size", "slices"), [(78, 224, 64), (8, 224, 32), (8, 512, 6), (0.2, 224, 1)])
