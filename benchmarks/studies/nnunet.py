@@ -21,6 +21,8 @@ from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import AssetError, UsageError
 
+SHORT_TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
+
 _FOLD = "all"
 _COMMANDS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
 
@@ -113,7 +115,8 @@ class NnunetRun:
     def _words(self, program: str, *words: str) -> Words:
         names = ("raw", "preprocessed", "results")
         folders = [f"nnUNet_{name}={self.folder.resolve() / name}" for name in names]
-        return ["env", *folders, "nnUNet_compile=f", str((self.programs or Path()) / program), *words]
+        settings = [*folders, f"nnUNet_extTrainer={SHORT_TRAINERS}", "nnUNet_compile=f"]
+        return ["env", *settings, str((self.programs or Path()) / program), *words]
 
     def _link(self, raw: RawDataset) -> None:
         """Links to the labelled scans as nnU-Net's training set, and to the scored ones."""

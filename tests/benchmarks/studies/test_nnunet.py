@@ -1,0 +1,112 @@
+"""nnU-Net as an arm: what its programs are asked, with stand-ins that write what nnU-Net writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import shlex
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.studies.commands import Process, spawn
+from benchmarks.studies.label_efficiency import main
+from benchmarks.studies.nnunet import SHORT_TRAINERS
+from tests.benchmarks.studies.forked import launch as forked_launch
+from tests.trainers.small_data import INPUT, NAME, make_dataset
+
+_CONFIGURATION = f"{NAME}/nnUNetTrainer_250steps__nnUNetPlans__2d/fold_all"
+_LOG = 'echo "$(basename "$0") $@" >> "$nnUNet_raw/../asked.txt"\n'
+_PROGRAMS = {
+    "nnUNetv2_plan_and_preprocess": f"""{_LOG}
+mkdir -p "$nnUNet_preprocessed/{NAME}/nnUNetPlans_2d"
+echo '{{}}' > "$nnUNet_preprocessed/{NAME}/nnUNetPlans.json"
+""",
+    "nnUNetv2_train": f"""{_LOG}
+folder="$nnUNet_results/{_CONFIGURATION}"
+mkdir -p "$folder"
+test -f "$nnUNet_extTrainer/short.py" || exit 1
+# Killed once, as nnU-Net is: with a checkpoint to go on from.
+if [ -f "$folder/checkpoint_latest.pth" ]; then touch "$folder/checkpoint_final.pth"
+else touch "$folder/checkpoint_latest.pth"; exit 137; fi
+""",
+    "nnUNetv2_predict": f"""{_LOG}
+while [ $# -gt 0 ]; do case "$1" in -i) images="$2";; -o) out="$2";; esac; shift; done
+mkdir -p "$out"
+cp "$images/../labels/"* "$out"
+""",
+}
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in _PROGRAMS.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def launch(words: Sequence[str], log: Path, lock: int) -> Process:
+    return spawn(words, log, lock) if words[0] == "env" else forked_launch(words, log, lock)
+
+
+def test_an_arm_of_nnunet_goes_on_after_a_kill_and_is_scored(tmp_path: Path, programs: Path) -> None:
+    root = make_dataset(tmp_path / "study")
+    words = ["--root", str(root), "--dataset", "Balls", "--input-size", str(INPUT), "--device", "cpu"]
+    words += ["--arms", "nnunet_2d", "--budgets", "2cases", "--seeds", "0", "--nnunet", str(programs)]
+    words += ["--nnunet-trainer", "nnUNetTrainer_250steps"]
+    assert main(words, launch) == 3
+    assert main(words, launch) == 0
+    own = root / "nnunet" / "2cases_s0"
+    asked = [shlex.split(line) for line in (own / "asked.txt").read_text().splitlines()]
+    assert [line[0].removeprefix("nnUNetv2_") for line in asked] == [
+        "plan_and_preprocess",
+        "train",
+        "train",
+        "predict",
+    ]
+    assert ["--c" in line for line in asked[1:3]] == [False, True]
+    assert all("nnUNetTrainer_250steps" in line for line in asked[1:])
+    images = sorted((own / "raw" / NAME / "imagesTr").iterdir())
+    assert len(images) == 2
+    assert all(image.is_symlink() for image in images)
+    description = json.loads((own / "raw" / NAME / "dataset.json").read_text())
+    assert description["numTraining"] == 2
+    trained = {image.name.removesuffix("_0000.nii.gz") for image in images}
+    scored = {label.name.removesuffix(".nii.gz") for label in (own / "scored" / "labels").iterdir()}
+    assert scored
+    assert not trained & scored
+    summary = json.loads((own / "predictions_2d" / "summary.json").read_text())
+    assert summary["foreground_mean"]["Dice"] == 1.0
+    assert "nnU-Net v2, 2d" in (root / "study" / "results.md").read_text()
+
+
+def test_the_short_training_has_the_steps_of_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Theirs:
+        def __init__(self, plans: Any, configuration: str, fold: Any, dataset_json: Any, device: Any = None) -> None:
+            # As nnU-Net does, which fails on parameters of other names.
+            given = locals()
+            self.my_init_kwargs = {name: given[name] for name in inspect.signature(self.__init__).parameters}
+
+    module = types.ModuleType("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
+    module.nnUNetTrainer = Theirs  # type: ignore[attr-defined]
+    for name in ("nnunetv2", "nnunetv2.training", "nnunetv2.training.nnUNetTrainer"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    spec = importlib.util.spec_from_file_location("short", SHORT_TRAINERS / "short.py")
+    assert spec is not None
+    assert spec.loader is not None
+    short = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(short)
+    trainer = short.nnUNetTrainer_250steps({}, "2d", "all", {}, torch.device("cpu"))
+    assert trainer.my_init_kwargs["configuration"] == "2d"
+    assert trainer.num_epochs * trainer.num_iterations_per_epoch == 250
+    assert trainer.save_every == 1
