@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from samora_pipeline.errors import AssetError, ResourceError, SamoraError
 
 _LOG = logging.getLogger(__name__)
+_MEMORY = Path("/proc/meminfo")
 # Where the system does not tell how much memory is free.
 _ASSUMED_MEMORY = 8 << 30
 _LITTLE_WORK = 48 * 10**6
@@ -110,13 +112,14 @@ def suggest_workers(sizes: Sequence[int]) -> int:
     if sum(sizes) < _LITTLE_WORK:
         return 1
     need = 12 * max(sizes) + 300 * 10**6
-    return max(1, min(os.cpu_count() or 1, len(sizes), int(0.8 * _free_memory() / need)))
+    return max(1, min(os.cpu_count() or 1, len(sizes), int(0.8 * free_memory() / need)))
 
 
-def _free_memory() -> int:
-    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return _ASSUMED_MEMORY
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def free_memory() -> int:
+    """Bytes of memory that a program can have on this machine, what the system only keeps of files included."""
+    lines = _MEMORY.read_text(encoding="utf-8").splitlines() if _MEMORY.is_file() else []
+    stated = (line.split() for line in lines if line.startswith("MemAvailable:"))
+    return next((int(words[1]) << 10 for words in stated), _ASSUMED_MEMORY)
 
 
 def _serial(

@@ -31,9 +31,10 @@ from samora_pipeline.inference.arrays import SLICES_ROWS_COLUMNS, array_volumes
 from samora_pipeline.inference.device import (
     Precision,
     as_device,
-    free_memory,
+    memory_left,
     pick_arithmetic,
     pick_batch,
+    pick_workers,
     prepared,
 )
 from samora_pipeline.inference.in_plane import DeviceMap
@@ -210,7 +211,7 @@ class Predictor:
         in_plane = DeviceMap(
             InPlaneMap.for_plan(rows, columns, spacing[1:], self.plans), self.device, regions=self.labels.regions
         )
-        workers = self._workers(len(images))
+        workers = pick_workers(self.device, self.plans.input_size.value, self.batch_size, len(images))
         largest = max(1, CHUNK_BYTES[self.device.type] // (workers * 4 * self.labels.num_outputs * rows * columns))
 
         def step(own: range) -> list[ScoreChunk]:
@@ -229,10 +230,6 @@ class Predictor:
 
         for chunks in side_by_side(step, self._steps_of(len(images), largest), workers):
             yield from chunks
-
-    def _workers(self, slices: int) -> int:
-        """On a CPU as many as it has steps to work on; one on a GPU, which is filled by the slices of one step."""
-        return 1 if self.device.type == "cuda" else min(torch.get_num_threads(), -(-slices // self.batch_size))
 
     def _steps_of(self, slices: int, largest: int) -> Iterator[range]:
         """The slices of each step, as many as memory has turned out to hold by then."""
@@ -288,7 +285,7 @@ class Predictor:
             raise ResourceError(
                 "E-MEM-01",
                 f"memory on {self.device} does not hold the prediction of one slice",
-                found=free_memory(self.device),
+                found=memory_left(self.device),
                 expected=f"room for {self.labels.num_outputs} maps of one slice and {len(self._networks)} networks",
                 fix="use fewer folds with -f, or --device cpu",
             )
