@@ -59,6 +59,7 @@ _OWN = (
     Arm("samed_x10", "SAMed, ten times SAMora's steps", **_SAMED, length=10),  # type: ignore[arg-type]
     Arm("samora_none", "SAMora, experts without effect", recipe="none"),
     Arm("samora_scratch", "SAMora, each expert by its own objective"),
+    Arm("samora_x10", "SAMora, each expert by its own objective, ten times the steps", length=10),
     Arm("samora_nocpt", "SAMora, teachers as they are", recipe="nocpt"),
     Arm("samora_full", "SAMora, teachers trained on the pool", recipe="full"),
     Arm(
