@@ -175,6 +175,16 @@ def test_entries_that_share_their_bytes_are_refused(exported: Path, place: Path)
     assert caught.value.code in ("E-IMPORT-02", "E-IMPORT-03")
 
 
+def test_a_compression_that_nobody_knows_is_refused(exported: Path, place: Path) -> None:
+    content = bytearray(pack(place / "plain.zip", entries_of(exported)).read_bytes())
+    record = content.index(b"PK\x01\x02")
+    content[record + 10 : record + 12] = struct.pack("<H", 99)
+    (place / "bad.zip").write_bytes(content)
+    with pytest.raises(DataError, match="packed in an unusual way") as caught:
+        verify(place / "bad.zip")
+    assert caught.value.code == "E-IMPORT-02"
+
+
 @pytest.mark.parametrize("kind", ["symlink", "hardlink", "traversal"])
 def test_tars_are_not_even_looked_into(place: Path, kind: str) -> None:
     with tarfile.open(place / "bad.zip", "w") as archive:
