@@ -34,7 +34,7 @@ SOURCES: dict[str, StudySource] = {
         # Its ten published test scans may be missing from a copy: then the three published labelled scans are trained
         # on and all other labelled ones are scored, which no published table does.
         StudySource("PROMISE12", "PROMISE12", "official", ("7.5pct",), ("Case29", "Case14", "Case05")),
-        StudySource("OpenKBP", "nnunet", "0", ("4cases", "2cases", "8cases", "16cases", "full")),
+        StudySource("OpenKBP", "nnUNet", "0", ("4cases", "2cases", "8cases", "16cases", "full")),
     )
 }
 

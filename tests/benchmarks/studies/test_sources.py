@@ -1,0 +1,17 @@
+"""The datasets of the study name converters that there are."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.studies.sources import SOURCES
+from dataset_conversion.converter import find_converter
+from samora_pipeline.contracts.budget import parse_budget
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_names_a_converter_and_budgets_that_can_be_read(name: str) -> None:
+    source = SOURCES[name]
+    assert find_converter(source.converter).name == source.converter
+    for budget in source.budgets:
+        assert (parse_budget(budget) is None) == (budget == "full")
