@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.studies.scored import Cell, Measured, Scored
 from benchmarks.studies.state import StudyState
@@ -80,6 +81,9 @@ def draw_curves(path: Path, cells: Sequence[Cell], stamps: Sequence[str]) -> Non
     names = ("labelled scans", "steps of fine-tuning", "hours of training, all stages")
     for axis, name in zip(axes, names, strict=True):
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(name)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean Dice, 95 % bootstrap interval")
