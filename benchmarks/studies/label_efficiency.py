@@ -54,7 +54,12 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--nnunet", type=Path, metavar="BIN", help="bin folder of the environment that nnU-Net v2 is in"
     )
-    parser.add_argument("--nnunet-trainer", default="nnUNetTrainer", metavar="T", help="default: nnUNetTrainer")
+    parser.add_argument(
+        "--nnunet-trainer",
+        default="nnUNetTrainer",
+        metavar="T",
+        help="default: nnUNetTrainer; nnUNetTrainer_250steps where there is no GPU",
+    )
     parser.add_argument("--tables", action="store_true", help="train nothing, only write tables of what is finished")
     return parser
 
