@@ -29,19 +29,20 @@ def side_by_side(
     if min(workers, threads) <= 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(
-        min(workers, threads), "slices", torch.set_num_threads, (max(1, threads // workers),)
-    ) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                if len(pending) > workers:
+    own = max(1, threads // workers)
+    try:
+        with ThreadPoolExecutor(min(workers, threads), "slices", torch.set_num_threads, (own,)) as pool:
+            pending: deque[Future[Result]] = deque()
+            try:
+                for item in items:
+                    if len(pending) > workers:
+                        yield pending.popleft().result()
+                    pending.append(pool.submit(function, item))
+                while pending:
                     yield pending.popleft().result()
-                pending.append(pool.submit(function, item))
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-            # A worker's number is also that of threads that torch meets later.
-            torch.set_num_threads(threads)
+            finally:
+                for future in pending:
+                    future.cancel()
+    finally:
+        # A worker's number is also that of threads that torch meets later; by now no worker sets it any more.
+        torch.set_num_threads(threads)
