@@ -52,6 +52,7 @@ class FinetuneSettings:
     batch: int = 32
     micro_batch: int | None = None  # None: what plans.json found to fit
     learning_rate: float = 5e-3
+    fusion_rate: float = 1.0  # times learning_rate, for the fusion; Table 8 has one rate for all
     weight_decay: float = 0.1
     betas: Betas = (0.9, 0.999)
     warmup: int = 25
@@ -170,6 +171,7 @@ def shrunk(settings: Settings) -> Settings:
         schedule_epochs=None,
         warmup=25,
         steps_per_epoch=6,
+        fusion_rate=0.1,
         loss_at="input",
         mask_tokens="copied",
     )

@@ -22,7 +22,16 @@ TargetScale = Literal["channel", "token", "none"]
 RANDOM_WEIGHTS = "random"
 """weights of a teacher that has no public file"""
 
-_POSITIVE = ("epochs", "batch", "micro_batch", "learning_rate", "steps_per_epoch", "schedule_epochs", "clip_norm")
+_POSITIVE = (
+    "epochs",
+    "batch",
+    "micro_batch",
+    "learning_rate",
+    "fusion_rate",
+    "steps_per_epoch",
+    "schedule_epochs",
+    "clip_norm",
+)
 _SHARES = ("masked_share",)
 
 

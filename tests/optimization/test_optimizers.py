@@ -30,6 +30,34 @@ def test_every_trainable_parameter_is_in_the_group_that_its_kind_belongs_to() ->
     }
 
 
+def test_the_fusion_has_groups_and_a_rate_of_its_own() -> None:
+    part = Part()
+    groups = parameter_groups(part.parameters(), 0.5, fusion=part.linear.parameters(), fusion_rate=0.25)
+    kinds = {group["name"]: (group["weight_decay"], group["rate"], len(group["params"])) for group in groups}
+    assert kinds == {
+        "weights": (0.5, 1.0, 5),  # the kernel and, named nowhere, the four of LoRA
+        "vectors": (0.0, 1.0, 4),
+        "fusion weights": (0.5, 0.25, 1),
+        "fusion vectors": (0.0, 0.25, 1),
+    }
+
+
+def test_the_step_of_the_fusion_is_its_share_of_the_others() -> None:
+    part = Part()
+    optimizer = adamw(parameter_groups(part.parameters(), 0.0, fusion=part.linear.parameters(), fusion_rate=0.25))
+    before = {name: parameter.detach().clone() for name, parameter in part.named_parameters()}
+    for parameter in part.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.ones_like(parameter)
+    set_learning_rate(optimizer, 0.1)
+    optimizer.step()
+    for name, parameter in part.named_parameters():
+        if parameter.requires_grad:
+            # The first step of Adam is the rate itself, whatever the gradient's size.
+            step = 0.025 if name.startswith("linear.") else 0.1
+            torch.testing.assert_close(before[name] - parameter.detach(), torch.full_like(parameter, step))
+
+
 def test_empty_groups_are_left_out() -> None:
     lora = LoRA(4, 4, 2)
     assert [group["name"] for group in parameter_groups(lora.parameters(), 0.1, experts=lora.parameters())] == [

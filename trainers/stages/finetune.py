@@ -122,14 +122,19 @@ class LabelledTask:
         order = EpochOrder(len(self.source), settings.batch, self._seed)
         steps = len(_batches(order, settings, 0))
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        experts = parameters_by_part(network)[Part.EXPERTS].values()
+        parts = parameters_by_part(network)
+        groups = parameter_groups(
+            trained.values(),
+            settings.weight_decay,
+            experts=parts[Part.EXPERTS].values(),
+            fusion=parts[Part.FUSION].values(),
+            fusion_rate=settings.fusion_rate,
+        )
         return Training(
             stage=STAGE,
             parameters=trained,
             buffers=dict(network.named_buffers()),
-            optimizer=adamw(
-                parameter_groups(trained.values(), settings.weight_decay, experts=experts), betas=settings.betas
-            ),
+            optimizer=adamw(groups, betas=settings.betas),
             learning_rate=_schedule(settings, steps),
             batches=partial(_batches, order, settings),
             load=self.load,
