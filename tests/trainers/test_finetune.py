@@ -8,15 +8,17 @@ import torch
 from torch import nn
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.models.freezing import Part
+from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.paths import resolve_roots
+from samora_pipeline.run_log import Line
 from samora_pipeline.slices.augmentation import apply_augmentation
 from tests.trainers.small_data import make_dataset
 from trainers.loop import train
 from trainers.planning import RunPlan, plan_run
 from trainers.request import Request
-from trainers.stages.finetune import FinetuneInputs, LabelledTask, starting_network
+from trainers.stages import finetune
+from trainers.stages.finetune import FinetuneInputs, LabelledTask, is_stuck, starting_network
 from trainers.stages.stage import StageContext
 
 REQUEST = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", recipe="none")
@@ -167,3 +169,39 @@ def test_an_accumulated_batch_has_the_mean_gradient_of_its_parts(plan: RunPlan, 
 
 def _gradients(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def test_the_fusion_learns_at_its_share_of_the_rate(plan: RunPlan) -> None:
+    inputs = _inputs(plan)
+    inputs = replace(inputs, settings=replace(inputs.settings, fusion_rate=0.25))
+    network = starting_network(inputs, 0)
+    optimizer = LabelledTask(inputs, network, 0).training(lambda: None).optimizer
+    fusion = {id(parameter) for parameter in parameters_by_part(network)[Part.FUSION].values()}
+    rates = {id(p): group["rate"] for group in optimizer.param_groups for p in group["params"]}
+    assert fusion <= rates.keys()
+    assert {rates[name] for name in fusion} == {0.25}
+    assert {rate for name, rate in rates.items() if name not in fusion} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("dice_loss", "gradient_norm", "stuck"),
+    [(0.79, 0.04, True), (0.61, 0.5, False), (0.1, 0.04, False)],
+)
+def test_a_training_that_rests_far_from_the_labels_is_stuck(
+    dice_loss: float, gradient_norm: float, stuck: bool
+) -> None:
+    first: Line = {"dice_loss": 0.9, "gradient_norm": 1.3}
+    assert is_stuck([first, {"dice_loss": dice_loss, "gradient_norm": gradient_norm}]) is stuck
+    assert not is_stuck([])
+
+
+def test_a_stuck_training_ends_with_advice(
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    line: Line = {"dice_loss": 0.79, "gradient_norm": 0.04}
+    monkeypatch.setattr(finetune, "train", lambda training, where: [line])
+    inputs = _inputs(plan)
+    inputs = replace(inputs, settings=replace(inputs.settings, fusion_rate=0.1))
+    context = StageContext(torch.device("cpu"), 0, "samora_train")
+    finetune.run_finetune(inputs, context, tmp_path, "0" * 64)
+    assert "--set finetune.fusion_rate=0.01" in caplog.text
