@@ -1,15 +1,10 @@
-"""What a process on a CPU decides before numpy and torch are imported: how memory is handed out, which makes a third of
-the time of large networks there, and how many threads a product has.
-"""
+"""How the memory of a process on a CPU is handed out, which decides a third of the time of large networks there."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-
-BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-"""how many threads numpy's OpenBLAS is to have; it looks at it when it is loaded"""
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
@@ -33,11 +28,3 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all(mallopt(name, value) == 1 for name, value in _SETTINGS)
-
-
-def use_one_blas_thread() -> None:
-    """Let each product of numpy stay on the core that asks for it, unless the user has said otherwise.
-
-    OpenBLAS has one team of threads: workers that ask for it at the same time wait for each other.
-    """
-    os.environ.setdefault(BLAS_THREADS, "1")

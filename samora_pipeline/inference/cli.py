@@ -64,10 +64,9 @@ def _count(text: str) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from samora_pipeline.inference.allocation import keep_freed_memory, use_one_blas_thread
+    from samora_pipeline.inference.allocation import keep_freed_memory
 
     keep_freed_memory()
-    use_one_blas_thread()
     from samora_pipeline.contracts.json_io import read_json
     from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
     from samora_pipeline.files import sweep

@@ -9,8 +9,6 @@ import torch
 from torch import nn
 
 from samora_pipeline.errors import ResourceError, UsageError
-from samora_pipeline.inference.cpu_blocks import use_cpu_blocks
-from samora_pipeline.inference.products import openblas_is_faster, use_openblas
 from samora_pipeline.parallel import free_memory
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -126,15 +124,8 @@ def pick_workers(device: torch.device, input_size: int, batch_size: int, slices:
 
 
 def prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The network on the device, no gradients wanted; on a CPU with blocks and products that suit it.
-
-    Weights that autocast would convert at every call are stored converted.
-    """
+    """The network on the device; weights that autocast would convert at every call are stored converted."""
     network = network.to(device).eval()
-    if device.type == "cpu":
-        use_cpu_blocks(network)
-    if device.type == "cpu" and dtype == torch.float32 and openblas_is_faster():
-        use_openblas(network)
     if dtype != torch.float32:
         for module in network.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):

@@ -32,21 +32,16 @@ class SamBlockSteps:
         n, h, w, _ = product.shape
         split = product.reshape(n, h * w, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = split.flatten(1, 2).unbind(0)
-        heads = (self.scores(block, q, k, (h, w)).softmax(dim=-1) @ v).view(n, attention.num_heads, h * w, -1)
+        scores = (q * attention.scale) @ k.transpose(-2, -1)
+        if attention.use_rel_pos:
+            scores = add_decomposed_rel_pos(scores, q, attention.rel_pos_h, attention.rel_pos_w, (h, w), (h, w))
+        heads = (scores.softmax(dim=-1) @ v).unflatten(0, (n, attention.num_heads))
         output: Tensor = attention.proj(heads.transpose(1, 2).reshape(n, h, w, -1))
         if block.window_size:
             side = block.window_size
             padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)
             output = window_unpartition(output, side, padded, size)
         return output
-
-    def scores(self, block: Block, q: Tensor, k: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scores of q and k, (n heads,hw,D/heads) each, for windows of ``size`` tokens, positions included."""
-        attention = block.attn
-        scores: Tensor = (q * attention.scale) @ k.transpose(-2, -1)
-        if attention.use_rel_pos:
-            scores = add_decomposed_rel_pos(scores, q, attention.rel_pos_h, attention.rel_pos_w, size, size)
-        return scores
 
     def leave(self, block: Block, x: Tensor) -> Tensor:
         """Add the MLP's output."""
