@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The four commands on synthetic abdomens drawn here: SAMora, its control with the experts off, and SAMed.
-# Between seven and eight minutes on two cores after the installation; nothing outside ./samora_demo is written.
+# About seven minutes on two cores after the installation; nothing outside ./samora_demo is written.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./environment.sh
