@@ -68,6 +68,16 @@ def test_the_tiny_form_keeps_losses_and_optimizers() -> None:
             assert getattr(tiny, stage).betas == getattr(settings, stage).betas
 
 
+def test_the_fusion_has_a_rate_of_its_own_on_the_tiny_sam_alone() -> None:
+    assert {settings.finetune.fusion_rate for settings in (SAMORA, HSAMORA, SAMORA2)} == {1.0}
+    assert [shrunk(settings).finetune.fusion_rate for settings in (SAMORA, HSAMORA, SAMORA2)] == [0.1, 0.1, 1.0]
+
+
+def test_the_fusion_rate_is_positive() -> None:
+    with pytest.raises(UsageError, match="E-SET-04"):
+        replace(SAMORA.finetune, fusion_rate=0)
+
+
 def test_the_short_form_takes_two_steps_of_everything() -> None:
     short = shortened(SAMED)
     for stage in ("bootstrap", "expert_image", "expert_patch", "expert_pixel", "finetune"):
