@@ -162,8 +162,9 @@ def shrunk(settings: Settings) -> Settings:
     Lengths are fixed in steps, so that a run takes minutes whatever the size of the pool. Experts are fused after
     the attention, which makes a step a fifth to a third cheaper than whole blocks. The loss is taken at input size:
     with logits of 32 to 56 pixels a side, resizing the labels instead would lose the small organs. Outputs start as
-    copies of the base's: from random tokens, a few hundred steps may end before neighbouring structures part. On SAM the
-    fusion has a tenth of the rate, without which it may run away; on SAM 2 that cost a third of the score (decision 99).
+    copies of the base's: from random tokens, a few hundred steps may end before neighbouring structures part. On SAM
+    the fusion has a tenth of the rate, without which it may run away; on SAM 2 that cost a third of the Dice
+    (decision 99).
     """
     finetune = replace(
         settings.finetune,
