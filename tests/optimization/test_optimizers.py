@@ -18,6 +18,17 @@ class Part(nn.Module):
         self.lora = LoRA(4, 4, 2)
 
 
+def step(part: Part, optimizer: torch.optim.Optimizer, *, gradient: float) -> dict[str, torch.Tensor]:
+    """One step at a rate of 0.1 with the same gradient everywhere; return the parameters as they were."""
+    before = {name: parameter.detach().clone() for name, parameter in part.named_parameters()}
+    for parameter in part.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.full_like(parameter, gradient)
+    set_learning_rate(optimizer, 0.1)
+    optimizer.step()
+    return before
+
+
 def test_every_trainable_parameter_is_in_the_group_that_its_kind_belongs_to() -> None:
     part = Part()
     groups = parameter_groups(part.parameters(), 0.05, experts=part.lora.parameters())
@@ -45,17 +56,12 @@ def test_the_fusion_has_groups_and_a_rate_of_its_own() -> None:
 def test_the_step_of_the_fusion_is_its_share_of_the_others() -> None:
     part = Part()
     optimizer = adamw(parameter_groups(part.parameters(), 0.0, fusion=part.linear.parameters(), fusion_rate=0.25))
-    before = {name: parameter.detach().clone() for name, parameter in part.named_parameters()}
-    for parameter in part.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.ones_like(parameter)
-    set_learning_rate(optimizer, 0.1)
-    optimizer.step()
+    before = step(part, optimizer, gradient=1.0)
     for name, parameter in part.named_parameters():
         if parameter.requires_grad:
             # The first step of Adam is the rate itself, whatever the gradient's size.
-            step = 0.025 if name.startswith("linear.") else 0.1
-            torch.testing.assert_close(before[name] - parameter.detach(), torch.full_like(parameter, step))
+            moved = 0.025 if name.startswith("linear.") else 0.1
+            torch.testing.assert_close(before[name] - parameter.detach(), torch.full_like(parameter, moved))
 
 
 def test_empty_groups_are_left_out() -> None:
@@ -68,12 +74,7 @@ def test_empty_groups_are_left_out() -> None:
 def test_only_weights_shrink_without_a_gradient() -> None:
     part = Part()
     optimizer = adamw(parameter_groups(part.parameters(), 0.5, experts=part.lora.parameters()), betas=(0.9, 0.95))
-    before = {name: parameter.detach().clone() for name, parameter in part.named_parameters()}
-    for parameter in part.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
-    set_learning_rate(optimizer, 0.1)
-    optimizer.step()
+    before = step(part, optimizer, gradient=0.0)
     for name, parameter in part.named_parameters():
         factor = 0.95 if name in ("linear.weight", "convolution.weight") else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * factor)

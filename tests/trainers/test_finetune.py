@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.level import Level
 from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.paths import resolve_roots
@@ -195,13 +196,18 @@ def test_a_training_that_rests_far_from_the_labels_is_stuck(
     assert not is_stuck([])
 
 
-def test_a_stuck_training_ends_with_advice(
-    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_stuck_training_ends_with_advice_that_fits_its_model(
+    fused: bool, plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     line: Line = {"dice_loss": 0.79, "gradient_norm": 0.04}
     monkeypatch.setattr(finetune, "train", lambda training, where: [line])
     inputs = _inputs(plan)
     inputs = replace(inputs, settings=replace(inputs.settings, fusion_rate=0.1))
+    if not fused:
+        model = replace(inputs.config.model, levels=(Level.PIXEL,))
+        inputs = replace(inputs, config=replace(inputs.config, model=model))
     context = StageContext(torch.device("cpu"), 0, "samora_train")
     finetune.run_finetune(inputs, context, tmp_path, "0" * 64)
-    assert "--set finetune.fusion_rate=0.01" in caplog.text
+    assert ("--set finetune.fusion_rate=0.01" in caplog.text) is fused
+    assert "--set finetune.learning_rate=0.0005" in caplog.text

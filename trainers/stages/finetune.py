@@ -77,7 +77,8 @@ def run_finetune(inputs: FinetuneInputs, context: StageContext, folder: Path, di
     history = train(training, context.circumstances(STAGE, folder, digest))
     if distributed.is_main():
         if is_stuck(history):
-            logger.warning(_stuck_advice(history[-1], inputs.settings))
+            has_fusion = bool(parameters_by_part(network)[Part.FUSION])
+            logger.warning(_stuck_advice(history[-1], inputs.settings, has_fusion=has_fusion))
         record = {
             "model": to_plain(config.model),
             "base_digest": config.base.digest,
@@ -99,11 +100,14 @@ def is_stuck(history: Sequence[Line]) -> bool:
     return loss > _STUCK_DICE_LOSS and gradient < _STUCK_GRADIENT
 
 
-def _stuck_advice(last: Line, settings: FinetuneSettings) -> str:
+def _stuck_advice(last: Line, settings: FinetuneSettings, *, has_fusion: bool) -> str:
+    lower = f"--set finetune.learning_rate={settings.learning_rate / 10:g}"
+    if has_fusion:
+        lower = f"--set finetune.fusion_rate={settings.fusion_rate / 10:g}, or {lower}"
     return (
         f"the training has come to rest far from the labels (Dice loss {last['dice_loss']:.2f}, gradient norm "
         f"{last['gradient_norm']:.2f}): it probably sees nothing but background. Train again with another --name and "
-        f"--set finetune.fusion_rate={settings.fusion_rate / 10:g}, or a lower finetune.learning_rate"
+        f"{lower}"
     )
 
 
