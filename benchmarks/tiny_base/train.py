@@ -4,7 +4,7 @@ One point is shown, the decoder answers with several masks, and the best of them
 point (SAM's training in miniature). Run once per release; the weights, their digest and their card are in
 ``samora_pipeline/weights``:
 
-    python -m trainers.tiny_base --output samora_pipeline/weights/samora_tiny.safetensors
+    python -m benchmarks.tiny_base.train --output samora_pipeline/weights/samora_tiny.safetensors
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn import functional
 from samora_pipeline.files import atomic_path, digest_file
 from samora_pipeline.models.backbones.sam import SAMORA_TINY
 from samora_pipeline.reproducibility import derived_seed, seed_everything
-from trainers.random_shapes import draw_picture
+from benchmarks.tiny_base.random_shapes import draw_picture
 
 LOG = logging.getLogger(__name__)
 NUM_MASKS = 4

@@ -15,8 +15,8 @@ from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
-from trainers.random_shapes import draw_picture
-from trainers.tiny_base import PictureBatches, promptable_loss, save_base, train
+from benchmarks.tiny_base.random_shapes import draw_picture
+from benchmarks.tiny_base.train import PictureBatches, promptable_loss, save_base, train
 
 
 def slow_loss(logits: Tensor, iou: Tensor, target: Tensor) -> float:
