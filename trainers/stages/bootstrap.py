@@ -127,6 +127,7 @@ def run_bootstrap(
         PUBLIC_MASKS,
         in_channels=len(plans.channel_names),
         levels=(),
+        lora_rank=0,
         fusion=None,
         decoder=BACKBONES.get(backbone).own_decoder,
     )

@@ -19,6 +19,7 @@ from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, LATEST_CHECKPOINT, RunConfig
 from samora_pipeline.models.assembly import trained_state
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part, snapshot, verify
+from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.objectives.segmentation import (
     SegmentationTerms,
@@ -28,7 +29,6 @@ from samora_pipeline.objectives.segmentation import (
 )
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups
 from samora_pipeline.optimization.schedules import warmup_cosine, warmup_polynomial
-from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.run_log import Line, logger
 from samora_pipeline.slices.augmentation import (
     AugmentationSettings,
@@ -41,7 +41,6 @@ from trainers.config import FinetuneSettings
 from trainers.loading import Batch
 from trainers.loop import Training, train
 from trainers.stages.experts import read_expert
-from trainers.stages.lorahub import find_weights, is_time_to_search
 from trainers.stages.stage import StageContext, full_precision, network_on_base
 
 STAGE = "finetune"
@@ -178,9 +177,7 @@ class LabelledTask:
         return self._settings.micro_batch or self._plans.batch_size.value
 
     def before_epoch(self, epoch: int) -> None:
-        """In the middle of the training, find what is found without gradients: LoRAHub's weights of the experts."""
-        if not is_time_to_search(self._network, epoch, self._settings.epochs):
-            return
+        """Give the fusion what it may use to find weights without gradients."""
         device = next(self._network.parameters()).device
 
         def loss(indices: list[int]) -> Tensor:
@@ -188,7 +185,8 @@ class LabelledTask:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 return self.loss_of(images, targets, epoch)[0]
 
-        find_weights(self._network, loss, len(self.source), self._micro_batch, derived_seed(self._seed, "lorahub"))
+        epochs = self._settings.epochs
+        before_epoch(self._network, EpochContext(epoch, epochs, loss, len(self.source), self._micro_batch, self._seed))
 
     def load(self, indices: list[int], epoch: int) -> Batch:
         """Images (B,C,N,N), targets (B,N,N) and the parameters of their augmentation."""
