@@ -18,7 +18,7 @@ from samora_pipeline.models.backbones.backbone import Backbone
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.decoders.catalog import DECODERS
 from samora_pipeline.models.expert_block import ExpertBlock, block_widths, expert_blocks
-from samora_pipeline.models.fusions.catalog import FUSIONS
+from samora_pipeline.models.fusions.catalog import FUSIONS, build_fusion, fusion_options
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
 from samora_pipeline.models.sam_adapter import BlockAdapters
 from samora_pipeline.models.samora import SegmentationNetwork
@@ -58,7 +58,7 @@ def check_spec(spec: ModelSpec) -> None:
     backbone = BACKBONES.get(spec.backbone)
     backbone.grid(spec.input_size)
     if spec.fusion is not None:
-        FUSIONS.get(spec.fusion.name)
+        fusion_options(spec.fusion.name, spec.fusion.options)
     with torch.device("meta"):
         DECODERS.get(spec.decoder)(backbone, num_outputs=spec.num_outputs, input_size=spec.input_size)
 
@@ -87,7 +87,7 @@ def _with_experts(block: nn.Module, backbone: Backbone, spec: ModelSpec) -> Expe
 
 def _fusion(block: nn.Module, backbone: Backbone, spec: FusionSpec, num_experts: int) -> Fusion | Merge:
     _, width = block_widths(block)
-    return FUSIONS.get(spec.name)(spec, num_experts=num_experts, dim=width, window=backbone.steps.window(block))
+    return build_fusion(spec, num_experts=num_experts, dim=width, window=backbone.steps.window(block))
 
 
 def expert_state(network: SegmentationNetwork, level: Level) -> dict[str, Tensor]:

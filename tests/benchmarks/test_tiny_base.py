@@ -64,7 +64,9 @@ def test_a_trained_base_loads_with_nothing_left_over(tmp_path: Path) -> None:
     digest = save_base(train(1, pictures=1, batch=1, points=1), tmp_path / "base.safetensors")
     assert digest == digest_file(tmp_path / "base.safetensors")
     state = read_weights(tmp_path / "base.safetensors")
-    network = build_network(ModelSpec("samora_tiny", input_size=128, num_outputs=4, levels=(), fusion=None))
+    network = build_network(
+        ModelSpec("samora_tiny", input_size=128, num_outputs=4, levels=(), fusion=None, lora_rank=4)
+    )
     report = load_base(network, state)
     assert set(report.loaded) == set(state)
     assert report.resized == report.dropped == ()

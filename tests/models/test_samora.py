@@ -18,7 +18,7 @@ from tests.weights.test_sam2_checkpoint import PUBLISHED, reference
 
 
 def network(in_channels: int) -> SegmentationNetwork:
-    return build_network(ModelSpec("samora_tiny", 64, num_outputs=2, in_channels=in_channels, levels=()))
+    return build_network(ModelSpec("samora_tiny", 64, num_outputs=2, in_channels=in_channels, levels=(), lora_rank=4))
 
 
 def test_plain_network_composes_the_reference_parts(randomise: Callable[..., None]) -> None:
@@ -88,7 +88,7 @@ def check_against_sam(name: str, size: int, reference_encoder: Callable[..., nn.
     with torch.no_grad():
         for parameter in sam.parameters():
             parameter.add_(torch.randn_like(parameter) * scale)
-    own = build_network(ModelSpec(name, size, num_outputs=4, in_channels=3)).eval()
+    own = build_network(ModelSpec(name, size, num_outputs=4, in_channels=3, lora_rank=4)).eval()
     report = load_base(own, {key: value for key, value in sam.state_dict().items() if not key.startswith("pixel_")})
     assert (report.resized, report.dropped) == ((), ())
     images = torch.rand(1, 3, size, size)
@@ -123,7 +123,9 @@ def test_with_new_experts_it_is_sam_2_without_prompts_at_full_size(size: int) ->
     with torch.no_grad():
         for parameter in sam2.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    own = build_network(ModelSpec("sam2_hiera_b+", size, num_outputs=4, in_channels=3, decoder="sam2")).eval()
+    own = build_network(
+        ModelSpec("sam2_hiera_b+", size, num_outputs=4, in_channels=3, decoder="sam2", lora_rank=4)
+    ).eval()
     load_base(own, sam2.state_dict())
     images = torch.rand(1, 3, size, size)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))

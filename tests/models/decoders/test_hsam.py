@@ -145,7 +145,7 @@ def test_without_preference_the_working_form_is_the_released_one() -> None:
 def hsam(size: int, decoder: str, *, outputs: int = 9) -> dict[Part, tuple[int, int]]:
     with torch.device("meta"):
         network = build_network(
-            ModelSpec("sam_vit_b", size, num_outputs=outputs, levels=(Level.IMAGE,), decoder=decoder)
+            ModelSpec("sam_vit_b", size, num_outputs=outputs, levels=(Level.IMAGE,), decoder=decoder, lora_rank=4)
         )
         assert [tuple(logits.shape) for logits in network.stages(torch.empty(1, 1, size, size))] == [
             (1, outputs, size // 4, size // 4),
