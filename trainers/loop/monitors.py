@@ -24,8 +24,8 @@ from samora_pipeline.run_log import Line, logger
 from samora_pipeline.slices.datasets import UnlabelledSource
 from trainers.loop.loading import on_device
 from trainers.loop.monitor_rules import judge, verdict
-from trainers.settings import PretrainingSettings
 from trainers.loop.pretraining import Examination, Objective
+from trainers.settings import PretrainingSettings
 
 LARGEST_PANEL = 32
 _SMALLEST_PANEL = 4

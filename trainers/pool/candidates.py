@@ -9,8 +9,8 @@ from typing import Literal
 from samora_pipeline.contracts.leakage import Leak, copy_of, telling_digests, voxel_index
 from samora_pipeline.contracts.splits import OFFICIAL, Splits
 from samora_pipeline.contracts.stored_case import StoredCase
-from trainers.pool.sources import PoolDatasets
 from trainers.pool.prepared import PreparedDataset
+from trainers.pool.sources import PoolDatasets
 
 Reason = Literal["scored", "of a scored patient", "test", "not CT", "a leak", "a copy"]
 

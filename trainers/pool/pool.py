@@ -16,10 +16,10 @@ from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_json
 from samora_pipeline.slices.datasets import DEFAULT_MEMORY, JoinedSource, SliceId, SliceSource, UnlabelledSource
 from samora_pipeline.slices.pool import PoolScan, choice_rule, thinned
-from trainers.pool.leaks import LeakReport, names
 from trainers.pool.candidates import Candidates
-from trainers.pool.rules import PoolSettings, pool_plans, slice_step
+from trainers.pool.leaks import LeakReport, names
 from trainers.pool.prepared import PreparedDataset, preprocessing
+from trainers.pool.rules import PoolSettings, pool_plans, slice_step
 
 _KEY_LENGTH = 12
 
@@ -103,7 +103,7 @@ class Pool:
             cases = manifest.datasets[member.dataset.name].cases
             ids = [SliceId(case, index) for case in sorted(cases) for index in cases[case].slices]
             if ids:
-                sources.append(SliceSource(member.dataset.slices, ids, member.plans, input_size=self.input_size, memory=memory))
+                sources.append(SliceSource(member.dataset.slices, ids, member.plans, self.input_size, memory=memory))
         return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
 
@@ -184,7 +184,9 @@ def _member(candidates: Candidates, dataset: PreparedDataset, settings: PoolSett
     )
 
 
-def _identity(members: Sequence[PoolMember], settings: PoolSettings, seed: int, excluded: Sequence[str]) -> dict[str, Any]:
+def _identity(
+    members: Sequence[PoolMember], settings: PoolSettings, seed: int, excluded: Sequence[str]
+) -> dict[str, Any]:
     """Content and preprocessing of every case, what was kept out, the number of slices, and the seed of the choice."""
     return {
         "cases": {

@@ -175,8 +175,10 @@ def _with_parts(settings: Mapping[str, Any], assignments: list[str]) -> dict[str
     chosen = apply_overrides(settings, named)
     model, pixel = chosen[MODEL], chosen.get(EXPERT_PIXEL)
     if isinstance(model, ModelSettings):
-        fusion = model.fusion if model.fusion.name == settings[MODEL].fusion.name else FusionSpec(
-            model.fusion.name, model.fusion.scope
+        fusion = (
+            model.fusion
+            if model.fusion.name == settings[MODEL].fusion.name
+            else FusionSpec(model.fusion.name, model.fusion.scope)
         )
         options = to_plain(fusion_options(fusion.name, fusion.options))
         chosen[MODEL] = replace(model, fusion=replace(fusion, options=options))

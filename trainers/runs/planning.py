@@ -181,9 +181,7 @@ def _teachers(settings: dict[str, Any], input_size: int, weights: Path) -> dict[
     return found
 
 
-def _config(
-    request: Request, method: Method, data: _Data, base: BaseEncoder | None, input_size: int
-) -> RunConfig:
+def _config(request: Request, method: Method, data: _Data, base: BaseEncoder | None, input_size: int) -> RunConfig:
     dataset, fold, pool = data.dataset, data.fold, data.pool
     plans, scheme = dataset.plans, dataset.raw.scheme
     stamps = {

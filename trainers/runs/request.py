@@ -10,6 +10,7 @@ from samora_pipeline.registry import nearest
 from trainers.methods import TRAINERS, Trainer
 from trainers.settings import STAGE_NAMES
 
+
 @dataclass(frozen=True)
 class Request:
     """The arguments of ``samora_train``; None stands for a default that depends on the others."""

@@ -44,7 +44,8 @@ class ContrastiveObjective(Generic[Network]):
         """Slices and the parameters of both views."""
         keys = self._source.keys(indices)
         first, second = (
-            draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch, view=view) for view in (0, 1)
+            draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch, view=view)
+            for view in (0, 1)
         )
         return {"images": self._source.images(indices), "first": first, "second": second}
 

@@ -142,9 +142,7 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
             f"{stage.identity(run)} {run.pool.key}",
             self.result(context).parents[2] / TARGETS_FOLDER,
         )
-        objective = DistillationObjective(
-            context.source, run.plans, target, network, self.level.value, self.seed(run)
-        )
+        objective = DistillationObjective(context.source, run.plans, target, network, self.level.value, self.seed(run))
         objective.prepare(context.device)
         return objective
 

@@ -26,7 +26,7 @@ from samora_pipeline.objectives.segmentation import (
 )
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups
 from samora_pipeline.optimization.schedules import warmup_cosine, warmup_polynomial
-from samora_pipeline.reproducibility import derived_seed, seed_everything
+from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import Line, logger
 from samora_pipeline.slices.augmentation import allowed_flips, apply_augmentation, draw_augmentation
 from samora_pipeline.slices.datasets import EpochOrder, SliceSource, labelled_ids
@@ -110,13 +110,11 @@ def _stuck_advice(last: Line, settings: FinetuneSettings, *, has_fusion: bool) -
 class LabelledTask:
     """Labelled slices, augmented as in appendix A.3, and the loss of Eq. 9 on every stage of the decoder."""
 
-    def __init__(
-        self, run: RunConfig, settings: FinetuneSettings, network: Network, slices: Path, seed: int
-    ) -> None:
+    def __init__(self, run: RunConfig, settings: FinetuneSettings, network: Network, slices: Path, seed: int) -> None:
         self._network, self._plans, self._settings, self._seed = network, run.plans, settings, seed
         self._input_size = run.model.input_size
         ids = labelled_ids(run.selection, slices)
-        self.source = SliceSource(slices, ids, run.plans, run.labels, input_size=self._input_size)
+        self.source = SliceSource(slices, ids, run.plans, self._input_size, run.labels)
         self._regions = torch.from_numpy(run.labels.region_masks()) if run.labels.regions else None
         self._flips = allowed_flips(run.plans)
 

@@ -36,9 +36,7 @@ class MaskedObjective(Generic[Network]):
 
     head: nn.Module
 
-    def __init__(
-        self, source: UnlabelledSource, plans: Plans, grid: int, settings: MaskingSettings, seed: int
-    ) -> None:
+    def __init__(self, source: UnlabelledSource, plans: Plans, grid: int, settings: MaskingSettings, seed: int) -> None:
         self._source, self._grid, self._settings, self._seed = source, grid, settings, seed
         self._flips = allowed_flips(plans)
 
@@ -97,7 +95,11 @@ class MaskedObjective(Generic[Network]):
 
     def _error(self, prediction: Prediction, mask: Tensor) -> Tensor:
         return masked_reconstruction(
-            prediction.patches, prediction.images, mask, normalised=self._settings.normalised, skip_flat=self._settings.skip_flat
+            prediction.patches,
+            prediction.images,
+            mask,
+            normalised=self._settings.normalised,
+            skip_flat=self._settings.skip_flat,
         )
 
 

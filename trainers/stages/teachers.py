@@ -1,4 +1,4 @@
-"""The teachers: SimCLRv2 by contrast (image level), MAE by masking (patch level), trained on the pool or taken as is."""
+"""The teachers: SimCLRv2 by contrast (image level), MAE by masking (patch level), trained or taken as they are."""
 
 from __future__ import annotations
 
@@ -250,9 +250,7 @@ def plan_teacher(
         return TeacherRecord(settings.network, name, "random", "", name, settings.continued)
     asset = ASSETS.get(name)
     if asset is not None and asset.fetchable and not asset.path(weights).is_file():
-        return TeacherRecord(
-            settings.network, name, "public", asset.licence, _identity(name, ""), settings.continued
-        )
+        return TeacherRecord(settings.network, name, "public", asset.licence, _identity(name, ""), settings.continued)
     found = find(name, weights)
     identity = _identity(name, found.digest)
     return TeacherRecord(settings.network, found.name, found.origin, found.licence, identity, settings.continued)
