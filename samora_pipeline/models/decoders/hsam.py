@@ -8,17 +8,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from segment_anything.modeling import MaskDecoder
 from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.backbone import Backbone, Features
-from samora_pipeline.models.decoders.decoder import Decoder, foreign
 from samora_pipeline.models.decoders.hsam_mask_attention import MaskGuidedAttention
 from samora_pipeline.models.decoders.hsam_pixel_decoder import HierarchicalPixelDecoder
 from samora_pipeline.models.decoders.hsam_transformer import MaskedTwoWayTransformer, cross_first
+from samora_pipeline.models.decoders.sam import OnMaskDecoder
 
 EMBEDDING_NOISE = 0.2
 """on what stage 2 sees in training, as a share of the embedding's range (H-SAM's code)"""
@@ -34,7 +33,7 @@ class FirstStage(NamedTuple):
     mask_features: Tensor
 
 
-class HSamDecoder(Decoder):
+class HSamDecoder(OnMaskDecoder):
     """Logits of both stages, (B,K,4g,4g) and (B,K,N,N); ``forward`` gives the second.
 
     Stage 1 is SAMed's decoder. Stage 2 starts from the same embedding, weighed by a mask-guided self-attention, runs a
@@ -52,16 +51,8 @@ class HSamDecoder(Decoder):
     """
 
     def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int, released: bool = False) -> None:
-        super().__init__()
+        super().__init__(backbone, num_outputs)
         grid, dim = backbone.grid(input_size), backbone.prompt_dim
-        self.mask_decoder = backbone.build_mask_decoder(num_outputs)
-        if not isinstance(self.mask_decoder, MaskDecoder):
-            raise foreign(
-                "H-SAM's decoder",
-                self.mask_decoder,
-                expected="a backbone of the SAM family",
-                fix=f"--set model.decoder={backbone.own_decoder}",
-            )
         if released and grid not in RELEASED_HEADS:
             raise _unreleased(input_size)
         self.released = released
