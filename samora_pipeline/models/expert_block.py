@@ -63,8 +63,7 @@ class ExpertBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B,H,W,D) to (B,H,W,D); width and grid change where the wrapped block changes them."""
         if not self.active:
-            plain: Tensor = self.block(x)
-            return plain
+            return self.block(x)
         shortcut, windows = self.steps.enter(self.block, x)
         product = _qkv(self.block)(windows)
         experts = [cast(LoRA, self.experts[level]).factors for level in self.active]
@@ -86,8 +85,7 @@ class ExpertBlock(nn.Module):
             joined = attended[0] + fusion(attended[0], attended[1:])
             return self.steps.leave(self.block, shortcut + joined)
         outputs = self.steps.leave(self.block, (shortcut + attended).flatten(0, 1)).view(attended.shape)
-        fused: Tensor = outputs[0] + fusion(outputs[0], outputs[1:])
-        return fused
+        return outputs[0] + fusion(outputs[0], outputs[1:])
 
 
 def _qkv(block: nn.Module) -> nn.Linear:

@@ -13,6 +13,7 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network, public_names
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.decoders.catalog import DECODERS
+from samora_pipeline.models.decoders.sam import OnMaskDecoder
 from samora_pipeline.models.expert_block import block_widths, expert_blocks, only_expert
 from samora_pipeline.models.fusions.catalog import FUSIONS, build_fusion
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
@@ -182,18 +183,25 @@ def test_decoder(name: str, num_outputs: int) -> None:
         stages = network.stages(images)
         assert torch.equal(stages[-1], network(images))
         assert all(stage.shape[:2] == (2, num_outputs) for stage in stages)
-    assert network.decoder.mask_decoder is not None
+    own = network.state_dict()
+    assert all(f"decoder.{name}" in own for name in network.decoder.public_names().values())
 
 
-@pytest.mark.parametrize("decoder", DECODERS.names())
+@pytest.mark.parametrize("name", DECODERS.names())
 @pytest.mark.parametrize("backbone", ["samora_tiny", "samora2_tiny"])
-def test_a_decoder_refuses_the_backbones_of_another_family(backbone: str, decoder: str) -> None:
-    spec = ModelSpec(backbone, ONLY_SIZE.get(decoder, 64), num_outputs=2, decoder=decoder, lora_rank=4)
-    if FOR_DECODER.get(decoder, "samora_tiny") == backbone:
+def test_a_decoder_on_a_mask_decoder_refuses_the_backbones_of_another_family(backbone: str, name: str) -> None:
+    spec = ModelSpec(backbone, ONLY_SIZE.get(name, 64), num_outputs=2, decoder=name, lora_rank=4)
+    home = replace(spec, backbone=FOR_DECODER.get(name, "samora_tiny"))
+    if home == spec or not isinstance(build_network(home).decoder, OnMaskDecoder):
         assert build_network(spec).decoder is not None
     else:
         with pytest.raises(UsageError, match="E-MODEL-06"):
             build_network(spec)
+
+
+def test_the_small_backbones() -> None:
+    assert {name for name in BACKBONES.names() if BACKBONES.get(name).small} >= {"samora_tiny", "samora2_tiny"}
+    assert not any(BACKBONES.get(name).small for name in BACKBONES.names() if name.startswith(("sam_", "sam2_")))
 
 
 @pytest.mark.parametrize("name", BACKBONES.names())

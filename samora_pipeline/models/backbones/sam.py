@@ -73,8 +73,7 @@ class SamBlockSteps:
 
     def window(self, block: Block) -> int:
         """Side of the attention window in tokens, 0 for a global block."""
-        side: int = block.window_size
-        return side
+        return block.window_size
 
     def enter(self, block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B,H,W,D) are their own shortcut; normalised and cut into zero-padded windows they go to qkv."""
@@ -102,8 +101,7 @@ class SamBlockSteps:
 
     def leave(self, block: Block, x: Tensor) -> Tensor:
         """Add the MLP's output."""
-        output: Tensor = x + block.mlp(block.norm2(x))
-        return output
+        return x + block.mlp(block.norm2(x))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,8 +141,7 @@ class Sam2BlockSteps:
 
     def window(self, block: MultiScaleBlock) -> int:
         """Side of the attention window on the output grid in tokens, 0 for a global block."""
-        side: int = block.window_size // (block.q_stride[0] if block.q_stride else 1)
-        return side
+        return block.window_size // (block.q_stride[0] if block.q_stride else 1)
 
     def enter(self, block: MultiScaleBlock, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B,H,W,D) to the shortcut, projected and pooled where the stage changes, and to padded windows."""
@@ -171,8 +170,7 @@ class Sam2BlockSteps:
 
     def leave(self, block: MultiScaleBlock, x: Tensor) -> Tensor:
         """Add the MLP's output."""
-        output: Tensor = x + block.mlp(block.norm2(x))
-        return output
+        return x + block.mlp(block.norm2(x))
 
 
 @dataclass(frozen=True, kw_only=True)

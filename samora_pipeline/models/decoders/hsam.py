@@ -102,8 +102,7 @@ class HSamDecoder(OnMaskDecoder):
         draft = functional.interpolate(first.logits, image.shape[-2:], mode="bilinear", align_corners=False)
         mask = draft.softmax(dim=1).flatten(2)
         tokens, flat = self.transformer(image, positions, self.mask_tokens.weight[None], mask)
-        logits: Tensor = self.pixel_decoder(flat.transpose(1, 2).view_as(image), first.upscaled, tokens)
-        return logits
+        return self.pixel_decoder(flat.transpose(1, 2).view_as(image), first.upscaled, tokens)
 
 
 def _noisy(embedding: Tensor) -> Tensor:

@@ -44,5 +44,4 @@ class HierarchicalPixelDecoder(nn.Module):
         """Image (B,P,g,g), features of stage 1 (B,P/8,4g,4g) and mask tokens (B,K,P) to logits (B,K,16g,16g)."""
         features = self.joined(torch.cat((self.upscaling(image), earlier), dim=1))
         weights = torch.stack([mlp(tokens[:, number]) for number, mlp in enumerate(self.hyper_mlps)], dim=1)
-        logits: Tensor = (weights @ features.flatten(2)).view(*weights.shape[:2], *features.shape[-2:])
-        return logits
+        return (weights @ features.flatten(2)).view(*weights.shape[:2], *features.shape[-2:])

@@ -157,8 +157,7 @@ class MaeTeacher(Teacher):
         tokens = self._embed(prepared, hidden, visible)
         for block in self.blocks:
             tokens = block(tokens)
-        normed: Tensor = self.norm(tokens)
-        return normed
+        return self.norm(tokens)
 
     def decode(self, latent: Tensor, hidden: Tensor) -> Tensor:
         """Class and visible tokens (B,1+K,D) to the pixels of all patches (B,g,g,P*P*3)."""

@@ -53,15 +53,13 @@ class SimclrTeacher(Teacher):
         grid = self.shapes[name].grid
         *_, third, last = self.encoder(self.prepare(images))
         if grid == 0:
-            pooled: Tensor = last.mean(dim=(2, 3))
-            return pooled
+            return last.mean(dim=(2, 3))
         chosen: Tensor = third if name == "map16" else last
         return chosen.permute(0, 2, 3, 1)
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B,C,N,N) in [0,1] to embeddings (B,128) for the contrastive loss, which normalises them."""
-        embeddings: Tensor = self.head(self.features(images, "pooled"))
-        return embeddings
+        return self.head(self.features(images, "pooled"))
 
 
 @dataclass(frozen=True)
