@@ -65,18 +65,18 @@ class ExpertBlock(nn.Module):
         if not self.active:
             return self.block(x)
         shortcut, windows = self.steps.enter(self.block, x)
-        product = _qkv(self.block)(windows)
+        qkv = _qkv(self.block)(windows)
         experts = [cast(LoRA, self.experts[level]).factors for level in self.active]
         if len(experts) > 1 and isinstance(self.fusion, Merge):
             experts = [self.fusion(experts)]
-        branches = [expert.add_to(product, windows) for expert in experts]
+        branches = [expert.adapt(qkv, windows) for expert in experts]
         if len(branches) == 1:
             return self.steps.leave(self.block, shortcut + self._attend(branches[0], shortcut))
-        attended = self._attend(torch.cat((product, *branches)), shortcut)
+        attended = self._attend(torch.cat((qkv, *branches)), shortcut)
         return self._fuse(shortcut, attended.view(1 + len(branches), *shortcut.shape))
 
-    def _attend(self, product: Tensor, shortcut: Tensor) -> Tensor:
-        return self.steps.attend(self.block, product, (shortcut.shape[1], shortcut.shape[2]))
+    def _attend(self, qkv: Tensor, shortcut: Tensor) -> Tensor:
+        return self.steps.attend(self.block, qkv, (shortcut.shape[1], shortcut.shape[2]))
 
     def _fuse(self, shortcut: Tensor, attended: Tensor) -> Tensor:
         """Join the branches (k,B,H,W,D)."""

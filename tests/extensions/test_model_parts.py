@@ -123,10 +123,10 @@ def test_merge(name: str, num_experts: int) -> None:
         for parameter in expert.parameters():
             torch.nn.init.normal_(parameter)
     factors = merge([expert.factors for expert in experts])
-    x, product = torch.randn(2, 5, 24), torch.randn(2, 5, 3 * 96)
-    added = factors.add_to(product, x)
-    assert added.shape == product.shape
-    assert torch.equal(added[..., 96:192], product[..., 96:192])  # k is left alone
+    x, qkv = torch.randn(2, 5, 24), torch.randn(2, 5, 3 * 96)
+    added = factors.adapt(qkv, x)
+    assert added.shape == qkv.shape
+    assert torch.equal(added[..., 96:192], qkv[..., 96:192])  # k is left alone
     added.square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for expert in experts for p in expert.parameters())
     assert all(p.grad is not None for p in merge.parameters())

@@ -102,19 +102,15 @@ class BlockSteps(Protocol):
 
     def window(self, block: Any) -> int:
         """Side of the attention window on the block's output grid in tokens; 0 where attention is global."""
-        ...
 
     def enter(self, block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B,H,W,D) to the shortcut (B,H',W',D') and the input of qkv (n,h,w,D)."""
-        ...
 
-    def attend(self, block: Any, product: Tensor, size: tuple[int, int]) -> Tensor:
+    def attend(self, block: Any, qkv: Tensor, size: tuple[int, int]) -> Tensor:
         """From the qkv product (n,h,w,3D') to the attention's output on the grid ``size``, (B,H',W',D')."""
-        ...
 
     def leave(self, block: Any, x: Tensor) -> Tensor:
         """The MLP with its norm and its residual, (B,H',W',D') to the same shape."""
-        ...
 
 
 class Backbone(ABC):

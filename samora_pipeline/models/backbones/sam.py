@@ -60,7 +60,7 @@ class SamEncoder(Encoder):
 
     def embed_patches(self, x: Tensor, token_mask: Tensor | None, mask_token: Tensor | None) -> Tensor:
         """Images (B,3,N,N) to tokens (B,g,g,D)."""
-        tokens: Tensor = self.patch_embed(x)
+        tokens = self.patch_embed(x)
         if token_mask is not None and mask_token is not None:
             tokens = torch.where(token_mask[..., None], mask_token.to(tokens.dtype), tokens)
         return tokens + self.pos_embed
@@ -82,17 +82,17 @@ class SamBlockSteps:
             normed, _ = window_partition(normed, block.window_size)
         return x, normed
 
-    def attend(self, block: Block, product: Tensor, size: tuple[int, int]) -> Tensor:
+    def attend(self, block: Block, qkv: Tensor, size: tuple[int, int]) -> Tensor:
         """Attention with decomposed relative positions, projected, back on the grid and without padding."""
         attention = block.attn
-        n, h, w, _ = product.shape
-        split = product.reshape(n, h * w, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+        n, h, w, _ = qkv.shape
+        split = qkv.reshape(n, h * w, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = split.flatten(1, 2).unbind(0)
         scores = (q * attention.scale) @ k.transpose(-2, -1)
         if attention.use_rel_pos:
             scores = add_decomposed_rel_pos(scores, q, attention.rel_pos_h, attention.rel_pos_w, (h, w), (h, w))
         heads = (scores.softmax(dim=-1) @ v).unflatten(0, (n, attention.num_heads))
-        output: Tensor = attention.proj(heads.transpose(1, 2).reshape(n, h, w, -1))
+        output = attention.proj(heads.transpose(1, 2).reshape(n, h, w, -1))
         if block.window_size:
             side = block.window_size
             padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)

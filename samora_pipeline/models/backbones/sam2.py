@@ -151,17 +151,17 @@ class Sam2BlockSteps:
             normed, _ = window_partition(normed, block.window_size)
         return shortcut, normed
 
-    def attend(self, block: MultiScaleBlock, product: Tensor, size: tuple[int, int]) -> Tensor:
+    def attend(self, block: MultiScaleBlock, qkv: Tensor, size: tuple[int, int]) -> Tensor:
         """Attention, with a pooled q where the stage changes, projected, back on the grid and without padding."""
         attention = block.attn
-        n, h, w, _ = product.shape
-        q, k, v = product.reshape(n, h * w, 3, attention.num_heads, -1).unbind(2)
+        n, h, w, _ = qkv.shape
+        q, k, v = qkv.reshape(n, h * w, 3, attention.num_heads, -1).unbind(2)
         if attention.q_pool:
             pooled = do_pool(q.reshape(n, h, w, -1), attention.q_pool)
             h, w = pooled.shape[1:3]
             q = pooled.reshape(n, h * w, attention.num_heads, -1)
         heads = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        output: Tensor = attention.proj(heads.transpose(1, 2).reshape(n, h, w, -1))
+        output = attention.proj(heads.transpose(1, 2).reshape(n, h, w, -1))
         side = self.window(block)
         if side:
             padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)

@@ -30,7 +30,7 @@ class AutoSamDecoder(OnMaskDecoder):
     """
 
     def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> None:
-        super().__init__(backbone, PUBLIC_MASKS)
+        super().__init__(backbone, num_outputs=PUBLIC_MASKS, input_size=input_size)
         self.quality_tokens = nn.Embedding(num_outputs, backbone.prompt_dim)
         self.mask_tokens = nn.Embedding(num_outputs * TOKENS_PER_CLASS, backbone.prompt_dim)
 

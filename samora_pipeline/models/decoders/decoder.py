@@ -55,4 +55,3 @@ class DecoderFactory(Protocol):
 
     def __call__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> Decoder:
         """``num_outputs`` is K; ``input_size`` the side of the network's input in pixels."""
-        ...

@@ -117,7 +117,7 @@ def cross_first(
 def _among_tokens(layer: Any, queries: Tensor, tokens: Tensor) -> Tensor:
     """The tokens' self-attention, which in the first layer knows no positions and replaces them."""
     placed = queries if layer.skip_first_layer_pe else queries + tokens
-    attended: Tensor = layer.self_attn(placed, placed, queries)
+    attended = layer.self_attn(placed, placed, queries)
     return attended if layer.skip_first_layer_pe else queries + attended
 
 

@@ -25,7 +25,7 @@ class OnMaskDecoder(Decoder):
 
     family: ClassVar[type[nn.Module]] = MaskDecoder
 
-    def __init__(self, backbone: Backbone, num_outputs: int) -> None:
+    def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> None:
         super().__init__()
         self.mask_decoder = backbone.build_mask_decoder(num_outputs)
         if not isinstance(self.mask_decoder, self.family):
@@ -49,9 +49,6 @@ class SamedDecoder(OnMaskDecoder):
     The predicted mask quality is not used.
     """
 
-    def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> None:
-        super().__init__(backbone, num_outputs)
-
     def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
         """Decode the embedding (B,P,g,g) to (B,K,4g,4g); SAM has no finer features."""
         maps, _ = self.mask_decoder.predict_masks(
@@ -70,9 +67,6 @@ class Sam2Decoder(OnMaskDecoder):
     """
 
     family = Sam2MaskDecoder
-
-    def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> None:
-        super().__init__(backbone, num_outputs)
 
     def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
         """Decode an embedding (B,P,g,g) with skips (B,P,4g,4g) and (B,P,2g,2g) to (B,K,4g,4g)."""
