@@ -13,6 +13,7 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network, public_names
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.decoders.catalog import DECODERS
+from samora_pipeline.models.decoders.sam import OnMaskDecoder
 from samora_pipeline.models.expert_block import block_widths, expert_blocks, only_expert
 from samora_pipeline.models.fusions.catalog import FUSIONS, build_fusion
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
@@ -122,10 +123,10 @@ def test_merge(name: str, num_experts: int) -> None:
         for parameter in expert.parameters():
             torch.nn.init.normal_(parameter)
     factors = merge([expert.factors for expert in experts])
-    x, product = torch.randn(2, 5, 24), torch.randn(2, 5, 3 * 96)
-    added = factors.add_to(product, x)
-    assert added.shape == product.shape
-    assert torch.equal(added[..., 96:192], product[..., 96:192])  # k is left alone
+    x, qkv = torch.randn(2, 5, 24), torch.randn(2, 5, 3 * 96)
+    added = factors.adapt(qkv, x)
+    assert added.shape == qkv.shape
+    assert torch.equal(added[..., 96:192], qkv[..., 96:192])  # k is left alone
     added.square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for expert in experts for p in expert.parameters())
     assert all(p.grad is not None for p in merge.parameters())
@@ -182,18 +183,25 @@ def test_decoder(name: str, num_outputs: int) -> None:
         stages = network.stages(images)
         assert torch.equal(stages[-1], network(images))
         assert all(stage.shape[:2] == (2, num_outputs) for stage in stages)
-    assert network.decoder.mask_decoder is not None
+    own = network.state_dict()
+    assert all(f"decoder.{name}" in own for name in network.decoder.public_names().values())
 
 
-@pytest.mark.parametrize("decoder", DECODERS.names())
+@pytest.mark.parametrize("name", DECODERS.names())
 @pytest.mark.parametrize("backbone", ["samora_tiny", "samora2_tiny"])
-def test_a_decoder_refuses_the_backbones_of_another_family(backbone: str, decoder: str) -> None:
-    spec = ModelSpec(backbone, ONLY_SIZE.get(decoder, 64), num_outputs=2, decoder=decoder, lora_rank=4)
-    if FOR_DECODER.get(decoder, "samora_tiny") == backbone:
+def test_a_decoder_on_a_mask_decoder_refuses_the_backbones_of_another_family(backbone: str, name: str) -> None:
+    spec = ModelSpec(backbone, ONLY_SIZE.get(name, 64), num_outputs=2, decoder=name, lora_rank=4)
+    home = replace(spec, backbone=FOR_DECODER.get(name, "samora_tiny"))
+    if home == spec or not isinstance(build_network(home).decoder, OnMaskDecoder):
         assert build_network(spec).decoder is not None
     else:
         with pytest.raises(UsageError, match="E-MODEL-06"):
             build_network(spec)
+
+
+def test_the_small_backbones() -> None:
+    assert {name for name in BACKBONES.names() if BACKBONES.get(name).small} >= {"samora_tiny", "samora2_tiny"}
+    assert not any(BACKBONES.get(name).small for name in BACKBONES.names() if name.startswith(("sam_", "sam2_")))
 
 
 @pytest.mark.parametrize("name", BACKBONES.names())

@@ -19,7 +19,7 @@ from samora_pipeline.models.assembly import (
     trained_state,
 )
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam import SAM_VIT_B, SamGeometry
+from samora_pipeline.models.backbones.sam import SAM_VIT_B, SamBackbone
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
 
@@ -37,7 +37,7 @@ def on_meta(spec: ModelSpec) -> SegmentationNetwork:
 
 @pytest.fixture
 def new_experts_change_nothing(
-    randomise: Callable[..., None], reference_encoder: Callable[..., nn.Module], narrow: SamGeometry
+    randomise: Callable[..., None], reference_encoder: Callable[..., nn.Module], narrow: SamBackbone
 ) -> Callable[..., None]:
     """Check that a network with new experts encodes bit for bit like the reference with the same random weights."""
 
@@ -120,7 +120,7 @@ def test_fusion_adds_what_table_3_says() -> None:
     assert count(samora) - count(samed) == 9_464_832 + 2 * 147_456
 
 
-def test_fusion_attends_in_the_windows_of_its_block(narrow: SamGeometry) -> None:
+def test_fusion_attends_in_the_windows_of_its_block(narrow: SamBackbone) -> None:
     network = build_network(ModelSpec("narrow", 512, num_outputs=2, lora_rank=4))
     fusions = [block.fusion for block in expert_blocks(network.image_encoder).values()]
     assert [(fusion.first.window, fusion.second.window) for fusion in fusions] == [(14, 14), (14, 14), (0, 0)]
@@ -160,7 +160,7 @@ def test_an_expert_moves_from_its_own_network_into_the_fused_one(randomise: Call
         (ModelSpec("narrow", 64, 3, levels=(Level.PIXEL,), lora_rank=4), "rank 4, width 48, depth 3"),
     ],
 )
-def test_an_expert_that_does_not_fit_is_refused(other: ModelSpec, described: str, narrow: SamGeometry) -> None:
+def test_an_expert_that_does_not_fit_is_refused(other: ModelSpec, described: str, narrow: SamBackbone) -> None:
     network = build_network(TINY)
     with pytest.raises(DataError, match="E-EXP-20") as caught:
         load_expert(network, Level.PIXEL, expert_state(build_network(other), Level.PIXEL))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import FusionSpec
-from samora_pipeline.models.backbones.sam_block import SamBlockSteps
+from samora_pipeline.models.backbones.sam import SamBlockSteps
 from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks, only_expert
 from samora_pipeline.models.fusions.catalog import build_fusion
 from samora_pipeline.models.fusions.hl_attn import HLAttention

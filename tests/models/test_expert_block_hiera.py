@@ -15,8 +15,7 @@ from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.models.assembly import build_network, expert_state, load_expert
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, Sam2Geometry
-from samora_pipeline.models.backbones.sam2_block import Sam2BlockSteps
+from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, Sam2Backbone, Sam2BlockSteps
 from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks, only_expert
 from samora_pipeline.models.fusions.catalog import build_fusion
 from samora_pipeline.models.lora import LoRA
@@ -186,7 +185,7 @@ def test_new_experts_leave_blocks_of_hiera_b_plus_as_they_are(
     monkeypatch: pytest.MonkeyPatch, new_experts_change_nothing: Callable[..., None]
 ) -> None:
     """Every kind of block at its own width; the sixteen of the third stage as two."""
-    short = Sam2Geometry(embed_dim=112, heads=2, stages=(1, 1, 2, 1), global_attn_indexes=(3,))
+    short = Sam2Backbone(embed_dim=112, heads=2, stages=(1, 1, 2, 1), global_attn_indexes=(3,))
     monkeypatch.setitem(BACKBONES._entries, "short", short)
     new_experts_change_nothing("short", 224, FusionSpec())
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam import SamGeometry
+from samora_pipeline.models.backbones.sam import SamBackbone
 from samora_pipeline.models.backbones.sam2 import PIXEL_MEAN, PIXEL_STD
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.weights.sam_checkpoint import load_base
@@ -61,7 +61,7 @@ def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
         network(1)(torch.rand(shape))
 
 
-def whole_sam(geometry: SamGeometry, encoder: nn.Module, size: int) -> Sam:
+def whole_sam(geometry: SamBackbone, encoder: nn.Module, size: int) -> Sam:
     """Segment_anything's own model; like SAMed's it takes images in [0,1] as they are."""
     width = geometry.prompt_dim
     transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=geometry.decoder_mlp_dim)
@@ -82,7 +82,7 @@ def without_prompts(sam: Sam, images: Tensor) -> Tensor:
 
 def check_against_sam(name: str, size: int, reference_encoder: Callable[..., nn.Module], scale: float) -> None:
     geometry = BACKBONES.get(name)
-    assert isinstance(geometry, SamGeometry)
+    assert isinstance(geometry, SamBackbone)
     torch.manual_seed(0)
     sam = whole_sam(geometry, reference_encoder(geometry, size), size)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def check_against_sam(name: str, size: int, reference_encoder: Callable[..., nn.
 
 @pytest.mark.parametrize("size", [224, 512])
 def test_with_new_experts_it_is_sam_without_prompts(
-    size: int, narrow: SamGeometry, reference_encoder: Callable[..., nn.Module]
+    size: int, narrow: SamBackbone, reference_encoder: Callable[..., nn.Module]
 ) -> None:
     check_against_sam("narrow", size, reference_encoder, 0.1)
 

@@ -15,11 +15,11 @@ from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import build_network, public_names, trained_state
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam import SamGeometry
+from samora_pipeline.models.backbones.sam import SamBackbone
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.weights.sam_checkpoint import base_state, load_base
 
-NARROW = SamGeometry(embed_dim=48, depth=3, heads=3, global_attn_indexes=(1,), prompt_dim=32, decoder_mlp_dim=64)
+NARROW = SamBackbone(embed_dim=48, depth=3, heads=3, global_attn_indexes=(1,), prompt_dim=32, decoder_mlp_dim=64)
 GLOBAL_TABLES = {f"image_encoder.blocks.1.attn.rel_pos_{axis}" for axis in "hw"}
 POSITIONS = "image_encoder.pos_embed"
 

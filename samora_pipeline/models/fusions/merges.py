@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -85,8 +84,11 @@ class LoRAHub(Merge):
             return judged + PENALTY * sum(map(abs, weights)) / len(weights)
 
         start, seed = blocks[0].weights.tolist(), derived_seed(context.seed, "lorahub")
-        with torch.no_grad(), _evaluated(network):
+        was_training = network.training
+        network.eval()  # without the noise and dropout that decoders have in training
+        with torch.no_grad():
             found = minimise(objective, start, bound=BOUND, step=STEP, evaluations=EVALUATIONS, seed=seed)
+        network.train(was_training)
         set_weights(blocks, found.point)
         if distributed.is_main():
             levels = next(iter(expert_blocks(network).values())).levels
@@ -111,14 +113,3 @@ def _parts(slices: int, micro_batch: int) -> list[list[int]]:
     pieces = min(math.ceil(count / (micro_batch * ranks)), count // ranks)
     bounds = [count * number // pieces for number in range(pieces + 1)]
     return [panel[low:high] for low, high in pairwise(bounds)]
-
-
-@contextmanager
-def _evaluated(network: nn.Module) -> Iterator[None]:
-    """Without the noise and dropout that decoders have in training."""
-    before = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(before)

@@ -53,5 +53,5 @@ class MoLE(Fusion):
     def gates(self, experts: Tensor) -> Tensor:
         """E_i (E,B,H,W,D) to the weights (B,E), which sum to one."""
         pooled = functional.layer_norm(experts, experts.shape[-1:], eps=EPS).mean(dim=(2, 3))
-        scores: Tensor = self.gate(pooled.transpose(0, 1).flatten(1)) / self.log_temperature.exp()
+        scores = self.gate(pooled.transpose(0, 1).flatten(1)) / self.log_temperature.exp()
         return scores.softmax(dim=-1)

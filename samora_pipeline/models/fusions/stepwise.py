@@ -18,7 +18,6 @@ class StepFactory(Protocol):
 
     def __call__(self, dim: int, window: int, *, output_at_zero: bool) -> nn.Module:
         """``dim`` and ``window`` as in ``Joining``."""
-        ...
 
 
 class StepwiseFusion(Fusion):

@@ -17,7 +17,7 @@ from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAMORA_TINY
 from samora_pipeline.models.decoders.hsam import HSamDecoder
-from samora_pipeline.models.decoders.samed import SamedDecoder
+from samora_pipeline.models.decoders.sam import SamedDecoder
 from samora_pipeline.models.freezing import Part, account, freeze
 from tests.models.decoders.test_hsam_mask_attention import slow_scores
 from tests.models.decoders.test_hsam_transformer import slow_transformer
