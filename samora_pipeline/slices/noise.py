@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.imaging.intensity_schemes import scheme_of
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.slices.views import draw_uniform
 
@@ -48,8 +49,8 @@ class NoiseParameters:
 
 
 def rician_channels(plans: Plans) -> tuple[bool, ...]:
-    """Which channels are taken for MR magnitude images: those without a fixed window (a window means CT)."""
-    return tuple(rule.scheme != "window" for rule in plans.intensity.value)
+    """Which channels are taken for MR magnitude images, by their intensity schemes."""
+    return tuple(scheme_of(rule).magnitude for rule in plans.intensity.value)
 
 
 def draw_noise(keys: Sequence[str], settings: NoiseSettings, *, seed: int, epoch: int) -> NoiseParameters:

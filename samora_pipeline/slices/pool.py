@@ -102,6 +102,6 @@ def _given(available: Mapping[str, int], quota: int) -> int:
 
 def _shows_something(stored: StoredSlices, index: int, plans: Plans) -> bool:
     pixels = stored.image(index)[:, ::_STRIDE, ::_STRIDE]
-    image = normalize(pixels, plans.intensity.value, stored.record.percentiles, stored.record.extremes)
+    image = normalize(pixels, plans.intensity.value, stored.record.intensities)
     tissue = (image > TISSUE).mean(axis=(1, 2)) >= TISSUE_SHARE
     return bool((tissue & (image.std(axis=(1, 2)) >= CONTRAST)).any())
