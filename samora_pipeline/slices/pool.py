@@ -98,7 +98,6 @@ def spread(indices: Sequence[int], count: int, *key: int | str) -> tuple[int, ..
 
 
 def _shows_something(stored: StoredSlices, index: int, plans: Plans) -> bool:
-    pixels = stored.image(index)[:, ::_STRIDE, ::_STRIDE]
-    image = normalize(pixels, plans.intensity.value, stored.record.intensities)
+    image = normalize(stored.image(index)[:, ::_STRIDE, ::_STRIDE], plans.intensity.value, stored.record.intensities)
     tissue = (image > TISSUE).mean(axis=(1, 2)) >= TISSUE_SHARE
     return bool((tissue & (image.std(axis=(1, 2)) >= CONTRAST)).any())
