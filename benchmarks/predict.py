@@ -61,11 +61,10 @@ def plan(size: int) -> Plans:
         slice_axis=Planned("axial", why),
         in_plane=Planned("resize", why),
         in_plane_spacing=Planned(None, why),
-        slice_size=Planned(size, why),
+        slice_size=Planned(None, why),
         input_size=Planned(size, why),
         channels=Planned("repeat", why),
         intensity=Planned((IntensityRule("window", -125.0, 275.0),), why),
-        batch_size=Planned(32, why),
         mirror=Planned(False, why),
         fingerprint_digest="0" * 64,
     )

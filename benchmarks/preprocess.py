@@ -43,6 +43,7 @@ from samora_pipeline.slices.store import StoredSlices
 
 NAME, TINY = "Dataset901_Speed", "Dataset902_Tiny"
 ORGANS = 8
+INPUT_SIZE = 224
 # What nnU-Net needs beside the packages that this one has (torch above all).
 NNUNET = (
     "nnunetv2",
@@ -180,7 +181,7 @@ def _source(folder: Path, case: str) -> SliceSource:
     plans, scheme = read_json(Plans, folder / PLANS_FILE), read_dataset(folder).scheme
     count = len(StoredSlices.open(folder / SLICES_FOLDER, case))
     ids = [SliceId(case, index) for index in range(count)]
-    return SliceSource(folder / SLICES_FOLDER, ids, plans, scheme, memory=0)
+    return SliceSource(folder / SLICES_FOLDER, ids, plans, INPUT_SIZE, scheme, memory=0)
 
 
 def deviation(folder: Path) -> float:
@@ -190,10 +191,9 @@ def deviation(folder: Path) -> float:
     for case in _cases(folder):
         stored, source = StoredSlices.open(folder / SLICES_FOLDER, case), _source(folder, case)
         for index in range(0, len(stored), 10):
-            record = stored.record
-            image = normalize(stored.image(index), plans.intensity.value, record.percentiles, record.extremes)
+            image = normalize(stored.image(index), plans.intensity.value, stored.record.intensities)
             found = source.images([index])[0, 0].numpy()
-            worst = max(worst, float(np.abs(found - _zoomed(image[0], plans.input_size.value)).max()))
+            worst = max(worst, float(np.abs(found - _zoomed(image[0], INPUT_SIZE)).max()))
     return worst
 
 

@@ -33,7 +33,9 @@ def labelled_slices(fold: LoadedFold, preprocessed: Path, count: int) -> Tensor:
     """Images (B,C,N,N) of labelled slices of the run."""
     config = fold.config
     folder = preprocessed / config.dataset / "slices"
-    source = SliceSource(folder, labelled_ids(config.selection, folder), config.plans, config.labels)
+    source = SliceSource(
+        folder, labelled_ids(config.selection, folder), config.plans, config.model.input_size, config.labels
+    )
     chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
     return source.images(chosen.tolist())
 

@@ -25,11 +25,6 @@ class CaseSource:
         return self.raw.name
 
     @property
-    def labelled(self) -> bool:
-        """Whether it has a label file."""
-        return self.raw.label is not None
-
-    @property
     def bytes_on_disk(self) -> int:
         """Size of its files."""
         files = [*self.raw.channels, *([self.raw.label] if self.raw.label else [])]

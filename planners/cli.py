@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from samora_pipeline.command_line import CommandParser, run, say
 from samora_pipeline.errors import DataError, FailedCasesError, SamoraError, UsageError
@@ -16,24 +15,21 @@ from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
 if TYPE_CHECKING:
     from planners.preparation import Checked, Prepared, Request
     from samora_pipeline.contracts.integrity import Remark
-    from samora_pipeline.contracts.plans import Planned
     from samora_pipeline.contracts.splits import Splits
 
 _SHOWN = 10
 
 _EPILOG = """\
-Without -d: every raw dataset whose plan is missing or stale (with --set or --explain: every raw dataset).
+Without -d: every raw dataset whose plan is missing or stale (with --set, --planner or --explain: every raw dataset).
+A value that is edited in plans.json stays when the dataset is planned again; --set takes its place.
 
 examples:
   samora_plan_and_preprocess
   samora_plan_and_preprocess -d Synapse --explain
   samora_plan_and_preprocess -d 1 --verify-only
   samora_plan_and_preprocess -d 7 --set input_size=512 --set intensity.0=window:-125,275
-
-on several machines that see the same files:
-  samora_plan_and_preprocess -d 4 --shard 1/2      on the first, --shard 2/2 on the second, in any order
-  samora_plan_and_preprocess -d 4 --merge          once, when both have finished
-  samora_plan_and_preprocess -d 4 --dask tcp://scheduler:8786
+  samora_plan_and_preprocess -d 7 --planner my_package.planning:LargerSlices
+  samora_plan_and_preprocess -d 4 --dask tcp://scheduler:8786      on several machines that see the same files
 """
 
 
@@ -55,12 +51,10 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="fix a value of the plan"
     )
+    parser.add_argument("--planner", metavar="NAME", help="a planner of your own: package.module:Class")
     parser.add_argument(
         "--set-aside", action="store_true", help="leave faulty cases out and go on (exit code 3) instead of stopping"
     )
-    sharing = parser.add_mutually_exclusive_group()
-    sharing.add_argument("--shard", metavar="I/N", help="store the I-th of N parts of the cases only")
-    sharing.add_argument("--merge", action="store_true", help="check that all shards are complete and write the plan")
     parser.add_argument("--dask", metavar="ADDRESS", help="work on the cases on this Dask cluster (extra: dask)")
     return parser
 
@@ -93,27 +87,19 @@ def _command(arguments: argparse.Namespace) -> int:
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError("E-ARG-01", "-np must be at least 1", found=str(arguments.workers), fix="-np 1")
-    pairs = [
-        ("--merge", arguments.merge, "--set", arguments.overrides),
-        ("--merge", arguments.merge, "--verify-only", arguments.verify_only),
-        ("--merge", arguments.merge, "--set-aside", arguments.set_aside),
-        ("--shard", arguments.shard, "--verify-only", arguments.verify_only),
-        ("--dask", arguments.dask, "-np", arguments.workers),
-    ]
-    for first, given, second, also in pairs:
-        if given and also:
-            raise UsageError(
-                "E-ARG-09",
-                f"{first} and {second} do not go together",
-                found="both",
-                expected="one of them",
-                fix="samora_plan_and_preprocess --help",
-            )
+    if arguments.dask and arguments.workers:
+        raise UsageError(
+            "E-ARG-09",
+            "--dask and -np do not go together",
+            found="both",
+            expected="one of them",
+            fix="samora_plan_and_preprocess --help",
+        )
 
 
 def _request(folder: DatasetFolder, roots: Roots, overrides: dict[str, str], arguments: argparse.Namespace) -> Request:
+    from planners.experiment_planner import DEFAULT_PLANNER
     from planners.preparation import Request
-    from planners.shards import Shard
     from samora_pipeline.parallel import Engine
 
     raw, target = folder.raw, roots.preprocessed / folder.folder_name
@@ -125,9 +111,9 @@ def _request(folder: DatasetFolder, roots: Roots, overrides: dict[str, str], arg
         target,
         overrides,
         Engine(arguments.workers, arguments.dask),
+        arguments.planner or DEFAULT_PLANNER,
         set_aside=arguments.set_aside,
         anew=arguments.verify_only,
-        shard=Shard.read(arguments.shard) if arguments.shard else None,
     )
 
 
@@ -135,6 +121,8 @@ def _chosen(arguments: argparse.Namespace, roots: Roots) -> list[DatasetFolder]:
     if arguments.datasets:
         return [roots.dataset(token) for token in arguments.datasets]
     from planners.preparation import is_current
+    from samora_pipeline.contracts.json_io import read_json
+    from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
 
     present = roots.datasets()
     if not present:
@@ -145,10 +133,8 @@ def _chosen(arguments: argparse.Namespace, roots: Roots) -> list[DatasetFolder]:
             expected="at least one raw dataset",
             fix="samora_convert -d list  shows what can be converted; --root DIR looks elsewhere",
         )
-    if arguments.verify_only or arguments.overrides or arguments.explain:
+    if arguments.verify_only or arguments.overrides or arguments.planner or arguments.explain:
         return present
-    if arguments.merge:
-        return [folder for folder in present if _has_shards(roots.preprocessed / folder.folder_name)] or present
     chosen = []
     for folder in present:
         if is_current(folder.raw, roots.preprocessed / folder.folder_name):
@@ -156,32 +142,23 @@ def _chosen(arguments: argparse.Namespace, roots: Roots) -> list[DatasetFolder]:
         else:
             chosen.append(folder)
     if not chosen:
-        splits = _splits(roots.preprocessed / present[-1].folder_name)
+        splits = read_json(Splits, roots.preprocessed / present[-1].folder_name / SPLITS_FILE)
         say(f"nothing to do; a dataset named with -d is checked again\nnext: {_next_command(present[-1], splits)}")
     return chosen
 
 
-def _has_shards(target: Path) -> bool:
-    from planners.shards import SHARDS_FOLDER
-
-    return (target / SHARDS_FOLDER).is_dir()
-
-
 def _work_on(folder: DatasetFolder, request: Request, arguments: argparse.Namespace) -> int:
-    from planners.merging import merge
     from planners.preparation import check, open_dataset, prepare
+    from samora_pipeline.files import exclusive
 
     say(folder.folder_name)
     dataset = open_dataset(request.raw, request.overrides)
     prepared: Prepared | None = None
-    with _held(request):
-        if arguments.merge:
-            checked, prepared = merge(request, dataset)
-        else:
-            checked = check(request, dataset)
-            _say_checked(checked, request)
-            if not request.anew:
-                prepared = prepare(request, checked)
+    with nullcontext() if request.anew else exclusive(request.target):
+        checked = check(request, dataset)
+        _say_checked(checked, request)
+        if not request.anew:
+            prepared = prepare(request, checked)
     if prepared is not None:
         _say_prepared(prepared, explain=arguments.explain)
         say(f"  in         {request.target}")
@@ -189,15 +166,6 @@ def _work_on(folder: DatasetFolder, request: Request, arguments: argparse.Namesp
     if checked.fingerprint.set_aside:
         raise _set_aside(checked)
     return 0
-
-
-def _held(request: Request) -> AbstractContextManager[None]:
-    """The preprocessed folder for this process alone; shards hold it together."""
-    from samora_pipeline.files import exclusive, shared
-
-    if request.anew:
-        return nullcontext()
-    return exclusive(request.target) if request.shard is None else shared(request.target)
 
 
 def _say_checked(checked: Checked, request: Request) -> None:
@@ -220,45 +188,19 @@ def _say_remarks(remarks: Sequence[Remark]) -> None:
 
 def _say_prepared(prepared: Prepared, explain: bool) -> None:
     plans = prepared.plans
-    values: dict[str, Planned[Any]] = {
-        "slice_axis": plans.slice_axis,
-        "in_plane": plans.in_plane,
-        "in_plane_spacing": plans.in_plane_spacing,
-        "slice_size": plans.slice_size,
-        "input_size": plans.input_size,
-        "channels": plans.channels,
-        "intensity": plans.intensity,
-        "batch_size": plans.batch_size,
-        "mirror": plans.mirror,
-    }
-    rules = [
-        rule.scheme + (f" {rule.low:g}..{rule.high:g}" if rule.low is not None and rule.high is not None else "")
-        for rule in plans.intensity.value
-    ]
-    for key, planned in values.items() if explain else ():
-        shown = ", ".join(rules) if key == "intensity" else planned.value
+    rules = ", ".join(rule.text for rule in plans.intensity.value)
+    for key, planned in plans.planned.items() if explain else ():
+        shown = rules if key == "intensity" else planned.value
         say(f"  {key:<18} {shown}\n{'':<20} because: {planned.why}")
     if not explain:
-        size = f"{plans.in_plane.value} to {plans.input_size.value} x {plans.input_size.value}"
-        say(f"  planned    {plans.slice_axis.value} slices, {size}, {', '.join(rules)}  (--explain says why)")
-    if prepared.splits is not None:
-        say(f"  folds      {', '.join(prepared.splits.folds)}")
+        say(f"  planned    {plans.slice_axis.value} slices, {plans.in_plane.value}, {rules}  (--explain says why)")
+    say(f"  folds      {', '.join(prepared.splits.folds)}")
     for note in prepared.notes:
         say(f"  note       {note}")
     say(f"  stored     {prepared.stored.written} cases written, {prepared.stored.kept} already there and intact")
 
 
-def _splits(target: Path) -> Splits | None:
-    from samora_pipeline.contracts.json_io import read_json
-    from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
-
-    path = target / SPLITS_FILE
-    return read_json(Splits, path) if path.is_file() else None
-
-
-def _next_command(folder: DatasetFolder, splits: Splits | None) -> str:
-    if splits is None:
-        return f"samora_plan_and_preprocess -d {folder.number} --merge  when all shards have finished"
+def _next_command(folder: DatasetFolder, splits: Splits) -> str:
     if not any(fold.train for fold in splits.folds.values()):
         command = f"samora_train DATASET SAMoraTrainer 10pct --unlabeled {folder.number}"
         return f"{command}  with a DATASET that has labels: experts learn from these scans too"

@@ -1,30 +1,19 @@
 """Decides the plan from the fingerprint. One small method per decision, so that a new rule is one subclass.
 
-Each value carries a sentence with the numbers it came from. ``--set key=value`` overrides any of them, and the
-sentence then says so.
+Each value carries a sentence with the numbers it came from. ``--set key=value`` overrides any of them, and a value that
+was edited in plans.json stays; the sentence then says so.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
-from planners.intensity_names import is_colour, require_known, scheme_of
 from planners.laterality import opposite_pairs
-from planners.overrides import (
-    SET_MARK,
-    check_keys,
-    one_of,
-    read_count,
-    read_flag,
-    read_rule,
-    read_size,
-    read_spacing,
-    ruled_channels,
-    unusable,
-)
+from planners.overrides import check_keys, read_override, unusable
 from samora_pipeline.contracts.dataset import RawDataset
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.json_io import to_plain
@@ -35,37 +24,43 @@ from samora_pipeline.contracts.plans import (
     Planned,
     Plans,
     SliceAxis,
+    decided_digests,
 )
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import digest_json
+from samora_pipeline.imaging.intensity_schemes import INTENSITY_SCHEMES, ChannelEvidence, scheme_of_channel
 from samora_pipeline.imaging.preprocessor import slice_order
+from samora_pipeline.registry import Registry
 
 T = TypeVar("T")
 
+DEFAULT_PLANNER = "ExperimentPlanner"
+PLANNERS: Registry[type[ExperimentPlanner]] = Registry("planner")
 
+
+@PLANNERS.register(DEFAULT_PLANNER)
 class ExperimentPlanner:
     """Plans a dataset. Subclass it and replace the method of the decision that should be taken differently.
 
-    ``overrides`` are the ``--set`` values by key. Nothing is decided from the cases of a published test set.
+    ``overrides`` are the ``--set`` values by key, ``edited`` the values edited by hand, which win. Nothing is decided
+    from the cases of a published test set. ``notes`` are sentences about edited values.
     """
 
     ANISOTROPY: ClassVar[float] = 1.5
     """An axis this much coarser than both others is the one that slices are taken across."""
     FIELD_OF_VIEW_RATIO: ClassVar[float] = 2.0
     """Largest over smallest field of view up to which resizing is kept (published Synapse scans differ by 1.8)."""
-    INPUT_SIZE: ClassVar[int] = 224
-    """Table 8."""
-    MEMORY_GIB: ClassVar[float] = 16.0
-    FIXED_GIB: ClassVar[float] = 2.0
-    SLICE_GIB: ClassVar[float] = 0.75
-    """Activations of one slice of 224 x 224 in ViT-B with four branches, trained in 32-bit floats (estimate)."""
-    LARGEST_BATCH: ClassVar[int] = 32
-    """The effective batch of Table 8; the trainer accumulates up to it."""
+    SLICE_SIZE: ClassVar[int] = 224
+    """Side of a resampled slice for a dataset without a preferred input size: that of Table 8."""
 
-    def __init__(self, dataset: RawDataset, fingerprint: Fingerprint, overrides: Mapping[str, str]) -> None:
+    def __init__(
+        self, dataset: RawDataset, fingerprint: Fingerprint, overrides: Mapping[str, str], edited: Mapping[str, Any]
+    ) -> None:
         self.dataset = dataset
         self.fingerprint = fingerprint
         self.overrides = overrides
+        self.edited = edited
+        self.notes: list[str] = []
         self.channel_names = channel_names(dataset)
         check_keys(overrides, len(self.channel_names))
         split = dataset.ours.published_split
@@ -73,6 +68,7 @@ class ExperimentPlanner:
         usable = {name: case for name, case in fingerprint.cases.items() if name not in scored}
         training = [case for case in usable.values() if case.subset == "train"]
         self.cases = training or list(usable.values()) or list(fingerprint.cases.values())
+        self._decided: dict[str, Any] = {}
 
     def plan(self) -> Plans:
         """Return the whole plan.
@@ -80,34 +76,34 @@ class ExperimentPlanner:
         Raises:
             DataError: ``E-CHAN-03`` for a channel name that says nothing, ``E-SPLIT-09`` for a slice axis that a
                 published list of slices was not counted along.
-            UsageError: ``E-SET-01`` unknown key, ``E-SET-02`` unusable value.
+            UsageError: ``E-SET-01`` unknown key, ``E-SET-02`` or ``E-SET-03`` unusable value.
         """
         axis = self._settled_axis()
-        input_size = self._settle("input_size", read_size, self.input_size)
-        slice_size = self._settle("slice_size", read_size, lambda: self.slice_size(input_size.value))
-        in_plane = self._settle("in_plane", one_of(InPlaneRule), lambda: self.in_plane(axis.value))
+        in_plane = self._settle("in_plane", partial(self.in_plane, axis.value))
         if in_plane.value == "resize" and "in_plane_spacing" in self.overrides:
             given = self.overrides["in_plane_spacing"]
             raise unusable(
                 "in_plane_spacing", given, "--set in_plane=resample_and_pad with it: resizing has no spacing"
             )
+        input_size = self._settle("input_size", self.input_size)
+        slice_size = self._settle("slice_size", partial(self.slice_size, in_plane.value, input_size.value))
+        size = slice_size.value or self.SLICE_SIZE
         return Plans(
             dataset=self.fingerprint.dataset,
             channel_names=self.channel_names,
             slice_axis=axis,
             in_plane=in_plane,
             in_plane_spacing=self._settle(
-                "in_plane_spacing",
-                read_spacing,
-                lambda: self.in_plane_spacing(in_plane.value, axis.value, slice_size.value),
+                "in_plane_spacing", partial(self.in_plane_spacing, in_plane.value, axis.value, size)
             ),
             slice_size=slice_size,
             input_size=input_size,
-            channels=self.channels(),
+            channels=self._settle("channels", self.channels),
             intensity=self._intensities(),
-            batch_size=self._settle("batch_size", read_count, lambda: self.batch_size(input_size.value)),
-            mirror=self._settle("mirror", read_flag, self.mirror),
+            mirror=self._settle("mirror", self.mirror),
             fingerprint_digest=digest_json(to_plain(self.fingerprint)),
+            overrides=dict(self.overrides),
+            decided=decided_digests(self._decided),
         )
 
     def slice_axis(self) -> Planned[SliceAxis]:
@@ -151,13 +147,17 @@ class ExperimentPlanner:
             f"the largest field of view, {largest:.0f} mm, fills {slice_size} pixels (finest scan: {finest:.3g} mm)",
         )
 
-    def slice_size(self, input_size: int) -> Planned[int]:
-        """The size of a slice before it meets the network."""
-        return Planned(input_size, "the network's input size, so that a slice is resized once")
+    def slice_size(self, rule: InPlaneRule, input_size: int | None) -> Planned[int | None]:
+        """The size of a slice before it meets the network; ``input_size`` is the preferred one (None: the run's)."""
+        if rule == "resize":
+            return Planned(None, "the input size of the run, so that a slice is resized once")
+        if input_size is None:
+            return Planned(self.SLICE_SIZE, "the published input size (Table 8)")
+        return Planned(input_size, "the preferred input size, so that a slice is resized once")
 
-    def input_size(self) -> Planned[int]:
-        """The size of the network's input."""
-        return Planned(self.INPUT_SIZE, "the published setting (Table 8)")
+    def input_size(self) -> Planned[int | None]:
+        """The input size that the dataset prefers."""
+        return Planned(None, "no preference: it is chosen for each run, from backbone, data and device")
 
     def channels(self) -> Planned[ChannelRule]:
         """How the channels of a scan become the three that SAM expects."""
@@ -170,28 +170,13 @@ class ExperimentPlanner:
 
     def intensity(self, index: int, name: str) -> Planned[IntensityRule]:
         """How one channel becomes [0, 1], from its name as in nnU-Net."""
-        scheme = scheme_of(name)
-        if scheme == "percentiles":
-            why = f"{name}: no units, so each volume's own 0.5 and 99.5 percentiles"
-            return Planned(IntensityRule("percentiles"), why)
-        if scheme == "range":
-            return Planned(IntensityRule("range"), f"{name}: each volume's own minimum and maximum")
-        if is_colour(name):
-            return Planned(IntensityRule("window", 0.0, 255.0), f"{name}: colours from 0 to 255")
-        return self._hounsfield_window(index, name)
-
-    def batch_size(self, input_size: int) -> Planned[int]:
-        """The micro-batch for a device of ``MEMORY_GIB``: what is left beside weights, over the need of a slice."""
-        need = self.SLICE_GIB * (input_size / 224) ** 2
-        fits = max(1, int((self.MEMORY_GIB - self.FIXED_GIB) / need))
-        value = 1
-        while value * 2 <= min(fits, self.LARGEST_BATCH):
-            value *= 2
-        return Planned(
-            value,
-            f"({self.MEMORY_GIB:g} - {self.FIXED_GIB:g}) GiB / {need:.2f} GiB per slice of {input_size} x {input_size} "
-            f"= {fits}, as a power of two of at most {self.LARGEST_BATCH}",
-        )
+        scheme = scheme_of_channel(name)
+        if scheme is None:
+            raise _unknown_channel(index, name)
+        pooled = self.fingerprint.foreground[index] if index < len(self.fingerprint.foreground) else None
+        volumes = [case.volume[index] for case in self.cases]
+        evidence = ChannelEvidence(name, self.dataset.ours.window, pooled, volumes)
+        return INTENSITY_SCHEMES.get(scheme)().plan(scheme, evidence)
 
     def mirror(self) -> Planned[bool]:
         """Flips of slices, unless the labels tell one direction from its opposite."""
@@ -204,47 +189,43 @@ class ExperimentPlanner:
             return Planned(False, f"a mirrored slice would carry wrong labels: {shown}")
         return Planned(True, "no two labels differ in a direction alone")
 
-    def _hounsfield_window(self, index: int, name: str) -> Planned[IntensityRule]:
-        window = self.dataset.ours.window
-        if window is not None:
-            return Planned(IntensityRule("window", *window), f"{name}: the published window (samora.json)")
-        pooled = self.fingerprint.foreground[index] if index < len(self.fingerprint.foreground) else None
-        if pooled is not None:
-            rule = IntensityRule("window", pooled.percentile_00_5, pooled.percentile_99_5)
-            shown = f"{rule.low:g} and {rule.high:g} are the 0.5 and 99.5 percentiles of the foreground"
-            return Planned(rule, f"{name}: {shown} in {len(self.cases)} training cases")
-        low = statistics.median(case.volume[index].percentile_00_5 for case in self.cases)
-        high = statistics.median(case.volume[index].percentile_99_5 for case in self.cases)
-        why = f"{name}: no labels, so the median 0.5 and 99.5 percentiles of {len(self.cases)} whole volumes"
-        return Planned(IntensityRule("window", low, high), why)
-
     def _intensities(self) -> Planned[tuple[IntensityRule, ...]]:
-        require_known(self.channel_names, ruled_channels(self.overrides))
+        require_known(self.channel_names, self.overrides)
         planned = [
-            self._settle(f"intensity.{index}", read_rule, partial(self.intensity, index, name))
+            self._settle(f"intensity.{index}", partial(self.intensity, index, name))
             for index, name in enumerate(self.channel_names)
         ]
         return Planned(tuple(rule.value for rule in planned), "; ".join(rule.why for rule in planned))
 
     def _settled_axis(self) -> Planned[SliceAxis]:
         """The slice axis; a published list of slices, counted as scans were taken, stands on no other."""
-        axis = self._settle("slice_axis", one_of(SliceAxis), self.slice_axis)
+        axis = self._settle("slice_axis", self.slice_axis)
         counted = self.slice_axis().value
         lists = [name for name, budget in self.dataset.ours.budgets.items() if budget.slices]
         if lists and axis.value != counted:
             raise DataError(
                 "E-SPLIT-09",
                 f"the published slices of {', '.join(lists)} were not counted along this axis",
-                found=f"--set slice_axis={axis.value}",
+                found=f"slice_axis={axis.value}: {axis.why}",
                 expected=f"{counted} slices",
-                fix="leave slice_axis out, or take these lists out of budgets in samora.json",
+                fix="leave slice_axis as it is decided, or take these lists out of budgets in samora.json",
             )
         return axis
 
-    def _settle(self, key: str, read: Callable[[str, str], T], decide: Callable[[], Planned[T]]) -> Planned[T]:
+    def _settle(self, key: str, decide: Callable[[], Planned[T]]) -> Planned[T]:
+        """What was edited by hand, else what ``--set`` says, else what is decided."""
         if key in self.overrides:
-            return Planned(read(key, self.overrides[key]), f"{SET_MARK} {key}={self.overrides[key]}")
-        return decide()
+            text = self.overrides[key]
+            planned: Planned[T] = Planned(read_override(key, text), f"set by --set {key}={text}")
+        else:
+            planned = decide()
+        self._decided[key] = planned.value
+        edited = self.edited.get(key, planned.value)
+        if edited == planned.value:
+            return planned
+        why = f"edited by hand: {key} {_shown(planned.value)} -> {_shown(edited)}"
+        self.notes.append(why)
+        return Planned(edited, why)
 
     def _spacing(self, case: CaseFingerprint, axis: SliceAxis) -> tuple[float, float, float]:
         order, _ = slice_order(case.axes, axis)
@@ -255,7 +236,49 @@ class ExperimentPlanner:
         return case.shape[row] * case.spacing[row], case.shape[column] * case.spacing[column]
 
 
+def make_plan(
+    planner: str,
+    dataset: RawDataset,
+    fingerprint: Fingerprint,
+    overrides: Mapping[str, str],
+    edited: Mapping[str, Any],
+) -> tuple[Plans, tuple[str, ...]]:
+    """The plan by the planner of this name (or ``package.module:Class``), and sentences about edited values.
+
+    Raises:
+        UsageError: ``E-NAME-01`` no such planner; otherwise as ``ExperimentPlanner.plan``.
+    """
+    own = PLANNERS.get(planner)(dataset, fingerprint, overrides, edited)
+    plans = own.plan()
+    return replace(plans, planner=planner), tuple(own.notes)
+
+
+def require_known(names: tuple[str, ...], overridden: Collection[str]) -> None:
+    """Refuse a channel whose name says nothing and for which no rule is among the keys ``overridden``.
+
+    Raises:
+        DataError: ``E-CHAN-03``.
+    """
+    for index, name in enumerate(names):
+        if f"intensity.{index}" not in overridden and scheme_of_channel(name) is None:
+            raise _unknown_channel(index, name)
+
+
 def channel_names(dataset: RawDataset) -> tuple[str, ...]:
     """The channel names of a dataset in the order of their numbers."""
     named = dataset.description.channel_names
     return tuple(named[str(index)] for index in range(len(named)))
+
+
+def _unknown_channel(index: int, name: str) -> DataError:
+    return DataError(
+        "E-CHAN-03",
+        f'the channel name "{name}" does not say how its intensities are scaled',
+        found=f'"{index}": "{name}" in channel_names of dataset.json',
+        expected="CT, MR, MRI, T1, T2, T1w, T2w, FLAIR, LGE, ADC, zscore, noNorm, rescale_to_0_1, R, G or B",
+        fix=f"correct the name, or say it: --set intensity.{index}=percentiles  (or range, or window:-125,275)",
+    )
+
+
+def _shown(value: object) -> str:
+    return value.text if isinstance(value, IntensityRule) else str(value)

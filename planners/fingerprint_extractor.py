@@ -63,25 +63,21 @@ def survey(
     left_out: frozenset[str],
     engine: Engine,
     kept: Path | None = None,
-    order: Sequence[CaseSource] | None = None,
 ) -> Survey:
     """Check and measure all cases in one pass over their files; those with a measurement in ``kept`` only by digest.
 
     The dataset's foreground statistics come from labelled training cases; ``left_out`` (the cases of a published test
-    set that lie among them) are measured but not used, because nothing may be chosen on scans that are reported. They
-    are worked on in ``order``, which does not change what is found.
+    set that lie among them) are measured but not used, because nothing may be chosen on scans that are reported.
     """
-    items = [(source.name, ExamineTask(source, scheme, kept)) for source in order or sources]
+    items = [(source.name, ExamineTask(source, scheme, kept)) for source in sources]
     done = engine.map(examine, items, "checking", [source.bytes_on_disk for source in sources])
-    outcomes = {outcome.name: outcome for outcome in done}
     cases: dict[str, CaseFingerprint] = {}
     faults: dict[str, list[DataError]] = {}
     remarks: list[Remark] = []
     samples: list[tuple[npt.NDArray[np.float32], ...]] = []
     reused = 0
     channels = len(sources[0].raw.channels) if sources else 0
-    for source in sources:
-        outcome = outcomes[source.name]
+    for source, outcome in zip(sources, done, strict=True):
         if outcome.result is None or outcome.error is not None:
             raise outcome.error or RuntimeError(f"{source.name} has neither a result nor an error")
         remarks += outcome.result.remarks

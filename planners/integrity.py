@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from planners.cases import CaseSource
-from planners.leakage import copy_texts
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.integrity import Fault, IntegrityReport, Remark
 from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.leakage import copies
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.preprocessor import require_same_grid
@@ -200,7 +200,15 @@ def dataset_remarks(
     for name in scheme.names:
         if training and not any(case.label_voxels.get(name) for case in training):
             remarks.append(Remark("", "W-LABEL-03", f'"{name}" occurs in no label map of the training cases'))
-    return remarks + [Remark("", "W-COPY-01", text) for text in copy_texts(fingerprint.cases)]
+    return remarks + [Remark("", "W-COPY-01", text) for text in _copy_texts(fingerprint.cases)]
+
+
+def _copy_texts(cases: Mapping[str, CaseFingerprint]) -> list[str]:
+    """A sentence for each scan that a dataset has under several names, whatever its files are called or look like."""
+    return [
+        f"the same scan under {len(names)} names: {', '.join(f'{name} ({cases[name].subset})' for name in names)}"
+        for names in copies(cases)
+    ]
 
 
 def _not_hounsfield(fingerprint: Fingerprint, channel_names: Sequence[str]) -> list[str]:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from samora_pipeline.contracts.plans import IntensityRule
+from samora_pipeline.contracts.assignments import read_value, split_assignment
+from samora_pipeline.contracts.plans import InPlaneRule, IntensityRule, SliceAxis
 from samora_pipeline.errors import UsageError
+from samora_pipeline.imaging.intensity_schemes import INTENSITY_SCHEMES, read_rule
 from samora_pipeline.registry import nearest
 
-_WINDOW = re.compile(r"^window:(?P<low>-?\d+(?:\.\d+)?),(?P<high>-?\d+(?:\.\d+)?)$")
-
-SET_MARK = "set by --set"
-"""How the reason of a value begins that was not decided from the data."""
-
-KEYS = (
-    "slice_axis",
-    "in_plane",
-    "in_plane_spacing",
-    "slice_size",
-    "input_size",
-    "batch_size",
-    "mirror",
-)
+# The type of each value, and the condition that it has to meet.
+_KEYS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
+    "slice_axis": (SliceAxis, "", lambda _: True),
+    "in_plane": (InPlaneRule, "", lambda _: True),
+    "in_plane_spacing": (float, "a pixel size in mm", lambda value: 0.0 < value < 1e4),
+    # SAM's patches are 16 pixels wide and come whole.
+    "slice_size": (int, "a multiple of 16", lambda value: value > 0 and value % 16 == 0),
+    "input_size": (int, "a multiple of 16", lambda value: value > 0 and value % 16 == 0),
+    "mirror": (bool, "", lambda _: True),
+}
 
 
-def read_pairs(texts: list[str]) -> dict[str, str]:
+def read_pairs(texts: Sequence[str]) -> dict[str, str]:
     """Split ``key=value`` texts of the command line.
 
     Raises:
@@ -34,17 +31,11 @@ def read_pairs(texts: list[str]) -> dict[str, str]:
     """
     pairs: dict[str, str] = {}
     for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals and value) or key in pairs:
-            raise unusable(key or text, value, "key=value, each key once")
+        key, value = split_assignment(text, "input_size=512")
+        if not value or key in pairs:
+            raise unusable(key, value, "key=value, each key once")
         pairs[key] = value
     return pairs
-
-
-def recorded_pairs(reasons: Iterable[str]) -> dict[str, str]:
-    """The ``--set`` values that a plan was made with, from the reasons of its values."""
-    parts = [part.strip() for reason in reasons for part in reason.split(";")]
-    return read_pairs([part.removeprefix(SET_MARK).strip() for part in parts if part.startswith(SET_MARK)])
 
 
 def check_keys(overrides: Mapping[str, str], channels: int) -> None:
@@ -53,7 +44,7 @@ def check_keys(overrides: Mapping[str, str], channels: int) -> None:
     Raises:
         UsageError: ``E-SET-01`` with the nearest key.
     """
-    known = [*KEYS, *(f"intensity.{index}" for index in range(channels))]
+    known = [*_KEYS, *(f"intensity.{index}" for index in range(channels))]
     for key in overrides:
         if key not in known:
             raise UsageError(
@@ -65,64 +56,27 @@ def check_keys(overrides: Mapping[str, str], channels: int) -> None:
             )
 
 
-def ruled_channels(overrides: Mapping[str, str]) -> frozenset[int]:
-    """The channels whose intensity rule is given by ``--set intensity.N=...``."""
-    return frozenset(int(key.removeprefix("intensity.")) for key in overrides if key.startswith("intensity."))
+def read_override(key: str, text: str) -> Any:
+    """Read the value of a key that ``check_keys`` accepts.
 
-
-def one_of(options: object) -> Callable[[str, str], Any]:
-    """A reader for one of the words of a ``Literal`` type."""
-
-    def read(key: str, text: str) -> str:
-        if text not in get_args(options):
-            raise unusable(key, text, " or ".join(get_args(options)))
-        return text
-
-    return read
-
-
-def read_count(key: str, text: str) -> int:
-    """Read a whole number from 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise unusable(key, text, "a whole number from 1")
-    return int(text)
-
-
-def read_size(key: str, text: str) -> int:
-    """Read a size in pixels: SAM's patches are 16 wide and come whole."""
-    if not text.isdigit() or int(text) < 16 or int(text) % 16:
-        raise unusable(key, text, "a multiple of 16")
-    return int(text)
-
-
-def read_spacing(key: str, text: str) -> float | None:
-    """Read a pixel size in mm."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1e4:
-        raise unusable(key, text, "a pixel size in mm")
+    Raises:
+        UsageError: ``E-SET-02`` an unusable value, ``E-SET-03`` one of another type, ``E-NAME-01`` no such scheme.
+    """
+    if key.startswith("intensity."):
+        return _rule(key, text)
+    kind, expected, holds = _KEYS[key]
+    value = read_value(key, text, kind)
+    if not holds(value):
+        raise unusable(key, text, expected)
     return value
 
 
-def read_flag(key: str, text: str) -> bool:
-    """Read ``true`` or ``false``."""
-    if text.lower() not in ("true", "false"):
-        raise unusable(key, text, "true or false")
-    return text.lower() == "true"
-
-
-def read_rule(key: str, text: str) -> IntensityRule:
-    """Read an intensity rule: ``percentiles``, ``range`` or ``window:LOW,HIGH``."""
-    if text == "percentiles":
-        return IntensityRule("percentiles")
-    if text == "range":
-        return IntensityRule("range")
-    match = _WINDOW.match(text)
-    if match is None or float(match["low"]) >= float(match["high"]):
-        raise unusable(key, text, "percentiles, range or window:LOW,HIGH with LOW below HIGH")
-    return IntensityRule("window", float(match["low"]), float(match["high"]))
+def _rule(key: str, text: str) -> IntensityRule:
+    rule = read_rule(text)
+    if rule is None:
+        forms = {name: INTENSITY_SCHEMES.get(name).form for name in INTENSITY_SCHEMES.names()}
+        raise unusable(key, text, "; ".join(f"{name}: {form}" for name, form in forms.items()))
+    return rule
 
 
 def unusable(key: str, text: str, expected: str) -> UsageError:

@@ -6,20 +6,16 @@ and the measurements of sound cases, so that a repaired dataset is checked again
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from planners.cases import CaseSource, list_cases, missing_images
-from planners.experiment_planner import ExperimentPlanner, channel_names
+from planners.experiment_planner import DEFAULT_PLANNER, PLANNERS, channel_names, make_plan, require_known
 from planners.fingerprint_extractor import Survey, same_files, survey
 from planners.integrity import dataset_remarks, integrity_report, require_sound
-from planners.intensity_names import require_known
-from planners.leakage import leak_notes
 from planners.measurements import MEASUREMENTS_FOLDER
-from planners.overrides import SET_MARK, check_keys, recorded_pairs, ruled_channels
+from planners.overrides import check_keys
 from planners.preprocess import (
     StoreAccount,
     StoreTask,
@@ -30,16 +26,16 @@ from planners.preprocess import (
     store_cases,
     sweep_all,
 )
-from planners.shards import SHARDS_FOLDER, Shard, ShardRecord, write_record
-from planners.split_planner import PreviousSplits, SplitPlanner
+from planners.split_planner import PreviousSplits, SplitPlanner, leak_notes
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport, Remark
-from samora_pipeline.contracts.json_io import read_json, write_json
-from samora_pipeline.contracts.plans import Planned, Plans, SliceAxis
+from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.plans import PLANS_FILE, Plans, SliceAxis
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER
 from samora_pipeline.errors import DataError, SamoraError
+from samora_pipeline.files import digest_json
 from samora_pipeline.parallel import Engine
 
 
@@ -47,17 +43,17 @@ from samora_pipeline.parallel import Engine
 class Request:
     """What is asked for: a raw dataset, its preprocessed folder, settings, and what works on the cases.
 
-    ``set_aside``: go on without faulty cases. ``anew``: measure again what was measured before, and keep nothing.
-    ``shard``: store this part of the cases only (None: all).
+    ``planner``: a name of ``PLANNERS`` or ``package.module:Class``. ``set_aside``: go on without faulty cases.
+    ``anew``: measure again what was measured before, and keep nothing.
     """
 
     raw: Path
     target: Path
     overrides: Mapping[str, str]
     engine: Engine
+    planner: str = DEFAULT_PLANNER
     set_aside: bool = False
     anew: bool = False
-    shard: Shard | None = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,10 @@ class Checked:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dataset after planning and storing; of a shard there are no splits."""
+    """A dataset after planning and storing."""
 
     plans: Plans
-    splits: Splits | None
+    splits: Splits
     notes: tuple[str, ...]
     stored: StoreAccount
 
@@ -94,7 +90,7 @@ def open_dataset(raw: Path, overrides: Mapping[str, str]) -> RawDataset:
     dataset = read_dataset(raw)
     names = channel_names(dataset)
     check_keys(overrides, len(names))
-    require_known(names, ruled_channels(overrides))
+    require_known(names, overrides)
     return dataset
 
 
@@ -123,26 +119,22 @@ def check(request: Request, dataset: RawDataset) -> Checked:
 
 
 def prepare(request: Request, checked: Checked) -> Prepared:
-    """Decide plan and splits and bring the preprocessed folder up to date; of a shard, only its own cases.
+    """Decide plan and splits and bring the preprocessed folder up to date; values edited in plans.json stay.
 
     Raises:
-        UsageError: ``E-SET-02``; DataError: ``E-CASE-04``, ``E-SPLIT-06``; ResourceError: ``E-DISK-01``, ``E-MEM-18``.
+        UsageError: ``E-SET-02``, ``E-SET-03``, ``E-NAME-01``.
+        DataError, ResourceError: ``E-CASE-04``, ``E-SPLIT-06``, ``E-DISK-01``, ``E-MEM-18``.
     """
     target, dataset, fingerprint = request.target, checked.dataset, checked.fingerprint
-    plans = ExperimentPlanner(dataset, fingerprint, request.overrides).plan()
     before = read_plans(target)
-    notes = (*_edited_values(target, dataset, before), *_dropped_settings(before, plans))
+    edited = {key: value for key, value in (before.edited if before else {}).items() if key not in request.overrides}
+    plans, notes = make_plan(request.planner, dataset, fingerprint, request.overrides, edited)
+    notes += _dropped_settings(target, before, plans)
     tasks = store_tasks(dataset, checked.sources, fingerprint, target, plans.slice_axis.value)
-    if request.shard is not None:
-        own = [task for task in tasks if request.shard.owns(task.source.name)]
-        stored = store_cases(target, plans, own, request.engine)
-        write_record(target, ShardRecord(request.shard.index, request.shard.count, plans, fingerprint))
-        return Prepared(plans, None, notes, stored)
     planned = SplitPlanner(dataset, fingerprint, plans.slice_axis.value).plan(previous_splits(target))
     sweep_all(target)
     stored = store_cases(target, plans, tasks, request.engine)
     conclude(target, request.raw, fingerprint, plans, planned.splits)
-    shutil.rmtree(target / SHARDS_FOLDER, ignore_errors=True)
     leaks = leak_notes(dataset, fingerprint, planned.splits)
     return Prepared(plans, planned.splits, (*notes, *planned.notes, *leaks), stored)
 
@@ -150,8 +142,8 @@ def prepare(request: Request, checked: Checked) -> Prepared:
 def is_current(raw: Path, target: Path) -> bool:
     """Whether a dataset is planned and stored from exactly the files that are in the raw folder, by their digests.
 
-    A plan whose values are neither those that the data give nor set by ``--set`` is not current, nor is a dataset in
-    which the last check found a fault.
+    A dataset in which the last check found a fault is not current, nor is a plan that planning again would change. A
+    planner from outside, which nobody has named, is not run: its plan is current while the data are.
     """
     try:
         dataset = read_dataset(raw)
@@ -161,7 +153,10 @@ def is_current(raw: Path, target: Path) -> bool:
         report = read_json(IntegrityReport, target / INTEGRITY_FILE)
         if faults or report.faults or known is None or plans is None or not (target / SPLITS_FILE).is_file():
             return False
-        if replanned(dataset, known, plans) != plans:
+        if plans.planner not in PLANNERS.names():
+            if plans.fingerprint_digest != digest_json(to_plain(known)):
+                return False
+        elif make_plan(plans.planner, dataset, known, plans.overrides, plans.edited)[0] != plans:
             return False
     except SamoraError:
         return False
@@ -180,12 +175,6 @@ def known_fingerprint(dataset: RawDataset, sources: Sequence[CaseSource], target
     if known.set_aside:
         return None
     return known if same_cases(sources, known) else None
-
-
-def replanned(dataset: RawDataset, fingerprint: Fingerprint, plans: Plans) -> Plans:
-    """The plan as it would be made today with the ``--set`` values of ``plans``."""
-    reasons = [planned.why for planned in _values(plans).values()]
-    return ExperimentPlanner(dataset, fingerprint, recorded_pairs(reasons)).plan()
 
 
 def store_tasks(
@@ -208,9 +197,7 @@ def _survey(request: Request, dataset: RawDataset, sources: list[CaseSource]) ->
     published = dataset.ours.published_split
     left_out = frozenset(published.test if published else ())
     kept = None if request.anew else request.target / MEASUREMENTS_FOLDER
-    order = request.shard.order(sources) if request.shard else sources
-    found = survey(dataset.folder.name, sources, dataset.scheme, left_out, request.engine, kept, order)
-    return found
+    return survey(dataset.folder.name, sources, dataset.scheme, left_out, request.engine, kept)
 
 
 def remarks_of(dataset: RawDataset, fingerprint: Fingerprint, sources: Sequence[CaseSource]) -> tuple[Remark, ...]:
@@ -227,38 +214,23 @@ def same_cases(sources: Sequence[CaseSource], known: Fingerprint) -> bool:
     return all(same_files(source, known.cases[source.name]) for source in sources)
 
 
-def _values(plans: Plans) -> dict[str, Planned[Any]]:
-    values = {field.name: getattr(plans, field.name) for field in fields(Plans)}
-    return {name: value for name, value in values.items() if isinstance(value, Planned)}
-
-
-def _edited_values(target: Path, dataset: RawDataset, before: Plans | None) -> tuple[str, ...]:
-    """Sentences about values of plans.json that are not those that were planned."""
-    if before is None or not descriptions_are_current(dataset.folder, target):
-        return ()
-    try:
-        planned = replanned(dataset, read_json(Fingerprint, target / FINGERPRINT_FILE), before)
-    except SamoraError:
-        return ()
-    if planned.fingerprint_digest != before.fingerprint_digest:
-        return ()
-    return tuple(
-        f"{name} was {old.value} in plans.json, which neither the data nor --set give ({new.value}); "
-        "what is edited there is not kept, --set is"
-        for (name, old), new in zip(_values(before).items(), _values(planned).values(), strict=True)
-        if old.value != new.value
-    )
-
-
-def _dropped_settings(before: Plans | None, after: Plans) -> tuple[str, ...]:
-    """Sentences about values that the plan before had from ``--set`` and that are decided from the data again."""
+def _dropped_settings(target: Path, before: Plans | None, after: Plans) -> tuple[str, ...]:
+    """Sentences about what the plan before had and this one no longer has."""
     if before is None:
-        return ()
-    return tuple(
-        f"{name} is decided from the data again: the plan before had it {old.why} (repeat that option to keep it)"
-        for (name, old), new in zip(_values(before).items(), _values(after).values(), strict=True)
-        if SET_MARK in old.why and SET_MARK not in new.why
-    )
+        unread = (target / PLANS_FILE).is_file()
+        return (f"{PLANS_FILE} could not be read by this version and was written anew",) if unread else ()
+    notes = [
+        f"{key} is decided from the data again: the plan before had it set by --set {key}={text} "
+        "(repeat that option to keep it)"
+        for key, text in before.overrides.items()
+        if key not in after.overrides and key not in before.edited
+    ]
+    notes += [f"{key} was edited by hand; --set takes its place" for key in before.edited if key in after.overrides]
+    if before.planner != after.planner:
+        notes.append(
+            f"planned by {after.planner}; the plan before was by {before.planner} (--planner {before.planner} keeps it)"
+        )
+    return tuple(notes)
 
 
 def _no_cases(raw: Path) -> DataError:

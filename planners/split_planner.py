@@ -16,7 +16,7 @@ from planners.nnunet_splits import imported_folds
 from samora_pipeline.contracts.budget import parse_budget
 from samora_pipeline.contracts.dataset import PublishedBudget, RawDataset
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
-from samora_pipeline.contracts.leakage import groups
+from samora_pipeline.contracts.leakage import groups, protected_names, training_leaks
 from samora_pipeline.contracts.plans import SliceAxis
 from samora_pipeline.contracts.splits import ALL, OFFICIAL, Fold, Selection, Splits
 from samora_pipeline.errors import DataError
@@ -24,6 +24,7 @@ from samora_pipeline.imaging.preprocessor import slice_order
 
 FOLDS = 5
 SEED = 12345
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,11 @@ class SplitPlanner:
         fold, before = splits.folds.get(selection.fold), previous.splits.folds.get(selection.fold)
         if fold is None or before is None or not set(selection.cases) <= set(fold.train):
             return False
-        budget = parse_budget(selection.split)
+        # A name in a file runs no code from outside; what such a kind of split would choose now is not known.
+        budget = None if ":" in selection.split else parse_budget(selection.split)
         # A share (or all) of the cases is another number of cases once there are others; a count stays what it is.
-        if budget is not None and budget.kind != "count" and set(fold.train) != set(before.train):
+        relative = budget.relative if budget is not None else ":" in selection.split
+        if relative and set(fold.train) != set(before.train):
             return False
         return not selection.slices or (
             previous.slice_axis == self.slice_axis
@@ -178,6 +181,25 @@ class SplitPlanner:
 
     def _labelled(self) -> list[str]:
         return sorted(name for name, case in self.cases.items() if case.label_digest is not None)
+
+
+def leak_notes(dataset: RawDataset, fingerprint: Fingerprint, splits: Splits) -> tuple[str, ...]:
+    """A sentence for each fold whose training cases show a scan or a patient of its scored cases or of the test set.
+
+    Planning only reports, because another fold may be clean; ``samora_train`` refuses to train on such a fold.
+    """
+    notes = []
+    for name, fold in splits.folds.items():
+        protected = protected_names(splits, fold, fingerprint.cases)
+        leaks = training_leaks(fold.train, protected, fingerprint.cases, dataset.patient)
+        if leaks and name != ALL:
+            shown = "; ".join(leak.text for leak in leaks[:_SHOWN])
+            more = f", and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
+            notes.append(
+                f"fold {name} trains on {len(leaks)} cases that it must not know ({shown}{more}); "
+                "samora_train needs --exclude-leaks or --allow-leak for it"
+            )
+    return tuple(notes)
 
 
 def _slices(case: CaseFingerprint, axis: SliceAxis) -> tuple[int, bool]:

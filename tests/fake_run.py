@@ -34,23 +34,23 @@ from samora_pipeline.weights.sam_checkpoint import base_state
 
 DATASET = "Dataset090_Phantom"
 RUN = "SAMoraTrainer__10pct__default"
+INPUT_SIZE = 64
 LABELS = LabelScheme({"liver": (1,), "spleen": (2,)})
 REGIONS = LabelScheme({"whole": (1, 2), "core": (2,)}, ignore=3, region_order=(1, 2))
 
 
 def make_plans(**changes: Any) -> Plans:
-    """Plans of a one-channel CT dataset with 64 px slices; ``changes`` are plain values, put in with a reason."""
+    """Plans of a one-channel CT dataset; ``changes`` are plain values, put in with a reason."""
     plans = Plans(
         dataset=DATASET,
         channel_names=("CT",),
         slice_axis=Planned("axial", "tests"),
         in_plane=Planned("resize", "tests"),
         in_plane_spacing=Planned(None, "tests"),
-        slice_size=Planned(64, "tests"),
-        input_size=Planned(64, "tests"),
+        slice_size=Planned(None, "tests"),
+        input_size=Planned(None, "tests"),
         channels=Planned("repeat", "tests"),
         intensity=Planned((IntensityRule("window", -125.0, 275.0),), "tests"),
-        batch_size=Planned(4, "tests"),
         mirror=Planned(True, "tests"),
         fingerprint_digest="0" * 64,
     )
@@ -81,7 +81,7 @@ def write_fake_run(
     folder.mkdir(parents=True)
     if spec is None:
         channels = len(plans.channel_names)
-        spec = ModelSpec("samora_tiny", plans.input_size.value, labels.num_outputs, in_channels=channels, lora_rank=4)
+        spec = ModelSpec("samora_tiny", INPUT_SIZE, labels.num_outputs, in_channels=channels, lora_rank=4)
     for number, fold in enumerate(folds):
         torch.manual_seed(number)
         network = build_network(spec)

@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 def halve_case(source: Path, case: str, target: Path, scheme: LabelScheme) -> None:
     """Write a case of the store ``source`` to ``target`` at half the in-plane resolution.
 
-    Percentiles and extremes stay those of the scan, so that intensities are scaled alike. The record keeps the source's
+    Intensity statistics stay those of the scan, so that intensities are scaled alike. The record keeps the source's
     digest: runs on halved slices have the keys of runs on whole ones, and are scored on the scans themselves.
     """
     stored = StoredSlices.open(source, case)

@@ -148,7 +148,7 @@ def require_nnunet(runs: Sequence[NnunetRun]) -> None:
                 fix="python -m venv nnunet && nnunet/bin/pip install nnunetv2, then --nnunet nnunet/bin",
             )
         budget = parse_budget(run.budget)
-        if budget is not None and budget.unit == "slices":
+        if getattr(budget, "unit", None) == "slices":
             raise UsageError(
                 "E-STUDY-11",
                 "nnU-Net learns from whole scans and cannot take a budget of slices",

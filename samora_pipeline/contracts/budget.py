@@ -1,44 +1,166 @@
-"""The grammar of label budgets and the seeded draw: ``10pct``, ``4cases``, ``120slices``, ``5pct_cases``, ``full``.
+"""Label budgets (``10pct``, ``4cases``, ``120slices``, ``5pct_cases``, ``full``) and their seeded draw.
 
 For one seed and fold, smaller budgets are subsets of larger ones, so that a curve over budgets adds labels and never
-swaps them.
+swaps them. Another kind of budget is one class in ``BUDGETS``; ``package.module:Class:TEXT`` is one from outside.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Protocol, Self
 
 from samora_pipeline.contracts.dataset import BudgetUnit
-from samora_pipeline.contracts.splits import OFFICIAL, Selection, Splits, no_such_split, selection_key
+from samora_pipeline.contracts.splits import OFFICIAL, Selection, Splits, selection_key
 from samora_pipeline.errors import DataError
+from samora_pipeline.registry import Registry
 
-_PERCENT = re.compile(r"^(\d+(?:\.\d+)?)pct(?:_(cases|slices))?$")
-_COUNT = re.compile(r"^(\d+)(cases|slices)$")
+Choice = dict[str, tuple[int, ...] | None]
+"""The chosen cases, each with the indices of its chosen slices (None: the whole case)."""
 
 
 @dataclass(frozen=True)
-class Budget:
-    """A parsed split name: all, a share (0-100] or a count, of cases or slices (None: the dataset's own unit)."""
+class Draw:
+    """What a budget chooses from: the labelled training cases of a fold with their numbers of slices.
 
-    kind: Literal["full", "percent", "count"]
-    amount: float
-    unit: BudgetUnit | None
+    ``unit`` is the dataset's own. ``seed`` (dataset, fold and seed of the run) does not depend on the budget: that is
+    what nests the subsets.
+    """
+
+    dataset: str
+    split: str
+    slices_per_case: dict[str, int]
+    unit: BudgetUnit
+    seed: str
+
+    def total(self, unit: BudgetUnit) -> int:
+        """The number of cases or of slices."""
+        return len(self.slices_per_case) if unit == "cases" else sum(self.slices_per_case.values())
+
+    def take(self, count: int, unit: BudgetUnit) -> Choice:
+        """Draw ``count`` cases or slices.
+
+        Raises:
+            DataError: ``E-SPLIT-05`` nothing or more than there are.
+        """
+        if not 0 < count <= self.total(unit):
+            raise DataError(
+                "E-SPLIT-05",
+                f'the split "{self.split}" asks for more labels than there are in {self.dataset}',
+                found=f"{count} of {self.total(unit)}",
+                expected=f"at most {self.total(unit)}",
+                fix="use full, or a smaller budget",
+            )
+        order, cases = random.Random(f"{self.seed}/{unit}"), sorted(self.slices_per_case)
+        if unit == "cases":
+            order.shuffle(cases)
+            return dict.fromkeys(sorted(cases[:count]))
+        pairs = [(case, index) for case in cases for index in range(self.slices_per_case[case])]
+        order.shuffle(pairs)
+        chosen: dict[str, list[int]] = {}
+        for case, index in sorted(pairs[:count]):
+            chosen.setdefault(case, []).append(index)
+        return {case: tuple(indices) for case, indices in chosen.items()}
+
+
+class Budget(Protocol):
+    """A kind of label budget.
+
+    ``forms`` shows how its splits are written. ``relative``: whether a fold with other cases has another number of
+    labels, so that a drawn selection no longer holds.
+    """
+
+    forms: ClassVar[str]
+    relative: ClassVar[bool]
+
+    @classmethod
+    @abstractmethod
+    def read(cls, text: str) -> Self | None:
+        """The budget that a split's name stands for, or None when it is of another kind."""
+
+    @abstractmethod
+    def choose(self, draw: Draw) -> Choice:
+        """Choose cases or slices; the same ``draw`` always gives the same choice."""
+
+
+BUDGETS: Registry[type[Budget]] = Registry("split")
+
+
+@BUDGETS.register("full")
+@dataclass(frozen=True)
+class Full(Budget):
+    """All labelled cases."""
+
+    forms = "full"
+    relative = True
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """``full``."""
+        return cls() if text == "full" else None
+
+    def choose(self, draw: Draw) -> Choice:
+        """Every case, whole."""
+        return draw.take(draw.total("cases"), "cases")
+
+
+@BUDGETS.register("pct")
+@dataclass(frozen=True)
+class Share(Budget):
+    """A share in percent (0-100] of cases or slices; ``unit`` None is the dataset's own."""
+
+    forms = "<x>pct, <x>pct_cases, <x>pct_slices"
+    relative = True
+    percent: float
+    unit: BudgetUnit | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """``10pct``, ``7.5pct_cases``."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)pct(?:_(cases|slices))?", text)
+        return cls(float(match[1]), _unit(match[2])) if match and 0 < float(match[1]) <= 100 else None
+
+    def choose(self, draw: Draw) -> Choice:
+        """At least one, rounded down."""
+        unit = self.unit or draw.unit
+        return draw.take(max(1, int(draw.total(unit) * self.percent / 100)), unit)
+
+
+@BUDGETS.register("count")
+@dataclass(frozen=True)
+class Count(Budget):
+    """A number of cases or slices."""
+
+    forms = "<n>cases, <n>slices"
+    relative = False
+    count: int
+    unit: BudgetUnit
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """``4cases``, ``120slices``."""
+        match = re.fullmatch(r"(\d+)(cases|slices)", text)
+        unit = _unit(match[2]) if match else None
+        return cls(int(match[1]), unit) if match and unit and int(match[1]) > 0 else None
+
+    def choose(self, draw: Draw) -> Choice:
+        """So many."""
+        return draw.take(self.count, self.unit)
 
 
 def parse_budget(name: str) -> Budget | None:
-    """Return the budget a split name stands for, or None when it does not follow the grammar."""
-    if name == "full":
-        return Budget("full", 100.0, "cases")
-    if match := _PERCENT.match(name):
-        amount = float(match[1])
-        unit: BudgetUnit | None = _unit(match[2])
-        return Budget("percent", amount, unit) if 0 < amount <= 100 else None
-    if match := _COUNT.match(name):
-        return Budget("count", float(match[1]), _unit(match[2])) if int(match[1]) > 0 else None
-    return None
+    """Return the budget a split name stands for, or None when no kind of budget reads it.
+
+    Raises:
+        UsageError: ``E-NAME-01`` for a ``package.module:Class`` that cannot be imported.
+    """
+    if ":" in name:
+        module, _, rest = name.partition(":")
+        kind, _, text = rest.partition(":")
+        return BUDGETS.get(f"{module}:{kind}").read(text)
+    return next((budget for kind in BUDGETS.names() if (budget := BUDGETS.get(kind).read(name)) is not None), None)
 
 
 def select(splits: Splits, name: str, fold: str, seed: int, slices_per_case: dict[str, int]) -> Selection:
@@ -57,36 +179,17 @@ def select(splits: Splits, name: str, fold: str, seed: int, slices_per_case: dic
         return _published(splits, name, seed, slices_per_case)
     budget = parse_budget(name)
     if budget is None:
-        known = "".join(f", {published}" for published in splits.published)
-        raise no_such_split(name, splits.dataset, known)
-    unit = budget.unit or splits.budget_unit
-    # The order depends on fold and seed only, never on the budget: that is what nests the subsets.
-    order = random.Random(f"{splits.dataset}/{fold}/{seed}/{unit}")
-    if unit == "cases":
-        return _draw_cases(splits, name, fold, seed, budget, slices_per_case, order)
-    return _draw_slices(splits, name, fold, seed, budget, slices_per_case, order)
-
-
-def _draw_cases(
-    splits: Splits, name: str, fold: str, seed: int, budget: Budget, available: dict[str, int], order: random.Random
-) -> Selection:
-    cases = sorted(available)
-    count = _count(budget, len(cases), name, splits.dataset)
-    order.shuffle(cases)
-    return Selection(name, fold, "cases", seed, False, tuple(sorted(cases[:count])))
-
-
-def _draw_slices(
-    splits: Splits, name: str, fold: str, seed: int, budget: Budget, available: dict[str, int], order: random.Random
-) -> Selection:
-    pairs = [(case, index) for case in sorted(available) for index in range(available[case])]
-    count = _count(budget, len(pairs), name, splits.dataset)
-    order.shuffle(pairs)
-    chosen: dict[str, list[int]] = {}
-    for case, index in sorted(pairs[:count]):
-        chosen.setdefault(case, []).append(index)
-    slices = {case: tuple(indices) for case, indices in chosen.items()}
-    return Selection(name, fold, "slices", seed, False, tuple(chosen), slices)
+        raise DataError(
+            "E-SPLIT-04",
+            f'no split "{name}" in {splits.dataset}',
+            found=name,
+            expected=", ".join([*(BUDGETS.get(kind).forms for kind in BUDGETS.names()), *splits.published]),
+            fix="samora_train DATASET TRAINER 10pct",
+        )
+    draw = Draw(splits.dataset, name, slices_per_case, splits.budget_unit, f"{splits.dataset}/{fold}/{seed}")
+    choice = budget.choose(draw)
+    slices = {case: indices for case, indices in choice.items() if indices is not None}
+    return Selection(name, fold, "slices" if slices else "cases", seed, False, tuple(choice), slices)
 
 
 def _published(splits: Splits, name: str, seed: int, available: dict[str, int]) -> Selection:
@@ -102,19 +205,6 @@ def _published(splits: Splits, name: str, seed: int, available: dict[str, int]) 
         )
     slices = {case: budget.slices[case] for case in cases if case in budget.slices}
     return Selection(name, OFFICIAL, budget.unit, seed, True, cases, slices)
-
-
-def _count(budget: Budget, total: int, name: str, dataset: str) -> int:
-    count = int(budget.amount) if budget.kind == "count" else max(1, int(total * budget.amount / 100))
-    if not 0 < count <= total:
-        raise DataError(
-            "E-SPLIT-05",
-            f'the split "{name}" asks for more labels than there are in {dataset}',
-            found=f"{count} of {total}",
-            expected=f"at most {total}",
-            fix="use full, or a smaller budget",
-        )
-    return count
 
 
 def _unit(text: str | None) -> BudgetUnit | None:

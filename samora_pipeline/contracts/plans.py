@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Literal, TypeVar
+
+from samora_pipeline.contracts.json_io import to_plain
+from samora_pipeline.files import digest_json
 
 PLANS_FILE = "plans.json"
 
@@ -12,7 +16,6 @@ T = TypeVar("T")
 SliceAxis = Literal["axial", "coronal", "sagittal"]
 InPlaneRule = Literal["resize", "resample_and_pad", "shrink_and_pad"]
 ChannelRule = Literal["repeat", "as_is", "adapter"]
-IntensityScheme = Literal["window", "percentiles", "range"]
 
 # Direction in which the index of (slice, row, column) grows, as anatomical letters: the view a radiologist expects.
 SLICE_AXES: dict[str, str] = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
@@ -30,13 +33,18 @@ class Planned(Generic[T]):
 class IntensityRule:
     """How one channel becomes [0, 1]: clip to (low, high), subtract low, divide by (high - low).
 
-    ``window``: low and high are fixed, in source units. ``percentiles``: they are each volume's own 0.5 and 99.5
-    percentiles. ``range``: each volume's own minimum and maximum.
+    ``scheme``, a name of ``imaging.intensity.INTENSITY_SCHEMES`` or ``package.module:Class``, says what (low, high) are
+    for a volume; ``low`` and ``high`` here are the scheme's parameters (the limits themselves for ``window``).
     """
 
-    scheme: IntensityScheme
+    scheme: str
     low: float | None = None
     high: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The rule in words: ``window -125 to 275``, ``percentiles``."""
+        return self.scheme + ("" if self.low is None or self.high is None else f" {self.low:g} to {self.high:g}")
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,14 @@ class Plans:
     """The plan of one dataset.
 
     A slice goes from the source grid to ``slice_size`` x ``slice_size`` (by ``in_plane``: resize the field of view, or
-    resample to ``in_plane_spacing`` mm and pad or crop centrally), then to ``input_size`` if that differs.
-    ``shrink_and_pad`` never enlarges: pixels finer than ``in_plane_spacing`` mm are resampled to it, the slice is
-    padded to a square of at least ``input_size``, and that is shrunk to ``input_size``; nothing is cut off.
-    ``batch_size`` is the micro-batch that fits the memory that was planned for. ``mirror``: whether
-    slices may be flipped as augmentation.
+    resample to ``in_plane_spacing`` mm and pad or crop centrally), then to the input size of the run's network if that
+    differs; a ``slice_size`` of None is that input size. ``shrink_and_pad`` never enlarges: pixels finer than
+    ``in_plane_spacing`` mm are resampled to it, the slice is padded to a square of at least the input size, and that is
+    shrunk to the input size; nothing is cut off. ``input_size`` is no more than the dataset's preference (None: the run
+    decides). ``mirror``: whether slices may be flipped as augmentation.
+
+    ``planner`` names the class that decided, ``overrides`` holds the ``--set`` values, and ``decided`` the digest of
+    each value as it was decided: a value with another digest was edited by hand.
     """
 
     dataset: str
@@ -56,11 +67,43 @@ class Plans:
     slice_axis: Planned[SliceAxis]
     in_plane: Planned[InPlaneRule]
     in_plane_spacing: Planned[float | None]
-    slice_size: Planned[int]
-    input_size: Planned[int]
+    slice_size: Planned[int | None]
+    input_size: Planned[int | None]
     channels: Planned[ChannelRule]
     intensity: Planned[tuple[IntensityRule, ...]]
-    batch_size: Planned[int]
     mirror: Planned[bool]
     fingerprint_digest: str
-    schema_version: int = 1
+    planner: str = "ExperimentPlanner"
+    overrides: dict[str, str] = field(default_factory=dict)
+    decided: dict[str, str] = field(default_factory=dict)
+    schema_version: int = 2
+
+    @property
+    def planned(self) -> dict[str, Planned[Any]]:
+        """All values with their reasons, by name."""
+        values = {own.name: getattr(self, own.name) for own in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Planned)}
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The parts from outside that loading a slice runs: intensity schemes named ``package.module:Class``."""
+        return tuple(rule.scheme for rule in self.intensity.value if ":" in rule.scheme)
+
+    @property
+    def edited(self) -> dict[str, Any]:
+        """The values that were edited by hand, by key (``slice_axis``, ``intensity.0``)."""
+        values: dict[str, Any] = {name: planned.value for name, planned in self.planned.items()}
+        rules = values.pop("intensity")
+        values |= {f"intensity.{index}": rule for index, rule in enumerate(rules)}
+        return {
+            key: value for key, value in values.items() if key in self.decided and self.decided[key] != _digest(value)
+        }
+
+
+def decided_digests(values: Mapping[str, Any]) -> dict[str, str]:
+    """``Plans.decided`` for decided values by key."""
+    return {key: _digest(value) for key, value in values.items()}
+
+
+def _digest(value: Any) -> str:
+    return digest_json(to_plain(value))[:16]

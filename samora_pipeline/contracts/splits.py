@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from samora_pipeline.contracts.dataset import BudgetUnit, PublishedBudget
-from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.errors import UsageError
 
 SPLITS_FILE = "splits.json"
 OFFICIAL = "official"
@@ -82,14 +82,3 @@ class Splits:
 def selection_key(split: str, fold: str, seed: int) -> str:
     """The key of a selection in splits.json."""
     return f"{split}/{fold}/{seed}"
-
-
-def no_such_split(name: str, dataset: str, known: str) -> DataError:
-    """The error for a split that neither exists nor can be drawn (``E-SPLIT-04``)."""
-    return DataError(
-        "E-SPLIT-04",
-        f'no split "{name}" in {dataset}',
-        found=name,
-        expected=f"full, <x>pct, <x>pct_cases, <x>pct_slices, <n>cases, <n>slices{known}",
-        fix="samora_train DATASET TRAINER 10pct",
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from samora_pipeline.contracts.fingerprint import Subset
+from samora_pipeline.contracts.fingerprint import IntensityStats, Subset
 
 SLICES_FOLDER = "slices"
 
@@ -31,8 +31,8 @@ class SliceGeometry:
 class StoredCase:
     """One case of the store. ``shape`` is (slices, rows, columns) in source pixels.
 
-    ``percentiles`` and ``extremes``: per channel, the 0.5/99.5 percentiles and minimum/maximum of the whole volume in
-    source units. ``image_crcs[slice][channel]`` and ``label_crcs[slice]`` are CRC-32 of the slice's bytes.
+    ``intensities``: per channel, the statistics of the whole volume in source units.
+    ``image_crcs[slice][channel]`` and ``label_crcs[slice]`` are CRC-32 of the slice's bytes.
     ``label_pixels`` counts, per foreground name, the pixels in each slice (empty without labels). ``source_digest``
     covers the raw files, the slice axis and the labels' declaration: another digest means the case is stale.
     """
@@ -42,10 +42,9 @@ class StoredCase:
     shape: tuple[int, int, int]
     dtype: str
     geometry: SliceGeometry
-    percentiles: tuple[tuple[float, float], ...]
-    extremes: tuple[tuple[float, float], ...]
+    intensities: tuple[IntensityStats, ...]
     image_crcs: tuple[tuple[int, ...], ...]
     label_crcs: tuple[int, ...] | None
     source_digest: str
     label_pixels: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    schema_version: int = 1
+    schema_version: int = 2

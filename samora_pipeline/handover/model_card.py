@@ -128,10 +128,7 @@ def _data(facts: CardFacts) -> str:
             f"{pool} cases without labels, {len(fold.scored)} scored cases\n"
         )
     terms = next(term.licence for term in facts.terms)
-    rules = "; ".join(
-        rule.scheme + (f" {rule.low:g} to {rule.high:g}" if rule.low is not None and rule.high is not None else "")
-        for rule in config.plans.intensity.value
-    )
+    rules = "; ".join(rule.text for rule in config.plans.intensity.value)
     return (
         f"{config.dataset}, label budget `{config.split}`. Terms of the data: {terms}.\n\n{''.join(lines)}\n"
         f"Slices: {config.plans.slice_axis.value}, {config.plans.in_plane.value} to {config.model.input_size} x "

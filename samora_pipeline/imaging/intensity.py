@@ -5,7 +5,7 @@ Shape legend: C channels; H, W rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from samora_pipeline.contracts.fingerprint import IntensityStats
 from samora_pipeline.contracts.plans import IntensityRule
+from samora_pipeline.imaging.intensity_schemes import scheme_of
 
 LOW_PERCENTILE = 0.5
 HIGH_PERCENTILE = 99.5
@@ -87,31 +88,20 @@ def _blocks(flat: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     return (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
 
 
-def limits(rule: IntensityRule, percentiles: tuple[float, float], extremes: tuple[float, float]) -> tuple[float, float]:
-    """The (low, high) in source units that a rule maps to 0 and 1 for a volume with these measurements."""
-    if rule.scheme == "percentiles":
-        return percentiles
-    if rule.scheme == "range":
-        return extremes
-    if rule.low is None or rule.high is None:
-        raise ValueError("a window needs low and high")
-    return rule.low, rule.high
-
-
 def normalize(
-    images: npt.NDArray[Any],
-    rules: tuple[IntensityRule, ...],
-    percentiles: tuple[tuple[float, float], ...],
-    extremes: tuple[tuple[float, float], ...],
+    images: npt.NDArray[Any], rules: Sequence[IntensityRule], volumes: Sequence[IntensityStats]
 ) -> npt.NDArray[np.float32]:
     """Bring images [..., C, H, W] from source units to [0, 1]: clip to (low, high), subtract low, divide.
 
-    ``rules``, ``percentiles`` and ``extremes`` hold one entry per channel (plans.json and the case's record). A
-    channel without any contrast (high = low) becomes 0.
+    ``rules`` (of the plan) and ``volumes`` (statistics of the whole volume, of the case's record) hold one entry per
+    channel. A channel without any contrast (high = low) becomes 0.
+
+    Raises:
+        UsageError: ``E-NAME-01`` for a rule whose scheme is neither registered nor importable.
     """
     result = images.astype(np.float32)
-    for channel, (rule, own, ends) in enumerate(zip(rules, percentiles, extremes, strict=True)):
-        low, high = limits(rule, own, ends)
+    for channel, (rule, volume) in enumerate(zip(rules, volumes, strict=True)):
+        low, high = scheme_of(rule).limits(rule, volume)
         view = result[..., channel, :, :]
         np.clip(view, low, high, out=view)
         view -= np.float32(low)

@@ -56,17 +56,19 @@ class InPlaneMap:
     columns: AxisMap
 
     @classmethod
-    def for_plan(cls, rows: int, cols: int, spacing: tuple[float, float], plans: Plans) -> InPlaneMap:
-        """Build the map for slices of ``rows`` x ``cols`` pixels of ``spacing`` (mm per row, mm per column)."""
+    def for_plan(cls, rows: int, cols: int, spacing: tuple[float, float], plans: Plans, input_size: int) -> InPlaneMap:
+        """Build the map for slices of ``rows`` x ``cols`` pixels of ``spacing`` (mm per row, mm per column) to a
+        network's input of ``input_size`` pixels a side.
+        """
         if plans.in_plane.value == "shrink_and_pad":
-            return cls(*_shrinking_maps((rows, cols), spacing, plans))
-        return cls(_axis_map(rows, spacing[0], plans), _axis_map(cols, spacing[1], plans))
+            return cls(*_shrinking_maps((rows, cols), spacing, plans, input_size))
+        return cls(_axis_map(rows, spacing[0], plans, input_size), _axis_map(cols, spacing[1], plans, input_size))
 
     @classmethod
-    def for_case(cls, record: StoredCase, plans: Plans) -> InPlaneMap:
+    def for_case(cls, record: StoredCase, plans: Plans, input_size: int) -> InPlaneMap:
         """Build the map for the slices of a stored case."""
         _, rows, cols = record.shape
-        return cls.for_plan(rows, cols, record.geometry.spacing[1:], plans)
+        return cls.for_plan(rows, cols, record.geometry.spacing[1:], plans, input_size)
 
     @property
     def image_operators(self) -> tuple[Matrix, Matrix]:
@@ -219,24 +221,26 @@ def _overlap(axis: AxisMap) -> tuple[slice, slice]:
     return slice(start, stop), slice(start + axis.before, stop + axis.before)
 
 
-def _axis_map(source: int, spacing: float, plans: Plans) -> AxisMap:
-    frame, target = plans.slice_size.value, plans.input_size.value
+def _axis_map(source: int, spacing: float, plans: Plans, input_size: int) -> AxisMap:
+    frame = plans.slice_size.value or input_size
     wanted = plans.in_plane_spacing.value
     if plans.in_plane.value == "resize" or wanted is None:
-        return AxisMap(source, frame, 0, frame, target)
+        return AxisMap(source, frame, 0, frame, input_size)
     resampled = max(1, round(source * spacing / wanted))
-    return AxisMap(source, resampled, (frame - resampled) // 2, frame, target)
+    return AxisMap(source, resampled, (frame - resampled) // 2, frame, input_size)
 
 
-def _shrinking_maps(sizes: tuple[int, int], spacing: tuple[float, float], plans: Plans) -> list[AxisMap]:
+def _shrinking_maps(
+    sizes: tuple[int, int], spacing: tuple[float, float], plans: Plans, input_size: int
+) -> list[AxisMap]:
     """Both axes of ``shrink_and_pad``; they share a square frame, so that the proportions stay."""
-    finest, target = plans.in_plane_spacing.value or 0.0, plans.input_size.value
+    finest = plans.in_plane_spacing.value or 0.0
     resampled = [
         max(1, round(size * own / finest)) if own < finest else size for size, own in zip(sizes, spacing, strict=True)
     ]
-    frame = max(*resampled, target)
+    frame = max(*resampled, input_size)
     return [
-        AxisMap(size, wanted, (frame - wanted) // 2, frame, target)
+        AxisMap(size, wanted, (frame - wanted) // 2, frame, input_size)
         for size, wanted in zip(sizes, resampled, strict=True)
     ]
 

@@ -19,11 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from samora_pipeline.contracts.fingerprint import IntensityStats
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.postprocessing import Step, read_steps
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.imaging.intensity import measure, normalize
+from samora_pipeline.imaging.intensity_schemes import scheme_of
 from samora_pipeline.imaging.preprocessor import to_raw_grid, to_slices
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.imaging.volume import Volume, require_finite
@@ -65,8 +67,8 @@ class Predictor:
     """Networks of one run, with the plan and the labels they were trained for.
 
     Members are averaged as probabilities: every network, and with ``tta`` every mirrored view that the plan allows.
-    Networks are any modules from (B,C,n,n) in [0, 1] to logits (B,K,m,m). They are taken over: moved to the device, put
-    in evaluation mode, and in bf16 the weights of their products are stored in bf16.
+    Networks are any modules from (B,C,n,n) in [0, 1], n = ``input_size``, to logits (B,K,m,m). They are taken over:
+    moved to the device, put in evaluation mode, and in bf16 the weights of their products are stored in bf16.
 
     Only matrix products and convolutions follow ``precision``; resizing and averaging are always done in float32.
     ``batch_size`` (slices per step; by default what suits the device) is halved whenever memory runs out, and changes
@@ -82,6 +84,7 @@ class Predictor:
         plans: Plans,
         labels: LabelScheme,
         *,
+        input_size: int,
         device: str | torch.device | None = "cpu",
         precision: Precision = "auto",
         batch_size: int | None = None,
@@ -93,7 +96,8 @@ class Predictor:
         self.device = as_device(device)
         self.arithmetic = pick_arithmetic(self.device, precision)
         self._networks = [prepared(network, self.device, self.arithmetic.dtype) for network in networks]
-        self.batch_size = batch_size or pick_batch(self.device, plans.input_size.value)
+        self.input_size = input_size
+        self.batch_size = batch_size or pick_batch(self.device, input_size)
         self._views = mirrored_views(plans) if tta else [()]
         self._steps = tuple(steps)
 
@@ -141,6 +145,7 @@ class Predictor:
             [fold.network for fold in loaded],
             first.plans,
             first.labels,
+            input_size=first.model.input_size,
             device=own_device,
             precision=precision,
             batch_size=batch_size,
@@ -206,12 +211,11 @@ class Predictor:
         ``spacing`` in mm between slices, rows and columns. The slices have to be a whole volume: the intensity rules
         of a plan may ask for its percentiles.
         """
-        percentiles, extremes = _measured(images, self.plans)
+        volumes = _measured(images, self.plans)
         rows, columns = images.shape[2:]
-        in_plane = DeviceMap(
-            InPlaneMap.for_plan(rows, columns, spacing[1:], self.plans), self.device, regions=self.labels.regions
-        )
-        workers = pick_workers(self.device, self.plans.input_size.value, self.batch_size, len(images))
+        way = InPlaneMap.for_plan(rows, columns, spacing[1:], self.plans, self.input_size)
+        in_plane = DeviceMap(way, self.device, regions=self.labels.regions)
+        workers = pick_workers(self.device, self.input_size, self.batch_size, len(images))
         largest = max(1, CHUNK_BYTES[self.device.type] // (workers * 4 * self.labels.num_outputs * rows * columns))
 
         def step(own: range) -> list[ScoreChunk]:
@@ -219,7 +223,7 @@ class Predictor:
             start = own.start
             while start < own.stop:
                 size = min(self.batch_size, own.stop - start)
-                slices = normalize(images[start : start + size], self.plans.intensity.value, percentiles, extremes)
+                slices = normalize(images[start : start + size], self.plans.intensity.value, volumes)
                 chunk = self._try(torch.from_numpy(slices), in_plane)
                 if chunk is None:
                     self._halve(size)
@@ -311,13 +315,8 @@ def mirrored_views(plans: Plans) -> list[tuple[int, ...]]:
     return [view for count in range(len(axes) + 1) for view in combinations(axes, count)]
 
 
-def _measured(images: Images, plans: Plans) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
-    """Percentiles and extremes per channel of slices [S,C,H,W]; not measured where the plan uses windows only."""
-    if all(rule.scheme == "window" for rule in plans.intensity.value):
-        unused = ((0.0, 0.0),) * images.shape[1]
-        return unused, unused
-    stats = [measure(images[:, channel]) for channel in range(images.shape[1])]
-    return (
-        tuple((channel.percentile_00_5, channel.percentile_99_5) for channel in stats),
-        tuple((channel.minimum, channel.maximum) for channel in stats),
-    )
+def _measured(images: Images, plans: Plans) -> list[IntensityStats]:
+    """Statistics per channel of slices [S,C,H,W]; where no scheme of the plan needs them, of one voxel."""
+    needed = any(scheme_of(rule).measured for rule in plans.intensity.value)
+    voxels = images if needed else images[:1, :, :1, :1]
+    return [measure(voxels[:, channel]) for channel in range(images.shape[1])]

@@ -102,13 +102,7 @@ def _make_picture(chosen: Chosen, files: CaseFiles, summary: Summary, plans: Pla
         stacks.append(labels_to_slices(volume, geometry))
     reference, prediction = stacks
     index = telling_slice(reference, prediction, labels, by_error=chosen.role == "worst")
-    stats = measure(images[:, 0])
-    shown = normalize(
-        images[index, :1],
-        plans.intensity.value[:1],
-        ((stats.percentile_00_5, stats.percentile_99_5),),
-        ((stats.minimum, stats.maximum),),
-    )
+    shown = normalize(images[index, :1], plans.intensity.value[:1], [measure(images[:, 0])])
     title = f"{chosen.role.capitalize()}: {chosen.case.case}, mean Dice {chosen.dice:.3f}"
     return Picture(
         title=f"{title} ({plans.slice_axis.value} slice {index + 1} of {len(images)})",

@@ -58,12 +58,7 @@ def read_case(case: RawCase, predictions: Sequence[Path], plans: Plans) -> CaseS
         require_same_grid(volumes[0], volume)
         stacks.append(labels_to_slices(volume, geometry))
     stats = [measure(slices[:, channel]) for channel in range(slices.shape[1])]
-    images = normalize(
-        slices,
-        plans.intensity.value,
-        tuple((channel.percentile_00_5, channel.percentile_99_5) for channel in stats),
-        tuple((channel.minimum, channel.maximum) for channel in stats),
-    )
+    images = normalize(slices, plans.intensity.value, stats)
     return CaseStack(case.name, images, stacks[0], tuple(stacks[1:]), geometry.spacing)
 
 

@@ -255,7 +255,7 @@ def _tile(places: Places, record: StoredCase, plans: Plans, run: ReportedRun, te
     stored = StoredSlices(places.slices, record)
     totals = np.sum([np.asarray(pixels) for pixels in record.label_pixels.values()], axis=0, dtype=np.int64)
     index = int(np.argmax(totals)) if np.any(totals) else record.shape[0] // 2
-    image = normalize(stored.image(index)[:1], plans.intensity.value[:1], record.percentiles[:1], record.extremes[:1])
+    image = normalize(stored.image(index)[:1], plans.intensity.value[:1], record.intensities[:1])
     spacing = record.geometry.spacing
     whole = np.ones(image.shape[1:], dtype=np.bool_)
     frame = frame_around(whole, spacing[1] / spacing[2], _TILE - 4)

@@ -48,7 +48,8 @@ class AskedNetwork:
     def in_plane(self, stack: CaseStack) -> InPlaneMap:
         """The way between the slices of a case and the network's input."""
         rows, columns = stack.reference.shape[1:]
-        return InPlaneMap.for_plan(rows, columns, stack.spacing[1:], self.config.plans)
+        size = self.config.model.input_size
+        return InPlaneMap.for_plan(rows, columns, stack.spacing[1:], self.config.plans, size)
 
     def predict(self, stack: CaseStack, indices: Sequence[int]) -> Labels:
         """Label values [B,H,W] of slices of a case, one slice at a time."""

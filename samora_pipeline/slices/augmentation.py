@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.contracts.random_steps import AugmentationSettings, Range
+from samora_pipeline.contracts.random_steps import AugmentationSettings
 from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.slices.views import between
 
 Floats = NDArray[np.floating]
 _GLOBAL_GENERATOR = threading.RLock()
@@ -38,8 +39,7 @@ _STEP = 4
 flips, and within a few hundredths of a pixel for the smooth elastic deformation."""
 
 
-@dataclass(frozen=True)
-class AugmentationParameters:
+class AugmentationParameters(NamedTuple):
     """What was drawn for B slices.
 
     ``coordinates`` (B,2,n,n): for points spread evenly over the result, corners included, where they come from: (row,
@@ -97,7 +97,7 @@ def draw_augmentation(
             # Corner points are pixel centres, hence the (size - 1) / size.
             mesh = create_zero_centered_coordinate_mesh((points, points)) * ((size - 1) / size / (points - 1))
             coordinates[i] = _compose(mesh, geometry, settings, flips)
-            factors[:, i] = _between(contrast, settings.contrast), _between(brightness, settings.brightness)
+            factors[:, i] = between(contrast, settings.contrast), between(brightness, settings.brightness)
     contrasts, brightnesses = torch.from_numpy(factors)
     return AugmentationParameters(torch.from_numpy(coordinates), contrasts, brightnesses)
 
@@ -127,12 +127,8 @@ def _compose(where: Floats, geometry: list[float], settings: AugmentationSetting
         # Uniform noise in (-1, 1) has variance 1/3, and a 2-D Gaussian divides its deviation by 2 sqrt(pi) sigma.
         where = elastic_deform_coordinates(where, settings.elastic_size * 2 * math.sqrt(3 * math.pi) * sigma, sigma)
     where = rotate_coords_2d(where, (2 * angle - 1) * math.radians(settings.rotation))
-    where = scale_coords(where, 1 / _between(scale, settings.scale))
+    where = scale_coords(where, 1 / between(scale, settings.scale))
     for axis, drawn in enumerate((rows, columns)):
         if flips[axis] and drawn < settings.flip:
             where[axis] *= -1
     return where
-
-
-def _between(uniform: float, ends: Range) -> float:
-    return ends[0] + (ends[1] - ends[0]) * uniform

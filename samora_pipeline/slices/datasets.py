@@ -76,7 +76,7 @@ class UnlabelledSource(Protocol):
 
 
 class SliceSource:
-    """Slices of one dataset as tensors, numbered in the order of ``ids``.
+    """Slices of one dataset as tensors of ``input_size`` (N) pixels a side, numbered in the order of ``ids``.
 
     Each slice is decoded once and kept in memory, images in 16 bits and targets in 16 bits, until ``memory`` bytes
     are used; the others are read again each time. What is read does not depend on what is kept.
@@ -87,12 +87,14 @@ class SliceSource:
         folder: Path,
         ids: Sequence[SliceId],
         plans: Plans,
+        input_size: int,
         scheme: LabelScheme | None = None,
         *,
         memory: int = DEFAULT_MEMORY,
     ) -> None:
         self.ids = tuple(ids)
         self.plans = plans
+        self.input_size = input_size
         self._folder = folder
         self._scheme = scheme
         self._free = memory
@@ -113,7 +115,7 @@ class SliceSource:
         Raises:
             DataError: ``E-STORE-..`` a case is missing or damaged.
         """
-        size = self.plans.input_size.value
+        size = self.input_size
         batch = np.empty((len(indices), len(self.plans.channel_names), size, size), dtype=np.float32)
         for row, index in zip(batch, indices, strict=True):
             np.divide(self._kept(self._images, index, self._read_image), np.float32(_LEVELS), out=row)
@@ -126,8 +128,7 @@ class SliceSource:
             DataError: ``E-STORE-..`` a case is missing, damaged or without labels.
             ValueError: the source was made without a label scheme.
         """
-        size = self.plans.input_size.value
-        batch = np.empty((len(indices), size, size), dtype=np.int64)
+        batch = np.empty((len(indices), self.input_size, self.input_size), dtype=np.int64)
         for row, index in zip(batch, indices, strict=True):
             row[:] = self._kept(self._targets, index, self._read_target)
         return torch.from_numpy(batch)
@@ -143,7 +144,8 @@ class SliceSource:
 
     def _read_image(self, name: SliceId) -> npt.NDArray[np.uint16]:
         stored, way = self._stored(name.case)
-        image = way.image(_normalised(stored, stored.image(name.index), self.plans))
+        rules = self.plans.intensity.value
+        image = way.image(normalize(stored.image(name.index), rules, stored.record.intensities))
         return np.rint(image * _LEVELS).astype(np.uint16)
 
     def _read_target(self, name: SliceId) -> npt.NDArray[np.int16]:
@@ -155,28 +157,28 @@ class SliceSource:
     def _stored(self, case: str) -> tuple[StoredSlices, InPlaneMap]:
         if case not in self._stores:
             stored = StoredSlices.open(self._folder, case)
-            self._stores[case] = stored, InPlaneMap.for_case(stored.record, self.plans)
+            self._stores[case] = stored, InPlaneMap.for_case(stored.record, self.plans, self.input_size)
         return self._stores[case]
 
 
 class JoinedSource:
-    """Several datasets as one unlabelled pool, numbered one after the other.
+    """Several datasets as one unlabelled pool of slices of one size, numbered one after the other.
 
     Raises:
-        DataError: ``E-POOL-01`` when the datasets differ in channels or input size.
+        DataError: ``E-POOL-01`` when the datasets differ in channels.
     """
 
     def __init__(self, sources: Sequence[SliceSource]) -> None:
         self._sources = tuple(sources)
         self._ends = list(accumulate(len(source) for source in sources))
-        shapes = {source.plans.dataset: _shape(source.plans) for source in sources}
-        if len(set(shapes.values())) > 1:
+        channels = {source.plans.dataset: len(source.plans.channel_names) for source in sources}
+        if len(set(channels.values())) > 1:
             raise DataError(
                 "E-POOL-01",
                 "the datasets of the unlabelled pool do not fit together",
-                found="; ".join(f"{dataset}: {shape}" for dataset, shape in shapes.items()),
-                expected="equal numbers of channels and equal input sizes",
-                fix="leave one out of --unlabeled, or plan it again with --set input_size=...",
+                found="; ".join(f"{dataset}: {count} channels" for dataset, count in channels.items()),
+                expected="equal numbers of channels",
+                fix="leave one out of --unlabeled",
             )
 
     def __len__(self) -> int:
@@ -188,8 +190,8 @@ class JoinedSource:
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """Return images (B,C,N,N), float32 in [0,1]."""
-        size = self._sources[0].plans.input_size.value
-        batch = torch.empty(len(indices), len(self._sources[0].plans.channel_names), size, size)
+        first = self._sources[0]
+        batch = torch.empty(len(indices), len(first.plans.channel_names), first.input_size, first.input_size)
         for row, (source, local) in zip(batch, map(self._find, indices), strict=True):
             row[:] = source.images([local])[0]
         return batch
@@ -218,11 +220,3 @@ class EpochOrder:
         """All batches of indices of an epoch, in order."""
         order = np.random.default_rng(derived_seed(self.seed, epoch, "order")).permutation(self.count).tolist()
         return [order[start : start + self.batch_size] for start in range(0, self.count, self.batch_size)]
-
-
-def _normalised(stored: StoredSlices, image: npt.NDArray[Any], plans: Plans) -> npt.NDArray[np.float32]:
-    return normalize(image, plans.intensity.value, stored.record.percentiles, stored.record.extremes)
-
-
-def _shape(plans: Plans) -> str:
-    return f"{len(plans.channel_names)} channels, {plans.input_size.value} px"

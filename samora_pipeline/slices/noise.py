@@ -20,9 +20,10 @@ from torch.nn import functional
 from samora_pipeline.contracts.options import read_options
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import NoiseSpec
+from samora_pipeline.imaging.intensity_schemes import scheme_of
 from samora_pipeline.registry import Registry
 from samora_pipeline.reproducibility import derived_seed
-from samora_pipeline.slices.views import draw_uniform
+from samora_pipeline.slices.views import between, draw_uniform
 
 GAUSSIAN, REPLACEMENT, COARSE = range(3)
 _COARSE_GRID = 16
@@ -52,18 +53,17 @@ class NoiseParameters:
 
 
 def rician_channels(plans: Plans) -> tuple[bool, ...]:
-    """Which channels are taken for MR magnitude images: those without a fixed window (a window means CT)."""
-    return tuple(rule.scheme != "window" for rule in plans.intensity.value)
+    """Which channels are taken for MR magnitude images, by their intensity schemes."""
+    return tuple(scheme_of(rule).magnitude for rule in plans.intensity.value)
 
 
 def draw_noise(keys: Sequence[str], settings: NoiseSettings, *, seed: int, epoch: int) -> NoiseParameters:
     """Draw kind and strength of the noise for each sample, keyed by (seed, epoch, sample)."""
     uniform = draw_uniform(keys, 2, "noise", seed=seed, epoch=epoch)
     edges = torch.tensor(settings.shares).cumsum(0)[:-1]
-    low, high = settings.sigma
     return NoiseParameters(
         kind=torch.bucketize(uniform[:, 0].contiguous(), edges, right=True),
-        sigma=low + (high - low) * uniform[:, 1],
+        sigma=between(uniform[:, 1], settings.sigma),
         replaced=settings.replaced,
         seeds=tuple(derived_seed(seed, epoch, key, "noise field") for key in keys),
     )
@@ -82,8 +82,7 @@ def apply_noise(images: Tensor, noise: NoiseParameters, rician: tuple[bool, ...]
     """
     magnitude = torch.tensor(rician, device=images.device)[:, None, None]
     noisy = torch.empty_like(images)
-    drawn = zip(noise.kind.tolist(), noise.sigma.tolist(), noise.seeds, strict=True)
-    for i, (kind, sigma, seed) in enumerate(drawn):
+    for i, (kind, sigma, seed) in enumerate(zip(noise.kind.tolist(), noise.sigma.tolist(), noise.seeds, strict=True)):
         noisy[i] = _one(images[i], kind, sigma, noise.replaced, seed, magnitude)
     return noisy
 

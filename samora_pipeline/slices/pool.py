@@ -77,7 +77,8 @@ def allot(available: Mapping[str, int], wanted: int | None, seed: int) -> tuple[
     low, high = 0, max(available.values())
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _given(available, middle) <= wanted else (low, middle)
+        given = sum(min(count, middle) for count in available.values())
+        low, high = (middle, high) if given <= wanted else (low, middle)
     shares = {name: min(count, low) for name, count in available.items()}
     more = sorted(name for name, count in available.items() if count > low)
     for name in random.Random(derived_seed(seed, "quota")).sample(more, wanted - sum(shares.values())):
@@ -96,12 +97,7 @@ def spread(indices: Sequence[int], count: int, *key: int | str) -> tuple[int, ..
     return tuple(indices[draw.randrange(start, stop)] for start, stop in itertools.pairwise(ends))
 
 
-def _given(available: Mapping[str, int], quota: int) -> int:
-    return sum(min(count, quota) for count in available.values())
-
-
 def _shows_something(stored: StoredSlices, index: int, plans: Plans) -> bool:
-    pixels = stored.image(index)[:, ::_STRIDE, ::_STRIDE]
-    image = normalize(pixels, plans.intensity.value, stored.record.percentiles, stored.record.extremes)
+    image = normalize(stored.image(index)[:, ::_STRIDE, ::_STRIDE], plans.intensity.value, stored.record.intensities)
     tissue = (image > TISSUE).mean(axis=(1, 2)) >= TISSUE_SHARE
     return bool((tissue & (image.std(axis=(1, 2)) >= CONTRAST)).any())

@@ -84,12 +84,10 @@ class StoredSlices:
         self.folder = folder
         self.record = record
         paths = CasePaths.of(folder, record.case)
-        slices, rows, columns = record.shape
         channels = len(record.image_crcs[0]) if record.image_crcs else 0
-        self._images = self._open_array(paths.images, (slices, channels, rows, columns), record.dtype)
-        self._labels = None
-        if record.label_crcs is not None:
-            self._labels = self._open_array(paths.labels, (slices, rows, columns), "uint8")
+        self._images = self._open_array(paths.images, (len(self), channels, *record.shape[1:]), record.dtype)
+        labelled = record.label_crcs is not None
+        self._labels = self._open_array(paths.labels, record.shape, "uint8") if labelled else None
 
     @classmethod
     def open(cls, folder: Path, case: str) -> StoredSlices:
@@ -128,8 +126,7 @@ class StoredSlices:
             DataError: ``E-STORE-02`` naming case and slice when its bytes are not those that were written.
         """
         image = self._read(self._images, index)
-        crcs = tuple(_crc(channel) for channel in image)
-        if crcs != self.record.image_crcs[index]:
+        if tuple(_crc(channel) for channel in image) != self.record.image_crcs[index]:
             raise self._damaged(f"slice {index} of the images has another checksum")
         return image
 
@@ -194,9 +191,8 @@ class StoredSlices:
 
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
-    one_slice = (1, *array.shape[1:])
     # Compressed in memory and written by Python, whose errors say what is wrong: blosc2's do not tell a full disk.
-    compressed = blosc2.asarray(np.ascontiguousarray(array), chunks=one_slice, cparams=dict(_CODEC))
+    compressed = blosc2.asarray(np.ascontiguousarray(array), chunks=(1, *array.shape[1:]), cparams=dict(_CODEC))
     write_bytes(path, compressed.to_cframe())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ from torch.nn import functional
 from samora_pipeline.contracts.random_steps import Range, ViewSettings
 from samora_pipeline.reproducibility import derived_seed
 
+Number = TypeVar("Number", float, Tensor)
 
 
-@dataclass(frozen=True)
-class ViewParameters:
+class ViewParameters(NamedTuple):
     """What was drawn for B samples.
 
     ``affine`` (B,2,3) maps output to input coordinates, both from -1 to 1 across the slice (x along columns first);
@@ -37,13 +37,7 @@ class ViewParameters:
 
     def to(self, device: torch.device) -> ViewParameters:
         """The same parameters on another device."""
-        return ViewParameters(
-            self.affine.to(device),
-            self.contrast.to(device),
-            self.brightness.to(device),
-            self.gamma.to(device),
-            self.blur_sigma.to(device),
-        )
+        return ViewParameters(*(values.to(device) for values in self))
 
 
 def draw_uniform(keys: Sequence[str], count: int, purpose: str, *, seed: int, epoch: int) -> Tensor:
@@ -70,19 +64,18 @@ def draw_views(
     # Always 12 numbers, whatever the settings are: another strength does not reshuffle the other parameters.
     uniform = draw_uniform(keys, 12, f"view {view}", seed=seed, epoch=epoch)
     area, ratio, x, y, angle, flip_rows, flip_columns, contrast, brightness, gamma, blurred, sigma = uniform.T
-    blur = _between(sigma, settings.blur_sigma) * (blurred < settings.blur)
     return ViewParameters(
         affine=_affine(
-            _between(area, settings.area),
+            between(area, settings.area),
             _between_logarithmic(ratio, settings.aspect),
             torch.stack((x, y)),
             (2 * angle - 1) * math.radians(settings.rotation),
             torch.stack(((flip_columns < 0.5) & flips[1], (flip_rows < 0.5) & flips[0])),
         ),
-        contrast=_between(contrast, settings.contrast),
-        brightness=_between(brightness, settings.brightness),
+        contrast=between(contrast, settings.contrast),
+        brightness=between(brightness, settings.brightness),
         gamma=_between_logarithmic(gamma, settings.gamma),
-        blur_sigma=blur,
+        blur_sigma=between(sigma, settings.blur_sigma) * (blurred < settings.blur),
     )
 
 
@@ -107,10 +100,9 @@ def draw_token_masks(keys: Sequence[str], grid: int, ratio: float = 0.75, *, see
     The share that stays visible is rounded down: 49 of 196 patches at the default ratio.
     """
     count = grid * grid
-    hidden = count - visible_count(grid, ratio)
     noise = draw_uniform(keys, count, "token mask", seed=seed, epoch=epoch)
     rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
-    return (rank < hidden).view(len(keys), grid, grid)
+    return (rank < count - visible_count(grid, ratio)).view(len(keys), grid, grid)
 
 
 def visible_count(grid: int, ratio: float) -> int:
@@ -124,13 +116,8 @@ def _affine(area: Tensor, ratio: Tensor, place: Tensor, angle: Tensor, flip: Ten
     centre = (2 * place - 1) * (1 - half)
     reach = half * torch.where(flip, -1.0, 1.0)
     cosine, sine = angle.cos(), angle.sin()
-    return torch.stack(
-        (
-            torch.stack((cosine * reach[0], -sine * reach[1], centre[0]), dim=1),
-            torch.stack((sine * reach[0], cosine * reach[1], centre[1]), dim=1),
-        ),
-        dim=1,
-    )
+    rows = cosine * reach[0], -sine * reach[1], centre[0], sine * reach[0], cosine * reach[1], centre[1]
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
 
 
 def _adjust(images: Tensor, views: ViewParameters) -> Tensor:
@@ -152,9 +139,10 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     return weights @ images @ weights.mT
 
 
-def _between(uniform: Tensor, ends: Range) -> Tensor:
+def between(uniform: Number, ends: Range) -> Number:
+    """Bring numbers drawn from [0, 1) to the range ``ends``."""
     return ends[0] + (ends[1] - ends[0]) * uniform
 
 
 def _between_logarithmic(uniform: Tensor, ends: Range) -> Tensor:
-    return _between(uniform, (math.log(ends[0]), math.log(ends[1]))).exp()
+    return between(uniform, (math.log(ends[0]), math.log(ends[1]))).exp()

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from samora_pipeline.contracts.budget import Budget, parse_budget, select
+from samora_pipeline.contracts.budget import Budget, Count, Full, Share, parse_budget, select
 from samora_pipeline.contracts.dataset import PublishedBudget
 from samora_pipeline.contracts.splits import Fold, Splits
 from samora_pipeline.errors import DataError
@@ -17,11 +17,11 @@ SPLITS = Splits("Dataset001_Test", 0, "slices", {"0": Fold(tuple(CASES), ()), "o
 @pytest.mark.parametrize(
     ("name", "budget"),
     [
-        ("full", Budget("full", 100, "cases")),
-        ("10pct", Budget("percent", 10, None)),
-        ("7.5pct_cases", Budget("percent", 7.5, "cases")),
-        ("4cases", Budget("count", 4, "cases")),
-        ("120slices", Budget("count", 120, "slices")),
+        ("full", Full()),
+        ("10pct", Share(10, None)),
+        ("7.5pct_cases", Share(7.5, "cases")),
+        ("4cases", Count(4, "cases")),
+        ("120slices", Count(120, "slices")),
     ],
 )
 def test_the_grammar(name: str, budget: Budget) -> None:

@@ -165,7 +165,6 @@ def fold_config(scored: tuple[str, ...]) -> RunConfig:
         input_size=Planned(64, ""),
         channels=Planned("repeat", ""),
         intensity=Planned((IntensityRule("window", -125.0, 275.0),), ""),
-        batch_size=Planned(4, ""),
         mirror=Planned(True, ""),
         fingerprint_digest="0",
     )

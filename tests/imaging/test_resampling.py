@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -10,7 +8,7 @@ from samora_pipeline.imaging.resampling import OUTSIDE_LOGIT, InPlaneMap
 GENERATOR = np.random.default_rng(5)
 
 
-def plans(size: int, rule: str = "resize", spacing: float | None = None, input_size: int | None = None) -> Plans:
+def plans(size: int | None, rule: str = "resize", spacing: float | None = None) -> Plans:
     return Plans(
         dataset="Dataset090_Phantom",
         channel_names=("CT",),
@@ -18,10 +16,9 @@ def plans(size: int, rule: str = "resize", spacing: float | None = None, input_s
         in_plane=Planned(rule, ""),  # type: ignore[arg-type]
         in_plane_spacing=Planned(spacing, ""),
         slice_size=Planned(size, ""),
-        input_size=Planned(input_size or size, ""),
+        input_size=Planned(None, ""),
         channels=Planned("repeat", ""),
         intensity=Planned((IntensityRule("percentiles"),), ""),
-        batch_size=Planned(8, ""),
         mirror=Planned(True, ""),
         fingerprint_digest="",
     )
@@ -37,7 +34,7 @@ def zoom(array: np.ndarray, rows: int, cols: int, order: int) -> np.ndarray:
     [(96, 96, 64), (50, 37, 64), (64, 64, 64), (1, 9, 16), (131, 64, 32), (512, 430, 224), (200, 320, 512)],
 )
 def test_resizing_equals_scipy(rows: int, cols: int, size: int) -> None:
-    in_plane = InPlaneMap.for_plan(rows, cols, (1.0, 1.0), plans(size))
+    in_plane = InPlaneMap.for_plan(rows, cols, (1.0, 1.0), plans(None), size)
     images = GENERATOR.random((2, 1, rows, cols), dtype=np.float32)
     expected = np.clip(zoom(images.astype(np.float64), size, size, 3), 0, 1)
     found = in_plane.image(images)
@@ -50,7 +47,7 @@ def test_resizing_equals_scipy(rows: int, cols: int, size: int) -> None:
 @pytest.mark.parametrize("size", [32, 64, 97])
 def test_resampling_and_padding_equals_scipy_and_slicing(size: int) -> None:
     # 40 rows of 1.5 mm and 80 columns of 1 mm at 1 mm become 60 x 80.
-    in_plane = InPlaneMap.for_plan(40, 80, (1.5, 1.0), plans(size, "resample_and_pad", 1.0))
+    in_plane = InPlaneMap.for_plan(40, 80, (1.5, 1.0), plans(size, "resample_and_pad", 1.0), size)
     image = GENERATOR.random((40, 80), dtype=np.float32)
     labels = GENERATOR.integers(0, 9, (40, 80)).astype(np.uint8)
     np.testing.assert_allclose(
@@ -74,7 +71,7 @@ def test_resampling_and_padding_equals_scipy_and_slicing(size: int) -> None:
 def test_shrinking_never_enlarges(
     rows: int, cols: int, spacing: tuple[float, float], resampled: tuple[int, int], frame: int
 ) -> None:
-    in_plane = InPlaneMap.for_plan(rows, cols, spacing, plans(32, "shrink_and_pad", 0.8))
+    in_plane = InPlaneMap.for_plan(rows, cols, spacing, plans(32, "shrink_and_pad", 0.8), 32)
     image = GENERATOR.random((rows, cols), dtype=np.float32)
     expected = zoom(image.astype(np.float64), *resampled, 3)
     expected = zoom(_centred(expected, frame), 32, 32, 3) if frame != 32 else _centred(expected, 32)
@@ -85,7 +82,7 @@ def test_shrinking_never_enlarges(
 
 
 def test_shrinking_without_a_spacing_only_fits_the_frame() -> None:
-    in_plane = InPlaneMap.for_plan(64, 48, (0.1, 0.1), plans(32, "shrink_and_pad", None))
+    in_plane = InPlaneMap.for_plan(64, 48, (0.1, 0.1), plans(32, "shrink_and_pad", None), 32)
     assert (in_plane.rows.resampled, in_plane.columns.resampled) == (64, 48)
     labels = np.ones((64, 48), np.uint8)
     found = in_plane.labels(labels)
@@ -105,7 +102,7 @@ def _centred(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_slice_size_and_input_size_may_differ() -> None:
-    in_plane = InPlaneMap.for_plan(50, 60, (1.0, 1.0), plans(32, input_size=64))
+    in_plane = InPlaneMap.for_plan(50, 60, (1.0, 1.0), plans(32), 64)
     image = GENERATOR.random((50, 60))
     expected = np.clip(zoom(zoom(image, 32, 32, 3), 64, 64, 3), 0, 1)
     np.testing.assert_allclose(in_plane.image(image.astype(np.float32)), expected, rtol=0, atol=1e-6)
@@ -113,7 +110,7 @@ def test_slice_size_and_input_size_may_differ() -> None:
 
 @pytest.mark.parametrize(("rows", "cols", "size", "low"), [(96, 80, 64, 16), (40, 40, 64, 64), (33, 7, 32, 1)])
 def test_logits_equal_scipy_linear_resizing(rows: int, cols: int, size: int, low: int) -> None:
-    in_plane = InPlaneMap.for_plan(rows, cols, (1.0, 1.0), plans(size))
+    in_plane = InPlaneMap.for_plan(rows, cols, (1.0, 1.0), plans(None), size)
     logits = GENERATOR.normal(size=(2, 3, low, low)).astype(np.float32)
     expected = zoom(logits.astype(np.float64), rows, cols, 1)
     np.testing.assert_allclose(in_plane.logits(logits), expected, atol=1e-5)
@@ -124,7 +121,7 @@ def test_logits_equal_scipy_linear_resizing(rows: int, cols: int, size: int, low
 def test_logits_invert_the_geometry_of_padding_and_cropping(size: int) -> None:
     """A ramp painted in the source comes back as the same ramp: position for position, not just shape for shape."""
     rows, cols, low = 60, 90, size // 4
-    in_plane = InPlaneMap.for_plan(rows, cols, (1.0, 0.8), plans(size, "resample_and_pad", 1.0))
+    in_plane = InPlaneMap.for_plan(rows, cols, (1.0, 0.8), plans(size, "resample_and_pad", 1.0), size)
     # The source coordinate (in pixels) at each centre of the low-resolution frame, from the rule itself.
     frame = (np.arange(low) + 0.5) * size / low
     row_at = (frame - (size - 60) // 2) * rows / 60 - 0.5
@@ -149,7 +146,7 @@ def _central(rows: int, cols: int, height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("regions", [False, True])
 def test_outside_the_field_of_view_is_background(regions: bool) -> None:
-    in_plane = InPlaneMap.for_plan(100, 100, (1.0, 1.0), plans(32, "resample_and_pad", 1.0))
+    in_plane = InPlaneMap.for_plan(100, 100, (1.0, 1.0), plans(32, "resample_and_pad", 1.0), 32)
     logits = np.ones((1, 3, 8, 8), dtype=np.float32)
     found = in_plane.logits(logits, regions)[0]
     outside = ~in_plane.field_of_view
@@ -161,16 +158,18 @@ def test_outside_the_field_of_view_is_background(regions: bool) -> None:
 
 def test_a_label_survives_the_way_there_and_back() -> None:
     disc = (np.hypot(*np.mgrid[-48:48, -60:60]) < 30).astype(np.uint8)
-    for plan in (plans(64), plans(160, "resample_and_pad", 1.0), replace(plans(64), input_size=Planned(128, ""))):
-        in_plane = InPlaneMap.for_plan(96, 120, (1.0, 1.0), plan)
+    for plan, size in ((plans(None), 64), (plans(160, "resample_and_pad", 1.0), 160), (plans(64), 128)):
+        in_plane = InPlaneMap.for_plan(96, 120, (1.0, 1.0), plan, size)
         mask = in_plane.labels(disc).astype(np.float32)
         back = in_plane.logits(np.stack([1 - mask, mask])).argmax(0)
         assert 2 * (back & disc).sum() / (back.sum() + disc.sum()) > 0.97
 
 
-@pytest.mark.parametrize("plan", [plans(64), plans(512), plans(96, "resample_and_pad", 1.7)])
-def test_resizing_in_bands_equals_the_whole_operators(plan: Plans) -> None:
-    in_plane = InPlaneMap.for_plan(300, 150, (0.8, 1.6), plan)
+@pytest.mark.parametrize(
+    ("plan", "size"), [(plans(None), 64), (plans(None), 512), (plans(96, "resample_and_pad", 1.7), 96)]
+)
+def test_resizing_in_bands_equals_the_whole_operators(plan: Plans, size: int) -> None:
+    in_plane = InPlaneMap.for_plan(300, 150, (0.8, 1.6), plan, size)
     images = GENERATOR.random((2, 300, 150), dtype=np.float32)
     rows, columns = in_plane.image_operators
     whole = np.clip(rows.astype(np.float64) @ images @ columns.T.astype(np.float64), 0, 1)

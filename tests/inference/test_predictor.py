@@ -73,7 +73,7 @@ def turned(axes: str, spacing: tuple[float, float, float], angle: float = 0.0) -
 @pytest.mark.parametrize("rule", ["resize", "resample_and_pad"])
 def test_a_bright_cube_comes_back_where_it_was(axes: str, axis: str, rule: str) -> None:
     plans = make_plans(intensity=UNIT, slice_axis=axis, in_plane=rule, in_plane_spacing=0.5, slice_size=96)
-    predictor = Predictor([Copy()], plans, ONE)
+    predictor = Predictor([Copy()], plans, ONE, input_size=64)
     array = cube()
     labels = predictor.predict_volume((volume(array, turned(axes, (1.0, 1.2, 2.0), angle=12)),))
     assert labels.dtype == np.uint8
@@ -82,7 +82,9 @@ def test_a_bright_cube_comes_back_where_it_was(axes: str, axis: str, rule: str) 
 
 def test_what_lies_outside_the_field_of_view_is_background() -> None:
     plans = make_plans(intensity=UNIT, in_plane="resample_and_pad", in_plane_spacing=1.0, slice_size=16)
-    labels = Predictor([Copy()], plans, ONE).predict_volume((volume(np.ones((28, 36, 3), dtype=np.float32)),))
+    labels = Predictor([Copy()], plans, ONE, input_size=64).predict_volume(
+        (volume(np.ones((28, 36, 3), dtype=np.float32)),)
+    )
     assert (labels[6:22, 10:26] == 7).all()
     assert np.count_nonzero(labels) == 16 * 16 * 3
 
@@ -92,7 +94,7 @@ def test_outputs_become_the_declared_values() -> None:
     array = np.zeros((16, 16, 4), dtype=np.float32)
     array[:4], array[4:8], array[8:12] = 1 / 3, 2 / 3, 1.0
     plans = make_plans(intensity=UNIT, slice_size=16)
-    labels = Predictor([CopyMany(4)], plans, scheme).predict_volume((volume(array),))
+    labels = Predictor([CopyMany(4)], plans, scheme, input_size=64).predict_volume((volume(array),))
     assert [int(labels[i, 8, 2]) for i in (1, 6, 10, 14)] == [3, 1, 200, 0]
 
 
@@ -100,7 +102,7 @@ def test_outputs_become_the_declared_values() -> None:
 def test_decoding_on_a_device_follows_the_label_scheme(scheme: LabelScheme) -> None:
     logits = torch.randn(5, scheme.num_outputs, 9, 7)
     probabilities = logits.sigmoid() if scheme.regions else logits.softmax(1)
-    decoded = Predictor([Copy()], make_plans(), scheme).decode(probabilities)
+    decoded = Predictor([Copy()], make_plans(), scheme, input_size=64).decode(probabilities)
     assert np.array_equal(decoded, scheme.decode(logits.transpose(0, 1).numpy()))
     assert scheme.ignore not in decoded
 
@@ -125,7 +127,7 @@ def test_members_are_averaged_as_probabilities() -> None:
 
     # The mean of the logits is below zero, the mean of the probabilities above one half.
     logits = (1.5, 1.5, -9.0)
-    predictor = Predictor([Constant(logit) for logit in logits], make_plans(), ONE)
+    predictor = Predictor([Constant(logit) for logit in logits], make_plans(), ONE, input_size=64)
     (chunk,) = predictor.predict_scores(np.zeros((1, 1, 8, 8), dtype=np.int16), (1, 1, 1))
     expected = np.mean([1 / (1 + np.exp(-logit)) for logit in logits])
     assert torch.allclose(chunk.probabilities[:, 1], torch.tensor(float(expected)), atol=1e-6)
@@ -134,8 +136,8 @@ def test_members_are_averaged_as_probabilities() -> None:
 
 def test_mirrored_views_are_mirrored_back() -> None:
     images = np.zeros((2, 1, 64, 64), dtype=np.int16)
-    (alone,) = Predictor([Lopsided()], make_plans(), ONE).predict_scores(images, (1, 1, 1))
-    (both,) = Predictor([Lopsided()], make_plans(), ONE, tta=True).predict_scores(images, (1, 1, 1))
+    (alone,) = Predictor([Lopsided()], make_plans(), ONE, input_size=64).predict_scores(images, (1, 1, 1))
+    (both,) = Predictor([Lopsided()], make_plans(), ONE, tta=True, input_size=64).predict_scores(images, (1, 1, 1))
     assert torch.allclose(both.probabilities, (alone.probabilities + alone.probabilities.flip(3)) / 2, atol=1e-6)
     assert not torch.allclose(both.probabilities, alone.probabilities)
 
@@ -154,9 +156,9 @@ def test_views_are_the_flips_of_training(axis: str, free: bool, views: list[tupl
 
 def test_percentiles_are_those_of_the_whole_volume() -> None:
     array = np.random.default_rng(0).normal(0, 100, (16, 16, 40)).astype(np.float32)
-    plans = make_plans(intensity=(IntensityRule("percentiles"),), slice_size=16, input_size=16)
+    plans = make_plans(intensity=(IntensityRule("percentiles"),), slice_size=16)
     low, high = np.percentile(array, (0.5, 99.5))
-    labels = Predictor([Copy()], plans, ONE, batch_size=3).predict_volume((volume(array),))
+    labels = Predictor([Copy()], plans, ONE, batch_size=3, input_size=16).predict_volume((volume(array),))
     expected = (array - low) / (high - low) > 0.5
     near = np.abs((array - low) / (high - low) - 0.5) < 1e-4
     assert np.array_equal((labels == 7)[~near], expected[~near])
@@ -181,7 +183,11 @@ def test_the_batch_changes_nothing(tmp_path: Path, labels: LabelScheme) -> None:
 
 def test_chunks_are_bounded_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(predictor_module.CHUNK_BYTES, "cpu", 2 * 4 * 2 * 64 * 64)
-    chunks = list(Predictor([Copy()], make_plans(), ONE).predict_scores(np.zeros((5, 1, 64, 64), np.int16), (1, 1, 1)))
+    chunks = list(
+        Predictor([Copy()], make_plans(), ONE, input_size=64).predict_scores(
+            np.zeros((5, 1, 64, 64), np.int16), (1, 1, 1)
+        )
+    )
     assert [(chunk.start, len(chunk.probabilities)) for chunk in chunks] == [(0, 2), (2, 2), (4, 1)]
 
 
@@ -204,7 +210,7 @@ def test_the_batch_is_halved_when_memory_runs_out_and_stays_so() -> None:
     array = cube()
     network = Greedy(limit=2)
     plans = make_plans(intensity=UNIT)
-    labels = Predictor([network], plans, ONE, batch_size=8).predict_volume((volume(array),))
+    labels = Predictor([network], plans, ONE, batch_size=8, input_size=64).predict_volume((volume(array),))
     assert network.seen == [8, 4, *[2] * 10]
     assert np.array_equal(labels == 7, array == 1)
 
@@ -214,7 +220,9 @@ def test_memory_that_runs_out_on_several_cores_loses_no_slice(monkeypatch: pytes
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     array = cube()
     network = Greedy(limit=2)
-    labels = Predictor([network], make_plans(intensity=UNIT), ONE, batch_size=5).predict_volume((volume(array),))
+    labels = Predictor([network], make_plans(intensity=UNIT), ONE, batch_size=5, input_size=64).predict_volume(
+        (volume(array),)
+    )
     assert max(network.seen) == 5
     assert sum(size for size in network.seen if size <= 2) == array.shape[2]
     assert np.array_equal(labels == 7, array == 1)
@@ -228,7 +236,7 @@ def test_slices_of_several_cores_come_in_order_and_are_those_of_one(monkeypatch:
     for threads in (1, 4):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-        predictor = Predictor([network], make_plans(intensity=UNIT), ONE, batch_size=2)
+        predictor = Predictor([network], make_plans(intensity=UNIT), ONE, batch_size=2, input_size=64)
         found.append(list(predictor.predict_scores(images, (3.0, 1.0, 1.0))))
     starts = [[chunk.start for chunk in chunks] for chunks in found]
     assert starts[0] == starts[1] == [0, 2, 4, 6, 8, 10]
@@ -238,12 +246,12 @@ def test_slices_of_several_cores_come_in_order_and_are_those_of_one(monkeypatch:
 
 def test_a_slice_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(ResourceError, match="E-MEM-01"):
-        Predictor([Greedy(limit=0)], make_plans(), ONE).predict_volume((volume(cube()),))
+        Predictor([Greedy(limit=0)], make_plans(), ONE, input_size=64).predict_volume((volume(cube()),))
 
 
 def test_other_errors_of_a_network_are_not_swallowed() -> None:
     with pytest.raises(RuntimeError, match="size"):
-        Predictor([nn.Conv2d(3, 2, 1)], make_plans(), ONE).predict_volume((volume(cube()),))
+        Predictor([nn.Conv2d(3, 2, 1)], make_plans(), ONE, input_size=64).predict_volume((volume(cube()),))
 
 
 class Second(nn.Module):
@@ -256,11 +264,11 @@ class Second(nn.Module):
 def test_arrays_can_be_segmented_directly() -> None:
     two = make_plans(channel_names=("T1", "T2"), intensity=UNIT * 2)
     array = cube().transpose(2, 1, 0)
-    labels = Predictor([Second()], two, ONE)(np.stack([np.zeros_like(array), array]), (3.0, 1.0, 1.0))
+    labels = Predictor([Second()], two, ONE, input_size=64)(np.stack([np.zeros_like(array), array]), (3.0, 1.0, 1.0))
     assert labels.shape == array.shape
     assert np.array_equal(labels == 7, array == 1)
     with pytest.raises(DataError, match="E-CHAN-04"):
-        Predictor([Second()], two, ONE)(array, (3.0, 1.0, 1.0))
+        Predictor([Second()], two, ONE, input_size=64)(array, (3.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(("axes", "axis"), [("SPL", "axial"), ("RAS", "axial"), ("PIR", "sagittal"), ("LSA", "axial")])
@@ -268,7 +276,7 @@ def test_an_array_is_what_a_file_with_these_axes_would_be(axes: str, axis: str) 
     """A network that looks at the place in the slice, so that a wrong turn or flip changes the answer."""
     array = np.random.default_rng(5).random((14, 18, 10)).astype(np.float32)
     spacing = (1.0, 2.0, 3.0)
-    predictor = Predictor([Lopsided()], make_plans(intensity=UNIT, slice_axis=axis), ONE)
+    predictor = Predictor([Lopsided()], make_plans(intensity=UNIT, slice_axis=axis), ONE, input_size=64)
     expected = predictor.predict_volume((volume(array, turned(axes, spacing)),))
     assert 0 < np.count_nonzero(expected) < expected.size
     assert np.array_equal(predictor(array, spacing, axes), expected)
@@ -288,21 +296,21 @@ def test_an_array_is_what_a_file_with_these_axes_would_be(axes: str, axis: str) 
 )
 def test_arrays_of_another_form_are_refused(shape: tuple[int, ...], spacing: tuple[float, ...], axes: str) -> None:
     with pytest.raises(ValueError, match=r"array|spacing|axes"):
-        Predictor([Copy()], make_plans(), ONE)(np.zeros(shape), spacing, axes)
+        Predictor([Copy()], make_plans(), ONE, input_size=64)(np.zeros(shape), spacing, axes)
 
 
 def test_voxels_that_are_not_finite_are_refused() -> None:
     array = cube()
     array[0, 0, 0] = np.nan
     with pytest.raises(DataError, match="E-IMG-05"):
-        Predictor([Copy()], make_plans(), ONE).predict_volume((volume(array),))
+        Predictor([Copy()], make_plans(), ONE, input_size=64).predict_volume((volume(array),))
 
 
 @pytest.mark.parametrize(("axes", "axis"), list(itertools.product(["LPS", "SLA"], ["axial", "sagittal"])))
 def test_saved_probabilities_lie_on_the_raw_grid(tmp_path: Path, axes: str, axis: str) -> None:
     case = volume(np.random.default_rng(2).random((14, 18, 10)).astype(np.float32), turned(axes, (1, 1, 3)))
     plans = make_plans(intensity=UNIT, slice_axis=axis)
-    predictor = Predictor([Copy()], plans, ONE, batch_size=3)
+    predictor = Predictor([Copy()], plans, ONE, batch_size=3, input_size=64)
     path = tmp_path / "case_probabilities.b2nd"
     labels = predictor.predict_volume((case,), probabilities=path)
     images, geometry = to_slices((case,), axis)
@@ -320,5 +328,7 @@ def test_only_chosen_labels_are_reduced_to_their_largest_component() -> None:
     array[20:22, 2:5, 12:14] = 1.0
     step = Step("cube", (7,), True, {}, {})
     plans = make_plans(intensity=UNIT)
-    assert np.array_equal(Predictor([Copy()], plans, ONE).predict_volume((volume(array),)), array * 7)
-    assert np.array_equal(Predictor([Copy()], plans, ONE, steps=(step,)).predict_volume((volume(array),)), cube() * 7)
+    assert np.array_equal(Predictor([Copy()], plans, ONE, input_size=64).predict_volume((volume(array),)), array * 7)
+    assert np.array_equal(
+        Predictor([Copy()], plans, ONE, steps=(step,), input_size=64).predict_volume((volume(array),)), cube() * 7
+    )

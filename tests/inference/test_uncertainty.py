@@ -57,7 +57,9 @@ class Soft(nn.Module):
 
 def test_the_map_lies_on_the_raw_grid_and_holds_the_entropy_of_the_mean(tmp_path: Path) -> None:
     scan = write_image(tmp_path / "a.nii.gz", affine=np.diag([-1.5, 1.5, -3.0, 1.0]))
-    both = Predictor([Soft(1.0), Soft(-9.0)], make_plans(slice_axis="coronal"), LabelScheme({"organ": (1,)}))
+    both = Predictor(
+        [Soft(1.0), Soft(-9.0)], make_plans(slice_axis="coronal"), LabelScheme({"organ": (1,)}), input_size=64
+    )
     files = {"probabilities": tmp_path / "p.b2nd", "uncertainty": tmp_path / "a_uncertainty.nii.gz"}
     both.predict_volume((read_volume(scan),), **files)
     mean = blosc2.open(str(files["probabilities"]))[:].astype(np.float64)

@@ -11,7 +11,7 @@ def test_cases_and_their_subsets(tmp_path: Path) -> None:
     (raw / "imagesTr/._case_01_0000.nii.gz").write_bytes(b"a file manager's")
     sources, faults = list_cases(read_dataset(raw))
     assert not faults
-    assert [(source.name, source.subset, source.labelled) for source in sources] == [
+    assert [(source.name, source.subset, source.raw.label is not None) for source in sources] == [
         ("case_00", "train", True),
         ("case_01", "unlabelled", False),
         ("test_00", "test", True),

@@ -8,7 +8,7 @@ import pytest
 from planners.experiment_planner import ExperimentPlanner
 from samora_pipeline.contracts.dataset import DatasetJson, PublishedBudget, PublishedSplit, RawDataset, SamoraJson
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint, IntensityStats, Subset
-from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
+from samora_pipeline.contracts.plans import IntensityRule, Planned
 from samora_pipeline.errors import DataError, UsageError
 
 STATS = IntensityStats(50.0, 20.0, -1000.0, 2000.0, -150.0, 60.0, 300.0)
@@ -35,6 +35,7 @@ def planner(
     labels: tuple[str, ...] = ("organ",),
     overrides: dict[str, str] | None = None,
     pooled: IntensityStats | None = STATS,
+    edited: dict[str, Any] | None = None,
     **ours: Any,
 ) -> ExperimentPlanner:
     description = DatasetJson(
@@ -48,20 +49,21 @@ def planner(
         cases=cases or {f"case_{index}": case(channels=len(channels)) for index in range(4)},
         foreground=(pooled,) * len(channels),
     )
-    return ExperimentPlanner(RawDataset(Path("raw"), description, SamoraJson(**ours)), fingerprint, overrides or {})
+    dataset = RawDataset(Path("raw"), description, SamoraJson(**ours))
+    return ExperimentPlanner(dataset, fingerprint, overrides or {}, edited or {})
 
 
 def test_the_default_plan() -> None:
     plans = planner().plan()
     assert plans.slice_axis.value == "axial"
     assert (plans.in_plane.value, plans.in_plane_spacing.value) == ("resize", None)
-    assert (plans.slice_size.value, plans.input_size.value) == (224, 224)
+    assert (plans.slice_size.value, plans.input_size.value) == (None, None)
     assert plans.channels.value == "repeat"
     assert plans.intensity.value == (IntensityRule("window", -150.0, 300.0),)
-    assert plans.batch_size.value == 16
     assert plans.mirror.value is True
-    reasons = [getattr(plans, field.name) for field in dataclasses.fields(Plans)]
-    assert all(planned.why for planned in reasons if isinstance(planned, Planned))
+    assert len(plans.planned) == 8
+    assert all(planned.why for planned in plans.planned.values())
+    assert (plans.overrides, plans.edited) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,9 @@ def test_fields_of_view_that_differ_are_resampled() -> None:
     plans = planner({"small": small, "large": large}).plan()
     assert plans.in_plane.value == "resample_and_pad"
     assert "180 to 440 mm, a ratio of 2.44" in plans.in_plane.why
-    assert plans.in_plane_spacing.value == pytest.approx(440 / 224, abs=1e-4)
+    assert (plans.slice_size.value, plans.in_plane_spacing.value) == (224, round(440 / 224, 4))
+    preferred = planner({"small": small, "large": large}, overrides={"input_size": "512"}).plan()
+    assert (preferred.slice_size.value, preferred.in_plane_spacing.value) == (512, 1.0)
     fine = planner({"small": case((1.0, 1.0, 5.0), (20, 20, 40)), "large": case((1.0, 1.0, 5.0), (60, 60, 40))}).plan()
     assert fine.in_plane_spacing.value == 1.0
     similar = planner({"a": case(), "b": case((1.9, 1.9, 5.0))}).plan()
@@ -116,7 +120,7 @@ def test_nothing_is_decided_on_published_test_cases_or_on_unknown_spacing() -> N
     ],
 )
 def test_channel_names_as_in_nnunet(name: str, expected: str) -> None:
-    assert planner(channels=(name,)).plan().intensity.value == (IntensityRule(expected),)  # type: ignore[arg-type]
+    assert planner(channels=(name,)).plan().intensity.value == (IntensityRule(expected),)
 
 
 def test_ct_takes_the_published_window_then_the_foreground_then_whole_volumes() -> None:
@@ -168,11 +172,6 @@ def test_flips_are_off_where_labels_tell_a_direction_from_its_opposite(labels: t
     assert planner(labels=labels, mirror=True).plan().mirror.value is True
 
 
-@pytest.mark.parametrize(("size", "batch"), [(224, 16), (512, 2), (1024, 1), (64, 32)])
-def test_the_batch_shrinks_with_the_area(size: int, batch: int) -> None:
-    assert planner(overrides={"input_size": str(size)}).plan().batch_size.value == batch
-
-
 def test_any_value_can_be_set_and_its_reason_says_so() -> None:
     overrides = {
         "slice_axis": "sagittal",
@@ -180,7 +179,6 @@ def test_any_value_can_be_set_and_its_reason_says_so() -> None:
         "in_plane_spacing": "1.25",
         "slice_size": "256",
         "input_size": "512",
-        "batch_size": "3",
         "mirror": "false",
         "intensity.0": "range",
     }
@@ -190,11 +188,33 @@ def test_any_value_can_be_set_and_its_reason_says_so() -> None:
         "resample_and_pad",
         1.25,
     )
-    assert (plans.slice_size.value, plans.input_size.value, plans.batch_size.value) == (256, 512, 3)
+    assert (plans.slice_size.value, plans.input_size.value) == (256, 512)
     assert (plans.mirror.value, plans.intensity.value) == (False, (IntensityRule("range"),))
     for key, text in overrides.items():
         assert f"set by --set {key}={text}" in getattr(plans, key.partition(".")[0]).why
-    assert planner(overrides={"input_size": "512"}).plan().slice_size.value == 512
+    assert plans.overrides == overrides
+    assert planner(overrides={"input_size": "512"}).plan().slice_size.value is None
+
+
+def test_what_was_edited_by_hand_wins_and_other_values_follow_from_it() -> None:
+    edited = {"slice_axis": "coronal", "in_plane": "resample_and_pad", "intensity.0": IntensityRule("range")}
+    own = planner(overrides={"slice_axis": "sagittal"}, edited=edited)
+    plans = own.plan()
+    assert (plans.slice_axis.value, plans.in_plane.value) == ("coronal", "resample_and_pad")
+    assert plans.in_plane_spacing.value == max(round(256 / 224, 4), 1.0)
+    assert own.notes[0] == "edited by hand: slice_axis sagittal -> coronal"
+    assert own.notes[2] == "edited by hand: intensity.0 window -150 to 300 -> range"
+    assert plans.edited == edited
+    assert planner(edited={"slice_axis": "axial"}).plan().edited == {}
+
+
+def test_an_edit_is_seen_by_the_digests_of_what_was_decided() -> None:
+    plans = planner(channels=("CT", "MR")).plan()
+    rules = (plans.intensity.value[0], IntensityRule("range"))
+    changed = dataclasses.replace(
+        plans, mirror=Planned(False, ""), channels=Planned("adapter", "said otherwise"), intensity=Planned(rules, "")
+    )
+    assert changed.edited == {"mirror": False, "intensity.1": IntensityRule("range")}
 
 
 @pytest.mark.parametrize(
@@ -205,13 +225,16 @@ def test_any_value_can_be_set_and_its_reason_says_so() -> None:
         ("channels", "repeat", "E-SET-01"),
         ("input_size", "225", "E-SET-02"),
         ("input_size", "0", "E-SET-02"),
-        ("slice_axis", "diagonal", "E-SET-02.*axial or coronal or sagittal"),
+        ("slice_axis", "diagonal", "E-SET-03.*axial.*coronal.*sagittal"),
         ("in_plane_spacing", "-1", "E-SET-02"),
         ("in_plane_spacing", "1.0", "E-SET-02.*resample_and_pad"),
-        ("batch_size", "1.5", "E-SET-02"),
-        ("mirror", "perhaps", "E-SET-02"),
+        ("batch_size", "2", "E-SET-01"),
+        ("slice_size", "32.5", "E-SET-03"),
+        ("mirror", "perhaps", "E-SET-03"),
         ("intensity.0", "window:5,5", "E-SET-02"),
-        ("intensity.0", "zscore", "E-SET-02"),
+        ("intensity.0", "window", "E-SET-02"),
+        ("intensity.0", "range:1,2", "E-SET-02"),
+        ("intensity.0", "percentile", "E-NAME-01.*did you mean percentiles"),
     ],
 )
 def test_wrong_settings_are_refused(key: str, text: str, code: str) -> None:
@@ -221,13 +244,13 @@ def test_wrong_settings_are_refused(key: str, text: str, code: str) -> None:
 
 def test_a_planning_rule_is_one_subclass() -> None:
     class Larger(ExperimentPlanner):
-        def input_size(self) -> Planned[int]:
+        def input_size(self) -> Planned[int | None]:
             spacing = np.median([case.spacing[0] for case in self.cases])
             return Planned(512, f"{spacing:g} mm pixels need more room")
 
     base = planner()
-    plans = Larger(base.dataset, base.fingerprint, {}).plan()
-    assert (plans.input_size.value, plans.slice_size.value, plans.batch_size.value) == (512, 512, 2)
+    plans = Larger(base.dataset, base.fingerprint, {}, {}).plan()
+    assert (plans.input_size.value, plans.slice_size.value) == (512, None)
 
 
 @pytest.mark.parametrize("axis", ["coronal", "sagittal"])

@@ -20,7 +20,7 @@ NAME = "Dataset007_Boxes"
 # Imports once, then forks a run for each line it reads: what is killed is the work, not the start of Python.
 SERVER = """
 import os, sys
-import planners.preparation, planners.merging, planners.cli
+import planners.preparation, planners.cli
 arguments = sys.argv[1:]
 for line in sys.stdin:
     child = os.fork()

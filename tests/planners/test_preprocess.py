@@ -50,9 +50,10 @@ def test_the_store_holds_the_raw_voxels_and_leads_back_to_them(root: Path, axis:
         for channel in (0, 1):
             voxels = load(raw / f"images{folder}/{name}_{channel:04d}.nii.gz")
             np.testing.assert_array_equal(to_raw_grid(stack[:, channel], stored.record.geometry), voxels)
-            low, high = stored.record.percentiles[channel]
+            own = stored.record.intensities[channel]
+            low, high = own.percentile_00_5, own.percentile_99_5
             assert (low, high) == pytest.approx(np.percentile(voxels, (0.5, 99.5)))
-            assert stored.record.extremes[channel] == (voxels.min(), voxels.max())
+            assert (own.minimum, own.maximum) == (voxels.min(), voxels.max())
         assert stored.labelled == (name != "free_00")
         if stored.labelled:
             labels = np.stack([stored.labels(index) for index in range(len(stored))])

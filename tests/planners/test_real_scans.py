@@ -45,7 +45,7 @@ def check_store(root: Path, name: str, cases: list[str], foreground_channel_mean
         np.testing.assert_array_equal(to_raw_grid(stack[:, 0], stored.record.geometry), image.array)
         labels, stack = labels[::8], stack[::8]
         in_plane = InPlaneMap.for_case(stored.record, plans)
-        scaled = normalize(stack, plans.intensity.value, stored.record.percentiles, stored.record.extremes)
+        scaled = normalize(stack, plans.intensity.value, stored.record.intensities)
         network = in_plane.image(scaled)
         assert network.shape == (len(stack), 1, 224, 224)
         mask = in_plane.labels(labels)

@@ -108,16 +108,60 @@ def test_a_value_set_for_the_plan_redoes_the_slices_only_where_they_depend_on_it
     assert all(before[name] != stamp for name, stamp in stamps(root).items())
 
 
-def test_a_plan_edited_by_hand_is_stale_and_said_to_be(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def edit(root: Path, **values: object) -> None:
     path = root / "preprocessed" / NAME / "plans.json"
-    intact = tree(path.parent)
     plain = json.loads(path.read_text())
-    plain["batch_size"]["value"] = 5
+    for name, value in values.items():
+        plain[name]["value"] = value
     path.write_text(json.dumps(plain))
+
+
+def planned(root: Path, name: str) -> object:
+    return json.loads((root / "preprocessed" / NAME / "plans.json").read_text())[name]["value"]
+
+
+def test_a_value_edited_by_hand_is_kept_and_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = stamps(root)
+    edit(root, slice_axis="coronal", mirror=False)
     assert not current(root)
     assert main(["--root", str(root)]) == 0
-    assert "batch_size was 5 in plans.json, which neither the data nor --set give (16)" in capsys.readouterr().out
-    assert tree(path.parent) == intact
+    out = capsys.readouterr().out
+    assert "note       edited by hand: slice_axis axial -> coronal" in out
+    assert "note       edited by hand: mirror True -> False" in out
+    assert all(before[name] != stamp for name, stamp in stamps(root).items())
+    assert current(root)
+    assert main(["--root", str(root), "-d", "7", "--explain"]) == 0
+    assert "because: edited by hand: slice_axis axial -> coronal" in capsys.readouterr().out
+    assert (planned(root, "slice_axis"), planned(root, "mirror")) == ("coronal", False)
+
+
+def test_an_edit_outlives_other_data_and_yields_to_set(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(root, mirror=False)
+    path = root / "raw" / NAME / "imagesTr/case_02_0000.nii.gz"
+    save(path, load(path) + 5)
+    assert main(["--root", str(root)]) == 0
+    assert planned(root, "mirror") is False
+    notes = [line for line in capsys.readouterr().out.splitlines() if "edited by hand" in line]
+    assert len(notes) == 1
+    assert main(["--root", str(root), "--set", "mirror=true"]) == 0
+    assert planned(root, "mirror") is True
+    assert "mirror was edited by hand; --set takes its place" in capsys.readouterr().out
+    edit(root, mirror=False)
+    assert main(["--root", str(root)]) == 0
+    assert planned(root, "mirror") is False
+    edit(root, mirror=True)
+    assert main(["--root", str(root)]) == 0
+    assert "edited" not in capsys.readouterr().out.partition("nothing to do")[2]
+    assert current(root)
+
+
+def test_a_plan_that_cannot_be_read_is_written_anew_and_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = root / "preprocessed" / NAME / "plans.json"
+    intact = path.read_bytes()
+    path.write_text("{")
+    assert main(["--root", str(root)]) == 0
+    assert "plans.json could not be read" in capsys.readouterr().out
+    assert path.read_bytes() == intact
 
 
 def test_a_repaired_case_is_all_that_is_measured_after_a_fault(root: Path, measured: list[str]) -> None:

@@ -21,6 +21,7 @@ from samora_pipeline.evaluation.scoring import Rules, score_files
 from samora_pipeline.evaluation.summary import label_names, summarize
 from samora_pipeline.evaluation.tables import write_summary
 from samora_pipeline.imaging.files import read_volume, write_labels
+from samora_pipeline.imaging.intensity import measure
 from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
 from samora_pipeline.reporting.report_run import Places
 from samora_pipeline.slices.store import write_case
@@ -89,8 +90,7 @@ def _write_case(root: Path, fold: Path, name: str, shift: int, labels: LabelSche
     slices, geometry = to_slices((scan,), "axial")
     stack = labels_to_slices(read_volume(paths[0]), geometry)
     pixels = {own: tuple(np.isin(stack, values).sum(axis=(1, 2)).tolist()) for own, values in labels.foreground}
-    limits = ((-125.0, 275.0),)
-    record = StoredCase(name, "test", (0, 0, 0), "", geometry, limits, limits, (), None, "digest", pixels)
+    record = StoredCase(name, "test", (0, 0, 0), "", geometry, (measure(slices),), (), None, "digest", pixels)
     write_case(store, record, slices, stack)
     return paths
 

@@ -198,7 +198,6 @@ def test_mirror_follow_the_plan(axis: SliceAxis, free: bool, expected: tuple[boo
         input_size=Planned(N, ""),
         channels=Planned("repeat", ""),
         intensity=Planned((IntensityRule("range"),), ""),
-        batch_size=Planned(1, ""),
         mirror=Planned(free, ""),
         fingerprint_digest="",
     )

@@ -18,7 +18,7 @@ from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.stored_case import SliceGeometry, StoredCase
 from samora_pipeline.distributed import own_share
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.intensity import normalize
+from samora_pipeline.imaging.intensity import measure, normalize
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.slices.datasets import (
     EpochOrder,
@@ -45,19 +45,18 @@ PLANS = Plans(
     slice_axis=why("axial"),
     in_plane=why("resize"),
     in_plane_spacing=why(None),
-    slice_size=why(SIZE),
-    input_size=why(SIZE),
+    slice_size=why(None),
+    input_size=why(None),
     channels=why("repeat"),
     intensity=why((IntensityRule("window", -100.0, 300.0),)),
-    batch_size=why(2),
     mirror=why(True),
     fingerprint_digest="",
 )
 
 
 def store(folder: Path, case: str, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-    ends = ((float(images.min()), float(images.max())),) * images.shape[1]
-    write_case(folder, StoredCase(case, "train", (0, 0, 0), "", GEOMETRY, ends, ends, (), None, ""), images, labels)
+    stats = tuple(measure(images[:, channel]) for channel in range(images.shape[1]))
+    write_case(folder, StoredCase(case, "train", (0, 0, 0), "", GEOMETRY, stats, (), None, ""), images, labels)
 
 
 @pytest.fixture
@@ -87,15 +86,14 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])
 def test_images_are_normalised_then_resized(folder: Path, memory: int) -> None:
-    source = SliceSource(folder, IDS, PLANS, memory=memory)
+    source = SliceSource(folder, IDS, PLANS, SIZE, memory=memory)
     for _ in range(2):
         images = source.images([2, 0])
         assert (images.dtype, tuple(images.shape)) == (torch.float32, (2, 1, SIZE, SIZE))
         for got, name in zip(images, (IDS[2], IDS[0]), strict=True):
             stored = StoredSlices.open(folder, name.case)
-            record = stored.record
-            scaled = normalize(stored.image(name.index), PLANS.intensity.value, record.percentiles, record.extremes)
-            expected = InPlaneMap.for_case(record, PLANS).image(scaled)
+            scaled = normalize(stored.image(name.index), PLANS.intensity.value, stored.record.intensities)
+            expected = InPlaneMap.for_case(stored.record, PLANS, SIZE).image(scaled)
             np.testing.assert_allclose(got.numpy(), expected, atol=1 / 65535)
 
 
@@ -103,24 +101,24 @@ def test_images_are_normalised_then_resized(folder: Path, memory: int) -> None:
     "scheme", [SCHEME, LabelScheme({"organs": (1, 2, 4), "lesion": (4,)}, ignore=5, region_order=(1, 2))]
 )
 def test_targets_are_encoded_labels(folder: Path, scheme: LabelScheme) -> None:
-    source = SliceSource(folder, IDS, PLANS, scheme)
+    source = SliceSource(folder, IDS, PLANS, SIZE, scheme)
     targets = source.targets([1, 2, 1])
     assert (targets.dtype, tuple(targets.shape)) == (torch.int64, (3, SIZE, SIZE))
     for got, name in zip(targets, (IDS[1], IDS[2], IDS[1]), strict=True):
         stored = StoredSlices.open(folder, name.case)
-        labels = InPlaneMap.for_case(stored.record, PLANS).labels(stored.labels(name.index))
+        labels = InPlaneMap.for_case(stored.record, PLANS, SIZE).labels(stored.labels(name.index))
         np.testing.assert_array_equal(got.numpy(), scheme.encode(labels))
     assert (targets == -1).any()
 
 
 def test_a_slice_is_decoded_once_while_memory_lasts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = counted(monkeypatch, "image")
-    everything = SliceSource(folder, IDS, PLANS)
+    everything = SliceSource(folder, IDS, PLANS, SIZE)
     first = everything.images([0, 1, 2])
     assert torch.equal(everything.images([0, 1, 2]), first)
     assert len(reads) == 3
     reads.clear()
-    two = SliceSource(folder, IDS, PLANS, memory=2 * SIZE * SIZE * 2 + 1)  # two images of 16 bits, no third
+    two = SliceSource(folder, IDS, PLANS, SIZE, memory=2 * SIZE * SIZE * 2 + 1)  # two images of 16 bits, no third
     for _ in range(3):
         assert torch.equal(two.images([0, 1, 2]), first)
     assert reads == [3, 0, 1, 1, 1]
@@ -128,7 +126,7 @@ def test_a_slice_is_decoded_once_while_memory_lasts(folder: Path, monkeypatch: p
 
 def test_images_and_targets_share_the_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = counted(monkeypatch, "image"), counted(monkeypatch, "labels")
-    source = SliceSource(folder, IDS, PLANS, SCHEME, memory=2 * SIZE * SIZE * 2)
+    source = SliceSource(folder, IDS, PLANS, SIZE, SCHEME, memory=2 * SIZE * SIZE * 2)
     for _ in range(2):
         source.images([0, 1])
         source.targets([0, 1])
@@ -136,7 +134,7 @@ def test_images_and_targets_share_the_memory(folder: Path, monkeypatch: pytest.M
 
 
 def test_an_empty_share_of_a_batch_keeps_its_shape(folder: Path) -> None:
-    source = SliceSource(folder, IDS, PLANS, SCHEME)
+    source = SliceSource(folder, IDS, PLANS, SIZE, SCHEME)
     assert source.images([]).shape == (0, 1, SIZE, SIZE)
     assert source.targets([]).shape == (0, SIZE, SIZE)
     assert JoinedSource([source]).images([]).shape == (0, 1, SIZE, SIZE)
@@ -144,7 +142,7 @@ def test_an_empty_share_of_a_batch_keeps_its_shape(folder: Path) -> None:
 
 def test_targets_need_a_scheme(folder: Path) -> None:
     with pytest.raises(ValueError, match="scheme"):
-        SliceSource(folder, IDS, PLANS).targets([0])
+        SliceSource(folder, IDS, PLANS, SIZE).targets([0])
 
 
 def test_labelled_ids_are_the_listed_slices_or_whole_cases(folder: Path) -> None:
@@ -168,7 +166,7 @@ def test_a_listed_slice_that_does_not_exist_is_refused(folder: Path, index: int)
 
 def test_joined_sources_are_numbered_one_after_the_other(folder: Path) -> None:
     other = replace(PLANS, dataset="Dataset091_Other")
-    first, second = SliceSource(folder, IDS, PLANS), SliceSource(folder, IDS[:2], other)
+    first, second = SliceSource(folder, IDS, PLANS, SIZE), SliceSource(folder, IDS[:2], other, SIZE)
     joined = JoinedSource([first, second])
     assert len(joined) == 5
     assert joined.keys([4, 0]) == ["Dataset091_Other/b/0", "Dataset090_Phantom/a/3"]
@@ -178,11 +176,11 @@ def test_joined_sources_are_numbered_one_after_the_other(folder: Path) -> None:
 
 
 def test_joined_sources_must_fit_together(folder: Path) -> None:
-    larger = replace(PLANS, dataset="Dataset091_Other", input_size=why(32))
+    other = replace(PLANS, dataset="Dataset091_Other", channel_names=("T1", "T2"))
     with pytest.raises(DataError) as caught:
-        JoinedSource([SliceSource(folder, IDS, PLANS), SliceSource(folder, IDS, larger)])
+        JoinedSource([SliceSource(folder, IDS, PLANS, SIZE), SliceSource(folder, IDS, other, SIZE)])
     assert caught.value.code == "E-POOL-01"
-    assert "Dataset091_Other: 1 channels, 32 px" in str(caught.value)
+    assert "Dataset091_Other: 2 channels" in caught.value.found
 
 
 def test_each_epoch_visits_each_slice_once() -> None:

@@ -111,7 +111,6 @@ def test_channels_without_a_window_are_taken_for_mr() -> None:
         input_size=Planned(N, ""),
         channels=Planned("as_is", ""),
         intensity=Planned(rules, ""),
-        batch_size=Planned(1, ""),
         mirror=Planned(True, ""),
         fingerprint_digest="",
     )

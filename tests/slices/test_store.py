@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samora_pipeline.contracts.fingerprint import IntensityStats
 from samora_pipeline.contracts.stored_case import SliceGeometry, StoredCase
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.slices.store import StoredSlices, write_case
@@ -27,8 +28,7 @@ def record(case: str = "case_1") -> StoredCase:
         (0, 0, 0),
         "",
         GEOMETRY,
-        ((0.0, 1.0),) * 2,
-        ((0.0, 1.0),) * 2,
+        (IntensityStats(0.5, 0.1, 0.0, 1.0, 0.0, 0.5, 1.0),) * 2,
         (),
         None,
         "digest",

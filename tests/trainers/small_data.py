@@ -31,6 +31,7 @@ SCORED = ("case_4", "case_5")
 SIZE = 32
 DEPTH = 5
 INPUT = 64
+STATS = IntensityStats(0.0, 1.0, -200.0, 400.0, -100.0, 0.0, 300.0)
 
 
 def make_dataset(
@@ -67,7 +68,6 @@ def _plans(folder_name: str, fingerprint_digest: str, input_size: int) -> Plans:
         input_size=Planned(input_size, "tests"),
         channels=Planned("repeat", "tests"),
         intensity=Planned((IntensityRule("window", -100.0, 300.0),), "tests"),
-        batch_size=Planned(8, "tests"),
         mirror=Planned(True, "tests"),
         fingerprint_digest=fingerprint_digest,
     )
@@ -95,14 +95,12 @@ def _write_case(raw: Path, store: Path, name: str, subset: Subset, number: int) 
         shape=(0, 0, 0),
         dtype="",
         geometry=geometry,
-        percentiles=((-100.0, 300.0),),
-        extremes=((-200.0, 400.0),),
+        intensities=(STATS,),
         image_crcs=(),
         label_crcs=None,
         source_digest=digest_json([digest_file(image_path), digest_file(targets) if targets else None]),
     )
     write_case(store, record, slices, stored_labels)
-    stats = IntensityStats(0.0, 1.0, -200.0, 400.0, -100.0, 0.0, 300.0)
     return CaseFingerprint(
         subset=subset,
         shape=(SIZE, SIZE, DEPTH),
@@ -110,8 +108,8 @@ def _write_case(raw: Path, store: Path, name: str, subset: Subset, number: int) 
         axes="RAS",
         image_digests=(digest_json(image.tolist()),),
         label_digest=digest_file(targets) if targets else None,
-        volume=(stats,),
-        foreground=(stats if targets else None,),
+        volume=(STATS,),
+        foreground=(STATS if targets else None,),
         voxel_digests=(digest_voxels(volume),),
     )
 

@@ -13,10 +13,10 @@ import pytest
 from dataset_conversion.datasets.decathlon import Decathlon
 from dataset_conversion.datasets.lits import LiTS
 from dataset_conversion.decathlon_tasks import TASKS
-from planners.intensity_names import scheme_of
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.intensity_schemes import scheme_of_channel
 from tests.dataset_conversion.sources import labels, make_decathlon, scan, write_nifti
 
 REAL = (
@@ -90,7 +90,9 @@ def test_each_of_the_ten_tasks(number: int, tmp_path: Path) -> None:
     names = list(raw.description.channel_names.values())
     assert [name.lower() for name in names] == [name.lower() for name in TASKS[number].channels]
     # Planning knows each channel, and takes CT alone for Hounsfield units.
-    assert [scheme_of(name) for name in names] == ["window" if name == "CT" else "percentiles" for name in names]
+    assert [scheme_of_channel(name) for name in names] == [
+        "window" if name == "CT" else "percentiles" for name in names
+    ]
     assert raw.description.labels == {
         "background": 0,
         **{name: value for value, name in enumerate(TASKS[number].labels, start=1)},

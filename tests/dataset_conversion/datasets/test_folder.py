@@ -10,10 +10,10 @@ import pytest
 
 from dataset_conversion.converter import ConversionReport
 from dataset_conversion.datasets.folder import Folder, read_label_map
-from planners.intensity_names import scheme_of
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.intensity_schemes import scheme_of_channel
 from tests.dataset_conversion.sources import labels, make_folder, scan, write_nifti, write_png
 
 CONVERTER = Folder()
@@ -52,7 +52,7 @@ def test_channels_that_nobody_named_have_a_name_that_can_be_planned(tmp_path: Pa
     write_nifti(tmp_path / "two" / "labels" / "p.nii.gz", labels(0, top=1))
     raw, _ = _convert(tmp_path / "two")
     assert raw.description.channel_names == {"0": "zscore", "1": "zscore"}
-    assert scheme_of("zscore") == "percentiles"
+    assert scheme_of_channel("zscore") == "percentiles"
 
 
 def test_the_folders_may_lie_apart_and_hold_several_channels(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from dataset_conversion.converter import ConversionReport
 from dataset_conversion.datasets.la import LA
-from planners.intensity_names import scheme_of
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.intensity_schemes import scheme_of_channel
 from samora_pipeline.imaging.volume import Volume
 from tests.dataset_conversion.scan_sources import ATRIA, grey, make_la, make_la_hdf5, mask, write_itk
 
@@ -50,7 +50,7 @@ def test_both_layouts_give_the_same_labels_on_the_same_grid(tmp_path: Path) -> N
     stored, _ = convert(make_la_hdf5(tmp_path / "b"), tmp_path / "raw2" / "Dataset002_LA")
     assert (report.training, report.test, report.set_aside) == (3, 1, ())
     assert folders.description.channel_names == stored.description.channel_names == {"0": "LGE"}
-    assert scheme_of("LGE") == "percentiles"
+    assert scheme_of_channel("LGE") == "percentiles"
     assert folders.ours.spacing_known
     assert stored.ours.spacing_known
     assert "z-scores" in stored.ours.origin
