@@ -301,7 +301,7 @@ def test_code_of_others_is_named_and_only_taken_on_demand(
     rewritten(exported, place / "bad.zip", "fold_0/config.json", change)
     assert import_main(["bad.zip", "--root", "elsewhere"]) == 4
     said = capsys.readouterr().err
-    assert "E-IMPORT-05" in said
+    assert "E-CODE-01" in said
     assert "os:system" in said
     assert import_main(["bad.zip", "--root", "elsewhere", "--allow-code"]) == 0
 
