@@ -10,9 +10,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from samora_pipeline.contracts.dataset import read_dataset_json
-from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.label_table import LabelTable, label_table
-from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
+from samora_pipeline.contracts.run import CONFIG_FILE
+from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.handover import dicom_seg, itksnap, seg_nrrd
 from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_volume, write_labels
@@ -103,7 +103,8 @@ def table_of(file: Path, model: str | None, results: Path) -> LabelTable:
     """
     if model is not None:
         run = named_run(model, results)
-        return label_table(read_json(RunConfig, next(iter(run.folds.values())) / CONFIG_FILE).labels)
+        # Its labels are read; nothing is built from what it names.
+        return label_table(read_run_config(next(iter(run.folds.values())) / CONFIG_FILE, allow_code=True).labels)
     if file.name.lower().endswith(NIFTI_ENDINGS) and (own := read_label_names(file)):
         return own
     description = file.resolve().parents[1] / "dataset.json"
