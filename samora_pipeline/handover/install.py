@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ from samora_pipeline.contracts.json_io import parse, read_text, to_plain
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
 from samora_pipeline.contracts.run_reader import named_code, parse_run_config
 from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores
-from samora_pipeline.errors import DataError, ResourceError
-from samora_pipeline.files import atomic_folder
+from samora_pipeline.errors import DataError
+from samora_pipeline.files import atomic_folder, require_space
 from samora_pipeline.handover import contents
 from samora_pipeline.handover.contents import RUN_PLACE, DigestsJson, ModelJson
 from samora_pipeline.handover.packed import PackedModel, damaged, open_packed, refused
@@ -84,18 +82,8 @@ def install(verified: Verified, target: Path) -> None:
             expected="a folder that is not there yet",
             fix=f"-o {target}_imported  puts it beside",
         )
-    parents = target.absolute().parents
-    existing = next(parent for parent in parents if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < verified.size:
-        raise ResourceError(
-            "E-DISK-02",
-            f"there is not enough space for {verified.packed.path.name}",
-            found=f"{free:,} bytes free in {existing}",
-            expected=f"{verified.size:,} bytes",
-            fix=f"df -h {existing}  then free space, or choose another folder with -o",
-        )
-    missing = [parent for parent in parents if not parent.exists()]
+    require_space(target, verified.size)
+    missing = [parent for parent in target.absolute().parents if not parent.exists()]
     try:
         with atomic_folder(target) as folder:
             _unpack(verified, folder)
@@ -112,13 +100,10 @@ def _unpack(verified: Verified, folder: Path) -> None:
     for name in verified.packed.sizes:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        digest = hashlib.sha256()
         with path.open("wb") as stream:
-            for block in verified.packed.blocks(name):
-                digest.update(block)
-                stream.write(block)
+            digest = verified.packed.digest(name, copy=stream)
         known = verified.digests.files.get(name)
-        if known is not None and digest.hexdigest() != known.sha256:
+        if known is not None and digest != known.sha256:
             raise damaged(verified.packed.path, f"{name} changed while it was read")
     finished = min(max(verified.model.finished, 0.0), time.time())
     for fold in verified.model.folds:

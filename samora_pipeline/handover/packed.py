@@ -10,7 +10,6 @@ import hashlib
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,7 +21,6 @@ LARGEST_TEXT = 16 << 20
 MOST_FILES = 200
 
 _BLOCK = 1 << 20
-_ENCRYPTED = 0x1
 
 
 @dataclass(frozen=True)
@@ -32,25 +30,25 @@ class PackedModel:
     path: Path
     sizes: dict[str, int]
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
-        """Open one file for reading."""
-        if self.path.is_dir():
-            with (self.path / name).open("rb") as stream:
-                yield stream
-            return
-        with zipfile.ZipFile(self.path) as archive, archive.open(name) as stream:
-            yield stream
-
-    def blocks(self, name: str) -> Iterator[bytes]:
-        """The bytes of one file, piece by piece.
+    def digest(self, name: str, copy: IO[bytes] | None = None) -> str:
+        """The SHA-256 of one file, which is also written to ``copy`` where that is given.
 
         Raises:
-            DataError: ``E-IMPORT-03`` when they cannot be read, or their number is not the stated one.
+            DataError: ``E-IMPORT-03`` when the file cannot be read, or has another size than it states.
         """
+        digest = hashlib.sha256()
+        for block in self.blocks(name):
+            digest.update(block)
+            if copy is not None:
+                copy.write(block)
+        return digest.hexdigest()
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The bytes of one file, piece by piece; raises as ``digest``."""
+        root = self.path if self.path.is_dir() else zipfile.Path(self.path)
         left = self.sizes[name]
         try:
-            with self.open(name) as stream:
+            with root.joinpath(name).open("rb") as stream:
                 while left >= 0 and (block := stream.read(_BLOCK)):
                     left -= len(block)
                     yield block
@@ -59,13 +57,6 @@ class PackedModel:
             raise damaged(self.path, f"{name}: {error}") from error
         if left:
             raise damaged(self.path, f"{name} does not have the {self.sizes[name]:,} bytes that it states")
-
-    def digest(self, name: str) -> str:
-        """The SHA-256 of one file, of whatever size; raises as ``blocks``."""
-        digest = hashlib.sha256()
-        for block in self.blocks(name):
-            digest.update(block)
-        return digest.hexdigest()
 
 
 def open_packed(path: Path) -> PackedModel:
@@ -76,7 +67,7 @@ def open_packed(path: Path) -> PackedModel:
         DataError: ``E-IMPORT-02`` an entry that no export has, ``E-IMPORT-03`` a damaged directory of the zip.
     """
     if path.is_dir():
-        return _checked(path, ((_relative(file, path), *_file_state(file)) for file in _walk(path)))
+        return _checked(path, ((file.relative_to(path).as_posix(), *_file_state(file)) for file in _walk(path)))
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise AssetError(
             "E-IMPORT-01",
@@ -90,7 +81,8 @@ def open_packed(path: Path) -> PackedModel:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise damaged(path, str(error)) from error
-    model = _checked(path, ((entry.filename, entry.file_size, _entry_fault(entry)) for entry in entries))
+    # The name as it is written, of which zipfile's own is a cleaned copy.
+    model = _checked(path, ((entry.orig_filename, entry.file_size, _entry_fault(entry)) for entry in entries))
     if sum(entry.compress_size for entry in entries) > path.stat().st_size:
         raise refused(path, "entries that share their bytes")
     return model
@@ -143,16 +135,12 @@ def _checked(path: Path, entries: Iterable[tuple[str, int, str]]) -> PackedModel
 
 def _entry_fault(entry: zipfile.ZipInfo) -> str:
     """What is wrong with an entry of a zip beside its name and its size; empty when nothing is."""
-    weights = kind_of(entry.filename) == "weights"
-    faults = (
-        (entry.orig_filename != entry.filename, "a name that is written in two ways"),
-        (stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG), "a link, a folder or a device"),
-        (bool(entry.flag_bits & _ENCRYPTED), "encrypted"),
-        (entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), "packed in an unusual way"),
-        (weights and entry.compress_type != zipfile.ZIP_STORED, "weights that are compressed"),
-        (weights and entry.file_size != entry.compress_size, "sizes that contradict each other"),
-    )
-    return next((text for wrong, text in faults if wrong), "")
+    if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
+        return "a link, a folder or a device"
+    if entry.compress_type == zipfile.ZIP_STORED:
+        return ""
+    text = entry.compress_type == zipfile.ZIP_DEFLATED and kind_of(entry.filename) == "text"
+    return "" if text else "packed in an unusual way"
 
 
 def _file_state(path: Path) -> tuple[int, str]:
@@ -171,6 +159,3 @@ def _walk(root: Path) -> Iterator[Path]:
         else:
             yield entry
 
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
