@@ -158,4 +158,3 @@ def _walk(root: Path) -> Iterator[Path]:
             yield from sorted(entry.iterdir())
         else:
             yield entry
-
