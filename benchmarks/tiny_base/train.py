@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.tiny_base.random_shapes import draw_picture
 from samora_pipeline.files import atomic_path, digest_file
 from samora_pipeline.models.backbones.sam import SAMORA_TINY
 from samora_pipeline.reproducibility import derived_seed, seed_everything
-from benchmarks.tiny_base.random_shapes import draw_picture
 
 LOG = logging.getLogger(__name__)
 NUM_MASKS = 4

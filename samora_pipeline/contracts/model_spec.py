@@ -65,5 +65,30 @@ class ModuleSpec:
     in_channels: int = 1
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
+    @property
+    def backbone(self) -> str:
+        """The network itself."""
+        return self.network
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """None: there are no blocks for experts, and so neither fusion nor decoder."""
+        return ()
+
+    @property
+    def fusion(self) -> None:
+        """See ``levels``."""
+        return None
+
+    @property
+    def decoder(self) -> str:
+        """See ``levels``."""
+        return ""
+
+    @property
+    def lora_rank(self) -> int:
+        """See ``levels``."""
+        return 0
+
 
 NetworkSpec = ModelSpec | ModuleSpec

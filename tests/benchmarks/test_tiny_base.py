@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.tiny_base.random_shapes import draw_picture
+from benchmarks.tiny_base.train import PictureBatches, promptable_loss, save_base, train
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
-from benchmarks.tiny_base.random_shapes import draw_picture
-from benchmarks.tiny_base.train import PictureBatches, promptable_loss, save_base, train
 
 
 def slow_loss(logits: Tensor, iou: Tensor, target: Tensor) -> float:

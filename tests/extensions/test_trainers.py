@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from trainers.catalog import TRAINERS
+from trainers.config import shrunk
+from trainers.recipes import NO_PRETRAINING, RECIPES
+from trainers.request import choose_levels, choose_recipe
+from trainers.trainer import Trainer
 
 from samora_pipeline.contracts.level import LEVELS
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, account, freeze
-from trainers.catalog import TRAINERS
-from trainers.config import shrunk
-from trainers.recipes import NO_PRETRAINING, RECIPES
-from trainers.request import choose_levels, choose_recipe
-from trainers.trainer import Trainer
 
 
 def _spec(trainer: Trainer, backbone: str, *, size: int = 224, outputs: int = 9) -> ModelSpec:

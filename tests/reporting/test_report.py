@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from trainers.catalog import TRAINERS
 
 from samora_pipeline.contracts import run as contracts
 from samora_pipeline.contracts.json_io import read_json
@@ -26,7 +27,6 @@ from samora_pipeline.reporting.slider_pictures import rgb
 from tests.fake_run import REGIONS
 from tests.inference.test_every_model import tiny_spec
 from tests.reporting.scored_run import ReadPage, places, write_scored_run
-from trainers.catalog import TRAINERS
 
 CPU = torch.device("cpu")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{"

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from trainers.ablations import PRESETS, Preset, resolve
+from trainers.catalog import TRAINERS
+from trainers.planning import Choices, make_choices, plan_run
+from trainers.request import Request
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
@@ -21,11 +25,7 @@ from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze, parameters_by_part, snapshot, verify
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.small_data import make_dataset
-from trainers.ablations import PRESETS, Preset, resolve
-from trainers.catalog import TRAINERS
 from trainers.cli import main
-from trainers.planning import Choices, make_choices, plan_run
-from trainers.request import Request
 from trainers.stages import lorahub
 from trainers.stages.finetune import FinetuneInputs, LabelledTask, starting_network
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from trainers.artefacts import RECORD_FILE
+from trainers.base import fetch_base, find_base
 
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.weights.catalog import ASSETS, Asset
@@ -12,8 +14,6 @@ from tests.trainers.runs import command
 from tests.trainers.small_data import make_dataset
 from tests.weights.file_server import FileServer
 from trainers import cli
-from trainers.artefacts import RECORD_FILE
-from trainers.base import fetch_base, find_base
 
 TINY = ASSETS["samora_tiny"]
 CONTENT = TINY.path(Path()).read_bytes()

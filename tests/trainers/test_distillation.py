@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from trainers.pretraining_config import DISTILLED_IMAGE, DISTILLED_PATCH, DistillationSettings
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import Level
@@ -20,7 +21,6 @@ from samora_pipeline.models.teachers.catalog import TEACHERS
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.pretraining_config import DISTILLED_IMAGE, DISTILLED_PATCH, DistillationSettings
 from trainers.stages.distillation import DistillationObjective, Lesson, _first_component
 from trainers.stages.masked import view_of
 from trainers.stages.stage import network_on_base

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from trainers.catalog import TRAINERS
 
 from dataset_conversion.cli import main as convert
 from planners.cli import main as plan_and_preprocess
@@ -22,7 +23,6 @@ from samora_pipeline.inference.cli import main as predict
 from samora_pipeline.models.fusions.catalog import FUSIONS
 from tests.trainers.processes import exit_code, forked
 from tests.trainers.runs import STAGES, losses, short, sitting
-from trainers.catalog import TRAINERS
 from trainers.stages import validate
 
 REAL = (

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from trainers.planning import RunPlan, plan_run
+from trainers.request import Request
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.level import Level
@@ -16,8 +18,6 @@ from samora_pipeline.run_log import Line
 from samora_pipeline.slices.augmentation import apply_augmentation
 from tests.trainers.small_data import make_dataset
 from trainers.loop import train
-from trainers.planning import RunPlan, plan_run
-from trainers.request import Request
 from trainers.stages import finetune
 from trainers.stages.finetune import FinetuneInputs, LabelledTask, is_stuck, starting_network
 from trainers.stages.stage import StageContext

@@ -5,7 +5,6 @@ import time
 
 import pytest
 import torch
-
 from trainers.loading import on_device, read_ahead, read_batches
 
 

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from trainers.monitor_rules import RULES, judge, verdict
+from trainers.monitors import Monitor, Watched, places_of, spread_evenly
+from trainers.pretraining_config import PatchSettings, PixelSettings, PretrainingSettings
+from trainers.stages.pixel import PixelObjective
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json
@@ -19,11 +23,7 @@ from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.monitor_rules import RULES, judge, verdict
-from trainers.monitors import Monitor, Watched, places_of, spread_evenly
-from trainers.pretraining_config import PatchSettings, PixelSettings, PretrainingSettings
 from trainers.stages.patch import PatchObjective
-from trainers.stages.pixel import PixelObjective
 from trainers.stages.stage import network_on_base
 
 CPU = torch.device("cpu")

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trainers.planning import RunPlan, plan_run
+from trainers.pool_manifest import pool_manifest
+from trainers.pool_sources import PAPER_DATASETS
+from trainers.request import Request
 
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
@@ -20,11 +24,7 @@ from samora_pipeline.files import digest_json
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.store import StoredSlices
 from tests.trainers.small_data import DEPTH, INPUT, NAME, SCORED, TRAIN, make_dataset
-from trainers.planning import RunPlan, plan_run
 from trainers.pool import Pool
-from trainers.pool_manifest import pool_manifest
-from trainers.pool_sources import PAPER_DATASETS
-from trainers.request import Request
 
 BASIC = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", backbone_weights="bootstrap")
 MORE = "Dataset091_More"

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.errors import UsageError
 from trainers.request import check_stage, choose_levels, choose_recipe, find_trainer
 from trainers.samed import SAMedTrainer
 from trainers.samora import SAMoraTrainer
+
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.errors import UsageError
 
 
 def test_a_trainer_is_found_by_name_or_by_path() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from trainers.timing import Timing
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
@@ -29,7 +30,6 @@ from tests.trainers.runs import (
 )
 from tests.trainers.small_data import NAME, SCORED, make_dataset
 from trainers.stages.validate import write_run_report
-from trainers.timing import Timing
 
 RUN = "SAMoraTrainer__2cases__a"
 

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from trainers.config import Settings
+from trainers.pretraining_config import BootstrapSettings, ImageSettings, PatchSettings, PixelSettings
+from trainers.stages.image import ImageObjective
+from trainers.stages.pixel import PixelObjective
+from trainers.stages.pretraining import Objective, pretraining
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import LEVELS, Level
@@ -23,14 +28,9 @@ from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.config import Settings
-from trainers.pretraining_config import BootstrapSettings, ImageSettings, PatchSettings, PixelSettings
 from trainers.stages.bootstrap import run_bootstrap
 from trainers.stages.experts import ExpertInputs, read_expert, rehearse, run_expert
-from trainers.stages.image import ImageObjective
 from trainers.stages.patch import PatchObjective
-from trainers.stages.pixel import PixelObjective
-from trainers.stages.pretraining import Objective, pretraining
 from trainers.stages.stage import StageContext, network_on_base
 
 BOTH = ("samora_tiny", "samora2_tiny")
