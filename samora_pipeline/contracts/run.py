@@ -138,6 +138,11 @@ class RunConfig:
     schema_version: int = 2
 
     @property
+    def base_digest(self) -> str:
+        """The digest of the base encoder; empty without one."""
+        return self.base.digest if self.base is not None else ""
+
+    @property
     def experts(self) -> dict[Level, StageRecord]:
         """The stages that trained an expert, by level."""
         found = {level: self.stage(f"expert_{level.value}") for level in Level}

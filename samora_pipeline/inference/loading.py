@@ -15,7 +15,7 @@ from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import build_network, load_trained
-from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.models.samora import Network, SegmentationNetwork
 from samora_pipeline.weights.catalog import resolve
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
@@ -28,7 +28,7 @@ class LoadedFold:
     """One fold's config and its network, on the CPU."""
 
     config: RunConfig
-    network: SegmentationNetwork
+    network: Network
 
 
 def load_folds(folders: Sequence[Path], weights_folder: Path, *, allow_code: bool = False) -> list[LoadedFold]:
@@ -49,7 +49,7 @@ def load_folds(folders: Sequence[Path], weights_folder: Path, *, allow_code: boo
         checkpoint = load_checkpoint(folder / FINAL_CHECKPOINT)
         _check_base(folder, config, checkpoint.record.get("base_digest"))
         network = build_network(config.model)
-        if config.base is not None:
+        if config.base is not None and isinstance(network, SegmentationNetwork):
             if config.base.digest not in bases:
                 bases[config.base.digest] = read_weights(find_base(config.base, folder, weights_folder))
             load_base(network, bases[config.base.digest])
@@ -102,12 +102,11 @@ def _likely(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> list
 
 
 def _check_base(folder: Path, config: RunConfig, digest: object) -> None:
-    own = config.base.digest if config.base else None
-    if digest != own:
+    if digest != config.base_digest:
         raise DataError(
             "E-RUN-04",
             f"config and checkpoint of {folder.name} name different base encoders",
-            found=f"checkpoint: {digest}; config: {own} ({folder})",
+            found=f"checkpoint: {digest}; config: {config.base_digest} ({folder})",
             expected="a config and a checkpoint of one training",
             fix="copy both files from the run again",
         )

@@ -13,6 +13,7 @@ from samora_pipeline.contracts.pretraining_card import EXPERTS_CARD_FILE
 from samora_pipeline.contracts.run import BASE_FILE, SUMMARY_FILE
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.files import atomic_path, digest_file, sweep
+from samora_pipeline.models.samora import SegmentationNetwork
 from trainers.loop.expert_similarity import compare_experts
 from trainers.runs.folder import config_digest, trained, write_config
 from trainers.runs.planning import PlannedRun
@@ -98,7 +99,8 @@ class Execution:
         source = self.context.source
         if distributed.is_main():
             network = stage.network(self.config, self.context)
-            compare_experts(network, levels, source, self.context.device, self.folder, self.config.stamps)
+            if isinstance(network, SegmentationNetwork):
+                compare_experts(network, levels, source, self.context.device, self.folder, self.config.stamps)
         distributed.barrier()
 
     def _own_base(self) -> None:

@@ -62,7 +62,7 @@ class ExpertStage(UnlabelledStage[P], ABC):
         return {
             **self.common(run),
             "backbone": model.backbone,
-            "base": f"{BOOTSTRAP}/{bootstrap.digest}" if bootstrap else run.base and run.base.digest,
+            "base": f"{BOOTSTRAP}/{bootstrap.digest}" if bootstrap else run.base_digest,
             "lora_rank": model.lora_rank,
         }
 
@@ -214,7 +214,7 @@ def rehearse(run: RunConfig, level: Level) -> None:
     """
     untrained = expert_state(network_on_base(expert_spec(run, level), None, 0), level)
     network = network_on_base(sam_spec(run), None, 0)
-    digest = run.base.digest if run.base else ""
+    digest = run.base_digest
     with TemporaryDirectory() as folder:
         file = Path(folder) / "expert.safetensors"
         for other in sam_spec(run).levels:
@@ -237,7 +237,7 @@ def expert_record(run: RunConfig, level: Level, digest: str) -> dict[str, Any]:
     return {
         "level": level.value,
         "backbone": model.backbone,
-        "base_digest": run.base.digest if run.base else "",
+        "base_digest": run.base_digest,
         "lora_rank": model.lora_rank,
         "input_size": model.input_size,
         "teacher": to_plain(teacher) if teacher else None,

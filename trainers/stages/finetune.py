@@ -15,9 +15,10 @@ from samora_pipeline.contracts.checkpoints import save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.model_spec import ModuleSpec
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
-from samora_pipeline.models.assembly import Network, build_network, trained_state
+from samora_pipeline.models.assembly import build_network, trained_state
 from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
+from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import (
     SegmentationTerms,
     low_resolution,
@@ -67,14 +68,14 @@ class Finetune(Stage[FinetuneSettings]):
         network = network_on_base(run.model, context.base_file, run.seed, copy_outputs=copied)
         for level, record in run.experts.items():
             file = context.stages[record.name].result(context)
-            read_expert(network, level, file, run.base.digest if run.base else "", hidden_cases(run))
+            read_expert(network, level, file, run.base_digest, hidden_cases(run))
         return network
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
         """See ``Stage.save``."""
         record = {
             "model": to_plain(run.model),
-            "base_digest": run.base.digest if run.base else "",
+            "base_digest": run.base_digest,
             "trainer": run.trainer,
             "trained": sorted(self.settings.learns),
         }

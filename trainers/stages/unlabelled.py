@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC
 from typing import Any, TypeVar
 
-from torch import nn
-
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.run import POOL_STAMPS, RunConfig
@@ -35,7 +33,7 @@ class UnlabelledStage(Stage[P], ABC):
 
     def trainable(
         self,
-        network: nn.Module,
+        network: Any,
         objective: Objective[Any],
         run: RunConfig,
         context: RunContext,

@@ -154,7 +154,7 @@ def _predict(
     config, folder = inputs.config, inputs.folder
     own = [InputCase(case.name, case.channels, inputs.raw.description.file_ending) for case in cases]
     files = [(own[i], output_files(own[i], output)) for i in distributed.own_share(list(range(len(own))))]
-    model = model_record(folder.parent, {config.fold: folder}, config.base.digest, postprocessing=postprocessing)
+    model = model_record(folder.parent, {config.fold: folder}, config.base_digest, postprocessing=postprocessing)
     shard = (distributed.rank() + 1, distributed.world_size())
     result = OutputFolder(output, model, shard, resume=True)
     done = [case.name for case, written in files if result.finished(case.name, case.channels, written.paths)]
