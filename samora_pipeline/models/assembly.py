@@ -51,15 +51,7 @@ def build_network(spec: NetworkSpec) -> Network:
     block_adapters = BlockAdapters(encoder) if spec.block_adapters else None
     encoder.blocks = nn.ModuleList(_with_experts(block, backbone, spec) for block in encoder.blocks)
     decoder = DECODERS.get(spec.decoder)(backbone, num_outputs=spec.num_outputs, input_size=spec.input_size)
-    return SegmentationNetwork(
-        encoder,
-        backbone.build_prompt_encoder(spec.input_size),
-        decoder,
-        backbone=backbone,
-        in_channels=spec.in_channels,
-        input_size=spec.input_size,
-        block_adapters=block_adapters,
-    )
+    return SegmentationNetwork(spec, backbone, encoder, decoder, block_adapters)
 
 
 def check_spec(spec: NetworkSpec) -> None:
