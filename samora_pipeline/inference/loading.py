@@ -32,7 +32,7 @@ class LoadedFold:
 
 
 def load_folds(folders: Sequence[Path], weights_folder: Path) -> list[LoadedFold]:
-    """Build the networks of fold folders of one run.
+    """Build the networks of fold folders of one run; those of a ``ModuleSpec`` need no base.
 
     Raises:
         DataError: a file is missing or damaged, ``E-RUN-03`` folds that do not belong together, ``E-RUN-04`` a
@@ -48,7 +48,7 @@ def load_folds(folders: Sequence[Path], weights_folder: Path) -> list[LoadedFold
         checkpoint = load_checkpoint(folder / FINAL_CHECKPOINT)
         _check_base(folder, config, checkpoint.record.get("base_digest"))
         network = build_network(config.model)
-        if config.base is not None:
+        if config.base is not None and isinstance(network, SegmentationNetwork):
             if config.base.digest not in bases:
                 bases[config.base.digest] = read_weights(find_base(config.base, folder, weights_folder))
             load_base(network, bases[config.base.digest])
