@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec, ModuleSpec, NetworkSpec
+from samora_pipeline.contracts.model_spec import ModelSpec, ModuleSpec, NetworkSpec
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.backbones.backbone import Backbone
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.decoders.catalog import DECODERS
 from samora_pipeline.models.expert_block import ExpertBlock, block_widths, expert_blocks
 from samora_pipeline.models.fusions.catalog import FUSIONS, build_fusion, fusion_options
-from samora_pipeline.models.fusions.fusion import Fusion, Merge
 from samora_pipeline.models.module import ModuleNetwork, build_module, module_arguments
 from samora_pipeline.models.sam_adapter import BlockAdapters
 from samora_pipeline.models.samora import Network, SegmentationNetwork
@@ -51,15 +50,7 @@ def build_network(spec: NetworkSpec) -> Network:
     block_adapters = BlockAdapters(encoder) if spec.block_adapters else None
     encoder.blocks = nn.ModuleList(_with_experts(block, backbone, spec) for block in encoder.blocks)
     decoder = DECODERS.get(spec.decoder)(backbone, num_outputs=spec.num_outputs, input_size=spec.input_size)
-    return SegmentationNetwork(
-        encoder,
-        backbone.build_prompt_encoder(spec.input_size),
-        decoder,
-        backbone=backbone,
-        in_channels=spec.in_channels,
-        input_size=spec.input_size,
-        block_adapters=block_adapters,
-    )
+    return SegmentationNetwork(spec, backbone, encoder, decoder, block_adapters)
 
 
 def check_spec(spec: NetworkSpec) -> None:
@@ -93,19 +84,9 @@ def _with_experts(block: nn.Module, backbone: Backbone, spec: ModelSpec) -> Expe
             expected=f"one of {', '.join(FUSIONS.names())}, or a single level",
             fix=f"--levels {levels[0]}",
         )
-    return ExpertBlock(
-        block,
-        backbone.steps,
-        levels,
-        spec.lora_rank,
-        fusion=_fusion(block, backbone, spec.fusion, len(levels)),
-        scope=spec.fusion.scope,
-    )
-
-
-def _fusion(block: nn.Module, backbone: Backbone, spec: FusionSpec, num_experts: int) -> Fusion | Merge:
     _, width = block_widths(block)
-    return build_fusion(spec, num_experts=num_experts, dim=width, window=backbone.steps.window(block))
+    fusion = build_fusion(spec.fusion, num_experts=len(levels), dim=width, window=backbone.steps.window(block))
+    return ExpertBlock(block, backbone.steps, levels, spec.lora_rank, fusion=fusion, scope=spec.fusion.scope)
 
 
 def expert_state(network: SegmentationNetwork, level: Level) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ class ModuleNetwork(Network):
     """A module from images (B,C,N,N) in [0,1] to logits (B,K,h,w). All of it is trained, its buffers are saved too."""
 
     def __init__(self, module: nn.Module, spec: ModuleSpec) -> None:
-        super().__init__(spec.in_channels, spec.input_size)
+        super().__init__(spec)
         self.module = module
         self.num_outputs = spec.num_outputs
 

@@ -6,9 +6,9 @@ K output maps, n side of the output (4g for SAMed's decoder, N for H-SAM's).
 
 from __future__ import annotations
 
-from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
+from samora_pipeline.contracts.model_spec import ModelSpec, NetworkSpec
 from samora_pipeline.models.backbones.backbone import Backbone, Encoder, Features
 from samora_pipeline.models.decoders.decoder import Decoder
 from samora_pipeline.models.sam_adapter import BlockAdapters
@@ -22,10 +22,10 @@ class Network(nn.Module):
     ``in_channels`` is C, ``input_size`` N.
     """
 
-    def __init__(self, in_channels: int, input_size: int) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.in_channels = in_channels
-        self.input_size = input_size
+        self.in_channels = spec.in_channels
+        self.input_size = spec.input_size
 
     def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
         """Segment as ``forward`` does, to all logits that the loss sees, of which ``forward`` gives the last.
@@ -55,22 +55,20 @@ class SegmentationNetwork(Network):
 
     def __init__(
         self,
-        image_encoder: Encoder,
-        prompt_encoder: PromptEncoder,
-        decoder: Decoder,
-        *,
+        spec: ModelSpec,
         backbone: Backbone,
-        in_channels: int,
-        input_size: int,
-        block_adapters: BlockAdapters | None = None,
+        image_encoder: Encoder,
+        decoder: Decoder,
+        block_adapters: BlockAdapters | None,
     ) -> None:
-        super().__init__(in_channels, input_size)
+        super().__init__(spec)
         self.backbone = backbone
         self.image_encoder = image_encoder
-        self.prompt_encoder = prompt_encoder
+        self.prompt_encoder = backbone.build_prompt_encoder(spec.input_size)
         self.decoder = decoder
         self.block_adapters = block_adapters
-        self.adapter: nn.Module | None = None if in_channels in (1, RGB) else _mean_of_channels(in_channels)
+        mixed = spec.in_channels not in (1, RGB)
+        self.adapter: nn.Module | None = _mean_of_channels(spec.in_channels) if mixed else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Segment images (B,C,N,N), floats in [0,1], to logits (B,K,n,n).

@@ -36,17 +36,16 @@ class Lars(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._change(parameter, group)
+                self._change(parameter, group)
         return loss
 
     def _change(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
         gradient = parameter.grad
         if gradient is None:
             return
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
         if group["weight_decay"]:
             gradient = gradient.add(parameter, alpha=group["weight_decay"])
         scaled = gradient * group["lr"]

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
-from samora_pipeline.contracts.run import BASE_FILE, CONFIG_FILE, FINAL_CHECKPOINT, BaseRecord
+from samora_pipeline.contracts.json_io import read_json, to_plain
+from samora_pipeline.contracts.model_spec import ModuleSpec
+from samora_pipeline.contracts.run import BASE_FILE, CONFIG_FILE, FINAL_CHECKPOINT, BaseRecord, RunConfig
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import digest_file
 from samora_pipeline.inference.loading import find_base, load_folds
@@ -31,6 +35,24 @@ def test_networks_are_those_that_were_saved(tmp_path: Path) -> None:
     encoder = {name: tensor for name, tensor in base_state(folds[1].network).items() if name.startswith("image_enc")}
     assert encoder
     assert all(torch.equal(base[name], tensor) for name, tensor in encoder.items())
+
+
+class OneLayer(nn.Sequential):
+    def __init__(self, in_channels: int, num_outputs: int) -> None:
+        super().__init__(nn.Conv2d(in_channels, num_outputs, 1), nn.BatchNorm2d(num_outputs))
+
+
+def test_a_module_is_loaded_without_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_fake_run(tmp_path)
+    spec = ModuleSpec("tests.inference.test_loading:OneLayer", 64, 3)
+    network = build_network(spec)
+    network(torch.rand(2, 1, 64, 64))  # moves the statistics of the norm
+    save_checkpoint(run / "fold_0" / FINAL_CHECKPOINT, trained_state(network), {"model": to_plain(spec)})
+    config = replace(read_json(RunConfig, run / "fold_0" / CONFIG_FILE), model=spec, base=None)
+    monkeypatch.setattr("samora_pipeline.inference.loading.read_json", lambda cls, path: config)
+    (run / BASE_FILE).unlink()
+    (fold,) = load_folds([run / "fold_0"], tmp_path)
+    assert all(torch.equal(fold.network.state_dict()[name], value) for name, value in network.state_dict().items())
 
 
 def test_the_base_is_found_by_its_digest(tmp_path: Path) -> None:

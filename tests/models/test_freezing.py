@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ SAM_ADAPTER = frozenset({Part.BLOCK_ADAPTERS, Part.DECODER, Part.PROMPT, Part.AD
 
 
 def tiny(scope: str = "block", residual: str = "delta", name: str = "hl_attn") -> SegmentationNetwork:
-    fusion = FusionSpec(name, scope=scope, options={"residual": residual})
+    has_residual = "residual" in {field.name for field in fields(FUSIONS.get(name).Options)}
+    fusion = FusionSpec(name, scope=scope, options={"residual": residual} if has_residual else {})
     return build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, fusion=fusion, lora_rank=4))
 
 
@@ -36,7 +38,7 @@ def test_every_parameter_is_in_exactly_one_part() -> None:
     parts = parameters_by_part(network)
     names = [name for owned in parts.values() for name in owned]
     assert sorted(names) == sorted(name for name, _ in network.named_parameters())
-    assert {part for part in Part if not parts[part]} == {Part.DECODER_FROZEN, Part.BLOCK_ADAPTERS}
+    assert {part for part in Part if not parts[part]} == {Part.DECODER_FROZEN, Part.BLOCK_ADAPTERS, Part.NETWORK}
     assert list(parts[Part.PROMPT]) == ["prompt_encoder.no_mask_embed.weight"]
 
 

@@ -149,19 +149,12 @@ class Backbone(ABC):
         Its ``no_mask_embed`` is the embedding of having no mask prompt.
         """
 
-    def build_mask_decoder(self, num_outputs: int) -> MaskDecoder:
+    def build_mask_decoder(self, num_outputs: int) -> MaskDecoder | None:
         """The family's own mask decoder with one mask token per output map, of segment_anything's or sam2's class.
 
-        Raises:
-            UsageError: ``E-MODEL-06`` a backbone without one, which needs a decoder of another kind.
+        None: the family has none, and needs a decoder of another kind.
         """
-        raise UsageError(
-            "E-MODEL-06",
-            "this backbone has no mask decoder of SAM's kind",
-            found=type(self).__name__,
-            expected="a decoder that works without it",
-            fix=f"--set model.decoder={self.own_decoder}",
-        )
+        return None
 
     def file_name(self, name: str) -> str:
         """The name in the family's public files of a tensor of ``assembly.public_names``."""

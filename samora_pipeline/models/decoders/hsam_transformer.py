@@ -18,35 +18,20 @@ TOKEN_DROPOUT = 0.2
 """on what the mask tokens read from the image, in training (H-SAM's code)"""
 
 
-class MaskedCrossAttention(nn.Module):
-    """H-SAM's learnable mask cross-attention: attention at full width whose weights are multiplied by a soft mask.
+class MaskedCrossAttention(Attention):  # type: ignore[misc] # segment_anything has no types
+    """H-SAM's learnable mask cross-attention: SAM's at full width, its weights multiplied by a soft mask.
 
     The product comes after the softmax and is not normalised again, so a map that the mask finds nowhere reads
-    nothing. With a mask of ones it is SAM's attention without the narrowing.
-
-    Raises:
-        ValueError: ``heads`` does not divide ``dim``.
+    nothing. With a mask of ones it is SAM's attention.
     """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"{heads} heads do not divide the width {dim}")
-        self.heads = heads
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """Queries (B,n,P), keys and values (B,m,P) and a mask (B,n,m) in [0,1] to (B,n,P); B may be 1 in any."""
-        q, k, v = self._split(self.q_proj(q)), self._split(self.k_proj(k)), self._split(self.v_proj(v))
+        projected = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
+        q, k, v = (self._separate_heads(part, self.num_heads) for part in projected)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         mixed = (scores.softmax(dim=-1) * mask[:, None]) @ v
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return self.out_proj(self._recombine_heads(mixed))
 
 
 class MaskedTwoWayBlock(nn.Module):

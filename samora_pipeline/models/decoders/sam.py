@@ -5,7 +5,7 @@ Shapes: B batch, P prompt width, g side of the embedding grid, K output maps.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sam2.modeling.sam.mask_decoder import MaskDecoder as Sam2MaskDecoder
 from segment_anything.modeling import MaskDecoder
@@ -27,7 +27,7 @@ class OnMaskDecoder(Decoder):
 
     def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> None:
         super().__init__()
-        self.mask_decoder = backbone.build_mask_decoder(num_outputs)
+        self.mask_decoder: Any = backbone.build_mask_decoder(num_outputs)
         if not isinstance(self.mask_decoder, self.family):
             raise UsageError(
                 "E-MODEL-06",

@@ -164,13 +164,12 @@ def visible_places(hidden: Tensor, visible: int | None = None) -> Tensor:
         ValueError: when samples hide different numbers of patches.
     """
     flat = hidden.flatten(1)
-    if visible is not None:
-        return flat.to(torch.uint8).argsort(dim=1, stable=True)[:, :visible]
-    counts = set((~flat).sum(dim=1).tolist())
-    if len(counts) > 1:
-        raise ValueError(f"samples of a batch show {sorted(counts)} patches; all must show the same number")
-    kept = counts.pop() if counts else 0
-    return flat.to(torch.uint8).argsort(dim=1, stable=True)[:, :kept]
+    if visible is None:
+        counts = set((~flat).sum(dim=1).tolist())
+        if len(counts) > 1:
+            raise ValueError(f"samples of a batch show {sorted(counts)} patches; all must show the same number")
+        visible = counts.pop() if counts else 0
+    return flat.to(torch.uint8).argsort(dim=1, stable=True)[:, :visible]
 
 
 def visible_tokens(tokens: Tensor, hidden: Tensor, visible: int | None = None) -> Tensor:

@@ -5,6 +5,8 @@ Shapes: B batch, L tokens, D width, g side of a grid.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,19 +31,6 @@ class Attention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
-class Mlp(nn.Module):
-    """Two layers with GELU."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,L,D) to the same shape."""
-        return self.fc2(functional.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """Pre-norm transformer block with an MLP four times as wide."""
 
@@ -50,7 +39,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.mlp = Mlp(width, 4 * width)
+        layers = {"fc1": nn.Linear(width, 4 * width), "gelu": nn.GELU(), "fc2": nn.Linear(4 * width, width)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,L,D) to the same shape."""

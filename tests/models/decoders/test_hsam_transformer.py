@@ -157,8 +157,3 @@ def test_sizes_of_the_public_code_without_what_it_does_not_use() -> None:
         module = MaskedTwoWayTransformer(256, depth=2, heads=8, mlp_dim=2048)
     # 3,826,920 there, of which four times 2,458 belong to norms that nothing calls.
     assert sum(parameter.numel() for parameter in module.parameters()) == 3_826_920 - 4 * 2_458
-
-
-def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="do not divide"):
-        MaskedCrossAttention(16, 5)
