@@ -167,10 +167,8 @@ def _needed(model: ModelJson) -> list[str]:
 
 
 def _check_code(path: Path, configs: Iterable[RunConfig], allowed: bool) -> None:
-    named: set[str] = set()
-    for config in configs:
-        spec = config.model
-        named |= {spec.backbone, spec.decoder, spec.fusion.name if spec.fusion else "", *config.plans.code}
+    specs = [config.model for config in configs]
+    named = {part for spec in specs for part in (spec.backbone, spec.decoder, spec.fusion.name if spec.fusion else "")}
     code = sorted(part for part in named if ":" in part)
     if code and not allowed:
         raise DataError(
