@@ -25,6 +25,7 @@ REQUIREMENTS = [
     "h5py>=3.11",  # volumes that are distributed as HDF5 (Synapse, LA); works with NumPy 2
     "Pillow>=10",  # PNG slices as a source of scans
     "numpy>=1.26",  # typing used throughout
+    "cattrs>=24.1",  # JSON to dataclasses, unknown keys refused; hooks by function and by generic class
 ]
 
 EXTRAS = {

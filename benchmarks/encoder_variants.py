@@ -63,7 +63,7 @@ class Apart(nn.Module):
 def build_encoder(backbone: str, size: int, seed: int) -> Encoder:
     """An encoder with three experts and HL-Attn whose weights are all random, so that no branch equals another."""
     torch.manual_seed(seed)
-    network = build_network(ModelSpec(backbone, size, 9, levels=LEVELS, fusion=FusionSpec()))
+    network = build_network(ModelSpec(backbone, size, 9, levels=LEVELS, fusion=FusionSpec(), lora_rank=4))
     with torch.no_grad():
         for block in network.image_encoder.blocks:
             for parameter in (*block.experts.parameters(), *block.fusion.parameters()):

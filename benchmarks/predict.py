@@ -76,7 +76,7 @@ def write_run(results: Path, backbone: str, decoder: str, scope: Scope, size: in
     folder = results / DATASET / "SAMoraTrainer__full__default"
     fold = folder / "fold_0"
     fold.mkdir(parents=True)
-    spec = ModelSpec(backbone, size, len(ORGANS) + 1, fusion=FusionSpec(scope=scope), decoder=decoder)
+    spec = ModelSpec(backbone, size, len(ORGANS) + 1, fusion=FusionSpec(scope=scope), decoder=decoder, lora_rank=4)
     network = build_network(spec)
     save_file(base_state(network), folder / BASE_FILE)
     base = BaseRecord("bootstrap", digest_file(folder / BASE_FILE), "bootstrap")

@@ -7,7 +7,6 @@ that were written without them (those of Synapse and LA).
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.byte_checks import bad_header, check_claim, damaged
+from samora_pipeline.imaging.byte_checks import HeaderError, check_claim, reading
 
 _HDF5 = (".h5", ".hdf5")
 
@@ -28,14 +27,8 @@ def read_arrays(path: Path, *names: str) -> tuple[npt.NDArray[Any], ...]:
         DataError: ``E-IMG-01`` no such file, ``E-IMG-02`` damaged, ``E-IMG-03`` no plain numbers or too many of
             them, ``E-ARRAY-01`` an array of that name is not in it.
     """
-    if not path.is_file():
-        raise DataError(
-            "E-IMG-01", f"there is no file {path.name}", found=f"no file {path}", expected="a file of arrays"
-        )
-    try:
+    with reading(path, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile):
         return _from_hdf5(path, names) if path.name.endswith(_HDF5) else _from_npz(path, names)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise damaged(path, str(error)) from error
 
 
 def _from_npz(path: Path, names: tuple[str, ...]) -> tuple[npt.NDArray[Any], ...]:
@@ -45,7 +38,7 @@ def _from_npz(path: Path, names: tuple[str, ...]) -> tuple[npt.NDArray[Any], ...
         _require(path, names, set(archive.files))
         members = archive.zip.infolist() if archive.zip else []
         claimed = sum(member.file_size for member in members if member.filename.removesuffix(".npy") in names)
-        check_claim(path, claimed, path.stat().st_size, compressed=True)
+        check_claim(claimed, path.stat().st_size, compressed=True)
         return tuple(archive[name] for name in names)
 
 
@@ -55,15 +48,15 @@ def _from_hdf5(path: Path, names: tuple[str, ...]) -> tuple[npt.NDArray[Any], ..
         own = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
         _require(path, names, {name for name in own if isinstance(file[name], h5py.Dataset)})
         for name in names:
-            _check_kept_here(path, file[name])
-        check_claim(path, sum(file[name].nbytes for name in names), path.stat().st_size, compressed=True)
+            _check_kept_here(file[name])
+        check_claim(sum(file[name].nbytes for name in names), path.stat().st_size, compressed=True)
         return tuple(np.asarray(file[name][()]) for name in names)
 
 
-def _check_kept_here(path: Path, stored: h5py.Dataset) -> None:
+def _check_kept_here(stored: h5py.Dataset) -> None:
     if stored.is_virtual or stored.external or stored.dtype.kind not in "iufb":
         found = f"{stored.name} of type {stored.dtype}, or kept in other files"
-        raise bad_header(path, found, "numbers in the file itself")
+        raise HeaderError(found, "numbers in the file itself")
 
 
 def _require(path: Path, names: tuple[str, ...], present: set[str]) -> None:

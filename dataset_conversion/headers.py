@@ -16,7 +16,7 @@ def doubtful_spacings(scans: Mapping[str, Path], plausible: Callable[[Spacing], 
 
     A damaged file is left for the conversion, which sets it aside.
     """
-    from samora_pipeline.imaging.files import read_itk_grid
+    from samora_pipeline.imaging.itk_files import read_itk_grid
 
     doubtful = {}
     for name, path in scans.items():

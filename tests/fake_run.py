@@ -81,7 +81,7 @@ def write_fake_run(
     folder.mkdir(parents=True)
     if spec is None:
         channels = len(plans.channel_names)
-        spec = ModelSpec("samora_tiny", INPUT_SIZE, labels.num_outputs, in_channels=channels)
+        spec = ModelSpec("samora_tiny", INPUT_SIZE, labels.num_outputs, in_channels=channels, lora_rank=4)
     for number, fold in enumerate(folds):
         torch.manual_seed(number)
         network = build_network(spec)

@@ -102,7 +102,7 @@ def write_scored_run(
         name=name,
         recipe="full",
         seed=0,
-        model=model or ModelSpec("samora_tiny", 128, labels.num_outputs),
+        model=model or ModelSpec("samora_tiny", 128, labels.num_outputs, lora_rank=4),
         base=BaseRecord("sam_vit_b", "0" * 64, "public"),
         plans=make_plans(dataset=dataset),
         labels=labels,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from samora_pipeline.paths import Roots
-    from trainers.request import Request
-    from trainers.stages.stage import StageContext
+    from trainers.runs.planning import PlannedRun
+    from trainers.runs.request import Request
 
 _EPILOG = """\
 examples:
@@ -127,68 +127,63 @@ def _add_sitting(parser: CommandParser) -> None:
 
 
 def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
-    from trainers.request import find_trainer
+    from trainers.runs.request import find_trainer
 
     # Before anything heavy is imported: the most common mistake is the order of the arguments.
     find_trainer(arguments.trainer)
     from samora_pipeline.paths import resolve_roots
-    from trainers.describe import describe, describe_settings
-    from trainers.planning import plan_run
+    from trainers.runs.describe import describe, describe_settings
+    from trainers.runs.planning import plan_run
 
     request = _request(arguments)
     roots = resolve_roots(arguments.root)
     if arguments.dry_run:
-        plan = plan_run(request, roots)
-        say(describe(plan, roots))
-        say(describe_settings(plan))
+        run = plan_run(request, roots)
+        say(describe(run, roots))
+        say(describe_settings(run))
         say("dry run: nothing was written")
-        plan.leaks.require_settled()
+        run.leaks.require_settled()
         return
     from samora_pipeline import distributed
 
     device = _device(arguments.device)
     distributed.start(device)
     try:
-        _run_stages(request, roots, _context(arguments, device, words))
+        resume, tensorboard = _resume_command(words), arguments.tensorboard
+        run = plan_run(request, roots, device, resume_command=resume, tensorboard=tensorboard)
+        _run_stages(request, roots, run)
     finally:
         distributed.stop()
 
 
-def _context(arguments: argparse.Namespace, device: torch.device, words: list[str]) -> StageContext:
-    from trainers.stages.stage import StageContext
-
-    return StageContext(device, arguments.seed, _resume_command(words), arguments.tensorboard)
-
-
-def _run_stages(request: Request, roots: Roots, context: StageContext) -> None:
+def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
     import shutil
 
     from samora_pipeline import distributed
-    from trainers.describe import describe
-    from trainers.execution import Execution
-    from trainers.planning import plan_run
-    from trainers.run_folder import check_progress
+    from trainers.runs.describe import describe
+    from trainers.runs.execution import Execution
+    from trainers.runs.folder import check_progress
 
-    plan = plan_run(request, roots)
-    plan.leaks.require_settled()
+    run.leaks.require_settled()
+    context = run.context
     if request.fast and distributed.is_main():
-        shutil.rmtree(plan.folder.parent.parent, ignore_errors=True)
+        shutil.rmtree(context.folder.parent.parent, ignore_errors=True)
     elif request.stage in (None, "finetune"):
-        check_progress(plan.folder, resume=request.resume)
+        check_progress(context.folder, resume=request.resume)
     # Every rank has looked at the folder before the main one begins to write.
     distributed.barrier()
     if distributed.is_main():
-        say(describe(plan, roots))
-        if not (plan.leaks.excluded or plan.config.held_out):
+        say(describe(run, roots))
+        if not (run.leaks.excluded or run.config.held_out):
             # A selection without the leaks or the held-out cases belongs to this run alone; others draw anew.
-            plan.dataset.store_selection(plan.config.selection)
-    Execution(plan, context, roots.weights, one_case=request.fast).run(request.stage)
+            context.dataset.store_selection(run.config.selection)
+    Execution(run, one_case=request.fast).run(request.stage)
     if distributed.is_main():
-        say(f"run: {plan.folder}")
+        say(f"run: {context.folder}")
 
 
 def _request(arguments: argparse.Namespace) -> Request:
-    from trainers.request import Request
+    from trainers.runs.request import Request
 
     levels = arguments.levels
     return Request(
@@ -232,3 +227,7 @@ def _resume_command(arguments: list[str]) -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         words = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "--no-python", *words]
     return shlex.join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

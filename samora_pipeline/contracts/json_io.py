@@ -5,22 +5,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import types
+from collections.abc import Callable
 from enum import Enum
+from functools import cache
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from samora_pipeline.errors import DataError
+from cattrs import BaseValidationError, Converter, ForbiddenExtraKeysError
+from cattrs.errors import AttributeValidationNote
+from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
+
+from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import write_text
 
 T = TypeVar("T")
+
+_PLAN = "samora_plan_and_preprocess -d DATASET"
+# What writes the files of a class; where none is named it is samora_train.
+_WRITERS = {
+    **dict.fromkeys(("Fingerprint", "IntegrityReport", "Plans", "Splits", "StoredCase"), _PLAN),
+    "SamoraJson": "samora_convert",
+    "Summary": "samora_evaluate",
+}
 
 
 def read_json(cls: type[T], path: Path) -> T:
     """Read ``path`` as a ``cls`` (a frozen dataclass, usually with ``schema_version`` as its first field).
 
     Raises:
-        DataError: ``E-JSON-01`` missing file, ``E-JSON-02`` not JSON, ``E-JSON-03`` wrong content.
+        DataError: ``E-JSON-01`` missing file, ``E-JSON-02`` not JSON, ``E-JSON-03`` wrong content,
+            ``E-JSON-04`` written by another version.
     """
     value: T = parse(cls, read_object(path), str(path))
     return value
@@ -70,101 +85,44 @@ def to_plain(value: Any) -> Any:
 
 
 def parse(cls: Any, plain: Any, where: str) -> Any:
-    """Return ``plain`` (from ``json.loads``) as a ``cls``; ``where`` is the path shown in errors."""
-    origin = get_origin(cls)
-    if cls is Any:
-        return plain
-    if dataclasses.is_dataclass(origin or cls):
-        return _parse_dataclass(cls, plain, where)
-    if origin in (Union, types.UnionType):
-        return _parse_union(cls, plain, where)
-    if origin is Literal:
-        if plain in get_args(cls) and type(plain) in {type(option) for option in get_args(cls)}:
-            return plain
-        raise _wrong(where, plain, " or ".join(repr(option) for option in get_args(cls)))
-    if origin is tuple:
-        return _parse_tuple(cls, plain, where)
-    if origin is dict:
-        if not isinstance(plain, dict):
-            raise _wrong(where, plain, "an object")
-        key_type, item_type = get_args(cls)
-        return {
-            _parse_key(key_type, key, where): parse(item_type, item, f"{where}.{key}") for key, item in plain.items()
-        }
-    return _parse_scalar(cls, plain, where)
+    """Return ``plain`` (from ``json.loads``) as a ``cls``; ``where`` is the path shown in errors.
+
+    Nothing is converted: "1" and true are no int, 1.0 is no int (but 1 is a float). Unknown keys are refused. A
+    union of dataclasses is told by their Literal field ``kind``; of other unions the first member that fits is taken.
+
+    Raises:
+        DataError: ``E-JSON-03`` wrong content, ``E-JSON-04`` a ``schema_version`` other than the class's default.
+    """
+    try:
+        return _CONVERTER.structure(plain, cls)
+    except (BaseValidationError, ValueError) as error:
+        raise _located(error, plain, where) from None
 
 
-def _parse_dataclass(cls: Any, plain: Any, where: str) -> Any:
-    origin = get_origin(cls) or cls
-    if not isinstance(plain, dict):
-        raise _wrong(where, plain, f"an object with the keys of {origin.__name__}")
-    hints = get_type_hints(origin)
-    substitutes = dict(zip(getattr(origin, "__parameters__", ()), get_args(cls), strict=False))
-    fields = {field.name: field for field in dataclasses.fields(origin)}
-    unknown = sorted(set(plain) - set(fields))
-    if unknown:
-        raise _wrong(f"{where}.{unknown[0]}", "an unknown key", f"one of {', '.join(fields)}")
-    values = {}
-    for name, field in fields.items():
-        if name in plain:
-            values[name] = parse(substitutes.get(hints[name], hints[name]), plain[name], f"{where}.{name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise _wrong(f"{where}.{name}", "nothing", "a value (the key is required)")
-    _check_version(fields, values, where)
-    return origin(**values)
-
-
-def _check_version(fields: dict[str, Any], values: dict[str, Any], where: str) -> None:
-    if "schema_version" in fields:
-        known = fields["schema_version"].default
-        if values.get("schema_version", known) != known:
-            raise _wrong(f"{where}.schema_version", values["schema_version"], f"{known} (written by another version)")
-
-
-def _parse_union(cls: Any, plain: Any, where: str) -> Any:
-    options = get_args(cls)
-    if plain is None and type(None) in options:
-        return None
-    errors = []
-    for option in (option for option in options if option is not type(None)):
-        try:
-            return parse(option, plain, where)
-        except DataError as error:
-            errors.append(error)
-    raise errors[0]
-
-
-def _parse_tuple(cls: Any, plain: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(plain, list):
-        raise _wrong(where, plain, "a list")
-    item_types = get_args(cls)
-    if len(item_types) == 2 and item_types[1] is Ellipsis:
-        item_types = (item_types[0],) * len(plain)
-    if len(item_types) != len(plain):
-        raise _wrong(where, f"{len(plain)} items", f"{len(item_types)} items")
-    pairs = zip(item_types, plain, strict=True)
-    return tuple(parse(item_type, item, f"{where}[{i}]") for i, (item_type, item) in enumerate(pairs))
-
-
-def _parse_key(cls: Any, key: str, where: str) -> Any:
-    if cls is int:
-        if key.lstrip("-").isdigit():
-            return int(key)
-        raise _wrong(f"{where}.{key}", key, "an integer key")
-    return parse(cls, key, where)
-
-
-def _parse_scalar(cls: Any, plain: Any, where: str) -> Any:
-    if isinstance(cls, type) and issubclass(cls, Enum):
-        try:
-            return cls(plain)
-        except ValueError as error:
-            raise _wrong(where, plain, " or ".join(repr(item.value) for item in cls)) from error
-    if cls is float and isinstance(plain, int | float) and not isinstance(plain, bool):
-        return float(plain)
-    if cls in (int, str, bool) and type(plain) is cls:
-        return plain
-    raise _wrong(where, plain, getattr(cls, "__name__", str(cls)))
+def _located(error: Exception, plain: Any, where: str) -> SamoraError:
+    """The first fault below ``error``, with its path and what stands there."""
+    while isinstance(error, BaseValidationError):
+        # An unknown key is the likeliest cause of whatever else is wrong in its object.
+        error = min(error.exceptions, key=lambda one: not isinstance(one, ForbiddenExtraKeysError))
+        for note in getattr(error, "__notes__", [])[-1:]:
+            key = note.name if isinstance(note, AttributeValidationNote) else note.index
+            where += f"[{key}]" if isinstance(key, int) else f".{key}"
+            plain = plain.get(key, "nothing") if isinstance(plain, dict) else plain[key]
+    if isinstance(error, SamoraError):
+        return error
+    if isinstance(error, ForbiddenExtraKeysError):
+        names = ", ".join(field.name for field in dataclasses.fields(error.cl))
+        return _wrong(f"{where}.{min(error.extra_fields)}", "an unknown key", f"one of {names}")
+    if isinstance(error, _OtherVersionError):
+        return DataError(
+            "E-JSON-04",
+            f"{where} was written by another version of samora_pipeline",
+            found=f"schema_version {plain['schema_version']}",
+            expected=f"schema_version {error.args[0].schema_version}",
+            fix=f"{_WRITERS.get(error.args[0].__name__, 'samora_train')}  makes it anew",
+        )
+    # cattrs raises KeyError where a required key is missing.
+    return _wrong(where, plain, "a value (the key is required)" if isinstance(error, KeyError) else str(error))
 
 
 def _wrong(where: str, found: Any, expected: str) -> DataError:
@@ -182,3 +140,91 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
     return result
+
+
+class _OtherVersionError(ValueError):
+    """The ``schema_version`` is not the default of the class."""
+
+
+def _scalar(plain: Any, cls: Any) -> Any:
+    if issubclass(cls, Enum):
+        return _choice(plain, cls)
+    if type(plain) is cls or (cls is float and type(plain) is int):
+        return cls(plain)
+    raise ValueError(cls.__name__)
+
+
+def _choice(plain: Any, cls: Any) -> Any:
+    choices = get_args(cls) or tuple(cls)
+    for choice in choices:
+        if plain == choice and isinstance(choice, type(plain)):
+            return choice
+    raise ValueError(" or ".join(repr(getattr(choice, "value", choice)) for choice in choices))
+
+
+def _union(plain: Any, cls: Any) -> Any:
+    members = [member for member in get_args(cls) if member is not NoneType]
+    if plain is None and len(members) < len(get_args(cls)):
+        return None
+    errors = []
+    # The member of the file's kind, or else all of them.
+    for member in [one for one in members if isinstance(plain, dict) and plain.get("kind") in _kinds(one)] or members:
+        try:
+            return _CONVERTER.structure(plain, member)
+        except (BaseValidationError, ValueError) as error:
+            errors.append(error)
+    raise errors[0]
+
+
+@cache
+def _kinds(cls: Any) -> tuple[str, ...]:
+    """The values of a dataclass's Literal field ``kind``."""
+    return get_args(get_type_hints(cls).get("kind")) if dataclasses.is_dataclass(cls) else ()
+
+
+def _tuple(plain: Any, cls: Any) -> Any:
+    kinds = get_args(cls)
+    if not isinstance(plain, list):
+        raise ValueError("a list")
+    if kinds[-1] is not Ellipsis and len(plain) != len(kinds):
+        raise ValueError(f"{len(kinds)} items")
+    # Items of several types stand in no file.
+    return tuple(_CONVERTER.structure(plain, list[kinds[0]]))  # type: ignore[valid-type]
+
+
+def _dataclass(plain: Any, cls: Any) -> Any:
+    origin = _origin(cls)
+    if not isinstance(plain, dict):
+        raise ValueError(f"an object with the keys of {origin.__name__}")
+    version = getattr(origin, "schema_version", None)
+    if plain.get("schema_version", version) != version:
+        raise _OtherVersionError(origin)
+    return _compiled(cls)(plain, cls)
+
+
+def _mapping(plain: Any, cls: Any) -> Any:
+    if not isinstance(plain, dict):
+        raise ValueError("an object")
+    return _compiled(cls)(plain, cls)
+
+
+@cache
+def _compiled(cls: Any) -> Callable[[Any, Any], Any]:
+    if get_origin(cls) is dict:
+        return mapping_structure_factory(cls, _CONVERTER)
+    return make_dict_structure_fn(cls, _CONVERTER, _cattrs_forbid_extra_keys=True)
+
+
+def _origin(cls: Any) -> Any:
+    """The class without its parameters."""
+    return get_origin(cls) or cls
+
+
+_CONVERTER = Converter()
+for _kind in (int, float, str, bool):
+    _CONVERTER.register_structure_hook(_kind, _scalar)
+_CONVERTER.register_structure_hook_func(lambda cls: _origin(cls) is Literal, _choice)
+_CONVERTER.register_structure_hook_func(lambda cls: _origin(cls) in (Union, UnionType), _union)
+_CONVERTER.register_structure_hook_func(lambda cls: _origin(cls) is tuple, _tuple)
+_CONVERTER.register_structure_hook_func(lambda cls: _origin(cls) is dict, _mapping)
+_CONVERTER.register_structure_hook_func(lambda cls: dataclasses.is_dataclass(_origin(cls)), _dataclass)

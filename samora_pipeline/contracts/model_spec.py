@@ -1,14 +1,15 @@
-"""ModelSpec: everything that is needed to build a network again, and nothing about how it was trained."""
+"""Everything that is needed to build a network again, and nothing about how it was trained.
+
+``NetworkSpec`` is the union of both descriptions; JSON distinguishes them by ``kind``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from samora_pipeline.contracts.level import LEVELS, Level
 
-FusionOrder = Literal["2-1-1", "1-2-1", "1-1-2"]
-Residual = Literal["delta", "paper"]
 Scope = Literal["block", "attention"]
 
 
@@ -16,22 +17,19 @@ Scope = Literal["block", "attention"]
 class FusionSpec:
     """How the experts of a block are fused.
 
-    ``name`` is one of ``models.fusions.catalog``; ``lac`` and ``lorahub`` join weights, look at nothing else here and
-    run one branch, and ``mole`` has no order. ``order`` names the rank of image, patch and pixel level (Table 4): in
-    "2-1-1" patch and pixel are fused first, then the image level. ``residual``: ``delta`` fuses E_i - F and adds the
-    query's own delta; ``paper`` is Eq. 6-8 literally. ``scope``: ``block`` fuses whole block outputs (Eq. 2-7),
-    ``attention`` fuses attention residuals and runs the MLP once.
+    ``name`` is one of ``models.fusions.catalog`` or ``package.module:Class``. ``scope``: ``block`` fuses whole block
+    outputs (Eq. 2-7), ``attention`` fuses attention residuals and runs the MLP once; fusions that join weights run one
+    branch, whatever the scope. ``options`` are the fusion's own, checked by ``models.fusions.catalog.fusion_options``.
     """
 
     name: str = "hl_attn"
-    order: FusionOrder = "2-1-1"
-    residual: Residual = "delta"
     scope: Scope = "block"
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Parts and sizes of one network.
+    """Parts and sizes of a network around SAM's or SAM 2's encoder.
 
     ``levels`` are the experts on each block; with one level there is no fusion (``fusion`` is None) and the expert's
     own LoRA output is the block's output. ``levels`` may be empty (the plain backbone). ``num_outputs`` counts output
@@ -40,12 +38,32 @@ class ModelSpec:
     ``block_adapters``: SAM-Adapter's, in front of every block.
     """
 
+    kind: Literal["sam"] = field(default="sam", kw_only=True)
     backbone: str
     input_size: int
     num_outputs: int
     in_channels: int = 1
     levels: tuple[Level, ...] = LEVELS
-    lora_rank: int = 4
+    lora_rank: int = field(kw_only=True)
     fusion: FusionSpec | None = field(default_factory=FusionSpec)
     decoder: str = "samed"
     block_adapters: bool = False
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """Any module from images (B,C,N,N) in [0,1] to logits (B,K,h,w), without a base of its own.
+
+    ``network`` is one of ``models.module.NETWORKS`` or ``package.module:Class``. It is called with ``options`` and
+    with those of ``in_channels`` C, ``num_outputs`` K and ``input_size`` N that it accepts.
+    """
+
+    kind: Literal["module"] = field(default="module", kw_only=True)
+    network: str
+    input_size: int
+    num_outputs: int
+    in_channels: int = 1
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+NetworkSpec = ModelSpec | ModuleSpec

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import NetworkSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.pool import PoolIntensity
 from samora_pipeline.contracts.splits import Selection
@@ -17,6 +18,8 @@ LATEST_CHECKPOINT = "checkpoint_latest.safetensors"
 BASE_FILE = "base.safetensors"
 VALIDATION_FOLDER = "validation"
 SUMMARY_FILE = "summary.json"
+KEY_LENGTH = 12
+"""characters of a digest that name a folder"""
 
 PHANTOM_STAMP = "PHANTOM"
 TRANSDUCTIVE_STAMP = "TRANSDUCTIVE"
@@ -43,14 +46,15 @@ class TeacherRecord:
     """What the expert of a level learned from.
 
     ``weights`` and ``origin`` are those that the teacher started from, ``licence`` their terms (empty: unknown or
-    none). ``key`` names its training on the pool; empty where it was taken as it was.
+    none). ``identity`` stands for these weights in keys; ``continued``: whether it was trained on the pool first.
     """
 
     network: str
     weights: str
     origin: Literal["public", "packaged", "file", "random"]
     licence: str = ""
-    key: str = ""
+    identity: str = ""
+    continued: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,40 @@ class PoolRecord:
 
 
 @dataclass(frozen=True)
+class StageRecord:
+    """One stage of a run: its name, the class that ran it, and its resolved settings as plain JSON.
+
+    ``digest`` identifies everything that changes the result of a stage that runs can share; empty for the others.
+    """
+
+    name: str
+    kind: str
+    digest: str
+    settings: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What names the folder of its result."""
+        return self.digest[:KEY_LENGTH]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value that the run chose by itself when it was first started, with the reason."""
+
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run of one fold.
 
-    ``settings`` are the resolved settings per stage (after ``--set``); ``experts`` gives, per level, the key of the
-    pre-training it came from (empty with recipe ``none``), ``teachers`` what it learned from. ``stamps`` are printed
-    on every score and picture.
-    ``excluded_leaks`` and ``allowed_leaks`` are cases that show what is scored (``contracts.leakage``), taken out or
-    let in by name. ``held_out`` are labelled training cases that are not learned from: post-processing is chosen on
-    them.
+    ``base`` is None where the network is no SAM. ``stages`` are what trained it, in order, after ``--set``;
+    ``teachers`` gives, per level, what its expert learned from. ``choices`` are settings that nobody gave.
+    ``stamps`` are printed on every score and picture. ``excluded_leaks`` and ``allowed_leaks`` are cases that show
+    what is scored (``contracts.leakage``), taken out or let in by name. ``held_out`` are labelled training cases that
+    are not learned from: post-processing is chosen on them.
     """
 
     dataset: str
@@ -91,19 +120,29 @@ class RunConfig:
     name: str
     recipe: str
     seed: int
-    model: ModelSpec
-    base: BaseRecord
+    model: NetworkSpec
+    base: BaseRecord | None
     plans: Plans
     labels: LabelScheme
     file_ending: str
     selection: Selection
     scored: tuple[str, ...]
     pool: PoolRecord
-    experts: dict[str, str] = field(default_factory=dict)
+    stages: tuple[StageRecord, ...] = ()
     teachers: dict[str, TeacherRecord] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
     stamps: tuple[str, ...] = ()
     excluded_leaks: tuple[str, ...] = ()
     allowed_leaks: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
-    schema_version: int = 1
+    schema_version: int = 2
+
+    @property
+    def experts(self) -> dict[Level, StageRecord]:
+        """The stages that trained an expert, by level."""
+        found = {level: self.stage(f"expert_{level.value}") for level in Level}
+        return {level: record for level, record in found.items() if record is not None}
+
+    def stage(self, name: str) -> StageRecord | None:
+        """The stage called ``name``, None where the run has none."""
+        return next((record for record in self.stages if record.name == name), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 from samora_pipeline.contracts.label_table import label_table
 from samora_pipeline.contracts.run import PHANTOM_STAMP, RunConfig
@@ -144,7 +145,7 @@ def _training(facts: CardFacts) -> str:
         ("base encoder", f"{config.base.name} ({config.base.origin}), sha256 `{config.base.digest}`"),
         ("experts", ", ".join(level.value for level in model.levels) or "none"),
         ("LoRA rank", str(model.lora_rank)),
-        ("fusion", f"{fusion.name}, order {fusion.order}, residual {fusion.residual}" if fusion else "none"),
+        ("fusion", ", ".join((fusion.name, *starmap("{} {}".format, fusion.options.items()))) if fusion else "none"),
         ("decoder", model.decoder),
         ("seeds", ", ".join(str(seed) for seed in dict.fromkeys(fold.seed for fold in facts.configs))),
     ]

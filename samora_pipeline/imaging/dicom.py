@@ -8,6 +8,7 @@ Shape legend: X, Y columns and rows; Z slices along the patient axis, in the ord
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ import numpy.typing as npt
 import SimpleITK
 
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.byte_checks import bad_header, damaged
-from samora_pipeline.imaging.dicom_bytes import check_pixel_bytes
+from samora_pipeline.imaging.byte_checks import DamagedError, HeaderError, reading
+from samora_pipeline.imaging.itk_files import itk_affine
 from samora_pipeline.imaging.volume import Volume, make_grid
 
 DICOM_ENDINGS = (".dcm", ".ima")
@@ -29,16 +30,16 @@ _MAGIC_OFFSET = 128
 # A fiftieth of the slice distance, and the rounding of positions written with two decimals.
 _GAP_SHARE = 0.02
 _ROUNDING = 0.011
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_TAGS = {
-    "series": "0020|000e",
-    "number": "0020|0011",
-    "modality": "0008|0060",
-    "frames": "0028|0008",
-    "photometric": "0028|0004",
-    "position": "0020|0032",
-    "orientation": "0020|0037",
-}
+
+_SERIES, _NUMBER, _MODALITY = "0020|000e", "0020|0011", "0008|0060"
+_FRAMES, _PHOTOMETRIC, _POSITION, _ORIENTATION = "0028|0008", "0028|0004", "0020|0032", "0020|0037"
+
+_PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_ITEM = b"\xfe\xff\x00\xe0"
+_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
+_UNDEFINED = 0xFFFFFFFF
+
+Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,6 @@ class Series:
     number: int
     modality: str
     paths: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class _Slice:
-    path: Path
-    size: tuple[int, int]
-    spacing: tuple[float, float, float]
-    origin: npt.NDArray[np.float64]
-    direction: npt.NDArray[np.float64]
-    tags: dict[str, str]
 
 
 def is_dicom(path: Path) -> bool:
@@ -74,18 +65,13 @@ def find_series(paths: Sequence[Path]) -> list[Series]:
     Raises:
         DataError: ``E-IMG-02`` for a file whose header cannot be read.
     """
-    grouped: dict[str, list[_Slice]] = {}
+    grouped: dict[str, list[Any]] = {}
     for path in sorted(paths):
-        found = _header(path)
-        grouped.setdefault(found.tags.get("series", ""), []).append(found)
+        header = _header(path)
+        grouped.setdefault(_tag(header, _SERIES), []).append(header)
     series = [
-        Series(
-            uid,
-            int(slices[0].tags.get("number") or 0),
-            slices[0].tags.get("modality", ""),
-            tuple(item.path for item in slices),
-        )
-        for uid, slices in grouped.items()
+        Series(uid, int(_tag(first, _NUMBER) or 0), _tag(first, _MODALITY), tuple(map(_path, (first, *others))))
+        for uid, (first, *others) in grouped.items()
     ]
     return sorted(series, key=lambda one: (one.number, one.uid))
 
@@ -98,109 +84,124 @@ def read_series(paths: Sequence[Path]) -> Volume:
             that are missing or repeated, ``E-SER-02`` slices of different size, spacing or direction, ``E-SER-03``
             slices that are shifted against each other (a tilted gantry).
     """
-    slices = [_header(path) for path in sorted(paths)]
-    for item in slices:
-        _check_kind(item)
-    first = slices[0]
-    for item in slices[1:]:
-        _require_alike(first, item)
-    normal = first.direction[:, 2]
-    slices.sort(key=lambda item: float(item.origin @ normal))
-    gap = _check_positions(slices, normal)
-    planes = [_plane(item.path) for item in slices]
-    array = np.stack(planes, axis=-1)
-    affine = np.eye(4)
-    affine[:3, :3] = slices[0].direction * np.array([*slices[0].spacing[:2], gap])
-    affine[:3, 3] = slices[0].origin
-    return Volume(array, make_grid(array.shape, _LPS_TO_RAS @ affine), slices[0].path)
+    headers = [_header(path, check=True) for path in sorted(paths)]
+    for other in headers[1:]:
+        _require_alike(headers[0], other)
+    affine = itk_affine(headers[0])
+    normal = affine[:3, 2] / np.linalg.norm(affine[:3, 2])
+    positioned = sorted(((itk_affine(header)[:3, 3], header) for header in headers), key=lambda pair: pair[0] @ normal)
+    origins, headers = np.array([origin for origin, _ in positioned]), [header for _, header in positioned]
+    if len(headers) > 1:
+        affine[:3, 2] = normal * _check_positions(headers, origins, normal)
+    affine[:3, 3] = origins[0]
+    array = np.stack([_plane(header) for header in headers], axis=-1)
+    return Volume(array, make_grid(array.shape, affine), _path(headers[0]))
 
 
-def _header(path: Path) -> _Slice:
-    reader = _reader(path)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise damaged(path, str(error).strip().splitlines()[-1]) from error
-    tags = {name: reader.GetMetaData(key).strip() for name, key in _TAGS.items() if reader.HasMetaDataKey(key)}
-    size, rank = reader.GetSize(), reader.GetDimension()
-    if rank != 3 or (len(size) == 3 and size[2] != 1):
-        raise _many_frames(path, str(size[2]) if len(size) > 2 else "2-D")
-    return _Slice(
-        path,
-        (size[0], size[1]),
-        reader.GetSpacing(),
-        np.array(reader.GetOrigin()),
-        np.array(reader.GetDirection()).reshape(3, 3),
-        tags,
-    )
+def check_pixel_bytes(content: bytes) -> None:
+    """Refuse a file whose pixel data end before their stated length: the decoders fill what is missing silently.
+
+    Only explicit and implicit little endian are parsed (DICOM PS3.5, sections 7.1 and A.4); everything before the
+    pixel data is left to the decoder.
+
+    Raises:
+        DamagedError: missing bytes; HeaderError: no pixel data.
+    """
+    found = False
+    start = content.find(_PIXEL_DATA)
+    while start >= 0:
+        head = content[start + 4 : start + 12]
+        explicit = head[:2] in (b"OW", b"OB")
+        if len(head) == 8 and not (explicit and head[2:4] != b"\0\0"):
+            found = True
+            length = struct.unpack("<I", head[4:] if explicit else head[:4])[0]
+            if _holds(content, start + (12 if explicit else 8), length):
+                return
+        start = content.find(_PIXEL_DATA, start + 1)
+    if found:
+        raise DamagedError(f"pixel data that end early, at byte {len(content):,}")
+    raise HeaderError("no pixel data in little-endian order", "an image slice")
 
 
-def _reader(path: Path) -> Any:
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    return reader
+def _holds(content: bytes, offset: int, length: int) -> bool:
+    if length != _UNDEFINED:
+        return offset + length <= len(content)
+    while content[offset : offset + 4] == _ITEM and offset + 8 <= len(content):
+        offset += 8 + struct.unpack("<I", content[offset + 4 : offset + 8])[0]
+    return content[offset : offset + 8] == _DELIMITER
 
 
-def _check_kind(item: _Slice) -> None:
-    if item.tags.get("frames", "1") not in ("", "1"):
-        raise _many_frames(item.path, item.tags["frames"])
-    if item.tags.get("photometric") != "MONOCHROME2":
-        raise bad_header(item.path, f"photometric interpretation {item.tags.get('photometric')}", "MONOCHROME2")
-    if not {"position", "orientation"} <= set(item.tags):
-        raise bad_header(item.path, "no image position or orientation", "a slice with its place in the patient")
+def _header(path: Path, check: bool = False) -> Any:
+    """A reader of one slice that has read its header; with ``check`` also whether it is a slice that can be used."""
+    with reading(path, RuntimeError):
+        header = SimpleITK.ImageFileReader()
+        header.SetImageIO("GDCMImageIO")
+        header.SetFileName(str(path))
+        header.ReadImageInformation()
+        frames = _tag(header, _FRAMES) if check else ""
+        if len(header.GetSize()) != 3 or header.GetSize()[2] != 1 or frames not in ("", "1"):
+            found = frames or " x ".join(map(str, header.GetSize()[2:])) or "2-D"
+            raise HeaderError(f"{found} frames in one file", "one slice per file (dcm2niix converts enhanced files)")
+        if check and _tag(header, _PHOTOMETRIC) != "MONOCHROME2":
+            raise HeaderError(f"photometric interpretation {_tag(header, _PHOTOMETRIC)}", "MONOCHROME2")
+        if check and not (_tag(header, _POSITION) and _tag(header, _ORIENTATION)):
+            raise HeaderError("no image position or orientation", "a slice with its place in the patient")
+    return header
 
 
-def _many_frames(path: Path, frames: str) -> DataError:
-    return bad_header(path, f"{frames} frames in one file", "one slice per file (dcm2niix converts enhanced files)")
+def _tag(header: Any, key: str) -> str:
+    return header.GetMetaData(key).strip() if header.HasMetaDataKey(key) else ""
 
 
-def _require_alike(first: _Slice, other: _Slice) -> None:
+def _path(header: Any) -> Path:
+    return Path(header.GetFileName())
+
+
+def _require_alike(first: Any, other: Any) -> None:
     alike = (
-        first.size == other.size
-        and np.allclose(first.spacing[:2], other.spacing[:2], rtol=1e-4)
-        and np.allclose(first.direction, other.direction, atol=1e-3)
+        first.GetSize() == other.GetSize()
+        and np.allclose(first.GetSpacing()[:2], other.GetSpacing()[:2], rtol=1e-4)
+        and np.allclose(first.GetDirection(), other.GetDirection(), atol=1e-3)
     )
     if not alike:
         raise DataError(
             "E-SER-02",
-            f"{other.path.name} does not fit the other slices of its series",
-            found=f"{_described(other)} in {other.path}",
-            expected=f"{_described(first)} as in {first.path.name}",
+            f"{_path(other).name} does not fit the other slices of its series",
+            found=f"{_described(other)} in {_path(other)}",
+            expected=f"{_described(first)} as in {_path(first).name}",
             fix="keep localizers and other series out of the folder",
         )
 
 
-def _check_positions(slices: Sequence[_Slice], normal: npt.NDArray[np.float64]) -> float:
-    """Return the distance of the slices in mm (the stated thickness where there is one slice only)."""
-    if len(slices) == 1:
-        return slices[0].spacing[2]
-    origins = np.array([item.origin for item in slices])
+def _check_positions(headers: Sequence[Any], origins: Vector, normal: Vector) -> float:
+    """Return the distance of the slices in mm; ``origins`` [slice, 3] are their positions in mm."""
     gaps = np.diff(origins @ normal)
     usual = float(np.median(gaps))
     worst = int(np.abs(gaps - usual).argmax())
     if (gaps < _ROUNDING).any():
         worst = int(gaps.argmin())
-        raise _uneven(slices, worst, f"the same position ({origins[worst] @ normal:.2f} mm)", "one slice per position")
+        fault = f"the same position ({origins[worst] @ normal:.2f} mm)", "one slice per position"
+        raise _uneven(headers[worst : worst + 2], *fault)
     if abs(gaps[worst] - usual) > _GAP_SHARE * usual + 2 * _ROUNDING:
         absent = round(gaps[worst] / usual) - 1
         counted = f"; {absent} {'slice is' if absent == 1 else 'slices are'} missing" if absent > 0 else ""
-        raise _uneven(slices, worst, f"{gaps[worst]:.2f} mm{counted}", f"{usual:.2f} mm as between the other slices")
+        fault = f"{gaps[worst]:.2f} mm{counted}", f"{usual:.2f} mm as between the other slices"
+        raise _uneven(headers[worst : worst + 2], *fault)
     shifts = origins - origins[0] - np.outer((origins - origins[0]) @ normal, normal)
     drift = float(np.linalg.norm(shifts, axis=1).max())
-    if drift > 2 * _ROUNDING + 0.5 * min(slices[0].spacing[:2]):
+    if drift > 2 * _ROUNDING + 0.5 * min(headers[0].GetSpacing()[:2]):
         raise DataError(
             "E-SER-03",
-            f"the slices of {slices[0].path.parent.name} are shifted against each other",
-            found=f"up to {drift:.2f} mm across their normal, from {slices[0].path.name} (a tilted gantry)",
+            f"the slices of {_path(headers[0]).parent.name} are shifted against each other",
+            found=f"up to {drift:.2f} mm across their normal, from {_path(headers[0]).name} (a tilted gantry)",
             expected="slices stacked at right angles",
             fix="resample the series to a regular grid first, for example with dcm2niix",
         )
-    return float((origins[-1] - origins[0]) @ normal / (len(slices) - 1))
+    return float((origins[-1] - origins[0]) @ normal / (len(headers) - 1))
 
 
-def _uneven(slices: Sequence[_Slice], before: int, found: str, expected: str) -> DataError:
-    first, second = slices[before].path, slices[before + 1].path
+def _uneven(pair: Sequence[Any], found: str, expected: str) -> DataError:
+    first, second = map(_path, pair)
     return DataError(
         "E-SER-01",
         f"slices are missing or repeated between {first.name} and {second.name}",
@@ -210,20 +211,19 @@ def _uneven(slices: Sequence[_Slice], before: int, found: str, expected: str) ->
     )
 
 
-def _described(item: _Slice) -> str:
-    spacing = " x ".join(f"{value:.4g}" for value in item.spacing[:2])
-    cosines = ", ".join(f"{value:.3f}" for value in item.direction[:, :2].T.ravel())
-    return f"{item.size[0]} x {item.size[1]} pixels of {spacing} mm, direction ({cosines})"
+def _described(header: Any) -> str:
+    columns, rows, *_ = header.GetSize()
+    spacing = " x ".join(f"{value:.4g}" for value in header.GetSpacing()[:2])
+    cosines = ", ".join(f"{value:.3f}" for value in np.array(header.GetDirection()).reshape(3, 3)[:, :2].T.ravel())
+    return f"{columns} x {rows} pixels of {spacing} mm, direction ({cosines})"
 
 
-def _plane(path: Path) -> npt.NDArray[Any]:
+def _plane(header: Any) -> npt.NDArray[Any]:
     """One slice [X, Y] with slope and intercept applied."""
-    check_pixel_bytes(path)
-    try:
-        image = _reader(path).Execute()
-    except RuntimeError as error:
-        raise damaged(path, str(error).strip().splitlines()[-1]) from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise bad_header(path, "several samples per pixel", "grey values")
+    with reading(_path(header), RuntimeError):
+        check_pixel_bytes(_path(header).read_bytes())
+        image = header.Execute()
+        if image.GetNumberOfComponentsPerPixel() != 1:
+            raise HeaderError("several samples per pixel", "grey values")
     plane: npt.NDArray[Any] = SimpleITK.GetArrayFromImage(image)[0].transpose()
     return plane

@@ -1,7 +1,6 @@
-"""Reading and writing of volumes; with ``dicom`` and ``label_names`` the only importer of nibabel and SimpleITK.
+"""Reading and writing of volumes by the ending of their file; with ``label_names`` the only importer of nibabel.
 
-NIfTI goes through nibabel's header with a full checked read of the bytes. NRRD and MetaImage go through SimpleITK
-behind checks of their own, because SimpleITK returns truncated files without an error.
+NIfTI goes through nibabel's header with a full checked read of the bytes, NRRD and MetaImage through ``itk_files``.
 
 Orientation of NIfTI: the sform where its code is set, else the qform, else the voxel sizes (taken as LAS). Where two
 of them disagree the volume carries a warning.
@@ -11,42 +10,45 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
-import SimpleITK
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
 from samora_pipeline.contracts.label_table import LabelTable
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import atomic_path, write_bytes
+from samora_pipeline.files import write_bytes
 from samora_pipeline.imaging.byte_checks import (
     GZIP_MAGIC,
-    bad_header,
+    GZIP_WINDOW,
+    DamagedError,
+    HeaderError,
     check_claim,
-    damaged,
     inflate,
-    inflate_start,
+    reading,
 )
-from samora_pipeline.imaging.itk_checks import check_metaimage, check_nrrd
+from samora_pipeline.imaging.itk_files import META_ENDINGS, NRRD_ENDINGS, read_itk, write_itk
 from samora_pipeline.imaging.label_names import name_labels
 from samora_pipeline.imaging.volume import GRID_TOLERANCE, Grid, Volume, make_grid
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-NRRD_ENDINGS = (".nrrd", ".nhdr")
-META_ENDINGS = (".mha", ".mhd")
 READABLE = NIFTI_ENDINGS + NRRD_ENDINGS + META_ENDINGS
 WRITABLE = (*NIFTI_ENDINGS, ".nrrd", ".mha")
 
-_NIFTI_HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+_HEADERS = {
+    size.to_bytes(4, order): kind
+    for order in ("little", "big")
+    for size, kind in ((348, nibabel.Nifti1Header), (540, nibabel.Nifti2Header))
+}
+_MAGIC = (b"n+1", b"n+2", b"ni1", b"ni2")
 _GZIP_LEVEL = 3
 # cos of the angle between two axes: 0.01 is half a degree, more than rounding of a header gives.
 _SHEAR = 0.01
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Types that NIfTI has no everyday code for, and what holds their values.
 _STORED = {"f2": "f4", "f8": "f4", "i8": "i4", "u8": "u4"}
 
@@ -61,36 +63,12 @@ def read_volume(path: Path) -> Volume:
         DataError: ``E-IMG-01`` missing or of an unknown format, ``E-IMG-02`` truncated or damaged, ``E-IMG-03``
             unusable header, ``E-IMG-04`` unusable affine.
     """
-    if not path.is_file():
-        raise DataError("E-IMG-01", f"there is no image {path.name}", found=f"no file {path}", expected="an image file")
-    name = path.name.lower()
-    if name.endswith(NIFTI_ENDINGS):
-        volume = _read_nifti(path)
-    elif name.endswith(NRRD_ENDINGS):
-        check_nrrd(path)
-        volume = _read_itk(path)
-    elif name.endswith(META_ENDINGS):
-        check_metaimage(path)
-        volume = _read_itk(path)
-    else:
+    if not path.name.lower().endswith(READABLE) and path.is_file():
         raise unknown_format(path, READABLE)
+    with reading(path, RuntimeError):
+        volume = _read_nifti(path) if path.name.lower().endswith(NIFTI_ENDINGS) else read_itk(path)
     _check_affine(path, volume.grid)
     return volume
-
-
-def read_itk_grid(path: Path) -> Grid:
-    """The grid of an NRRD or MetaImage file from its header alone; whether its voxels are there is not checked.
-
-    Raises:
-        DataError: ``E-IMG-02`` for a header that cannot be read.
-    """
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise damaged(path, str(error).strip().splitlines()[-1]) from error
-    return make_grid(_padded(reader.GetSize()), _itk_affine(reader))
 
 
 def write_volume(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
@@ -100,19 +78,13 @@ def write_volume(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
         DataError: ``E-IMG-01`` for an ending that cannot be written.
         ValueError: when 64-bit whole numbers do not fit into 32 bits.
     """
-    name = path.name.lower()
-    if not name.endswith(WRITABLE):
-        raise unknown_format(path, WRITABLE)
     kind = np.dtype(_STORED.get(array.dtype.str[1:], array.dtype.str)).newbyteorder("=")
     stored = array.astype(kind)
     if kind.kind in "iu" and not np.array_equal(stored, array):
         raise ValueError(f"values of {path.name} do not fit into {kind}")
-    if not name.endswith(NIFTI_ENDINGS):
-        _write_itk(path, stored, grid)
-        return
-    image = _plain_image(nibabel.Nifti1Image, stored, grid)
+    image = _plain_image(stored, grid)
     image.header.set_xyzt_units("mm")
-    _write_nifti(path, image)
+    _write(path, image, stored, grid)
 
 
 def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume, names: LabelTable = ()) -> None:
@@ -126,16 +98,10 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume, names:
     """
     if labels.dtype != np.uint8 or labels.shape != like.grid.shape:
         raise ValueError(f"labels {labels.dtype} {labels.shape} do not fit the grid {like.grid.shape}")
-    name = path.name.lower()
-    if not name.endswith(WRITABLE):
-        raise unknown_format(path, WRITABLE)
-    if not name.endswith(NIFTI_ENDINGS):
-        _write_itk(path, labels, like.grid)
-        return
     image = _label_image(labels, like)
     if names:
         name_labels(image, names)
-    _write_nifti(path, image)
+    _write(path, image, labels, like.grid)
 
 
 def unknown_format(path: Path, endings: tuple[str, ...]) -> DataError:
@@ -153,56 +119,53 @@ def _read_nifti(path: Path) -> Volume:
     content = path.read_bytes()
     compressed = content.startswith(GZIP_MAGIC)
     if not compressed and path.name.lower().endswith(".gz"):
-        raise damaged(path, f"first bytes {content[:8]!r}, no gzip stream")
-    header = _nifti_header(path, inflate_start(path, content, 540) if compressed else content[:540])
-    shape = _nifti_shape(path, header)
-    dtype = header.get_data_dtype()
-    start = int(header["vox_offset"])
-    count = math.prod(shape)
-    claimed = start + count * dtype.itemsize
-    check_claim(path, claimed, len(content), compressed)
-    decoded = inflate(path, content, claimed) if compressed else content
-    del content
-    array = np.frombuffer(decoded, dtype, count, start).reshape(shape, order="F")
+        raise DamagedError(f"first bytes {content[:8]!r}, no gzip stream")
+    start = zlib.decompressobj(GZIP_WINDOW).decompress(content, 540) if compressed else content[:540]
+    if compressed and len(start) < 540:
+        raise DamagedError(f"compressed data that end after {len(start)} bytes, within the header")
+    header = _nifti_header(start)
+    shape = _nifti_shape(header)
+    dtype, offset, count = header.get_data_dtype(), int(header["vox_offset"]), math.prod(shape)
+    claimed = offset + count * dtype.itemsize
+    check_claim(claimed, len(content), compressed)
+    if compressed:
+        content = inflate(content, claimed)
+    array = np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
     array = apply_read_scaling(array, *header.get_slope_inter())
     array = np.asarray(array, dtype=array.dtype.newbyteorder("="))
     affine = header.get_best_affine()
     return Volume(array, make_grid(shape, affine), path, header, _header_doubts(header, affine))
 
 
-def _nifti_header(path: Path, start: bytes) -> Any:
-    size = {start[:4], start[:4][::-1]} & {kind.to_bytes(4, "little") for kind in _NIFTI_HEADERS}
-    magic = start[344:347] if size == {(348).to_bytes(4, "little")} else start[4:7]
-    if not size or magic not in (b"n+1", b"n+2", b"ni1", b"ni2"):
-        raise bad_header(path, f"first bytes {start[:8]!r}", "a NIfTI-1 or NIfTI-2 file")
-    kind = _NIFTI_HEADERS[int.from_bytes(size.pop(), "little")]
-    length = kind.template_dtype.itemsize
-    if len(start) < length:
-        raise damaged(path, f"{len(start)} bytes, less than a header")
+def _nifti_header(start: bytes) -> Any:
+    kind = _HEADERS.get(start[:4])
+    if kind is None or (start[344:347] if kind is nibabel.Nifti1Header else start[4:7]) not in _MAGIC:
+        raise HeaderError(f"first bytes {start[:8]!r}", "a NIfTI-1 or NIfTI-2 file")
+    if len(start) < kind.sizeof_hdr:
+        raise DamagedError(f"{len(start)} bytes, less than a header")
     try:
-        header = kind(start[:length], check=False)
+        header = kind(start[: kind.sizeof_hdr], check=False)
         header.get_data_dtype()
         header.get_slope_inter()
     except (HeaderDataError, KeyError) as error:
-        raise bad_header(path, str(error), "a NIfTI header with a known data type") from error
+        raise HeaderError(str(error), "a NIfTI header with a known data type") from error
     return header
 
 
-def _nifti_shape(path: Path, header: Any) -> tuple[int, ...]:
+def _nifti_shape(header: Any) -> tuple[int, ...]:
     if bytes(header["magic"]).startswith(b"ni"):
-        raise bad_header(path, "a header without voxels (pair of .hdr and .img)", "one .nii or .nii.gz file")
+        raise HeaderError("a header without voxels (pair of .hdr and .img)", "one .nii or .nii.gz file")
     if header.get_data_dtype().kind not in "iuf":
-        raise bad_header(path, f"voxels of type {header.get_data_dtype()}", "whole or real numbers")
-    rank = int(header["dim"][0])
+        raise HeaderError(f"voxels of type {header.get_data_dtype()}", "whole or real numbers")
+    rank, start = int(header["dim"][0]), float(header["vox_offset"])
     shape = tuple(int(size) for size in header["dim"][1 : rank + 1]) if 1 <= rank <= 7 else ()
-    start = float(header["vox_offset"])
-    if not shape or min(shape) < 1 or not start >= header.template_dtype.itemsize or start > 1 << 24:
-        raise bad_header(path, f"sizes {shape}, voxels from byte {start:g}", "positive sizes and an offset")
-    shape += (1,) * (3 - len(shape))
+    if not shape or min(shape) < 1 or not header.sizeof_hdr <= start <= 1 << 24:
+        raise HeaderError(f"sizes {shape}, voxels from byte {start:g}", "positive sizes and an offset")
+    shape = _padded(shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) > 4:
-        raise bad_header(path, f"{len(shape)} dimensions {shape}", "three, or four with channels last")
+        raise HeaderError(f"{len(shape)} dimensions {shape}", "three, or four with channels last")
     return shape
 
 
@@ -251,11 +214,9 @@ def _check_affine(path: Path, grid: Grid) -> None:
 
 
 def _label_image(labels: npt.NDArray[np.uint8], like: Volume) -> Any:
-    kind = nibabel.Nifti1Image
     if like.header is None:
-        return _plain_image(kind, labels, like.grid)
-    if isinstance(like.header, nibabel.Nifti2Header):
-        kind = nibabel.Nifti2Image
+        return _plain_image(labels, like.grid)
+    kind = nibabel.Nifti2Image if isinstance(like.header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     header = like.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
@@ -266,51 +227,20 @@ def _label_image(labels: npt.NDArray[np.uint8], like: Volume) -> Any:
     return kind(labels.reshape(shape, order="F"), None, header)
 
 
-def _plain_image(kind: Any, array: npt.NDArray[Any], grid: Grid) -> Any:
-    image = kind(array, grid.matrix)
+def _plain_image(array: npt.NDArray[Any], grid: Grid) -> Any:
+    image = nibabel.Nifti1Image(array, grid.matrix)
     image.set_sform(grid.matrix, 1)
     image.set_qform(grid.matrix, 1)
     return image
 
 
-def _write_nifti(path: Path, image: Any) -> None:
+def _write(path: Path, image: Any, array: npt.NDArray[Any], grid: Grid) -> None:
+    """Write ``image`` as NIfTI, or ``array`` in the format of another ending."""
+    name = path.name.lower()
+    if not name.endswith(WRITABLE):
+        raise unknown_format(path, WRITABLE)
+    if not name.endswith(NIFTI_ENDINGS):
+        write_itk(path, array, grid)
+        return
     content = image.to_bytes()
-    compressed = path.name.lower().endswith(".gz")
-    write_bytes(path, gzip.compress(content, _GZIP_LEVEL, mtime=0) if compressed else content)
-
-
-def _read_itk(path: Path) -> Volume:
-    try:
-        image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        raise damaged(path, str(error).strip().splitlines()[-1]) from error
-    array = SimpleITK.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)
-    array = array.transpose()
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    array = array.reshape(array.shape + (1,) * (3 - array.ndim))
-    if array.ndim > 4 or 0 in array.shape:
-        raise bad_header(path, f"sizes {array.shape}", "three dimensions, or four with channels last")
-    return Volume(array, make_grid(array.shape, _itk_affine(image)), path)
-
-
-def _itk_affine(image: Any) -> npt.NDArray[np.float64]:
-    rank = image.GetDimension()
-    used = min(rank, 3)
-    direction = np.array(image.GetDirection()).reshape(rank, rank)
-    affine = np.eye(4)
-    affine[:used, :used] = direction[:used, :used] * np.array(image.GetSpacing()[:used])
-    affine[:used, 3] = image.GetOrigin()[:used]
-    return _LPS_TO_RAS @ affine
-
-
-def _write_itk(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose()))
-    affine = _LPS_TO_RAS @ grid.matrix
-    image.SetSpacing(grid.spacing)
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / np.array(grid.spacing)).flatten().tolist())
-    with atomic_path(path) as temporary:
-        SimpleITK.WriteImage(image, str(temporary), useCompression=True)
+    write_bytes(path, gzip.compress(content, _GZIP_LEVEL, mtime=0) if name.endswith(".gz") else content)

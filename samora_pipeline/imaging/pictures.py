@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageSequence
 
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.byte_checks import MAX_BYTES, bad_header, damaged
+from samora_pipeline.imaging.byte_checks import HeaderError, check_claim, reading
 from samora_pipeline.imaging.volume import Volume, make_grid
 
 PICTURE_ENDINGS = (".png", ".tif", ".tiff")
@@ -106,58 +106,34 @@ def _volume(path: Path, slices: Sequence[Pixels]) -> Volume:
 
 def _pages(path: Path, label: bool) -> list[Pixels]:
     """All pages as arrays [rows, columns] or [rows, columns, 3]."""
-    if not path.is_file():
-        raise DataError("E-IMG-01", f"there is no image {path.name}", found=f"no file {path}", expected="PNG or TIFF")
-    try:
-        with Image.open(path, formats=("PNG", "TIFF")) as picture:
-            claimed = picture.width * picture.height * getattr(picture, "n_frames", 1)
-            if claimed > MAX_BYTES:
-                raise bad_header(path, f"a header that claims {claimed:,} pixels", f"at most {MAX_BYTES:,}")
-            pages = [_pixels(path, page, label) for page in ImageSequence.Iterator(picture)]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise damaged(path, str(error)) from error
-    if len({page.shape for page in pages}) > 1:
-        raise _unusable(path, "pages of different sizes", "pages of one size and kind")
+    with (
+        reading(path, OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+        Image.open(path, formats=("PNG", "TIFF")) as picture,
+    ):
+        check_claim(picture.width * picture.height * getattr(picture, "n_frames", 1))
+        pages = [_pixels(page, label) for page in ImageSequence.Iterator(picture)]
+        if len({page.shape for page in pages}) > 1:
+            raise HeaderError("pages of different sizes", "pages of one size and kind")
     return pages
 
 
-def _pixels(path: Path, page: Image.Image, label: bool) -> Pixels:
+def _pixels(page: Image.Image, label: bool) -> Pixels:
     page.load()
-    plain = page if label and page.mode == "P" else _without_palette(page)
-    array = np.asarray(plain)
-    array = _opaque(path, array.astype(np.uint8) if array.dtype == np.bool_ else array)
-    if array.dtype.kind not in "iuf":
-        raise _unusable(path, f"pixels of type {array.dtype}", "whole or real numbers")
-    return _grey(path, array) if label and array.ndim == 3 else array
-
-
-def _without_palette(picture: Image.Image) -> Image.Image:
-    return picture.convert("RGBA" if "transparency" in picture.info else "RGB") if picture.mode == "P" else picture
-
-
-def _opaque(path: Path, array: Pixels) -> Pixels:
-    """Drop an alpha channel [rows, columns, 2 or 4] that hides nothing."""
-    if array.ndim == 2 or array.shape[-1] == 3:
-        return array
-    if (array[..., -1] < 255).any():
-        raise _unusable(path, "pixels that are see-through", "an opaque picture, grey or RGB")
-    return array[..., 0] if array.shape[-1] == 2 else array[..., :3]
-
-
-def _grey(path: Path, array: Pixels) -> Pixels:
-    if (array != array[..., :1]).any():
-        raise _unusable(path, "coloured pixels", "label values as grey values or palette indices")
-    return array[..., 0]
-
-
-def _unusable(path: Path, found: str, expected: str) -> DataError:
-    return DataError(
-        "E-IMG-03",
-        f"{path.name} cannot be used",
-        found=f"{found} in {path}",
-        expected=expected,
-        fix="save it again in that form",
-    )
+    if page.mode == "P" and not label:
+        page = page.convert("RGBA" if "transparency" in page.info else "RGB")
+    array = np.asarray(page)
+    if array.dtype.kind not in "biuf":
+        raise HeaderError(f"pixels of type {array.dtype}", "whole or real numbers")
+    array = array.astype(np.uint8) if array.dtype == np.bool_ else array
+    if array.ndim == 3 and array.shape[-1] in (2, 4):
+        if (array[..., -1] < 255).any():
+            raise HeaderError("pixels that are see-through", "an opaque picture, grey or RGB")
+        array = array[..., 0] if array.shape[-1] == 2 else array[..., :3]
+    if label and array.ndim == 3:
+        if (array != array[..., :1]).any():
+            raise HeaderError("coloured pixels", "label values as grey values or palette indices")
+        array = array[..., 0]
+    return array
 
 
 def _kind(pixels: Pixels) -> str:

@@ -1,4 +1,4 @@
-"""From a ModelSpec to a network, and between a network and the states that are saved.
+"""From a spec to a network, and between a network and the states that are saved.
 
 Three kinds of state: an expert (its LoRA on every block), everything that is trained (all but the frozen base
 encoder), and the base under the names of the public checkpoint files.
@@ -7,32 +7,45 @@ encoder), and the base under the names of the public checkpoint files.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 
 from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec, ModuleSpec, NetworkSpec
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.backbones.backbone import Backbone
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.decoders.catalog import DECODERS
 from samora_pipeline.models.expert_block import ExpertBlock, block_widths, expert_blocks
-from samora_pipeline.models.fusions.catalog import FUSIONS
+from samora_pipeline.models.fusions.catalog import FUSIONS, build_fusion, fusion_options
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
+from samora_pipeline.models.module import ModuleNetwork, build_module, module_arguments
 from samora_pipeline.models.sam_adapter import BlockAdapters
-from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.models.samora import Network, SegmentationNetwork
 
 
-def build_network(spec: ModelSpec) -> SegmentationNetwork:
+@overload
+def build_network(spec: ModelSpec) -> SegmentationNetwork: ...
+
+
+@overload
+def build_network(spec: ModuleSpec) -> ModuleNetwork: ...
+
+
+def build_network(spec: NetworkSpec) -> Network:
     """Build the network of a spec with random weights; the random state of torch decides them.
 
-    With one level or none ``spec.fusion`` is not looked at.
+    With one level or none ``spec.fusion`` is not used.
 
     Raises:
         UsageError: ``E-NAME-01`` an unknown part, ``E-MODEL-01`` an input size that does not fit the backbone,
-            ``E-MODEL-02`` several levels without a fusion, ``E-MODEL-08`` adapters on another family than SAM's.
+            ``E-MODEL-02`` several levels without a fusion, ``E-MODEL-08`` adapters on another family than SAM's,
+            ``E-SET-01`` and ``E-SET-03`` options that a part does not have.
     """
+    if isinstance(spec, ModuleSpec):
+        return build_module(spec)
     backbone = BACKBONES.get(spec.backbone)
     encoder = backbone.build_encoder(spec.input_size)
     block_adapters = BlockAdapters(encoder) if spec.block_adapters else None
@@ -42,23 +55,28 @@ def build_network(spec: ModelSpec) -> SegmentationNetwork:
         encoder,
         backbone.build_prompt_encoder(spec.input_size),
         decoder,
+        backbone=backbone,
         in_channels=spec.in_channels,
         input_size=spec.input_size,
         block_adapters=block_adapters,
     )
 
 
-def check_spec(spec: ModelSpec) -> None:
+def check_spec(spec: NetworkSpec) -> None:
     """Refuse parts and an input size that do not go together, without building the encoder.
 
     Raises:
         UsageError: ``E-NAME-01`` an unknown part, ``E-MODEL-01`` an input size that does not fit the backbone,
-            ``E-MODEL-06`` a decoder for another family, ``E-MODEL-07`` one that is not made for the input size.
+            ``E-MODEL-06`` a decoder for another family, ``E-MODEL-07`` one that is not made for the input size,
+            ``E-SET-01`` and ``E-SET-03`` options that a part does not have.
     """
+    if isinstance(spec, ModuleSpec):
+        module_arguments(spec)
+        return
     backbone = BACKBONES.get(spec.backbone)
     backbone.grid(spec.input_size)
     if spec.fusion is not None:
-        FUSIONS.get(spec.fusion.name)
+        fusion_options(spec.fusion.name, spec.fusion.options)
     with torch.device("meta"):
         DECODERS.get(spec.decoder)(backbone, num_outputs=spec.num_outputs, input_size=spec.input_size)
 
@@ -87,7 +105,7 @@ def _with_experts(block: nn.Module, backbone: Backbone, spec: ModelSpec) -> Expe
 
 def _fusion(block: nn.Module, backbone: Backbone, spec: FusionSpec, num_experts: int) -> Fusion | Merge:
     _, width = block_widths(block)
-    return FUSIONS.get(spec.name)(spec, num_experts=num_experts, dim=width, window=backbone.steps.window(block))
+    return build_fusion(spec, num_experts=num_experts, dim=width, window=backbone.steps.window(block))
 
 
 def expert_state(network: SegmentationNetwork, level: Level) -> dict[str, Tensor]:
@@ -120,13 +138,16 @@ def load_expert(network: SegmentationNetwork, level: Level, state: Mapping[str, 
         expert.load_state_dict({name: state[f"{path}.{name}"] for name in expert.state_dict()})
 
 
-def trained_state(network: SegmentationNetwork) -> dict[str, Tensor]:
-    """Everything but the frozen base encoder: experts, fusion, decoder, prompt encoder (with buffers) and adapter."""
-    base = set(_base_names(network).values())
+def trained_state(network: Network) -> dict[str, Tensor]:
+    """Everything but the frozen base encoder: experts, fusion, decoder, prompt encoder (with buffers) and adapter.
+
+    Of a ``ModuleNetwork``: everything, statistics of norms included.
+    """
+    base = set(_base_names(network).values()) if isinstance(network, SegmentationNetwork) else set()
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items() if name not in base}
 
 
-def load_trained(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> None:
+def load_trained(network: Network, state: Mapping[str, Tensor]) -> None:
     """Read a state of ``trained_state``, strictly.
 
     Raises:
@@ -149,14 +170,12 @@ def load_trained(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> N
 def public_names(network: SegmentationNetwork) -> dict[str, str]:
     """Names in the public checkpoint layout and the network's own names for the same tensors.
 
-    Only the base has public names: image encoder, prompt encoder and mask decoder, without experts and fusion.
+    Only the base has public names: image encoder, prompt encoder and what the decoder names, without experts and
+    fusion.
     """
     names = _base_names(network)
     names |= {f"prompt_encoder.{name}": f"prompt_encoder.{name}" for name in network.prompt_encoder.state_dict()}
-    names |= {
-        f"mask_decoder.{name}": f"decoder.mask_decoder.{name}" for name in network.decoder.mask_decoder.state_dict()
-    }
-    return names
+    return names | {public: f"decoder.{own}" for public, own in network.decoder.public_names().items()}
 
 
 def _base_names(network: SegmentationNetwork) -> dict[str, str]:

@@ -75,8 +75,7 @@ class DenoisingDecoder(nn.Module):
             if 0 <= number < len(self.laterals):
                 x = torch.cat((x, self.laterals[number](shallow[-1 - number])), dim=1)
             x = level(x)
-        images: Tensor = self.leave(x)
-        return images
+        return self.leave(x)
 
 
 class _Lateral(nn.Sequential):

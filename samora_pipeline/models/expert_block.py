@@ -63,21 +63,20 @@ class ExpertBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B,H,W,D) to (B,H,W,D); width and grid change where the wrapped block changes them."""
         if not self.active:
-            plain: Tensor = self.block(x)
-            return plain
+            return self.block(x)
         shortcut, windows = self.steps.enter(self.block, x)
-        product = _qkv(self.block)(windows)
+        qkv = _qkv(self.block)(windows)
         experts = [cast(LoRA, self.experts[level]).factors for level in self.active]
         if len(experts) > 1 and isinstance(self.fusion, Merge):
             experts = [self.fusion(experts)]
-        branches = [expert.add_to(product, windows) for expert in experts]
+        branches = [expert.adapt(qkv, windows) for expert in experts]
         if len(branches) == 1:
             return self.steps.leave(self.block, shortcut + self._attend(branches[0], shortcut))
-        attended = self._attend(torch.cat((product, *branches)), shortcut)
+        attended = self._attend(torch.cat((qkv, *branches)), shortcut)
         return self._fuse(shortcut, attended.view(1 + len(branches), *shortcut.shape))
 
-    def _attend(self, product: Tensor, shortcut: Tensor) -> Tensor:
-        return self.steps.attend(self.block, product, (shortcut.shape[1], shortcut.shape[2]))
+    def _attend(self, qkv: Tensor, shortcut: Tensor) -> Tensor:
+        return self.steps.attend(self.block, qkv, (shortcut.shape[1], shortcut.shape[2]))
 
     def _fuse(self, shortcut: Tensor, attended: Tensor) -> Tensor:
         """Join the branches (k,B,H,W,D)."""
@@ -86,8 +85,7 @@ class ExpertBlock(nn.Module):
             joined = attended[0] + fusion(attended[0], attended[1:])
             return self.steps.leave(self.block, shortcut + joined)
         outputs = self.steps.leave(self.block, (shortcut + attended).flatten(0, 1)).view(attended.shape)
-        fused: Tensor = outputs[0] + fusion(outputs[0], outputs[1:])
-        return fused
+        return outputs[0] + fusion(outputs[0], outputs[1:])
 
 
 def _qkv(block: nn.Module) -> nn.Linear:

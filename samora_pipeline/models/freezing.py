@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.fusions.fusion import Fusion
-from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.models.samora import Network, SegmentationNetwork
 
 
 class Part(StrEnum):
     """The parts of a network. Every parameter is in exactly one.
 
     DECODER_FROZEN is what a decoder declares as its own frozen part, BLOCK_ADAPTERS what SAM-Adapter adds, ADAPTER
-    the one that brings the channels of a slice to three.
+    the one that brings the channels of a slice to three. A ``ModuleNetwork`` is a single part, NETWORK.
 
     Without prompts only one embedding of the prompt encoder is ever used, ``no_mask_embed`` (256 floats): that is
     PROMPT. The rest of it, PROMPT_UNUSED, gets no gradient; SAMed counts it among what it trains.
@@ -35,15 +35,31 @@ class Part(StrEnum):
     PROMPT_UNUSED = "prompt_unused"
     ADAPTER = "adapter"
     BLOCK_ADAPTERS = "block_adapters"
+    NETWORK = "network"
 
 
 Snapshot = dict[str, int]
 
 
-def parameters_by_part(network: SegmentationNetwork) -> dict[Part, dict[str, nn.Parameter]]:
+def parameters_by_part(network: Network) -> dict[Part, dict[str, nn.Parameter]]:
     """All parameters by part and by their name in the network; a part may be empty."""
+    part_of: dict[int, Part] = {}
+    for part, modules in _owners(network):
+        for module in modules:
+            for parameter in module.parameters():
+                part_of.setdefault(id(parameter), part)
+    parts: dict[Part, dict[str, nn.Parameter]] = {part: {} for part in Part}
+    for name, parameter in network.named_parameters():
+        parts[part_of[id(parameter)]][name] = parameter
+    return parts
+
+
+def _owners(network: Network) -> list[tuple[Part, list[nn.Module]]]:
+    """The modules of each part; a parameter belongs to the first part that has it."""
+    if not isinstance(network, SegmentationNetwork):
+        return [(Part.NETWORK, [network])]
     blocks = list(expert_blocks(network.image_encoder).values())
-    owners: list[tuple[Part, list[nn.Module]]] = [
+    return [
         (Part.EXPERTS, [block.experts for block in blocks]),
         (Part.FUSION, [block.fusion for block in blocks if block.fusion is not None]),
         (Part.BASE, [network.image_encoder]),
@@ -54,25 +70,16 @@ def parameters_by_part(network: SegmentationNetwork) -> dict[Part, dict[str, nn.
         (Part.ADAPTER, [network.adapter] if network.adapter is not None else []),
         (Part.BLOCK_ADAPTERS, [network.block_adapters] if network.block_adapters is not None else []),
     ]
-    part_of: dict[int, Part] = {}
-    for part, modules in owners:
-        for module in modules:
-            for parameter in module.parameters():
-                part_of.setdefault(id(parameter), part)
-    parts: dict[Part, dict[str, nn.Parameter]] = {part: {} for part in Part}
-    for name, parameter in network.named_parameters():
-        parts[part_of[id(parameter)]][name] = parameter
-    return parts
 
 
-def freeze(network: SegmentationNetwork, trainable: frozenset[Part]) -> None:
+def freeze(network: Network, trainable: frozenset[Part]) -> None:
     """Let exactly the parameters of the ``trainable`` parts require a gradient."""
     for part, parameters in parameters_by_part(network).items():
         for parameter in parameters.values():
             parameter.requires_grad_(part in trainable)
 
 
-def account(network: SegmentationNetwork) -> dict[Part, tuple[int, int]]:
+def account(network: Network) -> dict[Part, tuple[int, int]]:
     """Numbers of trainable and of frozen parameters by part (Table 3)."""
     counts = {}
     for part, parameters in parameters_by_part(network).items():
@@ -81,12 +88,12 @@ def account(network: SegmentationNetwork) -> dict[Part, tuple[int, int]]:
     return counts
 
 
-def snapshot(network: SegmentationNetwork) -> Snapshot:
+def snapshot(network: Network) -> Snapshot:
     """Take a checksum of every frozen parameter, to be compared by ``verify``."""
     return {name: _checksum(p) for name, p in network.named_parameters() if not p.requires_grad}
 
 
-def verify(network: SegmentationNetwork, before: Snapshot) -> None:
+def verify(network: Network, before: Snapshot) -> None:
     """Check the first optimisation step, after it and before the gradients are cleared.
 
     Raises:
@@ -108,9 +115,9 @@ def verify(network: SegmentationNetwork, before: Snapshot) -> None:
             )
 
 
-def _nothing_to_weigh(network: SegmentationNetwork) -> bool:
+def _nothing_to_weigh(network: Network) -> bool:
     """Whether fusions that only weigh experts meet experts without effect, as with recipe ``none``."""
-    blocks = expert_blocks(network.image_encoder).values()
+    blocks = expert_blocks(network).values()
     return all(
         isinstance(block.fusion, Fusion)
         and block.fusion.only_weighs

@@ -25,8 +25,7 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
         """Normalise (B,C,...) and, in training, move the running statistics."""
         if self.training and world_size() > 1 and input.device.type == "cpu":
             return self._over_ranks(input)
-        normalised: Tensor = super().forward(input)
-        return normalised
+        return super().forward(input)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.ndim) if axis != 1]

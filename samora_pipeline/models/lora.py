@@ -21,9 +21,9 @@ class LowRank(NamedTuple):
     v_a: Tensor
     v_b: Tensor
 
-    def add_to(self, product: Tensor, x: Tensor) -> Tensor:
-        """Add the deltas to the frozen projection: x (...,D) and its product qkv (...,3D') give (...,3D')."""
-        q, k, v = product.chunk(3, dim=-1)
+    def adapt(self, qkv: Tensor, x: Tensor) -> Tensor:
+        """Add the deltas to the frozen projection ``qkv`` (...,3D') of x (...,D)."""
+        q, k, v = qkv.chunk(3, dim=-1)
         q = q + functional.linear(functional.linear(x, self.q_a), self.q_b)
         v = v + functional.linear(functional.linear(x, self.v_a), self.v_b)
         return torch.cat((q, k, v), dim=-1)
@@ -46,15 +46,6 @@ class LoRA(nn.Module):
         nn.init.kaiming_uniform_(self.v_a, a=math.sqrt(5))
 
     @property
-    def rank(self) -> int:
-        """The rank r."""
-        return self.q_a.shape[0]
-
-    @property
     def factors(self) -> LowRank:
         """Its weights."""
         return LowRank(self.q_a, self.q_b, self.v_a, self.v_b)
-
-    def forward(self, x: Tensor, product: Tensor) -> Tensor:
-        """Add the deltas to the frozen projection: x (...,D) and its product qkv (...,3D') give (...,3D')."""
-        return self.factors.add_to(product, x)

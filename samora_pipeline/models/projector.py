@@ -35,8 +35,7 @@ class ContrastiveHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B,g,g,D) of the last block to embeddings (B,128)."""
         pooled = functional.layer_norm(tokens, (self.embed_dim,)).mean(dim=(1, 2))
-        embeddings: Tensor = self.layers(pooled)
-        return embeddings
+        return self.layers(pooled)
 
 
 class DistillationHead(nn.Module):
@@ -60,5 +59,4 @@ class DistillationHead(nn.Module):
             normed = normed.mean(dim=(1, 2))
         elif normed.shape[1] > self.grid:
             normed = functional.adaptive_avg_pool2d(normed.permute(0, 3, 1, 2), self.grid).permute(0, 2, 3, 1)
-        projected: Tensor = self.projector(normed)
-        return projected
+        return self.projector(normed)

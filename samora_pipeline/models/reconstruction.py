@@ -31,5 +31,4 @@ class PatchDecoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B,g,g,D) of the last block to patches (B,g,g,P*P*C), channels innermost."""
-        pixels: Tensor = self.layers(tokens)
-        return pixels
+        return self.layers(tokens)

@@ -74,5 +74,5 @@ def high_frequencies(images: Tensor) -> Tensor:
     spectrum = torch.fft.fftshift(torch.fft.fft2(images.float()), dim=(-2, -1))
     kept = torch.ones(height, width, device=images.device)
     kept[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half] = 0
-    left: Tensor = torch.fft.ifft2(torch.fft.ifftshift(spectrum * kept, dim=(-2, -1))).real
+    left = torch.fft.ifft2(torch.fft.ifftshift(spectrum * kept, dim=(-2, -1))).real
     return left.abs().to(images.dtype)

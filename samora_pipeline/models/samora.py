@@ -9,15 +9,44 @@ from __future__ import annotations
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
-from samora_pipeline.models.backbones.backbone import Encoder, Features
+from samora_pipeline.models.backbones.backbone import Backbone, Encoder, Features
 from samora_pipeline.models.decoders.decoder import Decoder
 from samora_pipeline.models.sam_adapter import BlockAdapters
 
 RGB = 3
 
 
-class SegmentationNetwork(nn.Module):
-    """Images to logits; made by ``assembly.build_network``.
+class Network(nn.Module):
+    """Images (B,C,N,N), floats in [0,1], to logits; made by ``assembly.build_network``.
+
+    ``in_channels`` is C, ``input_size`` N.
+    """
+
+    def __init__(self, in_channels: int, input_size: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.input_size = input_size
+
+    def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Segment as ``forward`` does, to all logits that the loss sees, of which ``forward`` gives the last.
+
+        ``target`` (B,N,N), label values with -1 for ignored pixels, may steer noise in training (``Decoder.stages``).
+        """
+        return (self(images),)
+
+    def check(self, images: Tensor) -> None:
+        """Refuse images of another shape than the network was built for.
+
+        Raises:
+            ValueError: another number of channels or another size.
+        """
+        expected = (self.in_channels, self.input_size, self.input_size)
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(f"images of shape {tuple(images.shape)} do not fit a network for (B, {expected})")
+
+
+class SegmentationNetwork(Network):
+    """The network around an image encoder of the SAM kind.
 
     The input convention is SAMed's: intensities in [0,1] go in as they are. One channel is repeated to three, three
     are taken as they are, any other number goes through a trained 1x1 convolution that starts as the mean of the
@@ -30,13 +59,13 @@ class SegmentationNetwork(nn.Module):
         prompt_encoder: PromptEncoder,
         decoder: Decoder,
         *,
+        backbone: Backbone,
         in_channels: int,
         input_size: int,
         block_adapters: BlockAdapters | None = None,
     ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        self.input_size = input_size
+        super().__init__(in_channels, input_size)
+        self.backbone = backbone
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.decoder = decoder
@@ -49,26 +78,19 @@ class SegmentationNetwork(nn.Module):
         Raises:
             ValueError: another number of channels or another size than the network was built for.
         """
-        logits: Tensor = self.decoder(self.embed(images), *self._no_prompts())
-        return logits
+        return self.decoder(self.embed(images), *self._no_prompts())
 
     def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Segment as ``forward`` does, to the logits of every stage of the decoder, from first to last.
-
-        ``target`` is that of ``Decoder.stages``.
-        """
-        logits: tuple[Tensor, ...] = self.decoder.stages(self.embed(images), *self._no_prompts(), target)
-        return logits
+        """Segment as ``forward`` does, to the logits of every stage of the decoder, from first to last."""
+        return self.decoder.stages(self.embed(images), *self._no_prompts(), target)
 
     def embed(self, images: Tensor) -> Features:
         """Encode images (B,C,N,N) to an embedding (B,P,g,g) and, where the backbone has them, finer features."""
         rgb = self.to_rgb(images)
         if self.block_adapters is None:
-            features: Features = self.image_encoder(rgb)
-            return features
+            return self.image_encoder(rgb)
         additions = self.block_adapters(rgb, self.image_encoder.get_submodule("patch_embed")(rgb))
-        adapted: Features = self.image_encoder(rgb, additions=additions)
-        return adapted
+        return self.image_encoder(rgb, additions=additions)
 
     def _no_prompts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The encoding of positions (1,P,g,g), no sparse prompts (1,0,P) and the dense no-mask prompt (1,P,g,g)."""
@@ -77,12 +99,9 @@ class SegmentationNetwork(nn.Module):
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Images (B,C,N,N) to what the encoder takes, (B,3,N,N)."""
-        expected = (self.in_channels, self.input_size, self.input_size)
-        if tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images of shape {tuple(images.shape)} do not fit a network for (B, {expected})")
+        self.check(images)
         if self.adapter is not None:
-            adapted: Tensor = self.adapter(images)
-            return adapted
+            return self.adapter(images)
         return images.expand(-1, RGB, -1, -1)
 
 

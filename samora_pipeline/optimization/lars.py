@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,14 +27,8 @@ class Lars(torch.optim.Optimizer):
             groups, {"lr": 0.0, "weight_decay": 0.0, "adapted": True, "momentum": momentum, "trust": trust}
         )
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Take one step; parameters without a gradient stay as they are."""
         loss = None
         if closure is not None:

@@ -100,7 +100,9 @@ def fusion(run: ScoredRun) -> tuple[str, str, str, str]:
         return image, patch, pixel, "none"
     name = _FUSIONS.get(spec.fusion.name, spec.fusion.name)
     if spec.fusion.name == "hl_attn" and len(spec.levels) == len(LEVELS):
-        image, patch, pixel = spec.fusion.order.split("-")
+        from samora_pipeline.models.fusions.catalog import fusion_options
+
+        image, patch, pixel = fusion_options(spec.fusion.name, spec.fusion.options).order.split("-")
     else:
         image, patch, pixel = ("✓" if level in spec.levels else "×" for level in LEVELS)
     return image, patch, pixel, name

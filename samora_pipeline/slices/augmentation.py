@@ -13,7 +13,6 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -29,33 +28,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.random_steps import AugmentationSettings
 from samora_pipeline.reproducibility import derived_seed
-from samora_pipeline.slices.views import Range, between
+from samora_pipeline.slices.views import between
 
 Floats = NDArray[np.floating]
 _GLOBAL_GENERATOR = threading.RLock()
 _STEP = 4
 """Pixels between the points of the coarse grid. Linear interpolation between them is exact for rotation, scale and
 flips, and within a few hundredths of a pixel for the smooth elastic deformation."""
-
-
-@dataclass(frozen=True)
-class AugmentationSettings:
-    """Rotation (degrees either way), flips (probability) and scale are A.3's; all other numbers are ours.
-
-    A.3 names elastic deformation, contrast and brightness without numbers. ``elastic`` is a probability;
-    displacements have a standard deviation of ``elastic_size`` and are smooth over ``elastic_smoothness``, both as
-    shares of the side: H-SAM's strength at 224 pixels. ``contrast`` (about the mean) and ``brightness`` are factors.
-    """
-
-    rotation: float = 15.0
-    flip: float = 0.5
-    scale: Range = (0.9, 1.1)
-    elastic: float = 0.5
-    elastic_size: float = 0.018
-    elastic_smoothness: float = 0.08
-    contrast: Range = (0.8, 1.2)
-    brightness: Range = (0.8, 1.2)
 
 
 class AugmentationParameters(NamedTuple):

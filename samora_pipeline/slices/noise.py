@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from samora_pipeline.contracts.options import read_options
 from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.imaging.intensity_schemes import scheme_of
+from samora_pipeline.registry import Registry
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.slices.views import between, draw_uniform
 
@@ -106,3 +110,60 @@ def _replace(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
     rows = torch.arange(size, device=device)[:, None] + number // window - _REACH
     columns = torch.arange(size, device=device) + number % window - _REACH
     return torch.where(chosen, image[:, rows.clamp(0, size - 1), columns.clamp(0, size - 1)], image)
+
+
+class Noise(Protocol):
+    """A kind of noise: what is random is drawn for samples by name, then applied on their device."""
+
+    def draw(self, keys: Sequence[str], *, seed: int, epoch: int) -> Any:
+        """Parameters for the samples ``keys`` (B of them), determined by (seed, epoch, sample)."""
+        ...
+
+    def apply(self, images: Tensor, drawn: Any, rician: tuple[bool, ...]) -> Tensor:
+        """Noisy images (B,C,N,N) from clean ones; ``rician``: see ``apply_noise``."""
+        ...
+
+
+class NoiseFactory(Protocol):
+    """Makes a noise from its options; ``Options`` is their frozen dataclass."""
+
+    Options: type[Any]
+
+    def __call__(self, options: Any) -> Noise:
+        """``options`` is an instance of ``Options``."""
+        ...
+
+
+class Mixture:
+    """The mixture of ``NoiseSettings``."""
+
+    Options = NoiseSettings
+
+    def __init__(self, options: NoiseSettings) -> None:
+        self._settings = options
+
+    def draw(self, keys: Sequence[str], *, seed: int, epoch: int) -> NoiseParameters:
+        """See ``draw_noise``."""
+        return draw_noise(keys, self._settings, seed=seed, epoch=epoch)
+
+    def apply(self, images: Tensor, drawn: NoiseParameters, rician: tuple[bool, ...]) -> Tensor:
+        """See ``apply_noise``."""
+        return apply_noise(images, drawn, rician)
+
+
+NOISES: Registry[NoiseFactory] = Registry("noise")
+NOISES.register("mixture")(Mixture)
+
+
+def noise_options(spec: NoiseSpec) -> Any:
+    """The options of a spec's noise, with its defaults.
+
+    Raises:
+        UsageError: ``E-NAME-01`` no such noise, ``E-SET-01`` and ``E-SET-03`` options that it does not take.
+    """
+    return read_options(NOISES.get(spec.name).Options, spec.options, f'noise "{spec.name}"')
+
+
+def make_noise(spec: NoiseSpec) -> Noise:
+    """The noise of a spec; raises what ``noise_options`` raises."""
+    return NOISES.get(spec.name)(noise_options(spec))

@@ -10,47 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from samora_pipeline.contracts.random_steps import Range, ViewSettings
 from samora_pipeline.reproducibility import derived_seed
 
-Range = tuple[float, float]
 Number = TypeVar("Number", float, Tensor)
-
-
-@dataclass(frozen=True)
-class ViewSettings:
-    """Strength of the views.
-
-    ``area`` and ``aspect`` describe the crop as a share of the slice, ``rotation`` is in degrees either way.
-    ``contrast`` and ``brightness`` are factors, ``gamma`` an exponent drawn on a logarithmic scale. ``blur`` is a
-    probability, ``blur_sigma`` a share of the side (SimCLR's 0.1 to 2 pixels at 224).
-    """
-
-    area: Range = (0.2, 1.0)
-    aspect: Range = (3 / 4, 4 / 3)
-    rotation: float = 15.0
-    contrast: Range = (0.6, 1.4)
-    brightness: Range = (0.6, 1.4)
-    gamma: Range = (0.7, 1.4)
-    blur: float = 0.5
-    blur_sigma: Range = (0.1 / 224, 2.0 / 224)
-
-
-# SimCLRv2 crops down to 8 % of the area; 8 % of a body slice is often nothing but air, so 20 % as in MAE. Hue,
-# saturation and grayscale do nothing to one channel. Strength 0.4 and gamma are ours, rotation is SAMora's A.3.
-CONTRASTIVE_VIEWS = ViewSettings()
-# Teacher and student see the same view, which therefore only has to vary the slice (strengths are ours).
-DISTILLATION_VIEWS = ViewSettings(
-    area=(0.5, 1.0), contrast=(0.8, 1.2), brightness=(0.8, 1.2), gamma=(0.8, 1.25), blur=0.0
-)
-# MAE crops and flips, nothing else.
-MASKED_VIEWS = ViewSettings(rotation=0.0, contrast=(1.0, 1.0), brightness=(1.0, 1.0), gamma=(1.0, 1.0), blur=0.0)
 
 
 class ViewParameters(NamedTuple):

@@ -1,7 +1,7 @@
 """The public checkpoint layouts of SAM and SAM 2, read into a network of any input size and written from one.
 
 SAM: a flat state dict with the prefixes image_encoder., prompt_encoder. and mask_decoder. Position tables are resized
-to the network's token grid as SAMed does it. SAM 2: see ``sam2_checkpoint``.
+to the network's token grid as SAMed does it. SAM 2, and any other family: see ``Backbone.file_name``.
 
 Shapes: G token grid of the file, g of the network, D width, c width of a head.
 """
@@ -18,14 +18,12 @@ from torch.nn import functional
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import public_names
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam2 import Sam2Encoder
+from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.weights.sam2_checkpoint import file_name as sam2_file_name
-from samora_pipeline.weights.sam2_checkpoint import is_video_part
 
 POSITIONS = "image_encoder.pos_embed"
-SAM2_POSITIONS = sam2_file_name(POSITIONS)
+SAM2_POSITIONS = SAM2_HIERA_B_PLUS.file_name(POSITIONS)
 MASK_TOKENS = "mask_tokens.weight"
 SIZED_BY_OUTPUTS = ("mask_tokens.", "output_hypernetworks_mlps.", "iou_prediction_head.")
 """below the mask decoder"""
@@ -37,8 +35,9 @@ TIE_BREAK = 0.1
 class LoadReport:
     """What became of each tensor of a file; together the four name all of them, each once.
 
-    ``dropped`` tensors belong to another number of outputs; the network's own keep their random start, or start as
-    copies. ``video`` tensors belong to the parts of SAM 2 that follow objects through a video.
+    ``dropped`` tensors belong to another number of outputs, or to a decoder that the network does not have; the
+    network's own keep their random start, or start as copies. ``video`` tensors belong to the parts of SAM 2 that
+    follow objects through a video.
     """
 
     loaded: tuple[str, ...]
@@ -50,7 +49,7 @@ class LoadReport:
         counts = {
             "loaded": self.loaded,
             "resized": self.resized,
-            "of another number of outputs": self.dropped,
+            "of other outputs": self.dropped,
             "for videos alone": self.video,
         }
         return ", ".join(f"{len(names)} {what}" for what, names in counts.items() if names)
@@ -70,10 +69,11 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy
     """
     own = network.state_dict()
     targets = {public: own[name] for public, name in _file_names(network).items()}
-    video = {name for name in state if is_video_part(name)} if _is_sam2(network) else set()
-    dropped = _other_outputs(targets, state)
+    backbone = network.backbone
+    video = {name for name in state if name.startswith(backbone.unused_parts)}
+    dropped = _other_outputs(targets, state, backbone.file_name("mask_decoder."))
     _check_names(targets.keys() - dropped, state.keys() - dropped - video, state)
-    resizable = set() if _is_sam2(network) else {POSITIONS} | _global_tables(network)
+    resizable = {POSITIONS} | _global_tables(network) if backbone.resized_tables else set()
     fitted: dict[str, Tensor] = {}
     resized = []
     for public in sorted(state.keys() - dropped - video):
@@ -99,21 +99,20 @@ def base_state(network: SegmentationNetwork) -> dict[str, Tensor]:
     return {public: own[name].detach().clone() for public, name in _file_names(network).items()}
 
 
-def _is_sam2(network: SegmentationNetwork) -> bool:
-    return isinstance(network.image_encoder, Sam2Encoder)
-
-
 def _file_names(network: SegmentationNetwork) -> dict[str, str]:
     """Names in the family's public files and the network's own names for the same tensors."""
-    names = public_names(network)
-    return {sam2_file_name(public): own for public, own in names.items()} if _is_sam2(network) else names
+    return {network.backbone.file_name(public): own for public, own in public_names(network).items()}
 
 
-def _other_outputs(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
-    """Names on either side that depend on the number of outputs, if the two numbers differ."""
-    prefix = next(name for name in targets if name.endswith(MASK_TOKENS)).removesuffix(MASK_TOKENS)
-    tokens = state.get(prefix + MASK_TOKENS)
-    if tokens is None or tokens.shape[:1] == targets[prefix + MASK_TOKENS].shape[:1]:
+def _other_outputs(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], prefix: str) -> set[str]:
+    """Names on either side that depend on the number of outputs, if the two numbers differ.
+
+    ``prefix`` begins the names of a mask decoder; a decoder without any of these names drops all of the file's.
+    """
+    if not any(name.startswith(prefix) for name in targets):
+        return {name for name in state if name.startswith(prefix)}
+    tokens, own = state.get(prefix + MASK_TOKENS), targets.get(prefix + MASK_TOKENS)
+    if tokens is None or own is None or tokens.shape[:1] == own.shape[:1]:
         return set()
     sized = tuple(prefix + part for part in SIZED_BY_OUTPUTS)
     return {name for name in (*targets, *state) if name.startswith(sized)}

@@ -176,7 +176,7 @@ def fold_config(scored: tuple[str, ...]) -> RunConfig:
         name="default",
         recipe="none",
         seed=0,
-        model=ModelSpec("samora_tiny", 64, 3),
+        model=ModelSpec("samora_tiny", 64, 3, lora_rank=4),
         base=BaseRecord("bootstrap", "0", "bootstrap"),
         plans=plans,
         labels=LabelScheme({"liver": (1,), "spleen": (2,)}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -13,8 +13,9 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network, public_names
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.decoders.catalog import DECODERS
+from samora_pipeline.models.decoders.sam import OnMaskDecoder
 from samora_pipeline.models.expert_block import block_widths, expert_blocks, only_expert
-from samora_pipeline.models.fusions.catalog import FUSIONS
+from samora_pipeline.models.fusions.catalog import FUSIONS, build_fusion
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
 from samora_pipeline.models.lora import LoRA
 
@@ -74,14 +75,18 @@ def test_steps_of_a_backbone_put_together_are_its_block(name: str) -> None:
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_backbone_in_a_network_keeps_public_names(name: str) -> None:
     with torch.device("meta"):
-        network = build_network(ModelSpec(name, 224, num_outputs=3, decoder=BACKBONES.get(name).own_decoder))
+        network = build_network(
+            ModelSpec(name, 224, num_outputs=3, decoder=BACKBONES.get(name).own_decoder, lora_rank=4)
+        )
         bare = BACKBONES.get(name).build_encoder(224)
     encoder = {public for public in public_names(network) if public.startswith("image_encoder.")}
     assert encoder == {f"image_encoder.{own}" for own in bare.state_dict()}
 
 
 def make_fusion(name: str, *, num_experts: int = 3, window: int = 0, residual: str = "delta") -> Fusion | Merge:
-    return FUSIONS.get(name)(FusionSpec(name, residual=residual), num_experts=num_experts, dim=96, window=window)
+    has_residual = "residual" in {field.name for field in fields(FUSIONS.get(name).Options)}
+    spec = FusionSpec(name, options={"residual": residual} if has_residual else {})
+    return build_fusion(spec, num_experts=num_experts, dim=96, window=window)
 
 
 MERGES = [name for name in FUSIONS.names() if isinstance(make_fusion(name), Merge)]
@@ -95,7 +100,7 @@ OF_BRANCHES = [name for name in FUSIONS.names() if name not in MERGES]
 def test_a_fusion_in_a_network(name: str, backbone: str, scope: str, levels: tuple[Level, ...]) -> None:
     """New experts have no effect, so the network starts as the plain backbone whatever fuses them."""
     torch.manual_seed(0)
-    spec = ModelSpec(backbone, 64, 2, levels=levels, fusion=FusionSpec(name, scope=scope))
+    spec = ModelSpec(backbone, 64, 2, levels=levels, fusion=FusionSpec(name, scope=scope), lora_rank=4)
     network = build_network(replace(spec, decoder=BACKBONES.get(backbone).own_decoder))
     images = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
@@ -118,10 +123,10 @@ def test_merge(name: str, num_experts: int) -> None:
         for parameter in expert.parameters():
             torch.nn.init.normal_(parameter)
     factors = merge([expert.factors for expert in experts])
-    x, product = torch.randn(2, 5, 24), torch.randn(2, 5, 3 * 96)
-    added = factors.add_to(product, x)
-    assert added.shape == product.shape
-    assert torch.equal(added[..., 96:192], product[..., 96:192])  # k is left alone
+    x, qkv = torch.randn(2, 5, 24), torch.randn(2, 5, 3 * 96)
+    added = factors.adapt(qkv, x)
+    assert added.shape == qkv.shape
+    assert torch.equal(added[..., 96:192], qkv[..., 96:192])  # k is left alone
     added.square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for expert in experts for p in expert.parameters())
     assert all(p.grad is not None for p in merge.parameters())
@@ -166,7 +171,7 @@ def test_decoder(name: str, num_outputs: int) -> None:
     torch.manual_seed(0)
     size = ONLY_SIZE.get(name, 64)
     backbone = FOR_DECODER.get(name, "samora_tiny")
-    network = build_network(ModelSpec(backbone, size, num_outputs, decoder=name))
+    network = build_network(ModelSpec(backbone, size, num_outputs, decoder=name, lora_rank=4))
     images = torch.rand(2, 1, size, size)
     logits = network(images)
     assert logits.shape[:2] == (2, num_outputs)
@@ -178,24 +183,33 @@ def test_decoder(name: str, num_outputs: int) -> None:
         stages = network.stages(images)
         assert torch.equal(stages[-1], network(images))
         assert all(stage.shape[:2] == (2, num_outputs) for stage in stages)
-    assert network.decoder.mask_decoder is not None
+    own = network.state_dict()
+    assert all(f"decoder.{name}" in own for name in network.decoder.public_names().values())
 
 
-@pytest.mark.parametrize("decoder", DECODERS.names())
+@pytest.mark.parametrize("name", DECODERS.names())
 @pytest.mark.parametrize("backbone", ["samora_tiny", "samora2_tiny"])
-def test_a_decoder_refuses_the_backbones_of_another_family(backbone: str, decoder: str) -> None:
-    spec = ModelSpec(backbone, ONLY_SIZE.get(decoder, 64), num_outputs=2, decoder=decoder)
-    if FOR_DECODER.get(decoder, "samora_tiny") == backbone:
+def test_a_decoder_on_a_mask_decoder_refuses_the_backbones_of_another_family(backbone: str, name: str) -> None:
+    spec = ModelSpec(backbone, ONLY_SIZE.get(name, 64), num_outputs=2, decoder=name, lora_rank=4)
+    home = replace(spec, backbone=FOR_DECODER.get(name, "samora_tiny"))
+    if home == spec or not isinstance(build_network(home).decoder, OnMaskDecoder):
         assert build_network(spec).decoder is not None
     else:
         with pytest.raises(UsageError, match="E-MODEL-06"):
             build_network(spec)
 
 
+def test_the_small_backbones() -> None:
+    assert {name for name in BACKBONES.names() if BACKBONES.get(name).small} >= {"samora_tiny", "samora2_tiny"}
+    assert not any(BACKBONES.get(name).small for name in BACKBONES.names() if name.startswith(("sam_", "sam2_")))
+
+
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_the_own_decoder_of_a_backbone_holds_its_mask_decoder_alone(name: str) -> None:
     with torch.device("meta"):
         backbone = BACKBONES.get(name)
-        network = build_network(ModelSpec(name, 224, num_outputs=3, levels=(), decoder=backbone.own_decoder))
+        network = build_network(
+            ModelSpec(name, 224, num_outputs=3, levels=(), decoder=backbone.own_decoder, lora_rank=4)
+        )
         bare = backbone.build_mask_decoder(3)
     assert {f"mask_decoder.{own}" for own in bare.state_dict()} == set(network.decoder.state_dict())

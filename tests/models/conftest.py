@@ -12,8 +12,8 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam import SamGeometry
-from samora_pipeline.models.backbones.sam2 import Sam2Geometry
+from samora_pipeline.models.backbones.sam import SamBackbone
+from samora_pipeline.models.backbones.sam2 import Sam2Backbone
 
 
 @pytest.fixture
@@ -30,18 +30,18 @@ def randomise() -> Callable[[nn.Module, float], None]:
 
 
 @pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> SamGeometry:
+def narrow(monkeypatch: pytest.MonkeyPatch) -> SamBackbone:
     """Three blocks of SAM at small width, two of them windowed; registered as "narrow" for the test."""
-    geometry = SamGeometry(embed_dim=48, depth=3, heads=3, global_attn_indexes=(2,), prompt_dim=32, decoder_mlp_dim=64)
+    geometry = SamBackbone(embed_dim=48, depth=3, heads=3, global_attn_indexes=(2,), prompt_dim=32, decoder_mlp_dim=64)
     monkeypatch.setitem(BACKBONES._entries, "narrow", geometry)
     return geometry
 
 
 @pytest.fixture
-def reference_encoder() -> Callable[[SamGeometry, int], ImageEncoderViT]:
+def reference_encoder() -> Callable[[SamBackbone, int], ImageEncoderViT]:
     """Make segment_anything's own encoder of a geometry, for an input size in pixels."""
 
-    def make(geometry: SamGeometry, size: int) -> ImageEncoderViT:
+    def make(geometry: SamBackbone, size: int) -> ImageEncoderViT:
         return ImageEncoderViT(
             img_size=size,
             embed_dim=geometry.embed_dim,
@@ -59,10 +59,10 @@ def reference_encoder() -> Callable[[SamGeometry, int], ImageEncoderViT]:
 
 
 @pytest.fixture
-def reference_sam2_encoder() -> Callable[[Sam2Geometry], ImageEncoder]:
+def reference_sam2_encoder() -> Callable[[Sam2Backbone], ImageEncoder]:
     """Make sam2's own encoder of a geometry, put together as its configuration files say; it takes any input size."""
 
-    def make(geometry: Sam2Geometry) -> ImageEncoder:
+    def make(geometry: Sam2Backbone) -> ImageEncoder:
         trunk = Hiera(
             embed_dim=geometry.embed_dim,
             num_heads=geometry.heads,

@@ -19,11 +19,11 @@ from samora_pipeline.models.assembly import (
     trained_state,
 )
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam import SAM_VIT_B, SamGeometry
+from samora_pipeline.models.backbones.sam import SAM_VIT_B, SamBackbone
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
 
-TINY = ModelSpec("samora_tiny", 64, num_outputs=3)
+TINY = ModelSpec("samora_tiny", 64, num_outputs=3, lora_rank=4)
 
 
 def count(module: nn.Module) -> int:
@@ -37,14 +37,14 @@ def on_meta(spec: ModelSpec) -> SegmentationNetwork:
 
 @pytest.fixture
 def new_experts_change_nothing(
-    randomise: Callable[..., None], reference_encoder: Callable[..., nn.Module], narrow: SamGeometry
+    randomise: Callable[..., None], reference_encoder: Callable[..., nn.Module], narrow: SamBackbone
 ) -> Callable[..., None]:
     """Check that a network with new experts encodes bit for bit like the reference with the same random weights."""
 
     def check(name: str, size: int, fusion: FusionSpec, levels: tuple[Level, ...] = LEVELS) -> None:
         reference = reference_encoder(BACKBONES.get(name), size)
         randomise(reference, 0.05)
-        network = build_network(ModelSpec(name, size, num_outputs=2, levels=levels, fusion=fusion))
+        network = build_network(ModelSpec(name, size, num_outputs=2, levels=levels, fusion=fusion, lora_rank=4))
         own = network.state_dict()
         state = {f"image_encoder.{key}": value for key, value in reference.state_dict().items()}
         names = {public: key for public, key in public_names(network).items() if public.startswith("image_encoder.")}
@@ -64,14 +64,14 @@ def new_experts_change_nothing(
 def test_new_experts_leave_the_encoder_bit_equal(
     size: int, scope: str, residual: str, new_experts_change_nothing: Callable[..., None]
 ) -> None:
-    new_experts_change_nothing("narrow", size, FusionSpec(scope=scope, residual=residual))
+    new_experts_change_nothing("narrow", size, FusionSpec(scope=scope, options={"residual": residual}))
 
 
 @pytest.mark.parametrize("order", ["2-1-1", "1-2-1", "1-1-2"])
 def test_new_experts_leave_the_encoder_bit_equal_at_512_px_in_every_order(
     order: str, new_experts_change_nothing: Callable[..., None]
 ) -> None:
-    new_experts_change_nothing("narrow", 512, FusionSpec(order=order))
+    new_experts_change_nothing("narrow", 512, FusionSpec(options={"order": order}))
 
 
 @pytest.mark.parametrize("levels", [(), (Level.PATCH,), (Level.IMAGE, Level.PATCH)])
@@ -90,18 +90,21 @@ def test_new_experts_leave_blocks_of_vit_b_bit_equal(
 
 
 def test_sizes_of_sam() -> None:
-    assert count(on_meta(ModelSpec("sam_vit_b", 1024, num_outputs=4, levels=()))) == 93_735_472
+    assert count(on_meta(ModelSpec("sam_vit_b", 1024, num_outputs=4, levels=(), lora_rank=4))) == 93_735_472
 
 
 @pytest.mark.parametrize(("size", "total"), [(224, 91_538_133), (512, 92_192_469), (1024, 94_584_533)])
 def test_sizes_of_samed(size: int, total: int) -> None:
-    assert count(on_meta(ModelSpec("sam_vit_b", size, num_outputs=9, levels=(Level.IMAGE,), fusion=None))) == total
+    assert (
+        count(on_meta(ModelSpec("sam_vit_b", size, num_outputs=9, levels=(Level.IMAGE,), fusion=None, lora_rank=4)))
+        == total
+    )
 
 
 @pytest.mark.parametrize("size", [224, 512, 1024])
 @pytest.mark.parametrize("name", ["sam_vit_b", "sam_vit_l", "sam_vit_h", "sam2_hiera_b+"])
 def test_every_backbone_is_a_network_with_fused_experts_at_every_size(name: str, size: int) -> None:
-    network = on_meta(ModelSpec(name, size, num_outputs=9, decoder=BACKBONES.get(name).own_decoder))
+    network = on_meta(ModelSpec(name, size, num_outputs=9, decoder=BACKBONES.get(name).own_decoder, lora_rank=4))
     with torch.device("meta"):
         assert network(torch.empty(1, 1, size, size)).shape == (1, 9, size // 4, size // 4)
     blocks = expert_blocks(network.image_encoder).values()
@@ -112,31 +115,31 @@ def test_every_backbone_is_a_network_with_fused_experts_at_every_size(name: str,
 
 def test_fusion_adds_what_table_3_says() -> None:
     """+9.7 M: HL-Attn on every block and two experts more than SAMed has."""
-    samed = on_meta(ModelSpec("sam_vit_b", 224, num_outputs=9, levels=(Level.IMAGE,)))
-    samora = on_meta(ModelSpec("sam_vit_b", 224, num_outputs=9))
+    samed = on_meta(ModelSpec("sam_vit_b", 224, num_outputs=9, levels=(Level.IMAGE,), lora_rank=4))
+    samora = on_meta(ModelSpec("sam_vit_b", 224, num_outputs=9, lora_rank=4))
     assert count(samora) - count(samed) == 9_464_832 + 2 * 147_456
 
 
-def test_fusion_attends_in_the_windows_of_its_block(narrow: SamGeometry) -> None:
-    network = build_network(ModelSpec("narrow", 512, num_outputs=2))
+def test_fusion_attends_in_the_windows_of_its_block(narrow: SamBackbone) -> None:
+    network = build_network(ModelSpec("narrow", 512, num_outputs=2, lora_rank=4))
     fusions = [block.fusion for block in expert_blocks(network.image_encoder).values()]
     assert [(fusion.first.window, fusion.second.window) for fusion in fusions] == [(14, 14), (14, 14), (0, 0)]
 
 
 def test_several_levels_need_a_fusion() -> None:
     with pytest.raises(UsageError, match="E-MODEL-02"):
-        build_network(ModelSpec("samora_tiny", 64, num_outputs=2, fusion=None))
+        build_network(ModelSpec("samora_tiny", 64, num_outputs=2, fusion=None, lora_rank=4))
 
 
 @pytest.mark.parametrize("field", ["backbone", "decoder"])
 def test_unknown_parts_are_named(field: str) -> None:
     values = {"backbone": "samora_tiny", "decoder": "samed"} | {field: "samora_tin"}
     with pytest.raises(UsageError, match="E-NAME-01"):
-        build_network(ModelSpec(input_size=64, num_outputs=2, **values))
+        build_network(ModelSpec(input_size=64, num_outputs=2, lora_rank=4, **values))
 
 
 def test_an_expert_moves_from_its_own_network_into_the_fused_one(randomise: Callable[..., None]) -> None:
-    alone = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, levels=(Level.PATCH,)))
+    alone = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, levels=(Level.PATCH,), lora_rank=4))
     randomise(alone)
     state = expert_state(alone, Level.PATCH)
     assert len(state) == 6 * 4
@@ -154,10 +157,10 @@ def test_an_expert_moves_from_its_own_network_into_the_fused_one(randomise: Call
     ("other", "described"),
     [
         (ModelSpec("samora_tiny", 64, 3, levels=(Level.PIXEL,), lora_rank=2), "rank 2, width 96, depth 6"),
-        (ModelSpec("narrow", 64, 3, levels=(Level.PIXEL,)), "rank 4, width 48, depth 3"),
+        (ModelSpec("narrow", 64, 3, levels=(Level.PIXEL,), lora_rank=4), "rank 4, width 48, depth 3"),
     ],
 )
-def test_an_expert_that_does_not_fit_is_refused(other: ModelSpec, described: str, narrow: SamGeometry) -> None:
+def test_an_expert_that_does_not_fit_is_refused(other: ModelSpec, described: str, narrow: SamBackbone) -> None:
     network = build_network(TINY)
     with pytest.raises(DataError, match="E-EXP-20") as caught:
         load_expert(network, Level.PIXEL, expert_state(build_network(other), Level.PIXEL))
@@ -171,7 +174,7 @@ def test_something_else_is_refused_as_an_expert() -> None:
 
 
 def test_trained_state_and_base_make_the_same_network_again(randomise: Callable[..., None]) -> None:
-    spec = ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2)
+    spec = ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, lora_rank=4)
     first, second = build_network(spec), build_network(spec)
     randomise(first)
     state = trained_state(first)
@@ -183,7 +186,7 @@ def test_trained_state_and_base_make_the_same_network_again(randomise: Callable[
 
 
 def test_trained_state_is_everything_but_the_base() -> None:
-    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2))
+    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, lora_rank=4))
     state = trained_state(network)
     base = set(network.state_dict()) - set(state)
     assert all(name.startswith("image_encoder.") for name in base)
@@ -196,7 +199,7 @@ def test_trained_state_is_everything_but_the_base() -> None:
 def test_a_trained_state_that_does_not_fit_is_refused_before_anything_is_written() -> None:
     network = build_network(TINY)
     before = trained_state(network)
-    other = trained_state(build_network(ModelSpec("samora_tiny", 64, num_outputs=4)))
+    other = trained_state(build_network(ModelSpec("samora_tiny", 64, num_outputs=4, lora_rank=4)))
     with pytest.raises(DataError, match="E-MODEL-03"):
         load_trained(network, other)
     with pytest.raises(DataError, match="missing"):

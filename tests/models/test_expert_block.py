@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import FusionSpec
-from samora_pipeline.models.backbones.sam_block import SamBlockSteps
+from samora_pipeline.models.backbones.sam import SamBlockSteps
 from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks, only_expert
+from samora_pipeline.models.fusions.catalog import build_fusion
 from samora_pipeline.models.fusions.hl_attn import HLAttention
 from samora_pipeline.models.lora import LoRA
 
@@ -48,7 +49,7 @@ def attention_only(block: Block, x: Tensor) -> Tensor:
 def wrapped(block: Block, window: int, levels: tuple[Level, ...], spec: FusionSpec) -> ExpertBlock:
     fusion = None
     if len(levels) > 1:
-        fusion = HLAttention(spec, num_experts=len(levels), dim=DIM, window=window).double()
+        fusion = build_fusion(spec, num_experts=len(levels), dim=DIM, window=window).double()
     return ExpertBlock(block, STEPS, levels, 3, fusion=fusion, scope=spec.scope).double()
 
 
@@ -59,7 +60,7 @@ def test_block_scope_runs_the_whole_block_with_each_expert(
     window: int, size: tuple[int, int], residual: str, levels: tuple[Level, ...], randomise: Callable[..., None]
 ) -> None:
     block = reference(window, size)
-    expert_block = wrapped(block, window, levels, FusionSpec(residual=residual))
+    expert_block = wrapped(block, window, levels, FusionSpec(options={"residual": residual}))
     randomise(expert_block, 0.3)
     x = torch.randn(2, *size, DIM, dtype=torch.float64)
     with torch.no_grad():
@@ -75,7 +76,7 @@ def test_attention_scope_runs_the_mlp_once(
     window: int, size: tuple[int, int], residual: str, randomise: Callable[..., None]
 ) -> None:
     block = reference(window, size)
-    expert_block = wrapped(block, window, LEVELS, FusionSpec(residual=residual, scope="attention"))
+    expert_block = wrapped(block, window, LEVELS, FusionSpec(scope="attention", options={"residual": residual}))
     randomise(expert_block, 0.3)
     x = torch.randn(2, *size, DIM, dtype=torch.float64)
     calls: list[int] = []
@@ -151,6 +152,6 @@ def test_expert_blocks_are_found_by_path() -> None:
 
 @pytest.mark.parametrize(("levels", "fused"), [(LEVELS, False), ((Level.IMAGE,), True), ((), True)])
 def test_levels_and_fusion_must_agree(levels: tuple[Level, ...], fused: bool) -> None:
-    fusion = HLAttention(FusionSpec(), num_experts=3, dim=DIM, window=0) if fused else None
+    fusion = HLAttention(HLAttention.Options(), num_experts=3, dim=DIM, window=0) if fused else None
     with pytest.raises(ValueError, match="do not go together"):
         ExpertBlock(reference(0, (4, 4)), STEPS, levels, 3, fusion=fusion)

@@ -15,10 +15,9 @@ from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.models.assembly import build_network, expert_state, load_expert
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, Sam2Geometry
-from samora_pipeline.models.backbones.sam2_block import Sam2BlockSteps
+from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, Sam2Backbone, Sam2BlockSteps
 from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks, only_expert
-from samora_pipeline.models.fusions.hl_attn import HLAttention
+from samora_pipeline.models.fusions.catalog import build_fusion
 from samora_pipeline.models.lora import LoRA
 
 STEPS = Sam2BlockSteps()
@@ -76,7 +75,7 @@ def attention_only(block: MultiScaleBlock, x: Tensor) -> tuple[Tensor, Tensor]:
 def wrapped(block: MultiScaleBlock, levels: tuple[Level, ...], spec: FusionSpec) -> ExpertBlock:
     fusion = None
     if len(levels) > 1:
-        fusion = HLAttention(spec, num_experts=len(levels), dim=block.dim_out, window=STEPS.window(block)).double()
+        fusion = build_fusion(spec, num_experts=len(levels), dim=block.dim_out, window=STEPS.window(block)).double()
     return ExpertBlock(block, STEPS, levels, 3, fusion=fusion, scope=spec.scope).double()
 
 
@@ -86,7 +85,7 @@ def test_block_scope_runs_the_whole_block_with_each_expert(
     kind: Kind, residual: str, randomise: Callable[..., None]
 ) -> None:
     block = kind.build()
-    expert_block = wrapped(block, LEVELS, FusionSpec(residual=residual))
+    expert_block = wrapped(block, LEVELS, FusionSpec(options={"residual": residual}))
     randomise(expert_block, 0.3)
     x = torch.randn(2, *kind.size, kind.dim, dtype=torch.float64)
     with torch.no_grad():
@@ -140,7 +139,7 @@ def new_experts_change_nothing(
     def check(name: str, size: int, fusion: FusionSpec, levels: tuple[Level, ...] = LEVELS) -> None:
         reference = reference_sam2_encoder(BACKBONES.get(name))
         randomise(reference, 0.05)
-        network = build_network(ModelSpec(name, size, 2, levels=levels, fusion=fusion, decoder="sam2"))
+        network = build_network(ModelSpec(name, size, 2, levels=levels, fusion=fusion, decoder="sam2", lora_rank=4))
         encoder = network.image_encoder
         own = encoder.state_dict()
         wrapped_name = {f"blocks.{i}.": f"blocks.{i}.block." for i in range(encoder.depth)}
@@ -165,14 +164,14 @@ def new_experts_change_nothing(
 def test_new_experts_leave_the_encoder_as_it_is(
     size: int, scope: str, residual: str, new_experts_change_nothing: Callable[..., None]
 ) -> None:
-    new_experts_change_nothing("samora2_tiny", size, FusionSpec(scope=scope, residual=residual))
+    new_experts_change_nothing("samora2_tiny", size, FusionSpec(scope=scope, options={"residual": residual}))
 
 
 @pytest.mark.parametrize("order", ["1-2-1", "1-1-2"])
 def test_new_experts_leave_the_encoder_as_it_is_at_512_px(
     order: str, new_experts_change_nothing: Callable[..., None]
 ) -> None:
-    new_experts_change_nothing("samora2_tiny", 512, FusionSpec(order=order))
+    new_experts_change_nothing("samora2_tiny", 512, FusionSpec(options={"order": order}))
 
 
 @pytest.mark.parametrize("levels", [(), (Level.PATCH,), (Level.IMAGE, Level.PATCH)])
@@ -186,7 +185,7 @@ def test_new_experts_leave_blocks_of_hiera_b_plus_as_they_are(
     monkeypatch: pytest.MonkeyPatch, new_experts_change_nothing: Callable[..., None]
 ) -> None:
     """Every kind of block at its own width; the sixteen of the third stage as two."""
-    short = Sam2Geometry(embed_dim=112, heads=2, stages=(1, 1, 2, 1), global_attn_indexes=(3,))
+    short = Sam2Backbone(embed_dim=112, heads=2, stages=(1, 1, 2, 1), global_attn_indexes=(3,))
     monkeypatch.setitem(BACKBONES._entries, "short", short)
     new_experts_change_nothing("short", 224, FusionSpec())
 
@@ -194,7 +193,7 @@ def test_new_experts_leave_blocks_of_hiera_b_plus_as_they_are(
 def test_fusion_attends_on_the_output_of_its_block() -> None:
     """In its windows, as they lie on the output grid, and at its output width."""
     with torch.device("meta"):
-        network = build_network(ModelSpec("sam2_hiera_b+", 512, 2, decoder="sam2"))
+        network = build_network(ModelSpec("sam2_hiera_b+", 512, 2, decoder="sam2", lora_rank=4))
     fusions = [block.fusion for block in expert_blocks(network.image_encoder).values()]
     assert [fusion.first.window for fusion in fusions[:6]] == [8, 8, 4, 4, 4, 2]
     assert [index for index, fusion in enumerate(fusions) if fusion.second.window == 0] == [12, 16, 20]
@@ -203,7 +202,7 @@ def test_fusion_attends_on_the_output_of_its_block() -> None:
 
 def test_gradients_cross_every_stage_and_reach_every_expert() -> None:
     torch.manual_seed(0)
-    network = build_network(ModelSpec("samora2_tiny", 64, 2, decoder="sam2"))
+    network = build_network(ModelSpec("samora2_tiny", 64, 2, decoder="sam2", lora_rank=4))
     blocks = expert_blocks(network.image_encoder).values()
     with torch.no_grad():
         for block in blocks:
@@ -217,12 +216,12 @@ def test_gradients_cross_every_stage_and_reach_every_expert() -> None:
 
 
 def test_an_expert_of_hiera_moves_into_the_fused_network(randomise: Callable[..., None]) -> None:
-    alone = build_network(ModelSpec("samora2_tiny", 64, 2, levels=(Level.PIXEL,), decoder="sam2"))
+    alone = build_network(ModelSpec("samora2_tiny", 64, 2, levels=(Level.PIXEL,), decoder="sam2", lora_rank=4))
     randomise(alone)
     state = expert_state(alone, Level.PIXEL)
     assert state["blocks.1.q_a"].shape == (4, 24)
     assert state["blocks.1.q_b"].shape == (48, 4)
-    fused = build_network(ModelSpec("samora2_tiny", 64, 2, decoder="sam2"))
+    fused = build_network(ModelSpec("samora2_tiny", 64, 2, decoder="sam2", lora_rank=4))
     load_expert(fused, Level.PIXEL, state)
     assert all(torch.equal(value, state[name]) for name, value in expert_state(fused, Level.PIXEL).items())
 
@@ -230,6 +229,6 @@ def test_an_expert_of_hiera_moves_into_the_fused_network(randomise: Callable[...
 def test_sizes_of_the_image_path_of_sam_2() -> None:
     """Trunk 68,675,712 and neck 431,104; prompts 6,220; four masks 4,215,109; no memory 256."""
     with torch.device("meta"):
-        network = build_network(ModelSpec("sam2_hiera_b+", 1024, 4, levels=(), decoder="sam2"))
+        network = build_network(ModelSpec("sam2_hiera_b+", 1024, 4, levels=(), decoder="sam2", lora_rank=4))
     assert SAM2_HIERA_B_PLUS.depth == 24
     assert sum(p.numel() for p in network.parameters()) == 68_675_712 + 431_104 + 6_220 + 4_215_109 + 256

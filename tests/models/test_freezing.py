@@ -21,8 +21,8 @@ SAM_ADAPTER = frozenset({Part.BLOCK_ADAPTERS, Part.DECODER, Part.PROMPT, Part.AD
 
 
 def tiny(scope: str = "block", residual: str = "delta", name: str = "hl_attn") -> SegmentationNetwork:
-    fusion = FusionSpec(name, scope=scope, residual=residual)
-    return build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, fusion=fusion))
+    fusion = FusionSpec(name, scope=scope, options={"residual": residual})
+    return build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, fusion=fusion, lora_rank=4))
 
 
 def step(network: SegmentationNetwork) -> None:
@@ -75,7 +75,7 @@ def test_gradient_reaches_exactly_the_declared_parts_of_our_other_models(
     name: str, backbone: str, decoder: str, randomise: Callable[..., None]
 ) -> None:
     """Both stages of H-SAM's decoder are in its loss."""
-    spec = ModelSpec(backbone, 64, num_outputs=3, in_channels=2, fusion=FusionSpec(name), decoder=decoder)
+    spec = ModelSpec(backbone, 64, num_outputs=3, in_channels=2, fusion=FusionSpec(name), decoder=decoder, lora_rank=4)
     network = build_network(spec)
     randomise(network, 0.05)
     if decoder == "hsam":
@@ -97,7 +97,9 @@ def test_gradient_reaches_exactly_the_parts_of_baselines_without_experts(
 ) -> None:
     adapted = Part.BLOCK_ADAPTERS in trainable
     decoder = "samed" if adapted else "autosam"
-    spec = ModelSpec("samora_tiny", 64, 3, in_channels=2, levels=(), decoder=decoder, block_adapters=adapted)
+    spec = ModelSpec(
+        "samora_tiny", 64, 3, in_channels=2, levels=(), decoder=decoder, block_adapters=adapted, lora_rank=4
+    )
     network = build_network(spec)
     randomise(network, 0.05)
     # The map of a class in AutoSAM comes from its first mask token.
@@ -109,8 +111,8 @@ def test_gradient_reaches_exactly_the_parts_of_baselines_without_experts(
 
 def test_account_of_samed_and_of_stage_2_on_vit_b() -> None:
     with torch.device("meta"):
-        samed = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9, levels=(Level.IMAGE,)))
-        samora = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9))
+        samed = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9, levels=(Level.IMAGE,), lora_rank=4))
+        samora = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9, lora_rank=4))
     freeze(samed, SAMED)
     freeze(samora, STAGE_2)
     assert sum(trainable for trainable, _ in account(samed).values()) == 4_913_621
@@ -130,7 +132,9 @@ def test_an_honest_first_step_is_accepted() -> None:
 
 
 def test_an_expert_alone_and_samed_pass_although_prompts_are_unused() -> None:
-    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, levels=(Level.IMAGE,)))
+    network = build_network(
+        ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, levels=(Level.IMAGE,), lora_rank=4)
+    )
     freeze(network, SAMED)
     before = snapshot(network)
     step(network)
@@ -191,7 +195,7 @@ class Recorded:
 def with_late_fusions(*, in_channels: int = 1) -> SegmentationNetwork:
     """A network whose first three blocks are frozen as a whole."""
     torch.manual_seed(1)
-    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=in_channels))
+    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=in_channels, lora_rank=4))
     freeze(network, STAGE_2)
     for block in list(network.image_encoder.blocks)[:3]:
         block.fusion.requires_grad_(False)
@@ -228,7 +232,7 @@ def test_running_them_without_gradients_changes_no_bit(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("scope", ["block", "attention"])
 def test_in_the_first_block_only_the_fusion_is_recorded(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, fusion=FusionSpec(scope=scope)))
+    network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, fusion=FusionSpec(scope=scope), lora_rank=4))
     freeze(network, STAGE_2)
     first = network.image_encoder.blocks[0]
     attended: list[Tensor] = []

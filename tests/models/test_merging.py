@@ -15,11 +15,12 @@ from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.models.assembly import build_network, load_trained, public_names, trained_state
 from samora_pipeline.models.backbones.backbone import BlockSteps
-from samora_pipeline.models.backbones.sam2_block import Sam2BlockSteps
-from samora_pipeline.models.backbones.sam_block import SamBlockSteps
+from samora_pipeline.models.backbones.sam import SamBlockSteps
+from samora_pipeline.models.backbones.sam2 import Sam2BlockSteps
 from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks, only_expert
-from samora_pipeline.models.fusions.catalog import FUSIONS
-from samora_pipeline.models.fusions.lorahub import hubs, set_weights
+from samora_pipeline.models.fusions.catalog import build_fusion
+from samora_pipeline.models.fusions.fusion import fusions_of
+from samora_pipeline.models.fusions.merges import set_weights
 
 WEIGHTS = (0.7, -1.1, 0.4)
 DIM = 24
@@ -85,10 +86,11 @@ def test_a_merge_is_the_block_with_merged_weights(
     kind: str, name: str, scope: str, levels: tuple[Level, ...], randomise: Callable[..., None]
 ) -> None:
     block, steps = BLOCKS[kind]()
-    fusion = FUSIONS.get(name)(FusionSpec(name), num_experts=len(levels), dim=DIM, window=0)
+    fusion = build_fusion(FusionSpec(name), num_experts=len(levels), dim=DIM, window=0)
     wrapped = ExpertBlock(block, steps, levels, RANK, fusion=fusion, scope=scope).double()
     randomise(wrapped, 0.3)
-    set_weights(hubs(wrapped), WEIGHTS[: len(levels)])
+    if name == "lorahub":
+        set_weights(fusions_of(wrapped), WEIGHTS[: len(levels)])
     x = torch.randn(2, 6, 6, DIM, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(wrapped(x), merged(wrapped, name)(x), rtol=0, atol=1e-10)
@@ -97,7 +99,7 @@ def test_a_merge_is_the_block_with_merged_weights(
 @pytest.mark.parametrize("name", ["lac", "lorahub"])
 def test_one_branch_is_run(name: str) -> None:
     block, steps = sam_block(0, (4, 4))
-    fusion = FUSIONS.get(name)(FusionSpec(name), num_experts=3, dim=DIM, window=0)
+    fusion = build_fusion(FusionSpec(name), num_experts=3, dim=DIM, window=0)
     rows: list[int] = []
     block.attn.proj.register_forward_hook(lambda module, args, output: rows.append(len(output)))
     ExpertBlock(block, steps, LEVELS, RANK, fusion=fusion)(torch.randn(2, 4, 4, DIM))
@@ -106,9 +108,9 @@ def test_one_branch_is_run(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lac", "lorahub"])
 def test_experts_can_still_be_shown_apart(name: str, randomise: Callable[..., None]) -> None:
-    network = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec(name)))
+    network = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec(name), lora_rank=4))
     randomise(network, 0.05)
-    alone = build_network(ModelSpec("samora_tiny", 64, 2, levels=(Level.PATCH,)))
+    alone = build_network(ModelSpec("samora_tiny", 64, 2, levels=(Level.PATCH,), lora_rank=4))
     alone.load_state_dict({key: network.state_dict()[key] for key in alone.state_dict()})
     images = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
@@ -123,10 +125,11 @@ def test_a_merged_network_equals_the_plain_one_with_merged_weights(
     name: str, backbone: str, randomise: Callable[..., None]
 ) -> None:
     decoder = "sam2" if backbone == "samora2_tiny" else "samed"
-    network = build_network(ModelSpec(backbone, 64, 2, fusion=FusionSpec(name), decoder=decoder)).eval()
+    network = build_network(ModelSpec(backbone, 64, 2, fusion=FusionSpec(name), decoder=decoder, lora_rank=4)).eval()
     randomise(network, 0.05)
-    set_weights(hubs(network), WEIGHTS)
-    plain = build_network(ModelSpec(backbone, 64, 2, levels=(), decoder=decoder)).eval()
+    if name == "lorahub":
+        set_weights(fusions_of(network), WEIGHTS)
+    plain = build_network(ModelSpec(backbone, 64, 2, levels=(), decoder=decoder, lora_rank=4)).eval()
     state = network.state_dict()
     for path, block in expert_blocks(network.image_encoder).items():
         weight = state[f"image_encoder.{path}.block.attn.qkv.weight"] = block.block.attn.qkv.weight.detach().clone()
@@ -150,7 +153,7 @@ def test_a_merged_network_equals_the_plain_one_with_merged_weights(
 
 @pytest.mark.parametrize("name", ["lac", "lorahub"])
 def test_new_experts_change_nothing(name: str) -> None:
-    network = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec(name)))
+    network = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec(name), lora_rank=4))
     images = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
         fused = network.embed(images).embedding
@@ -159,15 +162,15 @@ def test_new_experts_change_nothing(name: str) -> None:
 
 
 def test_the_weights_of_lorahub_start_equal_and_travel_with_the_trained_state() -> None:
-    network = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec("lorahub")))
-    assert len(hubs(network)) == 6
-    for fusion in hubs(network):
+    network = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec("lorahub"), lora_rank=4))
+    assert len(fusions_of(network)) == 6
+    for fusion in fusions_of(network):
         torch.testing.assert_close(fusion.weights, torch.full((3,), 1 / 3))
         assert not list(fusion.parameters())
-    set_weights(hubs(network), WEIGHTS)
-    again = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec("lorahub")))
+    set_weights(fusions_of(network), WEIGHTS)
+    again = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec("lorahub"), lora_rank=4))
     load_trained(again, trained_state(network))
-    assert all(torch.equal(fusion.weights, torch.tensor(WEIGHTS)) for fusion in hubs(again))
+    assert all(torch.equal(fusion.weights, torch.tensor(WEIGHTS)) for fusion in fusions_of(again))
     assert not any("weights" in public and "fusion" in public for public in public_names(network))
 
 
@@ -176,7 +179,7 @@ def test_lorahub_multiplies_across_experts_and_lac_does_not() -> None:
     block, steps = sam_block(0, (4, 4))
     results = {}
     for name in ("lac", "lorahub"):
-        fusion = FUSIONS.get(name)(FusionSpec(name), num_experts=2, dim=DIM, window=0)
+        fusion = build_fusion(FusionSpec(name), num_experts=2, dim=DIM, window=0)
         wrapped = ExpertBlock(block, steps, PAIR, RANK, fusion=fusion)
         with torch.no_grad():
             for expert, kept in zip(wrapped.experts.values(), "ba", strict=True):

@@ -20,7 +20,7 @@ from samora_pipeline.models.sam_adapter import high_frequencies
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.weights.sam_checkpoint import base_state, load_base
 
-SPEC = ModelSpec("samora_tiny", 64, 2, levels=(), block_adapters=True)
+SPEC = ModelSpec("samora_tiny", 64, 2, levels=(), block_adapters=True, lora_rank=4)
 
 
 def slow_high_frequencies(image: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def test_they_are_added_in_front_of_every_block_of_segment_anythings_encoder(
 
 def test_additions_of_zero_leave_sam_as_it_is(randomise: Callable[..., None]) -> None:
     network = adapted(randomise)
-    plain = build_network(ModelSpec("samora_tiny", 64, 2, levels=()))
+    plain = build_network(ModelSpec("samora_tiny", 64, 2, levels=(), lora_rank=4))
     load_base(plain, base_state(network))
     images = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_they_are_saved_with_what_is_trained_and_not_with_the_base(randomise: Ca
 
 def test_size_on_vit_b() -> None:
     with torch.device("meta"):
-        network = build_network(ModelSpec("sam_vit_b", 1024, 4, levels=(), block_adapters=True))
+        network = build_network(ModelSpec("sam_vit_b", 1024, 4, levels=(), block_adapters=True, lora_rank=4))
     freeze(network, frozenset({Part.BLOCK_ADAPTERS, Part.DECODER, Part.PROMPT}))
     counts = account(network)
     assert counts[Part.BLOCK_ADAPTERS] == (63_312, 0)
@@ -141,4 +141,4 @@ def test_size_on_vit_b() -> None:
 
 def test_another_family_is_refused() -> None:
     with pytest.raises(UsageError, match="E-MODEL-08"):
-        build_network(ModelSpec("samora2_tiny", 64, 2, levels=(), decoder="sam2", block_adapters=True))
+        build_network(ModelSpec("samora2_tiny", 64, 2, levels=(), decoder="sam2", block_adapters=True, lora_rank=4))

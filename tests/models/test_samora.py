@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam import SamGeometry
+from samora_pipeline.models.backbones.sam import SamBackbone
 from samora_pipeline.models.backbones.sam2 import PIXEL_MEAN, PIXEL_STD
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.weights.sam_checkpoint import load_base
@@ -18,7 +18,7 @@ from tests.weights.test_sam2_checkpoint import PUBLISHED, reference
 
 
 def network(in_channels: int) -> SegmentationNetwork:
-    return build_network(ModelSpec("samora_tiny", 64, num_outputs=2, in_channels=in_channels, levels=()))
+    return build_network(ModelSpec("samora_tiny", 64, num_outputs=2, in_channels=in_channels, levels=(), lora_rank=4))
 
 
 def test_plain_network_composes_the_reference_parts(randomise: Callable[..., None]) -> None:
@@ -61,7 +61,7 @@ def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
         network(1)(torch.rand(shape))
 
 
-def whole_sam(geometry: SamGeometry, encoder: nn.Module, size: int) -> Sam:
+def whole_sam(geometry: SamBackbone, encoder: nn.Module, size: int) -> Sam:
     """Segment_anything's own model; like SAMed's it takes images in [0,1] as they are."""
     width = geometry.prompt_dim
     transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=geometry.decoder_mlp_dim)
@@ -82,13 +82,13 @@ def without_prompts(sam: Sam, images: Tensor) -> Tensor:
 
 def check_against_sam(name: str, size: int, reference_encoder: Callable[..., nn.Module], scale: float) -> None:
     geometry = BACKBONES.get(name)
-    assert isinstance(geometry, SamGeometry)
+    assert isinstance(geometry, SamBackbone)
     torch.manual_seed(0)
     sam = whole_sam(geometry, reference_encoder(geometry, size), size)
     with torch.no_grad():
         for parameter in sam.parameters():
             parameter.add_(torch.randn_like(parameter) * scale)
-    own = build_network(ModelSpec(name, size, num_outputs=4, in_channels=3)).eval()
+    own = build_network(ModelSpec(name, size, num_outputs=4, in_channels=3, lora_rank=4)).eval()
     report = load_base(own, {key: value for key, value in sam.state_dict().items() if not key.startswith("pixel_")})
     assert (report.resized, report.dropped) == ((), ())
     images = torch.rand(1, 3, size, size)
@@ -101,7 +101,7 @@ def check_against_sam(name: str, size: int, reference_encoder: Callable[..., nn.
 
 @pytest.mark.parametrize("size", [224, 512])
 def test_with_new_experts_it_is_sam_without_prompts(
-    size: int, narrow: SamGeometry, reference_encoder: Callable[..., nn.Module]
+    size: int, narrow: SamBackbone, reference_encoder: Callable[..., nn.Module]
 ) -> None:
     check_against_sam("narrow", size, reference_encoder, 0.1)
 
@@ -123,7 +123,9 @@ def test_with_new_experts_it_is_sam_2_without_prompts_at_full_size(size: int) ->
     with torch.no_grad():
         for parameter in sam2.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    own = build_network(ModelSpec("sam2_hiera_b+", size, num_outputs=4, in_channels=3, decoder="sam2")).eval()
+    own = build_network(
+        ModelSpec("sam2_hiera_b+", size, num_outputs=4, in_channels=3, decoder="sam2", lora_rank=4)
+    ).eval()
     load_base(own, sam2.state_dict())
     images = torch.rand(1, 3, size, size)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))

@@ -21,7 +21,7 @@ from samora_pipeline.reporting.paper_tables import SHAPES, paper_table
 from samora_pipeline.reporting.text_tables import TextTable
 from tests.scored_run import SYNAPSE, random_dice, write_scored_run
 
-VIT = ModelSpec("sam_vit_b", 224, 9)
+VIT = ModelSpec("sam_vit_b", 224, 9, lora_rank=4)
 TIMING = Timing(
     device="cuda",
     ranks=8,
@@ -127,7 +127,7 @@ def test_datasets_are_columns_and_share_a_row(tmp_path: Path, number: int) -> No
 
 
 def test_parameters_are_those_of_the_network(tmp_path: Path) -> None:
-    spec = ModelSpec("samora_tiny", 128, 9)
+    spec = ModelSpec("samora_tiny", 128, 9, lora_rank=4)
     made = table(3, arms(tmp_path, {"model": spec}))
     count = sum(parameter.numel() for parameter in build_network(spec).parameters())
     assert cells(made)["Total parameters (M)"] == f"{count / 1e6:.2f}"
@@ -145,7 +145,7 @@ def test_fusions_by_order_and_module(tmp_path: Path, number: int, column: str) -
         arms(
             tmp_path,
             h_samora,
-            h_samora | {"model": replace(VIT, fusion=FusionSpec(order="1-2-1"))},
+            h_samora | {"model": replace(VIT, fusion=FusionSpec(options={"order": "1-2-1"}))},
             h_samora | {"model": replace(VIT, fusion=FusionSpec(name="lac"))},
             {},
         ),

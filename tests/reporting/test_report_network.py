@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def network() -> SegmentationNetwork:
     """Every weight random, those that begin at zero too, so that each expert and the fusion have an effect."""
     torch.manual_seed(0)
-    built = build_network(ModelSpec("samora_tiny", 64, 3)).eval()
+    built = build_network(ModelSpec("samora_tiny", 64, 3, lora_rank=4)).eval()
     for parameter in built.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.05)

@@ -56,7 +56,9 @@ def _teacher(level: Level) -> Teacher:
 
 def _network(level: Level, backbone: str = "samora_tiny") -> SegmentationNetwork:
     decoder = BACKBONES.get(backbone).own_decoder
-    network = network_on_base(ModelSpec(backbone, INPUT, 1, levels=(level,), fusion=None, decoder=decoder), None, 0)
+    network = network_on_base(
+        ModelSpec(backbone, INPUT, 1, levels=(level,), fusion=None, decoder=decoder, lora_rank=4), None, 0
+    )
     freeze(network, frozenset({Part.EXPERTS}))
     return network
 

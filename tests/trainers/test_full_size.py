@@ -61,7 +61,9 @@ def random_base(folder: Path, backbone: str) -> Path:
     if not path.is_file():
         torch.manual_seed(0)
         decoder = BACKBONES.get(backbone).own_decoder
-        save_file(base_state(build_network(ModelSpec(backbone, SIZE, 4, levels=(), decoder=decoder))), path)
+        save_file(
+            base_state(build_network(ModelSpec(backbone, SIZE, 4, levels=(), decoder=decoder, lora_rank=4))), path
+        )
     return path
 
 

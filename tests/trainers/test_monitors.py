@@ -49,7 +49,7 @@ def source(folder: Path, plans: Plans) -> SliceSource:
 
 
 def _network(level: Level) -> SegmentationNetwork:
-    return network_on_base(ModelSpec("samora_tiny", INPUT, 1, levels=(level,), fusion=None), None, 0)
+    return network_on_base(ModelSpec("samora_tiny", INPUT, 1, levels=(level,), fusion=None, lora_rank=4), None, 0)
 
 
 def _patch(source: SliceSource, plans: Plans) -> tuple[Watched, SegmentationNetwork]:

@@ -59,7 +59,7 @@ def context() -> StageContext:
 def _spec(backbone: str, num_outputs: int, levels: tuple[Level, ...]) -> ModelSpec:
     own_decoder = BACKBONES.get(backbone).own_decoder
     fusion = FusionSpec() if len(levels) > 1 else None
-    return ModelSpec(backbone, INPUT, num_outputs, levels=levels, fusion=fusion, decoder=own_decoder)
+    return ModelSpec(backbone, INPUT, num_outputs, levels=levels, fusion=fusion, decoder=own_decoder, lora_rank=4)
 
 
 def _network(*levels: Level, backbone: str = "samora_tiny") -> SegmentationNetwork:
@@ -253,13 +253,13 @@ def test_an_expert_is_kept_with_its_base_and_refused_on_another(
     file = tmp_path / "key" / "expert_patch" / "expert.safetensors"
     history = run_expert(inputs, source, context, file, "d" * 64)
     assert len(history) == 2
-    network = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS), base, 1)
+    network = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS, lora_rank=4), base, 1)
     with pytest.raises(DataError, match=r"(?s)E-EXP-20.*another base"):
         read_expert(network, Level.PATCH, file, "c" * 64)
     for hidden in ("case_1", "Dataset005_Other/scan"):
         with pytest.raises(DataError, match=rf"(?s)E-EXP-21.*scans that are scored here.*{hidden}"):
             read_expert(network, Level.PATCH, file, "b" * 64, {hidden, "case_4"})
-    larger = network_on_base(ModelSpec("samora_tiny", 2 * INPUT, 3, levels=LEVELS), base, 1)
+    larger = network_on_base(ModelSpec("samora_tiny", 2 * INPUT, 3, levels=LEVELS, lora_rank=4), base, 1)
     with pytest.raises(DataError, match=rf"(?s)E-EXP-20.*input size.*{INPUT}.*{2 * INPUT}"):
         read_expert(larger, Level.PATCH, file, "b" * 64)
     wider = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS, lora_rank=8), base, 1)
@@ -279,7 +279,7 @@ def test_untrained_experts_go_through_the_door_of_fine_tuning_first(plans: Plans
     rehearse(_inputs(plans, tmp_path), _spec("samora_tiny", 3, LEVELS), {"case_4"})
     misfits = {
         r"(?s)E-EXP-20.*rank 4.*rank 8": ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS, lora_rank=8),
-        r"(?s)E-EXP-20.*another input size": ModelSpec("samora_tiny", 2 * INPUT, 3, levels=LEVELS),
+        r"(?s)E-EXP-20.*another input size": ModelSpec("samora_tiny", 2 * INPUT, 3, levels=LEVELS, lora_rank=4),
         "E-EXP-20": _spec("samora2_tiny", 3, LEVELS),
     }
     for message, spec in misfits.items():

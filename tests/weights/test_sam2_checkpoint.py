@@ -84,7 +84,7 @@ def model(request: pytest.FixtureRequest) -> SAM2Base:
 def test_a_file_is_used_up_and_video_modules_are_named(model: SAM2Base, tmp_path: Path) -> None:
     torch.save({"model": model.state_dict()}, tmp_path / "sam2.pt")
     state = read_weights(tmp_path / "sam2.pt")
-    network = build_network(ModelSpec("samora2_tiny", 64, num_outputs=4, decoder="sam2"))
+    network = build_network(ModelSpec("samora2_tiny", 64, num_outputs=4, decoder="sam2", lora_rank=4))
     report = load_base(network, state)
     assert sorted((*report.loaded, *report.video)) == sorted(state)
     assert (report.resized, report.dropped) == ((), ())
@@ -99,7 +99,7 @@ def test_a_file_is_used_up_and_video_modules_are_named(model: SAM2Base, tmp_path
 @pytest.mark.parametrize("size", [64, 224, 512])
 def test_a_network_is_sam2_without_prompts(model: SAM2Base, size: int) -> None:
     """The path of sam2's image predictor, from pixels to the maps of all mask tokens."""
-    network = build_network(ModelSpec("samora2_tiny", size, num_outputs=4, in_channels=3, decoder="sam2"))
+    network = build_network(ModelSpec("samora2_tiny", size, num_outputs=4, in_channels=3, decoder="sam2", lora_rank=4))
     load_base(network, model.state_dict())
     count = 1 if size == 512 else 2
     images = torch.rand(count, 3, size, size)
@@ -125,7 +125,9 @@ def test_a_network_is_sam2_without_prompts(model: SAM2Base, size: int) -> None:
 
 def test_another_number_of_outputs_drops_what_belongs_to_them(model: SAM2Base) -> None:
     state = model.state_dict()
-    network = build_network(ModelSpec("samora2_tiny", 224, num_outputs=9, levels=(Level.IMAGE,), decoder="sam2"))
+    network = build_network(
+        ModelSpec("samora2_tiny", 224, num_outputs=9, levels=(Level.IMAGE,), decoder="sam2", lora_rank=4)
+    )
     report = load_base(network, state)
     assert sorted((*report.loaded, *report.dropped, *report.video)) == sorted(state)
     assert {name.split(".")[1] for name in report.dropped} == {
@@ -150,8 +152,11 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_written(model: S
         state[expected] = torch.zeros(1, 24, 7, 7)
     else:
         with torch.device("meta"):
-            state, expected = base_state(build_network(ModelSpec("sam_vit_b", 1024, 4, levels=()))), "sam_vit_b"
-    network = build_network(ModelSpec("samora2_tiny", 64, num_outputs=4, decoder="sam2"))
+            state, expected = (
+                base_state(build_network(ModelSpec("sam_vit_b", 1024, 4, levels=(), lora_rank=4))),
+                "sam_vit_b",
+            )
+    network = build_network(ModelSpec("samora2_tiny", 64, num_outputs=4, decoder="sam2", lora_rank=4))
     before = base_state(network)
     with pytest.raises(DataError, match=f"E-WEIGHT-06[\\s\\S]*{expected}"):
         load_base(network, state)
@@ -160,8 +165,8 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_written(model: S
 
 def test_the_file_of_another_family_is_refused_by_name() -> None:
     with torch.device("meta"):
-        state = base_state(build_network(ModelSpec("sam2_hiera_b+", 1024, 4, levels=(), decoder="sam2")))
-        network = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9))
+        state = base_state(build_network(ModelSpec("sam2_hiera_b+", 1024, 4, levels=(), decoder="sam2", lora_rank=4)))
+        network = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9, lora_rank=4))
     with pytest.raises(DataError, match=r"E-WEIGHT-06[\s\S]*looks like sam2_hiera_b\+"):
         load_base(network, state)
 
@@ -174,7 +179,7 @@ def test_the_whole_public_layout_fits_hiera_b_plus(
     monkeypatch.setattr(torch, "linspace", lambda *values: rates(*values, device="cpu"))
     with torch.device("meta"):
         public = reference(PUBLISHED[version])
-        network = build_network(ModelSpec("sam2_hiera_b+", 224, num_outputs=9, decoder="sam2"))
+        network = build_network(ModelSpec("sam2_hiera_b+", 224, num_outputs=9, decoder="sam2", lora_rank=4))
     state = public.state_dict()
     assert len(state) == tensors
     assert sum(parameter.numel() for parameter in public.parameters()) == total

@@ -15,11 +15,11 @@ from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import build_network, public_names, trained_state
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam import SamGeometry
+from samora_pipeline.models.backbones.sam import SamBackbone
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.weights.sam_checkpoint import base_state, load_base
 
-NARROW = SamGeometry(embed_dim=48, depth=3, heads=3, global_attn_indexes=(1,), prompt_dim=32, decoder_mlp_dim=64)
+NARROW = SamBackbone(embed_dim=48, depth=3, heads=3, global_attn_indexes=(1,), prompt_dim=32, decoder_mlp_dim=64)
 GLOBAL_TABLES = {f"image_encoder.blocks.1.attn.rel_pos_{axis}" for axis in "hw"}
 POSITIONS = "image_encoder.pos_embed"
 
@@ -89,7 +89,7 @@ def test_a_file_of_1024_px_is_used_up_by_a_smaller_network(
     size: int, num_outputs: int, state_at_1024: dict[str, Tensor]
 ) -> None:
     state = state_at_1024
-    network = build_network(ModelSpec("narrow", size, num_outputs))
+    network = build_network(ModelSpec("narrow", size, num_outputs, lora_rank=4))
     report = load_base(network, state)
     assert sorted(report.loaded + report.resized + report.dropped) == sorted(state)
     assert set(report.resized) == {POSITIONS} | GLOBAL_TABLES
@@ -104,7 +104,7 @@ def test_a_file_of_1024_px_is_used_up_by_a_smaller_network(
 @pytest.mark.parametrize("size", [224, 512])
 def test_resized_tables_equal_linear_interpolation(size: int, state_at_1024: dict[str, Tensor]) -> None:
     state = state_at_1024
-    network = build_network(ModelSpec("narrow", size, num_outputs=4))
+    network = build_network(ModelSpec("narrow", size, num_outputs=4, lora_rank=4))
     load_base(network, state)
     grid = size // 16
     for name in GLOBAL_TABLES:
@@ -116,7 +116,7 @@ def test_resized_tables_equal_linear_interpolation(size: int, state_at_1024: dic
 
 def test_at_the_size_of_the_file_the_network_is_the_reference() -> None:
     sam = reference(256)
-    network = build_network(ModelSpec("narrow", 256, num_outputs=4))
+    network = build_network(ModelSpec("narrow", 256, num_outputs=4, lora_rank=4))
     report = load_base(network, sam.state_dict())
     assert (report.resized, report.dropped) == ((), ())
     images = torch.rand(2, 3, 256, 256)
@@ -132,7 +132,7 @@ def test_at_the_size_of_the_file_the_network_is_the_reference() -> None:
 @pytest.mark.parametrize("outputs", [3, 6])
 def test_outputs_may_start_as_copies_of_those_of_the_file(outputs: int) -> None:
     state = reference(256).state_dict()
-    network = build_network(ModelSpec("narrow", 256, num_outputs=outputs))
+    network = build_network(ModelSpec("narrow", 256, num_outputs=outputs, lora_rank=4))
     report = load_base(network, state, copy_outputs=True)
     assert sorted(report.loaded + report.resized + report.dropped) == sorted(state)
     decoder, tokens = network.decoder.mask_decoder, state["mask_decoder.mask_tokens.weight"]
@@ -147,7 +147,7 @@ def test_outputs_may_start_as_copies_of_those_of_the_file(outputs: int) -> None:
 
 
 def test_experts_and_fusion_are_left_alone() -> None:
-    network = build_network(ModelSpec("narrow", 256, num_outputs=4))
+    network = build_network(ModelSpec("narrow", 256, num_outputs=4, lora_rank=4))
     before = trained_state(network)
     load_base(network, reference(256).state_dict())
     after = trained_state(network)
@@ -158,7 +158,7 @@ def test_experts_and_fusion_are_left_alone() -> None:
 
 def test_base_state_is_the_inverse() -> None:
     state = reference(256).state_dict()
-    network = build_network(ModelSpec("narrow", 256, num_outputs=4, levels=(Level.IMAGE,)))
+    network = build_network(ModelSpec("narrow", 256, num_outputs=4, levels=(Level.IMAGE,), lora_rank=4))
     load_base(network, state)
     saved = base_state(network)
     assert saved.keys() == state.keys()
@@ -167,7 +167,7 @@ def test_base_state_is_the_inverse() -> None:
 
 def test_half_precision_files_are_read() -> None:
     state = {name: tensor.half() for name, tensor in reference(256).state_dict().items()}
-    network = build_network(ModelSpec("narrow", 512, num_outputs=4))
+    network = build_network(ModelSpec("narrow", 512, num_outputs=4, lora_rank=4))
     load_base(network, state)
     assert own(network)[POSITIONS].dtype == torch.float32
 
@@ -178,7 +178,7 @@ def test_half_precision_files_are_read() -> None:
 def test_the_file_of_another_variant_is_refused_by_name(file: str, backbone: str) -> None:
     with torch.device("meta"):
         state = sam_model_registry[file]().state_dict()
-        network = build_network(ModelSpec(backbone, 224, num_outputs=9))
+        network = build_network(ModelSpec(backbone, 224, num_outputs=9, lora_rank=4))
     with pytest.raises(DataError, match=f"E-WEIGHT-06[\\s\\S]*looks like sam_{file}"):
         load_base(network, state)
 
@@ -186,7 +186,7 @@ def test_the_file_of_another_variant_is_refused_by_name(file: str, backbone: str
 def test_the_whole_public_layout_fits_vit_b() -> None:
     with torch.device("meta"):
         state = sam_model_registry["vit_b"]().state_dict()
-        network = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9))
+        network = build_network(ModelSpec("sam_vit_b", 224, num_outputs=9, lora_rank=4))
     report = load_base(network, state)
     assert len(state) == 314
     assert sorted(report.loaded + report.resized + report.dropped) == sorted(state)
@@ -212,7 +212,7 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_written(spoil: s
         state[expected] = torch.zeros(1, 8, 8, 40)
     else:
         state, expected = {"fc.weight": torch.zeros(3)}, "no SAM checkpoint"
-    network = build_network(ModelSpec("narrow", 256, num_outputs=4))
+    network = build_network(ModelSpec("narrow", 256, num_outputs=4, lora_rank=4))
     before = base_state(network)
     with pytest.raises(DataError, match=f"E-WEIGHT-06[\\s\\S]*{expected}"):
         load_base(network, state)

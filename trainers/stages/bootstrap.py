@@ -6,35 +6,32 @@ mask decoder are random: masked modelling does not touch them, and fine-tuning t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from samora_pipeline import distributed
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.contracts.run import LATEST_CHECKPOINT
+from samora_pipeline.contracts.run import BASE_FILE, RunConfig
 from samora_pipeline.files import atomic_path
 from samora_pipeline.models.backbones.backbone import Encoder, Features
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.freezing import Part, freeze, snapshot, verify
+from samora_pipeline.models.freezing import Part
 from samora_pipeline.models.reconstruction import PatchDecoder
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.objectives.reconstruction import masked_reconstruction
-from samora_pipeline.run_log import Line
 from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.sam_checkpoint import base_state
-from trainers.loading import Batch
-from trainers.loop import train
-from trainers.monitors import Monitor, Watched
-from trainers.pretraining_config import BootstrapSettings
+from trainers.loop.loading import Batch
+from trainers.settings import BootstrapSettings
 from trainers.stages.masked import MaskedObjective, Prediction, view_of
-from trainers.stages.pretraining import pretraining
-from trainers.stages.stage import StageContext, network_on_base
+from trainers.stages.stage import RunContext, Trainable, network_on_base
+from trainers.stages.unlabelled import UnlabelledStage, sam_spec
 
-STAGE = "bootstrap"
 PUBLIC_MASKS = 4
 """mask tokens of the public files, of SAM and of SAM 2"""
 
@@ -73,8 +70,8 @@ class BootstrapObjective(MaskedObjective[SegmentationNetwork]):
         seed: int,
     ) -> None:
         encoder = network.image_encoder
-        super().__init__(source, plans, encoder.shapes[-1].side, settings.masked_share, seed)
-        channels, size = len(plans.channel_names), plans.input_size.value
+        super().__init__(source, plans, encoder.shapes[-1].side, settings, seed)
+        channels, size = len(plans.channel_names), network.input_size
         self.cells = BootstrapHead(encoder, network.prompt_encoder.embed_dim, channels, size)
         self.head = self.cells
 
@@ -111,50 +108,35 @@ def _on_grid(mask: Tensor, cells: Tensor) -> Tensor:
     return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
-def run_bootstrap(
-    backbone: str,
-    source: UnlabelledSource,
-    plans: Plans,
-    settings: BootstrapSettings,
-    context: StageContext,
-    file: Path,
-    digest: str,
-) -> list[Line]:
-    """Train the base and write it to ``file`` (safetensors, public layout); return the history."""
-    spec = ModelSpec(
-        backbone,
-        plans.input_size.value,
-        PUBLIC_MASKS,
-        in_channels=len(plans.channel_names),
-        levels=(),
-        fusion=None,
-        decoder=BACKBONES.get(backbone).own_decoder,
-    )
-    seed = context.stage_seed(STAGE)
-    network = network_on_base(spec, None, seed)
-    freeze(network, frozenset({Part.BASE}))
-    objective = BootstrapObjective(source, plans, settings, network, seed)
-    network.to(context.device)
-    objective.head.to(context.device)
-    before = snapshot(network)
-    monitor = Monitor(Watched(STAGE, network, objective, source, settings, context.device))
-    training = pretraining(
-        STAGE,
-        network,
-        objective,
-        settings,
-        len(source),
-        seed,
-        experts={},
-        after_first_step=lambda: verify(network, before),
-        monitor=monitor.epoch,
-        names=source.keys,
-    )
-    history = train(training, context.circumstances(STAGE, file.parent, digest))
-    if distributed.is_main():
-        monitor.finish(history, file.parent)
+class Bootstrap(UnlabelledStage[BootstrapSettings]):
+    """The whole encoder by masked modelling, written in the layout of the family's public files."""
+
+    Settings = BootstrapSettings
+    file = BASE_FILE
+
+    def inputs(self, run: RunConfig) -> Mapping[str, Any]:
+        """See ``Stage.inputs``."""
+        return {**self.common(run), "backbone": sam_spec(run).backbone}
+
+    def build(self, run: RunConfig, context: RunContext) -> Trainable:
+        """See ``Stage.build``."""
+        model = sam_spec(run)
+        spec = ModelSpec(
+            backbone=model.backbone,
+            input_size=model.input_size,
+            num_outputs=PUBLIC_MASKS,
+            in_channels=model.in_channels,
+            levels=(),
+            lora_rank=model.lora_rank,
+            fusion=None,
+            decoder=BACKBONES.get(model.backbone).own_decoder,
+        )
+        network = network_on_base(spec, None, self.seed(run))
+        objective = BootstrapObjective(context.source, run.plans, self.settings, network, self.seed(run))
+        return self.trainable(network, objective, run, context, learns=frozenset({Part.BASE}))
+
+    def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
+        """See ``Stage.save``."""
+        state = base_state(trained.network)
         with atomic_path(file) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in base_state(network).items()}, temporary)
-        (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)
-    distributed.barrier()
-    return history
+            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)

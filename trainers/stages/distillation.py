@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from samora_pipeline import distributed
+from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.errors import UsageError
 from samora_pipeline.evaluation.representations import linear_cka
@@ -28,11 +29,11 @@ from samora_pipeline.objectives.distillation import (
 from samora_pipeline.run_log import logger
 from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import UnlabelledSource
-from samora_pipeline.slices.views import DISTILLATION_VIEWS, draw_token_masks, draw_views, visible_count
-from trainers.loading import Batch, on_device
-from trainers.pretraining_config import DistillationSettings
+from samora_pipeline.slices.views import draw_token_masks, draw_views, visible_count
+from trainers.loop.loading import Batch, on_device
+from trainers.loop.pretraining import Examination
+from trainers.settings import DistillationSettings
 from trainers.stages.masked import view_of
-from trainers.stages.pretraining import Examination
 from trainers.stages.targets import TargetStore
 
 STATISTICS_SLICES = 4096
@@ -42,7 +43,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillationTarget:
     """What is learned from whom. ``identity`` stands for the teacher and the pool where targets are kept.
 
     ``targets`` is the folder in which they are kept.
@@ -79,14 +80,20 @@ class DistillationObjective:
     """
 
     def __init__(
-        self, source: UnlabelledSource, plans: Plans, lesson: Lesson, encoder: Encoder, level: str, seed: int
+        self,
+        source: UnlabelledSource,
+        plans: Plans,
+        target: DistillationTarget,
+        network: SegmentationNetwork,
+        level: str,
+        seed: int,
     ) -> None:
-        settings, teacher = lesson.settings, lesson.teacher
-        self._source, self._lesson, self._seed = source, lesson, seed
+        settings, teacher, encoder = target.settings, target.teacher, network.image_encoder
+        self._source, self._target, self._seed = source, target, seed
         self._settings, self._teacher = settings, teacher
         self._feature = settings.feature or teacher.default_feature
         self._shape = teacher.shapes[self._feature]
-        self._side, self._pixels = encoder.shapes[-1].side, plans.input_size.value
+        self._side, self._pixels = encoder.shapes[-1].side, network.input_size
         self._flips = allowed_flips(plans)
         self._visible = visible_count(self._side, settings.masked_share)
         if settings.masked_share and not (isinstance(teacher, MaeTeacher) and self._shape.grid == self._side):
@@ -170,7 +177,7 @@ class DistillationObjective:
         keys = self._source.keys(indices)
         batch: Batch = {
             "images": self._source.images(indices),
-            "view": draw_views(keys, DISTILLATION_VIEWS, self._flips, seed=self._seed, epoch=epoch),
+            "view": draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch),
         }
         share = self._settings.masked_share
         if share:
@@ -195,13 +202,13 @@ class DistillationObjective:
         settings, views = self._settings, self._settings.view_count or 1
         key = digest_json(
             {
-                "teacher": self._lesson.identity,
+                "teacher": self._target.identity,
                 "feature": self._feature,
                 "pixels": [self._pixels, self._teacher.input_size],
                 "side": self._side if self._shape.grid else 0,
                 "hidden": settings.masked_share,
                 "slices": len(self._source),
-                "views": vars(DISTILLATION_VIEWS),
+                "views": to_plain(settings.views),
                 "flips": list(self._flips),
                 "seed": self._seed,
             }
@@ -212,7 +219,7 @@ class DistillationObjective:
         elif self._shape.grid:
             side = min(self._shape.grid, self._side)
             shape = (side, side, *shape)
-        return TargetStore(self._lesson.targets / key[:12], len(self._source), views, shape)
+        return TargetStore(self._target.targets / key[:12], len(self._source), views, shape)
 
 
 def _pooled(target: Tensor) -> Tensor:

@@ -2,125 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
-from samora_pipeline import distributed
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
+from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
-from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.contracts.run import LATEST_CHECKPOINT, PoolRecord
+from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import expert_state, load_expert
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.freezing import Part, freeze, parameters_by_part, snapshot, verify
+from samora_pipeline.models.freezing import Part
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.run_log import Line
-from samora_pipeline.slices.datasets import UnlabelledSource
-from trainers.config import Settings
-from trainers.loop import train
-from trainers.monitors import Monitor, Watched
-from trainers.pretraining_config import DistillationSettings, ImageSettings, PatchSettings
-from trainers.stages.distillation import DistillationObjective, Lesson
-from trainers.stages.image import ImageObjective
+from trainers.loop.pretraining import Objective
+from trainers.settings import (
+    BOOTSTRAP,
+    LEVEL_OF,
+    TEACHER_OF,
+    ContrastiveSettings,
+    DenoisingSettings,
+    DistillationSettings,
+    MaskedSettings,
+    PretrainingSettings,
+)
+from trainers.stages.contrastive import ImageObjective
+from trainers.stages.denoising import PixelObjective
+from trainers.stages.distillation import DistillationObjective, DistillationTarget
 from trainers.stages.patch import PatchObjective
-from trainers.stages.pixel import PixelObjective
-from trainers.stages.pretraining import Objective, pretraining
-from trainers.stages.stage import StageContext, network_on_base
-from trainers.stages.teachers import TeacherInputs, ready_teacher
+from trainers.stages.stage import RunContext, Trainable, missing, network_on_base
+from trainers.stages.teachers import TeacherStage, teacher_record, teacher_stamp, teacher_text
+from trainers.stages.unlabelled import UnlabelledStage, sam_spec
+
+P = TypeVar("P", bound=PretrainingSettings)
+
+TARGETS_FOLDER = "targets"
 
 
-@dataclass(frozen=True)
-class ExpertInputs:
-    """What an expert is trained from. ``base_digest`` and ``pool`` are kept with it, see ``read_expert``.
+class ExpertStage(UnlabelledStage[P], ABC):
+    """The LoRA of one level on every block of the frozen base."""
 
-    ``dataset`` is the run's own, after which cases of others carry their dataset's name. ``teacher`` is None where
-    the level learns by its own objective. ``targets`` is the folder for a teacher's features. ``stamps`` are those of
-    the run.
-    """
+    file = "expert.safetensors"
 
-    level: Level
-    backbone: str
-    base: Path
-    base_digest: str
-    dataset: str
-    pool: PoolRecord
-    plans: Plans
-    settings: Settings
-    targets: Path
-    teacher: TeacherInputs | None = None
-    stamps: tuple[str, ...] = ()
+    @property
+    def level(self) -> Level:
+        """The level of the expert."""
+        return LEVEL_OF[self.name]
+
+    @abstractmethod
+    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
+        """What the expert learns."""
+
+    def inputs(self, run: RunConfig) -> Mapping[str, Any]:
+        """See ``Stage.inputs``. The recipe's name is not among them: recipes that train an expert alike share it."""
+        model, bootstrap = sam_spec(run), run.stage(BOOTSTRAP)
+        return {
+            **self.common(run),
+            "backbone": model.backbone,
+            "base": f"{BOOTSTRAP}/{bootstrap.digest}" if bootstrap else run.base and run.base.digest,
+            "lora_rank": model.lora_rank,
+        }
+
+    def build(self, run: RunConfig, context: RunContext) -> Trainable:
+        """See ``Stage.build``."""
+        network = network_on_base(expert_spec(run, self.level), context.base_file, self.seed(run))
+        learns = frozenset({Part.EXPERTS})
+        objective = self.objective(network, run, context)
+        return self.trainable(network, objective, run, context, learns=learns, level=self.level, **self.teacher(run))
+
+    def teacher(self, run: RunConfig) -> dict[str, Any]:
+        """``taught_by`` and ``stamp`` of ``trainable``; nothing where the level learns by its own objective."""
+        return {}
+
+    def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
+        """See ``Stage.save``."""
+        save_checkpoint(file, expert_state(trained.network, self.level), expert_record(run, self.level, self.digest))
 
 
-def stage_name(level: Level) -> str:
-    """The name of the stage that trains the expert of a level."""
-    return f"expert_{level.value}"
+class ContrastiveExpert(ExpertStage[ContrastiveSettings]):
+    """Image level: two views of a slice are alike, views of other slices are not."""
+
+    Settings = ContrastiveSettings
+
+    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
+        """See ``ExpertStage.objective``."""
+        width = network.image_encoder.shapes[-1].width
+        return ImageObjective(context.source, run.plans, self.settings, width, self.seed(run))
 
 
-def run_expert(
-    inputs: ExpertInputs, source: UnlabelledSource, context: StageContext, file: Path, digest: str
-) -> list[Line]:
-    """Train the expert and write it to ``file`` with its record; return the history."""
-    stage = stage_name(inputs.level)
-    seed = context.stage_seed(stage)
-    network = network_on_base(expert_spec(inputs), inputs.base, seed)
-    freeze(network, frozenset({Part.EXPERTS}))
-    objective = _objective(inputs, source, network, seed, context)
-    network.to(context.device)
-    objective.head.to(context.device)
-    before = snapshot(network)
-    monitor = Monitor(
-        Watched(
-            stage,
-            network,
-            objective,
-            source,
-            getattr(inputs.settings, stage),
-            context.device,
-            inputs.level,
-            taught_by=inputs.teacher.teacher.text if inputs.teacher else "",
-            stamps=inputs.stamps,
+class MaskedExpert(ExpertStage[MaskedSettings]):
+    """Patch level: hidden patches are reconstructed."""
+
+    Settings = MaskedSettings
+
+    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
+        """See ``ExpertStage.objective``."""
+        return PatchObjective(context.source, run.plans, self.settings, network, self.seed(run))
+
+
+class DenoisingExpert(ExpertStage[DenoisingSettings]):
+    """Pixel level: noise is removed."""
+
+    Settings = DenoisingSettings
+
+    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
+        """See ``ExpertStage.objective``."""
+        return PixelObjective(context.source, run.plans, self.settings, network, self.seed(run))
+
+
+class DistilledExpert(ExpertStage[DistillationSettings]):
+    """Image or patch level from a teacher."""
+
+    Settings = DistillationSettings
+
+    def inputs(self, run: RunConfig) -> Mapping[str, Any]:
+        """See ``ExpertStage.inputs``; the teacher, trained or as it is, is among them."""
+        stage = TEACHER_OF[self.name]
+        record, teacher = run.stage(stage), teacher_record(stage, run)
+        trained = record.digest if record is not None else ""
+        start = {"network": teacher.network, "weights": teacher.identity}
+        size = record.settings["input_size"] if record is not None else None
+        return {**super().inputs(run), "teacher": trained or {**start, "input_size": size}}
+
+    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
+        """See ``ExpertStage.objective``.
+
+        Raises:
+            AssetError: ``E-RUN-23`` the teacher's stage has not run.
+        """
+        stage = context.stages[TEACHER_OF[self.name]]
+        if not isinstance(stage, TeacherStage) or (stage.trains() and not stage.result(context).is_file()):
+            raise missing(TEACHER_OF[self.name])
+        target = DistillationTarget(
+            stage.ready(run, context),
+            self.settings,
+            f"{stage.identity(run)} {run.pool.key}",
+            self.result(context).parents[2] / TARGETS_FOLDER,
         )
-    )
-    training = pretraining(
-        stage,
-        network,
-        objective,
-        getattr(inputs.settings, stage),
-        len(source),
-        seed,
-        experts=parameters_by_part(network)[Part.EXPERTS],
-        after_first_step=lambda: verify(network, before),
-        monitor=monitor.epoch,
-        names=source.keys,
-    )
-    history = train(training, context.circumstances(stage, file.parent, digest))
-    if distributed.is_main():
-        monitor.finish(history, file.parent)
-        save_checkpoint(file, expert_state(network, inputs.level), _record(inputs, digest))
-        (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)
-    distributed.barrier()
-    return history
+        objective = DistillationObjective(context.source, run.plans, target, network, self.level.value, self.seed(run))
+        objective.prepare(context.device)
+        return objective
+
+    def teacher(self, run: RunConfig) -> dict[str, Any]:
+        """See ``ExpertStage.teacher``."""
+        record = teacher_record(TEACHER_OF[self.name], run)
+        return {"taught_by": teacher_text(record), "stamp": teacher_stamp(record)}
 
 
-def expert_spec(inputs: ExpertInputs) -> ModelSpec:
-    """The network that the expert is trained in: one level, no fusion.
+def expert_spec(run: RunConfig, level: Level) -> ModelSpec:
+    """The network that an expert is trained in: one level, no fusion.
 
     The decoder is built because a network has one; nothing runs it here, so its number of outputs is of no matter.
     """
+    model = sam_spec(run)
     return ModelSpec(
-        inputs.backbone,
-        inputs.plans.input_size.value,
+        backbone=model.backbone,
+        input_size=model.input_size,
         num_outputs=1,
-        in_channels=len(inputs.plans.channel_names),
-        levels=(inputs.level,),
-        lora_rank=inputs.settings.model.lora_rank,
+        in_channels=model.in_channels,
+        levels=(level,),
+        lora_rank=model.lora_rank,
         fusion=None,
-        decoder=BACKBONES.get(inputs.backbone).own_decoder,
+        decoder=BACKBONES.get(model.backbone).own_decoder,
     )
 
 
@@ -144,8 +190,8 @@ def read_expert(
             raise DataError(
                 "E-EXP-20",
                 f"the {level.value} expert was trained {what}",
-                found=f"{file}: {_short(record.get(name))}",
-                expected=_short(own),
+                found=f"{file}: {str(record.get(name))[:12]}",
+                expected=str(own)[:12],
                 fix=again,
             )
     seen = sorted(set(hidden) & set(record.get("seen", ())))
@@ -160,58 +206,41 @@ def read_expert(
     load_expert(network, level, checkpoint.tensors)
 
 
-def rehearse(inputs: ExpertInputs, spec: ModelSpec, hidden: Collection[str]) -> None:
+def rehearse(run: RunConfig, level: Level) -> None:
     """Build the network of stage 2 and read untrained experts into it, before hours are spent on training them.
 
     Raises:
         DataError, UsageError: whatever fine-tuning would raise.
     """
-    untrained = expert_state(network_on_base(expert_spec(inputs), None, 0), inputs.level)
-    network = network_on_base(spec, None, 0)
+    untrained = expert_state(network_on_base(expert_spec(run, level), None, 0), level)
+    network = network_on_base(sam_spec(run), None, 0)
+    digest = run.base.digest if run.base else ""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "expert.safetensors"
-        for level in spec.levels:
-            save_checkpoint(file, untrained, _record(inputs, ""))
-            read_expert(network, level, file, inputs.base_digest, hidden)
+        for other in sam_spec(run).levels:
+            save_checkpoint(file, untrained, expert_record(run, level, ""))
+            read_expert(network, other, file, digest, hidden_cases(run))
 
 
-def _record(inputs: ExpertInputs, digest: str) -> dict[str, Any]:
-    cases = inputs.pool.cases.items()
-    seen = [case if name == inputs.dataset else f"{name}/{case}" for name, names in cases for case in names]
+def hidden_cases(run: RunConfig) -> frozenset[str]:
+    """The cases that no expert of the run may have seen."""
+    if run.pool.transductive:
+        return frozenset()
+    return frozenset((*run.scored, *run.pool.excluded)) - set(run.allowed_leaks)
+
+
+def expert_record(run: RunConfig, level: Level, digest: str) -> dict[str, Any]:
+    """What is kept with an expert; cases of other datasets than the run's own carry their dataset's name."""
+    cases = run.pool.cases.items()
+    seen = [case if name == run.dataset else f"{name}/{case}" for name, names in cases for case in names]
+    model, teacher = sam_spec(run), run.teachers.get(level.value)
     return {
-        "level": inputs.level.value,
-        "backbone": inputs.backbone,
-        "base_digest": inputs.base_digest,
-        "lora_rank": inputs.settings.model.lora_rank,
-        "input_size": inputs.plans.input_size.value,
-        "teacher": asdict(inputs.teacher.teacher.record) if inputs.teacher else None,
+        "level": level.value,
+        "backbone": model.backbone,
+        "base_digest": run.base.digest if run.base else "",
+        "lora_rank": model.lora_rank,
+        "input_size": model.input_size,
+        "teacher": to_plain(teacher) if teacher else None,
         "seen": sorted(seen),
         "digest": digest,
     }
-
-
-def _objective(
-    inputs: ExpertInputs, source: UnlabelledSource, network: SegmentationNetwork, seed: int, context: StageContext
-) -> Objective[SegmentationNetwork]:
-    plans, encoder = inputs.plans, network.image_encoder
-    settings = getattr(inputs.settings, stage_name(inputs.level))
-    if isinstance(settings, DistillationSettings) and inputs.teacher is not None:
-        planned = inputs.teacher.teacher
-        lesson = Lesson(
-            ready_teacher(inputs.teacher, context.seed),
-            settings,
-            f"{planned.identity} {inputs.pool.key}",
-            inputs.targets,
-        )
-        taught = DistillationObjective(source, plans, lesson, encoder, inputs.level.value, seed)
-        taught.prepare(context.device)
-        return taught
-    if isinstance(settings, ImageSettings):
-        return ImageObjective(source, plans, settings, encoder.shapes[-1].width, seed)
-    if isinstance(settings, PatchSettings):
-        return PatchObjective(source, plans, settings, encoder, seed)
-    return PixelObjective(source, plans, settings, encoder, seed)
-
-
-def _short(value: Any) -> str:
-    return str(value)[:12]

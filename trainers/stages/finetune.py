@@ -1,9 +1,8 @@
-"""Stage 2: the parts that a trainer names learn from the labels; everything else is frozen (Table 8, Eq. 9 and 11)."""
+"""Stage 2: the parts that a method names learn from the labels; everything else is frozen (Table 8, Eq. 9 and 11)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from samora_pipeline import distributed
 from samora_pipeline.contracts.checkpoints import save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.run import FINAL_CHECKPOINT, LATEST_CHECKPOINT, RunConfig
-from samora_pipeline.models.assembly import trained_state
-from samora_pipeline.models.freezing import Part, freeze, parameters_by_part, snapshot, verify
-from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.contracts.model_spec import ModuleSpec
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
+from samora_pipeline.models.assembly import Network, build_network, trained_state
+from samora_pipeline.models.freezing import Part, parameters_by_part
+from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
 from samora_pipeline.objectives.segmentation import (
     SegmentationTerms,
     low_resolution,
@@ -28,67 +26,65 @@ from samora_pipeline.objectives.segmentation import (
 )
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups
 from samora_pipeline.optimization.schedules import warmup_cosine, warmup_polynomial
-from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import Line, logger
-from samora_pipeline.slices.augmentation import (
-    AugmentationSettings,
-    allowed_flips,
-    apply_augmentation,
-    draw_augmentation,
-)
+from samora_pipeline.slices.augmentation import allowed_flips, apply_augmentation, draw_augmentation
 from samora_pipeline.slices.datasets import EpochOrder, SliceSource, labelled_ids
-from trainers.config import FinetuneSettings
-from trainers.loading import Batch
-from trainers.loop import Training, train
-from trainers.stages.experts import read_expert
-from trainers.stages.lorahub import find_weights, is_time_to_search
-from trainers.stages.stage import StageContext, full_precision, network_on_base
+from trainers.loop.loading import Batch
+from trainers.loop.loop import Training
+from trainers.settings import FINETUNE, FinetuneSettings
+from trainers.stages.experts import hidden_cases, read_expert
+from trainers.stages.stage import RunContext, Stage, Trainable, full_precision, network_on_base
 
-STAGE = "finetune"
 # Ours. Trainings that ended in a network which sees nothing but background had 0.58 to 0.79 and 0.02 to 0.06; sound
 # ones with a Dice loss as high had gradients of 0.4 and more (docs/results.md).
 _STUCK_DICE_LOSS, _STUCK_GRADIENT = 0.5, 0.1
 
 
-@dataclass(frozen=True)
-class FinetuneInputs:
-    """What stage 2 starts from.
+class Finetune(Stage[FinetuneSettings]):
+    """Base and experts are read, and what ``learns`` is trained on the labelled slices. Its result is the run's own."""
 
-    ``experts`` are the files of the levels that were pre-trained; the others start without effect (B is zero).
-    ``slices`` is the folder of the dataset's preprocessed cases, ``parts`` are the parts that learn.
-    """
+    Settings = FinetuneSettings
+    file = FINAL_CHECKPOINT
+    shared = False
 
-    config: RunConfig
-    settings: FinetuneSettings
-    base: Path
-    experts: Mapping[Level, Path]
-    slices: Path
-    parts: frozenset[Part]
+    def inputs(self, run: RunConfig) -> Mapping[str, Any]:
+        """Nothing is shared; a saved state belongs to one configuration."""
+        return {}
 
+    def build(self, run: RunConfig, context: RunContext) -> Trainable:
+        """See ``Stage.build``."""
+        network = self.network(run, context)
+        task = LabelledTask(run, self.settings, network, context.dataset.slices, self.seed(run))
+        return Trainable(network, task.training, learns=frozenset(Part(name) for name in self.settings.learns))
 
-def run_finetune(inputs: FinetuneInputs, context: StageContext, folder: Path, digest: str) -> list[Line]:
-    """Train and write ``checkpoint_final.safetensors`` to the run's fold folder; return the history."""
-    config = inputs.config
-    network = starting_network(inputs, context.seed)
-    task = LabelledTask(inputs, network, context.stage_seed(STAGE))
-    network.to(context.device)
-    before = snapshot(network)
-    training = task.training(lambda: verify(network, before))
-    history = train(training, context.circumstances(STAGE, folder, digest))
-    if distributed.is_main():
-        if is_stuck(history):
-            has_fusion = bool(parameters_by_part(network)[Part.FUSION])
-            logger.warning(_stuck_advice(history[-1], inputs.settings, has_fusion=has_fusion))
+    def network(self, run: RunConfig, context: RunContext) -> Network:
+        """The network before its first labelled slice: base and experts read, everything else random."""
+        if isinstance(run.model, ModuleSpec):
+            seed_everything(run.seed, "network")
+            return build_network(run.model)
+        copied = self.settings.mask_tokens == "copied"
+        network = network_on_base(run.model, context.base_file, run.seed, copy_outputs=copied)
+        for level, record in run.experts.items():
+            file = context.stages[record.name].result(context)
+            read_expert(network, level, file, run.base.digest if run.base else "", hidden_cases(run))
+        return network
+
+    def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
+        """See ``Stage.save``."""
         record = {
-            "model": to_plain(config.model),
-            "base_digest": config.base.digest,
-            "trainer": config.trainer,
-            "trained": sorted(inputs.parts),
+            "model": to_plain(run.model),
+            "base_digest": run.base.digest if run.base else "",
+            "trainer": run.trainer,
+            "trained": sorted(self.settings.learns),
         }
-        save_checkpoint(folder / FINAL_CHECKPOINT, trained_state(network), record)
-        (folder / LATEST_CHECKPOINT).unlink(missing_ok=True)
-    distributed.barrier()
-    return history
+        save_checkpoint(file, trained_state(trained.network), record)
+
+    def finished(self, trained: Trainable, history: Sequence[Line]) -> None:
+        """Warn where the training has collapsed to predicting background."""
+        if is_stuck(history):
+            has_fusion = bool(parameters_by_part(trained.network)[Part.FUSION])
+            logger.warning(_stuck_advice(history[-1], self.settings, has_fusion=has_fusion))
 
 
 def is_stuck(history: Sequence[Line]) -> bool:
@@ -111,38 +107,18 @@ def _stuck_advice(last: Line, settings: FinetuneSettings, *, has_fusion: bool) -
     )
 
 
-def starting_network(inputs: FinetuneInputs, seed: int) -> SegmentationNetwork:
-    """The network before its first labelled slice: base and experts read, everything else frozen or random."""
-    config = inputs.config
-    copied = inputs.settings.mask_tokens == "copied"
-    network = network_on_base(config.model, inputs.base, seed, copy_outputs=copied)
-    for level, file in inputs.experts.items():
-        read_expert(network, level, file, config.base.digest, hidden_cases(config))
-    freeze(network, inputs.parts)
-    return network
-
-
-def hidden_cases(config: RunConfig) -> frozenset[str]:
-    """The cases that no expert of the run may have seen."""
-    if config.pool.transductive:
-        return frozenset()
-    return frozenset((*config.scored, *config.pool.excluded)) - set(config.allowed_leaks)
-
-
 class LabelledTask:
     """Labelled slices, augmented as in appendix A.3, and the loss of Eq. 9 on every stage of the decoder."""
 
-    def __init__(self, inputs: FinetuneInputs, network: SegmentationNetwork, seed: int) -> None:
-        config, self._settings = inputs.config, inputs.settings
-        self._network, self._plans, self._seed = network, config.plans, seed
-        self.source = SliceSource(
-            inputs.slices, labelled_ids(config.selection, inputs.slices), config.plans, config.labels
-        )
-        self._regions = torch.from_numpy(config.labels.region_masks()) if config.labels.regions else None
-        self._flips = allowed_flips(config.plans)
-        self._augmentation = AugmentationSettings()
+    def __init__(self, run: RunConfig, settings: FinetuneSettings, network: Network, slices: Path, seed: int) -> None:
+        self._network, self._plans, self._settings, self._seed = network, run.plans, settings, seed
+        self._input_size = run.model.input_size
+        ids = labelled_ids(run.selection, slices)
+        self.source = SliceSource(slices, ids, run.plans, self._input_size, run.labels)
+        self._regions = torch.from_numpy(run.labels.region_masks()) if run.labels.regions else None
+        self._flips = allowed_flips(run.plans)
 
-    def training(self, after_first_step: Any) -> Training:
+    def training(self) -> Training:
         """Describe the training for the loop."""
         settings, network = self._settings, self._network
         order = EpochOrder(len(self.source), settings.batch, self._seed)
@@ -157,7 +133,7 @@ class LabelledTask:
             fusion_rate=settings.fusion_rate,
         )
         return Training(
-            stage=STAGE,
+            stage=FINETUNE,
             parameters=trained,
             buffers=dict(network.named_buffers()),
             optimizer=adamw(groups, betas=settings.betas),
@@ -169,18 +145,15 @@ class LabelledTask:
             micro_batch=self._micro_batch,
             clip_norm=settings.clip_norm,
             before_epoch=self.before_epoch,
-            after_first_step=after_first_step,
             names=self.source.keys,
         )
 
     @property
     def _micro_batch(self) -> int:
-        return self._settings.micro_batch or self._plans.batch_size.value
+        return self._settings.micro_batch or self._settings.batch
 
     def before_epoch(self, epoch: int) -> None:
-        """In the middle of the training, find what is found without gradients: LoRAHub's weights of the experts."""
-        if not is_time_to_search(self._network, epoch, self._settings.epochs):
-            return
+        """What a fusion does between epochs, such as LoRAHub's search for the weights of the experts."""
         device = next(self._network.parameters()).device
 
         def loss(indices: list[int]) -> Tensor:
@@ -188,14 +161,24 @@ class LabelledTask:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 return self.loss_of(images, targets, epoch)[0]
 
-        find_weights(self._network, loss, len(self.source), self._micro_batch, derived_seed(self._seed, "lorahub"))
+        before_epoch(
+            self._network,
+            EpochContext(
+                epoch=epoch,
+                epochs=self._settings.epochs,
+                loss=loss,
+                slices=len(self.source),
+                micro_batch=self._micro_batch,
+                seed=self._seed,
+            ),
+        )
 
     def load(self, indices: list[int], epoch: int) -> Batch:
         """Images (B,C,N,N), targets (B,N,N) and the parameters of their augmentation."""
         drawn = draw_augmentation(
             self.source.keys(indices),
-            self._plans.input_size.value,
-            self._augmentation,
+            self._input_size,
+            self._settings.augmentation,
             self._flips,
             seed=self._seed,
             epoch=epoch,

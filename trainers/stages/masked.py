@@ -13,9 +13,10 @@ from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.objectives.reconstruction import images_from, masked_reconstruction
 from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import UnlabelledSource
-from samora_pipeline.slices.views import MASKED_VIEWS, apply_views, draw_token_masks, draw_views
-from trainers.loading import Batch
-from trainers.stages.pretraining import Examination, Network
+from samora_pipeline.slices.views import apply_views, draw_token_masks, draw_views
+from trainers.loop.loading import Batch
+from trainers.loop.pretraining import Examination, Network
+from trainers.settings import MaskingSettings
 from trainers.stages.stage import full_precision
 
 
@@ -30,26 +31,14 @@ class Prediction(NamedTuple):
 class MaskedObjective(Generic[Network]):
     """Hidden patches are reconstructed from the visible ones; what sees them and how is the subclass's affair.
 
-    ``grid`` is the side of the grid of hidden patches. ``normalised`` and ``skip_flat``: see
-    ``objectives.reconstruction.masked_reconstruction``.
+    ``grid`` is the side of the grid of hidden patches.
     """
 
     head: nn.Module
 
-    def __init__(
-        self,
-        source: UnlabelledSource,
-        plans: Plans,
-        grid: int,
-        masked_share: float,
-        seed: int,
-        *,
-        normalised: bool = True,
-        skip_flat: bool = False,
-    ) -> None:
-        self._source, self._grid, self._masked_share, self._seed = source, grid, masked_share, seed
+    def __init__(self, source: UnlabelledSource, plans: Plans, grid: int, settings: MaskingSettings, seed: int) -> None:
+        self._source, self._grid, self._settings, self._seed = source, grid, settings, seed
         self._flips = allowed_flips(plans)
-        self._normalised, self._skip_flat = normalised, skip_flat
 
     @abstractmethod
     def predict(self, network: Network, images: Tensor, mask: Tensor) -> Prediction:
@@ -64,8 +53,8 @@ class MaskedObjective(Generic[Network]):
         keys = self._source.keys(indices)
         return {
             "images": self._source.images(indices),
-            "view": draw_views(keys, MASKED_VIEWS, self._flips, seed=self._seed, epoch=epoch),
-            "mask": draw_token_masks(keys, self._grid, self._masked_share, seed=self._seed, epoch=epoch),
+            "view": draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch),
+            "mask": draw_token_masks(keys, self._grid, self._settings.masked_share, seed=self._seed, epoch=epoch),
         }
 
     def loss(self, network: Network, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -84,7 +73,7 @@ class MaskedObjective(Generic[Network]):
         prediction = self.predict(network, images, mask)
         loss = self._error(prediction, mask)
         hidden = functional.interpolate(mask[:, None].float(), images.shape[-2:])
-        drawn = images_from(prediction.patches, prediction.images, normalised=self._normalised)
+        drawn = images_from(prediction.patches, prediction.images, normalised=self._settings.normalised)
         original, output = (self._shown(value) for value in (prediction.images, drawn))
         hidden = functional.interpolate(hidden, original.shape[-2:])
         output = torch.where(hidden > 0, output, original)
@@ -95,7 +84,7 @@ class MaskedObjective(Generic[Network]):
             "error": (output - original).abs(),
         }
         measures = {}
-        if self._normalised:
+        if self._settings.normalised:
             mean_alone = self._error(prediction._replace(patches=torch.zeros_like(prediction.patches)), mask)
             measures["explained"] = 1 - float(loss / mean_alone.clamp(min=1e-12))
         return Examination(loss, measures, prediction.features, {name: value[:, 0] for name, value in columns.items()})
@@ -106,7 +95,11 @@ class MaskedObjective(Generic[Network]):
 
     def _error(self, prediction: Prediction, mask: Tensor) -> Tensor:
         return masked_reconstruction(
-            prediction.patches, prediction.images, mask, normalised=self._normalised, skip_flat=self._skip_flat
+            prediction.patches,
+            prediction.images,
+            mask,
+            normalised=self._settings.normalised,
+            skip_flat=self._settings.skip_flat,
         )
 
 

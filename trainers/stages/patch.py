@@ -5,11 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.models.backbones.backbone import Encoder
 from samora_pipeline.models.reconstruction import PatchDecoder
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import UnlabelledSource
-from trainers.pretraining_config import PatchSettings
+from trainers.settings import MaskedSettings
 from trainers.stages.masked import MaskedObjective, Prediction
 
 
@@ -17,19 +16,12 @@ class PatchObjective(MaskedObjective[SegmentationNetwork]):
     """Masked reconstruction from the last block's tokens (SimMIM form: no token is dropped)."""
 
     def __init__(
-        self, source: UnlabelledSource, plans: Plans, settings: PatchSettings, encoder: Encoder, seed: int
+        self, source: UnlabelledSource, plans: Plans, settings: MaskedSettings, network: SegmentationNetwork, seed: int
     ) -> None:
+        encoder = network.image_encoder
         last = encoder.shapes[-1]
-        super().__init__(
-            source,
-            plans,
-            last.side,
-            settings.masked_share,
-            seed,
-            normalised=settings.normalised,
-            skip_flat=settings.skip_flat,
-        )
-        patch_size = plans.input_size.value // last.side
+        super().__init__(source, plans, last.side, settings, seed)
+        patch_size = network.input_size // last.side
         self.decoder = PatchDecoder(last.width, len(plans.channel_names), patch_size, mask_width=encoder.embed_dim)
         self.head = self.decoder
 

@@ -1,40 +1,267 @@
-"""What all stages share: the circumstances of a run, and a network on its frozen base."""
+"""What a stage is, and the only copy of how one is run: reuse, build, freeze, train, check, save, record."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from samora_pipeline import distributed
+from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.run import BASE_FILE, KEY_LENGTH, LATEST_CHECKPOINT, RunConfig, StageRecord
+from samora_pipeline.contracts.timing import StageTiming
+from samora_pipeline.errors import AssetError
+from samora_pipeline.files import digest_json, sweep, write_text
 from samora_pipeline.models.assembly import build_network
+from samora_pipeline.models.freezing import Part, freeze, snapshot, verify
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.reproducibility import derived_seed, seed_everything
-from samora_pipeline.run_log import logger
+from samora_pipeline.reproducibility import snapshot as versions
+from samora_pipeline.run_log import Line, duration, logger
+from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
-from trainers.loop import Circumstances
+from trainers.loop.loop import LoopContext, Training, train
+from trainers.loop.monitors import Monitor, MonitorInputs
+from trainers.pool.manifest import describe_choice, pool_manifest
+from trainers.pool.pool import Pool
+from trainers.pool.prepared import PreparedDataset
+from trainers.settings import BOOTSTRAP, StageSettings
+from trainers.stages.encoder import BaseEncoder
+
+S = TypeVar("S", bound=StageSettings)
+
+INPUTS_FILE = "inputs.json"
+RECORD_FILE = "record.json"
+_VERSION = 3
+"""raised when the meaning of the inputs or the training itself changes, so that older results are not reused"""
 
 
 @dataclass(frozen=True)
-class StageContext:
-    """How a stage runs: the device, the run's seed, the command that continues it, and whether TensorBoard is fed."""
+class RunContext:
+    """Where a run finds things and how this session works; nothing here changes a result.
 
+    ``base`` is None where the network is no SAM, ``pool`` where nothing is trained without labels. ``pretraining`` is
+    the folder of results that the runs of a dataset share, ``weights`` that of public files. ``stages`` are the run's,
+    by name. ``resume_command`` is printed when the process is stopped.
+    """
+
+    dataset: PreparedDataset
+    pool: Pool | None
+    base: BaseEncoder | None
+    stages: Mapping[str, Stage[Any]]
+    folder: Path
+    pretraining: Path
+    weights: Path
     device: torch.device
-    seed: int
-    resume_command: str
+    resume_command: str = ""
     tensorboard: bool = False
 
-    def stage_seed(self, stage: str) -> int:
-        """The seed of everything that one stage draws."""
-        return derived_seed(self.seed, stage)
+    @property
+    def run_name(self) -> str:
+        """The run and its fold."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
 
-    def circumstances(self, stage: str, folder: Path, digest: str) -> Circumstances:
-        """What the loop needs to know besides the training itself."""
-        seed = self.stage_seed(stage)
-        return Circumstances(folder, self.device, seed, digest, self.resume_command, self.tensorboard)
+    @cached_property
+    def source(self) -> UnlabelledSource:
+        """The slices of the pool, chosen now if no run did so before; every rank comes here.
+
+        Raises:
+            DataError: ``E-POOL-..``, ``E-STORE-..``. SamoraError: ``E-POOL-02``.
+        """
+        if self.pool is None:
+            raise ValueError("a stage without labels needs a pool")
+        self.pool.check()
+        manifest = pool_manifest(self.pool)
+        say(describe_choice(manifest, self.pool))
+        return self.pool.source(manifest)
+
+    def release_source(self) -> None:
+        """Forget the slices that were read, before stage 2 reads its own."""
+        self.__dict__.pop("source", None)
+
+    @cached_property
+    def base_file(self) -> Path | None:
+        """The file of the base encoder, fetched if need be; None without a base.
+
+        Raises:
+            AssetError: ``E-RUN-23`` a bootstrap that has not run, ``E-WEIGHT-05``. DataError: ``E-WEIGHT-06``.
+        """
+        if self.base is None:
+            return None
+        if not self.base.is_bootstrapped:
+            return self.base.fetched(self.weights)
+        bootstrap, copy = self.stages[BOOTSTRAP].result(self), self.folder / BASE_FILE
+        for file in (bootstrap, copy):
+            if file.is_file():
+                return file
+        raise missing(BOOTSTRAP)
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """What a stage trains: all that is left is to freeze, to move to the device, and to take the steps.
+
+    ``learns`` are the parts of the network that are trained, None for the whole of a network without parts.
+    ``training`` describes the steps once everything is where it belongs; ``head`` is trained with the network and
+    thrown away. ``monitored`` is what the monitors examine, None for none.
+    """
+
+    network: Any
+    training: Callable[[], Training]
+    learns: frozenset[Part] | None = None
+    head: nn.Module | None = None
+    monitored: MonitorInputs | None = None
+
+
+@dataclass(frozen=True)
+class Stage(ABC, Generic[S]):
+    """One step of a run: its ``name``, on which its random draws depend, and its own frozen ``settings``.
+
+    ``Settings`` is their class, ``file`` the name of the result. The result of a ``shared`` stage lies in a folder
+    named by a digest of ``inputs``, and is reused by every run with the same.
+    """
+
+    name: str
+    settings: S
+    digest: str = ""
+
+    Settings: ClassVar[type[StageSettings]]
+    file: ClassVar[str]
+    shared: ClassVar[bool] = True
+
+    @abstractmethod
+    def inputs(self, run: RunConfig) -> Mapping[str, Any]:
+        """Everything but the settings that changes the result, as plain JSON; ``run`` has the stages before it."""
+
+    @abstractmethod
+    def build(self, run: RunConfig, context: RunContext) -> Trainable:
+        """Network, objective and steps, with random weights that depend on the run's seed alone."""
+
+    @abstractmethod
+    def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
+        """Write the result to ``file``; the main rank calls this after the last step."""
+
+    def finished(self, trained: Trainable, history: list[Line]) -> None:
+        """Say what the history of the training tells; the main rank calls this before ``save``."""
+
+    def trains(self) -> bool:
+        """Whether there is anything to train; a teacher that is taken as it is has no steps."""
+        return True
+
+    def record(self, run: RunConfig) -> StageRecord:
+        """The stage as it stands in config.json, with the digest of its inputs."""
+        settings = to_plain(self.settings)
+        digest = digest_json(self.key(run)) if self.shared and self.trains() else ""
+        return StageRecord(self.name, self.settings.kind, digest, settings)
+
+    def key(self, run: RunConfig) -> dict[str, Any]:
+        """What the digest is taken of."""
+        settings = to_plain(self.settings)
+        return {"version": _VERSION, "stage": self.name, "settings": settings, **self.inputs(run)}
+
+    def result(self, context: RunContext) -> Path:
+        """Where the result lies."""
+        if not self.shared:
+            return context.folder / self.file
+        return context.pretraining / self.digest[:KEY_LENGTH] / self.name / self.file
+
+    def seed(self, run: RunConfig) -> int:
+        """The seed of everything that the stage draws."""
+        return derived_seed(run.seed, self.name)
+
+
+@dataclass(frozen=True)
+class ResultRecord:
+    """record.json beside a shared result; nothing in it takes part in the key."""
+
+    made_for: str
+    timing: StageTiming
+    versions: dict[str, str]
+    schema_version: int = 1
+
+
+def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: str) -> StageTiming:
+    """Train a stage, going on from where an earlier session was stopped, and write its result.
+
+    Args:
+        stage: whose result is not there yet.
+        run: the configuration, with all stages.
+        context: the places of the run, and the device.
+        digest: identifies the settings; a saved state of others is refused.
+
+    Raises:
+        SamoraError: ``E-MODEL-04``, ``E-MODEL-05`` the first step changed what is frozen, or did not reach what
+            learns. Whatever ``stage.build`` and ``loop.train`` raise.
+    """
+    file = stage.result(context)
+    # Every rank has seen that the file is missing before the main one can write it.
+    distributed.barrier()
+    trainable = stage.build(run, context)
+    if distributed.is_main():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if stage.shared:
+            sweep(file.parent)
+            # For people who wonder why two keys differ.
+            write_text(file.parent / INPUTS_FILE, json.dumps(stage.key(run), indent=2, sort_keys=True) + "\n")
+    training, monitor = _on_device(trainable, context.device)
+    where = LoopContext(
+        file.parent, context.device, stage.seed(run), digest, context.resume_command, context.tensorboard
+    )
+    history = train(training, where)
+    if distributed.is_main():
+        if monitor is not None:
+            monitor.finish(history, file.parent)
+        stage.finished(trainable, history)
+        stage.save(trainable, run, file)
+        (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)
+        if stage.shared:
+            write_json(ResultRecord(context.run_name, of_history(history), versions()), file.parent / RECORD_FILE)
+    distributed.barrier()
+    say(f"{stage.name}: done in {duration(of_history(history).seconds)}")
+    return of_history(history)
+
+
+def _on_device(trainable: Trainable, device: torch.device) -> tuple[Training, Monitor | None]:
+    """Freeze and move the network; return its steps, with the check of the first one, and the monitor."""
+    network = trainable.network
+    if trainable.learns is not None:
+        freeze(network, trainable.learns)
+    network.to(device)
+    if trainable.head is not None:
+        trainable.head.to(device)
+    before = snapshot(network)
+    monitor = Monitor(trainable.monitored) if trainable.monitored is not None else None
+    training = trainable.training()
+    if trainable.learns is not None:
+        training = replace(training, after_first_step=lambda: verify(network, before))
+    return (replace(training, monitor=monitor.epoch), monitor) if monitor is not None else (training, None)
+
+
+def shared_timing(stage: Stage[Any], context: RunContext) -> StageTiming | None:
+    """How long a shared result took; marked as reused when it was made for another run. None without a record."""
+    path = stage.result(context).parent / RECORD_FILE
+    if not path.is_file():
+        return None
+    record = read_json(ResultRecord, path)
+    return replace(record.timing, reused=record.made_for != context.run_name)
+
+
+def of_history(history: list[Line]) -> StageTiming:
+    """The timing of a training from its epoch lines."""
+    return StageTiming(
+        seconds=round(sum(line["seconds"] for line in history), 3),
+        memory_gib=max((line["memory_gib"] for line in history), default=None),
+        epochs=len(history),
+    )
 
 
 def full_precision(images: Tensor) -> torch.autocast:
@@ -55,3 +282,20 @@ def network_on_base(
         report = load_base(network, read_weights(base), copy_outputs=copy_outputs)
         logger.info("base %s: %s tensors", base.name, report)
     return network
+
+
+def missing(stage: str) -> AssetError:
+    """The error of a stage whose result another one needs (``E-RUN-23``)."""
+    return AssetError(
+        "E-RUN-23",
+        f'the stage "{stage}" has to come first',
+        found=f"no result of {stage}",
+        expected="the stages in their order",
+        fix=f"the same command without --stage, or with --stage {stage}",
+    )
+
+
+def say(text: str) -> None:
+    """Log a line, once for all ranks."""
+    if distributed.is_main():
+        logger.info(text)

@@ -1,42 +1,58 @@
-"""Continual pre-training of a teacher on the pool: SimCLRv2 by contrast (image level), MAE by masking (patch)."""
+"""The teachers: SimCLRv2 by contrast (image level), MAE by masking (patch level), trained or taken as they are."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from samora_pipeline import distributed
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
+from samora_pipeline.contracts.json_io import to_plain
+from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.contracts.run import LATEST_CHECKPOINT
+from samora_pipeline.contracts.run import (
+    RANDOM_TEACHER_STAMP,
+    UNTRAINED_TEACHER_STAMP,
+    RunConfig,
+    TeacherRecord,
+)
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.teachers.catalog import TEACHERS
 from samora_pipeline.models.teachers.mae import MaeTeacher
 from samora_pipeline.models.teachers.simclr import SimclrTeacher
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.reproducibility import seed_everything
-from samora_pipeline.run_log import Line, logger
+from samora_pipeline.run_log import logger
 from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.views import visible_count
+from samora_pipeline.weights.catalog import ASSETS
+from samora_pipeline.weights.obtain import find
 from samora_pipeline.weights.teacher_checkpoint import load_teacher
-from trainers.loop import train
-from trainers.monitors import Monitor, Watched
-from trainers.pretraining_config import ImageTeacherSettings, PatchTeacherSettings
-from trainers.stages.image import ContrastiveObjective
+from trainers.loop.pretraining import Objective
+from trainers.settings import (
+    LEVEL_OF,
+    RANDOM_WEIGHTS,
+    ImageTeacherSettings,
+    PatchTeacherSettings,
+    TeacherSettings,
+)
+from trainers.stages.contrastive import ContrastiveObjective
 from trainers.stages.masked import MaskedObjective, Prediction
-from trainers.stages.pretraining import Objective, pretraining
-from trainers.stages.stage import StageContext
-from trainers.teachers import PlannedTeacher
+from trainers.stages.stage import RunContext, Trainable
+from trainers.stages.unlabelled import UnlabelledStage
+
+T = TypeVar("T", bound=TeacherSettings)
 
 
 class ContrastiveTeacher(ContrastiveObjective[SimclrTeacher]):
     """SimCLRv2's own training: encoder and projection head, batch norm over both views of all ranks."""
 
     def __init__(self, source: UnlabelledSource, plans: Plans, settings: ImageTeacherSettings, seed: int) -> None:
-        super().__init__(source, plans, settings.temperature, seed)
+        super().__init__(source, plans, settings, seed)
         self.head = nn.Identity()
 
     def embed(self, network: SimclrTeacher, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,15 +67,7 @@ class MaskedTeacher(MaskedObjective[MaeTeacher]):
     def __init__(
         self, source: UnlabelledSource, plans: Plans, settings: PatchTeacherSettings, teacher: MaeTeacher, seed: int
     ) -> None:
-        super().__init__(
-            source,
-            plans,
-            teacher.grid,
-            settings.masked_share,
-            seed,
-            normalised=settings.normalised,
-            skip_flat=settings.skip_flat,
-        )
+        super().__init__(source, plans, teacher.grid, settings, seed)
         self.head = nn.Identity()
         self._teacher, self._visible = teacher, visible_count(teacher.grid, settings.masked_share)
 
@@ -73,113 +81,207 @@ class MaskedTeacher(MaskedObjective[MaeTeacher]):
         return self._teacher.intensities(images)
 
 
-@dataclass(frozen=True)
-class TeacherInputs:
-    """What a teacher is trained from. ``file``: its weights, None for random ones."""
+class TeacherStage(UnlabelledStage[T], ABC):
+    """A teacher of one level. It does not depend on the backbone, so runs on different backbones share it."""
 
-    teacher: PlannedTeacher
-    file: Path | None
-    plans: Plans
-    stamps: tuple[str, ...] = ()
+    file = "teacher.safetensors"
 
+    @abstractmethod
+    def objective(self, teacher: Teacher, source: UnlabelledSource, plans: Plans, seed: int) -> Objective[Any]:
+        """The teacher's own training; ``E-TEACH-05`` where its family is another one."""
 
-def build_teacher(inputs: TeacherInputs, seed: int) -> Teacher:
-    """A teacher as it is before its training on the pool.
+    def trains(self) -> bool:
+        """Not without CPT."""
+        return self.settings.continued
 
-    Raises:
-        AssetError, DataError: ``E-WEIGHT-..`` its file is missing, damaged or another network's.
-    """
-    settings = inputs.teacher.settings
-    seed_everything(seed, "teacher")
-    teacher = TEACHERS.get(settings.network).build(settings.input_size or inputs.plans.input_size.value)
-    if inputs.file is None:
-        logger.warning("teacher %s: no weights, it starts at random", settings.network)
-    else:
-        logger.info("teacher %s: %s", settings.network, load_teacher(teacher, inputs.file))
-    return teacher
+    def inputs(self, run: RunConfig) -> Mapping[str, Any]:
+        """See ``Stage.inputs``."""
+        return {**self.common(run), "weights": teacher_record(self.name, run).identity}
 
+    def identity(self, run: RunConfig) -> str:
+        """What stands for the teacher in the key of its expert."""
+        if self.trains():
+            return f"{self.name}/{self.digest}"
+        # A random network is determined by the seed of the run, which is among what all keys depend on.
+        settings = self.settings
+        return f"{settings.network} at {settings.input_size}: {teacher_record(self.name, run).identity}"
 
-def run_teacher(
-    inputs: TeacherInputs, source: UnlabelledSource, context: StageContext, file: Path, digest: str
-) -> list[Line]:
-    """Train the teacher and write it to ``file``; return the history."""
-    settings = inputs.teacher.settings
-    stage = f"teacher_{inputs.teacher.level.value}"
-    seed = context.stage_seed(stage)
-    teacher = build_teacher(inputs, context.seed).to(context.device).train()
-    objective = _objective(inputs, source, teacher, seed)
-    parameters = dict(teacher.named_parameters())
-    monitor = Monitor(
-        Watched(
-            stage,
+    def build(self, run: RunConfig, context: RunContext) -> Trainable:
+        """See ``Stage.build``."""
+        record = teacher_record(self.name, run)
+        teacher = self.start(run, context).to(context.device).train()
+        return self.trainable(
             teacher,
-            objective,
-            source,
-            settings,
-            context.device,
-            taught_by=inputs.teacher.text,
-            stamps=inputs.stamps,
+            self.objective(teacher, context.source, run.plans, self.seed(run)),
+            run,
+            context,
+            learns=None,
+            taught_by=teacher_text(record),
+            stamp=teacher_stamp(record),
         )
-    )
-    training = pretraining(
-        stage,
-        teacher,
-        objective,
-        settings,
-        len(source),
-        seed,
-        experts={},
-        buffers={name: value for name, value in teacher.state_dict(keep_vars=True).items() if name not in parameters},
-        monitor=monitor.epoch,
-        names=source.keys,
-    )
-    history = train(training, context.circumstances(stage, file.parent, digest))
-    if distributed.is_main():
-        monitor.finish(history, file.parent)
-        record = {"teacher": asdict(inputs.teacher.record), "input_size": teacher.input_size, "digest": digest}
-        save_checkpoint(file, teacher.state_dict(), record)
-        (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)
-    distributed.barrier()
-    return history
+
+    def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
+        """See ``Stage.save``."""
+        record = {
+            "teacher": to_plain(teacher_record(self.name, run)),
+            "input_size": trained.network.input_size,
+            "digest": self.digest,
+        }
+        save_checkpoint(file, trained.network.state_dict(), record)
+
+    def start(self, run: RunConfig, context: RunContext) -> Teacher:
+        """The teacher as it is before its training on the pool, its file fetched if need be.
+
+        Raises:
+            AssetError, DataError: ``E-WEIGHT-..`` its file is missing, damaged or another network's.
+        """
+        seed_everything(run.seed, "teacher")
+        teacher = self._empty(run)
+        if self.settings.weights == RANDOM_WEIGHTS:
+            logger.warning("teacher %s: no weights, it starts at random", self.settings.network)
+        else:
+            file = find(self.settings.weights, context.weights, fetch=True).path
+            logger.info("teacher %s: %s", self.settings.network, load_teacher(teacher, file))
+        return teacher
+
+    def ready(self, run: RunConfig, context: RunContext) -> Teacher:
+        """The teacher that is distilled, frozen: trained on the pool where the recipe says so, else as it started.
+
+        Raises:
+            DataError: ``E-TEACH-04`` the trained one was made by another training; ``E-CKPT-..``, ``E-WEIGHT-..``.
+        """
+        if not self.trains():
+            teacher = self.start(run, context)
+        else:
+            file = self.result(context)
+            checkpoint = load_checkpoint(file)
+            if checkpoint.record.get("digest") != self.digest:
+                raise DataError(
+                    "E-TEACH-04",
+                    f"the teacher of the {LEVEL_OF[self.name]} level was made by another training",
+                    found=f"{file}: {str(checkpoint.record.get('digest'))[:12]}",
+                    expected=self.digest[:12],
+                    fix=f"delete {file.parent} and repeat the command; the teacher is then trained again",
+                )
+            teacher = self._empty(run)
+            teacher.load_state_dict(checkpoint.tensors)
+        teacher.freeze()
+        return teacher
+
+    def _empty(self, run: RunConfig) -> Teacher:
+        return TEACHERS.get(self.settings.network).build(self.settings.input_size or run.model.input_size)
+
+    def _foreign(self, teacher: Teacher) -> UsageError:
+        return UsageError(
+            "E-TEACH-05",
+            f"{self.settings.network} cannot be trained on the pool: its family has no training of its own here",
+            found=type(teacher).__name__,
+            expected="a SimCLRv2 or a MAE",
+            fix="--recipe nocpt  takes the teacher as it is",
+        )
 
 
-def ready_teacher(inputs: TeacherInputs, seed: int) -> Teacher:
-    """The teacher that is distilled, frozen: trained on the pool where the recipe says so, else as it started.
+class ImageTeacher(TeacherStage[ImageTeacherSettings]):
+    """SimCLRv2."""
+
+    Settings = ImageTeacherSettings
+
+    def objective(self, teacher: Teacher, source: UnlabelledSource, plans: Plans, seed: int) -> Objective[Any]:
+        """See ``TeacherStage.objective``."""
+        if not isinstance(teacher, SimclrTeacher):
+            raise self._foreign(teacher)
+        teacher.encoder.checkpointing = self.settings.checkpointing
+        return ContrastiveTeacher(source, plans, self.settings, seed)
+
+
+class PatchTeacher(TeacherStage[PatchTeacherSettings]):
+    """MAE."""
+
+    Settings = PatchTeacherSettings
+
+    def objective(self, teacher: Teacher, source: UnlabelledSource, plans: Plans, seed: int) -> Objective[Any]:
+        """See ``TeacherStage.objective``."""
+        if not isinstance(teacher, MaeTeacher):
+            raise self._foreign(teacher)
+        return MaskedTeacher(source, plans, self.settings, teacher, seed)
+
+
+def teacher_record(stage: str, run: RunConfig) -> TeacherRecord:
+    """What the run says about the teacher of a stage."""
+    return run.teachers[LEVEL_OF[stage].value]
+
+
+def teacher_stamp(record: TeacherRecord) -> str | None:
+    """What every report has to say about a teacher."""
+    if record.origin != RANDOM_WEIGHTS:
+        return None
+    return RANDOM_TEACHER_STAMP if record.continued else UNTRAINED_TEACHER_STAMP
+
+
+def teacher_text(record: TeacherRecord) -> str:
+    """A teacher in words."""
+    if record.origin == RANDOM_WEIGHTS:
+        start = "random weights, because it has no public file"
+    else:
+        start = f"{record.weights} ({record.licence or 'own file'})"
+    return f"{record.network} from {start}; {'trained on the pool first' if record.continued else 'taken as it is'}"
+
+
+def plan_teacher(
+    stage: str, settings: TeacherSettings, feature: str | None, input_size: int, weights: Path
+) -> TeacherRecord:
+    """Find what the teacher of a stage starts from; nothing is fetched.
+
+    Args:
+        stage: the name of the teacher's stage.
+        settings: its settings.
+        feature: what its expert learns, None for the default.
+        input_size: of the run, in pixels.
+        weights: the folder of public files.
 
     Raises:
-        DataError: ``E-TEACH-04`` the trained one was made by another training; ``E-CKPT-..``, ``E-WEIGHT-..``.
+        UsageError: ``E-NAME-01`` an unknown network, ``E-TEACH-01`` an input size that does not fit it,
+            ``E-TEACH-02`` a network of another level, ``E-TEACH-03`` a feature that it does not have.
+        AssetError: ``E-WEIGHT-05`` weights that are missing and must not be fetched unasked, ``E-WEIGHT-11``.
     """
-    artefact = inputs.teacher.artefact
-    if artefact is None:
-        teacher = build_teacher(inputs, seed)
-    else:
-        settings = inputs.teacher.settings
-        checkpoint = load_checkpoint(artefact.file)
-        if checkpoint.record.get("digest") != artefact.digest:
-            raise DataError(
-                "E-TEACH-04",
-                f"the teacher of the {inputs.teacher.level.value} level was made by another training",
-                found=f"{artefact.file}: {str(checkpoint.record.get('digest'))[:12]}",
-                expected=artefact.digest[:12],
-                fix=f"delete {artefact.file.parent} and repeat the command; the teacher is then trained again",
-            )
-        teacher = TEACHERS.get(settings.network).build(settings.input_size or inputs.plans.input_size.value)
-        teacher.load_state_dict(checkpoint.tensors)
-    teacher.freeze()
-    return teacher
+    _check_network(LEVEL_OF[stage], settings, feature, input_size)
+    name = settings.weights
+    if name == RANDOM_WEIGHTS:
+        return TeacherRecord(settings.network, name, "random", "", name, settings.continued)
+    asset = ASSETS.get(name)
+    if asset is not None and asset.fetchable and not asset.path(weights).is_file():
+        return TeacherRecord(settings.network, name, "public", asset.licence, _identity(name, ""), settings.continued)
+    found = find(name, weights)
+    identity = _identity(name, found.digest)
+    return TeacherRecord(settings.network, found.name, found.origin, found.licence, identity, settings.continued)
 
 
-def _objective(inputs: TeacherInputs, source: UnlabelledSource, teacher: Teacher, seed: int) -> Objective[Any]:
-    settings = inputs.teacher.settings
-    if isinstance(teacher, SimclrTeacher) and isinstance(settings, ImageTeacherSettings):
-        teacher.encoder.checkpointing = settings.checkpointing
-        return ContrastiveTeacher(source, inputs.plans, settings, seed)
-    if isinstance(teacher, MaeTeacher) and isinstance(settings, PatchTeacherSettings):
-        return MaskedTeacher(source, inputs.plans, settings, teacher, seed)
-    raise UsageError(
-        "E-TEACH-05",
-        f"{settings.network} cannot be trained on the pool: its family has no training of its own here",
-        found=type(teacher).__name__,
-        expected="a SimCLRv2 or a MAE",
-        fix="--recipe nocpt  takes the teacher as it is",
-    )
+def _check_network(level: Level, settings: TeacherSettings, feature: str | None, input_size: int) -> None:
+    design = TEACHERS.get(settings.network)
+    if design.level is not level:
+        raise UsageError(
+            "E-TEACH-02",
+            f"{settings.network} is no teacher of the {level.value} level",
+            found=f"a teacher of the {design.level.value} level",
+            expected=", ".join(name for name in TEACHERS.names() if TEACHERS.get(name).level is level),
+        )
+    with torch.device("meta"):
+        shapes = design.build(settings.input_size or input_size).shapes
+    if feature is not None and feature not in shapes:
+        raise UsageError(
+            "E-TEACH-03",
+            f'{settings.network} has no feature "{feature}"',
+            found=feature,
+            expected=", ".join(shapes),
+            fix=f"--set expert_{level.value}.feature={next(iter(shapes))}",
+        )
+
+
+def _identity(name: str, digest: str) -> str:
+    """What stands for weights in keys: the published digest, else the catalogue's name, else the file's own digest.
+
+    The digest of a public file that nobody published is not known before it was fetched, and a key must not change
+    with that.
+    """
+    asset = ASSETS.get(name)
+    return (asset.sha256 or f"catalogue/{name}") if asset is not None else digest

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("samora")
 
-STAGE = "validate"
 OVERLAYS_FILE = "overlays.png"
 TUNING_FOLDER = "tuning"
 """predictions of held-out training cases, before any post-processing"""

@@ -1,4 +1,4 @@
-"""What a backbone family has to offer, so that experts, decoders and trainers need not know which one it is.
+"""What a backbone family has to offer, so that experts, decoders and trainers do not depend on which one it is.
 
 Shapes: B batch, H W token grid, h w the tokens of one attention window (the grid where attention is global),
 n = B times the number of windows, D and D' width of a block's input and output, P prompt width, N input size in
@@ -7,9 +7,10 @@ pixels, g side of the embedding's grid, m side of the last block's grid (g for S
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
@@ -101,69 +102,111 @@ class BlockSteps(Protocol):
 
     def window(self, block: Any) -> int:
         """Side of the attention window on the block's output grid in tokens; 0 where attention is global."""
-        ...
 
     def enter(self, block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B,H,W,D) to the shortcut (B,H',W',D') and the input of qkv (n,h,w,D)."""
-        ...
 
-    def attend(self, block: Any, product: Tensor, size: tuple[int, int]) -> Tensor:
+    def attend(self, block: Any, qkv: Tensor, size: tuple[int, int]) -> Tensor:
         """From the qkv product (n,h,w,3D') to the attention's output on the grid ``size``, (B,H',W',D')."""
-        ...
 
     def leave(self, block: Any, x: Tensor) -> Tensor:
         """The MLP with its norm and its residual, (B,H',W',D') to the same shape."""
-        ...
 
 
-class Backbone(Protocol):
-    """One member of a family: its sizes and how its parts are built with random weights."""
+class Backbone(ABC):
+    """One member of a family: its sizes and how its parts are built with random weights.
 
-    @property
-    def embed_dim(self) -> int:
-        """Token width D of the first block."""
-        ...
+    ``embed_dim`` is the token width D of the first block, ``depth`` the number of blocks, ``prompt_dim`` the width P
+    of embeddings and prompts, ``native_size`` the input size in pixels that the published weights were trained at.
+    ``small``: trained on a CPU in minutes, with the short settings of the trainers. ``own_decoder`` is the name of the
+    decoder that is the family's own mask decoder and nothing more, ``steps`` says how the blocks are cut open.
+    ``resized_tables``: whether position tables depend on the input size and are interpolated when public weights are
+    read. ``unused_parts`` begin the names in public files of what a network for single images does not have.
+    """
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        ...
+    embed_dim: int
+    depth: int
+    prompt_dim: int
+    native_size: int
+    small: bool = False
+    own_decoder: ClassVar[str]
+    steps: ClassVar[BlockSteps]
+    resized_tables: ClassVar[bool] = False
+    unused_parts: ClassVar[tuple[str, ...]] = ()
 
-    @property
-    def prompt_dim(self) -> int:
-        """Width P of embeddings and prompts."""
-        ...
-
-    @property
-    def native_size(self) -> int:
-        """Input size in pixels that the published weights were trained at."""
-        ...
-
-    @property
-    def own_decoder(self) -> str:
-        """The name of the decoder that is this family's own mask decoder and nothing more."""
-        ...
-
-    @property
-    def steps(self) -> BlockSteps:
-        """How its blocks are cut open."""
-        ...
-
+    @abstractmethod
     def grid(self, input_size: int) -> int:
-        """Tokens along one side of the embedding; refuses sizes that do not fit (``E-MODEL-01``)."""
-        ...
+        """Tokens along one side of the embedding; refuses sizes that do not fit (``E-MODEL-01``, ``check_size``)."""
 
+    @abstractmethod
     def build_encoder(self, input_size: int) -> Encoder:
-        """An image encoder for ``input_size`` pixels."""
-        ...
+        """An image encoder for ``input_size`` pixels; positions are random too, for a base trained from scratch."""
 
+    @abstractmethod
     def build_prompt_encoder(self, input_size: int) -> PromptEncoder:
-        """A prompt encoder for ``input_size`` pixels, with the interface of segment_anything's."""
-        ...
+        """A prompt encoder whose dense maps have the grid of ``input_size`` pixels, with segment_anything's interface.
+
+        Its ``no_mask_embed`` is the embedding of having no mask prompt.
+        """
 
     def build_mask_decoder(self, num_outputs: int) -> MaskDecoder:
-        """The family's own mask decoder with ``num_outputs`` mask tokens (a class of segment_anything or of sam2)."""
-        ...
+        """The family's own mask decoder with one mask token per output map, of segment_anything's or sam2's class.
+
+        Raises:
+            UsageError: ``E-MODEL-06`` a backbone without one, which needs a decoder of another kind.
+        """
+        raise UsageError(
+            "E-MODEL-06",
+            "this backbone has no mask decoder of SAM's kind",
+            found=type(self).__name__,
+            expected="a decoder that works without it",
+            fix=f"--set model.decoder={self.own_decoder}",
+        )
+
+    def file_name(self, name: str) -> str:
+        """The name in the family's public files of a tensor of ``assembly.public_names``."""
+        return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamParts(Backbone):
+    """Sizes of prompt encoder and mask decoder, which SAM and SAM 2 build alike from classes of their own packages."""
+
+    prompt_dim: int = 256
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+    iou_hidden_dim: int = 256
+    native_size: int = 1024
+    small: bool = False
+    prompt_encoder: ClassVar[Callable[..., PromptEncoder]]
+    mask_decoder: ClassVar[Callable[..., MaskDecoder]]
+    transformer: ClassVar[Callable[..., nn.Module]]
+
+    def build_prompt_encoder(self, input_size: int) -> PromptEncoder:
+        """See the base class."""
+        grid = self.grid(input_size)
+        return type(self).prompt_encoder(
+            embed_dim=self.prompt_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(input_size, input_size),
+            mask_in_chans=16,
+        )
+
+    def build_mask_decoder(self, num_outputs: int) -> MaskDecoder:
+        """See the base class; ``predict_masks`` returns all maps."""
+        return type(self).mask_decoder(
+            transformer_dim=self.prompt_dim,
+            transformer=type(self).transformer(
+                depth=self.decoder_depth,
+                embedding_dim=self.prompt_dim,
+                num_heads=self.decoder_heads,
+                mlp_dim=self.decoder_mlp_dim,
+            ),
+            num_multimask_outputs=num_outputs - 1,
+            iou_head_depth=3,
+            iou_head_hidden_dim=self.iou_hidden_dim,
+        )
 
 
 def check_size(input_size: int, multiple: int) -> None:

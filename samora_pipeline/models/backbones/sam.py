@@ -3,7 +3,8 @@
 The registry of that package is fixed to 1024 px and three masks, so the parts are built here for any input size and
 any number of outputs. Parameter names stay those of the public checkpoint files.
 
-Shapes: B batch, N input size in pixels, g = N / 16 token grid, D encoder width, P prompt width.
+Shapes: B batch, N input size in pixels, g = N / 16 token grid, D encoder width, P prompt width; see BlockSteps for
+those of a block.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from functools import partial
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.image_encoder import (
+    Block,
+    add_decomposed_rel_pos,
+    window_partition,
+    window_unpartition,
+)
 from torch import Tensor, nn
 
-from samora_pipeline.models.backbones.backbone import Encoder, Features, TokenShape, check_size
-from samora_pipeline.models.backbones.sam_block import SamBlockSteps
+from samora_pipeline.models.backbones.backbone import Encoder, Features, SamParts, TokenShape, check_size
 
 
 class SamEncoder(Encoder):
@@ -54,18 +60,53 @@ class SamEncoder(Encoder):
 
     def embed_patches(self, x: Tensor, token_mask: Tensor | None, mask_token: Tensor | None) -> Tensor:
         """Images (B,3,N,N) to tokens (B,g,g,D)."""
-        tokens: Tensor = self.patch_embed(x)
+        tokens = self.patch_embed(x)
         if token_mask is not None and mask_token is not None:
             tokens = torch.where(token_mask[..., None], mask_token.to(tokens.dtype), tokens)
         return tokens + self.pos_embed
 
 
-@dataclass(frozen=True)
-class SamGeometry:
-    """Sizes of one member of the SAM family, and how its parts are built.
-
-    ``native_size`` is the input size in pixels that the published weights were trained at.
+class SamBlockSteps:
+    """SAM's transformer block, cut open around its qkv product: the arithmetic of segment_anything's ``Block``,
+    operation by operation, so that results stay bit-equal to it.
     """
+
+    def window(self, block: Block) -> int:
+        """Side of the attention window in tokens, 0 for a global block."""
+        return block.window_size
+
+    def enter(self, block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B,H,W,D) are their own shortcut; normalised and cut into zero-padded windows they go to qkv."""
+        normed = block.norm1(x)
+        if block.window_size:
+            normed, _ = window_partition(normed, block.window_size)
+        return x, normed
+
+    def attend(self, block: Block, qkv: Tensor, size: tuple[int, int]) -> Tensor:
+        """Attention with decomposed relative positions, projected, back on the grid and without padding."""
+        attention = block.attn
+        n, h, w, _ = qkv.shape
+        split = qkv.reshape(n, h * w, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = split.flatten(1, 2).unbind(0)
+        scores = (q * attention.scale) @ k.transpose(-2, -1)
+        if attention.use_rel_pos:
+            scores = add_decomposed_rel_pos(scores, q, attention.rel_pos_h, attention.rel_pos_w, (h, w), (h, w))
+        heads = (scores.softmax(dim=-1) @ v).unflatten(0, (n, attention.num_heads))
+        output = attention.proj(heads.transpose(1, 2).reshape(n, h, w, -1))
+        if block.window_size:
+            side = block.window_size
+            padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)
+            output = window_unpartition(output, side, padded, size)
+        return output
+
+    def leave(self, block: Block, x: Tensor) -> Tensor:
+        """Add the MLP's output."""
+        return x + block.mlp(block.norm2(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamBackbone(SamParts):
+    """One member of the SAM family."""
 
     embed_dim: int
     depth: int
@@ -74,34 +115,18 @@ class SamGeometry:
     window_size: int = 14
     mlp_ratio: float = 4.0
     patch_size: int = 16
-    prompt_dim: int = 256
-    decoder_depth: int = 2
-    decoder_heads: int = 8
-    decoder_mlp_dim: int = 2048
-    iou_hidden_dim: int = 256
-    native_size: int = 1024
-
-    @property
-    def own_decoder(self) -> str:
-        """SAM's mask decoder is SAMed's."""
-        return "samed"
-
-    @property
-    def steps(self) -> SamBlockSteps:
-        """How the blocks are cut open for experts."""
-        return SamBlockSteps()
+    own_decoder = "samed"
+    steps = SamBlockSteps()
+    resized_tables = True
+    prompt_encoder, mask_decoder, transformer = PromptEncoder, MaskDecoder, TwoWayTransformer
 
     def grid(self, input_size: int) -> int:
-        """Tokens along one side for an input of ``input_size`` pixels.
-
-        Raises:
-            UsageError: ``E-MODEL-01`` when the size is no multiple of the patch size.
-        """
+        """Tokens along one side; the size must be a multiple of the patch size (``E-MODEL-01``)."""
         check_size(input_size, self.patch_size)
         return input_size // self.patch_size
 
     def build_encoder(self, input_size: int) -> SamEncoder:
-        """An encoder for ``input_size`` pixels with random weights; positions too, for a base trained from scratch."""
+        """See the base class."""
         self.grid(input_size)
         reference = ImageEncoderViT(
             img_size=input_size,
@@ -119,39 +144,14 @@ class SamGeometry:
         nn.init.trunc_normal_(reference.pos_embed, std=0.02)
         return SamEncoder(reference, self.embed_dim)
 
-    def build_prompt_encoder(self, input_size: int) -> PromptEncoder:
-        """The prompt encoder whose dense maps have the grid of ``input_size`` pixels."""
-        grid = self.grid(input_size)
-        return PromptEncoder(
-            embed_dim=self.prompt_dim,
-            image_embedding_size=(grid, grid),
-            input_image_size=(input_size, input_size),
-            mask_in_chans=16,
-        )
 
-    def build_mask_decoder(self, num_outputs: int) -> MaskDecoder:
-        """The mask decoder with one mask token per output map; ``predict_masks`` returns all of them."""
-        return MaskDecoder(
-            transformer_dim=self.prompt_dim,
-            transformer=TwoWayTransformer(
-                depth=self.decoder_depth,
-                embedding_dim=self.prompt_dim,
-                num_heads=self.decoder_heads,
-                mlp_dim=self.decoder_mlp_dim,
-            ),
-            num_multimask_outputs=num_outputs - 1,
-            iou_head_depth=3,
-            iou_head_hidden_dim=self.iou_hidden_dim,
-        )
-
-
-SAM_VIT_B = SamGeometry(embed_dim=768, depth=12, heads=12, global_attn_indexes=(2, 5, 8, 11))
-SAM_VIT_L = SamGeometry(embed_dim=1024, depth=24, heads=16, global_attn_indexes=(5, 11, 17, 23))
-SAM_VIT_H = SamGeometry(embed_dim=1280, depth=32, heads=16, global_attn_indexes=(7, 15, 23, 31))
+SAM_VIT_B = SamBackbone(embed_dim=768, depth=12, heads=12, global_attn_indexes=(2, 5, 8, 11))
+SAM_VIT_L = SamBackbone(embed_dim=1024, depth=24, heads=16, global_attn_indexes=(5, 11, 17, 23))
+SAM_VIT_H = SamBackbone(embed_dim=1280, depth=32, heads=16, global_attn_indexes=(7, 15, 23, 31))
 
 # Depth 6 keeps the thirds that taps are taken at; an MLP ratio of 3 pays for it (0.88 M with 4 outputs).
 # Eight by eight tokens are fewer than one window of the large models, so every block is global.
-SAMORA_TINY = SamGeometry(
+SAMORA_TINY = SamBackbone(
     embed_dim=96,
     depth=6,
     heads=3,
@@ -163,4 +163,5 @@ SAMORA_TINY = SamGeometry(
     decoder_mlp_dim=256,
     iou_hidden_dim=64,
     native_size=128,
+    small=True,
 )

@@ -2,20 +2,22 @@
 
 SAM 2 and SAM 2.1 have the same image path. Its builder fixes three masks and builds the memory of videos with it, so
 the parts are built here for any input size and any number of outputs. Parameter names are those of the public files
-below the module that holds them there (``weights.sam2_checkpoint`` knows which).
+below the module that holds them there (``Sam2Backbone.file_name``).
 
 Shapes: B batch, N input size in pixels, g = N / 16 grid of the embedding, m = N / 32 grid of the last block,
-D width of the first stage, P prompt width.
+D width of the first stage, P prompt width; see BlockSteps for those of a block.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from sam2.modeling.backbones.hieradet import Hiera
+from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock, do_pool
 from sam2.modeling.backbones.image_encoder import FpnNeck
+from sam2.modeling.backbones.utils import window_partition, window_unpartition
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.prompt_encoder import PromptEncoder
 from sam2.modeling.sam.transformer import TwoWayTransformer
@@ -23,14 +25,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from samora_pipeline.models.backbones.backbone import Encoder, Features, TokenShape, check_size
-from samora_pipeline.models.backbones.sam2_block import Sam2BlockSteps
+from samora_pipeline.models.backbones.backbone import Encoder, Features, SamParts, TokenShape, check_size
 
 FIRST_STRIDE = 4
 EMBEDDING_STRIDE = 16
 LAST_STRIDE = 32
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+VIDEO_PARTS = (
+    "memory_attention.",
+    "memory_encoder.",
+    "maskmem_tpos_enc",
+    "mask_downsample.",
+    "no_mem_pos_enc",
+    "no_obj_ptr",
+    "no_obj_embed_spatial",
+    "obj_ptr_proj.",
+    "obj_ptr_tpos_proj.",
+)
 
 
 class Sam2Encoder(Encoder):
@@ -119,12 +131,55 @@ def _enlarged(mask: Tensor, factor: int) -> Tensor:
     return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
-@dataclass(frozen=True)
-class Sam2Geometry:
-    """Sizes of one member of the SAM 2 family, and how its parts are built.
+class Sam2BlockSteps:
+    """Hiera's block, cut open around its qkv product: the arithmetic of sam2's ``MultiScaleBlock``, operation by
+    operation, so that results stay bit-equal to it.
 
-    ``stages`` counts the blocks of each stage; widths and heads double from stage to stage. ``native_size`` is the
-    input size in pixels that the published weights were trained at.
+    Three blocks of a Hiera change stage: q is pooled 2 x 2, so that the output has half the grid, and width D' is
+    twice D.
+    """
+
+    def window(self, block: MultiScaleBlock) -> int:
+        """Side of the attention window on the output grid in tokens, 0 for a global block."""
+        return block.window_size // (block.q_stride[0] if block.q_stride else 1)
+
+    def enter(self, block: MultiScaleBlock, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B,H,W,D) to the shortcut, projected and pooled where the stage changes, and to padded windows."""
+        normed = block.norm1(x)
+        shortcut = x if block.dim == block.dim_out else do_pool(block.proj(normed), block.pool)
+        if block.window_size:
+            normed, _ = window_partition(normed, block.window_size)
+        return shortcut, normed
+
+    def attend(self, block: MultiScaleBlock, qkv: Tensor, size: tuple[int, int]) -> Tensor:
+        """Attention, with a pooled q where the stage changes, projected, back on the grid and without padding."""
+        attention = block.attn
+        n, h, w, _ = qkv.shape
+        q, k, v = qkv.reshape(n, h * w, 3, attention.num_heads, -1).unbind(2)
+        if attention.q_pool:
+            pooled = do_pool(q.reshape(n, h, w, -1), attention.q_pool)
+            h, w = pooled.shape[1:3]
+            q = pooled.reshape(n, h * w, attention.num_heads, -1)
+        heads = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        output = attention.proj(heads.transpose(1, 2).reshape(n, h, w, -1))
+        side = self.window(block)
+        if side:
+            padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)
+            output = window_unpartition(output, side, padded, size)
+        return output
+
+    def leave(self, block: MultiScaleBlock, x: Tensor) -> Tensor:
+        """Add the MLP's output."""
+        return x + block.mlp(block.norm2(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sam2Backbone(SamParts):
+    """One member of the SAM 2 family.
+
+    ``stages`` counts the blocks of each stage; widths and heads double from stage to stage. Public files hold the
+    trunk, the neck and the prompt encoder under other prefixes than SAM's, and parts for videos, of which
+    ``no_obj_embed_spatial`` and ``obj_ptr_tpos_proj`` are SAM 2.1's. Nothing in them depends on the input size.
     """
 
     embed_dim: int
@@ -133,39 +188,41 @@ class Sam2Geometry:
     global_attn_indexes: tuple[int, ...]
     window_spec: tuple[int, int, int, int] = (8, 4, 14, 7)
     background_size: int = 14
-    prompt_dim: int = 256
-    decoder_depth: int = 2
-    decoder_heads: int = 8
-    decoder_mlp_dim: int = 2048
-    iou_hidden_dim: int = 256
-    native_size: int = 1024
+    own_decoder = "sam2"
+    steps = Sam2BlockSteps()
+    unused_parts = VIDEO_PARTS
+    prompt_encoder, transformer = PromptEncoder, TwoWayTransformer
+    mask_decoder = partial(
+        MaskDecoder,
+        use_high_res_features=True,
+        iou_prediction_use_sigmoid=True,
+        pred_obj_scores=True,
+        pred_obj_scores_mlp=True,
+        use_multimask_token_for_obj_ptr=True,
+    )
 
     @property
-    def depth(self) -> int:
+    def depth(self) -> int:  # type: ignore[override] # the sum of another field
         """Number of blocks over all stages."""
         return sum(self.stages)
 
-    @property
-    def own_decoder(self) -> str:
-        """SAM 2's mask decoder, with high-resolution features."""
-        return "sam2"
-
-    @property
-    def steps(self) -> Sam2BlockSteps:
-        """How the blocks are cut open for experts."""
-        return Sam2BlockSteps()
-
     def grid(self, input_size: int) -> int:
-        """Side of the embedding's grid for an input of ``input_size`` pixels.
-
-        Raises:
-            UsageError: ``E-MODEL-01`` when the size is no multiple of 32, the stride of the last stage.
-        """
+        """Side of the embedding's grid; the size must be a multiple of 32, the last stage's stride (``E-MODEL-01``)."""
         check_size(input_size, LAST_STRIDE)
         return input_size // EMBEDDING_STRIDE
 
+    def file_name(self, name: str) -> str:
+        """See the base class."""
+        if name == "image_encoder.no_mem_embed":
+            return "no_mem_embed"
+        if name.startswith("image_encoder.neck."):
+            return name
+        if name.startswith("image_encoder."):
+            return "image_encoder.trunk." + name.removeprefix("image_encoder.")
+        return "sam_" + name
+
     def build_encoder(self, input_size: int) -> Sam2Encoder:
-        """An encoder for ``input_size`` pixels with random weights; positions too, for a base trained from scratch."""
+        """See the base class."""
         self.grid(input_size)
         with _RatesOnCpu():
             trunk = Hiera(
@@ -187,41 +244,11 @@ class Sam2Geometry:
         )
         return Sam2Encoder(trunk, neck, input_size)
 
-    def build_prompt_encoder(self, input_size: int) -> PromptEncoder:
-        """The prompt encoder whose dense maps have the grid of the embedding."""
-        grid = self.grid(input_size)
-        return PromptEncoder(
-            embed_dim=self.prompt_dim,
-            image_embedding_size=(grid, grid),
-            input_image_size=(input_size, input_size),
-            mask_in_chans=16,
-        )
 
-    def build_mask_decoder(self, num_outputs: int) -> MaskDecoder:
-        """The mask decoder with one mask token per output map; ``predict_masks`` returns all of them."""
-        return MaskDecoder(
-            transformer_dim=self.prompt_dim,
-            transformer=TwoWayTransformer(
-                depth=self.decoder_depth,
-                embedding_dim=self.prompt_dim,
-                num_heads=self.decoder_heads,
-                mlp_dim=self.decoder_mlp_dim,
-            ),
-            num_multimask_outputs=num_outputs - 1,
-            iou_head_depth=3,
-            iou_head_hidden_dim=self.iou_hidden_dim,
-            use_high_res_features=True,
-            iou_prediction_use_sigmoid=True,
-            pred_obj_scores=True,
-            pred_obj_scores_mlp=True,
-            use_multimask_token_for_obj_ptr=True,
-        )
-
-
-SAM2_HIERA_B_PLUS = Sam2Geometry(embed_dim=112, heads=2, stages=(2, 3, 16, 3), global_attn_indexes=(12, 16, 20))
+SAM2_HIERA_B_PLUS = Sam2Backbone(embed_dim=112, heads=2, stages=(2, 3, 16, 3), global_attn_indexes=(12, 16, 20))
 
 # One block of every kind: windowed, three that change stage, global.
-SAMORA2_TINY = Sam2Geometry(
+SAMORA2_TINY = Sam2Backbone(
     embed_dim=24,
     heads=1,
     stages=(1, 1, 2, 1),
@@ -231,4 +258,5 @@ SAMORA2_TINY = Sam2Geometry(
     decoder_mlp_dim=256,
     iou_hidden_dim=64,
     native_size=128,
+    small=True,
 )

@@ -6,11 +6,10 @@ Shapes: B batch, P prompt width, g side of the embedding grid, K output maps.
 from __future__ import annotations
 
 import torch
-from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 
 from samora_pipeline.models.backbones.backbone import Backbone, Features
-from samora_pipeline.models.decoders.decoder import Decoder, foreign
+from samora_pipeline.models.decoders.sam import OnMaskDecoder
 
 PUBLIC_MASKS = 4
 """mask tokens of the public files of SAM, so that all of its mask decoder is read"""
@@ -18,7 +17,7 @@ TOKENS_PER_CLASS = 2
 """mask tokens that each class has; its map comes from the first (xhu248/AutoSAM, build_autosam_seg_model.py)"""
 
 
-class AutoSamDecoder(Decoder):
+class AutoSamDecoder(OnMaskDecoder):
     """Logits at low resolution, (B,K,4g,4g) (Hu et al., arXiv 2306.13731; github.com/xhu248/AutoSAM).
 
     Transformer, upscaling and the hyper-network of the first mask are SAM's and shared by all classes. A class has a
@@ -31,15 +30,7 @@ class AutoSamDecoder(Decoder):
     """
 
     def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> None:
-        super().__init__()
-        self.mask_decoder = backbone.build_mask_decoder(PUBLIC_MASKS)
-        if not isinstance(self.mask_decoder, MaskDecoder):
-            raise foreign(
-                "AutoSAM's decoder",
-                self.mask_decoder,
-                expected="a backbone of the SAM family",
-                fix=f"--set model.decoder={backbone.own_decoder}",
-            )
+        super().__init__(backbone, num_outputs=PUBLIC_MASKS, input_size=input_size)
         self.quality_tokens = nn.Embedding(num_outputs, backbone.prompt_dim)
         self.mask_tokens = nn.Embedding(num_outputs * TOKENS_PER_CLASS, backbone.prompt_dim)
 
@@ -58,6 +49,6 @@ class AutoSamDecoder(Decoder):
         tokens = torch.cat((self.quality_tokens.weight[:, None], masks), dim=1).repeat(batch, 1, 1)
         image = embedding.repeat_interleave(classes, dim=0)
         answers, flat = own.transformer(image, positions, tokens)
-        upscaled: Tensor = own.output_upscaling(flat.transpose(1, 2).view_as(image))
+        upscaled = own.output_upscaling(flat.transpose(1, 2).view_as(image))
         weights = own.output_hypernetworks_mlps[0](answers[:, 1])
         return torch.einsum("np,nphw->nhw", weights, upscaled).view(batch, classes, *upscaled.shape[-2:])

@@ -7,8 +7,7 @@ from functools import partial
 from samora_pipeline.models.decoders.autosam import AutoSamDecoder
 from samora_pipeline.models.decoders.decoder import DecoderFactory
 from samora_pipeline.models.decoders.hsam import HSamDecoder
-from samora_pipeline.models.decoders.sam2 import Sam2Decoder
-from samora_pipeline.models.decoders.samed import SamedDecoder
+from samora_pipeline.models.decoders.sam import Sam2Decoder, SamedDecoder
 from samora_pipeline.registry import Registry
 
 DECODERS: Registry[DecoderFactory] = Registry("decoder")

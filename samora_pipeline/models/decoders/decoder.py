@@ -8,22 +8,25 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Protocol
 
-from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 
-from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.backbone import Backbone, Features
 
 
 class Decoder(nn.Module):
-    """From features to output maps. ``mask_decoder`` is the reference module that public weights are read into."""
-
-    mask_decoder: MaskDecoder
+    """From features to output maps."""
 
     @property
     def frozen(self) -> tuple[nn.Module, ...]:
         """What of it stays as it is, whoever trains the rest."""
         return ()
+
+    def public_names(self) -> dict[str, str]:
+        """Names in SAM's public layout (``mask_decoder.``...) of its tensors that public weights are read into.
+
+        The values are its own names for them. A decoder that starts at random everywhere has none.
+        """
+        return {}
 
     @abstractmethod
     def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
@@ -52,15 +55,3 @@ class DecoderFactory(Protocol):
 
     def __call__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> Decoder:
         """``num_outputs`` is K; ``input_size`` the side of the network's input in pixels."""
-        ...
-
-
-def foreign(decoder: str, found: nn.Module, *, expected: str, fix: str) -> UsageError:
-    """The error of a decoder that meets a backbone whose mask decoder is of another family (``E-MODEL-06``)."""
-    return UsageError(
-        "E-MODEL-06",
-        f"{decoder} is built on a mask decoder that this backbone does not have",
-        found=f"{type(found).__module__}.{type(found).__name__}",
-        expected=expected,
-        fix=fix,
-    )

@@ -8,22 +8,23 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.backbone import Backbone, Features
-from samora_pipeline.models.decoders.decoder import Decoder, foreign
 from samora_pipeline.models.decoders.hsam_mask_attention import MaskGuidedAttention
-from samora_pipeline.models.decoders.hsam_pixel_decoder import HierarchicalPixelDecoder
 from samora_pipeline.models.decoders.hsam_transformer import MaskedTwoWayTransformer, cross_first
+from samora_pipeline.models.decoders.sam import OnMaskDecoder
 
 EMBEDDING_NOISE = 0.2
 """on what stage 2 sees in training, as a share of the embedding's range (H-SAM's code)"""
 RELEASED_HEADS = {14: 7, 32: 8}
 """token grids that the public code is written for (224 and 512 px), and the heads of its mask attention there"""
+
+HYPER_DEPTH = 5
 
 
 class FirstStage(NamedTuple):
@@ -34,7 +35,41 @@ class FirstStage(NamedTuple):
     mask_features: Tensor
 
 
-class HSamDecoder(Decoder):
+class HierarchicalPixelDecoder(nn.Module):
+    """Four doublings with a skip from the first stage in the middle, then one product per output map.
+
+    Two doublings as in SAM (P to P/8 channels), the first stage's features at the same size beside them, two more
+    (P/4 to P/16). What a map is looks from its token through five layers to P/16 weights. 2,489,856 parameters with
+    P = 256 and 9 outputs.
+    """
+
+    def __init__(self, dim: int, num_outputs: int) -> None:
+        super().__init__()
+        self.upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
+            nn.GELU(),
+        )
+        self.joined = nn.Sequential(
+            nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
+            LayerNorm2d(dim // 8),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 8, dim // 16, kernel_size=2, stride=2),
+            LayerNorm2d(dim // 16),
+            nn.GELU(),
+        )
+        self.hyper_mlps = nn.ModuleList(MLP(dim, dim, dim // 16, HYPER_DEPTH) for _ in range(num_outputs))
+
+    def forward(self, image: Tensor, earlier: Tensor, tokens: Tensor) -> Tensor:
+        """Image (B,P,g,g), features of stage 1 (B,P/8,4g,4g) and mask tokens (B,K,P) to logits (B,K,16g,16g)."""
+        features = self.joined(torch.cat((self.upscaling(image), earlier), dim=1))
+        weights = torch.stack([mlp(tokens[:, number]) for number, mlp in enumerate(self.hyper_mlps)], dim=1)
+        return (weights @ features.flatten(2)).view(*weights.shape[:2], *features.shape[-2:])
+
+
+class HSamDecoder(OnMaskDecoder):
     """Logits of both stages, (B,K,4g,4g) and (B,K,N,N); ``forward`` gives the second.
 
     Stage 1 is SAMed's decoder. Stage 2 starts from the same embedding, weighed by a mask-guided self-attention, runs a
@@ -52,16 +87,8 @@ class HSamDecoder(Decoder):
     """
 
     def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int, released: bool = False) -> None:
-        super().__init__()
+        super().__init__(backbone, num_outputs=num_outputs, input_size=input_size)
         grid, dim = backbone.grid(input_size), backbone.prompt_dim
-        self.mask_decoder = backbone.build_mask_decoder(num_outputs)
-        if not isinstance(self.mask_decoder, MaskDecoder):
-            raise foreign(
-                "H-SAM's decoder",
-                self.mask_decoder,
-                expected="a backbone of the SAM family",
-                fix=f"--set model.decoder={backbone.own_decoder}",
-            )
         if released and grid not in RELEASED_HEADS:
             raise _unreleased(input_size)
         self.released = released
@@ -98,7 +125,7 @@ class HSamDecoder(Decoder):
         else:
             answers, flat = decoder.transformer(image, positions, tokens)
         masks = answers[:, 1:]
-        upscaled: Tensor = decoder.output_upscaling(flat.transpose(1, 2).view_as(image))
+        upscaled = decoder.output_upscaling(flat.transpose(1, 2).view_as(image))
         weights = [mlp(masks[:, number]) for number, mlp in enumerate(decoder.output_hypernetworks_mlps)]
         logits = (torch.stack(weights, dim=1) @ upscaled.flatten(2)).view(*masks.shape[:2], *upscaled.shape[-2:])
         return FirstStage(logits, upscaled, (masks @ flat.transpose(1, 2)).view(*masks.shape[:2], *image.shape[-2:]))
@@ -111,8 +138,7 @@ class HSamDecoder(Decoder):
         draft = functional.interpolate(first.logits, image.shape[-2:], mode="bilinear", align_corners=False)
         mask = draft.softmax(dim=1).flatten(2)
         tokens, flat = self.transformer(image, positions, self.mask_tokens.weight[None], mask)
-        logits: Tensor = self.pixel_decoder(flat.transpose(1, 2).view_as(image), first.upscaled, tokens)
-        return logits
+        return self.pixel_decoder(flat.transpose(1, 2).view_as(image), first.upscaled, tokens)
 
 
 def _noisy(embedding: Tensor) -> Tensor:

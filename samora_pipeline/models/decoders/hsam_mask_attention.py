@@ -65,8 +65,7 @@ class MaskGuidedAttention(nn.Module):
         tokens = self.norm1(self.self_attn1(tokens, tokens, tokens))
         tokens = self.self_attn2(tokens, tokens, tokens)
         tokens = self.norm2(tokens + self.mlp(tokens))
-        chosen: Tensor = self.select(tokens.transpose(1, 2))
-        return chosen.relu().transpose(1, 2)
+        return self.select(tokens.transpose(1, 2)).relu().transpose(1, 2)
 
 
 def _with_noise(features: Tensor, target: Tensor | None) -> Tensor:

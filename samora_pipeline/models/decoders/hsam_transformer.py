@@ -43,8 +43,7 @@ class MaskedCrossAttention(nn.Module):
         q, k, v = self._split(self.q_proj(q)), self._split(self.k_proj(k)), self._split(self.v_proj(v))
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         mixed = (scores.softmax(dim=-1) * mask[:, None]) @ v
-        output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return output
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
@@ -118,7 +117,7 @@ def cross_first(
 def _among_tokens(layer: Any, queries: Tensor, tokens: Tensor) -> Tensor:
     """The tokens' self-attention, which in the first layer knows no positions and replaces them."""
     placed = queries if layer.skip_first_layer_pe else queries + tokens
-    attended: Tensor = layer.self_attn(placed, placed, queries)
+    attended = layer.self_attn(placed, placed, queries)
     return attended if layer.skip_first_layer_pe else queries + attended
 
 

@@ -11,10 +11,8 @@ Shapes: B batch, H W token grid, D width of the block, d = min(128, D) width ins
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
-from samora_pipeline.models.fusions.attention import attend, attention_width
-from samora_pipeline.models.fusions.hl_attn import EPS
+from samora_pipeline.models.fusions.hl_attn import attend, attention_width, normed, output_layer
 from samora_pipeline.models.fusions.stepwise import StepwiseFusion
 
 FEED_FORWARD_RATIO = 8
@@ -39,12 +37,11 @@ class CrossLayer(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """``x`` and ``y`` (B,H,W,d) to (B,H,W,d)."""
         x = self.attended(x + self.out(attend(self.q(x), self.k(y), self.v(y), self.window)))
-        output: Tensor = self.fed(x + self.feed_forward(x))
-        return output
+        return self.fed(x + self.feed_forward(x))
 
 
 class TwoWayStep(nn.Module):
-    """The lower level asks the higher one, then the higher level asks what the lower one has become.
+    """The lower level attends to the higher one, then the higher level to what the lower one has become.
 
     Both are normalised without parameters and brought to width d first, as in HL-Attn; 955,648 parameters for D = 768.
     """
@@ -56,23 +53,16 @@ class TwoWayStep(nn.Module):
         self.low = nn.Linear(dim, width)
         self.downward = CrossLayer(width, window)
         self.upward = CrossLayer(width, window)
-        self.out = nn.Linear(width, dim)
-        if output_at_zero:
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+        self.out = output_layer(width, dim, at_zero=output_at_zero)
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         """``high`` and ``low`` (B,H,W,D) to (B,H,W,D)."""
-        above = self.high(functional.layer_norm(high, high.shape[-1:], eps=EPS))
-        below = self.low(functional.layer_norm(low, low.shape[-1:], eps=EPS))
+        above, below = self.high(normed(high)), self.low(normed(low))
         below = self.downward(below, above)
-        output: Tensor = self.out(self.upward(above, below))
-        return output
+        return self.out(self.upward(above, below))
 
 
 class HCAT(StepwiseFusion):
     """HCAT: each step is a layer in both directions. 22.9 M parameters on SAM ViT-B, HL-Attn has 9.5 M."""
 
-    def make_step(self, dim: int, window: int, *, output_at_zero: bool) -> TwoWayStep:
-        """One layer in both directions."""
-        return TwoWayStep(dim, window, output_at_zero=output_at_zero)
+    make_step = TwoWayStep

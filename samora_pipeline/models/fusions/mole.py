@@ -5,13 +5,13 @@ Shapes: B batch, H W token grid, D width of the block, E experts.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samora_pipeline.contracts.model_spec import FusionSpec
 from samora_pipeline.models.fusions.fusion import Fusion
 
 EPS = 1e-6
@@ -30,9 +30,15 @@ class MoLE(Fusion):
 
     only_weighs: ClassVar[bool] = True
 
-    def __init__(self, spec: FusionSpec, *, num_experts: int, dim: int, window: int) -> None:
-        super().__init__()
-        self.delta = spec.residual == "delta"
+    @dataclass(frozen=True)
+    class Options:
+        """``residual``, see above."""
+
+        residual: Literal["delta", "paper"] = "delta"
+
+    def __init__(self, options: Options, *, num_experts: int, dim: int, window: int) -> None:
+        super().__init__(options, num_experts=num_experts, dim=dim, window=window)
+        self.delta = options.residual == "delta"
         self.gate = nn.Linear(num_experts * dim, num_experts)
         self.log_temperature = nn.Parameter(torch.zeros(()))
         nn.init.zeros_(self.gate.weight)
@@ -47,5 +53,5 @@ class MoLE(Fusion):
     def gates(self, experts: Tensor) -> Tensor:
         """E_i (E,B,H,W,D) to the weights (B,E), which sum to one."""
         pooled = functional.layer_norm(experts, experts.shape[-1:], eps=EPS).mean(dim=(2, 3))
-        scores: Tensor = self.gate(pooled.transpose(0, 1).flatten(1)) / self.log_temperature.exp()
+        scores = self.gate(pooled.transpose(0, 1).flatten(1)) / self.log_temperature.exp()
         return scores.softmax(dim=-1)

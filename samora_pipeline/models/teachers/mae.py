@@ -6,7 +6,6 @@ g = T / P, L = g * g tokens, K visible tokens, D and D' width of encoder and dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from samora_pipeline.contracts.level import Level
-from samora_pipeline.errors import UsageError
-from samora_pipeline.models.teachers.teacher import RGB, FeatureShape, Teacher
+from samora_pipeline.models.teachers.teacher import RGB, FeatureShape, Teacher, TeacherDesign
 from samora_pipeline.models.teachers.vit import NORM_EPSILON, Block, PatchEmbedding, initialise, position_table
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -30,7 +28,7 @@ class Reconstruction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MaeDesign:
+class MaeDesign(TeacherDesign):
     """Sizes of one masked autoencoder, and how it is built."""
 
     embed_dim: int
@@ -41,28 +39,11 @@ class MaeDesign:
     decoder_heads: int
     patch_size: int = 16
     native_size: int = 224
-
-    @property
-    def level(self) -> Level:
-        """The patch level."""
-        return Level.PATCH
+    level = Level.PATCH
 
     def build(self, input_size: int | None = None) -> MaeTeacher:
-        """A teacher with random weights for ``input_size`` pixels (None: the native size).
-
-        Raises:
-            UsageError: ``E-TEACH-01`` when the size is no multiple of the patch size.
-        """
-        size = self.native_size if input_size is None else input_size
-        if size <= 0 or size % self.patch_size:
-            raise UsageError(
-                "E-TEACH-01",
-                "the input size does not fit the patches of this teacher",
-                found=f"{size} px",
-                expected=f"a multiple of {self.patch_size}",
-                fix=f"{max(1, round(size / self.patch_size)) * self.patch_size} px is the nearest",
-            )
-        return MaeTeacher(self, size)
+        """See the base class."""
+        return MaeTeacher(self, self.size(input_size, self.patch_size))
 
 
 class MaeTeacher(Teacher):
@@ -82,6 +63,7 @@ class MaeTeacher(Teacher):
         self.input_size = input_size
         self.patch_size = design.patch_size
         self.grid = input_size // design.patch_size
+        self.shapes = dict.fromkeys(("tokens", "tokens_18_of_24"), FeatureShape(width, self.grid))
         native_grid = design.native_size // design.patch_size
         self.patch_embed = PatchEmbedding(design.patch_size, RGB, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
@@ -99,12 +81,6 @@ class MaeTeacher(Teacher):
         initialise(self)
         for token in (self.cls_token, self.mask_token):
             nn.init.normal_(token, std=0.02)
-
-    @property
-    def shapes(self) -> Mapping[str, FeatureShape]:
-        """See the class."""
-        shape = FeatureShape(self.norm.weight.shape[0], self.grid)
-        return {"tokens": shape, "tokens_18_of_24": shape}
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract ImageNet's mean and divide by its standard deviation, channel by channel."""
@@ -157,8 +133,7 @@ class MaeTeacher(Teacher):
         tokens = self._embed(prepared, hidden, visible)
         for block in self.blocks:
             tokens = block(tokens)
-        normed: Tensor = self.norm(tokens)
-        return normed
+        return self.norm(tokens)
 
     def decode(self, latent: Tensor, hidden: Tensor) -> Tensor:
         """Class and visible tokens (B,1+K,D) to the pixels of all patches (B,g,g,P*P*3)."""
@@ -168,7 +143,7 @@ class MaeTeacher(Teacher):
         tokens = torch.cat((narrow[:, :1], empty.scatter(1, places, narrow[:, 1:])), dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             tokens = block(tokens)
-        pixels: Tensor = self.decoder_pred(self.decoder_norm(tokens))
+        pixels = self.decoder_pred(self.decoder_norm(tokens))
         return pixels[:, 1:].reshape(-1, self.grid, self.grid, pixels.shape[-1])
 
     def _embed(self, prepared: Tensor, hidden: Tensor | None, visible: int | None = None) -> Tensor:

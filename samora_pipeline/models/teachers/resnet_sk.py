@@ -87,8 +87,7 @@ class SelectiveKernel(nn.Module):
         pooled = (first + second).mean(dim=(2, 3), keepdim=True)
         scores = self.excite(functional.relu(self.squeeze_norm(self.squeeze(pooled))))
         weights = scores.unflatten(1, (_STREAMS, -1)).softmax(dim=1)
-        mixed: Tensor = first * weights[:, 0] + second * weights[:, 1]
-        return mixed
+        return first * weights[:, 0] + second * weights[:, 1]
 
 
 class Shortcut(nn.Module):
@@ -102,8 +101,7 @@ class Shortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,h,w) to (B,4F,h/stride,w/stride)."""
-        y: Tensor = self.norm(self.convolution(self.pool(x)))
-        return y
+        return self.norm(self.convolution(self.pool(x)))
 
 
 class Bottleneck(nn.Module):
@@ -166,10 +164,8 @@ class ResNetSK(nn.Module):
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):
-            y: Tensor = block(x)
-            return y
-        repeated: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=_contexts(block))
-        return repeated
+            return block(x)
+        return checkpoint(block, x, use_reentrant=False, context_fn=_contexts(block))
 
 
 class ProjectionHead(nn.Module):
@@ -197,8 +193,7 @@ class ProjectionHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(B,D) to (B,128)."""
-        embeddings: Tensor = self.layers(pooled)
-        return embeddings
+        return self.layers(pooled)
 
 
 def _convolution(incoming: int, outgoing: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -5,15 +5,13 @@ Shapes: B batch, C channels of a stored slice, N side of a slice, T the network'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from samora_pipeline.contracts.level import Level
-from samora_pipeline.errors import UsageError
 from samora_pipeline.models.teachers.resnet_sk import ProjectionHead, ResNetGeometry, ResNetSK
-from samora_pipeline.models.teachers.teacher import FeatureShape, Teacher
+from samora_pipeline.models.teachers.teacher import FeatureShape, Teacher, TeacherDesign
 
 _STRIDE = 32
 
@@ -33,16 +31,11 @@ class SimclrTeacher(Teacher):
         self.encoder = ResNetSK(geometry)
         *_, third, last = geometry.widths
         self.head = ProjectionHead(last)
-        self._shapes = {
+        self.shapes = {
             "pooled": FeatureShape(last, 0),
             "map32": FeatureShape(last, input_size // _STRIDE),
             "map16": FeatureShape(third, 2 * input_size // _STRIDE),
         }
-
-    @property
-    def shapes(self) -> Mapping[str, FeatureShape]:
-        """See the class."""
-        return self._shapes
 
     def normalise(self, images: Tensor) -> Tensor:
         """SimCLRv2 takes [0,1] as it is, without mean and standard deviation."""
@@ -53,45 +46,25 @@ class SimclrTeacher(Teacher):
         grid = self.shapes[name].grid
         *_, third, last = self.encoder(self.prepare(images))
         if grid == 0:
-            pooled: Tensor = last.mean(dim=(2, 3))
-            return pooled
-        chosen: Tensor = third if name == "map16" else last
-        return chosen.permute(0, 2, 3, 1)
+            return last.mean(dim=(2, 3))
+        return (third if name == "map16" else last).permute(0, 2, 3, 1)
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B,C,N,N) in [0,1] to embeddings (B,128) for the contrastive loss, which normalises them."""
-        embeddings: Tensor = self.head(self.features(images, "pooled"))
-        return embeddings
+        return self.head(self.features(images, "pooled"))
 
 
 @dataclass(frozen=True)
-class SimclrDesign:
+class SimclrDesign(TeacherDesign):
     """Sizes of one SimCLRv2 network, and how it is built."""
 
     geometry: ResNetGeometry
     native_size: int = 224
-
-    @property
-    def level(self) -> Level:
-        """The image level."""
-        return Level.IMAGE
+    level = Level.IMAGE
 
     def build(self, input_size: int | None = None) -> SimclrTeacher:
-        """A teacher with random weights for ``input_size`` pixels (None: the native size).
-
-        Raises:
-            UsageError: ``E-TEACH-01`` when the size is no multiple of 32.
-        """
-        size = self.native_size if input_size is None else input_size
-        if size <= 0 or size % _STRIDE:
-            raise UsageError(
-                "E-TEACH-01",
-                "the input size does not fit the strides of this teacher",
-                found=f"{size} px",
-                expected=f"a multiple of {_STRIDE}",
-                fix=f"{max(1, round(size / _STRIDE)) * _STRIDE} px is the nearest",
-            )
-        return SimclrTeacher(self.geometry, size)
+        """See the base class."""
+        return SimclrTeacher(self.geometry, self.size(input_size, _STRIDE))
 
 
 SIMCLR_R50_2X_SK = SimclrDesign(ResNetGeometry(filters=128, depths=(3, 4, 6, 3)))

@@ -1,4 +1,4 @@
-"""What a teacher has to offer, so that continual pre-training and distillation need not know which one it is.
+"""What a teacher has to offer, so that continual pre-training and distillation do not depend on which one it is.
 
 Shapes: B batch, C channels of a stored slice, N side of any slice, T the teacher's own input size, D width of a
 feature, g side of its grid.
@@ -6,14 +6,15 @@ feature, g side of its grid.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.contracts.level import Level
+from samora_pipeline.errors import UsageError
 
 RGB = 3
 
@@ -29,16 +30,13 @@ class Teacher(nn.Module):
     """A self-supervised network with everything that its own pre-training needs.
 
     Slices come in as they are stored, with values in [0,1]; size, channels and statistics that the network expects are
-    its own affair (``prepare``). ``input_size`` is T, the size it works at.
+    its own affair (``prepare``). ``input_size`` is T, the size it works at. ``shapes`` are the features that can be
+    distilled, by name; the first is the default.
     """
 
     level: Level
     input_size: int
-
-    @property
-    @abstractmethod
-    def shapes(self) -> Mapping[str, FeatureShape]:
-        """The features that can be distilled, by name; the first is the default."""
+    shapes: Mapping[str, FeatureShape]
 
     @abstractmethod
     def features(self, images: Tensor, name: str) -> Tensor:
@@ -77,19 +75,33 @@ class Teacher(nn.Module):
         self.eval()
 
 
-class TeacherDesign(Protocol):
-    """One member of a family: how it is built with random weights."""
+class TeacherDesign(ABC):
+    """One member of a family: how it is built with random weights.
 
-    @property
-    def level(self) -> Level:
-        """The level of the expert that it teaches."""
-        ...
+    ``level`` is that of the expert that it teaches, ``native_size`` the input size in pixels that the published weights
+    were trained at.
+    """
 
-    @property
-    def native_size(self) -> int:
-        """Input size in pixels that the published weights were trained at."""
-        ...
+    level: ClassVar[Level]
+    native_size: int
 
+    @abstractmethod
     def build(self, input_size: int | None = None) -> Teacher:
         """A teacher for ``input_size`` pixels (None: the native size); refuses sizes that do not fit (E-TEACH-01)."""
-        ...
+
+    def size(self, input_size: int | None, multiple: int) -> int:
+        """The input size, or the native one for None.
+
+        Raises:
+            UsageError: ``E-TEACH-01`` when it is no positive multiple of ``multiple``, the teacher's patch or stride.
+        """
+        size = self.native_size if input_size is None else input_size
+        if size <= 0 or size % multiple:
+            raise UsageError(
+                "E-TEACH-01",
+                "the input size does not fit this teacher",
+                found=f"{size} px",
+                expected=f"a multiple of {multiple}",
+                fix=f"{max(1, round(size / multiple)) * multiple} px is the nearest",
+            )
+        return size

@@ -26,8 +26,7 @@ class Attention(nn.Module):
         """(B,L,D) to the same shape."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(q, k, v)
-        y: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
-        return y
+        return self.proj(attended.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -40,8 +39,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,L,D) to the same shape."""
-        y: Tensor = self.fc2(functional.gelu(self.fc1(x)))
-        return y
+        return self.fc2(functional.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -57,8 +55,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B,L,D) to the same shape."""
         x = x + self.attn(self.norm1(x))
-        y: Tensor = x + self.mlp(self.norm2(x))
-        return y
+        return x + self.mlp(self.norm2(x))
 
 
 class PatchEmbedding(nn.Module):
@@ -70,8 +67,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,C,N,N) to (B,L,D), row by row."""
-        tokens: Tensor = self.proj(images).flatten(2).transpose(1, 2)
-        return tokens
+        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 def initialise(module: nn.Module) -> None:

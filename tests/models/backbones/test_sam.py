@@ -11,14 +11,14 @@ from torch import nn
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.backbones.sam import SAMORA_TINY, SamGeometry
+from samora_pipeline.models.backbones.sam import SAMORA_TINY, SamBackbone
 
-NARROW = SamGeometry(embed_dim=48, depth=3, heads=3, global_attn_indexes=(2,), prompt_dim=32, decoder_mlp_dim=64)
+NARROW = SamBackbone(embed_dim=48, depth=3, heads=3, global_attn_indexes=(2,), prompt_dim=32, decoder_mlp_dim=64)
 
 
 @pytest.mark.parametrize(("geometry", "size"), [(NARROW, 224), (NARROW, 512), (SAMORA_TINY, 128)])
 def test_encoder_is_bit_equal_to_the_reference(
-    geometry: SamGeometry, size: int, randomise: Callable[..., None], reference_encoder: Callable[..., nn.Module]
+    geometry: SamBackbone, size: int, randomise: Callable[..., None], reference_encoder: Callable[..., nn.Module]
 ) -> None:
     reference = reference_encoder(geometry, size)
     randomise(reference)

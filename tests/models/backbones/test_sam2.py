@@ -17,12 +17,12 @@ from samora_pipeline.models.backbones.sam2 import (
     PIXEL_STD,
     SAM2_HIERA_B_PLUS,
     SAMORA2_TINY,
+    Sam2Backbone,
     Sam2Encoder,
-    Sam2Geometry,
 )
 from samora_pipeline.models.expert_block import block_widths
 
-SHORT_B_PLUS = Sam2Geometry(embed_dim=112, heads=2, stages=(1, 1, 2, 1), global_attn_indexes=(3,))
+SHORT_B_PLUS = Sam2Backbone(embed_dim=112, heads=2, stages=(1, 1, 2, 1), global_attn_indexes=(3,))
 """every kind of block of Hiera-B+ at its own width"""
 
 
@@ -41,7 +41,7 @@ def copied(encoder: Sam2Encoder, reference: ImageEncoder) -> None:
     ("geometry", "size"), [(SAMORA2_TINY, 128), (SAMORA2_TINY, 224), (SAMORA2_TINY, 512), (SHORT_B_PLUS, 224)]
 )
 def test_encoder_is_that_of_the_reference(
-    geometry: Sam2Geometry, size: int, randomise: Callable[..., None], reference_sam2_encoder: Callable[..., nn.Module]
+    geometry: Sam2Backbone, size: int, randomise: Callable[..., None], reference_sam2_encoder: Callable[..., nn.Module]
 ) -> None:
     reference = reference_sam2_encoder(geometry)
     randomise(reference, 0.05)

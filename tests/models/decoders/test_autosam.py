@@ -54,7 +54,7 @@ def test_each_class_is_a_run_of_its_own(randomise: Callable[..., None]) -> None:
 
 
 def test_prompts_are_not_looked_at(randomise: Callable[..., None]) -> None:
-    network = build_network(ModelSpec("samora_tiny", 64, K, levels=(), decoder="autosam"))
+    network = build_network(ModelSpec("samora_tiny", 64, K, levels=(), decoder="autosam", lora_rank=4))
     images = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
         before = network(images)
@@ -66,7 +66,7 @@ def test_prompts_are_not_looked_at(randomise: Callable[..., None]) -> None:
 def test_as_many_parameters_learn_as_in_its_code(outputs: int, trained: int) -> None:
     """Transformer, upscaling, two hyper-networks and two mask tokens per class; its code freezes what is called iou."""
     with torch.device("meta"):
-        network = build_network(ModelSpec("sam_vit_b", 1024, outputs, levels=(), decoder="autosam"))
+        network = build_network(ModelSpec("sam_vit_b", 1024, outputs, levels=(), decoder="autosam", lora_rank=4))
     freeze(network, frozenset({Part.DECODER}))
     counts = account(network)
     assert counts[Part.DECODER] == (trained, 0)
@@ -76,9 +76,9 @@ def test_as_many_parameters_learn_as_in_its_code(outputs: int, trained: int) -> 
 
 
 def test_all_of_sams_mask_decoder_is_read_from_a_public_file(randomise: Callable[..., None]) -> None:
-    source = build_network(ModelSpec("samora_tiny", 64, 4, levels=()))
+    source = build_network(ModelSpec("samora_tiny", 64, 4, levels=(), lora_rank=4))
     randomise(source, 0.1)
-    network = build_network(ModelSpec("samora_tiny", 64, K, levels=(), decoder="autosam"))
+    network = build_network(ModelSpec("samora_tiny", 64, K, levels=(), decoder="autosam", lora_rank=4))
     tokens = network.decoder.mask_tokens.weight.detach().clone()
     report = load_base(network, base_state(source))
     assert not report.dropped

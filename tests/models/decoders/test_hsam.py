@@ -17,7 +17,7 @@ from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAMORA_TINY
 from samora_pipeline.models.decoders.hsam import HSamDecoder
-from samora_pipeline.models.decoders.samed import SamedDecoder
+from samora_pipeline.models.decoders.sam import SamedDecoder
 from samora_pipeline.models.freezing import Part, account, freeze
 from tests.models.decoders.test_hsam_mask_attention import slow_scores
 from tests.models.decoders.test_hsam_transformer import slow_transformer
@@ -145,7 +145,7 @@ def test_without_preference_the_working_form_is_the_released_one() -> None:
 def hsam(size: int, decoder: str, *, outputs: int = 9) -> dict[Part, tuple[int, int]]:
     with torch.device("meta"):
         network = build_network(
-            ModelSpec("sam_vit_b", size, num_outputs=outputs, levels=(Level.IMAGE,), decoder=decoder)
+            ModelSpec("sam_vit_b", size, num_outputs=outputs, levels=(Level.IMAGE,), decoder=decoder, lora_rank=4)
         )
         assert [tuple(logits.shape) for logits in network.stages(torch.empty(1, 1, size, size))] == [
             (1, outputs, size // 4, size // 4),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samora_pipeline.models.decoders.hsam_pixel_decoder import HierarchicalPixelDecoder
+from samora_pipeline.models.decoders.hsam import HierarchicalPixelDecoder
 
 P, K, G = 32, 3, 2
 

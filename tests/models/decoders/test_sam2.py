@@ -9,7 +9,7 @@ from sam2.modeling.sam.transformer import TwoWayTransformer
 
 from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.backbones.sam2 import SAMORA2_TINY
-from samora_pipeline.models.decoders.sam2 import Sam2Decoder
+from samora_pipeline.models.decoders.sam import Sam2Decoder
 
 
 def test_returns_every_map_of_the_reference_decoder(randomise: Callable[..., None]) -> None:

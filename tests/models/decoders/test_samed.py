@@ -7,7 +7,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 
 from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.backbones.sam import SAMORA_TINY
-from samora_pipeline.models.decoders.samed import SamedDecoder
+from samora_pipeline.models.decoders.sam import SamedDecoder
 
 
 def test_returns_every_map_of_the_reference_decoder(randomise: Callable[..., None]) -> None:

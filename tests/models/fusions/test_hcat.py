@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.model_spec import FusionSpec
 from samora_pipeline.models.fusions.hcat import HCAT, CrossLayer, TwoWayStep
 
 DIM = 20  # the width inside is 16: eight heads of two
@@ -88,7 +87,7 @@ def test_a_layer_equals_torchs_decoder_layer_without_self_attention(randomise: C
 def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_experts: int) -> None:
     base, experts = torch.randn(1, 3, 3, DIM), torch.randn(num_experts, 1, 3, 3, DIM)
     delta, paper = (
-        HCAT(FusionSpec("hcat", order=order, residual=residual), num_experts=num_experts, dim=DIM, window=0)
+        HCAT(HCAT.Options(order=order, residual=residual), num_experts=num_experts, dim=DIM, window=0)
         for residual in ("delta", "paper")
     )
     assert torch.equal(delta(base, experts), experts[0] - base)
@@ -99,7 +98,7 @@ def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_
 @pytest.mark.parametrize("order", ["2-1-1", "1-2-1", "1-1-2"])
 def test_orders_and_residuals_written_out(order: str, residual: str, randomise: Callable[..., None]) -> None:
     base, experts = torch.randn(1, 2, 2, DIM), torch.randn(3, 1, 2, 2, DIM)
-    fusion = HCAT(FusionSpec("hcat", order=order, residual=residual), num_experts=3, dim=DIM, window=0)
+    fusion = HCAT(HCAT.Options(order=order, residual=residual), num_experts=3, dim=DIM, window=0)
     randomise(fusion, 0.5)
     first, second = fusion.first, fusion.second
     keep = int(residual == "delta")
@@ -118,5 +117,5 @@ def test_orders_and_residuals_written_out(order: str, residual: str, randomise: 
 def test_size_on_vit_b() -> None:
     step = TwoWayStep(768, 0, output_at_zero=True)
     assert sum(p.numel() for p in step.parameters()) == 955_648
-    fusion = HCAT(FusionSpec("hcat"), num_experts=3, dim=768, window=0)
+    fusion = HCAT(HCAT.Options(), num_experts=3, dim=768, window=0)
     assert 12 * sum(p.numel() for p in fusion.parameters()) == 22_935_552

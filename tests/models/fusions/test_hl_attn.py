@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.model_spec import FusionSpec
 from samora_pipeline.models.fusions.hl_attn import CrossAttention, HLAttention
 
 ORDERS = ("2-1-1", "1-2-1", "1-1-2")
@@ -61,7 +60,7 @@ def test_cross_attention_equals_loops(window: int, randomise: Callable[..., None
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("residual", ["delta", "paper"])
 def test_orders_and_residuals_written_out(order: str, residual: str, randomise: Callable[..., None]) -> None:
-    fusion = HLAttention(FusionSpec(order=order, residual=residual), num_experts=3, dim=DIM, window=0).double()
+    fusion = HLAttention(HLAttention.Options(order=order, residual=residual), num_experts=3, dim=DIM, window=0).double()
     randomise(fusion, 0.5)
     base = torch.randn(1, 2, 2, DIM, dtype=torch.float64)
     experts = torch.randn(3, 1, 2, 2, DIM, dtype=torch.float64)
@@ -90,14 +89,14 @@ def test_orders_and_residuals_written_out(order: str, residual: str, randomise: 
 def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_experts: int) -> None:
     base = torch.randn(1, 3, 3, DIM)
     experts = torch.randn(num_experts, 1, 3, 3, DIM)
-    delta = HLAttention(FusionSpec(order=order, residual="delta"), num_experts=num_experts, dim=DIM, window=0)
-    paper = HLAttention(FusionSpec(order=order, residual="paper"), num_experts=num_experts, dim=DIM, window=0)
+    delta = HLAttention(HLAttention.Options(order=order, residual="delta"), num_experts=num_experts, dim=DIM, window=0)
+    paper = HLAttention(HLAttention.Options(order=order, residual="paper"), num_experts=num_experts, dim=DIM, window=0)
     assert torch.equal(delta(base, experts), experts[0] - base)
     assert torch.equal(paper(base, experts), torch.zeros_like(base))
 
 
 def test_two_levels_are_one_step() -> None:
-    fusion = HLAttention(FusionSpec(), num_experts=2, dim=DIM, window=0)
+    fusion = HLAttention(HLAttention.Options(), num_experts=2, dim=DIM, window=0)
     nn.init.normal_(fusion.first.out.weight)
     base, experts = torch.randn(1, 2, 2, DIM), torch.randn(2, 1, 2, 2, DIM)
     higher, lower = experts - base
@@ -119,11 +118,11 @@ def test_width_is_at_most_128_and_whole_heads(dim: int, width: int) -> None:
 
 
 def test_size_on_vit_b() -> None:
-    fusion = HLAttention(FusionSpec(), num_experts=3, dim=768, window=0)
+    fusion = HLAttention(HLAttention.Options(), num_experts=3, dim=768, window=0)
     assert 12 * sum(p.numel() for p in fusion.parameters()) == 9_464_832
 
 
 @pytest.mark.parametrize("num_experts", [1, 4])
 def test_other_numbers_of_experts_are_refused(num_experts: int) -> None:
     with pytest.raises(ValueError, match="two or three"):
-        HLAttention(FusionSpec(), num_experts=num_experts, dim=DIM, window=0)
+        HLAttention(HLAttention.Options(), num_experts=num_experts, dim=DIM, window=0)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from samora_pipeline.contracts.model_spec import FusionSpec
-from samora_pipeline.models.fusions.hl_attn_self import SelfHLAttention, SelfThenCross
+from samora_pipeline.models.fusions.hl_attn import SelfHLAttention, SelfThenCross
 from tests.models.fusions.test_hl_attn import DIM, ORDERS, looped
 
 
@@ -26,8 +25,8 @@ def test_a_step_equals_loops(window: int, randomise: Callable[..., None]) -> Non
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("residual", ["delta", "paper"])
 def test_orders_and_residuals_written_out(order: str, residual: str, randomise: Callable[..., None]) -> None:
-    spec = FusionSpec("hl_attn_self", order=order, residual=residual)
-    fusion = SelfHLAttention(spec, num_experts=3, dim=DIM, window=0).double()
+    options = SelfHLAttention.Options(order=order, residual=residual)
+    fusion = SelfHLAttention(options, num_experts=3, dim=DIM, window=0).double()
     randomise(fusion, 0.5)
     base = torch.randn(1, 2, 2, DIM, dtype=torch.float64)
     experts = torch.randn(3, 1, 2, 2, DIM, dtype=torch.float64)
@@ -51,7 +50,7 @@ def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_
     base, experts = torch.randn(1, 3, 3, DIM), torch.randn(num_experts, 1, 3, 3, DIM)
     delta, paper = (
         SelfHLAttention(
-            FusionSpec("hl_attn_self", order=order, residual=residual), num_experts=num_experts, dim=DIM, window=0
+            SelfHLAttention.Options(order=order, residual=residual), num_experts=num_experts, dim=DIM, window=0
         )
         for residual in ("delta", "paper")
     )
@@ -61,7 +60,7 @@ def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_
 
 def test_as_many_weights_as_hl_attn_on_vit_b() -> None:
     """Table 3 cannot tell the two readings apart: only their biases differ in number."""
-    fusion = SelfHLAttention(FusionSpec("hl_attn_self"), num_experts=3, dim=768, window=0)
+    fusion = SelfHLAttention(SelfHLAttention.Options(), num_experts=3, dim=768, window=0)
     sizes = {name: parameter.numel() for name, parameter in fusion.named_parameters()}
     assert 12 * sum(sizes.values()) == 9_483_264
     assert 12 * sum(size for name, size in sizes.items() if name.endswith("weight")) == 12 * 2 * 4 * 768 * 128

@@ -50,7 +50,7 @@ def written_out(fusion: MoLE, base: Tensor, experts: Tensor, residual: str) -> T
 @pytest.mark.parametrize("residual", ["delta", "paper"])
 @pytest.mark.parametrize("num_experts", [2, 3])
 def test_the_formula_written_out(residual: str, num_experts: int, randomise: Callable[..., None]) -> None:
-    fusion = MoLE(FusionSpec("mole", residual=residual), num_experts=num_experts, dim=DIM, window=0).double()
+    fusion = MoLE(MoLE.Options(residual=residual), num_experts=num_experts, dim=DIM, window=0).double()
     randomise(fusion, 0.7)
     base = torch.randn(2, 3, 4, DIM, dtype=torch.float64)
     experts = torch.randn(num_experts, 2, 3, 4, DIM, dtype=torch.float64)
@@ -60,14 +60,14 @@ def test_the_formula_written_out(residual: str, num_experts: int, randomise: Cal
 
 
 def test_training_starts_from_the_mean_of_the_experts() -> None:
-    fusion = MoLE(FusionSpec("mole"), num_experts=3, dim=DIM, window=0)
+    fusion = MoLE(MoLE.Options(), num_experts=3, dim=DIM, window=0)
     base, experts = torch.randn(2, 3, 4, DIM), torch.randn(3, 2, 3, 4, DIM)
     torch.testing.assert_close(base + fusion(base, experts), experts.mean(0))
     torch.testing.assert_close(fusion.gates(experts), torch.full((2, 3), 1 / 3))
 
 
 def test_each_image_has_its_own_gates(randomise: Callable[..., None]) -> None:
-    fusion = MoLE(FusionSpec("mole"), num_experts=3, dim=DIM, window=0)
+    fusion = MoLE(MoLE.Options(), num_experts=3, dim=DIM, window=0)
     randomise(fusion, 0.7)
     gates = fusion.gates(torch.randn(3, 4, 2, 2, DIM))
     torch.testing.assert_close(gates.sum(-1), torch.ones(4))
@@ -75,7 +75,7 @@ def test_each_image_has_its_own_gates(randomise: Callable[..., None]) -> None:
 
 
 def test_a_low_temperature_chooses_one_expert(randomise: Callable[..., None]) -> None:
-    fusion = MoLE(FusionSpec("mole"), num_experts=3, dim=DIM, window=0)
+    fusion = MoLE(MoLE.Options(), num_experts=3, dim=DIM, window=0)
     randomise(fusion, 0.7)
     with torch.no_grad():
         fusion.log_temperature.fill_(-8)
@@ -83,7 +83,7 @@ def test_a_low_temperature_chooses_one_expert(randomise: Callable[..., None]) ->
 
 
 def test_equal_experts_are_that_expert_whatever_the_gates_say(randomise: Callable[..., None]) -> None:
-    network = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec("mole", scope="attention")))
+    network = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec("mole", scope="attention"), lora_rank=4))
     randomise(network, 0.05)
     with torch.no_grad():
         for block in network.image_encoder.blocks:
@@ -96,5 +96,5 @@ def test_equal_experts_are_that_expert_whatever_the_gates_say(randomise: Callabl
 
 
 def test_size_on_vit_b() -> None:
-    fusion = MoLE(FusionSpec("mole"), num_experts=3, dim=768, window=0)
+    fusion = MoLE(MoLE.Options(), num_experts=3, dim=768, window=0)
     assert 12 * sum(p.numel() for p in fusion.parameters()) == 82_992

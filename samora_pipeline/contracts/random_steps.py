@@ -1,0 +1,69 @@
+"""The settings of everything that is drawn at random while training: they change a result, so they are recorded.
+
+Free of torch, so that a command line is checked before it is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Range = tuple[float, float]
+"""lowest and highest value, drawn uniformly unless a docstring says otherwise"""
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """Labelled slices. Rotation (degrees either way), flips (probability) and scale are A.3's; all else is ours.
+
+    A.3 names elastic deformation, contrast and brightness without numbers. ``elastic`` is a probability;
+    displacements have a standard deviation of ``elastic_size`` and are smooth over ``elastic_smoothness``, both as
+    shares of the side: H-SAM's strength at 224 pixels. ``contrast`` (about the mean) and ``brightness`` are factors.
+    """
+
+    rotation: float = 15.0
+    flip: float = 0.5
+    scale: Range = (0.9, 1.1)
+    elastic: float = 0.5
+    elastic_size: float = 0.018
+    elastic_smoothness: float = 0.08
+    contrast: Range = (0.8, 1.2)
+    brightness: Range = (0.8, 1.2)
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Strength of the views of unlabelled slices.
+
+    ``area`` and ``aspect`` describe the crop as a share of the slice, ``rotation`` is in degrees either way.
+    ``contrast`` and ``brightness`` are factors, ``gamma`` an exponent drawn on a logarithmic scale. ``blur`` is a
+    probability, ``blur_sigma`` a share of the side (SimCLR's 0.1 to 2 pixels at 224).
+    """
+
+    area: Range = (0.2, 1.0)
+    aspect: Range = (3 / 4, 4 / 3)
+    rotation: float = 15.0
+    contrast: Range = (0.6, 1.4)
+    brightness: Range = (0.6, 1.4)
+    gamma: Range = (0.7, 1.4)
+    blur: float = 0.5
+    blur_sigma: Range = (0.1 / 224, 2.0 / 224)
+
+
+# SimCLRv2 crops down to 8 % of the area; 8 % of a body slice is often nothing but air, so 20 % as in MAE. Hue,
+# saturation and grayscale do nothing to one channel. Strength 0.4 and gamma are ours, rotation is SAMora's A.3.
+CONTRASTIVE_VIEWS = ViewSettings()
+# Teacher and student see the same view, which therefore only has to vary the slice (strengths are ours).
+DISTILLATION_VIEWS = ViewSettings(
+    area=(0.5, 1.0), contrast=(0.8, 1.2), brightness=(0.8, 1.2), gamma=(0.8, 1.25), blur=0.0
+)
+# MAE crops and flips, nothing else.
+MASKED_VIEWS = ViewSettings(rotation=0.0, contrast=(1.0, 1.0), brightness=(1.0, 1.0), gamma=(1.0, 1.0), blur=0.0)
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """The noise of the pixel level: a name of ``slices.noise.NOISES`` and the options of that noise."""
+
+    name: str = "mixture"
+    options: dict[str, Any] = field(default_factory=dict)

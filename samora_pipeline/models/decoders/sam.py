@@ -1,0 +1,82 @@
+"""Decoders on SAM's and SAM 2's mask decoder, and the families' own with one mask token per output map.
+
+Shapes: B batch, P prompt width, g side of the embedding grid, K output maps.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sam2.modeling.sam.mask_decoder import MaskDecoder as Sam2MaskDecoder
+from segment_anything.modeling import MaskDecoder
+from torch import Tensor, nn
+
+from samora_pipeline.errors import UsageError
+from samora_pipeline.models.backbones.backbone import Backbone, Features
+from samora_pipeline.models.decoders.decoder import Decoder
+
+
+class OnMaskDecoder(Decoder):
+    """A decoder that holds the backbone's own mask decoder, which public weights are read into.
+
+    Raises:
+        UsageError: ``E-MODEL-06`` a backbone whose mask decoder is of another family than ``family``.
+    """
+
+    family: ClassVar[type[nn.Module]] = MaskDecoder
+
+    def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> None:
+        super().__init__()
+        self.mask_decoder = backbone.build_mask_decoder(num_outputs)
+        if not isinstance(self.mask_decoder, self.family):
+            raise UsageError(
+                "E-MODEL-06",
+                f"{type(self).__name__} is built on a mask decoder that this backbone does not have",
+                found=f"{type(self.mask_decoder).__module__}.{type(self.mask_decoder).__name__}",
+                expected=f"a backbone with {self.family.__module__}.{self.family.__name__}",
+                fix=f"--set model.decoder={backbone.own_decoder}",
+            )
+
+    def public_names(self) -> dict[str, str]:
+        """All of the mask decoder."""
+        names = [f"mask_decoder.{name}" for name in self.mask_decoder.state_dict()]
+        return dict(zip(names, names, strict=True))
+
+
+class SamedDecoder(OnMaskDecoder):
+    """SAMed's: logits at low resolution, (B,K,4g,4g): 56 px for an input of 224 px.
+
+    The predicted mask quality is not used.
+    """
+
+    def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
+        """Decode the embedding (B,P,g,g) to (B,K,4g,4g); SAM has no finer features."""
+        maps, _ = self.mask_decoder.predict_masks(
+            image_embeddings=features.embedding,
+            image_pe=positions,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+        )
+        return maps
+
+
+class Sam2Decoder(OnMaskDecoder):
+    """SAM 2's: logits at low resolution, (B,K,4g,4g), with the encoder's finer features added while upscaling.
+
+    The predicted mask quality and the score for whether an object is there are not used.
+    """
+
+    family = Sam2MaskDecoder
+
+    def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
+        """Decode an embedding (B,P,g,g) with skips (B,P,4g,4g) and (B,P,2g,2g) to (B,K,4g,4g)."""
+        fine, middle = features.skips
+        maps, *_ = self.mask_decoder.predict_masks(
+            image_embeddings=features.embedding,
+            image_pe=positions,
+            sparse_prompt_embeddings=sparse.expand(len(features.embedding), -1, -1),
+            dense_prompt_embeddings=dense,
+            repeat_image=False,
+            high_res_features=[self.mask_decoder.conv_s0(fine), self.mask_decoder.conv_s1(middle)],
+        )
+        return maps

@@ -1,0 +1,64 @@
+"""Any module as a segmentation network: from images to logits, without base, experts and parts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from samora_pipeline.contracts.model_spec import ModuleSpec
+from samora_pipeline.errors import UsageError
+from samora_pipeline.models.samora import Network
+from samora_pipeline.registry import Registry
+
+NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network")
+
+
+class ModuleNetwork(Network):
+    """A module from images (B,C,N,N) in [0,1] to logits (B,K,h,w). All of it is trained, its buffers are saved too."""
+
+    def __init__(self, module: nn.Module, spec: ModuleSpec) -> None:
+        super().__init__(spec.in_channels, spec.input_size)
+        self.module = module
+        self.num_outputs = spec.num_outputs
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Segment images (B,C,N,N), floats in [0,1], to logits (B,K,h,w).
+
+        Raises:
+            ValueError: images or logits of another shape.
+        """
+        self.check(images)
+        logits: Tensor = self.module(images)
+        if logits.ndim != 4 or logits.shape[:2] != (len(images), self.num_outputs):
+            raise ValueError(f"logits of shape {tuple(logits.shape)} are not (B,{self.num_outputs},h,w)")
+        return logits
+
+
+def build_module(spec: ModuleSpec) -> ModuleNetwork:
+    """Build the network of a spec with random weights; errors as in ``module_arguments``."""
+    return ModuleNetwork(NETWORKS.get(spec.network)(**module_arguments(spec)), spec)
+
+
+def module_arguments(spec: ModuleSpec) -> dict[str, Any]:
+    """The keywords that a module is made with: its options, and those of the spec's sizes that it accepts.
+
+    Raises:
+        UsageError: ``E-NAME-01`` an unknown network, ``E-SET-01`` options that it does not accept or lacks.
+    """
+    signature = inspect.signature(NETWORKS.get(spec.network))
+    sizes = {"in_channels": spec.in_channels, "num_outputs": spec.num_outputs, "input_size": spec.input_size}
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    accepted = {name: size for name, size in sizes.items() if anything or name in signature.parameters}
+    try:
+        signature.bind(**accepted, **spec.options)
+    except TypeError as error:
+        raise UsageError(
+            "E-SET-01",
+            f"the network {spec.network} cannot be made with these options",
+            found=str(error),
+            expected=f"keywords of {signature}",
+        ) from error
+    return accepted | spec.options

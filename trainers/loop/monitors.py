@@ -1,0 +1,254 @@
+"""What a stage without labels has learned, seen on a fixed panel: a few numbers each epoch, and a card at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from samora_pipeline import distributed
+from samora_pipeline.contracts.json_io import write_json
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.pretraining_card import CARD_FILE, CARD_PICTURE, PretrainingCard
+from samora_pipeline.evaluation.representations import class_probe, effective_rank, number_probe, spread
+from samora_pipeline.models.expert_block import expert_blocks, only_expert
+from samora_pipeline.models.lora import LoRA
+from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.run_log import Line, logger
+from samora_pipeline.slices.datasets import UnlabelledSource
+from trainers.loop.loading import on_device
+from trainers.loop.monitor_rules import judge, verdict
+from trainers.loop.pretraining import Examination, Objective
+from trainers.settings import PretrainingSettings
+
+LARGEST_PANEL = 32
+_SMALLEST_PANEL = 4
+_ENOUGH = 24
+"""slices from which on a probe is judged; of fewer it is shown"""
+_PANEL_EPOCH = -1
+"""epochs count from 0, so what is drawn for the panel is drawn for no training step"""
+_EACH_SHARE, _FINAL_SHARE = 0.01, 0.015
+"""of the forward and backward passes of training that monitors may cost, over all epochs and at the end"""
+_PASSES = 2
+"""over the panel, with LoRA on and off; a training step costs about three"""
+
+Measures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class MonitorInputs:
+    """What the monitors of a stage look at. ``level`` is that of its expert, None where it trains none.
+
+    ``taught_by`` and ``stamps`` are told on the card.
+    """
+
+    stage: str
+    network: nn.Module
+    objective: Objective[Any]
+    source: UnlabelledSource
+    settings: PretrainingSettings
+    device: torch.device
+    level: Level | None = None
+    taught_by: str = ""
+    stamps: tuple[str, ...] = ()
+
+
+class Monitor:
+    """Examines a stage on slices spread evenly over its pool, the same ones every time.
+
+    The panel is as large as a fortieth of the training allows, 4 to 32 slices; the last one is the larger.
+    """
+
+    def __init__(self, inputs: MonitorInputs) -> None:
+        self._inputs = inputs
+        pool, settings = len(inputs.source), inputs.settings
+        per_epoch = min(pool, settings.batch * (settings.steps_per_epoch or pool))
+        self._each = spread_evenly(pool, _size(_EACH_SHARE * per_epoch))
+        self._final = spread_evenly(pool, _size(_FINAL_SHARE * per_epoch * settings.epochs))
+
+    def epoch(self) -> Measures:
+        """The numbers of one epoch, for its line of log.jsonl."""
+        measures, _ = self._measure(self._each)
+        return {f"panel_{name}": value for name, value in measures.items()}
+
+    @torch.no_grad()
+    def finish(self, history: Sequence[Line], folder: Path) -> PretrainingCard:
+        """Examine once more, on the larger panel, and write card.json and card.png."""
+        begun = time.monotonic()
+        with distributed.alone():
+            measures, examination = self._measure(self._final)
+            measures |= self._probes(examination)
+            blocks = self._blocks()
+        if blocks:
+            reached = [value for values in blocks.values() for value in values if value > 0]
+            measures |= {"lora_smallest": min(reached, default=0.0), "lora_largest": max(reached, default=0.0)}
+        card = self._card(history, measures, blocks, time.monotonic() - begun)
+        write_json(card, folder / CARD_FILE)
+        from samora_pipeline.reporting.pretraining import draw_card
+
+        draw_card(card, history, {name: value.cpu().numpy() for name, value in examination.columns.items()}, folder)
+        _tell(card, folder / CARD_PICTURE)
+        return card
+
+    @torch.no_grad()
+    def _measure(self, panel: Sequence[int]) -> tuple[Measures, Examination]:
+        """The measures of the panel, and what was seen with LoRA on."""
+        inputs = self._inputs
+        batch = on_device(inputs.objective.load(list(panel), _PANEL_EPOCH), inputs.device)
+        with _evaluating(inputs.network):
+            on = self._examine(batch)
+            off = None
+            if inputs.level is not None:
+                with only_expert(inputs.network, None):
+                    off = self._examine(batch)
+        measures: Measures = {"loss": float(on.loss)}
+        if off is not None:
+            loss_on, loss_off = float(on.loss), float(off.loss)
+            measures = {
+                "loss_off": loss_off,
+                "loss_on": loss_on,
+                "gap": (loss_off - loss_on) / max(abs(loss_off), 1e-12),
+            }
+        measures |= on.measures
+        measures |= {"feature_spread": spread(on.features), "feature_rank": effective_rank(on.features)}
+        if "accuracy" in measures:
+            measures["accuracy_over_chance"] = measures["accuracy"] / measures["chance_accuracy"]
+            measures["embedding_rank_share"] = measures["embedding_rank"] / max(1, 2 * len(panel) - 1)
+        if off is not None and "teacher_similarity" in measures:
+            measures["teacher_similarity_gain"] = measures["teacher_similarity"] - off.measures["teacher_similarity"]
+        self._off = off
+        return measures, on
+
+    def _examine(self, batch: dict[str, Any]) -> Examination:
+        inputs = self._inputs
+        # Noise that an objective draws from torch's own generator is then the same on and off, and in every epoch.
+        torch.manual_seed(derived_seed("panel"))
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
+            return inputs.objective.examine(inputs.network, batch)
+
+    def _probes(self, examination: Examination) -> Measures:
+        keys = self._inputs.source.keys(self._final)
+        places = places_of(keys, self._inputs.source)
+        datasets, cases = [key.split("/")[0] for key in keys], [key.rpartition("/")[0] for key in keys]
+        position = number_probe(examination.features, places, cases)
+        measures = {"position_error": position.value}
+        if len(keys) >= _ENOUGH:
+            measures["position_error_over_chance"] = position.value / max(position.chance, 1e-12)
+        if self._off is not None:
+            measures["position_error_off"] = number_probe(self._off.features, places, cases).value
+        if len(set(datasets)) > 1:
+            dataset = class_probe(examination.features, datasets, cases)
+            measures |= {"dataset_accuracy": dataset.value, "dataset_chance": dataset.chance}
+        return measures
+
+    def _blocks(self) -> dict[str, tuple[float, ...]]:
+        level = self._inputs.level
+        if level is None:
+            return {}
+        blocks = expert_blocks(self._inputs.network).values()
+        pairs = [_lora_size(block.experts[level.value], block.get_submodule("block.attn.qkv")) for block in blocks]
+        return {"q": tuple(q for q, _ in pairs), "v": tuple(v for _, v in pairs)}
+
+    def _card(
+        self, history: Sequence[Line], measures: Measures, blocks: dict[str, tuple[float, ...]], last: float
+    ) -> PretrainingCard:
+        inputs = self._inputs
+        seconds = sum(line["seconds"] for line in history)
+        monitoring = last + sum(line.get("monitor_seconds", 0.0) for line in history)
+        slices = sum(line["seconds"] * line["slices_per_second"] for line in history)
+        wait = sum(line["seconds"] * line["data_wait"] for line in history) / max(seconds, 1e-9)
+        skipped = history[-1]["skipped_steps"]
+        # An epoch of which every step was left out has no loss.
+        losses = [line["loss"] for line in history if "loss" in line]
+        measures |= {
+            **({"loss_ratio": losses[-1] / max(abs(losses[0]), 1e-12)} if losses else {}),
+            "skipped_steps": float(skipped),
+            "data_wait": wait,
+            "monitor_share": monitoring / max(seconds, 1e-9),
+        }
+        judged = judge(measures)
+        trained = [inputs.network, inputs.objective.head]
+        return PretrainingCard(
+            stage=inputs.stage,
+            verdict=verdict(judged),
+            taught_by=inputs.taught_by,
+            epochs=len(history),
+            pool_slices=len(inputs.source),
+            panel_slices=len(self._final),
+            trained_parameters=sum(p.numel() for part in trained for p in part.parameters() if p.requires_grad),
+            seconds=round(seconds, 3),
+            monitor_seconds=round(monitoring, 3),
+            slices_per_second=round(slices / max(seconds, 1e-9), 2),
+            data_wait=round(wait, 4),
+            memory_gib=max((line["memory_gib"] for line in history), default=None),
+            skipped_steps=skipped,
+            measures=judged,
+            blocks=blocks,
+            stamps=inputs.stamps,
+        )
+
+
+def spread_evenly(pool: int, size: int) -> list[int]:
+    """Numbers of ``size`` slices, evenly spread over a pool that is ordered by dataset, case and position."""
+    count = min(pool, size)
+    return [pool * number // count for number in range(count)]
+
+
+def places_of(keys: Sequence[str], source: UnlabelledSource) -> list[float]:
+    """Axial positions of slices as a share of their scan: 0 the first, 1 the last slice that the pool has of it."""
+    last: dict[str, int] = {}
+    for key in source.keys(range(len(source))):
+        case, _, index = key.rpartition("/")
+        last[case] = max(last.get(case, 1), int(index))
+    return [int(index) / last[case] for case, _, index in (key.rpartition("/") for key in keys)]
+
+
+def _size(slices: float) -> int:
+    """The panel that costs as much as training on so many slices."""
+    return max(_SMALLEST_PANEL, min(LARGEST_PANEL, int(3 * slices / _PASSES)))
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Within the context batch norms use and change no statistics of a batch."""
+    before = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(before)
+
+
+def _lora_size(expert: nn.Module, qkv: nn.Module) -> tuple[float, float]:
+    """|BA| / |W| (Frobenius) for q and v."""
+    if not isinstance(expert, LoRA) or not isinstance(qkv, nn.Linear):
+        raise TypeError("an expert is a LoRA on a linear qkv")
+    q, _, v = qkv.weight.float().chunk(3)
+    return (
+        float((expert.q_b.float() @ expert.q_a.float()).norm() / q.norm()),
+        float((expert.v_b.float() @ expert.v_a.float()).norm() / v.norm()),
+    )
+
+
+def _tell(card: PretrainingCard, picture: Path) -> None:
+    values: Mapping[str, float] = {measure.name: measure.value for measure in card.measures}
+    if "gap" in values:
+        logger.info(
+            "%s: loss %.4f with the expert off, %.4f with it on, gap %+.1f %%",
+            card.stage,
+            values["loss_off"],
+            values["loss_on"],
+            100 * values["gap"],
+        )
+    failed = [measure for measure in card.measures if measure.passed is False]
+    if not failed:
+        logger.info("%s: all monitors pass, see %s", card.stage, picture)
+        return
+    named = ", ".join(f"{measure.name} {measure.value:.3g} (wanted {measure.wanted})" for measure in failed)
+    logger.warning("%s: monitors warn: %s; what to do is in %s", card.stage, named, picture)

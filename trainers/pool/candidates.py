@@ -1,0 +1,131 @@
+"""Which cases may come into an unlabelled pool, and why the others may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from samora_pipeline.contracts.leakage import Leak, copy_of, telling_digests, voxel_index
+from samora_pipeline.contracts.splits import OFFICIAL, Splits
+from samora_pipeline.contracts.stored_case import StoredCase
+from trainers.pool.prepared import PreparedDataset
+from trainers.pool.sources import PoolDatasets
+
+Reason = Literal["scored", "of a scored patient", "test", "not CT", "a leak", "a copy"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All cases of the datasets of a pool, by dataset, each with the reason why it stays out (None: it comes in).
+
+    ``missing`` are the paper's datasets that are not there.
+    """
+
+    own: PreparedDataset
+    datasets: tuple[PreparedDataset, ...]
+    reasons: Mapping[str, Mapping[str, Reason | None]]
+    missing: tuple[str, ...] = ()
+
+    def label(self, dataset: PreparedDataset, case: str) -> str:
+        """The name of a case, with its dataset where that is not the run's own."""
+        return case if dataset.name == self.own.name else f"{dataset.name}/{case}"
+
+    def cases(self, dataset: PreparedDataset) -> tuple[str, ...]:
+        """The cases of a dataset that come in."""
+        return tuple(case for case, reason in self.reasons[dataset.name].items() if reason is None)
+
+    def every(self) -> Iterator[tuple[PreparedDataset, str]]:
+        """All cases that come in, in order."""
+        for dataset in self.datasets:
+            for case in self.cases(dataset):
+                yield dataset, case
+
+    def labels(self, *reasons: Reason) -> frozenset[str]:
+        """The names of the cases that stay out for one of ``reasons``."""
+        return frozenset(
+            self.label(dataset, case)
+            for dataset in self.datasets
+            for case, reason in self.reasons[dataset.name].items()
+            if reason in reasons
+        )
+
+    def without(self, labels: Collection[str], because: Reason) -> Candidates:
+        """The same, with the named cases left out."""
+        reasons = {
+            dataset.name: {
+                case: because if reason is None and self.label(dataset, case) in labels else reason
+                for case, reason in self.reasons[dataset.name].items()
+            }
+            for dataset in self.datasets
+        }
+        return replace(self, reasons=reasons)
+
+    def copies(self) -> frozenset[str]:
+        """Cases that come in although all their channels are those of a case before them."""
+        seen: set[tuple[str, ...]] = set()
+        copies = set()
+        for dataset, case in self.every():
+            digests = telling_digests(dataset.fingerprint.cases[case])
+            if digests and digests in seen:
+                copies.add(self.label(dataset, case))
+            seen.add(digests)
+        return frozenset(copies)
+
+
+def find_candidates(
+    own: PreparedDataset, found: PoolDatasets, scored: frozenset[str], *, transductive: bool
+) -> Candidates:
+    """Sort the cases of all datasets.
+
+    Kept out are test cases and cases of a published test set, of any dataset; the cases that the run is scored on and
+    other scans of their patients; and cases that are no CT where the paper's rule asks for CT. ``transductive`` lets
+    the scored cases, their patients and published test sets in, without their labels.
+    """
+    reasons = {}
+    for dataset, keep in found.datasets:
+        reason_of = _reasons(own, dataset, keep, scored, transductive=transductive)
+        reasons[dataset.name] = {name: reason_of(name, stored) for name, stored in sorted(dataset.cases.items())}
+    return Candidates(own, tuple(dataset for dataset, _ in found.datasets), reasons, found.missing)
+
+
+def pool_leaks(candidates: Candidates, protected: frozenset[str]) -> tuple[Leak, ...]:
+    """Cases that would come in and show a protected scan of the run's own dataset, under whatever name."""
+    own = candidates.own
+    index = voxel_index(own.fingerprint.cases, protected)
+    found = ((dataset, case, copy_of(dataset.fingerprint.cases[case], index)) for dataset, case in candidates.every())
+    return tuple(
+        Leak(candidates.label(dataset, case), other, "voxels", "pool")
+        for dataset, case, other in found
+        if other is not None
+    )
+
+
+def _reasons(
+    own: PreparedDataset,
+    dataset: PreparedDataset,
+    keep: Callable[[str], bool],
+    scored: frozenset[str],
+    *,
+    transductive: bool,
+) -> Callable[[str, StoredCase], Reason | None]:
+    is_own = dataset.name == own.name
+    hidden = scored if is_own else _published_test(dataset.splits())
+    patients = {dataset.raw.patient(name) for name in hidden}
+
+    def reason(name: str, stored: StoredCase) -> Reason | None:
+        if not keep(name):
+            return "not CT"
+        if transductive:
+            return "test" if stored.subset == "test" and not (is_own and name in scored) else None
+        if name in hidden:
+            return "scored"
+        if stored.subset == "test":
+            return "test"
+        return "of a scored patient" if dataset.raw.patient(name) in patients else None
+
+    return reason
+
+
+def _published_test(splits: Splits) -> frozenset[str]:
+    return frozenset(splits.folds[OFFICIAL].scored) if OFFICIAL in splits.folds else frozenset()

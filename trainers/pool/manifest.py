@@ -1,0 +1,123 @@
+"""Choosing the slices of a pool, once: the list lies beside the results of stage 1 and is read again afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from samora_pipeline import distributed
+from samora_pipeline.contracts.json_io import write_json
+from samora_pipeline.contracts.pool import PoolCase, PoolDataset, PoolManifest, digest_choice, read_pool
+from samora_pipeline.errors import DataError
+from samora_pipeline.parallel import map_cases, suggest_workers
+from samora_pipeline.slices.pool import PoolScan, allot, choice_rule, content_digest, showing_slices, spread
+from samora_pipeline.slices.store import CasePaths
+from trainers.pool.pool import Pool, PoolMember, empty_pool, require_number
+from trainers.pool.prepared import preprocessing
+
+
+def pool_manifest(pool: Pool) -> PoolManifest:
+    """Return the pool's list of slices, chosen now if it is not there yet; every rank calls this.
+
+    Raises:
+        DataError: ``E-POOL-03`` no slice shows anything, ``E-POOL-04`` and ``E-POOL-07`` the list or the store was
+            changed, ``E-POOL-06`` too few slices show something, ``E-STORE-..`` a case is missing or damaged.
+    """
+    if distributed.is_main() and not pool.file.is_file():
+        write_json(choose_slices(pool), pool.file)
+    distributed.barrier()
+    manifest = read_pool(pool.file)
+    _require_same_slices(pool, manifest)
+    return manifest
+
+
+def choose_slices(pool: Pool) -> PoolManifest:
+    """Look through all cases of a pool and choose its slices by quota and seed."""
+    shown = _look_through(pool)
+    count = sum(map(len, shown.values()))
+    if count == 0:
+        raise empty_pool(f"{pool.stored} slices, and all of them show only air or nearly one value")
+    require_number(pool.settings, count, "show something to learn from")
+    sizes = {_name(key): len(indices) for key, indices in shown.items()}
+    quota, shares = allot(sizes, pool.settings.slices, pool.seed)
+    datasets = {
+        member.dataset.name: PoolDataset(
+            {**preprocessing(member.plans), "step": member.step},
+            {
+                case: _pool_case(member, case, shown[member.dataset.name, case], shares, pool.seed)
+                for case in member.cases
+            },
+        )
+        for member in pool.members
+    }
+    return PoolManifest(
+        key=pool.record.key,
+        seed=pool.seed,
+        wanted=pool.settings.slices,
+        quota=quota,
+        intensity=pool.settings.intensity,
+        rule=choice_rule(),
+        excluded=pool.record.excluded,
+        digest=digest_choice(datasets),
+        datasets=datasets,
+    )
+
+
+def describe_choice(manifest: PoolManifest, pool: Pool) -> str:
+    """The pool in one line for the log."""
+    shown = sum(case.shown for dataset in manifest.datasets.values() for case in dataset.cases.values())
+    quota = "all of them" if manifest.quota is None else f"{manifest.quota} or one more of each case that has them"
+    return (
+        f"pool: {manifest.slices} slices of {shown} that show something ({quota}, seed {manifest.seed}), "
+        f"digest {manifest.digest[:12]}, listed in {pool.file}"
+    )
+
+
+def _look_through(pool: Pool) -> dict[tuple[str, str], tuple[int, ...]]:
+    scans: dict[tuple[str, str], PoolScan] = {
+        (member.dataset.name, case): member.scan(case) for member in pool.members for case in member.cases
+    }
+    sizes = [_size(scan.folder, scan.case) for scan in scans.values()]
+    items = [(_name(key), scan) for key, scan in scans.items()]
+    outcomes = map_cases(showing_slices, items, suggest_workers(sizes), "choosing slices")
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+    return {key: outcome.result or () for key, outcome in zip(scans, outcomes, strict=True)}
+
+
+def _pool_case(member: PoolMember, case: str, shown: tuple[int, ...], shares: Mapping[str, int], seed: int) -> PoolCase:
+    record = member.dataset.cases[case]
+    name = _name((member.dataset.name, case))
+    slices = spread(shown, shares[name], seed, name)
+    return PoolCase(
+        source_digest=record.source_digest,
+        voxel_digests=member.dataset.fingerprint.cases[case].voxel_digests,
+        content_digest=content_digest(record, slices),
+        stored=record.shape[0],
+        shown=len(shown),
+        slices=slices,
+    )
+
+
+def _require_same_slices(pool: Pool, manifest: PoolManifest) -> None:
+    """The key names what the slices came from; this looks at what the store holds now."""
+    for member in pool.members:
+        for case, entry in manifest.datasets[member.dataset.name].cases.items():
+            if content_digest(member.dataset.cases[case], entry.slices) != entry.content_digest:
+                raise DataError(
+                    "E-POOL-07",
+                    f'the stored slices of "{case}" are not those that the pool was chosen from',
+                    found=f"other checksums in {member.dataset.slices}",
+                    expected=f"those of {pool.file}",
+                    fix=f"rm {pool.file}  and run the same command again, or restore the slices",
+                )
+
+
+def _name(key: tuple[str, str]) -> str:
+    return "/".join(key)
+
+
+def _size(folder: Path, case: str) -> int:
+    path = CasePaths.of(folder, case).images
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,225 @@
+"""The unlabelled pool of stage 1, and the promise that no scored scan is in it, under no name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from samora_pipeline import distributed
+from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.pool import PoolManifest
+from samora_pipeline.contracts.run import PoolRecord
+from samora_pipeline.errors import DataError, SamoraError
+from samora_pipeline.files import digest_json
+from samora_pipeline.slices.datasets import DEFAULT_MEMORY, JoinedSource, SliceId, SliceSource, UnlabelledSource
+from samora_pipeline.slices.pool import PoolScan, choice_rule, thinned
+from trainers.pool.candidates import Candidates
+from trainers.pool.leaks import LeakReport, names
+from trainers.pool.prepared import PreparedDataset, preprocessing
+from trainers.pool.rules import PoolSettings, pool_plans, slice_step
+
+_KEY_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class PoolMember:
+    """One dataset of a pool: its cases, the plan by which they are read, and what finer slices are thinned to (mm)."""
+
+    dataset: PreparedDataset
+    cases: tuple[str, ...]
+    plans: Plans
+    step: float | None
+
+    def scan(self, case: str) -> PoolScan:
+        """What is looked through to find the slices of a case."""
+        return PoolScan(self.dataset.slices, case, self.plans, self.step)
+
+    @cached_property
+    def slices(self) -> int:
+        """Slices to choose from, those that show only air included."""
+        records = [self.dataset.cases[case] for case in self.cases]
+        return sum(len(thinned(record.shape[0], record.geometry.spacing[0], self.step)) for record in records)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Cases of several datasets, by reference, and the rule by which slices are chosen from them.
+
+    ``candidates`` also tells which cases are not in it and why. ``forbidden`` are names that must not be in it.
+    ``folder`` is where manifests lie, ``input_size`` that of the run in pixels.
+    """
+
+    members: tuple[PoolMember, ...]
+    candidates: Candidates
+    settings: PoolSettings
+    seed: int
+    record: PoolRecord
+    forbidden: frozenset[str]
+    folder: Path
+    input_size: int
+
+    @property
+    def stored(self) -> int:
+        """Slices to choose from, those that show only air included."""
+        return sum(member.slices for member in self.members)
+
+    @property
+    def slices(self) -> int:
+        """The most slices that can be learned from: air is found only when the slices are read."""
+        return min(self.stored, self.settings.slices or self.stored)
+
+    @property
+    def file(self) -> Path:
+        """Where the manifest lies."""
+        return self.folder / f"{self.record.key}.json"
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the pool."""
+        return _identity(self.members, self.settings, self.seed, self.record.excluded)
+
+    def check(self) -> None:
+        """Make sure, right before the first step, that nothing forbidden is in the pool.
+
+        Raises:
+            SamoraError: ``E-POOL-02``, a fault of ours.
+        """
+        inside = self.forbidden & {
+            self.candidates.label(member.dataset, case) for member in self.members for case in member.cases
+        }
+        if inside:
+            raise SamoraError(
+                "E-POOL-02", "scored cases are in the unlabelled pool", found=", ".join(sorted(inside)[:5])
+            )
+
+    def source(self, manifest: PoolManifest) -> UnlabelledSource:
+        """The chosen slices, at the input size of the run's own plan."""
+        # Every rank and every dataset keeps slices of its own, perhaps all in one machine's memory.
+        memory = DEFAULT_MEMORY // (len(self.members) * distributed.world_size())
+        sources = []
+        for member in self.members:
+            cases = manifest.datasets[member.dataset.name].cases
+            ids = [SliceId(case, index) for case in sorted(cases) for index in cases[case].slices]
+            if ids:
+                sources.append(SliceSource(member.dataset.slices, ids, member.plans, self.input_size, memory=memory))
+        return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+
+def make_pool(
+    candidates: Candidates,
+    settings: PoolSettings,
+    leaks: LeakReport,
+    scored: frozenset[str],
+    seed: int,
+    folder: Path,
+    *,
+    input_size: int,
+    transductive: bool,
+) -> Pool:
+    """Make a pool of the candidates that are no leak to be taken out and no copy of one another.
+
+    Raises:
+        DataError: ``E-POOL-01`` datasets with other channels than the run's own, ``E-POOL-03`` nothing is left,
+            ``E-POOL-06`` fewer slices than were asked for.
+    """
+    candidates = candidates.without(names(leaks.excluded), "a leak")
+    copies = candidates.copies()
+    candidates = candidates.without(copies, "a copy")
+    members = tuple(_member(candidates, dataset, settings) for dataset in candidates.datasets)
+    _require_channels(candidates.own, members)
+    hidden = frozenset() if transductive else scored | candidates.labels("scored", "of a scored patient")
+    excluded = tuple(sorted(hidden.union(names(leaks.excluded))))
+    record = PoolRecord(
+        cases={member.dataset.name: member.cases for member in members},
+        excluded=excluded,
+        transductive=transductive,
+        copies=tuple(sorted(copies)),
+        slices=settings.slices,
+        intensity=settings.intensity,
+        missing=candidates.missing,
+        key=digest_json(_identity(members, settings, seed, excluded))[:_KEY_LENGTH],
+    )
+    forbidden = frozenset((*excluded, *names(leaks.unsettled)))
+    pool = Pool(members, candidates, settings, seed, record, forbidden, folder, input_size)
+    _require_content(pool)
+    return pool
+
+
+def require_number(settings: PoolSettings, slices: int, what: str) -> None:
+    """Refuse a pool of fewer slices than were asked for, unless it need not be complete.
+
+    Raises:
+        DataError: ``E-POOL-06``.
+    """
+    if settings.complete and settings.slices is not None and slices < settings.slices:
+        raise DataError(
+            "E-POOL-06",
+            f"the unlabelled pool has fewer than {settings.slices:,} slices",
+            found=f"{slices:,} slices {what}",
+            expected=f"{settings.slices:,}",
+            fix=f"--set pool.slices={slices}, or --set pool.complete=false  takes what there is",
+        )
+
+
+def empty_pool(found: str) -> DataError:
+    """The error for a pool without a slice (``E-POOL-03``)."""
+    return DataError(
+        "E-POOL-03",
+        "the unlabelled pool is empty",
+        found=found,
+        expected="scans to pre-train on",
+        fix="add scans to imagesUn, name another dataset with --unlabeled, or use --recipe none",
+    )
+
+
+def _member(candidates: Candidates, dataset: PreparedDataset, settings: PoolSettings) -> PoolMember:
+    known = dataset.raw.ours.spacing_known
+    return PoolMember(
+        dataset,
+        candidates.cases(dataset),
+        pool_plans(dataset.plans, candidates.own.plans, settings.intensity, spacing_known=known),
+        slice_step(settings.intensity, spacing_known=known),
+    )
+
+
+def _identity(
+    members: Sequence[PoolMember], settings: PoolSettings, seed: int, excluded: Sequence[str]
+) -> dict[str, Any]:
+    """Content and preprocessing of every case, what was kept out, the number of slices, and the seed of the choice."""
+    return {
+        "cases": {
+            member.dataset.name: {case: member.dataset.cases[case].source_digest for case in member.cases}
+            for member in members
+        },
+        "preprocessing": {
+            member.dataset.name: {**preprocessing(member.plans), "step": member.step} for member in members
+        },
+        "excluded": list(excluded),
+        "slices": settings.slices,
+        "rule": choice_rule(),
+        "seed": seed,
+    }
+
+
+def _require_channels(own: PreparedDataset, members: Sequence[PoolMember]) -> None:
+    count = len(own.plans.channel_names)
+    others = [member.dataset for member in members if len(member.plans.channel_names) != count]
+    if others:
+        raise DataError(
+            "E-POOL-01",
+            "the datasets of the unlabelled pool do not fit together",
+            found="; ".join(f"{dataset.name}: {', '.join(dataset.plans.channel_names)}" for dataset in others),
+            expected=f"{count} channels, as {own.name} has ({', '.join(own.plans.channel_names)})",
+            fix="leave them out of --unlabeled",
+        )
+
+
+def _require_content(pool: Pool) -> None:
+    if not any(member.cases for member in pool.members):
+        left_out = sum(
+            reason is not None for reasons in pool.candidates.reasons.values() for reason in reasons.values()
+        )
+        raise empty_pool(f"no training or unlabelled scans besides {left_out} that must stay out")
+    require_number(pool.settings, pool.stored, "are stored")

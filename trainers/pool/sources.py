@@ -1,0 +1,118 @@
+"""Which datasets an unlabelled pool draws from: the run's own, those that ``--unlabeled`` names, or the paper's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.paths import Roots
+from trainers.pool.prepared import PreparedDataset, open_dataset
+
+PAPER = "paper"
+
+_NUMBER = re.compile(r"(\d+)$")
+_FIRST_MAGNETIC_RESONANCE = 500
+"""AMOS22 numbers its CT scans below 500 and its MR scans from 500 (readme of the dataset)."""
+
+
+def _everything(case: str) -> bool:
+    return True
+
+
+def _is_amos_ct(case: str) -> bool:
+    match = _NUMBER.search(case)
+    return match is None or int(match[1]) < _FIRST_MAGNETIC_RESONANCE
+
+
+@dataclass(frozen=True)
+class PaperDataset:
+    """One dataset of the paper's pool: the name it has here, how it is converted, and which of its cases are CT."""
+
+    name: str
+    converter: str
+    keep: Callable[[str], bool] = _everything
+
+
+# Section 4.1: AMOS22, MSD, KiTS19, LiTS, CT only. The decathlon's Task03 is LiTS once more and left out.
+PAPER_DATASETS = (
+    PaperDataset("AMOS22", "AMOS22", _is_amos_ct),
+    PaperDataset("LiTS", "LiTS"),
+    PaperDataset("KiTS19", "KiTS19"),
+    PaperDataset("Lung", "Task06_Lung"),
+    PaperDataset("Pancreas", "Task07_Pancreas"),
+    PaperDataset("HepaticVessel", "Task08_HepaticVessel"),
+    PaperDataset("Spleen", "Task09_Spleen"),
+    PaperDataset("Colon", "Task10_Colon"),
+)
+
+
+@dataclass(frozen=True)
+class PoolDatasets:
+    """The datasets of a pool, each once, with the rule that its cases have to pass; ``missing`` of the paper's."""
+
+    datasets: tuple[tuple[PreparedDataset, Callable[[str], bool]], ...]
+    missing: tuple[str, ...] = ()
+
+
+def find_pool_datasets(
+    own: PreparedDataset, tokens: Sequence[str], roots: Roots, *, complete: bool, own_scans: bool = True
+) -> PoolDatasets:
+    """Open the datasets of a pool; nothing is copied.
+
+    Without ``paper`` among the tokens the run's own dataset comes first; with it, or without ``own_scans``, only where
+    it is on the paper's list or named as well.
+
+    Raises:
+        UsageError: ``E-POOL-08`` neither scans of the run's own nor another dataset.
+        DataError: ``E-POOL-05`` datasets of the paper are not there (unless not ``complete``), ``E-NAME-02`` a token
+            that names none, ``E-PLAN-..`` one that is not preprocessed.
+    """
+    found: dict[str, tuple[PreparedDataset, Callable[[str], bool]]] = {}
+    missing: list[PaperDataset] = []
+    if PAPER in tokens:
+        missing = _open_paper(own, roots, found)
+        if missing and complete:
+            raise _incomplete(missing)
+    elif own_scans:
+        found[own.name] = (own, _everything)
+    elif not tokens:
+        raise UsageError(
+            "E-POOL-08",
+            "the pool has no dataset",
+            found="pool.own=false without --unlabeled",
+            expected="datasets whose scans the experts learn from",
+            fix="--unlabeled DATASET ..., or leave pool.own at true",
+        )
+    for token in tokens:
+        if token != PAPER:
+            dataset = open_dataset(token, roots)
+            found.setdefault(dataset.name, (own if dataset.name == own.name else dataset, _everything))
+    return PoolDatasets(tuple(found.values()), tuple(dataset.name for dataset in missing))
+
+
+def _open_paper(
+    own: PreparedDataset, roots: Roots, found: dict[str, tuple[PreparedDataset, Callable[[str], bool]]]
+) -> list[PaperDataset]:
+    present = {folder.name: folder for folder in reversed(roots.datasets())}
+    missing = []
+    for wanted in PAPER_DATASETS:
+        if wanted.name not in present:
+            missing.append(wanted)
+            continue
+        name = present[wanted.name].folder_name
+        found[name] = (own if name == own.name else open_dataset(name, roots), wanted.keep)
+    return missing
+
+
+def _incomplete(missing: Sequence[PaperDataset]) -> DataError:
+    commands = [f"samora_convert -d {dataset.converter}" for dataset in missing]
+    return DataError(
+        "E-POOL-05",
+        f"{len(missing)} of the {len(PAPER_DATASETS)} datasets of the paper's pool are not here",
+        found=f"no {', '.join(dataset.name for dataset in missing)}",
+        expected=", ".join(dataset.name for dataset in PAPER_DATASETS),
+        fix=" && ".join((*commands, "samora_plan_and_preprocess"))
+        + "\n       or ask for the smaller pool of what is here: --set pool.complete=false",
+    )

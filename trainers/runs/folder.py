@@ -1,0 +1,137 @@
+"""A run's fold folder: one folder, one configuration; and what of it is finished."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
+from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.files import digest_json
+
+_SHOWN = 6
+_REASON = ".why"
+# What may differ between the folds of one run; everything else is the run.
+_PER_FOLD = (
+    *("fold", "selection", "scored", "pool", "teachers", "base.digest"),
+    *("stamps", "excluded_leaks", "allowed_leaks", "held_out"),
+)
+_STAGE_DIGEST = ".digest"
+
+
+def trained(folder: Path) -> bool:
+    """Whether the fold has its final checkpoint."""
+    return (folder / FINAL_CHECKPOINT).is_file()
+
+
+def finished(folder: Path) -> bool:
+    """Whether the fold is trained and scored."""
+    return trained(folder) and (folder / SUMMARY_FILE).is_file()
+
+
+def existing_config(folder: Path) -> RunConfig | None:
+    """The configuration that a fold folder already has."""
+    path = folder / CONFIG_FILE
+    return read_json(RunConfig, path) if path.is_file() else None
+
+
+def check_config(folder: Path, config: RunConfig) -> RunConfig:
+    """Compare with what the folder and its sibling folds hold; return the configuration to go on with.
+
+    A bootstrapped base gets its digest when it is trained, so that digest is taken from the folder.
+
+    Raises:
+        DataError: ``E-RUN-19`` naming the differences.
+    """
+    existing = existing_config(folder)
+    if existing is not None:
+        if config.base is not None and existing.base is not None and config.base.origin == "bootstrap":
+            config = replace(config, base=replace(config.base, digest=existing.base.digest))
+        _compare(folder, existing, config, ignored=())
+    for sibling in sorted(folder.parent.glob("fold_*")):
+        other = existing_config(sibling)
+        if sibling != folder and other is not None:
+            _compare(sibling, other, config, ignored=_PER_FOLD)
+    return config
+
+
+def check_progress(folder: Path, *, resume: bool) -> None:
+    """Refuse to touch a fold that was begun or finished, unless ``-c`` says so.
+
+    Raises:
+        UsageError: ``E-RUN-21`` begun, ``E-RUN-22`` finished.
+    """
+    if resume or existing_config(folder) is None:
+        return
+    if finished(folder):
+        raise UsageError(
+            "E-RUN-22",
+            "this run is finished",
+            found=f"{FINAL_CHECKPOINT} and {SUMMARY_FILE} in {folder}",
+            expected="-c to complete what may be missing, --stage validate to score it again, or a new name",
+            fix="the same command with --name NAME starts another run with these settings",
+        )
+    raise UsageError(
+        "E-RUN-21",
+        "this run was begun and is not finished",
+        found=str(folder),
+        expected="-c to go on, or a new name",
+        fix="the same command with -c",
+    )
+
+
+def config_digest(config: RunConfig) -> str:
+    """A digest of all that determines a run; the reasons in the plan do not."""
+    return digest_json({name: value for name, value in _settings(config).items() if not name.endswith(_REASON)})
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """Write config.json."""
+    write_json(config, folder / CONFIG_FILE)
+
+
+def _compare(folder: Path, existing: RunConfig, config: RunConfig, ignored: tuple[str, ...]) -> None:
+    old, new = _settings(existing), _settings(config)
+    if ignored:
+        ignored = (*ignored, *(name for name in (*old, *new) if name.endswith(_STAGE_DIGEST)))
+    differing = [
+        name
+        for name in dict.fromkeys((*old, *new))
+        if old.get(name) != new.get(name)
+        and not name.endswith(_REASON)
+        and not any(name == part or name.startswith((f"{part}.", f"{part}[")) for part in ignored)
+    ]
+    if not differing:
+        return
+    shown = [f"{name} {_short(old.get(name))} -> {_short(new.get(name))}" for name in differing[:_SHOWN]]
+    more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+    raise DataError(
+        "E-RUN-19",
+        "the run's folder holds another configuration",
+        found=f"{'; '.join(shown)}{more}  (in {folder})",
+        expected="the settings it was begun with",
+        fix="repeat the command with those settings, or start a new run with --name NAME",
+    )
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Everything by dotted name, the stages by theirs."""
+    plain = to_plain(config)
+    stages = {stage.pop("name"): stage for stage in plain.pop("stages")}
+    return _flat({**plain, "stages": stages})
+
+
+def _flat(plain: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(plain, dict):
+        joined = {key: f"{name}.{key}" if name else key for key in plain}
+        return {path: leaf for key, value in plain.items() for path, leaf in _flat(value, joined[key]).items()} or {
+            name: {}
+        }
+    return {name: plain}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,38 @@
+"""The classes of stages by their kind. A new one is a file beside this one, a line here, and its place in a method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from samora_pipeline.contracts.json_io import parse
+from samora_pipeline.contracts.run import StageRecord
+from samora_pipeline.registry import Registry
+from trainers.settings import StageSettings
+from trainers.stages.bootstrap import Bootstrap
+from trainers.stages.experts import ContrastiveExpert, DenoisingExpert, DistilledExpert, MaskedExpert
+from trainers.stages.finetune import Finetune
+from trainers.stages.stage import Stage
+from trainers.stages.teachers import ImageTeacher, PatchTeacher
+
+STAGES: Registry[type[Stage[Any]]] = Registry("stage")
+for _stage in (
+    *(Bootstrap, ImageTeacher, PatchTeacher),
+    *(ContrastiveExpert, MaskedExpert, DenoisingExpert, DistilledExpert, Finetune),
+):
+    STAGES.register(_stage.Settings.kind)(_stage)
+
+
+def make_stage(name: str, settings: StageSettings) -> Stage[Any]:
+    """The stage that ``settings`` belong to, under its name in the run."""
+    return STAGES.get(settings.kind)(name, settings)
+
+
+def read_stage(record: StageRecord) -> Stage[Any]:
+    """A stage from config.json.
+
+    Raises:
+        UsageError: ``E-NAME-01`` no such kind. DataError: ``E-JSON-03`` settings that are not its own.
+    """
+    stage = STAGES.get(record.kind)
+    settings = parse(stage.Settings, record.settings, f"the settings of {record.name}")
+    return stage(record.name, settings, record.digest)
