@@ -59,6 +59,7 @@ setup(
     packages=find_packages(include=["samora_pipeline*", "dataset_conversion*", "planners*", "trainers*"]),
     package_data={
         "samora_pipeline.evaluation": ["*.json"],
+        "samora_pipeline.handover": ["*.j2"],
         "samora_pipeline.reporting": ["templates/*"],
         "samora_pipeline.weights": ["*.safetensors", "*.json", "*.md"],
         "dataset_conversion": ["lists/*.json"],

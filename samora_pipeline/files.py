@@ -126,6 +126,34 @@ def in_turn(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+def existing_folder(path: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    absolute = path.absolute()
+    return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
+
+
+def require_space(path: Path, needed: int) -> None:
+    """Refuse to begin a write that does not fit.
+
+    Args:
+        path: a file or a folder that is to be written; it need not be there yet.
+        needed: bytes.
+
+    Raises:
+        ResourceError: ``E-DISK-02``.
+    """
+    folder = existing_folder(path)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            "E-DISK-02",
+            f"there is not enough space for {path.name}",
+            found=f"{free / 1e6:,.0f} MB free in {folder}",
+            expected=f"{needed / 1e6:,.0f} MB",
+            fix=f"df -h {folder}  then free space, or choose another folder",
+        )
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically."""
     with atomic_path(path) as temporary:

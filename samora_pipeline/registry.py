@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from samora_pipeline.errors import UsageError
 
 T = TypeVar("T")
+
+_CODE_NAME = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def is_code_name(text: str) -> bool:
+    """Whether a text has the form ``package.module:Name``; nothing of another form is ever imported."""
+    return _CODE_NAME.fullmatch(text) is not None
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -62,6 +70,8 @@ class Registry(Generic[T]):
     def _import(self, path: str) -> T:
         module_name, _, attribute = path.partition(":")
         try:
+            if not is_code_name(path):
+                raise ValueError("not of the form package.module:Name")
             entry: T = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise UsageError(

@@ -15,6 +15,7 @@ from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json
 from samora_pipeline.contracts.json_io import parse, read_json, read_object
 from samora_pipeline.contracts.labels import BACKGROUND, IGNORE, LabelScheme, label_scheme
 from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_STAMP, VALIDATION_FOLDER, RunConfig
+from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, Summary
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.evaluation.scoring import Rules, pair_files, score_files
@@ -121,7 +122,8 @@ def _ours(folder: Path) -> SamoraJson:
 def _fold_config(predictions: Path) -> RunConfig | None:
     folder = predictions.resolve()
     path = folder.parent / CONFIG_FILE
-    return read_json(RunConfig, path) if folder.name == VALIDATION_FOLDER and path.is_file() else None
+    # Its cases and its warnings are read; nothing is built from what it names.
+    return read_run_config(path, allow_code=True) if folder.name == VALIDATION_FOLDER and path.is_file() else None
 
 
 def _recorded_stamps(predictions: Path) -> Iterable[str]:

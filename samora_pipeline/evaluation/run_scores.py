@@ -9,6 +9,7 @@ from pathlib import Path
 
 from samora_pipeline.contracts.json_io import read_json, to_plain
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.contracts.timing import TIMING_FILE, Timing
 from samora_pipeline.errors import AssetError, UsageError
@@ -67,7 +68,7 @@ class ScoredRun:
         return digest_json({**plain, "folds": self.folds})
 
 
-def read_run(place: str, results: Path) -> ScoredRun:
+def read_run(place: str, results: Path, *, allow_code: bool = False) -> ScoredRun:
     """Read a run folder or a fold folder, given as a path or below ``results``.
 
     Several numbered folds are summed up, one row per case.
@@ -75,14 +76,15 @@ def read_run(place: str, results: Path) -> ScoredRun:
     Raises:
         AssetError: ``E-CMP-01`` when nothing there is a scored run.
         UsageError: ``E-CMP-02`` when its folds score cases by different rules, so that one has to be named.
-        DataError: ``E-EVAL-05`` for folds that do not fit together, ``E-JSON-..`` for records that cannot be read.
+        DataError: ``E-CODE-01`` for a config that names code while ``allow_code`` is off, ``E-EVAL-05`` for folds that
+            do not fit together, ``E-JSON-..`` for records that cannot be read.
     """
     folder = next((path for path in (Path(place), results / place) if path.is_dir()), None)
     if folder is None:
         raise _no_run(f"no folder {place}, here or under {results}")
     folder = folder.resolve()
     if (folder / CONFIG_FILE).is_file():
-        return _read([folder], f"{folder.parent.name}/{folder.name}", folder)
+        return _read([folder], f"{folder.parent.name}/{folder.name}", folder, allow_code)
     folds = sorted(fold for fold in folder.glob(f"{_FOLD}*") if (fold / CONFIG_FILE).is_file())
     numbered = [fold for fold in folds if fold.name.removeprefix(_FOLD).isdigit()]
     if not folds:
@@ -95,7 +97,7 @@ def read_run(place: str, results: Path) -> ScoredRun:
             expected="numbered folds, or one fold",
             fix=f"name one of them: {place}/{folds[-1].name}",
         )
-    return _read(folds, folder.name, folder)
+    return _read(folds, folder.name, folder, allow_code)
 
 
 def distinct_labels(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
@@ -114,14 +116,14 @@ def distinct_labels(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     return distinct
 
 
-def _read(folds: Sequence[Path], label: str, folder: Path) -> ScoredRun:
+def _read(folds: Sequence[Path], label: str, folder: Path, allow_code: bool) -> ScoredRun:
     if len(folds) == 1 and not (folds[0] / SUMMARY_FILE).is_file():
         raise _no_run(f"{folds[0]} is not scored: it holds no {SUMMARY_FILE}")
     timed = [fold / TIMING_FILE for fold in folds]
     return ScoredRun(
         folder=folder,
         label=label,
-        configs=tuple(read_json(RunConfig, fold / CONFIG_FILE) for fold in folds),
+        configs=tuple(read_run_config(fold / CONFIG_FILE, allow_code=allow_code) for fold in folds),
         timings=tuple(read_json(Timing, path) for path in timed if path.is_file()),
         summary=read_json(Summary, folds[0] / SUMMARY_FILE) if len(folds) == 1 else sum_up_folds(folder),
     )

@@ -44,8 +44,7 @@ def series_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         DataError: ``E-SEG-05`` when there is none, or several.
     """
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
-    series = find_series([path for path in files if is_dicom(path)])
+    series = find_series([path for path in sorted(folder.glob("*")) if path.is_file() and is_dicom(path)])
     if len(series) != 1:
         raise DataError(
             "E-SEG-05",
@@ -80,8 +79,7 @@ def write_dicom_seg(path: Path, label: Volume, labels: npt.NDArray[np.uint8], ta
             fix="leave this case out",
         )
     numbers = np.zeros(256, dtype=np.uint8)
-    for number, entry in enumerate(occurring, start=1):
-        numbers[entry.value] = number
+    numbers[[entry.value for entry in occurring]] = range(1, len(occurring) + 1)
     segmentation = highdicom.seg.Segmentation(
         source_images=_in_order(files, label.grid.spacing[2]),
         pixel_array=numbers[labels].transpose(2, 1, 0),
@@ -116,11 +114,15 @@ def _in_order(files: Sequence[Path], gap: float) -> list[Any]:
 def _description(number: int, entry: LabelEntry) -> Any:
     highdicom, codes = _module("highdicom"), _module("pydicom.sr.codedict").codes
     code = anatomy_code(entry.name)
+
+    def coded(part: Code) -> Any:
+        return highdicom.sr.CodedConcept(part.value, "SCT", part.meaning)
+
     description = highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=entry.name[:64],
-        segmented_property_category=_coded(code.category),
-        segmented_property_type=_coded(code.kind),
+        segmented_property_category=coded(code.category),
+        segmented_property_type=coded(code.kind),
         algorithm_type="AUTOMATIC",
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="samora_pipeline", version=snapshot()["samora_pipeline"], family=codes.DCM.ArtificialIntelligence
@@ -128,13 +130,9 @@ def _description(number: int, entry: LabelEntry) -> Any:
         display_color=highdicom.color.CIELabColor.from_rgb(*entry.colour),
     )
     if code.side:
-        modifier = _coded(code.side)
+        modifier = coded(code.side)
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
     return description
-
-
-def _coded(code: Code) -> Any:
-    return _module("highdicom").sr.CodedConcept(code.value, "SCT", code.meaning)
 
 
 def _module(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -14,17 +15,17 @@ from samora_pipeline.contracts.dataset import SamoraJson, read_dataset
 from samora_pipeline.contracts.json_io import read_json, to_plain
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.run_reader import named_code, read_run_config
 from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores, Summary
 from samora_pipeline.contracts.timing import TIMING_FILE, Timing
 from samora_pipeline.errors import AssetError, DataError, SamoraError, UsageError
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.files import atomic_folder, atomic_path, digest_file
 from samora_pipeline.handover import contents
-from samora_pipeline.handover.bases import shared_bases
 from samora_pipeline.handover.contents import DigestsJson, FileDigest, ModelJson
 from samora_pipeline.handover.model_card import CardFacts, model_card
 from samora_pipeline.handover.pseudonyms import postprocessing_without_names, pseudonyms, without_names
-from samora_pipeline.handover.terms import citations_of, citations_page, licences_page, terms_of
+from samora_pipeline.handover.terms import citations_of, citations_page, licences_page, shared_bases, terms_of
 from samora_pipeline.inference.runs import TrainedRun
 from samora_pipeline.paths import Roots
 from samora_pipeline.reproducibility import snapshot
@@ -32,12 +33,12 @@ from samora_pipeline.reproducibility import snapshot
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 Content = bytes | Path
-"""what stands under a name: the bytes of a text, or the file whose bytes are taken over"""
+"""what stands under a name: the bytes of a text, or the file whose bytes are copied"""
 
 
 @dataclass(frozen=True)
 class Export:
-    """The files of an export by name, and what is told of it."""
+    """The files of an export by name, and its description."""
 
     files: dict[str, Content]
     model: ModelJson
@@ -49,7 +50,7 @@ class Export:
 
 
 def collect(run: TrainedRun, folds: Sequence[str], roots: Roots, *, with_base: bool) -> Export:
-    """Gather what belongs to an export; nothing is written.
+    """Gather what belongs to an export; nothing is written, and nothing that the run names as code is imported.
 
     Raises:
         DataError: ``E-EXPORT-02`` folds with a name that cannot stand in an export, ``E-WEIGHT-09`` a base encoder
@@ -57,35 +58,25 @@ def collect(run: TrainedRun, folds: Sequence[str], roots: Roots, *, with_base: b
         AssetError: ``E-WEIGHT-05`` a base encoder that should be part of it is not there.
     """
     folders = {fold: run.folds[fold] for fold in folds}
-    configs = {fold: read_json(RunConfig, folder / CONFIG_FILE) for fold, folder in folders.items()}
+    configs = {fold: read_run_config(folder / CONFIG_FILE, allow_code=True) for fold, folder in folders.items()}
     bases, base_files = shared_bases(configs, folders, roots.weights, with_base=with_base)
     names = pseudonyms(configs.values())
-    hidden = tuple(without_names(config, names) for config in configs.values())
-    first = hidden[0]
+    hidden = {fold: without_names(config, names) for fold, config in configs.items()}
     files: dict[str, Content] = dict(base_files)
-    for fold, config in zip(folders, hidden, strict=True):
-        files[f"fold_{fold}/{CONFIG_FILE}"] = _json(config)
-        files[f"fold_{fold}/{FINAL_CHECKPOINT}"] = folders[fold] / FINAL_CHECKPOINT
-        chosen = folders[fold] / POSTPROCESSING_FILE
-        if chosen.is_file():
-            record = postprocessing_without_names(read_json(PostProcessing, chosen), names)
-            files[f"fold_{fold}/{POSTPROCESSING_FILE}"] = _json(record)
-        if (scores := _fold_scores(folders[fold])) is not None:
-            files[f"fold_{fold}/{EXPORTED_SCORES_FILE}"] = _json(scores)
-    spec = first.model
-    parts = (spec.backbone, spec.decoder, spec.fusion.name if spec.fusion else "")
+    for fold, folder in folders.items():
+        files |= {f"fold_{fold}/{name}": content for name, content in _fold(folder, hidden[fold], names).items()}
     model = ModelJson(
-        dataset=first.dataset,
+        dataset=hidden[folds[0]].dataset,
         run=run.folder.name,
         folds=tuple(folds),
         bases=bases,
-        code=tuple(part for part in parts if ":" in part),
-        stamps=tuple(dict.fromkeys(stamp for config in hidden for stamp in config.stamps)),
+        code=named_code([to_plain(config) for config in hidden.values()]),
+        stamps=tuple(dict.fromkeys(stamp for config in hidden.values() for stamp in config.stamps)),
         finished=max((folder / FINAL_CHECKPOINT).stat().st_mtime for folder in folders.values()),
         versions=snapshot(),
     )
-    files |= _texts(run, folders, hidden, model, roots)
-    _check_names(files, model)
+    files |= _texts(run, folders, tuple(hidden.values()), model, roots)
+    _check_names(files, f"{model.dataset}/{model.run}")
     digests = DigestsJson({name: _digest(content) for name, content in sorted(files.items())})
     return Export({**files, contents.DIGESTS_FILE: _json(digests)}, model)
 
@@ -133,23 +124,33 @@ def _pack(archive: zipfile.ZipFile, name: str, content: Content) -> None:
         archive.writestr(entry, content)
 
 
+def _fold(folder: Path, config: RunConfig, names: dict[str, str]) -> dict[str, Content]:
+    """What is exported of a fold, by its name in the fold's folder."""
+    files: dict[str, Content] = {CONFIG_FILE: _json(config), FINAL_CHECKPOINT: folder / FINAL_CHECKPOINT}
+    chosen = folder / POSTPROCESSING_FILE
+    if chosen.is_file():
+        files[POSTPROCESSING_FILE] = _json(postprocessing_without_names(read_json(PostProcessing, chosen), names))
+    try:
+        summary = read_json(Summary, folder / SUMMARY_FILE)
+    except SamoraError:
+        # Not scored, or scores that cannot be read: then samora_predict --list has none to show.
+        return files
+    scores = ExportedScores(summary.foreground_mean.Dice, summary.n, summary.bootstrap.n)
+    return files | {EXPORTED_SCORES_FILE: _json(scores)}
+
+
 def _texts(
-    run: TrainedRun,
-    folders: dict[str, Path],
-    configs: tuple[RunConfig, ...],
-    model: ModelJson,
-    roots: Roots,
+    run: TrainedRun, folders: dict[str, Path], configs: tuple[RunConfig, ...], model: ModelJson, roots: Roots
 ) -> dict[str, Content]:
-    data = _description(roots, model.dataset)
+    data = _description(roots.raw / model.dataset)
     terms = terms_of(configs, model.bases, data)
-    timed = [folder / TIMING_FILE for folder in folders.values() if (folder / TIMING_FILE).is_file()]
+    timed = (folder / TIMING_FILE for folder in folders.values())
+    timings = tuple(read_json(Timing, path) for path in timed if path.is_file())
     summary, remark = _summary(run, list(folders))
-    facts = CardFacts(
-        model, configs, summary, tuple(read_json(Timing, path) for path in timed), tuple(terms), remark=remark
-    )
+    card = model_card(CardFacts(model, configs, summary, timings, tuple(terms), remark=remark))
     return {
         contents.MODEL_FILE: _json(model),
-        contents.CARD_FILE: model_card(facts).encode(),
+        contents.CARD_FILE: card.encode(),
         contents.LICENCES_FILE: licences_page(terms).encode(),
         contents.CITATIONS_FILE: citations_page(citations_of(configs, data)).encode(),
     }
@@ -157,36 +158,26 @@ def _texts(
 
 def _summary(run: TrainedRun, folds: Sequence[str]) -> tuple[Summary | None, str]:
     """The scores of the exported folds, without any case; or None and a sentence."""
-    place = run.folder if len(folds) == len(run.folds) > 1 else run.folds[folds[0]]
     if len(folds) not in (1, len(run.folds)):
         return None, "Scores are summed up over one fold or over all, and this export holds neither."
+    place = run.folder if len(folds) == len(run.folds) > 1 else run.folds[folds[0]]
     try:
-        summary = read_run(str(place), run.folder.parent.parent).summary
+        summary = read_run(str(place), run.folder.parent.parent, allow_code=True).summary
     except (AssetError, UsageError, DataError) as error:
         return None, f"({error.what})"
     return replace(summary, metric_per_case=()), ""
 
 
-def _fold_scores(folder: Path) -> ExportedScores | None:
-    """What ``samora_predict --list`` tells of a fold; None where it is not scored or its scores cannot be read."""
-    try:
-        summary = read_json(Summary, folder / SUMMARY_FILE)
-    except SamoraError:
-        return None
-    return ExportedScores(summary.foreground_mean.Dice, summary.n, summary.bootstrap.n)
-
-
-def _description(roots: Roots, dataset: str) -> SamoraJson | None:
+def _description(raw: Path) -> SamoraJson | None:
     """What the raw dataset states about terms and citation, where it is still there."""
     try:
-        return read_dataset(roots.raw / dataset).ours
+        return read_dataset(raw).ours
     except SamoraError:
         return None
 
 
-def _check_names(files: dict[str, Content], model: ModelJson) -> None:
+def _check_names(files: dict[str, Content], place: str) -> None:
     strange = [name for name in files if contents.kind_of(name) is None]
-    place = f"{model.dataset}/{model.run}"
     if strange or not contents.RUN_PLACE.fullmatch(place):
         raise DataError(
             "E-EXPORT-02",
@@ -198,11 +189,8 @@ def _check_names(files: dict[str, Content], model: ModelJson) -> None:
 
 
 def _digest(content: Content) -> FileDigest:
-    if isinstance(content, Path):
-        return FileDigest(_size(content), digest_file(content))
-    import hashlib
-
-    return FileDigest(len(content), hashlib.sha256(content).hexdigest())
+    digest = digest_file(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+    return FileDigest(_size(content), digest)
 
 
 def _size(content: Content) -> int:

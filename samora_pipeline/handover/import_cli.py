@@ -1,4 +1,4 @@
-"""samora_import: take in a model that samora_export wrote, after checking all of it."""
+"""samora_import: install a model that samora_export wrote, after checking all of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from samora_pipeline.handover.install import Verified
 
 _EPILOG = """\
-Sizes and digests of all files are compared with digests.json first. Names that no export has, links, files that stand
-twice and anything that would swell are refused, and then nothing is written.
+Sizes and digests of all files are compared with digests.json first. Names that no export has, links, files that
+occur twice and anything that would expand are refused, and then nothing is written. A model that names code of others
+(package.module:Class) is installed with --allow-code only; nothing remembers that, so each command needs it again.
 
 example:
   samora_import synapse_10pct.zip
@@ -27,10 +28,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> CommandParser:
     """The command's options."""
-    parser = CommandParser("samora_import", "Take in a model that was exported elsewhere.", _EPILOG)
+    parser = CommandParser("samora_import", "Install a model that was exported elsewhere.", _EPILOG)
     parser.add_argument("file", metavar="FILE", help="a zip or a folder that samora_export wrote")
     parser.add_argument("-o", dest="output", metavar="DIR", help="new folder (default: its place below results)")
-    parser.add_argument("--allow-code", action="store_true", help="accept a network with parts named package.module:X")
+    parser.add_argument("--allow-code", action="store_true", help="accept a run with parts named package.module:X")
     return parser
 
 
@@ -48,8 +49,11 @@ def _import(arguments: argparse.Namespace) -> None:
         say(f"stamp: {stamp}")
     for line in _bases(verified, roots.weights):
         say(line)
+    for name in verified.code:
+        say(f"it names code, which has to be installed here: {name}")
     say(f"read first: {target / 'MODEL_CARD.md'}, {target / 'LICENCES.md'}")
-    say(f"next: samora_predict -i SCANS -o OUT -m {target if arguments.output else verified.place}")
+    option = " --allow-code" if verified.code else ""
+    say(f"next: samora_predict -i SCANS -o OUT -m {target if arguments.output else verified.place}{option}")
 
 
 def _bases(verified: Verified, weights: Path) -> list[str]:

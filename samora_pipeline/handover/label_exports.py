@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from samora_pipeline.contracts.dataset import read_dataset_json
-from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.label_table import LabelTable, label_table
-from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
+from samora_pipeline.contracts.run import CONFIG_FILE
+from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, SamoraError, UsageError
-from samora_pipeline.handover import dicom_seg, itksnap, seg_nrrd
+from samora_pipeline.files import write_text
+from samora_pipeline.handover import dicom_seg, seg_nrrd
 from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_volume, write_labels
 from samora_pipeline.imaging.label_names import read_label_names
 from samora_pipeline.imaging.volume import label_array
@@ -22,16 +23,26 @@ from samora_pipeline.inference.runs import named_run
 from samora_pipeline.inference.uncertainty import SUFFIX as UNCERTAINTY
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
-FORMATS: tuple[LabelFormat, ...] = get_args(LabelFormat)
+ITKSNAP_FILE = "itksnap_labels.txt"
 
 _ENDINGS = {"nii.gz": ".nii.gz", "seg.nrrd": seg_nrrd.ENDING, "dcm": dicom_seg.ENDING}
+# The first two lines are how readers recognise the file.
+_ITKSNAP_HEAD = """\
+################################################
+# ITK-SnAP Label Description File
+# File format:
+# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL
+# index, red, green, blue (0 to 255), opacity (0 to 1), shown in slices, shown in 3-D, name
+################################################
+"""
 
 
 @dataclass(frozen=True)
 class LabelExport:
-    """What is asked for: label maps (a folder or one file), a folder to write to, and the format.
+    """One export: label maps (a folder or one file), a folder to write to, and the format.
 
-    ``model`` names the run whose labels they are (None: the files tell), ``scan`` is the folder of the DICOM series.
+    ``model`` names the run whose labels they are (None: as the files state), ``scan`` is the folder of the DICOM
+    series.
     """
 
     source: Path
@@ -48,30 +59,25 @@ def export_labels(
 
     Raises:
         UsageError: ``E-SEG-03`` options that do not fit the format.
-        DataError: ``E-SEG-01`` no label map, ``E-OUT-04`` a file is there already, ``E-SEG-02`` names are not known
-            (for ITK-SNAP's one file; else it is an error of the case).
+        DataError: ``E-SEG-01`` no label map, ``E-OUT-04`` a file is there already.
         AssetError: ``E-SEG-04`` without highdicom, ``E-RUN-01`` no such run.
     """
     files = label_files(request.source)
-    _check_options(request, files)
+    _check_options(request, len(files))
     if request.format == "itksnap":
-        path = request.output / itksnap.FILE
-        _refuse_existing([path])
-        itksnap.write_itksnap_labels(path, table_of(files[0], request.model, results))
-        return [path], {}
-    targets = {file: request.output / f"{_stem(file)}{_ENDINGS[request.format]}" for file in files}
+        targets = {files[0]: request.output / ITKSNAP_FILE}
+    else:
+        targets = {file: request.output / f"{_stem(file)}{_ENDINGS[request.format]}" for file in files}
     _refuse_existing(list(targets.values()))
-    written: list[Path] = []
     failed: dict[str, SamoraError] = {}
     for file, target in targets.items():
         try:
-            _write(file, target, request, results)
+            _write(file, target, request, table_of(file, request.model, results))
         except DataError as error:
             failed[file.name] = error
             continue
-        written.append(target)
         report(str(target))
-    return written, failed
+    return [target for file, target in targets.items() if file.name not in failed], failed
 
 
 def label_files(source: Path) -> list[Path]:
@@ -80,8 +86,8 @@ def label_files(source: Path) -> list[Path]:
     Raises:
         DataError: ``E-SEG-01`` when there is none.
     """
-    found = [source] if source.is_file() else sorted(source.iterdir()) if source.is_dir() else []
-    files = [path for path in found if path.name.lower().endswith(READABLE) and not path.name.startswith(".")]
+    found = [source] if source.is_file() else sorted(source.glob("[!.]*"))
+    files = [path for path in found if path.name.lower().endswith(READABLE)]
     files = [path for path in files if path == source or not path.name.endswith((UNCERTAINTY, seg_nrrd.ENDING))]
     if not files:
         raise DataError(
@@ -103,7 +109,8 @@ def table_of(file: Path, model: str | None, results: Path) -> LabelTable:
     """
     if model is not None:
         run = named_run(model, results)
-        return label_table(read_json(RunConfig, next(iter(run.folds.values())) / CONFIG_FILE).labels)
+        # Its labels are read; nothing is built from what it names.
+        return label_table(read_run_config(next(iter(run.folds.values())) / CONFIG_FILE, allow_code=True).labels)
     if file.name.lower().endswith(NIFTI_ENDINGS) and (own := read_label_names(file)):
         return own
     description = file.resolve().parents[1] / "dataset.json"
@@ -118,10 +125,25 @@ def table_of(file: Path, model: str | None, results: Path) -> LabelTable:
     )
 
 
-def _write(file: Path, target: Path, request: LabelExport, results: Path) -> None:
+def write_itksnap_labels(path: Path, table: LabelTable) -> None:
+    """Write the label description file of ITK-SNAP (Segmentation > Import label descriptions), atomically.
+
+    ITK-SNAP's own entry for 0 comes first.
+    """
+    rows = [(0, (0, 0, 0), 0, "Clear Label"), *((entry.value, entry.colour, 1, entry.name) for entry in table)]
+    lines = []
+    for value, (red, green, blue), shown, name in rows:
+        plain = " ".join(name.replace('"', "'").split())
+        lines.append(f'{value:5d}  {red:4d} {green:4d} {blue:4d}  {shown:7d}  {shown} {shown}    "{plain}"\n')
+    write_text(path, _ITKSNAP_HEAD + "".join(lines))
+
+
+def _write(file: Path, target: Path, request: LabelExport, table: LabelTable) -> None:
+    if request.format == "itksnap":
+        write_itksnap_labels(target, table)
+        return
     volume = read_volume(file)
     labels = label_array(volume)
-    table = table_of(file, request.model, results)
     if strange := sorted(set(np.unique(labels).tolist()) - {0, *(entry.value for entry in table)}):
         raise DataError(
             "E-SEG-07",
@@ -138,14 +160,13 @@ def _write(file: Path, target: Path, request: LabelExport, results: Path) -> Non
         write_labels(target, labels, volume, table)
 
 
-def _check_options(request: LabelExport, files: list[Path]) -> None:
+def _check_options(request: LabelExport, count: int) -> None:
     dicom = request.format == "dcm"
-    if dicom != (request.scan is not None) or (dicom and len(files) > 1):
+    if dicom != (request.scan is not None) or (dicom and count > 1):
         raise UsageError(
             "E-SEG-03",
             "a DICOM SEG is made of one label map and the DICOM series that it belongs to",
-            found=f"--format {request.format}, {len(files)} label maps, "
-            + (f"--dicom {request.scan}" if request.scan else "no --dicom"),
+            found=f"--format {request.format}, {count} label maps, --dicom {request.scan or 'not given'}",
             expected="one file, --format dcm and --dicom FOLDER together",
             fix="samora_export labels preds/CASE.nii.gz -o OUT --format dcm --dicom FOLDER_OF_THE_SERIES",
         )
@@ -154,17 +175,17 @@ def _check_options(request: LabelExport, files: list[Path]) -> None:
 
 
 def _refuse_existing(targets: list[Path]) -> None:
-    present = [path for path in targets if path.exists()]
+    present = [str(path) for path in targets if path.exists()]
     if present:
         raise DataError(
             "E-OUT-04",
             f"{len(present)} files that would be written are there already",
-            found=", ".join(str(path) for path in present[:5]) + (", ..." if len(present) > 5 else ""),
+            found=", ".join(present[:5]) + (", ..." if len(present) > 5 else ""),
             expected="a folder without them",
             fix="choose another folder with -o, or remove them",
         )
 
 
 def _stem(path: Path) -> str:
-    ending = next(ending for ending in sorted(READABLE, key=len, reverse=True) if path.name.lower().endswith(ending))
+    ending = max((ending for ending in READABLE if path.name.lower().endswith(ending)), key=len)
     return path.name[: -len(ending)]

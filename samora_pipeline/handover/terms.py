@@ -1,17 +1,22 @@
-"""Licences and citations of what a model was made from."""
+"""What a model was made from, on what terms, which base encoders may go with an export, and what to cite."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from samora_pipeline.contracts.dataset import SamoraJson
-from samora_pipeline.contracts.run import RunConfig
+from samora_pipeline.contracts.json_io import to_plain
+from samora_pipeline.contracts.run import BaseRecord, RunConfig
 from samora_pipeline.handover.contents import SharedBase
+from samora_pipeline.inference.loading import find_base
+from samora_pipeline.weights.licences import known_licence
 
 # Licences (SPDX) under which a copy may be handed on as long as the licence goes with it.
 REDISTRIBUTABLE = frozenset({"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0"})
 UNKNOWN = "not stated"
+_OWN = "trained by this run's own pipeline"
 
 _METHOD = (
     'S. Chen, H. Yuan, P. Liu, H. Gu, T. Feng, D. Ni: "SAMora: Enhancing SAM through Hierarchical Self-Supervised '
@@ -45,24 +50,67 @@ class Terms:
         return "-NC" in self.licence.upper()
 
 
+def shared_bases(
+    configs: Mapping[str, RunConfig], folders: Mapping[str, Path], weights: Path, *, with_base: bool
+) -> tuple[tuple[SharedBase, ...], dict[str, Path]]:
+    """The base encoders of the folds, each once, and the files that are part of the export by their names there.
+
+    A base is part of it where the pipeline trained it itself, or where its licence (in the catalogue, or in the record
+    beside the file) allows redistribution; the others are named by their digest. The file of a base that is not part
+    of the export need not be there.
+
+    Raises:
+        AssetError: ``E-WEIGHT-05`` not there. DataError: ``E-WEIGHT-09`` another digest.
+    """
+    users: dict[str, tuple[BaseRecord, list[str]]] = {}
+    for fold, config in configs.items():
+        if config.base:
+            users.setdefault(config.base.digest, (config.base, []))[1].append(fold)
+    bases: list[SharedBase] = []
+    files: dict[str, Path] = {}
+    for digest, (base, folds) in users.items():
+        own = base.origin == "bootstrap"
+        licence = _OWN if own else known_licence(digest, weights) or ""
+        allowed = own or licence in REDISTRIBUTABLE
+        names: list[str] = []
+        if with_base and allowed:
+            file = find_base(base, folders[folds[0]], weights)
+            places = [f"fold_{fold}/" for fold in folds] if len(users) > 1 else [""]
+            names = [f"{place}base{file.suffix.lower()}" for place in places]
+            files |= dict.fromkeys(names, file)
+        why = (
+            _OWN
+            if own
+            else f"its licence, {licence or UNKNOWN}, {'allows' if allowed else 'may not allow'} redistribution"
+        )
+        why = why if with_base else "left out on demand"
+        bases.append(SharedBase(Path(base.name).name, digest, licence, names[0] if names else "", why, tuple(folds)))
+    return tuple(bases), files
+
+
 def terms_of(configs: Sequence[RunConfig], bases: Iterable[SharedBase], data: SamoraJson | None) -> list[Terms]:
-    """Data, base encoders and teachers with their licences, each once."""
+    """Data, base encoders and teachers with their licences, each once; the labelled data come first."""
     dataset = configs[0].dataset
-    found = [Terms(f"training data {dataset}", (data.terms if data else "") or UNKNOWN)]
     others = sorted({name for config in configs for name in config.pool.cases} - {dataset})
-    found += [Terms(f"unlabelled data {name}", UNKNOWN) for name in others]
-    found += [Terms(f"base encoder {base.name} (sha256 {base.digest})", base.licence or UNKNOWN) for base in bases]
-    for config in configs:
-        for level, teacher in config.teachers.items():
-            if teacher.origin != "random":
-                found.append(Terms(f"teacher of the {level} level: {teacher.weights}", teacher.licence or UNKNOWN))
-    return list(dict.fromkeys(found))
+    found = [
+        (f"training data {dataset}", data.terms if data else ""),
+        *((f"unlabelled data {name}", "") for name in others),
+        *((f"base encoder {base.name} (sha256 {base.digest})", base.licence) for base in bases),
+        *(
+            (f"teacher of the {level} level: {teacher.weights}", teacher.licence)
+            for config in configs
+            for level, teacher in config.teachers.items()
+            if teacher.origin != "random"
+        ),
+    ]
+    return [Terms(what, licence or UNKNOWN) for what, licence in dict.fromkeys(found)]
 
 
 def citations_of(configs: Sequence[RunConfig], data: SamoraJson | None) -> list[str]:
     """What to cite: the method, the data, the base, the teachers and the decoder, each once."""
-    config = configs[0]
-    names = [config.model.backbone, config.model.decoder, *(teacher.network for teacher in config.teachers.values())]
+    network = to_plain(configs[0].model)
+    names = [str(network.get(part, "")) for part in ("backbone", "decoder")]
+    names += [teacher.network for teacher in configs[0].teachers.values()]
     parts = [text for name in names for start, text in _PARTS.items() if name.lower().startswith(start)]
     own = [data.citation] if data and data.citation else []
     return list(dict.fromkeys([_METHOD, *own, *parts]))

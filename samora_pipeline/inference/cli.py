@@ -53,6 +53,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument("--fp32", action="store_true", help="single precision (default: bf16 where the device has it)")
     parser.add_argument("--batch", type=_count, metavar="N", help="slices per step (default: what suits the device)")
+    parser.add_argument("--allow-code", action="store_true", help="accept a run with parts named package.module:X")
     parser.add_argument("--list", action="store_true", help="list the trained runs and stop")
     return parser
 
@@ -67,8 +68,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     from samora_pipeline.inference.allocation import keep_freed_memory
 
     keep_freed_memory()
-    from samora_pipeline.contracts.json_io import read_json
-    from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
+    from samora_pipeline.contracts.run import CONFIG_FILE
+    from samora_pipeline.contracts.run_reader import read_run_config
     from samora_pipeline.files import sweep
     from samora_pipeline.inference.cases import find_cases, own_share, parse_shard, refuse_overwriting
     from samora_pipeline.inference.record import OutputFolder
@@ -77,11 +78,11 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     roots = resolve_roots(arguments.root)
     if arguments.list:
-        return _list(roots)
+        return _list(roots, allow_code=arguments.allow_code)
     _require_folders(arguments)
     shard = parse_shard(arguments.shard)
     choice = choose(arguments.model, arguments.folds, Path(arguments.images), roots)
-    config = read_json(RunConfig, choice.fold_folders[0] / CONFIG_FILE)
+    config = read_run_config(choice.fold_folders[0] / CONFIG_FILE, allow_code=arguments.allow_code)
     for line in (f"root: {roots.root} ({roots.origin})", *choice.remarks, *(f"stamp: {s}" for s in config.stamps)):
         say(line)
     folder = Path(arguments.output)
@@ -100,12 +101,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     return EXIT_FAILED_CASES if failed else EXIT_OK
 
 
-def _list(roots: Roots) -> int:
+def _list(roots: Roots, *, allow_code: bool) -> int:
     from samora_pipeline.inference.listing import list_runs
     from samora_pipeline.inference.runs import find_runs
 
     runs = find_runs(roots.results)
-    for line in list_runs(runs) if runs else [f"no trained run under {roots.results}"]:
+    for line in list_runs(runs, allow_code=allow_code) if runs else [f"no trained run under {roots.results}"]:
         say(line)
     return EXIT_OK
 
@@ -154,6 +155,7 @@ def _predict_cases(
         batch_size=arguments.batch,
         tta=arguments.tta,
         postprocessing=not arguments.no_postprocessing,
+        allow_code=arguments.allow_code,
     )
     arithmetic = predictor.arithmetic
     say(f"device: {predictor.device}, {arithmetic.name} ({arithmetic.why}), {predictor.batch_size} slices per step")

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE
+from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores, Summary
 from samora_pipeline.errors import DataError
 from samora_pipeline.inference.runs import TrainedRun
@@ -15,23 +16,30 @@ _HEADER = ("run", "backbone", "folds", "finished", "Dice", "stamps")
 _NONE = "-"
 
 
-def list_runs(runs: list[TrainedRun]) -> list[str]:
+def list_runs(runs: list[TrainedRun], *, allow_code: bool = False) -> list[str]:
     """The lines of a table with each run's name as ``-m`` takes it, its finished folds, and its mean Dice.
 
     Dice is the foreground mean of protocol ``physical`` over the scored cases, averaged over the folds that are scored;
-    that of an imported model is what it was exported with.
+    that of an imported model is what it was exported with. A run that cannot be read is listed with the reason.
     """
-    rows = [_HEADER, *(_row(run) for run in runs)]
+    rows = [_HEADER, *(_row(run, allow_code) for run in runs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _row(run: TrainedRun) -> tuple[str, ...]:
+def _row(run: TrainedRun, allow_code: bool) -> tuple[str, ...]:
     try:
-        configs = [read_json(RunConfig, folder / CONFIG_FILE) for folder in run.folds.values()]
+        configs = [read_run_config(fold / CONFIG_FILE, allow_code=allow_code) for fold in run.folds.values()]
         dice = _dice(run)
     except DataError as error:
-        return run.label, _NONE, ", ".join(run.folds), _NONE, _NONE, f"cannot be read: {error.found or error.what}"
+        return (
+            run.label,
+            _NONE,
+            ", ".join(run.folds),
+            _NONE,
+            _NONE,
+            f"cannot be read: {error.code} {error.found or error.what}",
+        )
     stamps = dict.fromkeys(stamp for config in configs for stamp in config.stamps)
     finished = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.finished_at))
     backbone = f"{configs[0].model.backbone} {configs[0].model.input_size} px"

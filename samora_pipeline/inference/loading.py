@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
-from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import BASE_FILE, CONFIG_FILE, FINAL_CHECKPOINT, BaseRecord, RunConfig
+from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import build_network, load_trained
@@ -31,15 +31,16 @@ class LoadedFold:
     network: SegmentationNetwork
 
 
-def load_folds(folders: Sequence[Path], weights_folder: Path) -> list[LoadedFold]:
+def load_folds(folders: Sequence[Path], weights_folder: Path, *, allow_code: bool = False) -> list[LoadedFold]:
     """Build the networks of fold folders of one run.
 
     Raises:
-        DataError: a file is missing or damaged, ``E-RUN-03`` folds that do not belong together, ``E-RUN-04`` a
-            checkpoint that does not belong to its config, ``E-WEIGHT-09`` a base encoder with another digest.
+        DataError: a file is missing or damaged, ``E-CODE-01`` a config names code and ``allow_code`` is off,
+            ``E-RUN-03`` folds that do not belong together, ``E-RUN-04`` a checkpoint that does not belong to its
+            config, ``E-WEIGHT-09`` a base encoder with another digest.
         AssetError: ``E-WEIGHT-05`` the base encoder is not there.
     """
-    configs = [read_json(RunConfig, folder / CONFIG_FILE) for folder in folders]
+    configs = [read_run_config(folder / CONFIG_FILE, allow_code=allow_code) for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
         _check_same(folder, config, configs[0])
     bases: dict[str, dict[str, Tensor]] = {}

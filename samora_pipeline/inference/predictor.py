@@ -113,6 +113,7 @@ class Predictor:
         batch_size: int | None = None,
         tta: bool = False,
         postprocessing: bool = True,
+        allow_code: bool = False,
     ) -> Predictor:
         """Load finished folds of a run; no trainer is needed.
 
@@ -126,10 +127,12 @@ class Predictor:
             batch_size: slices per step; None takes what suits the device.
             tta: average over the mirrored views that the plan allows.
             postprocessing: keep the largest component of the labels for which the run's training chose that.
+            allow_code: import what the run's config.json names as ``package.module:Class``.
 
         Raises:
             AssetError: ``E-RUN-01`` no such run; the base encoder is not there.
-            DataError: a file is missing, damaged or of another run; the base encoder has another digest.
+            DataError: a file is missing, damaged or of another run; the base encoder has another digest;
+                ``E-CODE-01`` the run names code and ``allow_code`` is off.
             UsageError: ``E-FOLD-02`` a fold that is not finished.
         """
         from samora_pipeline.inference.loading import load_folds
@@ -139,7 +142,7 @@ class Predictor:
         roots = resolve_roots(None)
         trained = named_run(str(run), roots.results)
         folders = [trained.folds[name] for name in pick_folds(trained, folds)]
-        loaded = load_folds(folders, weights_folder or roots.weights)
+        loaded = load_folds(folders, weights_folder or roots.weights, allow_code=allow_code)
         first = loaded[0].config
         return cls(
             [fold.network for fold in loaded],

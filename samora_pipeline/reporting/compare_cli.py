@@ -38,6 +38,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--format", choices=tuple(_ENDINGS), default="md", help="default: md")
     parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="write tables, numbers and forest plots")
+    parser.add_argument("--allow-code", action="store_true", help="accept runs with parts named package.module:X")
     return parser
 
 
@@ -79,10 +80,10 @@ def _arms(arguments: argparse.Namespace) -> tuple[list[Arm], Arm]:
     from samora_pipeline.paths import resolve_roots
 
     results = resolve_roots(arguments.root).results
-    runs = [read_run(place, results) for place in arguments.runs]
+    runs = [read_run(place, results, allow_code=arguments.allow_code) for place in arguments.runs]
     folder = runs[0].folder
     if arguments.baseline is not None:
-        named = read_run(arguments.baseline, results)
+        named = read_run(arguments.baseline, results, allow_code=arguments.allow_code)
         folder = named.folder
         if folder not in [one.folder for one in runs]:
             runs.insert(0, named)

@@ -30,6 +30,7 @@ def build_parser() -> CommandParser:
         help=f"default: RUN/report.html, with several runs ./{COMPARISON_FILE}",
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="for attention and experts (default cpu)")
+    parser.add_argument("--allow-code", action="store_true", help="accept runs with parts named package.module:X")
     return parser
 
 
@@ -51,7 +52,7 @@ def report(arguments: argparse.Namespace) -> None:
     from samora_pipeline.reporting.report_run import open_run
 
     roots = resolve_roots(arguments.root)
-    runs = [open_run(place, roots) for place in arguments.runs]
+    runs = [open_run(place, roots, allow_code=arguments.allow_code) for place in arguments.runs]
     device = torch.device(arguments.device)
     if len(runs) == 1:
         path = write_report(runs[0], arguments.output or runs[0].scored.folder / REPORT_FILE, device)

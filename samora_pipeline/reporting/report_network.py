@@ -76,7 +76,7 @@ def ask(run: ReportedRun, fold: str, device: torch.device) -> AskedNetwork:
         ResourceError: ``E-REPORT-05``.
     """
     folder = run.folds[fold]
-    (loaded,) = load_folds([folder], run.places.weights)
+    (loaded,) = load_folds([folder], run.places.weights, allow_code=run.allow_code)
     with enough_memory():
         network = loaded.network.to(device).eval()
     return AskedNetwork(network, loaded.config, device, trained_parts(folder))

@@ -50,10 +50,11 @@ class Places:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A scored run and its places."""
+    """A scored run and its places; ``allow_code``: its network may be built from code that its config names."""
 
     scored: ScoredRun
     places: Places
+    allow_code: bool = False
 
     @property
     def label(self) -> str:
@@ -114,14 +115,14 @@ class ReportedRun:
         return read_log(self.folds[fold] / LOG_FILE)
 
 
-def open_run(place: str, roots: Roots) -> ReportedRun:
+def open_run(place: str, roots: Roots, *, allow_code: bool = False) -> ReportedRun:
     """Read a run folder or a fold folder, given as a path or below the results folder.
 
     Raises:
         AssetError: ``E-CMP-01`` when nothing there is a scored run. Others as ``read_run``.
     """
-    scored = read_run(place, roots.results)
-    return ReportedRun(scored, Places.of(scored.config.dataset, roots))
+    scored = read_run(place, roots.results, allow_code=allow_code)
+    return ReportedRun(scored, Places.of(scored.config.dataset, roots), allow_code)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

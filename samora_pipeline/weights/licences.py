@@ -1,4 +1,4 @@
-"""On what terms a file of weights is that does not go by its catalogue name: no other name makes it lose them."""
+"""The licence of a file of weights that does not go by its catalogue name: another name does not change its terms."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.records import read_record
 
 
-def licence_of_file(path: Path, digest: str, folder: Path) -> str:
-    """Return the licence of a file, or an empty text where nobody has told it.
-
-    It is known by the digest: the published one, or one that is recorded beside the file or in the weights ``folder``.
-    A file that nobody recorded but that has the layout of non-commercial weights is taken to be those; that is said.
-    """
-    published = next((asset for asset in ASSETS.values() if asset.sha256 == digest), None)
-    if published is not None:
-        return published.licence
-    for file in (path, *(asset.path(folder) for asset in ASSETS.values() if not asset.packaged)):
+def known_licence(digest: str, folder: Path, *files: Path) -> str | None:
+    """The licence under which a digest is published, or recorded beside ``files`` or in the weights ``folder``."""
+    for asset in ASSETS.values():
+        if asset.sha256 == digest:
+            return asset.licence
+    recorded = (path.with_suffix("") for path in sorted((*folder.glob("*.json"), *folder.glob("*/*.json"))))
+    for file in (*files, *recorded):
         try:
             record = read_record(file)
         except DataError:
@@ -27,12 +24,20 @@ def licence_of_file(path: Path, digest: str, folder: Path) -> str:
             continue
         if record is not None and record.sha256 == digest:
             return record.licence
-    return _licence_by_layout(path)
+    return None
 
 
-def _licence_by_layout(path: Path) -> str:
+def licence_of_file(path: Path, digest: str, folder: Path) -> str:
+    """Return the licence of a file, or an empty text where none is known.
+
+    It is known by the digest, see ``known_licence``. A file without a record that has the layout of non-commercial
+    weights is taken to be those, with a warning.
+    """
     from samora_pipeline.weights.recognise import recognise
 
+    licence = known_licence(digest, folder, path)
+    if licence is not None:
+        return licence
     try:
         asset = ASSETS[recognise(path)]
     except DataError:

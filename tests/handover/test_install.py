@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import struct
 import tarfile
@@ -17,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from samora_pipeline.errors import DataError, ResourceError, SamoraError
-from samora_pipeline.handover import install as install_module
 from samora_pipeline.handover.cli import main as export_main
 from samora_pipeline.handover.import_cli import main as import_main
 from samora_pipeline.handover.install import install, verify
@@ -301,7 +301,7 @@ def test_code_of_others_is_named_and_only_taken_on_demand(
     rewritten(exported, place / "bad.zip", "fold_0/config.json", change)
     assert import_main(["bad.zip", "--root", "elsewhere"]) == 4
     said = capsys.readouterr().err
-    assert "E-IMPORT-05" in said
+    assert "E-CODE-01" in said
     assert "os:system" in said
     assert import_main(["bad.zip", "--root", "elsewhere", "--allow-code"]) == 0
 
@@ -332,8 +332,8 @@ def test_a_run_of_the_same_name_stays_untouched(
 
 
 def test_a_full_disk_is_seen_beforehand(exported: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = install_module.shutil.disk_usage(place)
-    monkeypatch.setattr(install_module.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    usage = shutil.disk_usage(place)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
     with pytest.raises(ResourceError, match="E-DISK-02"):
         install(verify(exported), place / "a" / "b")
     assert tree(place) == set()
