@@ -44,7 +44,7 @@ def _plain(text: str, kind: Any) -> Any:
     options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     if type(None) in options and text.lower() in ("none", "null"):
         return None
-    if any(get_origin(option) is tuple for option in options):
+    if any((get_origin(option) or option) in (tuple, list) for option in options):
         return [_scalar(item) for item in text.strip("[]()").split(",") if item.strip()]
     if str in options:
         return text

@@ -85,11 +85,6 @@ class Plans:
         return {name: value for name, value in values.items() if isinstance(value, Planned)}
 
     @property
-    def code(self) -> tuple[str, ...]:
-        """The parts from outside that loading a slice runs: intensity schemes named ``package.module:Class``."""
-        return tuple(rule.scheme for rule in self.intensity.value if ":" in rule.scheme)
-
-    @property
     def edited(self) -> dict[str, Any]:
         """The values that were edited by hand, by key (``slice_axis``, ``intensity.0``)."""
         values: dict[str, Any] = {name: planned.value for name, planned in self.planned.items()}

@@ -58,7 +58,6 @@ def test_a_scheme_from_outside_shapes_what_the_network_sees(root: Path) -> None:
     target = root / "preprocessed" / NAME
     plans = read_json(Plans, target / "plans.json")
     assert plans.intensity.value[1] == IntensityRule("outside_intensities:ZScore", -2.5, 2.5)
-    assert plans.code == ("outside_intensities:ZScore",)
     assert rician_channels(plans) == (False, False)
     stored = StoredSlices.open(target / "slices", "case_01")
     rows, columns = stored.record.shape[1:]
