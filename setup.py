@@ -58,6 +58,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["samora_pipeline*", "dataset_conversion*", "planners*", "trainers*"]),
     package_data={
+        "samora_pipeline": ["*.toml"],
         "samora_pipeline.evaluation": ["*.json"],
         "samora_pipeline.handover": ["*.j2"],
         "samora_pipeline.reporting": ["templates/*"],

@@ -2,8 +2,8 @@
 
     python docs/error_pages.py
 
-A test compares the page with the sources. A code means one thing: where it is said in several sentences, ``MEANINGS``
-states the one thing that they have in common, and a code with several sentences and no such entry is a fault.
+A test compares the page with the sources. A code means one thing: the sentence of its entry in errors.toml. For codes
+that have none yet and are said in several sentences, ``MEANINGS`` states what these have in common.
 """
 
 from __future__ import annotations
@@ -26,28 +26,15 @@ MEANINGS = {
     "E-ARG-01": "the number of worker processes is not usable",
     "E-ARG-04": "`--shard` names no share of the work",
     "E-ARG-07": "a dataset needs a name that can be a folder's name",
-    "E-CHAN-01": "a case has another number of channels than its dataset declares",
     "E-CHAN-04": "scans to be predicted have other channels than the model takes",
     "E-CONV-04": "the dataset that scans are added to has others of the same names",
-    "E-DISK-01": "something cannot be written",
     "E-DISK-02": "there is not enough space to begin",
     "E-EVAL-01": "a reference or a prediction is missing",
     "E-EVAL-05": "the folds of a run cannot be summed up",
     "E-EXP-20": "an expert does not belong to this network",
-    "E-GEO-01": "volumes of one case have different shapes",
-    "E-IMG-01": "an image is missing, cannot be read, or is of no known format",
-    "E-IMG-02": "an image file is cut short or damaged",
-    "E-IMG-03": "the header or the kind of an image cannot be used",
-    "E-IMG-05": "a scan has voxels that are NaN or infinite",
     "E-INPUT-02": "two inputs stand for the same case",
-    "E-JSON-02": "a JSON file cannot be read or is no valid JSON",
-    "E-JSON-03": "a JSON file holds something else than expected; the message names the place",
-    "E-LABEL-01": "the labels of a dataset contradict each other",
     "E-LABEL-09": "label values occur that are not declared",
-    "E-NAME-01": "nothing of that kind has this name",
     "E-RUN-19": "a run is continued with other settings than it was begun with",
-    "E-SER-01": "slices of a series are missing or repeated",
-    "E-SER-02": "a slice does not fit the others of its series",
     "E-SET-01": "`--set` names something that cannot be set",
     "E-SET-02": "`--set` gives no value, or one that is not usable",
     "E-SET-04": "a number among the settings is out of range",
@@ -91,12 +78,15 @@ def page(facts: dict[str, CodeFacts]) -> str:
 
 def title(code: str, entry: CodeFacts) -> str:
     """The one thing that a code means."""
+    if code in errors.ERRORS:
+        return _text(errors.ERRORS[code].what)
     return MEANINGS.get(code) or _text(next(iter([*entry.distinct("what"), *entry.when]), code))
 
 
 def ambiguous(facts: dict[str, CodeFacts]) -> dict[str, list[str]]:
     """Codes that are said in several sentences without a common meaning on record."""
-    said = {code: entry.distinct("what") for code, entry in facts.items() if code not in MEANINGS}
+    known = {*MEANINGS, *errors.ERRORS}
+    said = {code: entry.distinct("what") for code, entry in facts.items() if code not in known}
     return {code: sentences for code, sentences in said.items() if len(sentences) > 1}
 
 
@@ -112,13 +102,18 @@ def main() -> int:
 def _section(code: str, entry: CodeFacts) -> str:
     said = entry.distinct("what")
     lines = [f"## {code}", "", f"**{title(code, entry)}**{_exit(entry)}", ""]
-    if code in MEANINGS:
+    table = errors.ERRORS.get(code, errors.Entry(""))
+    if code in MEANINGS or (table.what and said):
         lines += _listed("Says", said)
     lines += _listed("When", entry.when[:_MOST])
-    lines += _listed("Expected", entry.distinct("expected")[:_MOST])
-    lines += _listed("Fix", entry.distinct("fix")[:_MOST])
+    lines += _listed("Expected", _with_table(table.expected, entry.distinct("expected")))
+    lines += _listed("Fix", _with_table(table.fix, entry.distinct("fix")))
     modules = sorted({site.module for site in entry.sites})
     return "\n".join([*lines, f"- Raised in: {', '.join(f'`{module}`' for module in modules)}", ""])
+
+
+def _with_table(text: str, others: list[str]) -> list[str]:
+    return list(dict.fromkeys([text, *others] if text else others))[:_MOST]
 
 
 def _listed(name: str, texts: list[str]) -> list[str]:

@@ -6,24 +6,56 @@ Exit codes (the contract of every command): 0 ok, 1 our bug, 2 usage, 3 finished
 
 from __future__ import annotations
 
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one code says: templates that ``str.format`` completes with the values of the place that raises it."""
+
+    what: str
+    expected: str = ""
+    fix: str = ""
+
+
+def _read_table() -> dict[str, Entry]:
+    plain = tomllib.loads(Path(__file__).with_name("errors.toml").read_text(encoding="utf-8"))
+    return {code: Entry(**texts) for code, texts in plain.items()}
+
+
+ERRORS: dict[str, Entry] = _read_table()
+"""The table of codes, ``errors.toml``."""
 
 
 class SamoraError(Exception):
     """Base of all errors that a user can mend; the command prints it without a traceback.
 
     ``code`` is stable (``E-SPLIT-04``) and is what documentation and tests refer to; ``what`` is one sentence.
-    The other parts are left out of the text when empty.
+    Parts that are not given are those of ``ERRORS[code]``, completed with ``values``: ``DataError("E-CKPT-01",
+    path=path, found=...)``. Empty parts are left out of the text.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, code: str, what: str, *, found: str = "", expected: str = "", fix: str = "") -> None:
+    def __init__(
+        self,
+        code: str,
+        what: str | None = None,
+        *,
+        found: str = "",
+        expected: str | None = None,
+        fix: str | None = None,
+        **values: object,
+    ) -> None:
+        entry = ERRORS[code] if what is None else ERRORS.get(code, Entry(what))
         self.code = code
-        self.what = what
+        self.what = entry.what.format(**values) if what is None else what
         self.found = found
-        self.expected = expected
-        self.fix = fix
+        self.expected = entry.expected.format(**values) if expected is None else expected
+        self.fix = entry.fix.format(**values) if fix is None else fix
         super().__init__(self.text())
 
     def text(self) -> str:

@@ -97,13 +97,7 @@ def _held(folder: Path, mode: str) -> Iterator[None]:
         try:
             _fcntl.flock(stream, getattr(_fcntl, mode) | _fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ResourceError(
-                "E-LOCK-01",
-                f"another process is writing to {folder.name}",
-                found=str(folder),
-                expected="one writer at a time",
-                fix="wait until it has finished, then run this command again",
-            ) from error
+            raise ResourceError("E-LOCK-01", folder=folder, found=str(folder)) from error
         yield
 
 
@@ -198,13 +192,7 @@ def inside(root: Path, name: str) -> Path:
     candidate = root / name
     clean = name.isprintable() and not Path(name).is_absolute()
     if not clean or not candidate.resolve().is_relative_to(root.resolve()):
-        raise DataError(
-            "E-PATH-01",
-            "a file name in a description leads outside its folder",
-            found=repr(name),
-            expected=f"a relative path below {root}",
-            fix="correct the name in dataset.json",
-        )
+        raise DataError("E-PATH-01", root=root, found=repr(name))
     return candidate
 
 
@@ -219,10 +207,4 @@ def _flush(path: Path) -> None:
 def _disk_error(path: Path, error: OSError) -> Exception:
     if isinstance(error, FileNotFoundError):
         return error
-    return ResourceError(
-        "E-DISK-01",
-        f"cannot write {path}",
-        found=str(error.strerror or error),
-        expected="a writable folder with free space",
-        fix=f"df -h {path.parent}  then free space, or choose another folder with --root",
-    )
+    return ResourceError("E-DISK-01", path=path, found=str(error.strerror or error))

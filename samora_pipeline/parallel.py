@@ -273,30 +273,12 @@ def _end_with_parent() -> None:
 
 
 def _no_memory(name: str) -> ResourceError:
-    return ResourceError(
-        "E-MEM-18",
-        f'the worker that held the case "{name}" was ended by the system',
-        found="no result, most likely for lack of memory",
-        expected="enough memory for one case per worker",
-        fix="-np 1  works on one case at a time",
-    )
+    return ResourceError("E-MEM-18", name=name, found="no result, most likely for lack of memory")
 
 
 def _no_dask() -> AssetError:
-    return AssetError(
-        "E-DASK-01",
-        "the package that talks to Dask clusters is not installed",
-        found="no package distributed",
-        expected="the extra dask",
-        fix="pip install distributed",
-    )
+    return AssetError("E-DASK-01", found="no package distributed")
 
 
 def _no_cluster(address: str, found: str) -> ResourceError:
-    return ResourceError(
-        "E-DASK-02",
-        f"the Dask cluster at {address} cannot be used",
-        found=" ".join(found.split()),
-        expected="a scheduler that answers there, and workers on which samora_pipeline is installed",
-        fix="dask scheduler  starts a scheduler and prints its address; dask worker ADDRESS  starts a worker",
-    )
+    return ResourceError("E-DASK-02", address=address, found=" ".join(found.split()))

@@ -39,14 +39,9 @@ class Roots:
         match = _DATASET_FOLDER.match(as_path.resolve().name)
         if match and as_path.is_dir():
             return DatasetFolder(int(match[1]), match[2], as_path.resolve())
-        names = [folder.name for folder in present]
-        raise DataError(
-            "E-NAME-02",
-            f'no dataset "{token}" under {self.raw}',
-            found=", ".join(folder.folder_name for folder in present) or "no dataset at all",
-            expected=f"{nearest(token, names)}a number, a name or a path",
-            fix="samora_convert -d list  shows what can be converted; --root DIR looks elsewhere",
-        )
+        found = ", ".join(folder.folder_name for folder in present) or "no dataset at all"
+        close = nearest(token, [folder.name for folder in present])
+        raise DataError("E-NAME-02", token=token, folder=self.raw, nearest=close, found=found)
 
     def datasets(self) -> list[DatasetFolder]:
         """All datasets under ``raw``, by number."""

@@ -59,13 +59,8 @@ class Registry(Generic[T]):
             return self._entries[name]
         if ":" in name:
             return self._import(name)
-        raise UsageError(
-            "E-NAME-01",
-            f'no {self.kind} is called "{name}"',
-            found=name,
-            expected=f"{nearest(name, self.names())}known: {', '.join(self.names())}",
-            fix=f"use one of these names, or package.module:Name for a {self.kind} of your own",
-        )
+        expected = f"{nearest(name, self.names())}known: {', '.join(self.names())}"
+        raise UsageError("E-NAME-01", kind=self.kind, name=name, found=name, expected=expected)
 
     def _import(self, path: str) -> T:
         module_name, _, attribute = path.partition(":")
@@ -76,7 +71,7 @@ class Registry(Generic[T]):
         except (ImportError, AttributeError, ValueError) as error:
             raise UsageError(
                 "E-NAME-01",
-                f'the {self.kind} "{path}" cannot be imported',
+                what=f'the {self.kind} "{path}" cannot be imported',
                 found=str(error),
                 expected="package.module:Name, with the package installed in this environment",
                 fix=f'python -c "from {module_name} import {attribute}"  shows the cause',

@@ -62,13 +62,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise AssetError(
-                "E-LOG-01",
-                "curves for TensorBoard are asked for, and TensorBoard is not installed",
-                found=str(error),
-                expected="the extra tensorboard",
-                fix="pip install 'samora_pipeline[tensorboard]', or leave --tensorboard out",
-            ) from error
+            raise AssetError("E-LOG-01", found=str(error)) from error
         self._folder, self._writer_of = folder, SummaryWriter
         self._writer: Any = None
 

@@ -41,7 +41,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         DataError: ``E-CKPT-01`` missing, ``E-CKPT-02`` damaged or not written by this tool.
     """
     if not path.is_file():
-        raise DataError("E-CKPT-01", f"there is no checkpoint {path.name}", found=f"no file {path}")
+        raise DataError("E-CKPT-01", path=path, found=f"no file {path}")
     try:
         with safe_open(path, framework="pt") as stream:
             header = json.loads((stream.metadata() or {})[_HEADER])
@@ -63,10 +63,4 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def _damaged(path: Path, found: str) -> DataError:
-    return DataError(
-        "E-CKPT-02",
-        f"{path.name} is damaged or was not written by this tool",
-        found=f"{path}: {found}",
-        expected="a checkpoint with an intact digest",
-        fix="delete it and run the same command with -c, which goes on from the last intact state",
-    )
+    return DataError("E-CKPT-02", path=path, found=f"{path}: {found}")

@@ -138,7 +138,7 @@ class RawDataset:
             if match := _CHANNEL.match(stem):
                 channels.setdefault(match["case"], {})[int(match["channel"])] = path
             else:
-                faults[stem] = _no_channel_number(path, stem, ending)
+                faults[stem] = DataError("E-CHAN-02", ending=ending, stem=stem, found=str(path))
         cases = {}
         for case, by_number in channels.items():
             try:
@@ -150,13 +150,9 @@ class RawDataset:
     def _case(self, case: str, by_number: dict[int, Path], labels: str | None) -> RawCase:
         expected = len(self.description.channel_names)
         if sorted(by_number) != list(range(expected)):
-            raise DataError(
-                "E-CHAN-01",
-                f'the case "{case}" has a wrong number of channels',
-                found=", ".join(path.name for path in by_number.values()),
-                expected=f"{expected} ({', '.join(self.description.channel_names.values())}), numbered from _0000",
-                fix="add the missing files, or correct channel_names in dataset.json",
-            )
+            names = ", ".join(self.description.channel_names.values())
+            found = ", ".join(path.name for path in by_number.values())
+            raise DataError("E-CHAN-01", case=case, number=expected, names=names, found=found)
         label = self.folder / labels / f"{case}{self.description.file_ending}" if labels else None
         return RawCase(case, tuple(by_number[i] for i in range(expected)), label if label and label.is_file() else None)
 
@@ -168,16 +164,6 @@ def _sound(scanned: tuple[dict[str, RawCase], dict[str, DataError]]) -> dict[str
     return cases
 
 
-def _no_channel_number(path: Path, stem: str, ending: str) -> DataError:
-    return DataError(
-        "E-CHAN-02",
-        "an image file has no channel number",
-        found=str(path),
-        expected=f"CASE_0000{ending} for the first channel",
-        fix=f"rename it to {stem}_0000{ending}",
-    )
-
-
 def read_dataset(folder: Path) -> RawDataset:
     """Read dataset.json and, where it exists, samora.json.
 
@@ -186,13 +172,7 @@ def read_dataset(folder: Path) -> RawDataset:
     """
     path = folder / "dataset.json"
     if not path.is_file():
-        raise DataError(
-            "E-DATA-01",
-            f"{folder.name} has no dataset.json",
-            found=f"no file {path}",
-            expected="a raw dataset in nnU-Net's layout",
-            fix="samora_convert -d list  shows the converters that write one",
-        )
+        raise DataError("E-DATA-01", folder=folder, found=f"no file {path}")
     ours = folder / "samora.json"
     return RawDataset(folder, read_dataset_json(path), read_json(SamoraJson, ours) if ours.is_file() else SamoraJson())
 
@@ -201,7 +181,7 @@ def read_dataset_json(path: Path) -> DatasetJson:
     """Read nnU-Net's dataset.json, keeping its unknown keys; v1 files that use ``modality`` are accepted."""
     plain = read_object(path)
     if not isinstance(plain, dict):
-        raise DataError("E-JSON-03", f"{path} is not as expected", found=type(plain).__name__, expected="an object")
+        raise DataError("E-JSON-03", where=path, found=type(plain).__name__, expected="an object")
     if "channel_names" not in plain and "modality" in plain:
         plain = {**plain, "channel_names": plain["modality"]}
     known = {"channel_names", "labels", "numTraining", "file_ending", "regions_class_order"}
@@ -209,12 +189,8 @@ def read_dataset_json(path: Path) -> DatasetJson:
     extra = {key: value for key, value in plain.items() if key not in known}
     description: DatasetJson = parse(DatasetJson, {**fields, "extra": extra}, str(path))
     if sorted(description.channel_names) != sorted(str(i) for i in range(len(description.channel_names))):
-        raise DataError(
-            "E-JSON-03",
-            f"{path}: channel_names are not numbered from 0",
-            found=", ".join(description.channel_names),
-            expected='"0", "1", ...',
-        )
+        found = ", ".join(description.channel_names)
+        raise DataError("E-JSON-03", where=f"{path}.channel_names", found=found, expected='"0", "1", ...')
     _ = description.scheme
     return description
 

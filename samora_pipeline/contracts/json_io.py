@@ -51,11 +51,9 @@ def read_object(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DataError(
-            "E-JSON-01", f"{path.name} is missing", found=f"no file {path}", expected="a JSON file written by this tool"
-        ) from error
+        raise DataError("E-JSON-01", path=path, found=f"no file {path}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError("E-JSON-02", f"{path.name} cannot be read", found=f"{path}: {error}") from error
+        raise DataError("E-JSON-02", path=path, found=f"{path}: {error}") from error
     return read_text(text, path)
 
 
@@ -64,9 +62,7 @@ def read_text(text: str, path: Path) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            "E-JSON-02", f"{path.name} is not valid JSON", found=f"{path}: {error}", expected="standard JSON in UTF-8"
-        ) from error
+        raise DataError("E-JSON-02", path=path, found=f"{path}: {error}") from error
 
 
 def to_plain(value: Any) -> Any:
@@ -114,20 +110,16 @@ def _located(error: Exception, plain: Any, where: str) -> SamoraError:
         names = ", ".join(field.name for field in dataclasses.fields(error.cl))
         return _wrong(f"{where}.{min(error.extra_fields)}", "an unknown key", f"one of {names}")
     if isinstance(error, _OtherVersionError):
-        return DataError(
-            "E-JSON-04",
-            f"{where} was written by another version of samora_pipeline",
-            found=f"schema_version {plain['schema_version']}",
-            expected=f"schema_version {error.args[0].schema_version}",
-            fix=f"{_WRITERS.get(error.args[0].__name__, 'samora_train')}  makes it anew",
-        )
+        (cls,), found = error.args, f"schema_version {plain['schema_version']}"
+        command = _WRITERS.get(cls.__name__, "samora_train")
+        return DataError("E-JSON-04", where=where, found=found, version=cls.schema_version, command=command)
     # cattrs raises KeyError where a required key is missing.
     return _wrong(where, plain, "a value (the key is required)" if isinstance(error, KeyError) else str(error))
 
 
 def _wrong(where: str, found: Any, expected: str) -> DataError:
     shown = found if isinstance(found, str) else json.dumps(to_plain(found))
-    return DataError("E-JSON-03", f"{where} is not as expected", found=shown[:200], expected=expected)
+    return DataError("E-JSON-03", where=where, found=shown[:200], expected=expected)
 
 
 def _refuse_constant(name: str) -> float:

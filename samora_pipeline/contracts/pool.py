@@ -89,11 +89,5 @@ def read_pool(path: Path) -> PoolManifest:
     """
     manifest = read_json(PoolManifest, path)
     if digest_choice(manifest.datasets) != manifest.digest:
-        raise DataError(
-            "E-POOL-04",
-            "the list of an unlabelled pool was changed after it was written",
-            found=str(path),
-            expected=f"the slices with digest {manifest.digest[:12]}",
-            fix=f"rm {path}  and run the same command again: the list is drawn again, exactly",
-        )
+        raise DataError("E-POOL-04", digest=manifest.digest[:12], path=path, found=str(path))
     return manifest

@@ -45,27 +45,16 @@ def reading(path: Path, *damage: type[Exception]) -> Iterator[None]:
             cannot be used.
     """
     if not path.is_file():
-        raise DataError("E-IMG-01", f"there is no image {path.name}", found=f"no file {path}", expected="an image file")
+        raise DataError("E-IMG-01", path=path, found=f"no file {path}", expected="an image file", fix="")
     damages: tuple[type[Exception], ...] = (DamagedError, zlib.error, *damage)
     try:
         yield
     except HeaderError as error:
-        raise DataError(
-            "E-IMG-03",
-            f"{path.name} has a header that cannot be used",
-            found=f"{error} ({path})",
-            expected=error.expected,
-            fix="convert the scan again from its source",
-        ) from error
+        raise DataError("E-IMG-03", path=path, found=f"{error} ({path})", expected=error.expected) from error
     except damages as error:
-        raise DataError(
-            "E-IMG-02",
-            f"{path.name} is truncated or damaged",
-            # ITK tells the cause in its last line.
-            found=f"{''.join(str(error).strip().splitlines()[-1:])} ({path})",
-            expected="a complete file with matching checksums",
-            fix="copy or download the file again",
-        ) from error
+        # ITK tells the cause in its last line.
+        cause = "".join(str(error).strip().splitlines()[-1:])
+        raise DataError("E-IMG-02", path=path, found=f"{cause} ({path})") from error
 
 
 def check_claim(claimed: int, available: int = MAX_BYTES, compressed: bool = False) -> None:

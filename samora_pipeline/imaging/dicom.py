@@ -164,12 +164,9 @@ def _require_alike(first: Any, other: Any) -> None:
         and np.allclose(first.GetDirection(), other.GetDirection(), atol=1e-3)
     )
     if not alike:
+        expected = f"{_described(first)} as in {_path(first).name}"
         raise DataError(
-            "E-SER-02",
-            f"{_path(other).name} does not fit the other slices of its series",
-            found=f"{_described(other)} in {_path(other)}",
-            expected=f"{_described(first)} as in {_path(first).name}",
-            fix="keep localizers and other series out of the folder",
+            "E-SER-02", path=_path(other), found=f"{_described(other)} in {_path(other)}", expected=expected
         )
 
 
@@ -190,25 +187,16 @@ def _check_positions(headers: Sequence[Any], origins: Vector, normal: Vector) ->
     shifts = origins - origins[0] - np.outer((origins - origins[0]) @ normal, normal)
     drift = float(np.linalg.norm(shifts, axis=1).max())
     if drift > 2 * _ROUNDING + 0.5 * min(headers[0].GetSpacing()[:2]):
-        raise DataError(
-            "E-SER-03",
-            f"the slices of {_path(headers[0]).parent.name} are shifted against each other",
-            found=f"up to {drift:.2f} mm across their normal, from {_path(headers[0]).name} (a tilted gantry)",
-            expected="slices stacked at right angles",
-            fix="resample the series to a regular grid first, for example with dcm2niix",
-        )
+        first = _path(headers[0])
+        found = f"up to {drift:.2f} mm across their normal, from {first.name} (a tilted gantry)"
+        raise DataError("E-SER-03", folder=first.parent.name, found=found)
     return float((origins[-1] - origins[0]) @ normal / (len(headers) - 1))
 
 
 def _uneven(pair: Sequence[Any], found: str, expected: str) -> DataError:
-    first, second = map(_path, pair)
-    return DataError(
-        "E-SER-01",
-        f"slices are missing or repeated between {first.name} and {second.name}",
-        found=f"{found} ({first.parent})",
-        expected=expected,
-        fix="export the whole series again, and only that one",
-    )
+    first, last = map(_path, pair)
+    found = f"{found} ({first.parent})"
+    return DataError("E-SER-01", first=first.name, last=last.name, found=found, expected=expected)
 
 
 def _described(header: Any) -> str:

@@ -106,13 +106,7 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume, names:
 
 def unknown_format(path: Path, endings: tuple[str, ...]) -> DataError:
     """The error for a file whose ending is not among ``endings`` (``E-IMG-01``)."""
-    return DataError(
-        "E-IMG-01",
-        f"{path.name} is not in a known image format",
-        found=str(path),
-        expected=f"a name that ends in {', '.join(endings)}",
-        fix="convert it, for example with samora_convert",
-    )
+    return DataError("E-IMG-01", path=path, found=str(path), expected=f"a name that ends in {', '.join(endings)}")
 
 
 def _read_nifti(path: Path) -> Volume:
@@ -204,13 +198,7 @@ def _check_affine(path: Path, grid: Grid) -> None:
         if (worst := float(np.abs(cosines - np.eye(3)).max())) > _SHEAR:
             fault = f"axes that are not at right angles (cosine {worst:.3f})"
     if fault:
-        raise DataError(
-            "E-IMG-04",
-            f"{path.name} has an affine that cannot be used",
-            found=f"{fault}: {np.round(matrix[:3], 4).tolist()} in {path}",
-            expected="three axes at right angles, each with a length",
-            fix="resample the scan to a regular grid, or repair its header",
-        )
+        raise DataError("E-IMG-04", path=path, found=f"{fault}: {np.round(matrix[:3], 4).tolist()} in {path}")
 
 
 def _label_image(labels: npt.NDArray[np.uint8], like: Volume) -> Any:

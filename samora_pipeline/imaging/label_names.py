@@ -14,6 +14,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from samora_pipeline.contracts.label_table import LabelEntry, LabelTable
 from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.byte_checks import reading
 
 _CARET = 30
 # Beyond this it is no table of at most 255 names.
@@ -31,10 +32,8 @@ def read_label_names(path: Path) -> LabelTable:
     Raises:
         DataError: ``E-LABEL-13`` for a table that cannot be understood; ``E-IMG-02`` for a file without a header.
     """
-    try:
+    with reading(path, ImageFileError, OSError, EOFError, ValueError):
         extensions = nibabel.load(path).header.extensions
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise DataError("E-IMG-02", f"{path.name} is damaged", found=f"{path}: {error}") from error
     for extension in extensions:
         # nibabel before 5.3 knows get_content alone, later ones refuse it for codes that they do not interpret.
         content = extension.content if hasattr(extension, "content") else extension.get_content()
@@ -62,25 +61,15 @@ def from_xml(content: bytes, path: Path) -> LabelTable:
     text = content.rstrip(b"\0 \n")
     if len(text) > _LARGEST or b"<!" in text.replace(b"<![CDATA[", b""):
         # No table needs a document type, and entities can grow without end.
-        raise _unreadable(path, "it is too large or declares entities")
+        raise DataError("E-LABEL-13", path=path, found=f"it is too large or declares entities in {path}")
     try:
         labels = ElementTree.fromstring(text).iter("Label")
         table = tuple(_entry(label) for label in labels)
     except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise DataError("E-LABEL-13", path=path, found=f"{error} in {path}") from error
     return tuple(sorted((entry for entry in table if entry.value > 0), key=lambda entry: entry.value))
 
 
 def _entry(label: ElementTree.Element) -> LabelEntry:
     red, green, blue = (min(255, max(0, round(255 * float(label.attrib[key])))) for key in ("Red", "Green", "Blue"))
     return LabelEntry(int(label.attrib["Key"]), (label.text or "").strip(), (red, green, blue))
-
-
-def _unreadable(path: Path, found: str) -> DataError:
-    return DataError(
-        "E-LABEL-13",
-        f"the names of labels in the header of {path.name} cannot be read",
-        found=f"{found} in {path}",
-        expected="a label table of Connectome Workbench",
-        fix="name the run that made the file: -m RUN",
-    )

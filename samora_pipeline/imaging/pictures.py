@@ -59,13 +59,8 @@ def read_slices(paths: Sequence[Path]) -> Volume:
     slices = [_pages(path, label=False)[0] for path in ordered]
     for path, pixels in zip(ordered, slices, strict=True):
         if (pixels.shape, pixels.dtype) != (slices[0].shape, slices[0].dtype):
-            raise DataError(
-                "E-SER-02",
-                f"{path.name} does not fit the other slices of its series",
-                found=f"{_kind(pixels)} in {path}",
-                expected=f"{_kind(slices[0])} as in {first.name}",
-                fix="keep the pictures of each volume in a folder of their own",
-            )
+            expected = f"{_kind(slices[0])} as in {first.name}"
+            raise DataError("E-SER-02", path=path, found=f"{_kind(pixels)} in {path}", expected=expected)
     return _volume(first, slices)
 
 
@@ -90,10 +85,10 @@ def order_slices(paths: Sequence[Path]) -> list[Path]:
         fault = f"no picture {_listed(missing)}" if missing else f"twice the number {_listed(repeated)}"
         raise DataError(
             "E-SER-01",
-            f"slices are missing or repeated between {first} and {last}",
+            first=first,
+            last=last,
             found=f"{fault}; {len(numbered)} pictures in {numbered[0][1].parent}",
             expected="running numbers, one picture each",
-            fix="add the missing pictures, or take those away that belong to no series",
         )
     return [path for _, path in numbered]
 

@@ -88,18 +88,18 @@ def require_same_grid(first: Volume, other: Volume) -> None:
     if first.grid.shape != other.grid.shape:
         raise DataError(
             "E-GEO-01",
-            f"{other.path.name} and {first.path.name} differ in shape",
+            other=other.path,
+            first=first.path,
             found=f"{_shown(other.grid.shape)} in {other.path}",
             expected=f"{_shown(first.grid.shape)} as in {first.path}",
-            fix="repair the case at its source",
         )
     if not first.grid.matches(other.grid):
         raise DataError(
             "E-GEO-02",
-            f"{other.path.name} and {first.path.name} differ in spacing, position or direction",
-            found=f"{_where(other.grid)}; corners are off by {first.grid.corner_distance(other.grid):.3g} mm",
+            other=other.path,
+            first=first.path,
             expected=f"{_where(first.grid)} within {GRID_TOLERANCE:g} of a voxel",
-            fix="repair the header at its source",
+            found=f"{_where(other.grid)}; corners are off by {first.grid.corner_distance(other.grid):.3g} mm",
         )
 
 

@@ -96,13 +96,8 @@ def require_finite(volume: Volume) -> None:
         DataError: ``E-IMG-05`` with their number.
     """
     if count := volume.count_nonfinite():
-        raise DataError(
-            "E-IMG-05",
-            f"{volume.path.name} has voxels that are NaN or infinite",
-            found=f"{count} of {volume.array.size} voxels in {volume.path}",
-            expected="finite intensities",
-            fix="repair the file at its source",
-        )
+        found = f"{count} of {volume.array.size} voxels in {volume.path}"
+        raise DataError("E-IMG-05", path=volume.path, found=found)
 
 
 def label_array(volume: Volume) -> npt.NDArray[np.uint8]:
@@ -128,10 +123,4 @@ def label_array(volume: Volume) -> npt.NDArray[np.uint8]:
 
 
 def _bad_labels(volume: Volume, found: str, expected: str) -> DataError:
-    return DataError(
-        "E-LABEL-02",
-        f"{volume.path.name} is no label map",
-        found=f"{found} in {volume.path}",
-        expected=expected,
-        fix="write the labels as whole numbers (unsigned 8-bit) without scaling",
-    )
+    return DataError("E-LABEL-02", path=volume.path, found=f"{found} in {volume.path}", expected=expected)
