@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.json_io import to_plain, write_json
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
 
@@ -32,9 +33,9 @@ def finished(folder: Path) -> bool:
 
 
 def existing_config(folder: Path) -> RunConfig | None:
-    """The configuration that a fold folder already has."""
+    """The configuration that a fold folder already has; whoever trains it trusts the code that it names."""
     path = folder / CONFIG_FILE
-    return read_json(RunConfig, path) if path.is_file() else None
+    return read_run_config(path, allow_code=True) if path.is_file() else None
 
 
 def check_config(folder: Path, config: RunConfig) -> RunConfig:

@@ -90,7 +90,7 @@ def write_run_report(folder: Path, places: Places, device: torch.device, *, miss
     if missing_only and (folder / REPORT_FILE).is_file():
         return
     try:
-        run = ReportedRun(read_run(str(folder), folder.parent), places)
+        run = ReportedRun(read_run(str(folder), folder.parent, allow_code=True), places)
         logger.info("report: %s", write_report(run, folder / REPORT_FILE, device))
     except SamoraError as error:
         logger.warning("the run is scored, but its report could not be written:\n%s", error.text())
@@ -159,7 +159,9 @@ def _predict(
     result = OutputFolder(output, model, shard, resume=True)
     done = [case.name for case, written in files if result.finished(case.name, case.channels, written.paths)]
     to_do = [(case, written) for case, written in files if case.name not in done]
-    predictor = Predictor.load(folder, weights_folder=inputs.weights, device=device, postprocessing=postprocessing)
+    predictor = Predictor.load(
+        folder, weights_folder=inputs.weights, device=device, postprocessing=postprocessing, allow_code=True
+    )
     result.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
     failures = predict_cases(predictor, to_do, result)
     result.write_failures(failures)
