@@ -23,9 +23,16 @@ from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.files import atomic_folder, atomic_path, digest_file
 from samora_pipeline.handover import contents
 from samora_pipeline.handover.contents import DigestsJson, FileDigest, ModelJson
-from samora_pipeline.handover.model_card import CardFacts, model_card
 from samora_pipeline.handover.pseudonyms import postprocessing_without_names, pseudonyms, without_names
-from samora_pipeline.handover.terms import citations_of, citations_page, licences_page, shared_bases, terms_of
+from samora_pipeline.handover.texts import (
+    CardFacts,
+    citations_of,
+    citations_page,
+    licences_page,
+    model_card,
+    shared_bases,
+    terms_of,
+)
 from samora_pipeline.inference.runs import TrainedRun
 from samora_pipeline.paths import Roots
 from samora_pipeline.reproducibility import snapshot

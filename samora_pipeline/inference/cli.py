@@ -175,7 +175,7 @@ def _model_record(choice: Choice, config: RunConfig, arguments: argparse.Namespa
     return model_record(
         choice.run.folder,
         {name: choice.run.folds[name] for name in choice.folds},
-        config.base.digest,
+        config.base.digest if config.base else "",
         tta=arguments.tta,
         postprocessing=not arguments.no_postprocessing,
         save_probabilities=arguments.save_probabilities,

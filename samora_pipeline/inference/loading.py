@@ -47,11 +47,12 @@ def load_folds(folders: Sequence[Path], weights_folder: Path, *, allow_code: boo
     folds = []
     for folder, config in zip(folders, configs, strict=True):
         checkpoint = load_checkpoint(folder / FINAL_CHECKPOINT)
-        _check_base(folder, config, checkpoint.record.get("base_digest"))
-        if config.base.digest not in bases:
-            bases[config.base.digest] = read_weights(find_base(config.base, folder, weights_folder))
         network = build_network(config.model)
-        load_base(network, bases[config.base.digest])
+        if config.base:
+            _check_base(folder, config.base, checkpoint.record.get("base_digest"))
+            if config.base.digest not in bases:
+                bases[config.base.digest] = read_weights(find_base(config.base, folder, weights_folder))
+            load_base(network, bases[config.base.digest])
         load_trained(network, checkpoint.tensors)
         folds.append(LoadedFold(config, network))
     return folds
@@ -100,12 +101,12 @@ def _likely(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> list
     return [path for path in beside if path.is_file()]
 
 
-def _check_base(folder: Path, config: RunConfig, digest: object) -> None:
-    if digest != config.base.digest:
+def _check_base(folder: Path, base: BaseRecord, digest: object) -> None:
+    if digest != base.digest:
         raise DataError(
             "E-RUN-04",
             f"config and checkpoint of {folder.name} name different base encoders",
-            found=f"checkpoint: {digest}; config: {config.base.digest} ({folder})",
+            found=f"checkpoint: {digest}; config: {base.digest} ({folder})",
             expected="a config and a checkpoint of one training",
             fix="copy both files from the run again",
         )

@@ -37,9 +37,8 @@ from samora_pipeline.inference.device import (
     prepared,
 )
 from samora_pipeline.inference.in_plane import DeviceMap
-from samora_pipeline.inference.probabilities import probability_writer
+from samora_pipeline.inference.probabilities import probability_writer, uncertainty_writer
 from samora_pipeline.inference.runs import named_run, pick_folds
-from samora_pipeline.inference.uncertainty import uncertainty_writer
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import allowed_flips
 
@@ -172,7 +171,7 @@ class Predictor:
         Args:
             volumes: its channels in the order of the plan, on one grid; intensities in source units.
             probabilities: where to write the probabilities too, see ``probabilities.py``.
-            uncertainty: where to write their entropy, see ``uncertainty.py``. Post-processing changes neither.
+            uncertainty: where to write their entropy, see there. Post-processing changes neither.
 
         Returns:
             Label values [X,Y,Z] on the raw grid of the first channel.
