@@ -19,7 +19,6 @@ from samora_pipeline.files import existing_folder
 from samora_pipeline.paths import Roots, resolve_roots
 
 _PACKAGE = "samora_pipeline"
-_PYTHON = (3, 11)
 # torchvision 0.(n + 15) is built against torch 2.n.
 _OFFSET = 15
 _ONE_INDEX = "pip install --force-reinstall torch torchvision  from one index (pytorch.org names it for your machine)"
@@ -75,10 +74,7 @@ def all_probes(root: str | None) -> list[tuple[str, Probe]]:
 
 def python() -> Iterator[Finding]:
     """The interpreter and the platform."""
-    found = f"{platform.python_version()} in {sys.prefix}, {platform.platform()}"
-    old = sys.version_info[:2] < _PYTHON
-    fix = f"use Python {'.'.join(map(str, _PYTHON))} or later"
-    yield Finding("python", "fail", found, fix) if old else Finding("python", "ok", found)
+    yield Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}, {platform.platform()}")
 
 
 def packages() -> Iterator[Finding]:
