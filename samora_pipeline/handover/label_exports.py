@@ -19,8 +19,8 @@ from samora_pipeline.handover import dicom_seg, seg_nrrd
 from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_volume, write_labels
 from samora_pipeline.imaging.label_names import read_label_names
 from samora_pipeline.imaging.volume import label_array
+from samora_pipeline.inference.probabilities import UNCERTAINTY
 from samora_pipeline.inference.runs import named_run
-from samora_pipeline.inference.uncertainty import SUFFIX as UNCERTAINTY
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
 ITKSNAP_FILE = "itksnap_labels.txt"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import shutil
 import socket
 import ssl
 import time
@@ -23,7 +22,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from samora_pipeline.errors import AssetError, DataError, ResourceError
-from samora_pipeline.files import write_text
+from samora_pipeline.files import require_space, write_text
 from samora_pipeline.run_log import Progress, logger
 
 CHUNK = 1 << 16
@@ -115,7 +114,7 @@ def _continue(url: str, part: Path, title: str, size: int | None, timeout: float
         with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as response:
             start = _start(response, offset, part)
             total = _total(response.headers, start, size, url)
-            _check_space(part, total - start)
+            require_space(part, total - start + _SPARE)
             if start == 0:
                 part.unlink(missing_ok=True)
                 write_text(_validator_path(part), _validator(response.headers))
@@ -216,23 +215,6 @@ def _judge_failure(error: OSError | http.client.HTTPException, url: str, part: P
     if isinstance(cause, socket.gaierror | ssl.SSLCertVerificationError):
         return _unreachable(url, part, text)
     return _CutError(text)
-
-
-def _check_space(part: Path, needed: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if free < needed + _SPARE:
-        raise no_space(part.parent, needed, free)
-
-
-def no_space(folder: Path, needed: int, free: int) -> ResourceError:
-    """The error for a file that does not fit on the disk."""
-    return ResourceError(
-        "E-DISK-02",
-        "there is not enough space for the weights",
-        found=f"{_megabytes(free):,} MB free in {folder}",
-        expected=f"{_megabytes(needed + _SPARE):,} MB",
-        fix="free some, or choose another folder with SAMORA_WEIGHTS",
-    )
 
 
 def _disk_error(part: Path, error: OSError) -> ResourceError:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from samora_pipeline.errors import AssetError, DataError, ResourceError
-from samora_pipeline.files import atomic_path, digest_file, in_turn
+from samora_pipeline.files import atomic_path, digest_file, in_turn, require_space
 from samora_pipeline.run_log import logger
 from samora_pipeline.weights.catalog import ASSETS, PART_SUFFIX, Asset, missing, named, resolve, verify, wrong
-from samora_pipeline.weights.download import PATIENCE, Patience, discard, download, no_space
+from samora_pipeline.weights.download import PATIENCE, Patience, discard, download
 from samora_pipeline.weights.licences import licence_of_file
 from samora_pipeline.weights.records import WeightsRecord, read_record, write_record
 from samora_pipeline.weights.tensorflow_index import data_length, is_index
@@ -199,9 +199,8 @@ def _take(asset: Asset, file: Path, digest: str, folder: Path, *, link: bool, ac
 
 
 def _place(file: Path, path: Path, *, link: bool) -> None:
-    size, free = file.stat().st_size, shutil.disk_usage(path.parent).free
-    if not link and free < size:
-        raise no_space(path.parent, size, free)
+    if not link:
+        require_space(path, file.stat().st_size)
     with atomic_path(path) as temporary:
         if link:
             temporary.symlink_to(file.resolve())
