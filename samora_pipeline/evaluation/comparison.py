@@ -12,18 +12,14 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.scores import MetricRecord, SamFamilySummary, Summary
 from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import PairedTest, holm, paired_test
+from samora_pipeline.evaluation.summary import described
 
 Protocol = Literal["physical", "sam_family"]
 PROTOCOLS: tuple[Protocol, ...] = ("physical", "sam_family")
-METRICS: dict[Protocol, tuple[str, ...]] = {
-    "physical": ("Dice", "NSD", "HD95", "HD95_penalised", "ASSD"),
-    "sam_family": ("Dice", "HD95"),
-}
-HIGHER_IS_BETTER = frozenset({"Dice", "NSD"})
 MEAN = "mean"
 
 Scores = Mapping[tuple[str, str], float | None]
@@ -63,11 +59,26 @@ class PairedTable:
     """All comparisons of one metric: ``overall`` over the organs' mean, ``organs`` per organ, each a family."""
 
     protocol: Protocol
-    metric: str
+    record: MetricRecord
     unit: str
     baseline: str
     overall: tuple[PairedRow, ...]
     organs: tuple[PairedRow, ...]
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric."""
+        return self.record.name
+
+
+def distance_unit(summary: Summary, protocol: Protocol) -> str:
+    """The unit of distances."""
+    return "voxel" if protocol == "sam_family" else summary.distance_unit
+
+
+def sides(summary: Summary) -> dict[Protocol, Summary | SamFamilySummary]:
+    """The scores of each protocol; both have ``foreground_mean``, ``mean``, ``intervals`` and ``metric_per_case``."""
+    return {"physical": summary, "sam_family": summary.sam_family}
 
 
 def group_seeds(runs: Sequence[ScoredRun]) -> list[Arm]:
@@ -128,23 +139,26 @@ def compare(arms: Sequence[Arm], baseline: Arm, protocol: Protocol) -> list[Pair
         DataError: ``E-CMP-03`` for runs that were not scored alike.
     """
     check_comparable([baseline.first, *(run for arm in arms for run in arm.runs)])
-    tables = [_table(arms, baseline, protocol, metric) for metric in METRICS[protocol]]
+    summary = baseline.first.summary
+    compared = [
+        one for one in described(summary) if one.compared and sides(summary)[protocol].foreground_mean.has(one.name)
+    ]
+    tables = [_table(arms, baseline, protocol, metric) for metric in compared]
     return [table for table in tables if any(row.test.n for row in table.overall)]
 
 
-def _table(arms: Sequence[Arm], baseline: Arm, protocol: Protocol, metric: str) -> PairedTable:
+def _table(arms: Sequence[Arm], baseline: Arm, protocol: Protocol, metric: MetricRecord) -> PairedTable:
     summary = baseline.first.summary
-    own = _arm_scores(baseline, protocol, metric)
+    own = _arm_scores(baseline, protocol, metric.name)
     overall, organs = [], []
     for arm in (arm for arm in arms if arm.label != baseline.label):
-        pairs = _patient_pairs(own, _arm_scores(arm, protocol, metric), summary)
+        pairs = _patient_pairs(own, _arm_scores(arm, protocol, metric.name), summary)
         overall.append(_row(arm.label, MEAN, [_mean_pair(by_organ.values()) for by_organ in pairs.values()]))
         organs += [
             _row(arm.label, name, [by_organ[key] for by_organ in pairs.values() if key in by_organ])
             for key, name in summary.labels.items()
         ]
-    distance = "voxel" if protocol == "sam_family" else summary.distance_unit
-    unit = "" if metric in HIGHER_IS_BETTER else distance
+    unit = distance_unit(summary, protocol) if metric.distance else ""
     return PairedTable(protocol, metric, unit, baseline.label, _adjusted(overall), _adjusted(organs))
 
 
@@ -190,8 +204,8 @@ def _arm_scores(arm: Arm, protocol: Protocol, metric: str) -> Scores:
 
 
 def _scores(summary: Summary, protocol: Protocol, metric: str) -> dict[tuple[str, str], float | None]:
-    rows = summary.metric_per_case if protocol == "physical" else summary.sam_family.metric_per_case
-    return {(row.case, key): getattr(row.metrics[key], metric) for row in rows for key in summary.labels}
+    rows = sides(summary)[protocol].metric_per_case
+    return {(row.case, key): row.metrics[key].value(metric) for row in rows for key in summary.labels}
 
 
 def _protocol(one: Summary, other: Summary) -> dict[str, tuple[object, object]]:

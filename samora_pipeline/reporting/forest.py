@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from samora_pipeline.evaluation.comparison import HIGHER_IS_BETTER, PairedRow, PairedTable
+from samora_pipeline.evaluation.comparison import PairedRow, PairedTable
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.files import atomic_path
 from samora_pipeline.reporting.paired_tables import probability, signed
@@ -34,7 +34,7 @@ def forest_figure(table: PairedTable, stamps: Sequence[str] = ()) -> Figure:
     for (_, rows), ys in zip(groups, places, strict=True):
         for row, y in zip(rows, ys, strict=True):
             _draw_row(axes, row, y, _MARKS[arms.index(row.arm) % len(_MARKS)])
-            texts.text(0.0, y, _sentence(row, table.metric), va="center", fontsize=8.5, family="monospace")
+            texts.text(0.0, y, _sentence(row, table.record.digits), va="center", fontsize=8.5, family="monospace")
     _finish(axes, table, groups, places)
     texts.set_axis_off()
     texts.text(0.0, 1.0, _sentence_head(), va="center", fontsize=8.5, family="monospace", weight="bold")
@@ -87,8 +87,7 @@ def _sentence_head() -> str:
     return f"{'diff.':>7} {'[95 % interval]':<18} {'n':>3}  p (Holm)"
 
 
-def _sentence(row: PairedRow, metric: str) -> str:
-    digits = 3 if metric in HIGHER_IS_BETTER else 2
+def _sentence(row: PairedRow, digits: int) -> str:
     test = row.test
     if test.difference is None:
         return "no patient with a pair"
@@ -116,7 +115,7 @@ def _finish(
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     better, worse = "run better →", "← baseline better"
-    if table.metric not in HIGHER_IS_BETTER:
+    if not table.record.higher_is_better:
         better, worse = "baseline better →", "← run better"
     unit = f" in {table.unit}" if table.unit else ""
     axes.set_xlabel(f"{worse}      difference of {table.metric}{unit}      {better}", fontsize=9)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from samora_pipeline.contracts.scores import Interval
-from samora_pipeline.evaluation.comparison import HIGHER_IS_BETTER, Arm, PairedRow, PairedTable
+from samora_pipeline.evaluation.comparison import Arm, PairedRow, PairedTable
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.reporting.text_tables import TextTable
@@ -59,7 +59,7 @@ def run_table(arms: Sequence[Arm], stamps: tuple[str, ...]) -> TextTable:
 
 def paired_text(table: PairedTable, stamps: tuple[str, ...]) -> TextTable:
     """One metric with n, both intervals and all p-values: the mean over the organs first, then each organ."""
-    better = "higher" if table.metric in HIGHER_IS_BETTER else "lower"
+    better = "higher" if table.record.higher_is_better else "lower"
     unit = f" {table.unit}" if table.unit else ""
     rows = (*table.overall, *table.organs)
     tests = [sum(row.test.t_p is not None for row in family) for family in (table.overall, table.organs)]
@@ -72,7 +72,7 @@ def paired_text(table: PairedTable, stamps: tuple[str, ...]) -> TextTable:
         name=f"paired_{table.protocol}_{table.metric}",
         title=f"{table.metric}{unit}, protocol {table.protocol}: against {table.baseline}",
         header=_HEADER,
-        rows=tuple(_cells(row, 3 if table.metric in HIGHER_IS_BETTER else 2) for row in rows),
+        rows=tuple(_cells(row, table.record.digits) for row in rows),
         notes=tuple(note for note in notes if note),
         stamps=stamps,
     )
