@@ -156,11 +156,14 @@ class NSD(Metric):
 
 
 @METRICS.register("HD95_penalised")
-class PenalisedHD95(HD95):
+class PenalisedHD95(Metric):
     """HD95, and the diagonal of the volume where the organ is missed."""
 
     record = MetricRecord("HD95_penalised", higher_is_better=False, distance=True, digits=2)
-    false_positive = None
+
+    def score(self, organ: ScoredOrgan) -> float | None:
+        """Return a distance."""
+        return organ.hd95
 
     def missed(self, organ: ScoredOrgan) -> float:
         """Return the longest distance that the volume holds."""

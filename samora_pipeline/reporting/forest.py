@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from samora_pipeline.evaluation.comparison import PairedRow, PairedTable
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.files import atomic_path
-from samora_pipeline.reporting.paired_tables import probability, signed
+from samora_pipeline.reporting.paired_tables import interval_text, probability, signed
 from samora_pipeline.reporting.palette import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
 
 # Colours differ for the eye, marks in grey print.
@@ -91,9 +91,7 @@ def _sentence(row: PairedRow, digits: int) -> str:
     test = row.test
     if test.difference is None:
         return "no patient with a pair"
-    ends = (
-        "-" if test.interval is None else f"[{signed(test.interval.low, digits)}, {signed(test.interval.high, digits)}]"
-    )
+    ends = interval_text(test.interval, digits)
     return f"{signed(test.difference, digits):>7} {ends:<18} {test.n:>3}  {probability(row.holm_t)}"
 
 

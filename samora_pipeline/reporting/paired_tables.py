@@ -10,6 +10,7 @@ from samora_pipeline.contracts.scores import Interval
 from samora_pipeline.evaluation.comparison import Arm, PairedRow, PairedTable
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import ranking_remark
+from samora_pipeline.evaluation.tables import number_text
 from samora_pipeline.reporting.text_tables import TextTable
 
 _HEADER = (
@@ -121,11 +122,11 @@ def _cells(row: PairedRow, digits: int) -> tuple[str, ...]:
         row.arm,
         row.organ,
         str(test.n),
-        _number(row.baseline_mean, digits),
-        _number(row.arm_mean, digits),
+        number_text(row.baseline_mean, digits),
+        number_text(row.arm_mean, digits),
         "-" if test.difference is None else signed(test.difference, digits),
-        _interval(test.interval, digits),
-        _interval(test.bootstrap, digits),
+        interval_text(test.interval, digits),
+        interval_text(test.bootstrap, digits),
         *(probability(value) for value in (test.t_p, test.wilcoxon_p, row.holm_t, row.holm_wilcoxon)),
     )
 
@@ -136,11 +137,8 @@ def signed(value: float, digits: int) -> str:
     return text[1:] if float(text) == 0 else text
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(interval: Interval | None, digits: int) -> str:
+def interval_text(interval: Interval | None, digits: int) -> str:
+    """Both ends of an interval of differences."""
     return "-" if interval is None else f"[{signed(interval.low, digits)}, {signed(interval.high, digits)}]"
 
 

@@ -47,3 +47,9 @@ def organ_style(index: int) -> Style:
     """The style of the organ at ``index`` (from 0): seven colours with solid lines, then dashed, then dotted."""
     number = len(ORGAN_COLOURS)
     return Style(ORGAN_COLOURS[index % number], LINES[index // number % len(LINES)])
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour (``#E69F00``), 0 to 255."""
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue

@@ -18,21 +18,11 @@ from samora_pipeline.files import write_text
 from samora_pipeline.models.freezing import Part
 from samora_pipeline.reporting.attention import attention_section
 from samora_pipeline.reporting.forest import forest_figure
-from samora_pipeline.reporting.html_blocks import (
-    Block,
-    Cell,
-    Figure,
-    Note,
-    Section,
-    Table,
-    cells,
-    leading_to,
-    number,
-)
+from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image
 from samora_pipeline.reporting.html_page import Page, render_page
 from samora_pipeline.reporting.paired_tables import paired_text, run_table, shared_stamps, signed
-from samora_pipeline.reporting.pictures import Chosen, case_dice, choose_cases
+from samora_pipeline.reporting.pictures import SelectedCase, case_dice, choose_cases
 from samora_pipeline.reporting.report import (
     LARGEST,
     RUN_LETTERS,
@@ -43,9 +33,10 @@ from samora_pipeline.reporting.report import (
     warnings_for,
     with_section,
 )
-from samora_pipeline.reporting.report_network import AskedNetwork, ask, enough_memory, trained_parts
+from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, load_probe, trained_parts
 from samora_pipeline.reporting.report_record import account_table
 from samora_pipeline.reporting.report_run import ReportedRun, reason, section_or_reason
+from samora_pipeline.reporting.report_scores import case_cell
 from samora_pipeline.reporting.report_training import curves_figure, flattened
 from samora_pipeline.reporting.text_tables import TextTable
 
@@ -160,26 +151,16 @@ def _forest(table: PairedTable, stamps: tuple[str, ...]) -> Figure:
 
 
 def _block(table: TextTable, *, folded: bool) -> Table:
-    rows = tuple(cells(row) for row in table.rows)
-    return Table(table.name, table.title, table.header, rows, folded=folded, notes=table.notes)
+    return Table(table.name, table.title, table.header, table.rows, folded=folded, notes=table.notes)
 
 
-def _case_section(runs: list[ReportedRun], chosen: list[Chosen]) -> Section:
-    roles = {one.case.case: one.role for one in chosen}
+def _case_section(runs: list[ReportedRun], chosen: list[SelectedCase]) -> Section:
     scored = [{row.case: case_dice(row) for row in run.scored.summary.metric_per_case} for run in runs]
     rows = []
     for row in runs[0].scored.summary.metric_per_case:
         first, *others = (dice[row.case] for dice in scored)
-        role = roles.get(row.case)
-        name = Cell(f"{row.case} ({role})" if role else row.case, row.case)
-        rows.append(
-            (
-                leading_to(name, f"case-{role.replace(' ', '-')}") if role else name,
-                Cell(row.patient, row.patient),
-                *(number(dice, 3) for dice in (first, *others)),
-                *(_minus(dice, first) for dice in others),
-            )
-        )
+        differences = (_minus(dice, first) for dice in others)
+        rows.append((case_cell(row.case, chosen), row.patient, first, *others, *differences))
     letters = RUN_LETTERS[: len(runs)]
     header = ("case", "patient", *(f"mean Dice {letter}" for letter in letters))
     header += tuple(f"{letter} minus A" for letter in letters[1:])
@@ -189,30 +170,32 @@ def _case_section(runs: list[ReportedRun], chosen: list[Chosen]) -> Section:
         f"Every scored case with the mean Dice of each run. {lettered(runs)}. The worst, the median and the best case "
         f"of {letters[-1]} are shown below with their slices.",
         "Sort by difference: do a few cases make it, or most of them a little?",
-        (Table("cases", "Scored cases", header, tuple(rows), sortable=True),),
+        (Table("cases", "Scored cases", header, rows, sortable=True),),
     )
 
 
 def _minus(value: float | None, baseline: float | None) -> Cell:
     difference = None if value is None or baseline is None else value - baseline
-    return Cell("-", None) if difference is None else Cell(signed(difference, 3), difference)
+    return Cell("-" if difference is None else signed(difference, 3), difference)
 
 
-def _attention(runs: list[ReportedRun], chosen: list[Chosen], device: torch.device, stamps: tuple[str, ...]) -> Section:
+def _attention(
+    runs: list[ReportedRun], chosen: list[SelectedCase], device: torch.device, stamps: tuple[str, ...]
+) -> Section:
     if not chosen:
         return Section("attention", "Attention", "", "", (Note("No scored case has an organ in its reference."),))
     case = median_of(chosen).case.case
-    asked: dict[str, AskedNetwork] = {}
+    probes: dict[str, NetworkProbe] = {}
     faults: dict[str, SamoraError] = {}
     for letter, run in zip(RUN_LETTERS, runs, strict=False):
         try:
-            asked[letter] = ask(run, run.fold_of(case), device)
+            probes[letter] = load_probe(run, run.fold_of(case), device)
         except SamoraError as error:
             faults[letter] = error
-    if not asked:
+    if not probes:
         raise next(iter(faults.values()))
     with enough_memory():
-        section = attention_section(asked, stack_of(runs, case), runs[0].config.labels, stamps)
+        section = attention_section(probes, stack_of(runs, case), runs[0].config.labels, stamps)
     told = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
     return replace(section, blocks=(*section.blocks, *told))
 
@@ -242,7 +225,7 @@ def _trained(run: ReportedRun, fold: str) -> frozenset[Part] | None:
 
 
 def _settings_section(runs: list[ReportedRun]) -> Section:
-    rows = tuple(cells(row) for row in _different(runs))
+    rows = list(_different(runs))
     table = Table("different", "What differs between the runs", ("setting", *(run.label for run in runs)), rows)
     return Section(
         "record",

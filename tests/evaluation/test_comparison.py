@@ -13,7 +13,7 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.comparison import PROTOCOLS, Arm, compare, group_seeds
 from samora_pipeline.evaluation.run_scores import ScoredRun, distinct_labels, read_run
 from samora_pipeline.evaluation.significance import holm, paired_test
-from tests.scored_run import Dice, random_dice, write_scored_run
+from tests.fake_run import Dice, random_dice, write_scored_run
 
 
 def scored(tmp_path: Path, dice: Dice, name: str, **changes: Any) -> ScoredRun:

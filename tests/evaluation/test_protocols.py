@@ -117,4 +117,13 @@ def test_sam_family_mean_is_over_cases_then_labels() -> None:
 def test_keys_are_those_of_nnunet() -> None:
     assert label_key((3,)) == "3"
     assert label_key((1, 2, 3)) == "(1, 2, 3)"
-    assert tuple(field.name for field in fields(OrganMetrics))[:8] == ("Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref")
+    assert tuple(field.name for field in fields(OrganMetrics))[:8] == (
+        "Dice",
+        "IoU",
+        "TP",
+        "FP",
+        "FN",
+        "TN",
+        "n_pred",
+        "n_ref",
+    )

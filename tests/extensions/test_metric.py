@@ -59,14 +59,15 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_dataset(tmp_path)
 
 
-def test_it_is_in_the_summary_the_csv_and_the_printed_table(
-    outside: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_is_in_the_summary_the_csv_and_the_printed_table(outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["-g", str(outside / "labelsTs"), "-p", str(outside / "preds"), "--metric", NAME, "-np", "2"]
     assert main(arguments) == 0
     summary = read_json(Summary, outside / "preds" / "summary.json")
     # Masks of 6 x 6 x 4 and 6 x 6 x 4 voxels, one of them shifted; spleen of 3 x 3 x 3 voxels.
-    per_case = {row.case: {key: one.value("volume_error") for key, one in row.metrics.items()} for row in summary.metric_per_case}
+    per_case = {
+        row.case: {key: one.value("volume_error") for key, one in row.metrics.items()}
+        for row in summary.metric_per_case
+    }
     assert per_case == {"a": {"1": 0, "2": 0}, "b": {"1": 0, "2": 0}, "c": {"1": 0, "2": None}, "d": {"1": 0, "2": 27}}
     assert summary.mean["2"].value("volume_error") == 9
     assert summary.sam_family.mean["2"].value("volume_error") == 7 / 4

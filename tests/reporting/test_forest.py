@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from samora_pipeline.evaluation.comparison import Arm, PairedTable, compare
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.reporting.forest import draw_forest, forest_figure
-from tests.scored_run import random_dice, write_scored_run
+from tests.fake_run import random_dice, write_scored_run
 
 
 def compared(tmp_path: Path, cases: int = 12) -> PairedTable:

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from samora_pipeline.reporting.html_images import stamp_strip, stamped
-from samora_pipeline.reporting.slider_pictures import rgb
+from samora_pipeline.reporting.palette import rgb
 
 STAMPS = ("PHANTOM", "TRANSDUCTIVE", "BOOTSTRAPPED BASE (SAMoraTrainer__10pct__default)")
 

@@ -11,7 +11,7 @@ import pytest
 from samora_pipeline.reporting import html_page
 from samora_pipeline.reporting.html_blocks import Cell, Figure, Image, Note, Section, Table, Viewer, ViewerSlice
 from samora_pipeline.reporting.html_page import Page, render_page
-from tests.reporting.scored_run import ReadPage
+from tests.reporting.read_page import ReadPage
 
 HOSTILE = "</script><!--<script>alert(1)</script>\u2028"
 TINY = Image("data:image/png;base64,AAAA", 4, 4)

@@ -19,7 +19,7 @@ from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.reporting.paper_tables import SHAPES, paper_table
 from samora_pipeline.reporting.text_tables import TextTable
-from tests.scored_run import SYNAPSE, random_dice, write_scored_run
+from tests.fake_run import SYNAPSE, random_dice, write_scored_run
 
 VIT = ModelSpec("sam_vit_b", 224, 9)
 TIMING = Timing(
@@ -113,7 +113,7 @@ def test_what_a_run_does_otherwise_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [2, 14])
 def test_datasets_are_columns_and_share_a_row(tmp_path: Path, number: int) -> None:
-    from tests.scored_run import TWO
+    from tests.fake_run import TWO
 
     la = {"dataset": "Dataset002_LA", "split": "5pct", "labels": TWO}
     listed = arms(tmp_path, {}, la, {"trainer": "HSAMTrainer"})
