@@ -34,7 +34,7 @@ from samora_pipeline.contracts.run import (
     PoolRecord,
     RunConfig,
 )
-from samora_pipeline.contracts.scores import OrganMetrics, SamFamilyMetrics
+from samora_pipeline.contracts.scores import CaseMetrics, OrganMetrics, SamFamilyCase, SamFamilyMetrics
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.stored_case import StoredCase
 from samora_pipeline.contracts.timing import TIMING_FILE, StageTiming, Timing
@@ -199,21 +199,15 @@ def organ(dice: float | None, n_ref: int = 1000) -> OrganMetrics:
 
 def case_scores(dice: Dice, labels: LabelScheme, patients: Mapping[str, str], fold: str) -> list[CaseScores]:
     keys = list(label_names(labels))
-    return [
-        CaseScores(
-            case=case,
-            patient=patients.get(case, case),
-            reference_file=f"{case}.nii.gz",
-            prediction_file=f"{case}.nii.gz",
-            physical={key: organ(value) for key, value in zip(keys, values, strict=True)},
-            sam_family={
-                key: SamFamilyMetrics(value or 0.0, 100 * (1 - value) if value else 0.0)
-                for key, value in zip(keys, values, strict=True)
-            },
-            fold=fold,
-        )
-        for case, values in dice.items()
-    ]
+    scores = []
+    for case, values in dice.items():
+        pairs = list(zip(keys, values, strict=True))
+        organs = {key: organ(value) for key, value in pairs}
+        family = {key: SamFamilyMetrics(value or 0.0, 100 * (1 - value) if value else 0.0) for key, value in pairs}
+        file = f"{case}.nii.gz"
+        row = CaseMetrics(case, file, file, organs, patients.get(case, case), fold)
+        scores.append(CaseScores(row, SamFamilyCase(case, family)))
+    return scores
 
 
 def write_scored_run(

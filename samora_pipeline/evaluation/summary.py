@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,7 @@ from samora_pipeline.contracts.scores import (
     Interval,
     Intervals,
     MetricRecord,
-    OrganMetrics,
     SamFamilyCase,
-    SamFamilyMetrics,
     SamFamilySummary,
     Summary,
 )
@@ -60,11 +59,12 @@ def summarize(
     ``metrics`` describes all scores, by default those of the registered metrics.
     """
     records = [metric.record for metric in scored_metrics()] if metrics is None else metrics
-    patients = [case.patient for case in cases]
+    rows, families = [case.physical for case in cases], [case.sam_family for case in cases]
+    patients = [row.patient for row in rows]
     bootstrap = Bootstrap(n=len(set(patients)))
     draws = resampler(patients, bootstrap)
-    means = {key: mean_over_cases([case.physical[key] for case in cases]) for key in labels}
-    family = {key: sam_family_mean(case.sam_family[key] for case in cases) for key in labels}
+    means = {key: mean_over_cases([row.metrics[key] for row in rows]) for key in labels}
+    family = {key: sam_family_mean(row.metrics[key] for row in families) for key in labels}
     return Summary(
         stamps=stamps,
         n=len(cases),
@@ -74,28 +74,18 @@ def summarize(
         nsd_tolerance=tolerance,
         foreground_mean=mean_over_labels(means),
         mean=means,
-        counts={key: count([case.physical[key] for case in cases]) for key in labels},
+        counts={key: count([row.metrics[key] for row in rows]) for key in labels},
         bootstrap=bootstrap,
-        intervals=_intervals(draws, [case.physical for case in cases], labels, records),
+        intervals=_intervals(draws, rows, labels, records),
         sam_family=SamFamilySummary(
             foreground_mean=sam_family_mean(family.values()),
             mean=family,
-            intervals=_intervals(draws, [case.sam_family for case in cases], labels, records),
-            metric_per_case=tuple(SamFamilyCase(case.case, case.sam_family) for case in cases),
+            intervals=_intervals(draws, families, labels, records),
+            metric_per_case=tuple(families),
         ),
-        metric_per_case=tuple(
-            CaseMetrics(
-                case=case.case,
-                reference_file=case.reference_file,
-                prediction_file=case.prediction_file,
-                metrics=case.physical,
-                patient=case.patient,
-                fold=case.fold,
-            )
-            for case in cases
-        ),
+        metric_per_case=tuple(rows),
         unscored_predictions=unscored,
-        folds=tuple(sorted({case.fold for case in cases if case.fold is not None})),
+        folds=tuple(sorted({row.fold for row in rows if row.fold is not None})),
         metrics=tuple(record for record in records if record.name not in FIXED),
     )
 
@@ -136,15 +126,15 @@ def described(summary: Summary) -> tuple[MetricRecord, ...]:
 
 def _intervals(
     draws: Resampler,
-    cases: Sequence[Mapping[str, OrganMetrics]] | Sequence[Mapping[str, SamFamilyMetrics]],
+    cases: Sequence[CaseMetrics] | Sequence[SamFamilyCase],
     labels: Mapping[str, str],
     records: Sequence[MetricRecord],
 ) -> Intervals:
     overall: dict[str, Interval | None] = {}
     per_label: dict[str, dict[str, Interval | None]] = {key: {} for key in labels}
-    for name in (record.name for record in records if any(one.has(record.name) for one in cases[0].values())):
+    for name in (record.name for record in records if any(one.has(record.name) for one in cases[0].metrics.values())):
         # None becomes NaN: no score.
-        values = np.array([[case[key].value(name) for key in labels] for case in cases], dtype=np.float64)
+        values = np.array([[case.metrics[key].value(name) for key in labels] for case in cases], dtype=np.float64)
         overall[name], listed = draws.intervals(values)
         for key, interval in zip(labels, listed, strict=True):
             per_label[key][name] = interval
@@ -152,11 +142,8 @@ def _intervals(
 
 
 def _rows(summary: Summary, fold: str) -> list[CaseScores]:
-    family = {row.case: row.metrics for row in summary.sam_family.metric_per_case}
-    return [
-        CaseScores(row.case, row.patient, row.reference_file, row.prediction_file, row.metrics, family[row.case], fold)
-        for row in summary.metric_per_case
-    ]
+    families = {row.case: row for row in summary.sam_family.metric_per_case}
+    return [CaseScores(replace(row, fold=fold), families[row.case]) for row in summary.metric_per_case]
 
 
 def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[CaseScores]) -> None:
@@ -164,7 +151,7 @@ def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[Ca
         (str(one.labels), one.nsd_tolerance, one.distance_unit, one.convention, one.metrics)
         for one in summaries.values()
     }
-    twice = [case for case, times in Counter(case.case for case in cases).items() if times > 1]
+    twice = [case for case, times in Counter(case.physical.case for case in cases).items() if times > 1]
     if len(settings) > 1 or twice:
         raise DataError(
             "E-EVAL-05",

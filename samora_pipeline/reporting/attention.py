@@ -21,13 +21,13 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor
 
+from samora_pipeline.contracts.colours import SKY_BLUE, rgb
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.freezing import freeze
 from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, Value, cell
 from samora_pipeline.reporting.html_images import webp_image
 from samora_pipeline.reporting.painting import Frame, edge, frame_around, sheet
-from samora_pipeline.reporting.palette import SKY_BLUE, rgb
 from samora_pipeline.reporting.pictures import CaseStack, Mask, seen_along
 from samora_pipeline.reporting.report_network import NetworkProbe
 

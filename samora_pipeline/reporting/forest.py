@@ -8,11 +8,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from samora_pipeline.contracts.colours import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
 from samora_pipeline.evaluation.comparison import PairedRow, PairedTable
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.files import atomic_path
 from samora_pipeline.reporting.paired_tables import interval_text, probability, signed
-from samora_pipeline.reporting.palette import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
 
 # Colours differ for the eye, marks in grey print.
 _MARKS = (("o", BLUE), ("s", VERMILLION), ("^", GREEN), ("D", PURPLE), ("v", ORANGE), ("P", SKY_BLUE))

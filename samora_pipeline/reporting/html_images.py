@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -20,9 +21,9 @@ import PIL.Image
 from matplotlib.figure import Figure
 from PIL import ImageDraw, ImageFont
 
+from samora_pipeline.contracts.colours import VERMILLION
 from samora_pipeline.errors import DataError
 from samora_pipeline.reporting.html_blocks import Image
-from samora_pipeline.reporting.palette import VERMILLION
 
 _CSS_PIXELS = 96
 _STRIP, _FURTHER_LINE, _EDGE = 18, 13, 4
@@ -108,29 +109,17 @@ def stamped(picture: PIL.Image.Image, stamps: Sequence[str]) -> PIL.Image.Image:
 
 def stamp_strip(stamps: Sequence[str], width: int) -> PIL.Image.Image:
     """All stamps on a strip of so many pixels, in as many lines as they need."""
-    words, lettering = " | ".join(stamps).split(" "), font(10)
-    lines = [""]
-    for word in words:
-        longer = f"{lines[-1]} {word}".lstrip()
-        if lettering.getlength(longer) <= width - 2 * _EDGE:
-            lines[-1] = longer
-            continue
-        # A name that is wider than the picture goes on in the next line, letter by letter.
-        lines += [""] * bool(lines[-1])
-        for letter in word:
-            if lines[-1] and lettering.getlength(lines[-1] + letter) > width - 2 * _EDGE:
-                lines.append("")
-            lines[-1] += letter
+    lettering = font(10, "DejaVuSansMono")
+    lines = textwrap.wrap(" | ".join(stamps), max(1, int((width - 2 * _EDGE) / lettering.getlength(" "))))
     strip = PIL.Image.new("RGB", (width, _STRIP + _FURTHER_LINE * (len(lines) - 1)), VERMILLION)
     ImageDraw.Draw(strip).text((_EDGE, 3), "\n".join(lines), fill="white", font=lettering, spacing=2)
     return strip
 
 
 @cache
-def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib, which has more than Latin letters."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+def font(size: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
+    """A font that comes with matplotlib; it has more than Latin letters."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")), size)
 
 
 def _address(kind: str, content: bytes) -> str:

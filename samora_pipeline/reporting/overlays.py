@@ -16,16 +16,9 @@ from PIL import ImageDraw
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
 from samora_pipeline.files import atomic_path
+from samora_pipeline.reporting import painting
 from samora_pipeline.reporting.html_blocks import Swatch
 from samora_pipeline.reporting.html_images import font, stamped
-from samora_pipeline.reporting.painting import (
-    error_legend,
-    errors_layer,
-    frame_around,
-    organ_legend,
-    organs_layer,
-    sheet,
-)
 from samora_pipeline.reporting.pictures import Picture, seen_along
 
 OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
@@ -38,6 +31,7 @@ SIDES = {
     "I": "feet",
 }
 _PANEL, _LEGEND, _LINE, _TEXT = 290, 300, 19, 13
+_DICE = "Dice compares the whole volumes: 1 is perfect, 0 is no overlap. Each organ has its colour in every row."
 # The part around the organs is enlarged when it is smaller than this share of the slice.
 _ENLARGE_BELOW = 0.7
 
@@ -54,10 +48,10 @@ def draw_overlays(
         raise ValueError("there is no picture to draw")
     letters = "".join(OPPOSITE[direction] + direction for direction in reversed(SLICE_AXES[axis][1:]))
     width = 4 * (_PANEL + 4) + _LEGEND
-    foot = [*error_legend().entries, Swatch("white", "outline of the reference")]
+    foot = [*painting.error_legend().entries, Swatch("white", "outline of the reference")]
     foot += [Swatch("white", "ignored, not scored", striped=True)] * (labels.ignore is not None)
     parts = [
-        written("Dice compares the whole volumes: 1 is perfect, 0 is no overlap.", width),
+        written(_DICE, width),
         written(f"Letters at the edges: {', '.join(f'{letter} {SIDES[letter]}' for letter in letters)}.", width),
         *(part for picture in pictures for part in _row(picture, labels, axis, width)),
         written("Colours of the last column:", width),
@@ -70,8 +64,8 @@ def _row(picture: Picture, labels: LabelScheme, axis: SliceAxis, width: int) -> 
     """The title, and the four panels with the legend beside them."""
     shown = (picture.reference, picture.prediction)
     held = seen_along(labels, *(one[None] for one in shown))
-    whole = frame_around(np.ones_like(held), picture.aspect, _PANEL)
-    part = frame_around(held, picture.aspect, _PANEL)
+    whole = painting.frame_around(np.ones_like(held), picture.aspect, _PANEL)
+    part = painting.frame_around(held, picture.aspect, _PANEL)
     share = max((part.bottom - part.top) / held.shape[0], (part.right - part.left) / held.shape[1])
     enlarged = share < _ENLARGE_BELOW
     frame = part if enlarged else whole
@@ -82,8 +76,8 @@ def _row(picture: Picture, labels: LabelScheme, axis: SliceAxis, width: int) -> 
         ImageDraw.Draw(image).rectangle(corners, outline="white")
     panels = [
         image,
-        *(organs_layer(frame, labelled, labels).on(scan) for labelled in shown),
-        errors_layer(frame, *shown, labels).on(scan.point(lambda value: value // 2)),
+        *(painting.organs_layer(frame, labelled, labels).on(scan) for labelled in shown),
+        painting.errors_layer(frame, *shown, labels).on(scan.point(lambda value: value // 2)),
     ]
     names = ["Image", *(f"{name}{' (enlarged)' * enlarged}" for name in ("Reference", "Prediction", "Errors"))]
     for panel in panels:
@@ -91,10 +85,10 @@ def _row(picture: Picture, labels: LabelScheme, axis: SliceAxis, width: int) -> 
     dice = (picture.organs.get(name) for name, _ in labels.foreground)
     organs = [
         replace(entry, text=f"{entry.text}: {'absent' if score is None else f'{score:.3f}'}")
-        for entry, score in zip(organ_legend(labels).entries, dice, strict=True)
+        for entry, score in zip(painting.organ_legend(labels).entries, dice, strict=True)
     ]
     legend = _entries(organs, _LEGEND, 1)
-    drawn = sheet(list(zip(names, panels, strict=True)), 4)
+    drawn = painting.sheet(list(zip(names, panels, strict=True)), 4)
     row = PIL.Image.new("RGB", (width, max(drawn.height, legend.height + _LINE)), "white")
     row.paste(drawn, (0, 0))
     row.paste(below([written("Organ: Dice", _LEGEND), legend]), (width - _LEGEND, 0))
@@ -113,7 +107,7 @@ def _write_sides(panel: PIL.Image.Image, axis: SliceAxis) -> None:
 def written(text: str, width: int, *, bold: bool = False) -> PIL.Image.Image:
     """A line of text."""
     line = PIL.Image.new("RGB", (width, _LINE), "white")
-    ImageDraw.Draw(line).text((4, 2), text, fill="black", font=font(_TEXT, bold=bold))
+    ImageDraw.Draw(line).text((4, 2), text, fill="black", font=font(_TEXT, f"DejaVuSans{'-Bold' * bold}"))
     return line
 
 

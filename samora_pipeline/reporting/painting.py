@@ -17,10 +17,10 @@ import PIL.Image
 from PIL import ImageDraw
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from samora_pipeline.contracts.colours import LINES, ORANGE, PURPLE, SKY_BLUE, organ_style, rgb
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.reporting.html_blocks import Legend, Swatch
 from samora_pipeline.reporting.html_images import font
-from samora_pipeline.reporting.palette import LINES, ORANGE, PURPLE, SKY_BLUE, organ_style, rgb
 from samora_pipeline.reporting.pictures import Labels, Mask, errors, is_foreground
 
 ERROR_COLOURS = {

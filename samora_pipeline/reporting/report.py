@@ -74,7 +74,6 @@ def make_page(run: ReportedRun, device: torch.device) -> Page:
     sections = [
         organ_section(summary, stamps),
         case_section(summary, chosen),
-        Section("pictures", "Pictures", "", "", ()),
         *_probed_sections(run, chosen, probe, stamps),
         section_or_reason("training", "Training", partial(training_section, run, stamps)),
         section_or_reason("pretraining", "Pre-training", partial(pretraining_section, run, stamps)),
@@ -89,14 +88,16 @@ def make_page(run: ReportedRun, device: torch.device) -> Page:
         warnings=warnings_for(stamps),
         sections=tuple(sections),
     )
+    return with_pictures(page, [run], chosen)
+
+
+def with_pictures(page: Page, runs: list[ReportedRun], chosen: list[SelectedCase]) -> Page:
+    """The page with the pictures that its other sections leave room for, after the list of cases."""
     budget = LARGEST - len(render_page(page).encode())
-    make = partial(picture_section, [run], chosen, stamps, budget)
-    return with_section(page, section_or_reason("pictures", "Pictures", make))
-
-
-def with_section(page: Page, section: Section) -> Page:
-    """The page with its section of the same name replaced."""
-    return replace(page, sections=tuple(section if one.name == section.name else one for one in page.sections))
+    make = partial(picture_section, runs, chosen, page.stamps, budget)
+    place = 1 + [section.name for section in page.sections].index("case-list")
+    pictures = section_or_reason("pictures", "Pictures", make)
+    return replace(page, sections=(*page.sections[:place], pictures, *page.sections[place:]))
 
 
 def picture_section(
@@ -118,7 +119,7 @@ def picture_section(
         "pictures",
         "Pictures",
         "Scan, reference, prediction and errors of the worst, the median and the best case by mean Dice"
-        f"{_lettered_last(runs)}, slice by slice.",
+        f"{_of_which_run(runs)}, slice by slice.",
         "Errors as a thin line along borders are what two annotators would also disagree about. Whole areas are "
         "failures: missed (the organ was not recognised), predicted where nothing is (look for what resembles it), or "
         "taken for another organ (left and right confused, or neighbours).",
@@ -126,7 +127,7 @@ def picture_section(
     )
 
 
-def _lettered_last(runs: list[ReportedRun]) -> str:
+def _of_which_run(runs: list[ReportedRun]) -> str:
     return f"{_of_the_last(runs)} ({lettered(runs)})" if len(runs) > 1 else ""
 
 
@@ -168,13 +169,13 @@ def _shown(runs: list[ReportedRun], one: SelectedCase) -> ShownCase:
 
 
 def _probe(run: ReportedRun, chosen: list[SelectedCase], device: torch.device) -> NetworkProbe | SamoraError | None:
-    """The network that scored the median case, or why it cannot be probe; None without a scored case."""
+    """The network that scored the median case, or why it cannot be loaded; None without a scored case."""
     if not chosen:
         return None
     try:
         return load_probe(run, run.fold_of(median_of(chosen).case.case), device)
     except SamoraError as error:
-        logger.info("report: the network is not probe: %s", error.what)
+        logger.info("report: the network is not loaded: %s", error.what)
         return error
 
 
@@ -184,16 +185,6 @@ def _probed_sections(
     """Experts apart and attention, or the reason why they are left out."""
     if probe is None:
         return []
-    parts: list[tuple[str, str, Callable[[NetworkProbe, CaseStack], Section]]] = []
-    if len(run.config.model.levels) > 1:
-        parts.append(("experts", "Experts", lambda network, stack: experts_section(network, stack, stamps)))
-    parts.append(
-        (
-            "attention",
-            "Attention",
-            lambda network, stack: attention_section({"": network}, stack, run.config.labels, stamps),
-        )
-    )
 
     def made(make: Callable[[NetworkProbe, CaseStack], Section]) -> Section:
         if isinstance(probe, SamoraError):
@@ -201,7 +192,16 @@ def _probed_sections(
         with enough_memory():
             return make(probe, stack_of([run], median_of(chosen).case.case))
 
-    return [section_or_reason(name, title, partial(made, make)) for name, title, make in parts]
+    def experts(own: NetworkProbe, stack: CaseStack) -> Section:
+        return experts_section(own, stack, stamps)
+
+    def attention(own: NetworkProbe, stack: CaseStack) -> Section:
+        return attention_section({"": own}, stack, run.config.labels, stamps)
+
+    sections = [section_or_reason("attention", "Attention", partial(made, attention))]
+    if len(run.config.model.levels) > 1:
+        sections.insert(0, section_or_reason("experts", "Experts", partial(made, experts)))
+    return sections
 
 
 def _facts(run: ReportedRun) -> tuple[tuple[str, str], ...]:

@@ -23,16 +23,7 @@ from samora_pipeline.reporting.html_images import drawing, svg_image
 from samora_pipeline.reporting.html_page import Page, render_page
 from samora_pipeline.reporting.paired_tables import paired_text, run_table, shared_stamps, signed
 from samora_pipeline.reporting.pictures import SelectedCase, case_dice, choose_cases
-from samora_pipeline.reporting.report import (
-    LARGEST,
-    RUN_LETTERS,
-    lettered,
-    median_of,
-    picture_section,
-    stack_of,
-    warnings_for,
-    with_section,
-)
+from samora_pipeline.reporting.report import RUN_LETTERS, lettered, median_of, stack_of, warnings_for, with_pictures
 from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, load_probe, trained_parts
 from samora_pipeline.reporting.report_record import account_table
 from samora_pipeline.reporting.report_run import ReportedRun, reason, section_or_reason
@@ -69,7 +60,6 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
     sections = (
         _paired_section(arms, [table for own in tables.values() for table in own], stamps),
         _case_section(runs, chosen),
-        Section("pictures", "Pictures", "", "", ()),
         section_or_reason("attention", "Attention", partial(_attention, runs, chosen, device, stamps)),
         _training_section(runs, stamps),
         _settings_section(runs),
@@ -86,9 +76,7 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
         warnings=warnings_for(stamps),
         sections=sections,
     )
-    budget = LARGEST - len(render_page(page).encode())
-    make = partial(picture_section, runs, chosen, stamps, budget)
-    return with_section(page, section_or_reason("pictures", "Pictures", make))
+    return with_pictures(page, runs, chosen)
 
 
 def _headline(tables: list[PairedTable]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import PIL.Image
 from matplotlib.figure import Figure as Drawing
 
+from samora_pipeline.contracts.colours import ORANGE
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json
@@ -25,7 +26,6 @@ from samora_pipeline.imaging.intensity import normalize
 from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image, webp_image
 from samora_pipeline.reporting.painting import frame_around, organ_legend, organs_layer, sheet
-from samora_pipeline.reporting.palette import ORANGE
 from samora_pipeline.reporting.pictures import evenly
 from samora_pipeline.reporting.report_run import Places, ReportedRun, blocks_or_reason
 from samora_pipeline.slices.store import StoredSlices

@@ -10,27 +10,10 @@ import numpy as np
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.models.expert_block import only_expert
+from samora_pipeline.reporting import painting, pictures
 from samora_pipeline.reporting.html_blocks import Figure, Section, Table, Value
 from samora_pipeline.reporting.html_images import webp_image
-from samora_pipeline.reporting.painting import (
-    error_legend,
-    errors_layer,
-    frame_around,
-    organ_legend,
-    organs_layer,
-    sheet,
-)
-from samora_pipeline.reporting.pictures import (
-    CaseStack,
-    Labels,
-    evenly,
-    foreground_slices,
-    is_foreground,
-    representative_slice,
-    scored_pixels,
-    seen_along,
-    slice_dice,
-)
+from samora_pipeline.reporting.pictures import CaseStack, Labels
 from samora_pipeline.reporting.report_network import NetworkProbe, without_expert
 
 _SLICES = 6
@@ -45,8 +28,8 @@ _ALONE = " alone"
 def experts_section(probe: NetworkProbe, stack: CaseStack, stamps: tuple[str, ...]) -> Section:
     """Predictions of every variant on some slices of a case: a picture of one slice, and Dice over all of them."""
     labels = probe.config.labels
-    shown = representative_slice(stack.reference, stack.predictions[0], labels, by_error=False)
-    indices = evenly(foreground_slices(stack, labels) or [shown], _SLICES, shown)
+    shown = pictures.representative_slice(stack.reference, stack.predictions[0], labels, by_error=False)
+    indices = pictures.evenly(pictures.foreground_slices(stack, labels) or [shown], _SLICES, shown)
     predicted = {}
     for name, switched in _variants(probe):
         with switched:
@@ -80,29 +63,33 @@ def _variants(probe: NetworkProbe) -> Iterator[tuple[str, AbstractContextManager
 
 
 def _figure(
-    stack: CaseStack, index: int, predicted: dict[str, Labels], labels: LabelScheme, stamps: tuple[str, ...]
+    stack: CaseStack,
+    index: int,
+    predicted: dict[str, Labels],
+    labels: LabelScheme,
+    stamps: tuple[str, ...],
 ) -> Figure:
-    frame = frame_around(seen_along(labels, stack.reference), stack.aspect, _SIDE, _LEAST_WIDTH)
+    frame = painting.frame_around(pictures.seen_along(labels, stack.reference), stack.aspect, _SIDE, _LEAST_WIDTH)
     scan, reference = frame.scan(stack.images[index, 0]), stack.reference[index]
     dimmed = scan.point(lambda value: value // 2)
-    tiles = [("scan", scan), ("reference", organs_layer(frame, reference, labels).on(scan))]
+    tiles = [("scan", scan), ("reference", painting.organs_layer(frame, reference, labels).on(scan))]
     for name, labelled in predicted.items():
-        tiles.append((name, organs_layer(frame, labelled, labels).on(scan)))
-        tiles.append((f"{name}: errors", errors_layer(frame, reference, labelled, labels).on(dimmed)))
+        tiles.append((name, painting.organs_layer(frame, labelled, labels).on(scan)))
+        tiles.append((f"{name}: errors", painting.errors_layer(frame, reference, labelled, labels).on(dimmed)))
     return Figure(
         "experts-figure",
-        webp_image(sheet(tiles, _COLUMNS), stamps, quality=60),
+        webp_image(painting.sheet(tiles, _COLUMNS), stamps, quality=60),
         f"{stack.name}, slice {index + 1}, segmented with all experts, each alone, each left out, and none",
         f"Case {stack.name} (the median by mean Dice), slice {index + 1}, before post-processing. alone: the expert's "
         "own output and no fusion. without: its LoRA adds nothing, the fusion still runs. no expert: the plain base.",
-        (organ_legend(labels), error_legend()),
+        (painting.organ_legend(labels), painting.error_legend()),
     )
 
 
 def _dice_table(reference: Labels, predicted: dict[str, Labels], labels: LabelScheme, where: str) -> Table:
     rows = []
     for name, stacked in predicted.items():
-        scores = slice_dice(reference, stacked, labels)
+        scores = pictures.slice_dice(reference, stacked, labels)
         defined = [score for score in scores.values() if score is not None]
         rows.append((name, fmean(defined) if defined else None, *scores.values()))
     organs = tuple(name.replace("_", " ") for name, _ in labels.foreground)
@@ -113,10 +100,10 @@ def _dice_table(reference: Labels, predicted: dict[str, Labels], labels: LabelSc
 def _agreement_table(reference: Labels, predicted: dict[str, Labels], labels: LabelScheme, where: str) -> Table:
     """Shares of the pixels that are foreground anywhere: right by one expert alone, by some, by all, by none."""
     alone = {name: stacked for name, stacked in predicted.items() if name.endswith(_ALONE)}
-    foreground = is_foreground(reference, labels)
+    foreground = pictures.is_foreground(reference, labels)
     for stacked in alone.values():
         foreground |= stacked > 0
-    foreground &= scored_pixels(reference, labels)
+    foreground &= pictures.scored_pixels(reference, labels)
     right = {name: (stacked == reference) & foreground for name, stacked in alone.items()}
     times = np.sum([mask.astype(np.uint8) for mask in right.values()], axis=0)
     total = max(1, int(foreground.sum()))

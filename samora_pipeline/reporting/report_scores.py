@@ -8,13 +8,13 @@ from statistics import fmean
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
+from samora_pipeline.contracts.colours import BLUE, ORANGE
 from samora_pipeline.contracts.scores import CaseMetrics, OrganCounts, Summary
 from samora_pipeline.evaluation.comparison import Protocol
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.evaluation.tables import NO_INTERVAL, heading, score_rows, score_text
 from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, Value, rounded
 from samora_pipeline.reporting.html_images import drawing, svg_image
-from samora_pipeline.reporting.palette import BLUE, ORANGE
 from samora_pipeline.reporting.pictures import SelectedCase, case_dice
 
 # Dots of one row are spread by so much, so that equal scores stay apart.

@@ -12,26 +12,12 @@ import numpy.typing as npt
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
+from samora_pipeline.reporting import painting, pictures
 from samora_pipeline.reporting.html_blocks import Table, Viewer, ViewerSlice
 from samora_pipeline.reporting.html_images import palette_address, stamp_strip, webp_address
 from samora_pipeline.reporting.overlays import OPPOSITE, SIDES
-from samora_pipeline.reporting.painting import (
-    Frame,
-    error_legend,
-    errors_layer,
-    frame_around,
-    organ_legend,
-    organs_layer,
-)
-from samora_pipeline.reporting.pictures import (
-    CaseStack,
-    Labels,
-    errors,
-    evenly,
-    foreground_slices,
-    representative_slice,
-    seen_along,
-)
+from samora_pipeline.reporting.painting import Frame
+from samora_pipeline.reporting.pictures import CaseStack, Labels
 
 _ONE_LINE = 18
 """pixels of a strip of stamps; more of them cover at most a third of a picture"""
@@ -84,9 +70,11 @@ def size_of(viewer: Viewer) -> int:
 
 def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple[str, ...], detail: Detail) -> Viewer:
     stack = case.stack
-    first = representative_slice(stack.reference, stack.predictions[-1], labels, by_error=case.role == "worst")
-    shown = evenly(foreground_slices(stack, labels) or [first], detail.slices, first)
-    frame = frame_around(seen_along(labels, stack.reference, *stack.predictions), stack.aspect, detail.side)
+    first = pictures.representative_slice(stack.reference, stack.predictions[-1], labels, by_error=case.role == "worst")
+    shown = pictures.evenly(pictures.foreground_slices(stack, labels) or [first], detail.slices, first)
+    frame = painting.frame_around(
+        pictures.seen_along(labels, stack.reference, *stack.predictions), stack.aspect, detail.side
+    )
     slices = tuple(
         ViewerSlice(
             text=f"slice {index + 1} of {len(stack.reference)}, {_wrong_pixels(stack, index, labels)}",
@@ -104,7 +92,7 @@ def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple
         height=frame.height,
         slices=slices,
         start=shown.index(first),
-        legends=(organ_legend(labels), error_legend()),
+        legends=(painting.organ_legend(labels), painting.error_legend()),
         table=_table(case, labels),
     )
 
@@ -120,8 +108,8 @@ def _panels(names: tuple[str, ...]) -> tuple[str, ...]:
 def _overlays(stack: CaseStack, index: int, frame: Frame, labels: LabelScheme) -> tuple[str, ...]:
     """The layers of one slice; with several runs the predictions fill a row with the scan, the errors the next one."""
     reference, predicted = stack.reference[index], [prediction[index] for prediction in stack.predictions]
-    truth, *guesses = (organs_layer(frame, labelled, labels) for labelled in (reference, *predicted))
-    wrong = [errors_layer(frame, reference, prediction, labels) for prediction in predicted]
+    truth, *guesses = (painting.organs_layer(frame, labelled, labels) for labelled in (reference, *predicted))
+    wrong = [painting.errors_layer(frame, reference, prediction, labels) for prediction in predicted]
     layers = [truth, *guesses, *wrong] if len(guesses) == 1 else [*guesses, truth, *wrong]
     return tuple(palette_address(layer.indices, layer.colours) for layer in layers)
 
@@ -138,7 +126,9 @@ def scan_address(frame: Frame, image: npt.NDArray[np.float32], stamps: tuple[str
 
 def _wrong_pixels(stack: CaseStack, index: int, labels: LabelScheme) -> str:
     def count(prediction: Labels) -> int:
-        return sum(int(mask.sum()) for mask in errors(stack.reference[index], prediction[index], labels).values())
+        return sum(
+            int(mask.sum()) for mask in pictures.errors(stack.reference[index], prediction[index], labels).values()
+        )
 
     return f"{' against '.join(str(count(prediction)) for prediction in stack.predictions)} wrong pixels"
 
@@ -169,7 +159,7 @@ def _table(case: ShownCase, labels: LabelScheme) -> Table:
     ]
     notes = []
     for run, prediction in zip(runs, stack.predictions, strict=True):
-        kinds = errors(stack.reference, prediction, labels)
+        kinds = pictures.errors(stack.reference, prediction, labels)
         counts = ", ".join(f"{int(mask.sum())} {_KINDS[kind]}" for kind, mask in kinds.items())
         notes.append(f"Voxels in error{f' {run}' if run else ''}: {counts}.")
     return Table(f"table-{case.role.replace(' ', '-')}", f"{stack.name}, whole volume", header, rows, notes=notes)

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from samora_pipeline.contracts.colours import ORANGE, PURPLE, SKY_BLUE, VERMILLION, organ_style
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.reporting.overlays import draw_overlays
-from samora_pipeline.reporting.palette import ORANGE, PURPLE, SKY_BLUE, VERMILLION, organ_style
 from samora_pipeline.reporting.pictures import Picture
 
 # Organs that no error has the colour of: yellow and green come third and fourth.

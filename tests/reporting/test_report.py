@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from samora_pipeline.contracts import run as contracts
+from samora_pipeline.contracts.colours import VERMILLION, rgb
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.level import LEVELS
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.run_scores import read_run
-from samora_pipeline.reporting.palette import VERMILLION, rgb
 from samora_pipeline.reporting.pictures import case_dice
 from samora_pipeline.reporting.report import LARGEST, warnings_for, write_report
 from samora_pipeline.reporting.report_run import ReportedRun

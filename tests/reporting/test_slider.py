@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from samora_pipeline.contracts.colours import ORGAN_COLOURS, organ_style, rgb
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.reporting import slider
 from samora_pipeline.reporting.html_blocks import Viewer
@@ -21,7 +22,6 @@ from samora_pipeline.reporting.painting import (
     organ_legend,
     organs_layer,
 )
-from samora_pipeline.reporting.palette import ORGAN_COLOURS, organ_style, rgb
 from samora_pipeline.reporting.pictures import CaseStack, evenly, slice_dice
 from samora_pipeline.reporting.slider import DETAILS, Detail, ShownCase, make_viewer, size_of
 from tests.fake_run import LABELS, REGIONS
