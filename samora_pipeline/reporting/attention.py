@@ -106,16 +106,7 @@ def attention_section(
         f"reference. Bright: relevant. Method: {METHOD} (gradient times activation for the organ's logits), each map "
         "scaled to its own maximum. The grid of the encoder is coarse, so a map cannot be sharper than its cells.",
     )
-    return Section(
-        "attention",
-        "Attention",
-        f"Where the network looks when it names an organ. Method: {METHOD}.",
-        "Relevance should lie on the organ or along its border: a lift of 1 is what chance gives, and the smaller the "
-        "organ the higher the lift can be. Relevance on a neighbour or outside of the body means that the organ is "
-        "recognised by its surroundings, which fails on unusual anatomy. A map says where the evidence lies and not "
-        "why, and a high lift is no proof of a good segmentation.",
-        (figure, table),
-    )
+    return Section("attention", (figure, table), words=(METHOD,))
 
 
 def _not_drawn(labels: LabelScheme, present: list[int]) -> tuple[str, ...]:

@@ -118,13 +118,16 @@ Block = Figure | Table | Note | Viewer
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: what it shows, what good and bad look like and what to do about it, and its blocks."""
+    """A part of the page.
+
+    What it shows, what good and bad look like and what to do about it stand in ``sections.html.j2``: in the macro
+    ``text`` (by default the one called like the section), which is called with ``words``.
+    """
 
     name: str
-    title: str
-    shows: str
-    reading: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
+    text: str = ""
+    words: Sequence[str] = ()
 
 
 def cell(value: Value, digits: int) -> Cell:

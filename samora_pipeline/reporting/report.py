@@ -75,9 +75,9 @@ def make_page(run: ReportedRun, device: torch.device) -> Page:
         organ_section(summary, stamps),
         case_section(summary, chosen),
         *_probed_sections(run, chosen, probe, stamps),
-        section_or_reason("training", "Training", partial(training_section, run, stamps)),
-        section_or_reason("pretraining", "Pre-training", partial(pretraining_section, run, stamps)),
-        section_or_reason("data", "Data", partial(data_section, run, stamps)),
+        section_or_reason("training", partial(training_section, run, stamps)),
+        section_or_reason("pretraining", partial(pretraining_section, run, stamps)),
+        section_or_reason("data", partial(data_section, run, stamps)),
         record_section(run, network.trained if network else None),
     ]
     page = Page(
@@ -96,7 +96,7 @@ def with_pictures(page: Page, runs: list[ReportedRun], chosen: list[SelectedCase
     budget = LARGEST - len(render_page(page).encode())
     make = partial(picture_section, runs, chosen, page.stamps, budget)
     place = 1 + [section.name for section in page.sections].index("case-list")
-    pictures = section_or_reason("pictures", "Pictures", make)
+    pictures = section_or_reason("pictures", make)
     return replace(page, sections=(*page.sections[:place], pictures, *page.sections[place:]))
 
 
@@ -115,16 +115,8 @@ def picture_section(
         viewer = make_viewer(_shown(runs, one), config.labels, config.plans.slice_axis.value, stamps, share)
         viewers.append(viewer)
         budget -= size_of(viewer)
-    return Section(
-        "pictures",
-        "Pictures",
-        "Scan, reference, prediction and errors of the worst, the median and the best case by mean Dice"
-        f"{_of_which_run(runs)}, slice by slice.",
-        "Errors as a thin line along borders are what two annotators would also disagree about. Whole areas are "
-        "failures: missed (the organ was not recognised), predicted where nothing is (look for what resembles it), or "
-        "taken for another organ (left and right confused, or neighbours).",
-        tuple(viewers) or (Note("No scored case has an organ in its reference."),),
-    )
+    blocks = tuple(viewers) or (Note("No scored case has an organ in its reference."),)
+    return Section("pictures", blocks, words=(_of_which_run(runs),))
 
 
 def _of_which_run(runs: list[ReportedRun]) -> str:
@@ -198,9 +190,9 @@ def _probed_sections(
     def attention(own: NetworkProbe, stack: CaseStack) -> Section:
         return attention_section({"": own}, stack, run.config.labels, stamps)
 
-    sections = [section_or_reason("attention", "Attention", partial(made, attention))]
+    sections = [section_or_reason("attention", partial(made, attention))]
     if len(run.config.model.levels) > 1:
-        sections.insert(0, section_or_reason("experts", "Experts", partial(made, experts)))
+        sections.insert(0, section_or_reason("experts", partial(made, experts)))
     return sections
 
 

@@ -16,7 +16,7 @@ from samora_pipeline.evaluation.run_scores import distinct_labels
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.files import write_text
 from samora_pipeline.models.freezing import Part
-from samora_pipeline.reporting.attention import attention_section
+from samora_pipeline.reporting.attention import METHOD, attention_section
 from samora_pipeline.reporting.forest import forest_figure
 from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image
@@ -60,7 +60,7 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
     sections = (
         _paired_section(arms, [table for own in tables.values() for table in own], stamps),
         _case_section(runs, chosen),
-        section_or_reason("attention", "Attention", partial(_attention, runs, chosen, device, stamps)),
+        section_or_reason("attention", partial(_attention, runs, chosen, device, stamps)),
         _training_section(runs, stamps),
         _settings_section(runs),
     )
@@ -111,17 +111,8 @@ def _paired_section(arms: list[Arm], tables: list[PairedTable], stamps: tuple[st
             header = tuple(_BY_LETTER.get(name, name) for name in text.header[1:])
             text = replace(text, header=header, rows=tuple(row[1:] for row in text.rows))
         blocks.append(_block(text, folded=table.metric != "Dice"))
-    return Section(
-        "paired",
-        "Differences",
-        "Run (B) minus baseline (A), patient by patient, in both protocols."
-        if len(arms) == 2
-        else "Each run minus the baseline (A), patient by patient, in both protocols.",
-        "An interval that does not cross 0 is a difference that these patients support; one that does is no proof "
-        "that the runs are equal. Look at Holm's p where several organs are tested at once. A small n cannot rank "
-        "methods, whatever the p.",
-        tuple(blocks),
-    )
+    minus = "Run (B) minus baseline (A)" if len(arms) == 2 else "Each run minus the baseline (A)"
+    return Section("paired", tuple(blocks), words=(minus,))
 
 
 def _forest(table: PairedTable, stamps: tuple[str, ...]) -> Figure:
@@ -152,14 +143,8 @@ def _case_section(runs: list[ReportedRun], chosen: list[SelectedCase]) -> Sectio
     letters = RUN_LETTERS[: len(runs)]
     header = ("case", "patient", *(f"mean Dice {letter}" for letter in letters))
     header += tuple(f"{letter} minus A" for letter in letters[1:])
-    return Section(
-        "case-list",
-        "Cases",
-        f"Every scored case with the mean Dice of each run. {lettered(runs)}. The worst, the median and the best case "
-        f"of {letters[-1]} are shown below with their slices.",
-        "Sort by difference: do a few cases make it, or most of them a little?",
-        (Table("cases", "Scored cases", header, rows, sortable=True),),
-    )
+    table = Table("cases", "Scored cases", header, rows, sortable=True)
+    return Section("case-list", (table,), "compared_cases", (lettered(runs), letters[-1]))
 
 
 def _minus(value: float | None, baseline: float | None) -> Cell:
@@ -171,7 +156,7 @@ def _attention(
     runs: list[ReportedRun], chosen: list[SelectedCase], device: torch.device, stamps: tuple[str, ...]
 ) -> Section:
     if not chosen:
-        return Section("attention", "Attention", "", "", (Note("No scored case has an organ in its reference."),))
+        return Section("attention", (Note("No scored case has an organ in its reference."),), words=(METHOD,))
     case = median_of(chosen).case.case
     probes: dict[str, NetworkProbe] = {}
     faults: dict[str, SamoraError] = {}
@@ -196,13 +181,7 @@ def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Secti
             blocks.append(curves_figure(f"curves-{place}", f"{run.label}, fold {fold}", log, stamps))
         account = account_table(run.config, _trained(run, fold))
         blocks.append(replace(account, name=f"account-{place}", caption=f"Parameters, {run.label}"))
-    return Section(
-        "training",
-        "Training",
-        "Curves of the fine-tuning and numbers of parameters, one run after the other.",
-        "Compare runs that have levelled out: a difference between runs that still learn is a difference of patience.",
-        tuple(blocks),
-    )
+    return Section("training", tuple(blocks), "compared_training")
 
 
 def _trained(run: ReportedRun, fold: str) -> frozenset[Part] | None:
@@ -215,13 +194,7 @@ def _trained(run: ReportedRun, fold: str) -> frozenset[Part] | None:
 def _settings_section(runs: list[ReportedRun]) -> Section:
     rows = list(_different(runs))
     table = Table("different", "What differs between the runs", ("setting", *(run.label for run in runs)), rows)
-    return Section(
-        "record",
-        "Settings",
-        "Everything in the configurations that is not equal.",
-        "A comparison of methods should differ in the method alone: seeds, budgets, epochs and base should be equal.",
-        (table,) if rows else (Note("The configurations are equal."),),
-    )
+    return Section("settings", (table,) if rows else (Note("The configurations are equal."),))
 
 
 def _different(runs: list[ReportedRun]) -> Iterator[tuple[str, ...]]:

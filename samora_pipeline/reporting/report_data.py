@@ -56,15 +56,7 @@ def data_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
     blocks += blocks_or_reason(partial(_geometry, places))
     blocks += blocks_or_reason(partial(_cases, run, wanted, stamps))
     blocks.append(_leaks(config))
-    return Section(
-        "data",
-        "Data",
-        "What the run learned from and was scored on, as the check before planning found it.",
-        "Outlines in the contact sheet should lie on their organs; a case that looks unlike the others deserves a "
-        "look in a viewer. In the map, an organ without orange marks has no labelled slice: it cannot be learned. "
-        "A row whose band lies elsewhere is a scan of another part of the body, or one that stands on its head.",
-        tuple(blocks),
-    )
+    return Section("data", tuple(blocks))
 
 
 def _wanted(config: RunConfig) -> tuple[str, ...]:
@@ -163,8 +155,10 @@ def _map(records: Mapping[str, StoredCase], config: RunConfig, stamps: tuple[str
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(0, 100, len(names), 0))
             for y, case in enumerate(names):
                 dots, span = _labelled(case, records[case].label_pixels.get(organ, ()), config)
-                axes.scatter(dots, [y + 0.5] * len(dots), s=11, color=ORANGE, edgecolors="black", linewidths=0.4)
-                axes.plot(span, [y + 0.85] * len(span), color=ORANGE, linewidth=1.6, solid_capstyle="butt")
+                if dots:
+                    axes.scatter(dots, [y + 0.5] * len(dots), s=11, color=ORANGE, edgecolors="black", linewidths=0.4)
+                if span:
+                    axes.plot(span, [y + 0.85] * 2, color=ORANGE, linewidth=1.6, solid_capstyle="butt")
             axes.axhline(trained, color="black", linewidth=1)
             axes.set_title(organ.replace("_", " "), fontsize=9)
             axes.set_yticks([])

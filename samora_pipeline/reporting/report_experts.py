@@ -36,20 +36,12 @@ def experts_section(probe: NetworkProbe, stack: CaseStack, stamps: tuple[str, ..
             predicted[name] = probe.predict(stack, indices)
     reference = stack.reference[indices]
     where = f"{stack.name}, slices {', '.join(str(index + 1) for index in indices)}"
-    return Section(
-        "experts",
-        "Experts",
-        "What each expert contributes: all together, each alone, and each left out (Fig. 6 of the paper).",
-        "The fused prediction should be better than any expert alone, and leaving one out should cost something "
-        "somewhere. An expert that changes nothing when it is left out has learned nothing that the others lack. The "
-        "experts are switched at inference: fusion and decoder never saw this in training, so the differences show "
-        "what they rely on, not how good a network trained with fewer experts would be (that is Table 5).",
-        (
-            _figure(stack, shown, {name: own[indices.index(shown)] for name, own in predicted.items()}, labels, stamps),
-            _dice_table(reference, predicted, labels, where),
-            _agreement_table(reference, predicted, labels, where),
-        ),
+    blocks = (
+        _figure(stack, shown, {name: own[indices.index(shown)] for name, own in predicted.items()}, labels, stamps),
+        _dice_table(reference, predicted, labels, where),
+        _agreement_table(reference, predicted, labels, where),
     )
+    return Section("experts", blocks)
 
 
 def _variants(probe: NetworkProbe) -> Iterator[tuple[str, AbstractContextManager[None]]]:

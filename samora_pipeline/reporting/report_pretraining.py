@@ -39,15 +39,7 @@ def pretraining_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
         blocks += _experts_blocks(fold, folder, stamps)
     if not blocks:
         blocks.append(Note("No expert of this run was trained without labels."))
-    return Section(
-        "pretraining",
-        "Pre-training",
-        "What the experts and their teachers learned from scans without labels, before any label was used.",
-        "An expert is worth having when its own task is solved better with it than without: gap is that difference, "
-        "and above 0 it has learned. image: accuracy above chance, loss below chance. patch and pixel: an error below "
-        "that of the input. WARN says what to do; a loss at the level of chance asks for more epochs or a larger pool.",
-        tuple(blocks),
-    )
+    return Section("pretraining", tuple(blocks))
 
 
 def _stage_blocks(stage: str, key: str, folder: Path, stamps: tuple[str, ...]) -> Iterator[Block]:

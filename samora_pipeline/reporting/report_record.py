@@ -33,13 +33,8 @@ def record_section(run: ReportedRun, trained: frozenset[Part] | None) -> Section
         _plan_table(config),
         Table("versions", "Software", ("what", "version"), list(_versions(run)), folded=True),
     )
-    return Section(
-        "record",
-        "Record",
-        "What determined this run. The same settings, seeds and digests give the same run again.",
-        "",
-        blocks if run.scored.summary.folds else (*blocks, Note("The folds of this run are not named in its scores.")),
-    )
+    unnamed = () if run.scored.summary.folds else (Note("The folds of this run are not named in its scores."),)
+    return Section("record", (*blocks, *unnamed))
 
 
 def account_table(config: RunConfig, trained: frozenset[Part] | None) -> Table:

@@ -42,29 +42,13 @@ def headline(summary: Summary) -> tuple[str, ...]:
 
 def organ_section(summary: Summary, stamps: tuple[str, ...]) -> Section:
     """Both protocols per organ, with intervals and counts."""
-    return Section(
-        "organs",
-        "Organs",
-        "How well each organ was segmented, by two protocols that answer different questions.",
-        "Dice is the shared part of two masks: 1 is perfect, 0 no overlap. HD95 is the distance within which 95 % of "
-        "both surfaces lie from each other: smaller is better, and a value far above the organ's size means that an "
-        "island was predicted far away. Dots far to the left are single patients that failed: look at them below. An "
-        "organ with a wide interval needs more patients before it says anything.",
-        (_organ_figure(summary, stamps), _organ_table(summary, "physical"), _organ_table(summary, "sam_family")),
-    )
+    tables = (_organ_table(summary, "physical"), _organ_table(summary, "sam_family"))
+    return Section("organs", (_organ_figure(summary, stamps), *tables))
 
 
 def case_section(summary: Summary, chosen: list[SelectedCase]) -> Section:
     """One row per case, sortable, with links to the cases that are shown."""
-    return Section(
-        "case-list",
-        "Cases",
-        "Every scored case. The worst, the median and the best by mean Dice are shown below with all their slices.",
-        "A case whose organs are all low usually has another field of view, orientation or contrast than the training "
-        "scans: look at it, and at its neighbours in this list. One low organ in a good case is an organ that is "
-        "small, cut off or confused with its neighbour.",
-        (_case_table(summary, chosen), _distance_table(summary)),
-    )
+    return Section("case-list", (_case_table(summary, chosen), _distance_table(summary)), "cases")
 
 
 def case_distance(case: CaseMetrics) -> float | None:

@@ -25,16 +25,7 @@ def training_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
         else:
             blocks.append(Note(f"Fold {fold} has no log of its fine-tuning."))
     blocks.append(_stages(run))
-    return Section(
-        "training",
-        "Training",
-        "What happened while the network learned from the labels.",
-        "The loss should fall and level out. Still falling at the end: train for longer. Flat from the start, or "
-        "jumping: another learning rate. data wait is the share of time that the device waited for slices: above "
-        "0.2, storage or augmentation are too slow. Skipped steps were not finite: a few do no harm, many mean that "
-        "the learning rate is too high.",
-        tuple(blocks),
-    )
+    return Section("training", tuple(blocks))
 
 
 def curves_figure(name: str, title: str, log: Sequence[Mapping[str, Any]], stamps: tuple[str, ...]) -> Figure:

@@ -18,7 +18,7 @@ TINY = Image("data:image/png;base64,AAAA", 4, 4)
 
 
 def page(*blocks: Table | Figure | Note | Viewer) -> Page:
-    sections = (Section("one", HOSTILE, HOSTILE, HOSTILE, blocks),)
+    sections = (Section("case-list", blocks, "compared_cases", (HOSTILE, HOSTILE)),)
     return Page(HOSTILE, (HOSTILE,), ((HOSTILE, HOSTILE),), (HOSTILE,), (HOSTILE,), sections)
 
 
