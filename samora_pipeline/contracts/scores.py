@@ -206,7 +206,7 @@ class Summary:
 class ExportedScores:
     """scores.json in a fold of an exported model: its mean Dice (protocol ``physical``), and over how many.
 
-    Nothing of a single case is in it, so it cannot be compared or reported, only told.
+    Nothing of a single case is in it, so it cannot be compared or reported, only listed.
     """
 
     dice: float | None

@@ -114,8 +114,8 @@ def _not_drawn(labels: LabelScheme, present: list[int]) -> tuple[str, ...]:
     names = [name.replace("_", " ") for name, _ in labels.foreground]
     absent = [name for place, name in enumerate(names) if place not in present]
     further = [names[place] for place in present[_MOST_ORGANS:]]
-    told = (("Not in the reference of this case", absent), (f"Beyond the {_MOST_ORGANS} that are drawn", further))
-    return tuple(f"{words}: {', '.join(listed)}." for words, listed in told if listed)
+    groups = (("Not in the reference of this case", absent), (f"Beyond the {_MOST_ORGANS} that are drawn", further))
+    return tuple(f"{words}: {', '.join(listed)}." for words, listed in groups if listed)
 
 
 def _run(probe: NetworkProbe, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,22 +26,22 @@ def forest_figure(table: PairedTable, stamps: Sequence[str] = ()) -> Figure:
     Beside each mark stand the difference, its interval, the number of patients and Holm's p of the t-test.
     """
     groups = _groups(table)
-    arms = list(dict.fromkeys(row.arm for _, rows in groups for row in rows))
+    variants = list(dict.fromkeys(row.variant for _, rows in groups for row in rows))
     places = _places(groups)
     height = 2.0 + 0.26 * len(stamps) + 0.3 * sum(len(rows) for _, rows in groups) + 0.13 * len(groups)
-    figure = Figure(figsize=(10.5, height + 0.24 * len(arms)), dpi=150, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10.5, height + 0.24 * len(variants)), dpi=150, layout="constrained", facecolor="white")
     axes, texts = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
     for (_, rows), ys in zip(groups, places, strict=True):
         for row, y in zip(rows, ys, strict=True):
-            _draw_row(axes, row, y, _MARKS[arms.index(row.arm) % len(_MARKS)])
+            _draw_row(axes, row, y, _MARKS[variants.index(row.variant) % len(_MARKS)])
             texts.text(0.0, y, _sentence(row, table.record.digits), va="center", fontsize=8.5, family="monospace")
     _finish(axes, table, groups, places)
     texts.set_axis_off()
     texts.text(0.0, 1.0, _sentence_head(), va="center", fontsize=8.5, family="monospace", weight="bold")
     _title(figure, table, stamps)
     handles = [
-        axes.plot([], [], mark, color=colour, label=arm)[0]
-        for arm, (mark, colour) in zip(arms, _MARKS * len(arms), strict=False)
+        axes.plot([], [], mark, color=colour, label=variant)[0]
+        for variant, (mark, colour) in zip(variants, _MARKS * len(variants), strict=False)
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=1, fontsize=9, frameon=False)
     return figure

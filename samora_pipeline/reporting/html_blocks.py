@@ -138,8 +138,3 @@ def cell(value: Value, digits: int) -> Cell:
         return Cell("-")
     text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
     return Cell(text, float(value) if isinstance(value, int | float) else value)
-
-
-def rounded(value: float | None, digits: int) -> Cell:
-    """A number in other digits than the table's."""
-    return cell(value, digits)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from samora_pipeline.contracts.scores import Interval
-from samora_pipeline.evaluation.comparison import Arm, PairedRow, PairedTable
+from samora_pipeline.evaluation.comparison import PairedRow, PairedTable, Variant
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.evaluation.tables import number_text
@@ -38,11 +38,11 @@ def shared_stamps(runs: Sequence[ScoredRun]) -> tuple[str, ...]:
     )
 
 
-def run_table(arms: Sequence[Arm], stamps: tuple[str, ...]) -> TextTable:
+def run_table(variants: Sequence[Variant], stamps: tuple[str, ...]) -> TextTable:
     """What is compared: each run with its seeds, stamps, cases and patients."""
     rows = [
         (
-            arm.label,
+            variant.label,
             run.config.dataset,
             run.config.split,
             ", ".join(run.folds),
@@ -51,8 +51,8 @@ def run_table(arms: Sequence[Arm], stamps: tuple[str, ...]) -> TextTable:
             str(run.summary.bootstrap.n),
             ", ".join(run.stamps) or "-",
         )
-        for arm in arms
-        for run in arm.runs
+        for variant in variants
+        for run in variant.runs
     ]
     header = ("run", "dataset", "split", "folds", "seed", "cases", "patients", "stamps")
     return TextTable("runs", "Runs", header, tuple(rows), stamps=stamps)
@@ -87,11 +87,11 @@ def paired_frame(tables: Sequence[PairedTable], stamps: tuple[str, ...]) -> pd.D
             "metric": table.metric,
             "unit": table.unit,
             "baseline": table.baseline,
-            "run": row.arm,
+            "run": row.variant,
             "organ": row.organ,
             "n_patients": row.test.n,
             "baseline_mean": row.baseline_mean,
-            "run_mean": row.arm_mean,
+            "run_mean": row.variant_mean,
             "difference": row.test.difference,
             **_ends("t", row.test.interval),
             **_ends("bootstrap", row.test.bootstrap),
@@ -119,11 +119,11 @@ def probability(value: float | None) -> str:
 def _cells(row: PairedRow, digits: int) -> tuple[str, ...]:
     test = row.test
     return (
-        row.arm,
+        row.variant,
         row.organ,
         str(test.n),
         number_text(row.baseline_mean, digits),
-        number_text(row.arm_mean, digits),
+        number_text(row.variant_mean, digits),
         "-" if test.difference is None else signed(test.difference, digits),
         interval_text(test.interval, digits),
         interval_text(test.bootstrap, digits),

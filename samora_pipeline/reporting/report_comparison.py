@@ -11,7 +11,7 @@ import torch
 
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.errors import SamoraError
-from samora_pipeline.evaluation.comparison import PROTOCOLS, Arm, PairedRow, PairedTable, compare
+from samora_pipeline.evaluation.comparison import PROTOCOLS, PairedRow, PairedTable, Variant, compare
 from samora_pipeline.evaluation.run_scores import distinct_labels
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.files import write_text
@@ -53,12 +53,12 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
     labels = distinct_labels([run.scored for run in runs])
     runs = [replace(run, scored=scored) for run, scored in zip(runs, labels, strict=True)]
     baseline, *others = runs
-    arms = [Arm(run.label, (run.scored,)) for run in runs]
+    variants = [Variant(run.label, (run.scored,)) for run in runs]
     stamps = shared_stamps([run.scored for run in runs])
-    tables = {protocol: compare(arms, arms[0], protocol) for protocol in PROTOCOLS}
+    tables = {protocol: compare(variants, variants[0], protocol) for protocol in PROTOCOLS}
     chosen = choose_cases(runs[-1].scored.summary)
     sections = (
-        _paired_section(arms, [table for own in tables.values() for table in own], stamps),
+        _paired_section(variants, [table for own in tables.values() for table in own], stamps),
         _case_section(runs, chosen),
         section_or_reason("attention", partial(_attention, runs, chosen, device, stamps)),
         _training_section(runs, stamps),
@@ -81,12 +81,12 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
 
 def _headline(tables: list[PairedTable]) -> tuple[str, ...]:
     rows = next((table.overall for table in tables if table.metric == "Dice"), ())
-    told = [
+    sentences = [
         _difference(row, f"{letter}: mean" if len(rows) > 1 else "Mean")
         for letter, row in zip(RUN_LETTERS[1:], rows, strict=False)
     ]
     remark = ranking_remark(min(row.test.n for row in rows)) if rows else ""
-    return (*told, *((f"{remark}.",) if remark else ())) or ("No patient has a Dice in both runs.",)
+    return (*sentences, *((f"{remark}.",) if remark else ())) or ("No patient has a Dice in both runs.",)
 
 
 def _difference(row: PairedRow, begin: str) -> str:
@@ -95,23 +95,23 @@ def _difference(row: PairedRow, begin: str) -> str:
         return f"{begin} Dice cannot be compared: no patient has one in both runs."
     between = f" (95 % interval {signed(interval.low, 3)} to {signed(interval.high, 3)})" if interval else ""
     return (
-        f"{begin} Dice differs by {signed(difference, 3)}{between}: {row.arm_mean:.3f} against "
+        f"{begin} Dice differs by {signed(difference, 3)}{between}: {row.variant_mean:.3f} against "
         f"{row.baseline_mean:.3f}, paired over {row.test.n} patients."
     )
 
 
-def _paired_section(arms: list[Arm], tables: list[PairedTable], stamps: tuple[str, ...]) -> Section:
-    blocks: list[Block] = [_block(run_table(arms, stamps), folded=False)]
+def _paired_section(variants: list[Variant], tables: list[PairedTable], stamps: tuple[str, ...]) -> Section:
+    blocks: list[Block] = [_block(run_table(variants, stamps), folded=False)]
     for table in tables:
         if table.protocol == "physical" and table.metric in _DRAWN:
             blocks.append(_forest(table, stamps))
         text = paired_text(table, stamps)
-        if len(arms) == 2:
+        if len(variants) == 2:
             # There is one run beside the baseline, so its name need not stand in every row.
             header = tuple(_BY_LETTER.get(name, name) for name in text.header[1:])
             text = replace(text, header=header, rows=tuple(row[1:] for row in text.rows))
         blocks.append(_block(text, folded=table.metric != "Dice"))
-    minus = "Run (B) minus baseline (A)" if len(arms) == 2 else "Each run minus the baseline (A)"
+    minus = "Run (B) minus baseline (A)" if len(variants) == 2 else "Each run minus the baseline (A)"
     return Section("paired", tuple(blocks), words=(minus,))
 
 
@@ -169,8 +169,8 @@ def _attention(
         raise next(iter(faults.values()))
     with enough_memory():
         section = attention_section(probes, stack_of(runs, case), runs[0].config.labels, stamps)
-    told = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
-    return replace(section, blocks=(*section.blocks, *told))
+    notes = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
+    return replace(section, blocks=(*section.blocks, *notes))
 
 
 def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Section:

@@ -47,14 +47,14 @@ def _stage_blocks(stage: str, key: str, folder: Path, stamps: tuple[str, ...]) -
     log = read_log(folder / LOG_FILE)
     if (folder / CARD_FILE).is_file():
         card = read_json(PretrainingCard, folder / CARD_FILE)
-        told = tuple(dict.fromkeys((*stamps, *card.stamps)))
+        own = tuple(dict.fromkeys((*stamps, *card.stamps)))
         notes = (
             f"Seen on {card.panel_slices} slices of a pool of {card.pool_slices}, after {card.epochs} epochs.",
             *((f"Taught by {card.taught_by}.",) if card.taught_by else ()),
             *((f"Stamps: {', '.join(card.stamps)}.",) if card.stamps else ()),
         )
         yield from measure_tables(f"card-{name}", f"{title}: {card.verdict.upper()}", card.measures, notes)
-        yield from _picture(folder / CARD_PICTURE, f"picture-{name}", f"{title}, card of its monitors", told)
+        yield from _picture(folder / CARD_PICTURE, f"picture-{name}", f"{title}, card of its monitors", own)
     else:
         yield Note(f"{title} has no card of monitors; its curves follow.")
         if log:

@@ -13,7 +13,7 @@ from samora_pipeline.contracts.scores import CaseMetrics, OrganCounts, Summary
 from samora_pipeline.evaluation.comparison import Protocol
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.evaluation.tables import NO_INTERVAL, heading, score_rows, score_text
-from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, Value, rounded
+from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, Value, cell
 from samora_pipeline.reporting.html_images import drawing, svg_image
 from samora_pipeline.reporting.pictures import SelectedCase, case_dice
 
@@ -131,7 +131,7 @@ def _case_table(summary: Summary, chosen: list[SelectedCase]) -> Table:
             row.patient,
             *([row.fold or ""] * several),
             case_dice(row),
-            rounded(case_distance(row), 1),
+            cell(case_distance(row), 1),
             *(row.metrics[key].Dice for key in summary.labels),
         )
         for row in summary.metric_per_case

@@ -104,13 +104,13 @@ def test_the_report_and_the_comparison_need_none_of_its_code(tmp_path: Path) -> 
                 scores["further"]["gone"] = 4.0 + seed
         path.write_text(json.dumps(plain))
         runs.append(read_run(str(run), tmp_path))
-    arms = group_seeds(runs)
-    (table,) = (one for one in compare(arms, arms[0], "physical") if one.metric == "gone")
+    variants = group_seeds(runs)
+    (table,) = (one for one in compare(variants, variants[0], "physical") if one.metric == "gone")
     assert table.overall[0].test.difference == 1
     assert not table.record.higher_is_better
     assert "gone" in render(runs[1].summary)
     blocks = {getattr(block, "name", ""): block for block in organ_section(runs[1].summary, ()).blocks}
-    assert "gone" in blocks["organ-table"].header
+    assert "gone [95 %]" in blocks["organ-table"].header
 
 
 def test_folds_keep_it(outside: Path) -> None:
