@@ -50,6 +50,14 @@ def build_parser() -> CommandParser:
         "weighs by surface area",
     )
     parser.add_argument(
+        "--metric",
+        dest="metrics",
+        action="append",
+        default=[],
+        metavar="M",
+        help="package.module:Class, a metric of your own; may be repeated",
+    )
+    parser.add_argument(
         "--folds", type=Path, metavar="RUN", help="sum up fold_0, fold_1, ... of a run, one row per case"
     )
     return parser
@@ -103,4 +111,5 @@ def _summary(arguments: argparse.Namespace) -> Summary:
         tolerance=arguments.tolerance,
         processes=arguments.processes,
         convention=arguments.convention,
+        metrics=tuple(arguments.metrics),
     )

@@ -101,7 +101,7 @@ def read_run(place: str, results: Path, *, allow_code: bool = False) -> ScoredRu
 
 
 def distinct_labels(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """Give runs that would share a name as much of their path as tells them apart; a folder named twice is numbered."""
+    """Give runs of one name as much of their path as distinguishes them; a folder named twice is numbered."""
     depths = [run.label.count("/") + 1 for run in runs]
     labels = [run.label for run in runs]
     for _ in range(3):

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, OrganMetrics, SamFamilyMetrics
+from samora_pipeline.contracts.scores import NSD_TOLERANCE, CaseMetrics, Convention, SamFamilyCase
 from samora_pipeline.errors import DataError
+from samora_pipeline.evaluation.metric import scored_metrics
 from samora_pipeline.evaluation.metrics import measure
 from samora_pipeline.evaluation.protocols import label_key, physical, sam_family
 from samora_pipeline.evaluation.surfaces import Labels
@@ -23,25 +24,24 @@ from samora_pipeline.parallel import map_cases
 
 @dataclass(frozen=True)
 class Rules:
-    """What is scored and how. The NSD ``tolerance`` is in mm, or in voxels where the spacing is not known."""
+    """What is scored and how. The NSD ``tolerance`` is in mm, or in voxels where the spacing is not known.
+
+    ``metrics`` names what is scored beside the registered metrics: ``package.module:Class``.
+    """
 
     labels: LabelScheme
     tolerance: float = NSD_TOLERANCE
     spacing_known: bool = True
     convention: Convention = "medpy"
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One case under both protocols, each per label key."""
+    """One case under both protocols."""
 
-    case: str
-    patient: str
-    reference_file: str
-    prediction_file: str
-    physical: dict[str, OrganMetrics]
-    sam_family: dict[str, SamFamilyMetrics]
-    fold: str | None = None
+    physical: CaseMetrics
+    sam_family: SamFamilyCase
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,16 @@ def score_case(reference_path: Path, prediction_path: Path, rules: Rules) -> Cas
     _check_values(truth, labels.values, reference_path)
     _check_values(guess, labels.values - {labels.ignore}, prediction_path)
     organs = [values for _, values in labels.foreground]
-    surfaces = measure(truth, guess, organs, labels.ignore, surfels=rules.convention == "deepmind")
-    measured = {label_key(values): one for values, one in zip(organs, surfaces, strict=True)}
+    surfels = rules.convention == "deepmind"
+    measured = {label_key(one.values): one for one in measure(truth, guess, organs, labels.ignore, surfels=surfels)}
     spacing = reference.grid.spacing if rules.spacing_known else (1.0, 1.0, 1.0)
     diagonal = math.hypot(*(size * step for size, step in zip(truth.shape, spacing, strict=True)))
-    case = _case_name(reference_path)
+    case, metrics = _case_name(reference_path), scored_metrics(rules.metrics)
+    score = partial(physical, diagonal=diagonal, convention=rules.convention, metrics=metrics)
+    scores = {key: score(organ, spacing, rules.tolerance) for key, organ in measured.items()}
     return CaseScores(
-        case=case,
-        patient=case,
-        reference_file=reference_path.name,
-        prediction_file=prediction_path.name,
-        physical={
-            key: physical(organ, spacing, rules.tolerance, diagonal=diagonal, convention=rules.convention)
-            for key, organ in measured.items()
-        },
-        sam_family={key: sam_family(organ) for key, organ in measured.items()},
+        CaseMetrics(case, reference_path.name, prediction_path.name, scores, patient=case),
+        SamFamilyCase(case, {key: sam_family(organ, metrics=metrics) for key, organ in measured.items()}),
     )
 
 
@@ -139,9 +134,12 @@ def score_files(
             expected="readable label volumes on the grid of their reference, with declared values only",
             fix="repair or predict these cases again; no score was written",
         )
-    scores = [outcome.result for outcome in outcomes if outcome.result is not None]
     known = patients or {}
-    return [replace(score, patient=known.get(score.case, score.case), fold=fold) for score in scores]
+    return [
+        replace(one, physical=replace(one.physical, patient=known.get(one.physical.case, one.physical.case), fold=fold))
+        for one in (outcome.result for outcome in outcomes)
+        if one is not None
+    ]
 
 
 def _score(rules: Rules, files: tuple[Path, Path]) -> CaseScores:

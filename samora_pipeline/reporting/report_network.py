@@ -26,13 +26,13 @@ from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.freezing import Part
 from samora_pipeline.models.lora import LoRA
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.reporting.report_cases import CaseStack, Labels
+from samora_pipeline.reporting.pictures import CaseStack, Labels
 from samora_pipeline.reporting.report_record import PARTS_KEY
 from samora_pipeline.reporting.report_run import ReportedRun
 
 
 @dataclass(frozen=True)
-class AskedNetwork:
+class NetworkProbe:
     """A fold's network on a device, in evaluation mode. ``trained``: the parts that learned from labels, if known."""
 
     network: SegmentationNetwork
@@ -68,7 +68,7 @@ class AskedNetwork:
         return placed
 
 
-def ask(run: ReportedRun, fold: str, device: torch.device) -> AskedNetwork:
+def load_probe(run: ReportedRun, fold: str, device: torch.device) -> NetworkProbe:
     """Load the network that scored a fold.
 
     Raises:
@@ -79,7 +79,7 @@ def ask(run: ReportedRun, fold: str, device: torch.device) -> AskedNetwork:
     (loaded,) = load_folds([folder], run.places.weights, allow_code=run.allow_code)
     with enough_memory():
         network = loaded.network.to(device).eval()
-    return AskedNetwork(network, loaded.config, device, trained_parts(folder))
+    return NetworkProbe(network, loaded.config, device, trained_parts(folder))
 
 
 @contextmanager

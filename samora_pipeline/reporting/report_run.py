@@ -148,12 +148,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def section_or_reason(name: str, title: str, make: Callable[[], Section]) -> Section:
+def section_or_reason(name: str, make: Callable[[], Section]) -> Section:
     """The section, or one that says in the error's words why it is left out. Errors that are faults of ours pass."""
     try:
         return make()
     except SamoraError as error:
-        return Section(name, title, "Left out.", "", (Note(reason(error)),))
+        return Section(name, (Note(reason(error)),), "left_out")
 
 
 def blocks_or_reason(make: Callable[[], Iterable[Block]]) -> list[Block]:

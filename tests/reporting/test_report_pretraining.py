@@ -21,7 +21,7 @@ from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Table
 from samora_pipeline.reporting.report_pretraining import pretraining_section
 from samora_pipeline.reporting.report_run import ReportedRun
-from tests.reporting.scored_run import places, write_scored_run
+from tests.fake_run import places, write_reported_run
 
 MEASURES = (
     Measure("gap", -0.02, "above 0", False, "what LoRA gains", "train for longer"),
@@ -33,7 +33,7 @@ LINES = "".join(json.dumps({"stage": "s", "epoch": epoch, "loss": 1.0 / epoch}) 
 
 def with_stages(root: Path) -> ReportedRun:
     """An image expert with a card, a pixel expert with a log alone; a patch expert and a teacher without folders."""
-    folder = write_scored_run(root, shifts={"a": 1})
+    folder = write_reported_run(root, shifts={"a": 1})
     path = folder / "fold_0" / CONFIG_FILE
     experts = {"image": "key1", "patch": "gone", "pixel": "key2"}
     teachers = {"patch": TeacherRecord("mae", "mae_vit_l", "public", key="teacher-key")}
@@ -82,7 +82,7 @@ def test_cards_are_shown_and_what_is_gone_is_told(tmp_path: Path) -> None:
 
 
 def test_a_run_without_experts_says_so(tmp_path: Path) -> None:
-    folder = write_scored_run(tmp_path, shifts={"a": 1})
+    folder = write_reported_run(tmp_path, shifts={"a": 1})
     run = ReportedRun(read_run(str(folder), folder.parent), places(tmp_path))
     (note,) = pretraining_section(run, ()).blocks
     assert isinstance(note, Note)
