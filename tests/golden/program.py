@@ -24,12 +24,9 @@ from tests.golden.commands import RUNS, plan_command, resolved_commands, train_c
 from tests.golden.dataset import NAME, write_raw_dataset
 from tests.golden.meaning import printed_settings
 from tests.golden.record import record_run, shared_stages, stage_folders
+from tests.no_pictures import savefig
 
 ROOT = Path(__file__).resolve().parents[2]
-_EMPTY_PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
-    "1f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
-)
 
 Main = Callable[[list[str]], int]
 
@@ -100,26 +97,14 @@ def _child(command: Main, words: list[str], output: int) -> None:
     for stream in (1, 2):
         os.dup2(output, stream)
     import torch
+    from matplotlib.figure import Figure
 
     torch.set_num_threads(1)
-    _draw_nothing()
+    Figure.savefig = savefig  # type: ignore[method-assign]
     code = command(words)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _draw_nothing() -> None:
-    from matplotlib.figure import Figure
-
-    def savefig(figure: Figure, target: Any, **options: Any) -> None:
-        content = b"<svg/>" if options.get("format") == "svg" else _EMPTY_PNG
-        if hasattr(target, "write"):
-            target.write(content)
-        else:
-            Path(target).write_bytes(content)
-
-    Figure.savefig = savefig  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
