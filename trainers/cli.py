@@ -232,3 +232,7 @@ def _resume_command(arguments: list[str]) -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         words = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "--no-python", *words]
     return shlex.join(words)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

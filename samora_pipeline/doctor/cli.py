@@ -78,3 +78,7 @@ def _placed(probe: Callable[[Roots], Iterable[Finding]], root: str | None) -> It
     from samora_pipeline.paths import resolve_roots
 
     yield from probe(resolve_roots(root))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -104,3 +104,7 @@ def _summary(arguments: argparse.Namespace) -> Summary:
         processes=arguments.processes,
         convention=arguments.convention,
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
