@@ -204,3 +204,7 @@ def _say_report(report: ConversionReport, dataset: DatasetFolder) -> None:
         for fault in report.set_aside[:_SHOWN_FAULTS]:
             say(f"    {fault.case}: {fault.code} {fault.reason}")
     say(f"next: samora_plan_and_preprocess -d {dataset.number}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -217,3 +217,7 @@ def _set_aside(checked: Checked) -> FailedCasesError:
         expected="cases without a fault",
         fix=f"samora_plan_and_preprocess -d {checked.dataset.folder.name} --verify-only  shows what is wrong with them",
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -44,3 +44,7 @@ def _examine(arguments: argparse.Namespace) -> int:
     failed, warned = (sum(finding.status == status for finding in findings) for status in ("fail", "warn"))
     say(f"{failed} failed, {warned} warnings")
     return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

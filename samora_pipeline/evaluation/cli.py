@@ -113,3 +113,7 @@ def _summary(arguments: argparse.Namespace) -> Summary:
         convention=arguments.convention,
         metrics=tuple(arguments.metrics),
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

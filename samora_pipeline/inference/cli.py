@@ -190,3 +190,7 @@ def _summarize(output: OutputFolder, new: int, skipped: int, failed: int) -> Non
     if failed:
         parts.append(f"{failed} failed, see {output.failures_path}")
     say(f"{output.folder}: {', '.join(parts)}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -119,3 +119,7 @@ def _write(
     for path, table in zip(plots, (one for one in paired for _ in range(2)), strict=True):
         draw_forest(table, path, stamps)
     return [*(folder / name for name in texts), *plots]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -64,3 +64,7 @@ def report(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``samora_report``."""
     return run(build_parser(), report, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -96,3 +96,7 @@ def _check(arguments: argparse.Namespace) -> None:
         expected="list; get NAME ...; add FILE ... [--link]; verify [NAME ...]; --accept-licence with get and add",
         fix="samora_weights --help",
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
