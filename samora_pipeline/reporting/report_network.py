@@ -19,7 +19,7 @@ from torch import Tensor
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
-from samora_pipeline.errors import ResourceError
+from samora_pipeline.errors import ResourceError, UsageError
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.inference.loading import load_folds
 from samora_pipeline.models.expert_block import expert_blocks
@@ -73,12 +73,19 @@ def load_probe(run: ReportedRun, fold: str, device: torch.device) -> NetworkProb
 
     Raises:
         DataError: a file is missing or damaged. AssetError: ``E-WEIGHT-05`` the base encoder is not there.
-        ResourceError: ``E-REPORT-05``.
+        ResourceError: ``E-REPORT-05``. UsageError: ``E-REPORT-06`` the network is no SAM.
     """
     folder = run.folds[fold]
     (loaded,) = load_folds([folder], run.places.weights, allow_code=run.allow_code)
+    network = loaded.network
+    if not isinstance(network, SegmentationNetwork):
+        raise UsageError(
+            "E-REPORT-06",
+            "attention and experts are shown for SAM's blocks, which this network does not have",
+            found=loaded.config.model.backbone,
+        )
     with enough_memory():
-        network = loaded.network.to(device).eval()
+        network.to(device).eval()
     return NetworkProbe(network, loaded.config, device, trained_parts(folder))
 
 

@@ -65,7 +65,8 @@ def _identity(run: ReportedRun) -> Iterator[tuple[str, str]]:
     selection = config.selection
     origin = "published list" if selection.published else f"drawn with seed {selection.seed}"
     yield "labelled part", f"{selection.split}, {len(selection.cases)} cases, {origin}"
-    yield "base encoder", f"{config.base.name} ({config.base.origin}), sha256 {config.base.digest}"
+    if config.base is not None:
+        yield "base encoder", f"{config.base.name} ({config.base.origin}), sha256 {config.base.digest}"
     yield "fingerprint of the data", config.plans.fingerprint_digest
     yield from experts_and_teachers(config)
     for fold, folder in run.folds.items():
