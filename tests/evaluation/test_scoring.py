@@ -28,8 +28,8 @@ def score(tmp_path: Path, save: Save, reference: Any, prediction: Any, rules: Ru
 
 def test_physical_is_in_mm_and_sam_family_in_voxels(tmp_path: Path, save: Save, make_organs: Organs) -> None:
     scores = score(tmp_path, save, make_organs(), make_organs(1))
-    assert scores.case == scores.patient == "case.one"
-    assert scores.reference_file == scores.prediction_file == "case.one.nii.gz"
+    assert scores.physical.case == scores.physical.patient == "case.one"
+    assert scores.physical.reference_file == scores.physical.prediction_file == "case.one.nii.gz"
     # The liver moves one voxel of 0.8 mm along x, the spleen one of 2.5 mm along z.
     moved = [scores.physical.metrics[key].HD for key in "12"]
     assert moved == pytest.approx([0.8, 2.5])
@@ -134,5 +134,5 @@ def test_worker_processes_give_the_same_scores(dataset: Path) -> None:
     files = pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz").files
     patients = {"a": "p1", "b": "p1"}
     alone = score_files(files, RULES, patients, fold="0")
-    assert [score.patient for score in alone] == ["p1", "p1", "c", "d"]
+    assert [score.physical.patient for score in alone] == ["p1", "p1", "c", "d"]
     assert score_files(files, RULES, patients, fold="0", processes=2) == alone

@@ -18,7 +18,7 @@ from samora_pipeline.contracts.pretraining_card import (
 )
 from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig, TeacherRecord
 from samora_pipeline.evaluation.run_scores import read_run
-from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Table
+from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Table, cell
 from samora_pipeline.reporting.report_pretraining import pretraining_section
 from samora_pipeline.reporting.report_run import ReportedRun
 from tests.fake_run import places, write_reported_run
@@ -60,7 +60,7 @@ def test_cards_are_shown_and_what_is_gone_is_told(tmp_path: Path) -> None:
     card = by_name["card-expert_image-key1"]
     assert isinstance(card, Table)
     assert card.caption.endswith("WARN")
-    assert [cell.text for cell in card.rows[0]] == [
+    assert [cell(value, card.digits).text for value in card.rows[0]] == [
         *("gap", "-0.02", "WARN", "above 0", "what LoRA gains", "train for longer")
     ]
     more = by_name["card-expert_image-key1-more"]
@@ -73,7 +73,7 @@ def test_cards_are_shown_and_what_is_gone_is_told(tmp_path: Path) -> None:
     assert "curves-expert_image-key1" not in by_name
     similarity = by_name["similarity-0"]
     assert isinstance(similarity, Table)
-    assert [cell.text for cell in similarity.rows[1]] == ["image", "0.500", "1.000"]
+    assert [cell(value, similarity.digits).text for value in similarity.rows[1]] == ["image", "0.500", "1.000"]
     told = [block.text for block in blocks if isinstance(block, Note)]
     assert [text.split(":")[0] for text in told if "not there" in text] == [
         "teacher_patch teacher-key",
