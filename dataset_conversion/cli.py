@@ -126,45 +126,33 @@ def choose_dataset(roots: Roots, identity: Identity, number: int | None, overwri
             expected="a new name, or --overwrite" if number in (None, twin.number) else f"its number {twin.number}",
             fix=f"repeat the command with --overwrite, or use it: samora_plan_and_preprocess -d {twin.number}",
         )
-    taken = {folder.number: folder for folder in present if folder is not twin}
+    taken = {folder.number: folder.folder_name for folder in present if folder is not twin}
+    free = next(candidate for candidate in range(FIRST_FREE_NUMBER, 10_000) if candidate not in taken)
     if number is not None and (number in taken or not 0 <= number <= 999):
         raise UsageError(
             "E-ID-01",
             f"the number {number} cannot be used",
-            found=taken[number].folder_name if number in taken else f"the number {number}",
+            found=taken.get(number, f"the number {number}"),
             expected="a free number from 0 to 999",
-            fix=f"--id {_first_free(taken)}",
+            fix=f"--id {free}",
         )
-    if number is None and twin is not None:
-        number = twin.number
-    elif number is None:
-        number = identity.home if identity.home is not None and identity.home not in taken else _first_free(taken)
-    folder = DatasetFolder(number, identity.name, roots.raw)
-    return DatasetFolder(number, identity.name, roots.raw / folder.folder_name)
-
-
-def _first_free(taken: dict[int, DatasetFolder]) -> int:
-    return next(number for number in range(FIRST_FREE_NUMBER, 10_000) if number not in taken)
+    usual = twin.number if twin is not None else identity.home
+    if number is None:
+        number = free if usual is None or usual in taken else usual
+    return DatasetFolder(number, identity.name, roots.raw / DatasetFolder(number, identity.name, roots.raw).folder_name)
 
 
 def _keep_apart(source: Path, dataset: DatasetFolder) -> None:
     """Refuse to write a dataset over, into or around its own source."""
     here, there = source.resolve(), dataset.raw.resolve()
-    if here == there:
+    if here == there or here in there.parents or there in here.parents:
+        adopted = f"samora_plan_and_preprocess -d {dataset.number}  needs no conversion"
         raise UsageError(
             "E-SRC-05",
-            "the source is the dataset itself; there is nothing to convert",
-            found=str(source),
-            expected="a source outside the raw folder",
-            fix=f"samora_plan_and_preprocess -d {dataset.number}",
-        )
-    if here in there.parents or there in here.parents:
-        raise UsageError(
-            "E-SRC-05",
-            "the source and the dataset lie one in the other",
+            "the source and the dataset are one folder, or lie one in the other",
             found=f"{source} and {dataset.raw}",
             expected="folders apart from each other",
-            fix="choose another --root or another source",
+            fix=adopted if here == there else "choose another --root or another source",
         )
 
 

@@ -75,9 +75,9 @@ def listed_path(root: Path, name: str) -> Path:
     return root / path
 
 
-def shortened(names: Sequence[str], shown: int = 10) -> str:
+def shortened(names: Sequence[object], shown: int = 10) -> str:
     """The first names of a list, for a sentence."""
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+    return ", ".join(map(str, names[:shown])) + (", ..." if len(names) > shown else "")
 
 
 def counted(names: Sequence[str], what: str, shown: int = 10) -> tuple[str, ...]:

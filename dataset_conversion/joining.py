@@ -39,17 +39,11 @@ def join_survey(
     try:
         with alone(folder):
             writer = CaseWriter(replace(survey, description=dataset.description), folder, folder)
-            kept, skipped = writer.write_all(f"adding to {target.name}", source, workers)
+            report = writer.write_all(f"adding to {target.name}", converter, source, workers)
             added = _move(folder / "imagesUn", target / "imagesUn", overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report = ConversionReport(
-        converter=converter,
-        source=source,
-        unlabelled=kept.count("Un"),
-        skipped=skipped,
-        notes=(*survey.notes, f"{added} of the files were not in {target.name} yet"),
-    )
+    report = replace(report, notes=(*report.notes, f"{added} of the files were not in {target.name} yet"))
     write_json(report, target / f"conversion_{Path(source).resolve().name}.json")
     return report
 

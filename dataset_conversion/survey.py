@@ -95,11 +95,11 @@ class Skipped:
 class ConversionReport:
     """What a conversion wrote; kept as conversion.json in the dataset's folder. Counts are cases."""
 
+    converter: str
+    source: str
+    training: int
+    test: int
+    unlabelled: int
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
     schema_version: int = 2
-    converter: str = ""
-    source: str = ""
-    training: int = 0
-    test: int = 0
-    unlabelled: int = 0
-    skipped: tuple[Skipped, ...] = ()
-    notes: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset_conversion.file_names import shortened
 from dataset_conversion.survey import CaseSource, ConversionReport, LoadedCase, Skipped, Survey
 from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson, write_dataset
 from samora_pipeline.contracts.json_io import write_json
@@ -50,18 +51,11 @@ def write_survey(
     shutil.rmtree(target.parent / OVERLAYS / target.name, ignore_errors=True)
     with atomic_folder(target) as folder, alone(folder):
         writer = CaseWriter(survey, folder, target.parent / OVERLAYS / target.name, adopted)
-        kept, skipped = writer.write_all(f"converting {target.name}", source, workers)
-        description = replace(survey.description, numTraining=kept.count("Tr"))
-        write_dataset(folder, description, _limited(survey.ours, kept.names("Tr", "Ts", "Un")))
-        report = ConversionReport(
-            converter=converter,
-            source=source,
-            training=kept.count("Tr"),
-            test=kept.count("Ts"),
-            unlabelled=kept.count("Un"),
-            skipped=skipped,
-            notes=survey.notes + tuple(f"{name} took over the header of its image (asked)" for name in sorted(adopted)),
-        )
+        report = writer.write_all(f"converting {target.name}", converter, source, workers)
+        description = replace(survey.description, numTraining=report.training)
+        write_dataset(folder, description, _limited(survey.ours, {fault.case for fault in report.skipped}))
+        moved = tuple(f"{name} took over the header of its image (asked)" for name in sorted(adopted))
+        report = replace(report, notes=report.notes + moved)
         write_json(report, folder / REPORT_FILE)
     return report
 
@@ -75,8 +69,8 @@ class CaseWriter:
     overlays: Path
     adopt: frozenset[str] = frozenset()
 
-    def write_all(self, what: str, source: str, workers: int) -> tuple[Survey, tuple[Skipped, ...]]:
-        """Write every case; return the survey without the cases that were skipped, and those. ``what`` is for progress.
+    def write_all(self, what: str, converter: str, source: str, workers: int) -> ConversionReport:
+        """Write every case and say what became of them; ``what`` is for progress, the rest for the report.
 
         Raises:
             DataError: ``E-CONV-02`` no case of ``source`` is usable.
@@ -85,9 +79,10 @@ class CaseWriter:
         items = [(case.name, case) for case in self.survey.cases]
         skipped = _faults(map_cases(self.write, items, workers, what))
         gone = {fault.case for fault in skipped}
-        kept = replace(self.survey, cases=tuple(case for case in self.survey.cases if case.name not in gone))
-        if kept.cases:
-            return kept, skipped
+        parts = [case.part for case in self.survey.cases if case.name not in gone]
+        if parts:
+            counts = (parts.count("Tr"), parts.count("Ts"), parts.count("Un"))
+            return ConversionReport(converter, source, *counts, skipped, self.survey.notes)
         found = "\n    ".join(f"{fault.case}: {fault.code} {fault.reason}" for fault in skipped[:10])
         raise DataError(
             "E-CONV-02",
@@ -160,8 +155,8 @@ class CaseWriter:
                 "E-LABEL-09",
                 case,
                 "has label values that are not declared",
-                f"{_listed(unknown)} in {label.path.name}",
-                _listed(sorted(declared)),
+                f"{shortened(unknown, 20)} in {label.path.name}",
+                shortened(sorted(declared), 20),
             )
 
     def _place(self, loaded: LoadedCase, volume: Volume, path: Path) -> bool:
@@ -201,7 +196,7 @@ def _adopted(survey: Survey, adopt: Collection[str]) -> frozenset[str]:
             "E-CONV-03",
             "--adopt-image-header names cases that the source does not have",
             found=", ".join(unknown),
-            expected=", ".join(names[:5]) + (", ..." if len(names) > 5 else ""),
+            expected=shortened(names, 5),
             fix="correct the names; conversion.json lists the cases that were skipped",
         )
     return frozenset(adopt)
@@ -256,18 +251,14 @@ def _faults(outcomes: list[Outcome[None]]) -> tuple[Skipped, ...]:
     return tuple(faults)
 
 
-def _limited(ours: SamoraJson, kept: Collection[str]) -> SamoraJson:
+def _limited(ours: SamoraJson, skipped: Collection[str]) -> SamoraJson:
     """A published split without the cases that were skipped."""
     split = ours.published_split
     if split is None:
         return ours
-    train, test = (tuple(name for name in names if name in kept) for names in (split.train, split.test))
+    train, test = (tuple(name for name in names if name not in skipped) for names in (split.train, split.test))
     return replace(ours, published_split=PublishedSplit(train, test))
 
 
 def _fault(code: str, case: CaseSource, what: str, found: str, expected: str) -> DataError:
     return DataError(code, f'the case "{case.name}" {what}', found=found, expected=expected)
-
-
-def _listed(values: list[int]) -> str:
-    return ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")

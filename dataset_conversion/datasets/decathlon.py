@@ -19,7 +19,6 @@ from dataset_conversion.scans import load_files
 from dataset_conversion.survey import CaseSource, Identity, Part, Survey
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.contracts.json_io import parse, read_object
-from samora_pipeline.errors import DataError
 
 _TASK = re.compile(r"Task(\d\d)_([A-Za-z0-9]+)")
 _ENDINGS = (".nii.gz", ".nii")
@@ -137,10 +136,9 @@ class Decathlon(Converter):
         if not path.is_file():
             raise self.missing_source(source, f"no file {path}" if source.is_dir() else f"no folder {source}")
         plain = read_object(path)
-        if not isinstance(plain, dict):
-            raise DataError("E-JSON-03", f"{path} is not as expected", found=type(plain).__name__, expected="an object")
-        known = {key: plain[key] for key in NativeJson.__dataclass_fields__ if key in plain}
-        native: NativeJson = parse(NativeJson, known, str(path))
+        if isinstance(plain, dict):
+            plain = {key: plain[key] for key in NativeJson.__dataclass_fields__ if key in plain}
+        native: NativeJson = parse(NativeJson, plain, str(path))
         return native
 
 

@@ -154,9 +154,7 @@ def _notes(asked: list[str], pictures: bool, unlabelled: int) -> tuple[str, ...]
     if pictures:
         notes.append("pictures state no spacing: distances will be in pixels, not in mm")
     elif not asked:
-        notes.append(
-            f'channels are called "{_UNNAMED}", so each scan is scaled by itself; for CT in HU say --channel CT'
-        )
+        notes.append(f'the channels "{_UNNAMED}" are scaled scan by scan; for CT in HU say --channel CT')
     return tuple(notes)
 
 

@@ -17,6 +17,7 @@ from dataset_conversion.synapse_slices import WINDOW, StoredCase, count_labels, 
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError
 
+_NO_SPACING = "preprocessed slices state no spacing: distances will be in pixels, not in mm"
 _HALVES: tuple[tuple[Part, str], ...] = (("Tr", "train_npz"), ("Ts", "test_vol_h5"))
 
 
@@ -78,33 +79,16 @@ class Synapse(Converter):
             found = "; ".join(raw_notes) or "no img/imgNNNN.nii.gz, no train_npz, no test_vol_h5"
             raise self.missing_source(source, found)
         here, notes = limit(published, {*(case.name for case in raw), *(case.name for case in stored)})
-        if not stored:
-            return self._described(raw, here, "raw scans", raw_notes + notes)
-        told = _order(stored, options.label_order)
-        cases = [CaseSource(case.name, case.part, partial(case.load, ORDERS[told.order])) for case in stored]
-        here, lost = _renumbered(here, stored)
-        gaps = [f"{case.name} ({case.gaps})" for case in stored if case.gaps]
-        notes = (
-            told.why,
-            "preprocessed slices state no spacing: distances will be in pixels, not in mm",
-            *counted(gaps, "cases have missing slices and count from those that are left", 40),
-            *notes,
-            *lost,
-        )
-        origin = f"TransUNet's preprocessed slices, label order {told.order}, scaling to [0, 1] undone"
-        return self._described(cases, here, origin, notes, spacing_known=False)
-
-    def _described(
-        self,
-        cases: tuple[CaseSource, ...] | list[CaseSource],
-        here: Published,
-        origin: str,
-        notes: tuple[str, ...],
-        spacing_known: bool = True,
-    ) -> Survey:
+        cases, origin, notes = raw, "raw scans", raw_notes + notes
+        if stored:
+            told = _order(stored, options.label_order)
+            cases = tuple(CaseSource(case.name, case.part, partial(case.load, ORDERS[told.order])) for case in stored)
+            here, lost = _renumbered(here, stored)
+            origin = f"TransUNet's preprocessed slices, label order {told.order}, scaling to [0, 1] undone"
+            notes = (told.why, _NO_SPACING, *_gaps(stored), *notes, *lost)
         ours = SamoraJson(
             origin=f"BTCV (Synapse syn3193805), {origin}",
-            spacing_known=spacing_known,
+            spacing_known=not stored,
             budget_unit="slices",
             published_split=here.split,
             budgets=here.budgets,
@@ -112,6 +96,11 @@ class Synapse(Converter):
             mirror=True,
         )
         return self.describe(cases, ours, notes)
+
+
+def _gaps(stored: tuple[StoredCase, ...]) -> tuple[str, ...]:
+    gaps = [f"{case.name} ({case.gaps})" for case in stored if case.gaps]
+    return counted(gaps, "cases have missing slices and count from those that are left", 40)
 
 
 def _order(stored: tuple[StoredCase, ...], given: str) -> FoundOrder:
