@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dataset_conversion.array_files import read_arrays
-from dataset_conversion.converter import LoadedCase, Part
 from dataset_conversion.file_names import list_files
 from dataset_conversion.label_map import LabelMap
+from dataset_conversion.survey import LoadedCase, Part
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import Volume, label_array, make_grid
 
@@ -93,23 +93,15 @@ class StoredCase:
         return Volume(array, make_grid(array.shape, np.eye(4)), self.files[0])
 
 
-@dataclass(frozen=True)
-class StoredSlices:
-    """The two halves of a distribution; ``folders`` are those that were read."""
-
-    cases: tuple[StoredCase, ...]
-    folders: tuple[Path, ...]
-
-
-def find_stored_slices(source: Path) -> StoredSlices | None:
-    """Look for ``train_npz*`` and ``test_vol_h5*`` in ``source`` and in the folders in it; None without either.
+def find_stored_slices(source: Path) -> tuple[tuple[StoredCase, ...], tuple[Path, ...]]:
+    """The cases of ``train_npz*`` and ``test_vol_h5*`` in ``source`` or in the folders in it, and these folders.
 
     Raises:
         DataError: ``E-SRC-11`` when there are several of one kind.
     """
     train, test = _only(source, "train_npz*"), _only(source, "test_vol_h5*")
-    cases = (_slices_in(train) if train else []) + (_volumes_in(test) if test else [])
-    return StoredSlices(tuple(cases), tuple(folder for folder in (train, test) if folder)) if cases else None
+    cases = (*(_slices_in(train) if train else ()), *(_volumes_in(test) if test else ()))
+    return cases, tuple(folder for folder in (train, test) if folder)
 
 
 def restore_hounsfield(scaled: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
@@ -166,11 +158,10 @@ def _slices_in(folder: Path) -> list[StoredCase]:
     for path in list_files(folder, (".npz",)):
         if match := _SLICE.fullmatch(path.name):
             by_case.setdefault(match[1], []).append((int(match[2]), path))
-    cases = []
-    for name, slices in sorted(by_case.items()):
-        slices.sort()
-        cases.append(StoredCase(name, "Tr", tuple(path for _, path in slices), tuple(number for number, _ in slices)))
-    return cases
+    return [
+        StoredCase(name, "Tr", tuple(path for _, path in sorted(found)), tuple(number for number, _ in sorted(found)))
+        for name, found in sorted(by_case.items())
+    ]
 
 
 def _volumes_in(folder: Path) -> list[StoredCase]:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from samora_pipeline.contracts.dataset import CHANNEL_NAME
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.files import WRITABLE
 from samora_pipeline.inference.case import InputCase
 from samora_pipeline.inference.dicom_cases import dicom_cases
 
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<number>\d{4})$")
 _SHOWN = 10
 
 
@@ -93,7 +93,7 @@ def _ending(path: Path) -> str:
 
 
 def _siblings(source: Path, ending: str) -> list[Path]:
-    match = _CHANNEL.match(source.name.removesuffix(ending))
+    match = CHANNEL_NAME.match(source.name.removesuffix(ending))
     if match is None:
         return [source]
     return sorted(source.parent.glob(f"{_literal(match['case'])}_[0-9][0-9][0-9][0-9]{ending}"))
@@ -108,10 +108,10 @@ def _group(files: list[Path], endings: dict[Path, str], *, single: bool) -> dict
     numbered = any(stem.endswith("_0000") for stem in stems.values())
     grouped: dict[str, dict[int, Path]] = {}
     for path, stem in stems.items():
-        match = _CHANNEL.match(stem) if numbered or not single else None
+        match = CHANNEL_NAME.match(stem) if numbered or not single else None
         # A channel that no model has marks a name without a number where numbers are needed.
         missing = 0 if single else -1
-        name, number = (match["case"], int(match["number"])) if match else (stem, missing)
+        name, number = (match["case"], int(match["channel"])) if match else (stem, missing)
         earlier = grouped.setdefault(name, {}).setdefault(number, path)
         if earlier != path:
             raise DataError(

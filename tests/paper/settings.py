@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from samora_pipeline.contracts.json_io import to_plain
 from trainers.ablations import PRESETS
 from trainers.catalog import TRAINERS
+
+from samora_pipeline.contracts.json_io import to_plain
 
 METHODS = {
     "SAMed": "SAMedTrainer",
