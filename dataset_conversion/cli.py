@@ -86,7 +86,7 @@ def _command(arguments: argparse.Namespace) -> int:
         _say_converters()
         return 0
     if arguments.workers < 1:
-        raise UsageError("E-ARG-01", "-np must be at least 1", found=str(arguments.workers), fix="-np 1")
+        raise UsageError("E-ARG-01", found=str(arguments.workers))
     converter = find_converter(arguments.dataset)
     roots = resolve_roots(arguments.root)
     say(f"root {roots.root} ({roots.origin})")
@@ -121,21 +121,15 @@ def choose_dataset(roots: Roots, identity: Identity, number: int | None, overwri
     if twin is not None and (not overwrite or number not in (None, twin.number)):
         raise DataError(
             "E-OUT-03",
-            f"a dataset called {identity.name} is there already",
+            identity=identity,
+            twin=twin,
             found=str(twin.raw),
             expected="a new name, or --overwrite" if number in (None, twin.number) else f"its number {twin.number}",
-            fix=f"repeat the command with --overwrite, or use it: samora_plan_and_preprocess -d {twin.number}",
         )
     taken = {folder.number: folder.folder_name for folder in present if folder is not twin}
     free = next(candidate for candidate in range(FIRST_FREE_NUMBER, 10_000) if candidate not in taken)
     if number is not None and (number in taken or not 0 <= number <= 999):
-        raise UsageError(
-            "E-ID-01",
-            f"the number {number} cannot be used",
-            found=taken.get(number, f"the number {number}"),
-            expected="a free number from 0 to 999",
-            fix=f"--id {free}",
-        )
+        raise UsageError("E-ID-01", number=number, free=free, found=taken.get(number, f"the number {number}"))
     usual = twin.number if twin is not None else identity.home
     if number is None:
         number = free if usual is None or usual in taken else usual
@@ -149,9 +143,7 @@ def _keep_apart(source: Path, dataset: DatasetFolder) -> None:
         adopted = f"samora_plan_and_preprocess -d {dataset.number}  needs no conversion"
         raise UsageError(
             "E-SRC-05",
-            "the source and the dataset are one folder, or lie one in the other",
             found=f"{source} and {dataset.raw}",
-            expected="folders apart from each other",
             fix=adopted if here == there else "choose another --root or another source",
         )
 

@@ -135,7 +135,8 @@ class Converter(ABC):
         """The error for a folder that is not what this converter expects."""
         return DataError(
             "E-SRC-01",
-            f"{source} does not look like a source of {self.name}",
+            source=source,
+            name=self.name,
             found=found,
             expected="\n    ".join(self.tree.splitlines()),
             fix=(f"get the data from {self.page}, or " if self.page else "") + "name the folder with -i",

@@ -47,11 +47,7 @@ def find_once(source: Path, pattern: str, name_of: Callable[[Path], str | None])
             continue
         if name in found:
             raise DataError(
-                "E-SRC-13",
-                f"the scan {name} is there twice",
-                found=f"{found[name].relative_to(source)} and {path.relative_to(source)}",
-                expected="each scan once",
-                fix="move one of them away, or name a folder that holds one of them with -i",
+                "E-SRC-13", name=name, found=f"{found[name].relative_to(source)} and {path.relative_to(source)}"
             )
         found[name] = path
     return dict(sorted(found.items()))
@@ -65,13 +61,7 @@ def listed_path(root: Path, name: str) -> Path:
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise DataError(
-            "E-PATH-01",
-            "a file name in a description leads outside its folder",
-            found=repr(name),
-            expected=f"a relative path below {root}",
-            fix="correct the name in dataset.json",
-        )
+        raise DataError("E-PATH-01", root=root, found=repr(name))
     return root / path
 
 

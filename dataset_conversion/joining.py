@@ -67,21 +67,11 @@ def _check_fit(survey: Survey, dataset: RawDataset) -> None:
     given, known = survey.description.channel_names, dataset.description.channel_names
     if given and [name.lower() for name in given.values()] != [name.lower() for name in known.values()]:
         raise DataError(
-            "E-CHAN-05",
-            f"the scans have other channels than {dataset.folder.name}",
-            found=", ".join(given.values()),
-            expected=", ".join(known.values()),
-            fix="add them to a dataset of the same kind, or convert them to one of their own (without --add-to)",
+            "E-CHAN-05", dataset=dataset, found=", ".join(given.values()), expected=", ".join(known.values())
         )
     if taken := sorted({*survey.names("Un")} & {*dataset.training(), *dataset.test()}):
         raise _names_taken(dataset.folder.name, "labelled or test", taken, "")
 
 
 def _names_taken(dataset: str, which: str, names: list[str], otherwise: str) -> DataError:
-    return DataError(
-        "E-CONV-04",
-        f"{dataset} has {which} scans of the same names",
-        found=", ".join(names[:10]),
-        expected="new names",
-        fix=f"--prefix TEXT puts a text before each name{otherwise}",
-    )
+    return DataError("E-CONV-04", dataset=dataset, which=which, otherwise=otherwise, found=", ".join(names[:10]))

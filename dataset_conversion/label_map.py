@@ -51,7 +51,7 @@ class LabelMap:
         if unknown:
             raise DataError(
                 "E-LABEL-09",
-                f"{volume.path.name} has label values that are not in the label map",
+                what=f"{volume.path.name} has label values that are not in the label map",
                 found=", ".join(map(str, unknown[:20])),
                 expected=", ".join(map(str, sorted(listed))),
                 fix=f"add them to the map, for example {MAP_FORM}",
@@ -74,11 +74,5 @@ def read_label_map(path: Path) -> LabelMap:
     fit = all(0 <= value <= 255 for value in flat) and len(set(flat)) == len(flat)
     zero_elsewhere = any(0 in group for name, group in values.items() if name != "background")
     if not fit or zero_elsewhere or not set(values) - {"background"} or not all(values.values()):
-        raise DataError(
-            "E-LABEL-10",
-            f"{path.name} is no usable label map",
-            found=str({name: list(group) for name, group in values.items()}),
-            expected=f"each value from 0 to 255 once, 0 only as background: {MAP_FORM}",
-            fix=f"correct {path}",
-        )
+        raise DataError("E-LABEL-10", path=path, found=str({name: list(group) for name, group in values.items()}))
     return LabelMap(values)

@@ -14,7 +14,8 @@ from dataset_conversion.file_names import shortened
 from dataset_conversion.label_map import LabelMap
 from dataset_conversion.survey import LoadedCase
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.itk_files import read_itk_grid, read_volume
+from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.itk_files import read_itk_grid
 from samora_pipeline.imaging.pictures import is_picture, read_picture
 from samora_pipeline.imaging.volume import Volume
 

@@ -31,7 +31,7 @@ class Identity:
             UsageError: ``E-ARG-07`` no name, or one that cannot be part of a folder's name.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-            raise UsageError("E-ARG-07", "the dataset needs a name", found=repr(name), expected=expected, fix=fix)
+            raise UsageError("E-ARG-07", found=repr(name), expected=expected, fix=fix)
         return cls(name)
 
 

@@ -68,13 +68,7 @@ def find_order(counts: Iterable[Callable[[], Mapping[int, int]]], where: str) ->
     order = _fitting(total)
     if order is None:
         shown = ", ".join(f"{value}: {total[value]}" for value in sorted(total) if value)
-        raise DataError(
-            "E-LABEL-11",
-            f"the volumes of its organs leave the label order of {where} open",
-            found=f"voxels per value {shown or 'none'} in {seen} readable cases",
-            expected="5 (liver) the largest, 2 and 4 (kidney and gallbladder) clearly different; or values up to 13",
-            fix="state it with --label-order transunet, samed or btcv (samora_convert -d list  has their tables)",
-        )
+        raise DataError("E-LABEL-11", where=where, found=f"voxels per value {shown or 'none'} in {seen} readable cases")
     evidence = (
         "values up to 13 occur and 6 (liver) is the largest"
         if order == "btcv"

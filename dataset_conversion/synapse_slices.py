@@ -84,7 +84,7 @@ class StoredCase:
         if len(shapes) > 1 or len(arrays[0].shape) != axes:
             raise DataError(
                 "E-GEO-01",
-                f'the files of "{self.name}" do not make one volume',
+                what=f'the files of "{self.name}" do not make one volume',
                 found=", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes)[:5]),
                 expected="slices H x W of one size" if self.numbers else "a volume D x H x W",
                 fix="get the case again from its source",
@@ -112,14 +112,14 @@ def restore_hounsfield(scaled: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]
     """
     low, high = float(scaled.min()), float(scaled.max())
     if not np.isfinite((low, high)).all():
-        raise DataError("E-IMG-05", f"{path.name} has voxels that are NaN or infinite", found=str(path))
+        raise DataError("E-IMG-05", path=path, found=str(path), expected="", fix="")
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT or high - low > 1 + 2 * _OVERSHOOT:
         raise DataError(
             "E-SCALE-01",
-            f"{path.name} is not scaled like the preprocessed distribution of Synapse",
+            path=path,
+            window=WINDOW[0],
+            window2=WINDOW[1],
             found=f"values from {low:g} to {high:g} in {path}",
-            expected=f"HU from {WINDOW[0]:g} to {WINDOW[1]:g} as values from 0 to 1",
-            fix="convert the raw scans instead (img/imgNNNN.nii.gz, label/labelNNNN.nii.gz)",
         )
     hu = scaled.astype(np.float32)
     hu *= np.float32(WINDOW[1] - WINDOW[0])
@@ -145,10 +145,9 @@ def _only(source: Path, pattern: str) -> Path | None:
     if len(found) > 1:
         raise DataError(
             "E-SRC-11",
-            f"{source} holds several folders {pattern}",
+            source=source,
+            pattern=pattern,
             found=", ".join(str(path.relative_to(source)) for path in found),
-            expected="one",
-            fix="move the others away, or name a folder that holds one of them with -i",
         )
     return found[0] if found else None
 

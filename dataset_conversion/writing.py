@@ -84,13 +84,7 @@ class CaseWriter:
             counts = (parts.count("Tr"), parts.count("Ts"), parts.count("Un"))
             return ConversionReport(converter, source, *counts, skipped, self.survey.notes)
         found = "\n    ".join(f"{fault.case}: {fault.code} {fault.reason}" for fault in skipped[:10])
-        raise DataError(
-            "E-CONV-02",
-            f"no case of {source} can be used",
-            found=found or "no case at all",
-            expected="at least one readable case",
-            fix="repair the source; samora_convert -d list  shows what is expected",
-        )
+        raise DataError("E-CONV-02", source=source, found=found or "no case at all")
 
     def write(self, case: CaseSource) -> None:
         """Write one case.
@@ -101,7 +95,7 @@ class CaseWriter:
         try:
             loaded = case.load()
         except OSError as error:
-            raise DataError("E-IMG-01", f"{case.name} cannot be read", found=str(error)) from error
+            raise DataError("E-IMG-01", what=f"{case.name} cannot be read", found=str(error), fix="") from error
         if case.name in self.adopt:
             loaded = _on_one_grid(loaded)
         self._check(case, loaded)
@@ -192,13 +186,7 @@ def _adopted(survey: Survey, adopt: Collection[str]) -> frozenset[str]:
     if "all" in adopt:
         return frozenset(names)
     if unknown := sorted(set(adopt) - set(names)):
-        raise DataError(
-            "E-CONV-03",
-            "--adopt-image-header names cases that the source does not have",
-            found=", ".join(unknown),
-            expected=shortened(names, 5),
-            fix="correct the names; conversion.json lists the cases that were skipped",
-        )
+        raise DataError("E-CONV-03", found=", ".join(unknown), expected=shortened(names, 5))
     return frozenset(adopt)
 
 
@@ -208,13 +196,7 @@ def check_names(survey: Survey) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     unfit = [name for name in names if not name.isprintable() or "/" in name or name.startswith(".") or not name]
     if repeated or unfit:
-        raise DataError(
-            "E-CONV-01",
-            "case names repeat or cannot be file names",
-            found=", ".join(map(repr, (repeated or unfit)[:10])),
-            expected="each case once, with a plain name",
-            fix="rename or remove the files concerned",
-        )
+        raise DataError("E-CONV-01", found=", ".join(map(repr, (repeated or unfit)[:10])))
 
 
 @contextmanager

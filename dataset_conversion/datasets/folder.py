@@ -91,10 +91,9 @@ class Folder(Converter):
         if alone := sorted(set(labels) - set(images)):
             raise DataError(
                 "E-SRC-03",
-                f"{len(alone)} label maps have no image of the same name",
+                number=len(alone),
+                images=", ".join([*images][:5]),
                 found=", ".join(labels[name].name for name in alone),
-                expected=f"the names of the images: {', '.join([*images][:5])}, ...",
-                fix="rename them like their images, or move them away",
             )
         return labels
 
@@ -114,7 +113,7 @@ def _counted_map(labels: dict[str, Path]) -> LabelMap:
         suggested = ", ".join(f'"label_{number}": [{value}]' for number, value in enumerate(foreground, start=1))
         raise DataError(
             "E-LABEL-09",
-            "label values are not 0, 1, 2, ...",
+            what="label values are not 0, 1, 2, ...",
             found=", ".join(map(str, sorted(occurring))) or "no readable label map",
             expected="consecutive values from 0, or a label map",
             fix=f"--label-map map.json  with  {{{suggested}}}",
@@ -125,13 +124,7 @@ def _counted_map(labels: dict[str, Path]) -> LabelMap:
 def _pictures_only(folder: Path, images: dict[str, tuple[Path, ...]]) -> bool:
     pictures = {path.name.lower().endswith(".png") for paths in images.values() for path in paths}
     if len(pictures) > 1:
-        raise DataError(
-            "E-SRC-04",
-            "pictures and volumes lie in one folder",
-            found=str(folder),
-            expected="either PNG or volumes",
-            fix="convert them as two datasets",
-        )
+        raise DataError("E-SRC-04", found=str(folder))
     return pictures == {True}
 
 

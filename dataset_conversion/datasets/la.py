@@ -116,13 +116,7 @@ def _lists(source: Path, published: Published) -> tuple[Published, tuple[str, ..
         return published, ()
     train, test = (tuple((source / name).read_text(encoding="utf-8").split()) for name in _LISTS)
     if both := sorted(set(train) & set(test)):
-        raise DataError(
-            "E-SRC-22",
-            "scans stand in train.list and in test.list",
-            found=shortened(both),
-            expected="each scan in one of them",
-            fix=f"correct the lists in {source}, or remove them to use the published ones",
-        )
+        raise DataError("E-SRC-22", source=source, found=shortened(both))
     known = published.split
     if known and set(train) <= set(known.train) and set(test) <= set(known.test):
         return published, ()

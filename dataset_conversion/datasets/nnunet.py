@@ -54,13 +54,7 @@ class NNUNet(Converter):
             raise self.missing_source(source, f"no file {source / 'dataset.json'}")
         raw = read_dataset(source)
         if "dataset" in raw.description.extra:
-            raise DataError(
-                "E-SRC-02",
-                "dataset.json names its files one by one",
-                found='the key "dataset"',
-                expected="files in imagesTr and labelsTr",
-                fix="link the files there and remove the key",
-            )
+            raise DataError("E-SRC-02", found='the key "dataset"')
         ending = raw.description.file_ending
         kept = ending in _KEPT
         by_part = {part: _cases(source, part, ending, kept) for part in _PARTS}

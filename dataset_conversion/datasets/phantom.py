@@ -68,13 +68,7 @@ def _counts(numbers: list[int]) -> dict[Part, int]:
     test, unlabelled = [*numbers[1:], *[max(1, round(0.3 * training)), training][len(numbers) - 1 :]][:2]
     total = training + test + unlabelled
     if len(numbers) > 3 or training < 1 or min(numbers) < 0 or total > _PATIENTS_PER_SEED:
-        raise UsageError(
-            "E-ARG-16",
-            "these numbers of scans cannot be drawn",
-            found=" ".join(map(str, numbers)),
-            expected=f"one to three numbers, at least 1 training scan, at most {_PATIENTS_PER_SEED} scans together",
-            fix="samora_convert -d Phantom --scans 20 6 20",
-        )
+        raise UsageError("E-ARG-16", found=" ".join(map(str, numbers)))
     return {"Tr": training, "Ts": test, "Un": unlabelled}
 
 

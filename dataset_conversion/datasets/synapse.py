@@ -70,10 +70,8 @@ class Synapse(Converter):
         if (raw or raw_notes) and stored:
             raise DataError(
                 "E-SRC-12",
-                f"{source} holds Synapse twice: raw scans and preprocessed slices",
+                source=source,
                 found=", ".join(str(folder.relative_to(source)) for folder in folders) + " and img",
-                expected="one of the two",
-                fix="name the folder of one of them with -i",
             )
         if not raw and not stored:
             found = "; ".join(raw_notes) or "no img/imgNNNN.nii.gz, no train_npz, no test_vol_h5"
@@ -118,13 +116,7 @@ def _order(stored: tuple[StoredCase, ...], given: str) -> FoundOrder:
     ]
     why = "; ".join(half.why for half in halves)
     if len({half.order for half in halves}) > 1:
-        raise DataError(
-            "E-LABEL-12",
-            "training slices and test volumes come in different label orders",
-            found=why,
-            expected="one order, as in one distribution",
-            fix="take both folders from the same distribution",
-        )
+        raise DataError("E-LABEL-12", found=why)
     return FoundOrder(halves[0].order, why)
 
 

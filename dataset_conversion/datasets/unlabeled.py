@@ -61,13 +61,7 @@ class Unlabeled(Converter):
     def joins(self, options: argparse.Namespace) -> str:
         """The dataset of ``--add-to``, which has its number already."""
         if options.add_to and getattr(options, "id", None) is not None:
-            raise UsageError(
-                "E-ARG-11",
-                "--id and --add-to exclude each other",
-                found=f"--id {options.id} --add-to {options.add_to}",
-                expected="one of them",
-                fix=f"--add-to {options.add_to}",
-            )
+            raise UsageError("E-ARG-11", options=options, found=f"--id {options.id} --add-to {options.add_to}")
         return str(options.add_to)
 
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
@@ -183,10 +177,7 @@ def _channels(options: argparse.Namespace, found: _Found) -> tuple[str, ...]:
         return ()
     raise UsageError(
         "E-ARG-10",
-        "it has to be said what the scans are, because that decides how their intensities are scaled",
         found=f"modalities {', '.join(sorted(found.modalities))}" if found.modalities else "files that do not say it",
-        expected="CT, MR, T1, T2, FLAIR, LGE, R G B, ...",
-        fix="--channel CT  (CT in Hounsfield units), or --channel MR",
     )
 
 
@@ -213,9 +204,7 @@ def _without_labels(loaded: LoadedCase) -> LoadedCase:
         if len(np.unique(sample)) < _FEWEST_VALUES and len(values := np.unique(volume.array)) < _FEWEST_VALUES:
             raise DataError(
                 "E-IMG-06",
-                f"{volume.path.name} looks like a label map, not like a scan",
+                volume=volume,
                 found=f"only the values {', '.join(f'{value:g}' for value in values)} in {volume.path}",
-                expected="grey values",
-                fix="leave such files out: --match PATTERN",
             )
     return loaded

@@ -45,7 +45,7 @@ def score_folder(
     """
     for folder in (references, predictions):
         if not folder.is_dir():
-            raise UsageError("E-EVAL-08", f"there is no folder {folder}", fix="samora_evaluate -g LABELS -p PREDS")
+            raise UsageError("E-EVAL-08", folder=folder)
     records = [metric.record for metric in scored_metrics(metrics)]
     described = _describe(labels, references, predictions)
     ours = described.ours
@@ -77,13 +77,7 @@ def named_labels(names: Sequence[str]) -> LabelScheme:
     for word in names:
         name, _, values = word.partition("=")
         if not name or not all(value.isdigit() for value in values.split("+")):
-            raise UsageError(
-                "E-ARG-17",
-                "--labels cannot be understood",
-                found=word,
-                expected="a dataset.json, or NAME=VALUE for each label",
-                fix="--labels liver=1 spleen=2",
-            )
+            raise UsageError("E-ARG-17", found=word)
         listed = tuple(int(value) for value in values.split("+"))
         labels[name] = listed if len(listed) > 1 else listed[0]
     if not any(isinstance(values, tuple) for values in labels.values()):
@@ -109,13 +103,7 @@ def _describe(labels: Path | LabelScheme | None, references: Path, predictions: 
         places = (beside, references, predictions)
         labels = next((path for place in places if (path := place / "dataset.json").is_file()), None)
         if labels is None:
-            raise DataError(
-                "E-EVAL-07",
-                "nothing says what the label values mean",
-                found=f"no dataset.json in {', '.join(str(place) for place in places)}",
-                expected="a dataset.json as nnU-Net writes it, or the labels on the command line",
-                fix="--labels liver=1 spleen=2",
-            )
+            raise DataError("E-EVAL-07", found=f"no dataset.json in {', '.join(str(place) for place in places)}")
     description = read_dataset_json(labels)
     own = _ours(labels.resolve().parent)
     return _Description(description.scheme, description.file_ending, own if own != SamoraJson() else ours)

@@ -187,9 +187,10 @@ def scored_metrics(added: Sequence[str] = ()) -> list[Metric]:
         if not sound or own.record.name in chosen or (":" in name and own.record.name in FIXED):
             raise UsageError(
                 "E-NAME-01",
-                f'"{name}" is no further metric',
+                what=f'"{name}" is no further metric',
                 found=f"called {own.record.name}, as another metric is" if sound else f"{own!r}",
                 expected="a subclass of samora_pipeline.evaluation.metric.Metric with a name of its own",
+                fix="",
             )
         chosen[own.record.name] = own()
     return list(chosen.values())

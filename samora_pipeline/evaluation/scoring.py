@@ -94,7 +94,7 @@ def pair_files(
     if not known:
         raise DataError(
             "E-EVAL-01",
-            f"there is no reference to score against in {references}",
+            what=f"there is no reference to score against in {references}",
             found=f"no file with the ending {' or '.join(READABLE)}",
             expected=f"label files named CASE{file_ending or READABLE[0]}",
             fix="samora_evaluate -g LABELS -p PREDS  with the folder that holds the reference labels as LABELS",
@@ -104,7 +104,7 @@ def pair_files(
         if missing := [case for case in wanted if case not in files]:
             raise DataError(
                 "E-EVAL-01",
-                f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}",
+                what=f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}",
                 found=f"missing: {', '.join(missing)}",
                 expected="a reference and a prediction of the same name for each case",
                 fix="samora_predict -i IMAGES -o PREDS --continue  predicts what is missing",
@@ -129,10 +129,9 @@ def score_files(
     if faults := [(outcome.name, outcome.error) for outcome in outcomes if outcome.error is not None]:
         raise DataError(
             "E-EVAL-04",
-            f"{len(faults)} of {len(files)} cases cannot be scored",
-            found="".join(f"\n    {name}: {error.what} ({error.found})" for name, error in faults),
-            expected="readable label volumes on the grid of their reference, with declared values only",
-            fix="repair or predict these cases again; no score was written",
+            number=len(faults),
+            number2=len(files),
+            found="".join((f"\n    {name}: {error.what} ({error.found})" for name, error in faults)),
         )
     known = patients or {}
     return [
@@ -153,13 +152,7 @@ def _by_case(folder: Path, file_ending: str | None) -> dict[str, Path]:
     for path in own or [path for path in files if path.name.endswith(READABLE)]:
         case = _case_name(path)
         if case in found:
-            raise DataError(
-                "E-EVAL-06",
-                f'{folder} holds two files of the case "{case}"',
-                found=f"{found[case].name}, {path.name}",
-                expected="one label file per case",
-                fix="remove one of them",
-            )
+            raise DataError("E-EVAL-06", folder=folder, case=case, found=f"{found[case].name}, {path.name}")
         found[case] = path
     return found
 
@@ -176,10 +169,9 @@ def _check_values(array: Labels, declared: Collection[int | None], path: Path) -
         values = ", ".join(str(value) for value in np.unique(undeclared))
         raise DataError(
             "E-EVAL-03",
-            f"{path} holds label values that do not belong there",
+            path=path,
+            value=", ".join(str(value) for value in np.flatnonzero(known)),
             found=f"{values} in {undeclared.size} voxels",
-            expected=f"{', '.join(str(value) for value in np.flatnonzero(known))}, as declared",
-            fix="predict with the model of this dataset, or give its dataset.json with --labels",
         )
 
 
@@ -189,10 +181,4 @@ def _grids_differ(reference: Volume, prediction: Volume) -> DataError:
         found = f"shape {sizes}, reference {expected}"
     else:
         found = f"corners up to {prediction.grid.corner_distance(reference.grid):.3g} mm apart"
-    return DataError(
-        "E-EVAL-02",
-        f"{prediction.path} lies on another grid than its reference",
-        found=found,
-        expected=f"the grid of {reference.path}",
-        fix="write predictions on the grid of the raw image, as samora_predict does",
-    )
+    return DataError("E-EVAL-02", prediction=prediction, reference=reference, found=found)

@@ -155,7 +155,7 @@ def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[Ca
     if len(settings) > 1 or twice:
         raise DataError(
             "E-EVAL-05",
-            f"the folds of {run} cannot be summed up",
+            what=f"the folds of {run} cannot be summed up",
             found=f"scored in two folds: {', '.join(twice)}" if twice else " | ".join(str(one) for one in settings),
             expected="each case in one fold, and the same labels, tolerance, unit, convention and metrics in all",
             fix="samora_evaluate -g LABELS -p RUN/fold_K/validation -o RUN/fold_K/summary.json  scores a fold again",
@@ -165,7 +165,7 @@ def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[Ca
 def _incomplete(what: str, found: str) -> DataError:
     return DataError(
         "E-EVAL-05",
-        what,
+        what=what,
         found=found,
         expected=f"fold_0, fold_1, ... each with a {SUMMARY_FILE}",
         fix="samora_train DATASET TRAINER SPLIT -f FOLD  for each missing fold",

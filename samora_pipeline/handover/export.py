@@ -87,13 +87,7 @@ def write(export: Export, target: Path) -> None:
         ResourceError: ``E-DISK-01``.
     """
     if target.exists():
-        raise DataError(
-            "E-EXPORT-01",
-            "the target of the export is there already",
-            found=str(target),
-            expected="a new folder, or a new file that ends in .zip",
-            fix="choose another name with -o, or remove it",
-        )
+        raise DataError("E-EXPORT-01", found=str(target))
     if target.suffix.lower() == ".zip":
         with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, content in sorted(export.files.items()):
@@ -177,13 +171,7 @@ def _description(raw: Path) -> SamoraJson | None:
 def _check_names(files: dict[str, Content], place: str) -> None:
     strange = [name for name in files if contents.kind_of(name) is None]
     if strange or not contents.RUN_PLACE.fullmatch(place):
-        raise DataError(
-            "E-EXPORT-02",
-            "a name of this run cannot stand in an export",
-            found=", ".join(strange) or place,
-            expected="DatasetNNN_Name/RUN/fold_K of letters, digits, dots, - and _",
-            fix="rename the folder",
-        )
+        raise DataError("E-EXPORT-02", found=", ".join(strange) or place)
 
 
 def _digest(content: Content) -> FileDigest:

@@ -46,17 +46,11 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(
-            "E-DEV-01", f'"{name}" is no device', found=name, expected="cpu, cuda or cuda:1", fix="--device cpu"
-        ) from error
+        raise UsageError("E-DEV-01", name=name, found=name) from error
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= present:
         raise ResourceError(
-            "E-DEV-02",
-            f"there is no device {name}",
-            found=f"{present} CUDA devices, torch {torch.__version__}",
-            expected=f"a working CUDA device {device.index or 0}",
-            fix="--device cpu, or install the CUDA build of torch",
+            "E-DEV-02", name=name, index=device.index or 0, found=f"{present} CUDA devices, torch {torch.__version__}"
         )
     return device
 

@@ -272,10 +272,10 @@ class Predictor:
         if size == 1:
             raise ResourceError(
                 "E-MEM-01",
-                f"memory on {self.device} does not hold the prediction of one slice",
+                device=self.device,
+                labels=self.labels,
+                number=len(self._networks),
                 found=memory_left(self.device),
-                expected=f"room for {self.labels.num_outputs} maps of one slice and {len(self._networks)} networks",
-                fix="use fewer folds with -f, or --device cpu",
             )
         self.batch_size = min(self.batch_size, size // 2)
 
@@ -285,7 +285,7 @@ class Predictor:
         if len(volumes) != len(names) or deep:
             raise DataError(
                 "E-CHAN-04",
-                "the image has another number of channels than the model takes",
+                what="the image has another number of channels than the model takes",
                 found=f"shape {deep[0].array.shape} in {deep[0].path}" if deep else str(len(volumes)),
                 expected=f"{len(names)} ({', '.join(names)}), each a volume with three axes",
                 fix="write each channel to a file of its own, in the order of the model",

@@ -90,13 +90,7 @@ def _variants(arguments: argparse.Namespace) -> tuple[list[Variant], Variant]:
     variants = group_seeds(distinct_labels(runs))
     baseline = next(variant for variant in variants if any(one.folder == folder for one in variant.runs))
     if len(variants) < 2 and arguments.table is None:
-        raise UsageError(
-            "E-CMP-05",
-            "one run has nothing to be compared with",
-            found=variants[0].label,
-            expected="two runs or more",
-            fix="samora_compare RUN RUN, or --table N for a table of one run",
-        )
+        raise UsageError("E-CMP-05", found=variants[0].label)
     return variants, baseline
 
 

@@ -90,7 +90,7 @@ def shrunk_image(path: Path, width: int, stamps: Sequence[str], quality: int = 5
         with PIL.Image.open(path) as original:
             picture = original.convert("RGB")
     except (OSError, PIL.Image.DecompressionBombError) as error:
-        raise DataError("E-REPORT-04", f"{path.name} cannot be read", found=f"{path}: {error}") from error
+        raise DataError("E-REPORT-04", path=path, found=f"{path}: {error}") from error
     if picture.width > width:
         picture = picture.resize((width, round(picture.height * width / picture.width)), PIL.Image.Resampling.LANCZOS)
     return webp_image(picture, stamps, quality)

@@ -129,10 +129,7 @@ def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, st
     """
     if number not in SHAPES:
         raise UsageError(
-            "E-CMP-04",
-            f"the paper has no table {number} of results",
-            found=str(number),
-            expected=", ".join(str(known) for known in SHAPES),
+            "E-CMP-04", number=number, found=str(number), expected=", ".join(str(known) for known in SHAPES)
         )
     shape = SHAPES[number]
     _check(variants, shape)

@@ -45,12 +45,7 @@ def data_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
     """
     places, config = run.places, run.config
     if not places.slices.is_dir():
-        raise DataError(
-            "E-REPORT-03",
-            "the preprocessed dataset is not there, so the pictures of its cases are left out",
-            found=str(places.preprocessed),
-            fix="samora_plan_and_preprocess, then samora_report RUN",
-        )
+        raise DataError("E-REPORT-03", found=str(places.preprocessed))
     wanted = _wanted(config)
     blocks = blocks_or_reason(partial(_faults, places))
     blocks += blocks_or_reason(partial(_geometry, places))

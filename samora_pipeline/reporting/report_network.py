@@ -79,11 +79,7 @@ def load_probe(run: ReportedRun, fold: str, device: torch.device) -> NetworkProb
     (loaded,) = load_folds([folder], run.places.weights, allow_code=run.allow_code)
     network = loaded.network
     if not isinstance(network, SegmentationNetwork):
-        raise UsageError(
-            "E-REPORT-06",
-            "attention and experts are shown for SAM's blocks, which this network does not have",
-            found=loaded.config.model.backbone,
-        )
+        raise UsageError("E-REPORT-06", found=loaded.config.model.backbone)
     with enough_memory():
         network.to(device).eval()
     return NetworkProbe(network, loaded.config, device, trained_parts(folder))
@@ -99,12 +95,7 @@ def enough_memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            "E-REPORT-05",
-            "the device has too little memory for this part of a report",
-            found=str(error).splitlines()[0],
-            fix="samora_report RUN  makes it on the CPU",
-        ) from error
+        raise ResourceError("E-REPORT-05", found=str(error).splitlines()[0]) from error
 
 
 def trained_parts(folder: Path) -> frozenset[Part] | None:

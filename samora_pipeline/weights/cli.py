@@ -89,13 +89,7 @@ def _check(arguments: argparse.Namespace) -> None:
     named = bool(names) if takes else action == "verify" or not names
     if named and (takes or not arguments.accept_licence) and (action == "add" or not arguments.link):
         return
-    raise UsageError(
-        "E-ARG-08",
-        "the arguments do not fit the action",
-        found=f"{action} {' '.join(names)}".strip(),
-        expected="list; get NAME ...; add FILE ... [--link]; verify [NAME ...]; --accept-licence with get and add",
-        fix="samora_weights --help",
-    )
+    raise UsageError("E-ARG-08", found=f"{action} {' '.join(names)}".strip())
 
 
 if __name__ == "__main__":

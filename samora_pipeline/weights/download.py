@@ -93,7 +93,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(newurl).scheme not in ("https", urlsplit(req.full_url).scheme):
             raise AssetError(
                 "E-WEIGHT-10",
-                "the source of the weights redirects to an address without encryption; it was not followed",
+                what="the source of the weights redirects to an address without encryption; it was not followed",
                 found=f"{req.full_url} -> {newurl}",
                 expected="https:// all the way",
                 fix="get the file in another way, then samora_weights add FILE",
@@ -154,11 +154,11 @@ def _total(headers: Message, start: int, size: int | None, url: str) -> int:
     length = headers.get("Content-Length")
     total = int(match[2]) if match else start + int(length) if length else size
     if total is None:
-        raise AssetError("E-WEIGHT-10", "the source of the weights does not tell their size", found=url)
+        raise AssetError("E-WEIGHT-10", what="the source of the weights does not tell their size", found=url)
     if size is not None and total != size:
         raise DataError(
             "E-WEIGHT-06",
-            f"{Path(urlsplit(url).path).name}: wrong content at the source",
+            what=f"{Path(urlsplit(url).path).name}: wrong content at the source",
             found=f"{total:,} bytes of type {headers.get('Content-Type', 'unknown')} are offered; nothing was fetched",
             expected=f"{size:,} bytes",
             fix=f"open {url} in a browser: a portal or a proxy may stand between; else get the file elsewhere and "
@@ -192,7 +192,12 @@ def _append(part: Path, chunk: bytes) -> None:
         with part.open("ab") as stream:
             stream.write(chunk)
     except OSError as error:
-        raise _disk_error(part, error) from error
+        raise ResourceError(
+            "E-DISK-01",
+            path=part,
+            found=str(error.strerror or error),
+            fix="free some space, then run this command again: it goes on where it stopped",
+        ) from error
 
 
 def _judge_answer(error: HTTPError, url: str, part: Path, offset: int) -> None:
@@ -217,21 +222,11 @@ def _judge_failure(error: OSError | http.client.HTTPException, url: str, part: P
     return _CutError(text)
 
 
-def _disk_error(part: Path, error: OSError) -> ResourceError:
-    return ResourceError(
-        "E-DISK-01",
-        f"cannot write {part}",
-        found=str(error.strerror or error),
-        expected="a writable folder with free space",
-        fix="free some space, then run this command again: it goes on where it stopped",
-    )
-
-
 def _unreachable(url: str, part: Path, cause: str) -> AssetError:
     kept = _length(part)
     return AssetError(
         "E-WEIGHT-10",
-        "the weights could not be fetched",
+        what="the weights could not be fetched",
         found=f"{cause} ({url})" + (f"; {kept:,} bytes are kept" if kept else ""),
         expected="an answer; a proxy is taken from https_proxy",
         fix="run this command again: it goes on where it stopped; without a network: samora_weights add FILE",

@@ -78,7 +78,7 @@ def raise_faults(results: list[Checked]) -> None:
     if wrong:
         raise DataError(
             "E-WEIGHT-06",
-            f"{len(faults)} files of weights are not as they should be",
+            what=f"{len(faults)} files of weights are not as they should be",
             found="; ".join(fault.what for fault in faults),
             fix=wrong[0].fix,
         )

@@ -35,7 +35,7 @@ def load_teacher(teacher: Teacher, path: Path) -> TeacherReport:
             cannot be read.
     """
     if not path.is_file():
-        raise AssetError("E-WEIGHT-05", f"there is no weights file {path.name}", found=f"no file {path}")
+        raise AssetError("E-WEIGHT-05", what=f"there is no weights file {path.name}", found=f"no file {path}")
     state = read_variables(path, wanted_variable) if is_index(path) else read_weights(path)
     if isinstance(teacher, SimclrTeacher):
         return load_simclr(teacher, state)

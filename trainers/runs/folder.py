@@ -67,20 +67,8 @@ def check_progress(folder: Path, *, resume: bool) -> None:
     if resume or existing_config(folder) is None:
         return
     if finished(folder):
-        raise UsageError(
-            "E-RUN-22",
-            "this run is finished",
-            found=f"{FINAL_CHECKPOINT} and {SUMMARY_FILE} in {folder}",
-            expected="-c to complete what may be missing, --stage validate to score it again, or a new name",
-            fix="the same command with --name NAME starts another run with these settings",
-        )
-    raise UsageError(
-        "E-RUN-21",
-        "this run was begun and is not finished",
-        found=str(folder),
-        expected="-c to go on, or a new name",
-        fix="the same command with -c",
-    )
+        raise UsageError("E-RUN-22", found=f"{FINAL_CHECKPOINT} and {SUMMARY_FILE} in {folder}")
+    raise UsageError("E-RUN-21", found=str(folder))
 
 
 def config_digest(config: RunConfig) -> str:
@@ -110,7 +98,7 @@ def _compare(folder: Path, existing: RunConfig, config: RunConfig, ignored: tupl
     more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
     raise DataError(
         "E-RUN-19",
-        "the run's folder holds another configuration",
+        what="the run's folder holds another configuration",
         found=f"{'; '.join(shown)}{more}  (in {folder})",
         expected="the settings it was begun with",
         fix="repeat the command with those settings, or start a new run with --name NAME",

@@ -34,9 +34,10 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
         if name not in types_of:
             raise UsageError(
                 "E-SET-01",
-                f'there is no setting "{name}"',
+                hints=nearest(name, list(types_of)),
+                hints2=", ".join(types_of),
+                what=f'there is no setting "{name}"',
                 found=name,
-                expected=f"{nearest(name, list(types_of))}known: {', '.join(types_of)}",
             )
         _assign(plain, name.split("."), to_plain(read_value(name, text, types_of[name])))
     return {name: parse(type(value), plain[name], name) for name, value in settings.items()}

@@ -81,28 +81,21 @@ def _only(said: Mapping[str, T | None]) -> T | None:
     given = {option: value for option, value in said.items() if value is not None}
     if len(given) > 1:
         first, second = list(given)[:2]
-        raise UsageError("E-ARG-09", f"{first} and {second} do not go together", found="both", expected="one of them")
+        raise UsageError("E-ARG-09", what=f"{first} and {second} do not go together", found="both")
     return next(iter(given.values()), None)
 
 
 def _find(name: str, trainer: str) -> Preset:
     if name not in PRESETS:
         raise UsageError(
-            "E-PRESET-01",
-            f'there is no preset "{name}"',
-            found=name,
-            expected=f"{nearest(name, list(PRESETS))}known: {', '.join(PRESETS)}",
+            "E-PRESET-01", name=name, presets=nearest(name, list(PRESETS)), presets2=", ".join(PRESETS), found=name
         )
     preset = PRESETS[name]
     allowed = (*preset.trainers, *preset.also)
     # A trainer of the user's own may be anything; what does not fit it is refused by name.
     if trainer not in allowed and ":" not in trainer:
         raise UsageError(
-            "E-PRESET-02",
-            f"{name} is no ablation of {trainer}",
-            found=trainer,
-            expected=", ".join(allowed),
-            fix=f"samora_train 1 {allowed[0]} 10pct --preset {name}",
+            "E-PRESET-02", name=name, trainer=trainer, allowed=allowed[0], found=trainer, expected=", ".join(allowed)
         )
     return preset
 

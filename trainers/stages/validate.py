@@ -116,10 +116,8 @@ def _tune(inputs: ValidationInputs, device: torch.device) -> None:
     if len(cases) < len(inputs.config.held_out):
         raise DataError(
             "E-VAL-03",
-            "held-out training cases are missing, so post-processing cannot be chosen",
             found=f"{len(cases)} of {len(inputs.config.held_out)} with image and label in {inputs.raw.folder}",
             expected=", ".join(inputs.config.held_out),
-            fix="put their files back, then run the same command with --stage validate -c",
         )
     predictions, ending = inputs.folder / TUNING_FOLDER, inputs.raw.description.file_ending
     _predict(inputs, cases, predictions, device, postprocessing=False)
@@ -169,11 +167,8 @@ def _predict(
     if distributed.sum_over_ranks(torch.tensor([float(len(failures))], device=device)).item() > 0:
         raise FailedCasesError(
             "E-VAL-01",
-            "cases could not be predicted, so nothing was scored",
-            found="; ".join(f"{name}: {failure.code} {failure.what}" for name, failure in failures.items())
+            found="; ".join((f"{name}: {failure.code} {failure.what}" for name, failure in failures.items()))
             or "a case of another process",
-            expected="readable volumes with the channels of the plan",
-            fix="repair them, then run the same command with --stage validate -c",
         )
 
 
