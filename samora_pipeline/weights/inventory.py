@@ -27,8 +27,9 @@ def table(folder: Path) -> str:
     rows = [_HEAD]
     for asset in ASSETS.values():
         path = asset.path(folder)
-        size = path.stat().st_size if path.is_file() else asset.size or asset.about
-        shown = f"{size / 1e6:,.1f} MB" if size else "?"
+        known = path.stat().st_size if path.is_file() else asset.size
+        size = known or asset.about or 0
+        shown = f"{'' if known else '~'}{size / 1e6:,.{int(size < 1e7)}f} MB" if size else "?"
         rows.append((asset.name, state(asset, path), asset.licence, shown, str(path) if path.is_file() else asset.url))
     return "\n".join(f"{name:<26}{what:<22}{licence:<16}{size:<14}{where}" for name, what, licence, size, where in rows)
 
