@@ -27,10 +27,12 @@ def table(folder: Path) -> str:
     rows = [_HEAD]
     for asset in ASSETS.values():
         path = asset.path(folder)
-        size = path.stat().st_size if path.is_file() else asset.size or asset.about
-        shown = f"{size / 1e6:,.1f} MB" if size else "?"
-        rows.append((asset.name, state(asset, path), asset.licence, shown, str(path) if path.is_file() else asset.url))
-    return "\n".join(f"{name:<26}{what:<22}{licence:<16}{size:<14}{where}" for name, what, licence, size, where in rows)
+        where = str(path) if path.is_file() else asset.url
+        rows.append((asset.name, state(asset, path), asset.licence, _size(asset, path), where))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    )
 
 
 def state(asset: Asset, path: Path) -> str:
@@ -71,14 +73,27 @@ def raise_faults(results: list[Checked]) -> None:
     Raises:
         SamoraError: ``E-WEIGHT-05`` or ``E-WEIGHT-11`` (exit 5) if that is all; ``E-WEIGHT-06`` (exit 4).
     """
-    faults = [result.fault for result in results if result.fault is not None]
-    wrong = [fault for fault in faults if isinstance(fault, DataError)]
-    if len(faults) == 1 or (faults and not wrong):
-        raise faults[0]
-    if wrong:
-        raise DataError(
-            "E-WEIGHT-06",
-            what=f"{len(faults)} files of weights are not as they should be",
-            found="; ".join(fault.what for fault in faults),
-            fix=wrong[0].fix,
-        )
+    faults = [result for result in results if result.fault is not None]
+    if not faults:
+        return
+    first = next((result for result in faults if isinstance(result.fault, DataError)), faults[0])
+    if len(faults) == 1 or not isinstance(first.fault, DataError):
+        raise first.fault or ValueError(first.asset.name)
+    raise DataError(
+        "E-WEIGHT-06",
+        f"{len(faults)} files of weights are not as they should be",
+        found="; ".join(f"{fault.asset.name}: {fault.fault.what}" for fault in faults if fault.fault),
+        fix=first.fault.fix,
+    )
+
+
+def _size(asset: Asset, path: Path) -> str:
+    if path.is_file():
+        size = path.stat().st_size
+    elif asset.size is not None:
+        size = asset.size
+    elif asset.about is not None:
+        return f"~{asset.about / 1e6:,.0f} MB"
+    else:
+        return "?"
+    return f"{size / 1e6:,.1f} MB" if size < 1e7 else f"{size / 1e6:,.0f} MB"
