@@ -101,9 +101,21 @@ def sum_up_folds(run: Path) -> Summary:
     """
     folders = sorted(folder for folder in run.glob("fold_*") if folder.name.removeprefix("fold_").isdigit())
     if not folders:
-        raise _incomplete(f"{run} has no numbered folds", "no folder fold_0, fold_1, ...")
+        raise DataError(
+            "E-EVAL-05",
+            f"{run} has no numbered folds",
+            found="no folder fold_0, fold_1, ...",
+            expected=f"fold_0, fold_1, ... each with a {SUMMARY_FILE}",
+            fix="samora_train DATASET TRAINER SPLIT -f 0",
+        )
     if unfinished := [folder.name for folder in folders if not (folder / SUMMARY_FILE).is_file()]:
-        raise _incomplete(f"the folds of {run} are not all scored", f"no {SUMMARY_FILE} in {', '.join(unfinished)}")
+        raise DataError(
+            "E-EVAL-05",
+            f"the folds of {run} are not all scored",
+            found=f"no {SUMMARY_FILE} in {', '.join(unfinished)}",
+            expected=f"fold_0, fold_1, ... each with a {SUMMARY_FILE}",
+            fix="samora_train DATASET TRAINER SPLIT -f FOLD  for each missing fold",
+        )
     summaries = {folder.name.removeprefix("fold_"): read_json(Summary, folder / SUMMARY_FILE) for folder in folders}
     cases = [row for fold, summary in summaries.items() for row in _rows(summary, fold)]
     first = next(iter(summaries.values()))
@@ -160,13 +172,3 @@ def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[Ca
             expected="each case in one fold, and the same labels, tolerance, unit, convention and metrics in all",
             fix="samora_evaluate -g LABELS -p RUN/fold_K/validation -o RUN/fold_K/summary.json  scores a fold again",
         )
-
-
-def _incomplete(what: str, found: str) -> DataError:
-    return DataError(
-        "E-EVAL-05",
-        what=what,
-        found=found,
-        expected=f"fold_0, fold_1, ... each with a {SUMMARY_FILE}",
-        fix="samora_train DATASET TRAINER SPLIT -f FOLD  for each missing fold",
-    )
