@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from trainers.catalog import TRAINERS
+from trainers.methods import TRAINERS
 
 from samora_pipeline.contracts import run as contracts
 from samora_pipeline.contracts.json_io import read_json
