@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from samora_pipeline.contracts.level import Level
@@ -94,12 +95,13 @@ def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Leve
     return tuple(level for level in trainer.levels if level.value in asked)
 
 
-def check_stage(stage: str | None) -> None:
-    """Refuse a ``--stage`` that does not exist (``E-STAGE-01``)."""
-    if stage is not None and stage not in STAGE_NAMES:
+def check_stage(stage: str | None, own: Iterable[str] = ()) -> None:
+    """Refuse a ``--stage`` that does not exist, and is none of the method's ``own`` (``E-STAGE-01``)."""
+    known = list(dict.fromkeys((*STAGE_NAMES, *own)))
+    if stage is not None and stage not in known:
         raise UsageError(
             "E-STAGE-01",
             f'there is no stage "{stage}"',
             found=stage,
-            expected=f"{nearest(stage, list(STAGE_NAMES))}one of {', '.join(STAGE_NAMES)}",
+            expected=f"{nearest(stage, known)}one of {', '.join(known)}",
         )
