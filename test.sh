@@ -3,10 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./environment.sh
-install_here dev
+install_here dev,oracles,dicom
 
 run ruff check .
 run ruff format --check .
 run mypy
 run lint-imports
-run python -m pytest -m "not slow" "$@"
+run python -m pytest -m "not slow" --listed-skips-only "$@"

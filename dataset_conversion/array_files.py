@@ -64,8 +64,7 @@ def _require(path: Path, names: tuple[str, ...], present: set[str]) -> None:
     if missing:
         raise DataError(
             "E-ARRAY-01",
-            f"{path.name} lacks an array",
+            path=path,
             found=f"{', '.join(sorted(present)) or 'none'} in {path}",
             expected=", ".join(names),
-            fix="get the file again from its source",
         )

@@ -6,18 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dataset_conversion.converter import (
-    ConversionReport,
-    Converter,
-    Identity,
-    Survey,
-    find_converter,
-    load_converters,
-)
+from dataset_conversion.catalogue import CONVERTERS, find_converter, load_converters
 from samora_pipeline.command_line import EXIT_FAILED_CASES, CommandParser, run, say
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
+
+if TYPE_CHECKING:
+    from dataset_conversion.converter import Converter
+    from dataset_conversion.survey import ConversionReport, Identity, Survey
 
 # Lower numbers are the homes of public datasets.
 FIRST_FREE_NUMBER = 100
@@ -25,7 +23,7 @@ _SHOWN_FAULTS = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``samora_convert`` and return its exit code: 3 when cases were set aside, 4 when nothing could be made."""
+    """Run ``samora_convert`` and return its exit code: 3 when cases were skipped, 4 when nothing could be made."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     token = _named(arguments)
     converter = None
@@ -40,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(converter: Converter | None) -> CommandParser:
     """The parser, with the options of the converter that ``-d`` names (every converter has its own)."""
-    names = ", ".join(converter.name for converter in load_converters())
+    names = ", ".join(CONVERTERS.names())
     parser = CommandParser(
         "samora_convert",
         "Convert a source of scans to a raw dataset in nnU-Net's layout (dataset.json, imagesTr, labelsTr, ...).",
@@ -88,25 +86,27 @@ def _command(arguments: argparse.Namespace) -> int:
         _say_converters()
         return 0
     if arguments.workers < 1:
-        raise UsageError("E-ARG-01", "-np must be at least 1", found=str(arguments.workers), fix="-np 1")
+        raise UsageError("E-ARG-01", found=str(arguments.workers))
     converter = find_converter(arguments.dataset)
     roots = resolve_roots(arguments.root)
     say(f"root {roots.root} ({roots.origin})")
-    source = Path(arguments.source) if arguments.source else roots.root / "downloads" / arguments.dataset
+    token = converter.name if ":" in arguments.dataset else arguments.dataset
+    source = Path(arguments.source) if arguments.source else roots.root / "downloads" / token
     if converter.needs_source and not source.is_dir():
         raise converter.missing_source(source, f"no folder {source}")
     if joined := converter.joins(arguments):
         dataset = roots.dataset(joined)
     else:
-        identity = converter.identify(arguments.dataset, source, arguments)
+        identity = converter.identify(token, source, arguments)
         dataset = choose_dataset(roots, identity, arguments.id, arguments.overwrite)
-    _keep_apart(source if converter.needs_source else None, dataset)
+    if converter.needs_source:
+        _keep_apart(source, dataset)
     if arguments.dry_run:
         _say_survey(converter.survey(source, arguments), dataset)
         return 0
     report = converter.convert(source, dataset.raw, arguments)
     _say_report(report, dataset)
-    return EXIT_FAILED_CASES if report.set_aside else 0
+    return EXIT_FAILED_CASES if report.skipped else 0
 
 
 def choose_dataset(roots: Roots, identity: Identity, number: int | None, overwrite: bool) -> DatasetFolder:
@@ -121,59 +121,35 @@ def choose_dataset(roots: Roots, identity: Identity, number: int | None, overwri
     if twin is not None and (not overwrite or number not in (None, twin.number)):
         raise DataError(
             "E-OUT-03",
-            f"a dataset called {identity.name} is there already",
+            identity=identity,
+            twin=twin,
             found=str(twin.raw),
             expected="a new name, or --overwrite" if number in (None, twin.number) else f"its number {twin.number}",
-            fix=f"repeat the command with --overwrite, or use it: samora_plan_and_preprocess -d {twin.number}",
         )
-    taken = {folder.number: folder for folder in present if folder is not twin}
-    if number is not None:
-        if number in taken or not 0 <= number <= 999:
-            owner = taken[number].folder_name if number in taken else f"the number {number}"
-            raise UsageError(
-                "E-ID-01",
-                f"the number {number} cannot be used",
-                found=owner,
-                expected="a free number from 0 to 999",
-                fix=f"--id {_first_free(taken)}",
-            )
-    elif twin is not None:
-        number = twin.number
-    else:
-        number = identity.home if identity.home is not None and identity.home not in taken else _first_free(taken)
-    folder = DatasetFolder(number, identity.name, roots.raw)
-    return DatasetFolder(number, identity.name, roots.raw / folder.folder_name)
+    taken = {folder.number: folder.folder_name for folder in present if folder is not twin}
+    free = next(candidate for candidate in range(FIRST_FREE_NUMBER, 10_000) if candidate not in taken)
+    if number is not None and (number in taken or not 0 <= number <= 999):
+        raise UsageError("E-ID-01", number=number, free=free, found=taken.get(number, f"the number {number}"))
+    usual = twin.number if twin is not None else identity.home
+    if number is None:
+        number = free if usual is None or usual in taken else usual
+    return DatasetFolder(number, identity.name, roots.raw / DatasetFolder(number, identity.name, roots.raw).folder_name)
 
 
-def _first_free(taken: dict[int, DatasetFolder]) -> int:
-    return next(number for number in range(FIRST_FREE_NUMBER, 10_000) if number not in taken)
-
-
-def _keep_apart(source: Path | None, dataset: DatasetFolder) -> None:
+def _keep_apart(source: Path, dataset: DatasetFolder) -> None:
     """Refuse to write a dataset over, into or around its own source."""
-    if source is None:
-        return
     here, there = source.resolve(), dataset.raw.resolve()
-    if here == there:
+    if here == there or here in there.parents or there in here.parents:
+        adopted = f"samora_plan_and_preprocess -d {dataset.number}  needs no conversion"
         raise UsageError(
             "E-SRC-05",
-            "the source is the dataset itself; there is nothing to convert",
-            found=str(source),
-            expected="a source outside the raw folder",
-            fix=f"samora_plan_and_preprocess -d {dataset.number}",
-        )
-    if here in there.parents or there in here.parents:
-        raise UsageError(
-            "E-SRC-05",
-            "the source and the dataset lie one in the other",
             found=f"{source} and {dataset.raw}",
-            expected="folders apart from each other",
-            fix="choose another --root or another source",
+            fix=adopted if here == there else "choose another --root or another source",
         )
 
 
 def _say_converters() -> None:
-    from dataset_conversion.catalogue_page import as_lines
+    from dataset_conversion.facts import as_lines
 
     for converter in load_converters():
         for line in as_lines(converter):
@@ -184,14 +160,11 @@ def _say_converters() -> None:
 def _say_survey(survey: Survey, dataset: DatasetFolder) -> None:
     say(f"{dataset.folder_name}  would be written to {dataset.raw}")
     say(f"  {survey.count('Tr')} training, {survey.count('Ts')} test, {survey.count('Un')} unlabelled cases")
-    say(f"  channels {', '.join(survey.description.channel_names.values())}; labels {_labels(survey)}")
+    labels = ", ".join(f"{value} {name}" for name, value in survey.description.labels.items())
+    say(f"  channels {', '.join(survey.description.channel_names.values())}; labels {labels}")
     for note in survey.notes:
         say(f"  note: {note}")
     say("nothing was written (--dry-run)")
-
-
-def _labels(survey: Survey) -> str:
-    return ", ".join(f"{value} {name}" for name, value in survey.description.labels.items())
 
 
 def _say_report(report: ConversionReport, dataset: DatasetFolder) -> None:
@@ -199,8 +172,12 @@ def _say_report(report: ConversionReport, dataset: DatasetFolder) -> None:
     say(f"  {report.training} training, {report.test} test, {report.unlabelled} unlabelled cases")
     for note in report.notes:
         say(f"  note: {note}")
-    if report.set_aside:
-        say(f"  set aside: {len(report.set_aside)} cases (all in {dataset.raw / 'conversion.json'})")
-        for fault in report.set_aside[:_SHOWN_FAULTS]:
+    if report.skipped:
+        say(f"  skipped: {len(report.skipped)} cases (all in {dataset.raw / 'conversion.json'})")
+        for fault in report.skipped[:_SHOWN_FAULTS]:
             say(f"    {fault.case}: {fault.code} {fault.reason}")
     say(f"next: samora_plan_and_preprocess -d {dataset.number}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

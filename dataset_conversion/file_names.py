@@ -1,14 +1,12 @@
-"""Names of files in a source: which belong to one case, and which lead out of their folder."""
+"""Names of files in a source: which belong to one case, which lead out of their folder, and sentences about them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from samora_pipeline.contracts.dataset import CHANNEL_NAME
 from samora_pipeline.errors import DataError
-
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
 def list_files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -30,10 +28,29 @@ def group_channels(paths: Iterable[Path], endings: tuple[str, ...]) -> dict[str,
     numbered: dict[str, list[tuple[int, Path]]] = {}
     for path in paths:
         name = stem(path, endings)
-        match = _CHANNEL.match(name)
+        match = CHANNEL_NAME.match(name)
         case, number = (match["case"], int(match["channel"])) if match else (name, 0)
         numbered.setdefault(case, []).append((number, path))
     return {case: tuple(path for _, path in sorted(numbered[case])) for case in sorted(numbered)}
+
+
+def find_once(source: Path, pattern: str, name_of: Callable[[Path], str | None]) -> dict[str, Path]:
+    """Files below ``source`` by the name that ``name_of`` gives them, sorted; None passes a file over.
+
+    Raises:
+        DataError: ``E-SRC-13`` when two files get the same name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(source.rglob(pattern)):
+        name = name_of(path)
+        if name is None or not path.is_file() or "__MACOSX" in path.parts:
+            continue
+        if name in found:
+            raise DataError(
+                "E-SRC-13", name=name, found=f"{found[name].relative_to(source)} and {path.relative_to(source)}"
+            )
+        found[name] = path
+    return dict(sorted(found.items()))
 
 
 def listed_path(root: Path, name: str) -> Path:
@@ -44,16 +61,23 @@ def listed_path(root: Path, name: str) -> Path:
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise DataError(
-            "E-PATH-01",
-            "a file name in a description leads outside its folder",
-            found=repr(name),
-            expected=f"a relative path below {root}",
-            fix="correct the name in dataset.json",
-        )
+        raise DataError("E-PATH-01", root=root, found=repr(name))
     return root / path
 
 
-def shortened(names: Sequence[str], shown: int = 10) -> str:
+def shortened(names: Sequence[object], shown: int = 10) -> str:
     """The first names of a list, for a sentence."""
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+    return ", ".join(map(str, names[:shown])) + (", ..." if len(names) > shown else "")
+
+
+def counted(names: Sequence[str], what: str, shown: int = 10) -> tuple[str, ...]:
+    """The note ``N WHAT: a, b, ...``; none where there are no names."""
+    return (f"{len(names)} {what}: {shortened(names, shown)}",) if names else ()
+
+
+def unpaired(scans: Mapping[str, Path], labels: Mapping[str, Path]) -> tuple[str, ...]:
+    """Notes about scans without label map and label maps without scan, by file name."""
+    bare = [path.name for name, path in scans.items() if name not in labels]
+    alone = [path.name for name, path in labels.items() if name not in scans]
+    left_out = "and were left out"
+    return counted(bare, f"scans have no label map {left_out}") + counted(alone, f"label maps have no scan {left_out}")

@@ -11,13 +11,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from dataset_conversion.converter import ConversionReport, Survey
-from dataset_conversion.writing import CaseWriter, alone, check_names, collect_faults, nothing_left, sweep
+from dataset_conversion.survey import ConversionReport, Survey
+from dataset_conversion.writing import CaseWriter, alone, check_names, sweep
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import TEMPORARY_MARK, digest_file
-from samora_pipeline.parallel import map_cases
 
 
 def join_survey(
@@ -34,27 +33,17 @@ def join_survey(
     """
     check_names(survey)
     dataset = read_dataset(target)
-    _check_channels(survey, dataset)
-    _check_taken(survey, dataset)
+    _check_fit(survey, dataset)
     sweep(target)
     folder = target.parent / f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{target.name}"
     try:
         with alone(folder):
             writer = CaseWriter(replace(survey, description=dataset.description), folder, folder)
-            items = [(case.name, case) for case in survey.cases]
-            set_aside = collect_faults(map_cases(writer.write, items, workers, f"adding to {target.name}"))
-            if len(set_aside) == len(survey.cases):
-                raise nothing_left(source, set_aside)
+            report = writer.write_all(f"adding to {target.name}", converter, source, workers)
             added = _move(folder / "imagesUn", target / "imagesUn", overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report = ConversionReport(
-        converter=converter,
-        source=source,
-        unlabelled=len(survey.cases) - len(set_aside),
-        set_aside=set_aside,
-        notes=(*survey.notes, f"{added} of the files were not in {target.name} yet"),
-    )
+    report = replace(report, notes=(*report.notes, f"{added} of the files were not in {target.name} yet"))
     write_json(report, target / f"conversion_{Path(source).resolve().name}.json")
     return report
 
@@ -66,38 +55,23 @@ def _move(source: Path, target: Path, overwrite: bool) -> int:
     present = [path.name for path in files if (target / path.name).exists()]
     changed = [name for name in present if digest_file(source / name) != digest_file(target / name)]
     if changed and not overwrite:
-        raise DataError(
-            "E-CONV-04",
-            f"{target.parent.name} has other scans of the same names",
-            found=", ".join(changed[:10]),
-            expected="new names, or the same scans",
-            fix="--prefix TEXT puts a text before each name; --overwrite replaces the scans",
-        )
+        raise _names_taken(target.parent.name, "other", changed, "; --overwrite replaces the scans")
     new = [path for path in files if path.name not in present or path.name in changed]
     for path in new:
         path.replace(target / path.name)
     return len(new)
 
 
-def _check_channels(survey: Survey, dataset: RawDataset) -> None:
+def _check_fit(survey: Survey, dataset: RawDataset) -> None:
+    """Refuse scans of other channels than the dataset's, and names that its labelled or test scans have."""
     given, known = survey.description.channel_names, dataset.description.channel_names
     if given and [name.lower() for name in given.values()] != [name.lower() for name in known.values()]:
         raise DataError(
-            "E-CHAN-05",
-            f"the scans have other channels than {dataset.folder.name}",
-            found=", ".join(given.values()),
-            expected=", ".join(known.values()),
-            fix="add them to a dataset of the same kind, or convert them to one of their own (without --add-to)",
+            "E-CHAN-05", dataset=dataset, found=", ".join(given.values()), expected=", ".join(known.values())
         )
+    if taken := sorted({*survey.names("Un")} & {*dataset.training(), *dataset.test()}):
+        raise _names_taken(dataset.folder.name, "labelled or test", taken, "")
 
 
-def _check_taken(survey: Survey, dataset: RawDataset) -> None:
-    taken = sorted({case.name for case in survey.cases} & {*dataset.training(), *dataset.test()})
-    if taken:
-        raise DataError(
-            "E-CONV-04",
-            f"{dataset.folder.name} has labelled or test scans of the same names",
-            found=", ".join(taken[:10]),
-            expected="new names",
-            fix="--prefix TEXT puts a text before each name",
-        )
+def _names_taken(dataset: str, which: str, names: list[str], otherwise: str) -> DataError:
+    return DataError("E-CONV-04", dataset=dataset, which=which, otherwise=otherwise, found=", ".join(names[:10]))

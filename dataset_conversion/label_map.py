@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from samora_pipeline.contracts.json_io import parse, read_object
 from samora_pipeline.errors import DataError
-
-if TYPE_CHECKING:
-    from samora_pipeline.imaging.volume import Volume
+from samora_pipeline.imaging.volume import Volume, label_array
 
 MAP_FORM = '{"liver": [1], "tumour": [2, 3], "background": [0, 255]}'
+
+ABDOMEN = ("spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta")
+"""The first eight labels of BTCV and of AMOS22, which number them alike."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +45,18 @@ class LabelMap:
         Raises:
             DataError: ``E-LABEL-09`` for values that are not in the map.
         """
-        import numpy as np
-
-        from samora_pipeline.imaging.volume import label_array
-
         array = label_array(volume)
-        table = np.zeros(256, dtype=np.uint8)
         listed = {0} | {value for values in self.values.values() for value in values}
         unknown = sorted(set(np.unique(array).tolist()) - listed)
         if unknown:
             raise DataError(
                 "E-LABEL-09",
-                f"{volume.path.name} has label values that are not in the label map",
+                what=f"{volume.path.name} has label values that are not in the label map",
                 found=", ".join(map(str, unknown[:20])),
                 expected=", ".join(map(str, sorted(listed))),
                 fix=f"add them to the map, for example {MAP_FORM}",
             )
+        table = np.zeros(256, dtype=np.uint8)
         numbers = self.labels
         for name, values in self.values.items():
             table[list(values)] = numbers[name]
@@ -70,18 +69,10 @@ def read_label_map(path: Path) -> LabelMap:
     Raises:
         DataError: ``E-JSON-..`` not of this form, ``E-LABEL-10`` a value twice, out of 0..255, or no label at all.
     """
-    from samora_pipeline.contracts.json_io import parse, read_object
-
     values: dict[str, tuple[int, ...]] = parse(dict[str, tuple[int, ...]], read_object(path), str(path))
     flat = [value for group in values.values() for value in group]
     fit = all(0 <= value <= 255 for value in flat) and len(set(flat)) == len(flat)
     zero_elsewhere = any(0 in group for name, group in values.items() if name != "background")
     if not fit or zero_elsewhere or not set(values) - {"background"} or not all(values.values()):
-        raise DataError(
-            "E-LABEL-10",
-            f"{path.name} is no usable label map",
-            found=str({name: list(group) for name, group in values.items()}),
-            expected=f"each value from 0 to 255 once, 0 only as background: {MAP_FORM}",
-            fix=f"correct {path}",
-        )
+        raise DataError("E-LABEL-10", path=path, found=str({name: list(group) for name, group in values.items()}))
     return LabelMap(values)

@@ -9,7 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dataset_conversion.file_names import shortened
+from dataset_conversion.file_names import counted
+from dataset_conversion.survey import Part
 from samora_pipeline.contracts.dataset import PublishedBudget, PublishedSplit
 from samora_pipeline.contracts.json_io import read_json
 
@@ -28,6 +29,10 @@ class Published:
     split: PublishedSplit | None = None
     budgets: dict[str, PublishedBudget] = field(default_factory=dict)
 
+    def part(self, case: str) -> Part:
+        """``Ts`` for a case of the published test set, else ``Tr``."""
+        return "Ts" if self.split is not None and case in self.split.test else "Tr"
+
 
 def read_published(name: str) -> Published:
     """Read ``lists/NAME.json``."""
@@ -43,17 +48,13 @@ def limit(published: Published, present: Collection[str]) -> tuple[Published, tu
 
     def kept(cases: tuple[str, ...], what: str) -> tuple[str, ...]:
         missing = [case for case in cases if case not in present]
-        if missing:
-            notes.append(
-                f"{len(missing)} of the {len(cases)} cases of {what} are missing: {shortened(missing, _SHOWN)}"
-            )
+        notes.extend(counted(missing, f"of the {len(cases)} cases of {what} are missing", _SHOWN))
         return tuple(case for case in cases if case in present)
 
     split = published.split
     if split is not None:
-        split = PublishedSplit(
-            kept(split.train, "the published training set"), kept(split.test, "the published test set")
-        )
+        train = kept(split.train, "the published training set")
+        split = PublishedSplit(train, kept(split.test, "the published test set"))
     budgets = {}
     for name, budget in published.budgets.items():
         cases = kept(budget.cases, f"the published list {name}")

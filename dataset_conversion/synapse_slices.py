@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dataset_conversion.array_files import read_arrays
-from dataset_conversion.converter import LoadedCase, Part
 from dataset_conversion.file_names import list_files
 from dataset_conversion.label_map import LabelMap
+from dataset_conversion.survey import LoadedCase, Part
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import Volume, label_array, make_grid
 
@@ -84,7 +84,7 @@ class StoredCase:
         if len(shapes) > 1 or len(arrays[0].shape) != axes:
             raise DataError(
                 "E-GEO-01",
-                f'the files of "{self.name}" do not make one volume',
+                what=f'the files of "{self.name}" do not make one volume',
                 found=", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes)[:5]),
                 expected="slices H x W of one size" if self.numbers else "a volume D x H x W",
                 fix="get the case again from its source",
@@ -93,23 +93,15 @@ class StoredCase:
         return Volume(array, make_grid(array.shape, np.eye(4)), self.files[0])
 
 
-@dataclass(frozen=True)
-class StoredSlices:
-    """The two halves of a distribution; ``folders`` are those that were read."""
-
-    cases: tuple[StoredCase, ...]
-    folders: tuple[Path, ...]
-
-
-def find_stored_slices(source: Path) -> StoredSlices | None:
-    """Look for ``train_npz*`` and ``test_vol_h5*`` in ``source`` and in the folders in it; None without either.
+def find_stored_slices(source: Path) -> tuple[tuple[StoredCase, ...], tuple[Path, ...]]:
+    """The cases of ``train_npz*`` and ``test_vol_h5*`` in ``source`` or in the folders in it, and these folders.
 
     Raises:
         DataError: ``E-SRC-11`` when there are several of one kind.
     """
     train, test = _only(source, "train_npz*"), _only(source, "test_vol_h5*")
-    cases = (_slices_in(train) if train else []) + (_volumes_in(test) if test else [])
-    return StoredSlices(tuple(cases), tuple(folder for folder in (train, test) if folder)) if cases else None
+    cases = (*(_slices_in(train) if train else ()), *(_volumes_in(test) if test else ()))
+    return cases, tuple(folder for folder in (train, test) if folder)
 
 
 def restore_hounsfield(scaled: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
@@ -120,14 +112,14 @@ def restore_hounsfield(scaled: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]
     """
     low, high = float(scaled.min()), float(scaled.max())
     if not np.isfinite((low, high)).all():
-        raise DataError("E-IMG-05", f"{path.name} has voxels that are NaN or infinite", found=str(path))
+        raise DataError("E-IMG-05", path=path, found=str(path), expected="", fix="")
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT or high - low > 1 + 2 * _OVERSHOOT:
         raise DataError(
             "E-SCALE-01",
-            f"{path.name} is not scaled like the preprocessed distribution of Synapse",
+            path=path,
+            window=WINDOW[0],
+            window2=WINDOW[1],
             found=f"values from {low:g} to {high:g} in {path}",
-            expected=f"HU from {WINDOW[0]:g} to {WINDOW[1]:g} as values from 0 to 1",
-            fix="convert the raw scans instead (img/imgNNNN.nii.gz, label/labelNNNN.nii.gz)",
         )
     hu = scaled.astype(np.float32)
     hu *= np.float32(WINDOW[1] - WINDOW[0])
@@ -153,10 +145,9 @@ def _only(source: Path, pattern: str) -> Path | None:
     if len(found) > 1:
         raise DataError(
             "E-SRC-11",
-            f"{source} holds several folders {pattern}",
+            source=source,
+            pattern=pattern,
             found=", ".join(str(path.relative_to(source)) for path in found),
-            expected="one",
-            fix="move the others away, or name a folder that holds one of them with -i",
         )
     return found[0] if found else None
 
@@ -166,11 +157,10 @@ def _slices_in(folder: Path) -> list[StoredCase]:
     for path in list_files(folder, (".npz",)):
         if match := _SLICE.fullmatch(path.name):
             by_case.setdefault(match[1], []).append((int(match[2]), path))
-    cases = []
-    for name, slices in sorted(by_case.items()):
-        slices.sort()
-        cases.append(StoredCase(name, "Tr", tuple(path for _, path in slices), tuple(number for number, _ in slices)))
-    return cases
+    return [
+        StoredCase(name, "Tr", tuple(path for _, path in sorted(found)), tuple(number for number, _ in sorted(found)))
+        for name, found in sorted(by_case.items())
+    ]
 
 
 def _volumes_in(folder: Path) -> list[StoredCase]:

@@ -1,10 +1,10 @@
-"""From a survey to a raw dataset on disk: each case is loaded, checked and placed; a faulty one is set aside.
+"""From a survey to a raw dataset on disk: each case is loaded, checked and placed; a faulty one is skipped.
 
 The checks here are light (readable, finite, channels and labels on one grid, label values declared); planning does
 the full ones. All is written to a temporary folder that gets its name at the very end.
 
-Where labels and image have one shape but headers that disagree, the case is set aside with a picture of the labels laid
-on the image by index; a case that is right in the picture can be asked to take over the header of its image.
+Where labels and image have one shape but headers that disagree, the case is skipped, with an image of the labels laid
+on the scan by index; a case that is right there can be made to take over the header of its image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_conversion.converter import CaseSource, ConversionReport, LoadedCase, SetAside, Survey
+from dataset_conversion.file_names import shortened
+from dataset_conversion.survey import CaseSource, ConversionReport, LoadedCase, Skipped, Survey
 from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson, write_dataset
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.errors import DataError, ResourceError
@@ -50,23 +51,11 @@ def write_survey(
     shutil.rmtree(target.parent / OVERLAYS / target.name, ignore_errors=True)
     with atomic_folder(target) as folder, alone(folder):
         writer = CaseWriter(survey, folder, target.parent / OVERLAYS / target.name, adopted)
-        items = [(case.name, case) for case in survey.cases]
-        outcomes = map_cases(writer.write, items, workers, f"converting {target.name}")
-        set_aside = collect_faults(outcomes)
-        kept = [case for case in survey.cases if case.name not in {fault.case for fault in set_aside}]
-        if not kept:
-            raise nothing_left(source, set_aside)
-        count = {part: sum(case.part == part for case in kept) for part in ("Tr", "Ts", "Un")}
-        write_dataset(folder, replace(survey.description, numTraining=count["Tr"]), _without(survey.ours, set_aside))
-        report = ConversionReport(
-            converter=converter,
-            source=source,
-            training=count["Tr"],
-            test=count["Ts"],
-            unlabelled=count["Un"],
-            set_aside=set_aside,
-            notes=survey.notes + tuple(f"{name} took over the header of its image (asked)" for name in sorted(adopted)),
-        )
+        report = writer.write_all(f"converting {target.name}", converter, source, workers)
+        description = replace(survey.description, numTraining=report.training)
+        write_dataset(folder, description, _limited(survey.ours, {fault.case for fault in report.skipped}))
+        moved = tuple(f"{name} took over the header of its image (asked)" for name in sorted(adopted))
+        report = replace(report, notes=report.notes + moved)
         write_json(report, folder / REPORT_FILE)
     return report
 
@@ -80,6 +69,23 @@ class CaseWriter:
     overlays: Path
     adopt: frozenset[str] = frozenset()
 
+    def write_all(self, what: str, converter: str, source: str, workers: int) -> ConversionReport:
+        """Write every case and say what became of them; ``what`` is for progress, the rest for the report.
+
+        Raises:
+            DataError: ``E-CONV-02`` no case of ``source`` is usable.
+            ResourceError: ``E-DISK-01``.
+        """
+        items = [(case.name, case) for case in self.survey.cases]
+        skipped = _faults(map_cases(self.write, items, workers, what))
+        gone = {fault.case for fault in skipped}
+        parts = [case.part for case in self.survey.cases if case.name not in gone]
+        if parts:
+            counts = (parts.count("Tr"), parts.count("Ts"), parts.count("Un"))
+            return ConversionReport(converter, source, *counts, skipped, self.survey.notes)
+        found = "\n    ".join(f"{fault.case}: {fault.code} {fault.reason}" for fault in skipped[:10])
+        raise DataError("E-CONV-02", source=source, found=found or "no case at all")
+
     def write(self, case: CaseSource) -> None:
         """Write one case.
 
@@ -89,7 +95,7 @@ class CaseWriter:
         try:
             loaded = case.load()
         except OSError as error:
-            raise DataError("E-IMG-01", f"{case.name} cannot be read", found=str(error)) from error
+            raise DataError("E-IMG-01", what=f"{case.name} cannot be read", found=str(error), fix="") from error
         if case.name in self.adopt:
             loaded = _on_one_grid(loaded)
         self._check(case, loaded)
@@ -107,10 +113,9 @@ class CaseWriter:
         expected = len(self.survey.description.channel_names)
         if len(loaded.channels) != expected:
             raise _fault("E-CHAN-01", case, "has a wrong number of channels", f"{len(loaded.channels)}", f"{expected}")
-        label = [loaded.label] if loaded.label is not None else []
-        shapes = {volume.array.shape for volume in (*loaded.channels, *label)}
-        if len(shapes) > 1 or loaded.channels[0].array.ndim != 3:
-            found = ", ".join(f"{volume.path.name} {volume.array.shape}" for volume in (*loaded.channels, *label))
+        volumes = (*loaded.channels, *([loaded.label] if loaded.label else []))
+        if len({volume.array.shape for volume in volumes}) > 1 or volumes[0].array.ndim != 3:
+            found = ", ".join(f"{volume.path.name} {volume.array.shape}" for volume in volumes)
             raise _fault("E-GEO-01", case, "has images or labels of different shapes", found, "one 3-D shape")
         self._check_grids(case, loaded)
         for volume in loaded.channels:
@@ -128,6 +133,7 @@ class CaseWriter:
         except DataError as error:
             fix = f"repair the headers at their source, or: --adopt-image-header {case.name}"
             if label is not None:
+                # Drawing needs a plotting library, and hardly any source needs a drawing.
                 from samora_pipeline.reporting.label_check import draw_label_check
 
                 picture = self.overlays / f"{case.name}.png"
@@ -143,8 +149,8 @@ class CaseWriter:
                 "E-LABEL-09",
                 case,
                 "has label values that are not declared",
-                f"{_listed(unknown)} in {label.path.name}",
-                _listed(sorted(declared)),
+                f"{shortened(unknown, 20)} in {label.path.name}",
+                shortened(sorted(declared), 20),
             )
 
     def _place(self, loaded: LoadedCase, volume: Volume, path: Path) -> bool:
@@ -180,13 +186,7 @@ def _adopted(survey: Survey, adopt: Collection[str]) -> frozenset[str]:
     if "all" in adopt:
         return frozenset(names)
     if unknown := sorted(set(adopt) - set(names)):
-        raise DataError(
-            "E-CONV-03",
-            "--adopt-image-header names cases that the source does not have",
-            found=", ".join(unknown),
-            expected=", ".join(names[:5]) + (", ..." if len(names) > 5 else ""),
-            fix="correct the names; conversion.json lists the cases that were set aside",
-        )
+        raise DataError("E-CONV-03", found=", ".join(unknown), expected=shortened(names, 5))
     return frozenset(adopt)
 
 
@@ -196,13 +196,7 @@ def check_names(survey: Survey) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     unfit = [name for name in names if not name.isprintable() or "/" in name or name.startswith(".") or not name]
     if repeated or unfit:
-        raise DataError(
-            "E-CONV-01",
-            "case names repeat or cannot be file names",
-            found=", ".join(map(repr, (repeated or unfit)[:10])),
-            expected="each case once, with a plain name",
-            fix="rename or remove the files concerned",
-        )
+        raise DataError("E-CONV-01", found=", ".join(map(repr, (repeated or unfit)[:10])))
 
 
 @contextmanager
@@ -224,48 +218,29 @@ def sweep(target: Path) -> None:
             shutil.rmtree(left_over, ignore_errors=True)
 
 
-def collect_faults(outcomes: list[Outcome[None]]) -> tuple[SetAside, ...]:
+def _faults(outcomes: list[Outcome[None]]) -> tuple[Skipped, ...]:
     """The cases that failed, and why; a full disk is raised."""
     faults = []
     for outcome in outcomes:
-        if isinstance(outcome.error, ResourceError):
+        error = outcome.error
+        if isinstance(error, ResourceError):
             # A full disk is no fault of the case.
-            raise outcome.error
-        if outcome.error is not None:
-            reason = f"{outcome.error.what} ({outcome.error.found})" if outcome.error.found else outcome.error.what
-            if outcome.error.code == "E-GEO-02":
-                reason += f"; {outcome.error.fix}"
-            faults.append(SetAside(outcome.name, outcome.error.code, reason))
+            raise error
+        if error is not None:
+            reason = f"{error.what} ({error.found})" if error.found else error.what
+            fix = f"; {error.fix}" if error.code == "E-GEO-02" else ""
+            faults.append(Skipped(outcome.name, error.code, reason + fix))
     return tuple(faults)
 
 
-def _without(ours: SamoraJson, set_aside: tuple[SetAside, ...]) -> SamoraJson:
-    """A published split without the cases that were set aside."""
-    if ours.published_split is None:
+def _limited(ours: SamoraJson, skipped: Collection[str]) -> SamoraJson:
+    """A published split without the cases that were skipped."""
+    split = ours.published_split
+    if split is None:
         return ours
-    gone = {fault.case for fault in set_aside}
-    train, test = (
-        tuple(name for name in names if name not in gone)
-        for names in (ours.published_split.train, ours.published_split.test)
-    )
+    train, test = (tuple(name for name in names if name not in skipped) for names in (split.train, split.test))
     return replace(ours, published_split=PublishedSplit(train, test))
 
 
 def _fault(code: str, case: CaseSource, what: str, found: str, expected: str) -> DataError:
     return DataError(code, f'the case "{case.name}" {what}', found=found, expected=expected)
-
-
-def nothing_left(source: str, set_aside: tuple[SetAside, ...]) -> DataError:
-    """The error for a source without any usable case (``E-CONV-02``)."""
-    faults = "\n    ".join(f"{fault.case}: {fault.code} {fault.reason}" for fault in set_aside[:10])
-    return DataError(
-        "E-CONV-02",
-        f"no case of {source} can be used",
-        found=faults or "no case at all",
-        expected="at least one readable case",
-        fix="repair the source; samora_convert -d list  shows what is expected",
-    )
-
-
-def _listed(values: list[int]) -> str:
-    return ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")

@@ -45,13 +45,15 @@ def list_cases(dataset: RawDataset) -> tuple[list[CaseSource], dict[str, list[Da
             faults.setdefault(case, []).append(error)
         for case, raw in cases.items():
             if case in folder_of:
-                faults.setdefault(case, []).append(_in_two_folders(case, folder_of[case], folder))
+                faults.setdefault(case, []).append(
+                    DataError("E-CASE-01", case=case, found=f"{folder_of[case]} and {folder}")
+                )
                 continue
             folder_of[case] = folder
             sources[case] = CaseSource(raw, "unlabelled" if raw.label is None and subset == "train" else subset)
     for case in sources:
         if not case.isprintable() or (case.endswith("_label") and case.removesuffix("_label") in sources):
-            faults.setdefault(case, []).append(_unusable_name(case))
+            faults.setdefault(case, []).append(DataError("E-CASE-02", case=case, found=repr(case)))
     return [source for case, source in sources.items() if case not in faults], faults
 
 
@@ -63,23 +65,3 @@ def missing_images(dataset: RawDataset, sources: Sequence[CaseSource]) -> list[s
     return [
         path.name for path in labels if not path.name.startswith(".") and path.name.removesuffix(ending) not in named
     ]
-
-
-def _in_two_folders(case: str, first: str, second: str) -> DataError:
-    return DataError(
-        "E-CASE-01",
-        f'the case "{case}" stands in two folders',
-        found=f"{first} and {second}",
-        expected="one name for one case",
-        fix="rename one of them (its label file too)",
-    )
-
-
-def _unusable_name(case: str) -> DataError:
-    return DataError(
-        "E-CASE-02",
-        f"the case name {case!r} cannot be used",
-        found=repr(case),
-        expected='printable characters, and no name that is another one followed by "_label"',
-        fix="rename its files",
-    )

@@ -86,15 +86,9 @@ def _command(arguments: argparse.Namespace) -> int:
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     if arguments.workers is not None and arguments.workers < 1:
-        raise UsageError("E-ARG-01", "-np must be at least 1", found=str(arguments.workers), fix="-np 1")
+        raise UsageError("E-ARG-01", found=str(arguments.workers))
     if arguments.dask and arguments.workers:
-        raise UsageError(
-            "E-ARG-09",
-            "--dask and -np do not go together",
-            found="both",
-            expected="one of them",
-            fix="samora_plan_and_preprocess --help",
-        )
+        raise UsageError("E-ARG-09", found="both", fix="samora_plan_and_preprocess --help")
 
 
 def _request(folder: DatasetFolder, roots: Roots, overrides: dict[str, str], arguments: argparse.Namespace) -> Request:
@@ -126,13 +120,7 @@ def _chosen(arguments: argparse.Namespace, roots: Roots) -> list[DatasetFolder]:
 
     present = roots.datasets()
     if not present:
-        raise DataError(
-            "E-DATA-03",
-            f"there is no raw dataset under {roots.raw}",
-            found="no folder DatasetNNN_Name",
-            expected="at least one raw dataset",
-            fix="samora_convert -d list  shows what can be converted; --root DIR looks elsewhere",
-        )
+        raise DataError("E-DATA-03", roots=roots, found="no folder DatasetNNN_Name")
     if arguments.verify_only or arguments.overrides or arguments.planner or arguments.explain:
         return present
     chosen = []
@@ -210,10 +198,8 @@ def _next_command(folder: DatasetFolder, splits: Splits) -> str:
 def _set_aside(checked: Checked) -> FailedCasesError:
     left_out = checked.fingerprint.set_aside
     shown = ", ".join(f"{case} ({code})" for case, code in left_out.items())
-    return FailedCasesError(
-        "E-CASE-03",
-        f"{len(left_out)} cases of {checked.dataset.folder.name} were set aside",
-        found=shown,
-        expected="cases without a fault",
-        fix=f"samora_plan_and_preprocess -d {checked.dataset.folder.name} --verify-only  shows what is wrong with them",
-    )
+    return FailedCasesError("E-CASE-03", number=len(left_out), checked=checked, found=shown)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

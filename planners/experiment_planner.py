@@ -204,11 +204,7 @@ class ExperimentPlanner:
         lists = [name for name, budget in self.dataset.ours.budgets.items() if budget.slices]
         if lists and axis.value != counted:
             raise DataError(
-                "E-SPLIT-09",
-                f"the published slices of {', '.join(lists)} were not counted along this axis",
-                found=f"slice_axis={axis.value}: {axis.why}",
-                expected=f"{counted} slices",
-                fix="leave slice_axis as it is decided, or take these lists out of budgets in samora.json",
+                "E-SPLIT-09", lists=", ".join(lists), counted=counted, found=f"slice_axis={axis.value}: {axis.why}"
             )
         return axis
 
@@ -271,13 +267,7 @@ def channel_names(dataset: RawDataset) -> tuple[str, ...]:
 
 
 def _unknown_channel(index: int, name: str) -> DataError:
-    return DataError(
-        "E-CHAN-03",
-        f'the channel name "{name}" does not say how its intensities are scaled',
-        found=f'"{index}": "{name}" in channel_names of dataset.json',
-        expected="CT, MR, MRI, T1, T2, T1w, T2w, FLAIR, LGE, ADC, zscore, noNorm, rescale_to_0_1, R, G or B",
-        fix=f"correct the name, or say it: --set intensity.{index}=percentiles  (or range, or window:-125,275)",
-    )
+    return DataError("E-CHAN-03", name=name, index=index, found=f'"{index}": "{name}" in channel_names of dataset.json')
 
 
 def _shown(value: object) -> str:

@@ -117,7 +117,7 @@ def examine(task: ExamineTask) -> Examination:
 def _unreadable(source: CaseSource, error: OSError) -> DataError:
     return DataError(
         "E-IMG-01",
-        f'a file of the case "{source.name}" cannot be read',
+        what=f'a file of the case "{source.name}" cannot be read',
         found=str(error),
         expected="readable files",
         fix="correct its permissions or the link that leads to it",

@@ -59,7 +59,11 @@ def _checked_channel(source: CaseSource, path: Path, found: Inspection) -> Volum
     try:
         volume = read_volume(path)
         if volume.array.ndim != 3:
-            raise _four_axes(volume)
+            raise DataError(
+                "E-CHAN-06",
+                volume=volume,
+                found=f"shape {' x '.join(str(size) for size in volume.array.shape)} in {volume.path}",
+            )
         require_finite(volume)
     except DataError as error:
         found.faults.append(error)
@@ -140,10 +144,13 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
         raise DataError(error.code, error.what, found=error.found, expected=error.expected, fix=fix)
     raise DataError(
         "E-DATA-02",
-        f"{len(faults)} of {total} cases of {dataset} are faulty ({len(every)} faults); nothing was written",
+        number=len(faults),
+        total=total,
+        dataset=dataset,
+        number2=len(every),
+        report=report,
+        option=option,
         found="\n" + fault_table(faults),
-        expected="cases without a fault",
-        fix=f"repair them (each with its remedy in {report}), {option}",
     )
 
 
@@ -233,18 +240,8 @@ def _undeclared(path: Path, values: list[int], counts: npt.NDArray[np.int64], sc
     shown = ", ".join(f"{value} ({counts[value]} voxels)" for value in values)
     return DataError(
         "E-LABEL-09",
-        f"{path.name} has label values that dataset.json does not declare",
+        what=f"{path.name} has label values that dataset.json does not declare",
         found=f"{shown} in {path}",
         expected=", ".join(str(value) for value in sorted(scheme.values)),
         fix="declare them in dataset.json, or map them to declared ones when converting",
-    )
-
-
-def _four_axes(volume: Volume) -> DataError:
-    return DataError(
-        "E-CHAN-06",
-        f"{volume.path.name} holds several volumes in one file",
-        found=f"shape {' x '.join(str(size) for size in volume.array.shape)} in {volume.path}",
-        expected="one 3-D volume per channel, CASE_0000, CASE_0001, ...",
-        fix="split it by its last axis, one file per channel (samora_convert does so for known sources)",
     )

@@ -48,10 +48,4 @@ def imported_folds(folder: Path, training: list[str]) -> tuple[dict[str, Fold], 
 
 
 def _unusable(path: Path, number: int, found: str) -> DataError:
-    return DataError(
-        "E-SPLIT-08",
-        f"fold {number} of {path.name} cannot be used",
-        found=f"{found} ({path})",
-        expected="labelled training cases, each on one side",
-        fix=f"correct {path.name}, or remove it to have folds drawn",
-    )
+    return DataError("E-SPLIT-08", number=number, path=path, found=f"{found} ({path})")

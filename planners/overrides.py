@@ -49,7 +49,7 @@ def check_keys(overrides: Mapping[str, str], channels: int) -> None:
         if key not in known:
             raise UsageError(
                 "E-SET-01",
-                f'a plan has no value "{key}"',
+                what=f'a plan has no value "{key}"',
                 found=f"--set {key}={overrides[key]}",
                 expected=f"{nearest(key, known)}{', '.join(known)}",
                 fix="samora_plan_and_preprocess --explain  shows all values",
@@ -83,7 +83,7 @@ def unusable(key: str, text: str, expected: str) -> UsageError:
     """The error for a value that does not suit its key (``E-SET-02``)."""
     return UsageError(
         "E-SET-02",
-        f"{text!r} is no value for {key}",
+        what=f"{text!r} is no value for {key}",
         found=f"--set {key}={text}",
         expected=expected,
         fix="samora_plan_and_preprocess --explain  shows all values",

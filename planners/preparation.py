@@ -103,7 +103,7 @@ def check(request: Request, dataset: RawDataset) -> Checked:
     """
     sources, faults = list_cases(dataset)
     if not sources and not faults:
-        raise _no_cases(request.raw)
+        raise DataError("E-DATA-04", raw=request.raw, found=f"no image in {request.raw}/imagesTr, imagesTs or imagesUn")
     total = len(sources) + len(faults)
     found = _survey(request, dataset, sources)
     faults |= found.faults
@@ -231,13 +231,3 @@ def _dropped_settings(target: Path, before: Plans | None, after: Plans) -> tuple
             f"planned by {after.planner}; the plan before was by {before.planner} (--planner {before.planner} keeps it)"
         )
     return tuple(notes)
-
-
-def _no_cases(raw: Path) -> DataError:
-    return DataError(
-        "E-DATA-04",
-        f"{raw.name} has no cases",
-        found=f"no image in {raw}/imagesTr, imagesTs or imagesUn",
-        expected="files such as CASE_0000.nii.gz, with the file_ending of dataset.json",
-        fix="samora_convert -d list  shows the converters that write a raw dataset",
-    )

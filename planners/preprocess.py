@@ -198,10 +198,4 @@ def _label_pixels(labels: npt.NDArray[np.uint8], scheme: LabelScheme) -> dict[st
 
 
 def _changed(source: CaseSource) -> DataError:
-    return DataError(
-        "E-CASE-04",
-        f'the files of the case "{source.name}" changed while it was worked on',
-        found=", ".join(str(path) for path in source.raw.channels),
-        expected="the files that were checked",
-        fix="run the command again when nothing writes to the raw folder any more",
-    )
+    return DataError("E-CASE-04", source=source, found=", ".join(str(path) for path in source.raw.channels))

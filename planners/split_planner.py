@@ -135,9 +135,9 @@ class SplitPlanner:
         if raw and (raw[0] < 0 or raw[-1] >= count):
             raise DataError(
                 "E-SPLIT-06",
-                f'the published split "{budget}" names a slice that "{name}" does not have',
+                count=count - 1,
+                what=f'the published split "{budget}" names a slice that "{name}" does not have',
                 found=f"slices {raw[0]} to {raw[-1]}",
-                expected=f"0 to {count - 1}",
                 fix="correct budgets in samora.json, or plan the slice axis they were counted along",
             )
         return tuple(sorted(count - 1 - index for index in raw)) if flipped else tuple(raw)

@@ -72,30 +72,13 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         ResourceError: ``E-LOCK-01`` when another process holds it.
     """
-    with _held(folder, "LOCK_EX"):
-        yield
-
-
-@contextmanager
-def shared(folder: Path) -> Iterator[None]:
-    """Hold a folder together with others that hold it so, keeping out those that want it for themselves.
-
-    Raises:
-        ResourceError: ``E-LOCK-01`` when a process holds it for itself.
-    """
-    with _held(folder, "LOCK_SH"):
-        yield
-
-
-@contextmanager
-def _held(folder: Path, mode: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     if _fcntl is None:
         yield
         return
     with (folder / ".lock").open("w") as stream:
         try:
-            _fcntl.flock(stream, getattr(_fcntl, mode) | _fcntl.LOCK_NB)
+            _fcntl.flock(stream, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ResourceError("E-LOCK-01", folder=folder, found=str(folder)) from error
         yield
@@ -141,10 +124,10 @@ def require_space(path: Path, needed: int) -> None:
     if free < needed:
         raise ResourceError(
             "E-DISK-02",
-            f"there is not enough space for {path.name}",
-            found=f"{free / 1e6:,.0f} MB free in {folder}",
-            expected=f"{needed / 1e6:,.0f} MB",
-            fix=f"df -h {folder}  then free space, or choose another folder",
+            path=path,
+            needed=needed / 1000000.0,
+            folder=folder,
+            found=f"{free / 1000000.0:,.0f} MB free in {folder}",
         )
 
 

@@ -17,7 +17,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -126,12 +128,7 @@ def _serial(
     function: Callable[[Item], Result], items: Sequence[tuple[str, Item]]
 ) -> Iterator[tuple[int, Outcome[Result]]]:
     for index, (name, item) in enumerate(items):
-        try:
-            yield index, Outcome(name, function(item))
-        except SamoraError as error:
-            yield index, Outcome(name, error=error)
-        except MemoryError:
-            yield index, Outcome(name, error=_no_memory(name))
+        yield index, _outcome(name, partial(function, item))
 
 
 def _pooled(
@@ -139,50 +136,29 @@ def _pooled(
 ) -> Iterator[tuple[int, Outcome[Result]]]:
     waiting = deque(range(len(items)))
     while waiting:
-        suspects: list[int] = []
-        with _pool(min(workers, len(waiting))) as pool:
-            yield from _until_broken(pool, function, items, waiting, workers, suspects)
-        for index in suspects:
-            yield index, _alone(function, items[index])
+        running: dict[Future[Result], int] = {}
+        with _pool(min(workers, len(waiting))) as pool, suppress(BrokenProcessPool):
+            while waiting or running:
+                # No more than one item per worker is handed in, so that few are in doubt when a worker dies.
+                while waiting and len(running) < workers:
+                    running[pool.submit(function, items[waiting[0]][1])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcome = _outcome(items[running[future]][0], future.result)
+                    yield running.pop(future), outcome
+        # What is left was being worked on when a worker died.
+        for index in sorted(running.values()):
+            name, item = items[index]
+            with _pool(1) as pool:
+                try:
+                    yield index, _outcome(name, pool.submit(function, item).result)
+                except BrokenProcessPool:
+                    yield index, Outcome(name, error=_no_memory(name))
 
 
-def _until_broken(
-    pool: ProcessPoolExecutor,
-    function: Callable[[Item], Result],
-    items: Sequence[tuple[str, Item]],
-    waiting: deque[int],
-    workers: int,
-    suspects: list[int],
-) -> Iterator[tuple[int, Outcome[Result]]]:
-    """Work through ``waiting``; when a worker dies, put the items that were being worked on into ``suspects``."""
-    running: dict[Future[Result], int] = {}
-    while waiting or running:
-        try:
-            # No more than one item per worker is handed in, so that few are in doubt when a worker dies.
-            while waiting and len(running) < workers:
-                running[pool.submit(function, items[waiting[0]][1])] = waiting[0]
-                waiting.popleft()
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                outcome = _outcome(future, items[running[future]][0])
-                yield running.pop(future), outcome
-        except BrokenProcessPool:
-            suspects.extend(sorted(running.values()))
-            return
-
-
-def _alone(function: Callable[[Item], Result], item: tuple[str, Item]) -> Outcome[Result]:
-    name, value = item
-    with _pool(1) as pool:
-        try:
-            return _outcome(pool.submit(function, value), name)
-        except BrokenProcessPool:
-            return Outcome(name, error=_no_memory(name))
-
-
-def _outcome(future: Future[Result], name: str) -> Outcome[Result]:
+def _outcome(name: str, result: Callable[[], Result]) -> Outcome[Result]:
     try:
-        return Outcome(name, future.result())
+        return Outcome(name, result())
     except SamoraError as error:
         return Outcome(name, error=error)
     except MemoryError:
@@ -196,7 +172,7 @@ def _on_cluster(
     try:
         from distributed import Client
     except ImportError as error:
-        raise _no_dask() from error
+        raise AssetError("E-DASK-01", found="no package distributed") from error
     try:
         client = Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:
@@ -222,10 +198,8 @@ def _cluster_outcome(future: Any, name: str, address: str) -> Outcome[Any] | Non
     from distributed import CancelledError, KilledWorker
 
     try:
-        return Outcome(name, future.result(timeout=_CONNECT_SECONDS))
-    except SamoraError as error:
-        return Outcome(name, error=error)
-    except (KilledWorker, MemoryError):
+        return _outcome(name, partial(future.result, timeout=_CONNECT_SECONDS))
+    except KilledWorker:
         return Outcome(name, error=_no_memory(name))
     except TimeoutError:
         return None
@@ -274,10 +248,6 @@ def _end_with_parent() -> None:
 
 def _no_memory(name: str) -> ResourceError:
     return ResourceError("E-MEM-18", name=name, found="no result, most likely for lack of memory")
-
-
-def _no_dask() -> AssetError:
-    return AssetError("E-DASK-01", found="no package distributed")
 
 
 def _no_cluster(address: str, found: str) -> ResourceError:

@@ -72,9 +72,11 @@ class StageSettings:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name in _POSITIVE and value is not None and value <= 0:
-                raise UsageError("E-SET-04", f"{name} must be positive", found=str(value), expected="more than 0")
+                raise UsageError("E-SET-04", what=f"{name} must be positive", found=str(value))
             if name in _SHARES and not 0 <= value < 1:
-                raise UsageError("E-SET-04", f"{name} is a share", found=str(value), expected="at least 0, less than 1")
+                raise UsageError(
+                    "E-SET-04", what=f"{name} is a share", found=str(value), expected="at least 0, less than 1"
+                )
 
     def small(self) -> Self:
         """The settings for a small backbone on a CPU (ours): the same objective, minutes instead of days."""

@@ -11,8 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.studies.scored import Cell, Measured, Scored
 from benchmarks.studies.state import StudyState
+from samora_pipeline.contracts.colours import ORGAN_COLOURS
 from samora_pipeline.files import atomic_path, write_text
-from samora_pipeline.reporting.palette import ORGAN_COLOURS
 from samora_pipeline.reporting.text_tables import TextTable, csv, markdown
 
 RESULTS_FILE = "results.md"

@@ -7,38 +7,23 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dataset_conversion.converter import CaseSource, Converter, Identity, Part, Survey, register
-from dataset_conversion.file_names import list_files, shortened, stem
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scan_pairs import load_pair
-
-if TYPE_CHECKING:
-    from dataset_conversion.published import Published
+from dataset_conversion.converter import Converter
+from dataset_conversion.file_names import counted, list_files, stem
+from dataset_conversion.label_map import ABDOMEN, LabelMap
+from dataset_conversion.published import Published
+from dataset_conversion.scans import load_files
+from dataset_conversion.survey import CaseSource, Identity, Part, Survey
+from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson
 
 _ENDINGS = (".nii.gz", ".nii")
-_CASE = re.compile(r"amos_(\d{4})")
 # The data set's own readme: ids from 500 are MR.
 _FIRST_MR = 500
 _CHANNELS = {"CT": "CT", "MR": "MRI"}
-_FOLDERS: tuple[tuple[str, Part], ...] = (("Tr", "Tr"), ("Va", "Ts"), ("Ts", "Ts"))
+_FOLDERS = ("Tr", "Va", "Ts")
 _ORGANS = LabelMap.numbered(
-    "spleen",
-    "right_kidney",
-    "left_kidney",
-    "gallbladder",
-    "esophagus",
-    "liver",
-    "stomach",
-    "aorta",
-    "inferior_vena_cava",
-    "pancreas",
-    "right_adrenal_gland",
-    "left_adrenal_gland",
-    "duodenum",
-    "bladder",
-    "prostate_or_uterus",
+    *(*ABDOMEN, "inferior_vena_cava", "pancreas", "right_adrenal_gland", "left_adrenal_gland"),
+    *("duodenum", "bladder", "prostate_or_uterus"),
 )
 
 
@@ -48,7 +33,6 @@ class Scan:
 
     name: str
     folder: str
-    part: Part
     image: Path
     label: Path | None
 
@@ -57,8 +41,14 @@ class Scan:
         """CT or MR."""
         return "MR" if int(self.name.removeprefix("amos_")) >= _FIRST_MR else "CT"
 
+    @property
+    def part(self) -> Part:
+        """Validation and test scans are tested on; a training scan without labels is an unlabelled one."""
+        if self.folder != "Tr":
+            return "Ts"
+        return "Tr" if self.label else "Un"
 
-@register
+
 class AMOS22(Converter):
     """Names are kept; the validation part, whose labels are public, is the test set."""
 
@@ -94,8 +84,6 @@ class AMOS22(Converter):
 
     def published(self) -> Published:
         """The parts of the challenge; which scans they are, the folders say."""
-        from dataset_conversion.published import Published
-
         return Published(
             "SAMora states no split for AMOS22; this is the challenge's own: trained on imagesTr, scored on imagesVa, "
             "the part whose labels are public"
@@ -103,30 +91,25 @@ class AMOS22(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """List the three parts and keep one modality."""
-        from samora_pipeline.contracts.dataset import DatasetJson, PublishedSplit, SamoraJson
-
         found = _scans(_home(source))
         scans = [scan for scan in found if scan.modality == options.modality]
-        cases = tuple(_case(scan) for scan in scans)
-        if not any(case.part == "Tr" for case in cases):
+        cases = [
+            CaseSource(scan.name, scan.part, partial(load_files, [scan.image], scan.label, _ORGANS)) for scan in scans
+        ]
+        train = tuple(case.name for case in cases if case.part == "Tr")
+        if not train:
             others = f"{len(found)} scans, but none to train on with modality {options.modality}"
             raise self.missing_source(source, others if found else "no file imagesTr/amos_NNNN.nii.gz")
-        split = PublishedSplit(
-            tuple(case.name for case in cases if case.part == "Tr"),
-            tuple(scan.name for scan in scans if scan.folder == "Va" and scan.label),
-        )
-        about = {"name": self.identify("", source, options).name}
-        channel = _CHANNELS[options.modality]
-        return Survey(
-            DatasetJson({"0": channel}, _ORGANS.labels, len(split.train), ".nii.gz", extra=about),
+        test = tuple(scan.name for scan in scans if scan.folder == "Va" and scan.label)
+        return self.describe(
+            cases,
             SamoraJson(
                 origin=f"AMOS22, {options.modality} scans",
-                citation=self.citation,
-                terms=self.terms,
-                published_split=split if split.test else None,
+                published_split=PublishedSplit(train, test) if test else None,
             ),
-            cases,
             _notes(scans, len(found) - len(scans), options.modality),
+            about={"name": self.identify("", source, options).name},
+            channels=(_CHANNELS[options.modality],),
         )
 
 
@@ -137,28 +120,21 @@ def _home(source: Path) -> Path:
 
 def _scans(home: Path) -> list[Scan]:
     scans = []
-    for folder, part in _FOLDERS:
+    for folder in _FOLDERS:
         for image in list_files(home / f"images{folder}", _ENDINGS):
             name = stem(image, _ENDINGS)
-            if _CASE.fullmatch(name):
+            if re.fullmatch(r"amos_\d{4}", name):
                 labels = [home / f"labels{folder}" / f"{name}{ending}" for ending in _ENDINGS]
-                label = next((path for path in labels if path.is_file()), None)
-                scans.append(Scan(name, folder, part, image, label))
+                scans.append(Scan(name, folder, image, next((path for path in labels if path.is_file()), None)))
     return scans
 
 
-def _case(scan: Scan) -> CaseSource:
-    part: Part = "Un" if scan.part == "Tr" and scan.label is None else scan.part
-    return CaseSource(scan.name, part, partial(load_pair, scan.image, scan.label, _ORGANS))
-
-
 def _notes(scans: list[Scan], others: int, modality: str) -> tuple[str, ...]:
-    notes = []
-    if others:
-        other = "MR" if modality == "CT" else "CT"
-        notes.append(f"{others} scans are {other} by their id and were left out: --modality {other} converts them")
-    if bare := [scan.name for scan in scans if scan.label is None and scan.folder == "Tr"]:
-        notes.append(f"{len(bare)} training scans have no label map and went to imagesUn: {shortened(bare)}")
-    if bare := [scan.name for scan in scans if scan.label is None and scan.folder == "Va"]:
-        notes.append(f"{len(bare)} validation scans have no label map and are not scored: {shortened(bare)}")
-    return tuple(notes)
+    other = "MR" if modality == "CT" else "CT"
+    left_out = f"{others} scans are {other} by their id and were left out: --modality {other} converts them"
+    bare = {folder: [s.name for s in scans if s.folder == folder and s.label is None] for folder in _FOLDERS}
+    return (
+        *([left_out] if others else []),
+        *counted(bare["Tr"], "training scans have no label map and went to imagesUn"),
+        *counted(bare["Va"], "validation scans have no label map and are not scored"),
+    )

@@ -1,28 +1,45 @@
-"""BTCV: the 30 labelled abdominal CT scans of the challenge beyond the cranial vault, with all 13 organs."""
+"""BTCV: the 30 labelled abdominal CT scans of the challenge beyond the cranial vault, with all 13 organs.
+
+Synapse has the same raw scans; ``find_raw_scans`` serves both.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dataset_conversion.btcv_scans import CITATION, ORGANS, PAGE, TERMS, TREE, find_raw_scans
-from dataset_conversion.converter import Converter, Survey, register
+from dataset_conversion.converter import Converter
+from dataset_conversion.file_names import list_files, stem, unpaired
+from dataset_conversion.label_map import ABDOMEN, LabelMap
+from dataset_conversion.published import Published, limit, read_published
+from dataset_conversion.scans import load_files
+from dataset_conversion.survey import CaseSource, Survey
+from samora_pipeline.contracts.dataset import SamoraJson
 
-if TYPE_CHECKING:
-    from dataset_conversion.published import Published
+ORGANS = LabelMap.numbered(
+    *(*ABDOMEN, "inferior_vena_cava", "portal_and_splenic_vein", "pancreas"),
+    *("right_adrenal_gland", "left_adrenal_gland"),
+)
+
+_ENDINGS = (".nii.gz", ".nii")
+_PLACES = ("", "Training", "RawData/Training", "Abdomen/RawData/Training")
 
 
-@register
 class BTCV(Converter):
     """The scans of Synapse with every label; case numbers are those of the files (img0005 becomes case0005)."""
 
     name = "BTCV"
     summary = "30 abdominal CT scans with 13 organs: the scans of Synapse, with every label."
-    page = PAGE
-    terms = TERMS
-    citation = CITATION
-    tree = TREE
+    page = "https://www.synapse.org/Synapse:syn3193805"
+    terms = "the data use agreement of Synapse syn3193805 (free account); not to be passed on"
+    citation = "Landman et al., MICCAI Multi-Atlas Labeling Beyond the Cranial Vault, 2015, doi 10.7303/syn3193805"
+    tree = (
+        "FOLDER/                      or FOLDER/Training, FOLDER/RawData/Training, FOLDER/Abdomen/RawData/Training\n"
+        "  img/imgNNNN.nii.gz         30 scans\n"
+        "  label/labelNNNN.nii.gz     their label maps"
+    )
     home = 7
     channels = ("CT",)
     label_maps = {"raw scans": ORGANS}
@@ -34,8 +51,6 @@ class BTCV(Converter):
 
     def published(self) -> Published:
         """The split of Synapse, so that a test scan of the one is never trained on in the other."""
-        from dataset_conversion.published import Published, read_published
-
         origin = (
             "SAMora states no split for BTCV; this is the one of Synapse (18 training and 12 test cases), whose scans "
             "these are"
@@ -44,24 +59,31 @@ class BTCV(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Pair scans and label maps by number."""
-        from dataset_conversion.published import limit
-        from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
+        cases, notes = find_raw_scans(source, ORGANS, self.published())
+        if not cases:
+            raise self.missing_source(source, "; ".join(notes) or "no file img/imgNNNN.nii.gz")
+        here, missing = limit(self.published(), {case.name for case in cases})
+        origin = "BTCV (Synapse syn3193805), raw scans"
+        ours = SamoraJson(origin=origin, budget_unit="slices", published_split=here.split)
+        return self.describe(cases, ours, notes + missing)
 
-        published = self.published()
-        test = frozenset(published.split.test if published.split else ())
-        scans = find_raw_scans(source, ORGANS, lambda name: "Ts" if name in test else "Tr")
-        if scans is None or not scans.cases:
-            raise self.missing_source(source, "; ".join(scans.notes) if scans else "no file img/imgNNNN.nii.gz")
-        here, missing = limit(published, {case.name for case in scans.cases})
-        return Survey(
-            DatasetJson({"0": "CT"}, ORGANS.labels, len(scans.cases), ".nii.gz", extra={"name": self.name}),
-            SamoraJson(
-                origin="BTCV (Synapse syn3193805), raw scans",
-                citation=self.citation,
-                terms=self.terms,
-                budget_unit="slices",
-                published_split=here.split,
-            ),
-            scans.cases,
-            scans.notes + missing,
-        )
+
+def find_raw_scans(
+    source: Path, label_map: LabelMap, published: Published
+) -> tuple[tuple[CaseSource, ...], tuple[str, ...]]:
+    """The labelled cases caseNNNN of the first of the known places that holds scans, and notes about unpaired files."""
+    for place in _PLACES:
+        if images := _numbered(source / place / "img", "img"):
+            labels = _numbered(source / place / "label", "label")
+            cases = (
+                CaseSource(name, published.part(name), partial(load_files, [image], labels[name], label_map))
+                for name, image in images.items()
+                if name in labels
+            )
+            return tuple(cases), unpaired(images, labels)
+    return (), ()
+
+
+def _numbered(folder: Path, prefix: str) -> dict[str, Path]:
+    found = ((re.fullmatch(rf"{prefix}(\d{{4}})", stem(path, _ENDINGS)), path) for path in list_files(folder, _ENDINGS))
+    return {f"case{match[1]}": path for match, path in found if match}

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dataset_conversion.converter import CaseSource, Converter, Identity, LoadedCase, Survey, register
+import numpy as np
+
+from dataset_conversion.converter import Converter
 from dataset_conversion.file_names import group_channels, list_files, stem
 from dataset_conversion.label_map import MAP_FORM, LabelMap, read_label_map
+from dataset_conversion.scans import load_files, read_scan
+from dataset_conversion.survey import CaseSource, Identity, LoadedCase, Survey
+from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.volume import label_array
 
 _ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")
 # nnU-Net's name for intensities without units: each scan is scaled by itself, which serves every kind of scan.
@@ -17,7 +24,6 @@ _UNNAMED = "zscore"
 _COLOURS = ("R", "G", "B")
 
 
-@register
 class Folder(Converter):
     """NIfTI, NRRD, MetaImage or PNG; images without a label map become unlabelled scans."""
 
@@ -58,58 +64,42 @@ class Folder(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Match images and labels by name; without a map, read the label values that occur."""
-        from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
-
         folder = Path(options.images or source / "images")
         images = group_channels(list_files(folder, _ENDINGS), _ENDINGS)
         if not images:
             raise self.missing_source(folder, "no image file" if folder.is_dir() else f"no folder {folder}")
         labels = self._labels(Path(options.labels or source / "labels"), bool(options.labels), images)
         pictures = _pictures_only(folder, images)
-        names = _channel_names(options.channel, images, pictures)
         label_map = read_label_map(Path(options.label_map)) if options.label_map else _counted_map(labels)
         cases = tuple(
             CaseSource(name, "Tr" if name in labels else "Un", partial(_load, files, labels.get(name), label_map))
             for name, files in images.items()
         )
-        return Survey(
-            DatasetJson(
-                {str(number): name for number, name in enumerate(names)},
-                label_map.labels,
-                len(labels),
-                ".nii.gz",
-                extra={"name": options.name},
-            ),
-            SamoraJson(origin=f"folder {folder.resolve()}", terms=self.terms, spacing_known=not pictures),
+        return self.describe(
             cases,
+            SamoraJson(origin=f"folder {folder.resolve()}", spacing_known=not pictures),
             _notes(options.channel, pictures, len(images) - len(labels) if labels else 0),
+            about={"name": options.name},
+            channels=_channel_names(options.channel, images, pictures),
+            labels=label_map.labels,
         )
 
     def _labels(self, folder: Path, asked: bool, images: dict[str, tuple[Path, ...]]) -> dict[str, Path]:
         if asked and not folder.is_dir():
             raise self.missing_source(folder, f"no folder {folder}")
-        labels: dict[str, Path] = {}
-        for path in list_files(folder, _ENDINGS):
-            labels[stem(path, _ENDINGS)] = path
-        alone = sorted(set(labels) - set(images))
-        if alone:
+        labels = {stem(path, _ENDINGS): path for path in list_files(folder, _ENDINGS)}
+        if alone := sorted(set(labels) - set(images)):
             raise DataError(
                 "E-SRC-03",
-                f"{len(alone)} label maps have no image of the same name",
+                number=len(alone),
+                images=", ".join([*images][:5]),
                 found=", ".join(labels[name].name for name in alone),
-                expected=f"the names of the images: {', '.join([*images][:5])}, ...",
-                fix="rename them like their images, or move them away",
             )
         return labels
 
 
 def _counted_map(labels: dict[str, Path]) -> LabelMap:
     """Without a map: the values that occur, if they are 0, 1, 2, ...; damaged files are left for the conversion."""
-    import numpy as np
-
-    from dataset_conversion.scan_files import read_scan
-    from samora_pipeline.imaging.volume import label_array
-
     if not labels:
         return LabelMap({"foreground": (1,)})
     occurring: set[int] = set()
@@ -123,7 +113,7 @@ def _counted_map(labels: dict[str, Path]) -> LabelMap:
         suggested = ", ".join(f'"label_{number}": [{value}]' for number, value in enumerate(foreground, start=1))
         raise DataError(
             "E-LABEL-09",
-            "label values are not 0, 1, 2, ...",
+            what="label values are not 0, 1, 2, ...",
             found=", ".join(map(str, sorted(occurring))) or "no readable label map",
             expected="consecutive values from 0, or a label map",
             fix=f"--label-map map.json  with  {{{suggested}}}",
@@ -134,20 +124,12 @@ def _counted_map(labels: dict[str, Path]) -> LabelMap:
 def _pictures_only(folder: Path, images: dict[str, tuple[Path, ...]]) -> bool:
     pictures = {path.name.lower().endswith(".png") for paths in images.values() for path in paths}
     if len(pictures) > 1:
-        raise DataError(
-            "E-SRC-04",
-            "pictures and volumes lie in one folder",
-            found=str(folder),
-            expected="either PNG or volumes",
-            fix="convert them as two datasets",
-        )
+        raise DataError("E-SRC-04", found=str(folder))
     return pictures == {True}
 
 
 def _channel_names(asked: list[str], images: dict[str, tuple[Path, ...]], pictures: bool) -> tuple[str, ...]:
     """The names asked for, else R, G, B for colour pictures, else one that claims nothing."""
-    from dataset_conversion.scan_files import read_scan
-
     if asked:
         return tuple(asked)
     count = len(next(iter(images.values())))
@@ -155,7 +137,7 @@ def _channel_names(asked: list[str], images: dict[str, tuple[Path, ...]], pictur
         try:
             return _COLOURS if read_scan(path).array.ndim == 4 else (_UNNAMED,)
         except DataError:
-            # A damaged picture is set aside later; the next one tells as much.
+            # A damaged picture is skipped later; the next one will do.
             continue
     return (_UNNAMED,) * count
 
@@ -165,16 +147,10 @@ def _notes(asked: list[str], pictures: bool, unlabelled: int) -> tuple[str, ...]
     if pictures:
         notes.append("pictures state no spacing: distances will be in pixels, not in mm")
     elif not asked:
-        notes.append(
-            f'channels are called "{_UNNAMED}", so each scan is scaled by itself; for CT in HU say --channel CT'
-        )
+        notes.append(f'the channels "{_UNNAMED}" are scaled scan by scan; for CT in HU say --channel CT')
     return tuple(notes)
 
 
 def _load(images: tuple[Path, ...], label: Path | None, label_map: LabelMap) -> LoadedCase:
-    from dataset_conversion.scan_files import is_plain_nifti, read_scan, split_channels
-
-    scans = [read_scan(path) for path in images]
-    unchanged = frozenset(scan.path for scan in scans if is_plain_nifti(scan))
-    labels = label_map.apply(read_scan(label, label=True)) if label else None
-    return LoadedCase(tuple(part for scan in scans for part in split_channels(scan)), labels, unchanged)
+    loaded = load_files(images, label, label_map)
+    return replace(loaded, unchanged=loaded.unchanged.intersection(images))

@@ -11,17 +11,17 @@ import re
 from functools import partial
 from pathlib import Path
 
-from dataset_conversion.converter import CaseSource, Converter, Survey, register
-from dataset_conversion.file_names import shortened
+from dataset_conversion.converter import Converter
+from dataset_conversion.file_names import counted
 from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scan_pairs import load_pair
+from dataset_conversion.scans import load_files
+from dataset_conversion.survey import CaseSource, Survey
+from samora_pipeline.contracts.dataset import SamoraJson
 
-_CASE = re.compile(r"case_\d{5}")
 _IMAGE, _LABEL = "imaging.nii.gz", "segmentation.nii.gz"
 _LABELS = LabelMap.numbered("kidney", "tumour")
 
 
-@register
 class KiTS19(Converter):
     """Names and files are kept; a case without a segmentation is a test case."""
 
@@ -45,36 +45,26 @@ class KiTS19(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """List the folders of the cases."""
-        from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
-
         folders = _case_folders(source)
-        cases = tuple(_case(folder) for folder in folders if (folder / _IMAGE).is_file())
-        training = sum(case.part == "Tr" for case in cases)
         bare = [folder.name for folder in folders if not (folder / _IMAGE).is_file()]
-        if not training:
+        cases = [_case(folder) for folder in folders if folder.name not in bare]
+        if not any(case.part == "Tr" for case in cases):
             raise self.missing_source(source, _found(len(folders), len(bare)))
-        notes = (f"{len(bare)} cases have no {_IMAGE} and were left out: {shortened(bare)}",) if bare else ()
-        return Survey(
-            DatasetJson({"0": "CT"}, _LABELS.labels, training, ".nii.gz", extra={"name": self.name}),
-            SamoraJson(origin="KiTS19 challenge", citation=self.citation, terms=self.terms),
-            cases,
-            notes,
-        )
+        notes = counted(bare, f"cases have no {_IMAGE} and were left out")
+        return self.describe(cases, SamoraJson(origin="KiTS19 challenge"), notes)
 
 
 def _case_folders(source: Path) -> list[Path]:
     for place in (source, source / "data", source / "kits19" / "data"):
-        folders = sorted(path for path in place.glob("case_*") if _CASE.fullmatch(path.name) and path.is_dir())
-        if folders:
+        found = sorted(path for path in place.glob("case_*") if re.fullmatch(r"case_\d{5}", path.name))
+        if folders := [path for path in found if path.is_dir()]:
             return folders
     return []
 
 
 def _case(folder: Path) -> CaseSource:
-    label = folder / _LABEL
-    labelled = label.is_file()
-    load = partial(load_pair, folder / _IMAGE, label if labelled else None, _LABELS)
-    return CaseSource(folder.name, "Tr" if labelled else "Ts", load)
+    label = folder / _LABEL if (folder / _LABEL).is_file() else None
+    return CaseSource(folder.name, "Tr" if label else "Ts", partial(load_files, [folder / _IMAGE], label, _LABELS))
 
 
 def _found(folders: int, bare: int) -> str:

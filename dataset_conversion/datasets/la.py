@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dataset_conversion.converter import CaseSource, Converter, LoadedCase, Part, Survey, register
-from dataset_conversion.file_names import shortened
+import numpy as np
+
+from dataset_conversion.array_files import read_arrays
+from dataset_conversion.converter import Converter
+from dataset_conversion.file_names import counted, find_once, shortened
 from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scan_pairs import load_pair
+from dataset_conversion.published import Published, limit
+from dataset_conversion.scans import Spacing, doubtful_spacings, load_files
+from dataset_conversion.survey import CaseSource, LoadedCase, Survey
+from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson
 from samora_pipeline.errors import DataError
-
-if TYPE_CHECKING:
-    from dataset_conversion.headers import Spacing
-    from dataset_conversion.published import Published
+from samora_pipeline.imaging.volume import Volume, make_grid
 
 _NRRD = "lgemri.nrrd"
 _NRRD_LABEL = "laendo.nrrd"
@@ -27,7 +30,6 @@ _NRRD_LABELS = LabelMap({"left_atrium": (255,), "background": (0,)})
 _HDF5_LABELS = LabelMap.numbered("left_atrium")
 
 
-@register
 class LA(Converter):
     """Both layouts give the same labels on the same grid; the published split may be replaced by lists of one's own."""
 
@@ -53,6 +55,7 @@ class LA(Converter):
     home = 2
     channels = ("LGE",)
     label_maps = {_NRRD_LABEL: _NRRD_LABELS, _HDF5: _HDF5_LABELS}
+    lists = "la"
     remarks = (
         "Published tables score scans cropped around the atrium (mri_norm2.h5); whole scans of the challenge score "
         "differently.",
@@ -61,88 +64,42 @@ class LA(Converter):
         "5pct is 4 of 80 scans, the first four of train.list (the paper writes 4/100).",
     )
 
-    def published(self) -> Published:
-        """The 80/20 split and the four scans of 5pct."""
-        from dataset_conversion.published import read_published
-
-        return read_published("la")
-
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Find the scans by their file names and divide them by the lists."""
-        from dataset_conversion.headers import doubtful_spacings, spacing_note
-        from dataset_conversion.published import limit
-        from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
-
-        scans = _find(source, _NRRD)
-        stored = _find(source, _HDF5)
+        scans, stored = (find_once(source, name, _folder) for name in (_NRRD, _HDF5))
         if not scans and not stored:
             raise self.missing_source(source, f"no {_NRRD} and no {_HDF5}")
-        found = scans or stored
-        lists, notes = _lists(source, self.published())
-        test = frozenset(lists.split.test if lists.split else ())
-        cases = tuple(_case(name, path, test) for name, path in found.items())
+        lists, replaced = _lists(source, self.published())
+        cases = [_case(name, path, lists) for name, path in (scans or stored).items()]
         labelled = {case.name for case in cases if case.part != "Un"}
         here, missing = limit(lists, labelled)
-        doubtful = doubtful_spacings(scans, _plausible)
-        if doubtful:
-            usual = f"not the {_SPACING} mm of the challenge"
-            notes += (spacing_note(doubtful, len(scans), usual),)
-        notes += missing + _other_notes(scans, stored, labelled, here)
-        return Survey(
-            DatasetJson({"0": "LGE"}, _NRRD_LABELS.labels, len(cases), ".nii.gz", extra={"name": self.name}),
-            SamoraJson(
-                origin=f"LA 2018 challenge, {_NRRD if scans else f'{_HDF5} (z-scores)'}; lists: {here.origin}",
-                citation=self.citation,
-                terms=self.terms,
-                spacing_known=not doubtful,
-                published_split=here.split,
-                budgets=here.budgets,
-            ),
-            cases,
-            notes,
+        known, doubts = doubtful_spacings(scans, _plausible, f"not the {_SPACING} mm of the challenge")
+        ours = SamoraJson(
+            origin=f"LA 2018 challenge, {_NRRD if scans else f'{_HDF5} (z-scores)'}; lists: {here.origin}",
+            spacing_known=known,
+            published_split=here.split,
+            budgets=here.budgets,
         )
+        notes = replaced + doubts + missing + _other_notes(scans, stored, labelled, here)
+        return self.describe(cases, ours, notes)
 
 
-def _find(source: Path, name: str) -> dict[str, Path]:
-    """Files of that name by the folder they lie in, which is called like the case.
-
-    Raises:
-        DataError: ``E-SRC-21`` when a case is there twice.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(source.rglob(name)):
-        folder = path.parent
-        if not path.is_file() or "__MACOSX" in path.parts or folder.parent.name == "Testing Set":
-            continue
-        if folder.name in found:
-            raise DataError(
-                "E-SRC-21",
-                f"the scan {folder.name} is there twice",
-                found=f"{found[folder.name].relative_to(source)} and {path.relative_to(source)}",
-                expected="each scan once",
-                fix="name the folder that holds one of them with -i",
-            )
-        found[folder.name] = path
-    return dict(sorted(found.items()))
+def _folder(path: Path) -> str | None:
+    """A case is called like the folder of its file; those of the challenge's own test set have no public labels."""
+    return None if path.parent.parent.name == "Testing Set" else path.parent.name
 
 
-def _case(name: str, path: Path, test: frozenset[str]) -> CaseSource:
+def _case(name: str, path: Path, lists: Published) -> CaseSource:
     if path.name == _HDF5:
-        return CaseSource(name, "Ts" if name in test else "Tr", partial(_load_hdf5, path))
+        return CaseSource(name, lists.part(name), partial(_load_hdf5, path))
     label = path.with_name(_NRRD_LABEL)
-    part: Part = "Ts" if name in test else "Tr"
     if not label.is_file():
-        return CaseSource(name, "Un", partial(load_pair, path, None, _NRRD_LABELS))
-    return CaseSource(name, part, partial(load_pair, path, label, _NRRD_LABELS))
+        return CaseSource(name, "Un", partial(load_files, [path], None, _NRRD_LABELS))
+    return CaseSource(name, lists.part(name), partial(load_files, [path], label, _NRRD_LABELS))
 
 
 def _load_hdf5(path: Path) -> LoadedCase:
     """The arrays are [X, Y, Z] in the order of the NRRD files, whose axes grow to the left, to the back and upwards."""
-    import numpy as np
-
-    from dataset_conversion.array_files import read_arrays
-    from samora_pipeline.imaging.volume import Volume, make_grid
-
     image, label = read_arrays(path, "image", "label")
     affine = np.diag([-_SPACING, -_SPACING, _SPACING, 1.0])
     labels = Volume(label, make_grid(label.shape, affine), path)
@@ -155,21 +112,11 @@ def _lists(source: Path, published: Published) -> tuple[Published, tuple[str, ..
     Raises:
         DataError: ``E-SRC-22`` when a scan stands in both lists.
     """
-    from dataclasses import replace
-
-    from samora_pipeline.contracts.dataset import PublishedSplit
-
     if not all((source / name).is_file() for name in _LISTS):
         return published, ()
     train, test = (tuple((source / name).read_text(encoding="utf-8").split()) for name in _LISTS)
     if both := sorted(set(train) & set(test)):
-        raise DataError(
-            "E-SRC-22",
-            "scans stand in train.list and in test.list",
-            found=shortened(both),
-            expected="each scan in one of them",
-            fix=f"correct the lists in {source}, or remove them to use the published ones",
-        )
+        raise DataError("E-SRC-22", source=source, found=shortened(both))
     known = published.split
     if known and set(train) <= set(known.train) and set(test) <= set(known.test):
         return published, ()
@@ -194,8 +141,8 @@ def _other_notes(
     elif stored:
         notes.append(f"{_HDF5} holds z-scores and states no spacing: {_SPACING} mm is what the challenge states")
     listed = {*here.split.train, *here.split.test} if here.split else set()
-    if alone := sorted(labelled - listed):
-        notes.append(f"{len(alone)} labelled scans stand in no list: {shortened(alone)}")
-    if bare := sorted(set(scans) - labelled) if scans else []:
-        notes.append(f"{len(bare)} scans have no label map and went to imagesUn: {shortened(bare)}")
-    return tuple(notes)
+    return (
+        *notes,
+        *counted(sorted(labelled - listed), "labelled scans stand in no list"),
+        *counted(sorted(set(scans) - labelled), "scans have no label map and went to imagesUn"),
+    )

@@ -7,17 +7,16 @@ import re
 from functools import partial
 from pathlib import Path
 
-from dataset_conversion.converter import CaseSource, Converter, Survey, register
-from dataset_conversion.file_names import shortened
+from dataset_conversion.converter import Converter
+from dataset_conversion.file_names import find_once, unpaired
 from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scan_pairs import load_pair
-from samora_pipeline.errors import DataError
+from dataset_conversion.scans import load_files
+from dataset_conversion.survey import CaseSource, Survey
+from samora_pipeline.contracts.dataset import SamoraJson
 
-_FILE = re.compile(r"(volume|segmentation|test-volume)-(\d+)\.nii(\.gz)?")
 _LABELS = LabelMap.numbered("liver", "tumour")
 
 
-@register
 class LiTS(Converter):
     """Names are kept (volume-12, test-volume-3); the folders in which the parts of the download lie do not matter."""
 
@@ -43,58 +42,24 @@ class LiTS(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Pair volumes and segmentations by number, wherever they lie."""
-        from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
-
-        files = _files(source)
-        scans, labels = files["volume"], files["segmentation"]
-        training = [
-            CaseSource(f"volume-{number}", "Tr", partial(load_pair, scans[number], labels[number], _LABELS))
-            for number in sorted(scans)
-            if number in labels
-        ]
-        if not training:
+        scans, labels, test = (_numbered(source, kind) for kind in ("volume", "segmentation", "test-volume"))
+        pairs = [(number, scan, labels[number]) for number, scan in scans.items() if number in labels]
+        if not pairs:
             found = f"{len(scans)} files volume-N.nii, {len(labels)} files segmentation-N.nii, no pair"
             raise self.missing_source(source, found if scans or labels else "no file volume-N.nii")
-        test = [
-            CaseSource(f"test-volume-{number}", "Ts", partial(load_pair, path, None, _LABELS))
-            for number, path in sorted(files["test-volume"].items())
+        cases = [
+            *(CaseSource(f"volume-{n}", "Tr", partial(load_files, [scan], label, _LABELS)) for n, scan, label in pairs),
+            *(CaseSource(f"test-volume-{n}", "Ts", partial(load_files, [scan], None)) for n, scan in test.items()),
         ]
-        return Survey(
-            DatasetJson({"0": "CT"}, _LABELS.labels, len(training), ".nii.gz", extra={"name": self.name}),
-            SamoraJson(origin="LiTS challenge", citation=self.citation, terms=self.terms),
-            (*training, *test),
-            _notes(scans, labels),
-        )
+        return self.describe(cases, SamoraJson(origin="LiTS challenge"), unpaired(scans, labels))
 
 
-def _files(source: Path) -> dict[str, dict[int, Path]]:
-    """Files by kind and number.
+def _numbered(source: Path, kind: str) -> dict[str, Path]:
+    """Files of one kind in the order of their numbers, whatever their folder and whether they are compressed."""
 
-    Raises:
-        DataError: ``E-SRC-13`` when a number occurs twice.
-    """
-    found: dict[str, dict[int, Path]] = {"volume": {}, "segmentation": {}, "test-volume": {}}
-    for path in sorted(source.rglob("*.nii*")):
-        match = _FILE.fullmatch(path.name)
-        if match is None or not path.is_file() or "__MACOSX" in path.parts:
-            continue
-        kind, number = match[1], int(match[2])
-        if number in found[kind]:
-            raise DataError(
-                "E-SRC-13",
-                f"{path.name} is there twice",
-                found=f"{found[kind][number].relative_to(source)} and {path.relative_to(source)}",
-                expected="each scan once",
-                fix="move one of them away, or name a folder that holds one of them with -i",
-            )
-        found[kind][number] = path
-    return found
+    def name_of(path: Path) -> str | None:
+        match = re.fullmatch(rf"{kind}-(\d+)\.nii(\.gz)?", path.name)
+        return str(int(match[1])) if match else None
 
-
-def _notes(scans: dict[int, Path], labels: dict[int, Path]) -> tuple[str, ...]:
-    notes = []
-    if alone := [path.name for number, path in sorted(scans.items()) if number not in labels]:
-        notes.append(f"{len(alone)} scans have no label map and were left out: {shortened(alone)}")
-    if alone := [path.name for number, path in sorted(labels.items()) if number not in scans]:
-        notes.append(f"{len(alone)} label maps have no scan and were left out: {shortened(alone)}")
-    return tuple(notes)
+    found = find_once(source, f"{kind}-*.nii*", name_of)
+    return dict(sorted(found.items(), key=lambda item: int(item[0])))

@@ -7,14 +7,13 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from dataset_conversion.converter import CaseSource, Converter, Identity, LoadedCase, Part, Survey, register
+from dataset_conversion.converter import Converter
 from dataset_conversion.file_names import group_channels, list_files
+from dataset_conversion.scans import load_files
+from dataset_conversion.survey import CaseSource, Identity, LoadedCase, Part, Survey
+from samora_pipeline.contracts.dataset import RawDataset, SamoraJson, read_dataset
 from samora_pipeline.errors import DataError
-
-if TYPE_CHECKING:
-    from samora_pipeline.contracts.dataset import SamoraJson
 
 # Formats that the library reads and writes; pictures and others become NIfTI.
 _KEPT = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -22,7 +21,6 @@ _PARTS: tuple[Part, ...] = ("Tr", "Ts", "Un")
 _FOLDER = re.compile(r"^Dataset(\d{3,})_(.+)$")
 
 
-@register
 class NNUNet(Converter):
     """Keeps number, name, files and every key of dataset.json; training images without labels become unlabelled."""
 
@@ -39,10 +37,6 @@ class NNUNet(Converter):
         "  imagesTs, labelsTs, imagesUn (where there are any)"
     )
 
-    def claims(self, token: str) -> bool:
-        """DatasetNNN_Name is a raw dataset of nnU-Net."""
-        return _FOLDER.match(token) is not None
-
     def add_options(self, parser: argparse._ActionsContainer) -> None:
         """Links or copies."""
         parser.add_argument("--copy", action="store_true", help="copy the files instead of linking to them")
@@ -56,25 +50,17 @@ class NNUNet(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Read dataset.json and list the files."""
-        from samora_pipeline.contracts.dataset import read_dataset
-
         if not (source / "dataset.json").is_file():
             raise self.missing_source(source, f"no file {source / 'dataset.json'}")
         raw = read_dataset(source)
         if "dataset" in raw.description.extra:
-            raise DataError(
-                "E-SRC-02",
-                "dataset.json names its files one by one",
-                found='the key "dataset"',
-                expected="files in imagesTr and labelsTr",
-                fix="link the files there and remove the key",
-            )
+            raise DataError("E-SRC-02", found='the key "dataset"')
         ending = raw.description.file_ending
         kept = ending in _KEPT
         by_part = {part: _cases(source, part, ending, kept) for part in _PARTS}
         moved = sum(case.part == "Un" for case in by_part["Tr"])
         notes = (f"{moved} training images have no label file and went to imagesUn",) if moved else ()
-        ours = raw.ours if (source / "samora.json").is_file() else self._ours(source, raw.description.extra)
+        ours = raw.ours if (source / "samora.json").is_file() else self._ours(raw)
         return Survey(
             raw.description if kept else replace(raw.description, file_ending=".nii.gz"),
             replace(ours, spacing_known=False) if ending == ".png" else ours,
@@ -83,11 +69,10 @@ class NNUNet(Converter):
             placement="copy" if options.copy else "symlink",
         )
 
-    def _ours(self, source: Path, about: dict[str, Any]) -> SamoraJson:
-        from samora_pipeline.contracts.dataset import SamoraJson
-
+    def _ours(self, raw: RawDataset) -> SamoraJson:
+        about = raw.description.extra
         return SamoraJson(
-            origin=f"nnU-Net raw dataset {source.resolve().name}",
+            origin=f"nnU-Net raw dataset {raw.folder.resolve().name}",
             citation=str(about.get("reference", "")),
             terms=str(about.get("licence") or about.get("license") or self.terms),
         )
@@ -105,9 +90,7 @@ def _cases(source: Path, part: Part, ending: str, kept: bool) -> list[CaseSource
 
 
 def _load(channels: tuple[Path, ...], label: Path | None, kept: bool) -> LoadedCase:
-    from dataset_conversion.scan_files import read_scan, split_channels
-
     # A colour picture holds all its channels in one file.
-    volumes = tuple(part for path in channels for part in split_channels(read_scan(path)))
-    unchanged = frozenset((*channels, label) if label else channels) if kept else frozenset()
-    return LoadedCase(volumes, read_scan(label, label=True) if label else None, unchanged)
+    loaded = load_files(channels, label)
+    files = (*channels, label) if label else channels
+    return replace(loaded, unchanged=frozenset(files if kept else ()))

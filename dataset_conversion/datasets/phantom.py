@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dataset_conversion.converter import CaseSource, Converter, LoadedCase, Part, Survey, register
+from dataset_conversion.converter import Converter
+from dataset_conversion.phantom import LABELS, draw_patient, render
+from dataset_conversion.survey import CaseSource, LoadedCase, Part, Survey
+from dataset_conversion.synapse_slices import WINDOW
+from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson
 from samora_pipeline.errors import UsageError
+from samora_pipeline.imaging.volume import Volume, make_grid
 
 # Patients of one dataset follow each other; datasets of different seeds share none.
 _PATIENTS_PER_SEED = 1000
-# The window of the Synapse protocol, whose organs these are (TransUNet code).
-_WINDOW = (-125.0, 275.0)
 
 
-@dataclass(frozen=True)
-class Scans:
-    """How many patients of each part to draw."""
-
-    training: int
-    test: int
-    unlabelled: int
-
-
-@register
 class Phantom(Converter):
     """20 training scans with labels, 6 test scans with labels, 20 scans without labels."""
 
@@ -34,6 +26,7 @@ class Phantom(Converter):
     terms = "synthetic, free of terms; no substitute for patients"
     tree = "(nothing: the scans are drawn)"
     home = 90
+    channels = ("CT",)
     needs_source = False
 
     def add_options(self, parser: argparse._ActionsContainer) -> None:
@@ -50,52 +43,36 @@ class Phantom(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """List the patients; nothing is drawn yet."""
-        from dataset_conversion.phantom import LABELS
-        from samora_pipeline.contracts.dataset import DatasetJson, PublishedSplit, SamoraJson
-
-        scans = _scans(options.scans)
+        counts = _counts(options.scans)
         first = options.seed * _PATIENTS_PER_SEED
-        counts: dict[Part, int] = {"Tr": scans.training, "Ts": scans.test, "Un": scans.unlabelled}
         parts = [part for part, count in counts.items() for _ in range(count)]
         cases = tuple(
             CaseSource(f"phantom_{index:03d}", part, partial(_draw, first + index, part != "Un"))
             for index, part in enumerate(parts)
         )
-        named = {part: tuple(case.name for case in cases if case.part == part) for part in ("Tr", "Ts")}
-        return Survey(
-            DatasetJson({"0": "CT"}, dict(LABELS), scans.training, ".nii.gz", extra={"name": self.name}),
-            SamoraJson(
-                origin=f"synthetic patients {first} to {first + len(cases) - 1}",
-                terms=self.terms,
-                phantom=True,
-                budget_unit="slices",
-                window=_WINDOW,
-                published_split=PublishedSplit(named["Tr"], named["Ts"]) if scans.test else None,
-            ),
-            cases,
+        train, test = (tuple(case.name for case in cases if case.part == part) for part in ("Tr", "Ts"))
+        ours = SamoraJson(
+            origin=f"synthetic patients {first} to {first + len(cases) - 1}",
+            phantom=True,
+            budget_unit="slices",
+            # The organs are those of Synapse, and so is the window.
+            window=WINDOW,
+            published_split=PublishedSplit(train, test) if test else None,
         )
+        return self.describe(cases, ours, labels=LABELS)
 
 
-def _scans(numbers: list[int]) -> Scans:
+def _counts(numbers: list[int]) -> dict[Part, int]:
+    """How many patients of each part to draw."""
     training = numbers[0]
     test, unlabelled = [*numbers[1:], *[max(1, round(0.3 * training)), training][len(numbers) - 1 :]][:2]
-    scans = Scans(training, test, unlabelled)
     total = training + test + unlabelled
     if len(numbers) > 3 or training < 1 or min(numbers) < 0 or total > _PATIENTS_PER_SEED:
-        raise UsageError(
-            "E-ARG-16",
-            "these numbers of scans cannot be drawn",
-            found=" ".join(map(str, numbers)),
-            expected=f"one to three numbers, at least 1 training scan, at most {_PATIENTS_PER_SEED} scans together",
-            fix="samora_convert -d Phantom --scans 20 6 20",
-        )
-    return scans
+        raise UsageError("E-ARG-16", found=" ".join(map(str, numbers)))
+    return {"Tr": training, "Ts": test, "Un": unlabelled}
 
 
 def _draw(patient: int, labelled: bool) -> LoadedCase:
-    from dataset_conversion.phantom import draw_patient, render
-    from samora_pipeline.imaging.volume import Volume, make_grid
-
     hu, labels, affine = render(draw_patient(patient))
     grid = make_grid(hu.shape, affine)
     drawn = Path(f"patient {patient}")

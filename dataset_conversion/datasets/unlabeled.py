@@ -5,26 +5,21 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dataset_conversion.converter import (
-    CaseSource,
-    ConversionReport,
-    Converter,
-    Identity,
-    LoadedCase,
-    Survey,
-    register,
-)
-from dataset_conversion.file_names import group_channels, shortened, stem
+import numpy as np
+
+from dataset_conversion.converter import Converter
+from dataset_conversion.file_names import counted, group_channels, stem
+from dataset_conversion.joining import join_survey
+from dataset_conversion.scans import load_files, split_channels
+from dataset_conversion.survey import CaseSource, ConversionReport, Identity, LoadedCase, Survey
+from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from samora_pipeline.imaging.dicom import Series
-    from samora_pipeline.imaging.volume import Volume
+from samora_pipeline.imaging.dicom import find_series, is_dicom, read_series
+from samora_pipeline.imaging.pictures import read_picture, read_slices, series_of
 
 _VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _PICTURES = (".png", ".tif", ".tiff")
@@ -33,7 +28,6 @@ _FEWEST_VALUES = 9
 _SAMPLED = 4
 
 
-@register
 class Unlabeled(Converter):
     """Cases are named by their path; all scans go to imagesUn."""
 
@@ -49,8 +43,8 @@ class Unlabeled(Converter):
         "added to a dataset:     -d Unlabeled -i FOLDER --add-to DATASET"
     )
     remarks = (
-        "Label maps among the scans are set aside where they are recognized; --match says which files to take.",
-        "A series with missing, repeated or shifted slices is set aside with their names.",
+        "Label maps among the scans are skipped where they are recognized; --match says which files to take.",
+        "A series with missing, repeated or shifted slices is skipped with their names.",
         "Nothing of a DICOM header is kept but the grid; names of patients never reach the dataset unless folders or "
         "files are named after them.",
     )
@@ -67,13 +61,7 @@ class Unlabeled(Converter):
     def joins(self, options: argparse.Namespace) -> str:
         """The dataset of ``--add-to``, which has its number already."""
         if options.add_to and getattr(options, "id", None) is not None:
-            raise UsageError(
-                "E-ARG-11",
-                "--id and --add-to exclude each other",
-                found=f"--id {options.id} --add-to {options.add_to}",
-                expected="one of them",
-                fix=f"--add-to {options.add_to}",
-            )
+            raise UsageError("E-ARG-11", options=options, found=f"--id {options.id} --add-to {options.add_to}")
         return str(options.add_to)
 
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
@@ -86,8 +74,6 @@ class Unlabeled(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """List the scans; of DICOM files the headers are read, to tell series apart."""
-        from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
-
         folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())] if source.is_dir() else []
         found = _Found(source, options)
         for folder in folders:
@@ -95,30 +81,19 @@ class Unlabeled(Converter):
                 found.add(folder)
         if not found.cases:
             raise self.missing_source(source, "no scan" if source.is_dir() else f"no folder {source}")
-        channels = _channels(options, found)
-        return Survey(
-            DatasetJson(
-                {str(number): name for number, name in enumerate(channels)},
-                {"background": 0, "foreground": 1},
-                0,
-                ".nii.gz",
-                extra={"name": options.name} if options.name else {},
-            ),
-            SamoraJson(
-                origin=f"scans without labels, {source.resolve().name}",
-                terms=self.terms,
-                spacing_known=not found.pictures,
-            ),
-            tuple(sorted(found.cases, key=lambda case: case.name)),
+        return self.describe(
+            sorted(found.cases, key=lambda case: case.name),
+            SamoraJson(origin=f"scans without labels, {source.resolve().name}", spacing_known=not found.pictures),
             found.notes(),
+            about={"name": options.name},
+            channels=_channels(options, found),
+            labels={"background": 0, "foreground": 1},
         )
 
     def convert(self, source: Path, target: Path, options: argparse.Namespace) -> ConversionReport:
         """Write a dataset of its own, or add to the one that ``target`` is."""
         if not options.add_to:
             return super().convert(source, target, options)
-        from dataset_conversion.joining import join_survey
-
         overwrite, workers = getattr(options, "overwrite", False), getattr(options, "workers", 1)
         survey = self.survey(source, options)
         return join_survey(survey, target, self.name, str(source), overwrite=overwrite, workers=workers)
@@ -147,14 +122,13 @@ class _Found:
 
     def notes(self) -> tuple[str, ...]:
         """Sentences about what was found beside plain volumes."""
-        notes = []
-        if self.pictures:
-            notes.append(f"{self.pictures} cases are pictures, which state no spacing: distances come in pixels")
+        pictures = f"{self.pictures} cases are pictures, which state no spacing: distances come in pixels"
         # The voxels of .mhd files lie beside them.
         strange = [name for name in self.others if not name.lower().endswith((".raw", ".zraw"))]
-        if strange:
-            notes.append(f"{len(strange)} files are no scans and were left out: {shortened(strange)}")
-        return tuple(notes)
+        return (
+            *([pictures] if self.pictures else []),
+            *counted(strange, "files are no scans and were left out"),
+        )
 
     def _add_volumes(self, paths: Sequence[Path]) -> None:
         if len(self.options.channel) > 1:
@@ -170,33 +144,24 @@ class _Found:
             self._case(channels[0].parent, name, partial(_load_volumes, channels))
 
     def _add_pictures(self, paths: Sequence[Path]) -> None:
-        if not paths:
-            return
-        from samora_pipeline.imaging.pictures import series_of
-
         stacks: dict[str, list[Path]] = {}
         for path in paths:
             name, number = series_of(path)
             alone = self.options.single or number is None
             stacks.setdefault(path.stem if alone else name.rstrip("_-. "), []).append(path)
+        self.pictures += len(stacks)
         for name, members in stacks.items():
-            self.pictures += 1
             self._case(members[0].parent, name, partial(_load_pictures, tuple(members)))
 
     def _add_series(self, folder: Path, paths: Sequence[Path]) -> None:
-        others = [path for path in paths if path.name != "DICOMDIR"]
-        if not others:
-            return
-        from samora_pipeline.imaging.dicom import find_series, is_dicom
-
-        files = [path for path in others if is_dicom(path)]
-        self.others += [path.name for path in others if path not in files]
-        series: list[Series] = find_series(files)
+        files = [path for path in paths if path.name != "DICOMDIR" and is_dicom(path)]
+        self.others += [path.name for path in paths if path.name != "DICOMDIR" and path not in files]
+        series = find_series(files)
         for number, one in enumerate(series, start=1):
             self.modalities.add(one.modality)
             self._case(folder, f"series{number}" if series[1:] else "", partial(_load_series, one.paths))
 
-    def _case(self, folder: Path, name: str, load: partial[LoadedCase]) -> None:
+    def _case(self, folder: Path, name: str, load: Callable[[], LoadedCase]) -> None:
         parts = [*folder.relative_to(self.source).parts, *([name] if name else [])]
         joined = "_".join(parts) or self.source.resolve().name
         self.cases.append(CaseSource(self.options.prefix + re.sub(r"[^\w.-]+", "_", joined), "Un", load))
@@ -212,46 +177,34 @@ def _channels(options: argparse.Namespace, found: _Found) -> tuple[str, ...]:
         return ()
     raise UsageError(
         "E-ARG-10",
-        "it has to be said what the scans are, because that decides how their intensities are scaled",
         found=f"modalities {', '.join(sorted(found.modalities))}" if found.modalities else "files that do not say it",
-        expected="CT, MR, T1, T2, FLAIR, LGE, R G B, ...",
-        fix="--channel CT  (CT in Hounsfield units), or --channel MR",
     )
 
 
 def _load_volumes(paths: tuple[Path, ...]) -> LoadedCase:
-    from dataset_conversion.scan_files import is_plain_nifti, read_scan
-
-    scans = [read_scan(path) for path in paths]
-    return _loaded(scans, frozenset(scan.path for scan in scans if is_plain_nifti(scan)))
+    return _without_labels(load_files(paths, None))
 
 
 def _load_pictures(paths: tuple[Path, ...]) -> LoadedCase:
-    from samora_pipeline.imaging.pictures import read_picture, read_slices
-
-    return _loaded([read_slices(paths) if paths[1:] else read_picture(paths[0])])
+    return _without_labels(LoadedCase(split_channels(read_slices(paths) if paths[1:] else read_picture(paths[0]))))
 
 
 def _load_series(paths: tuple[Path, ...]) -> LoadedCase:
-    from samora_pipeline.imaging.dicom import read_series
-
-    return _loaded([read_series(paths)])
+    return _without_labels(LoadedCase(split_channels(read_series(paths))))
 
 
-def _loaded(scans: list[Volume], unchanged: frozenset[Path] = frozenset()) -> LoadedCase:
-    import numpy as np
+def _without_labels(loaded: LoadedCase) -> LoadedCase:
+    """The case itself.
 
-    from dataset_conversion.scan_files import split_channels
-
-    channels = tuple(part for scan in scans for part in split_channels(scan))
-    for volume in channels:
+    Raises:
+        DataError: ``E-IMG-06`` when one of its volumes has so few values that it is a label map.
+    """
+    for volume in loaded.channels:
         sample = volume.array[::_SAMPLED, ::_SAMPLED, ::_SAMPLED]
         if len(np.unique(sample)) < _FEWEST_VALUES and len(values := np.unique(volume.array)) < _FEWEST_VALUES:
             raise DataError(
                 "E-IMG-06",
-                f"{volume.path.name} looks like a label map, not like a scan",
+                volume=volume,
                 found=f"only the values {', '.join(f'{value:g}' for value in values)} in {volume.path}",
-                expected="grey values",
-                fix="leave such files out: --match PATTERN",
             )
-    return LoadedCase(channels, None, unchanged)
+    return loaded

@@ -19,7 +19,11 @@ def split_assignment(text: str, example: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise UsageError(
-            "E-SET-02", f'--set "{text}" assigns nothing', found=text, expected="name=value", fix=f"--set {example}"
+            "E-SET-02",
+            what=f'--set "{text}" assigns nothing',
+            found=text,
+            expected="name=value",
+            fix=f"--set {example}",
         )
     return key, value
 
@@ -34,9 +38,7 @@ def read_value(key: str, text: str, kind: Any) -> Any:
     try:
         return parse(kind, _plain(text, kind), key)
     except DataError as error:
-        raise UsageError(
-            "E-SET-03", f'--set {key} does not take "{text}"', found=text, expected=error.expected
-        ) from error
+        raise UsageError("E-SET-03", key=key, text=text, found=text, expected=error.expected) from error
 
 
 def _plain(text: str, kind: Any) -> Any:

@@ -48,7 +48,7 @@ class Draw:
         if not 0 < count <= self.total(unit):
             raise DataError(
                 "E-SPLIT-05",
-                f'the split "{self.split}" asks for more labels than there are in {self.dataset}',
+                what=f'the split "{self.split}" asks for more labels than there are in {self.dataset}',
                 found=f"{count} of {self.total(unit)}",
                 expected=f"at most {self.total(unit)}",
                 fix="use full, or a smaller budget",
@@ -181,10 +181,10 @@ def select(splits: Splits, name: str, fold: str, seed: int, slices_per_case: dic
     if budget is None:
         raise DataError(
             "E-SPLIT-04",
-            f'no split "{name}" in {splits.dataset}',
+            name=name,
+            splits=splits,
             found=name,
             expected=", ".join([*(BUDGETS.get(kind).forms for kind in BUDGETS.names()), *splits.published]),
-            fix="samora_train DATASET TRAINER 10pct",
         )
     draw = Draw(splits.dataset, name, slices_per_case, splits.budget_unit, f"{splits.dataset}/{fold}/{seed}")
     choice = budget.choose(draw)
@@ -198,7 +198,7 @@ def _published(splits: Splits, name: str, seed: int, available: dict[str, int]) 
     if not cases:
         raise DataError(
             "E-SPLIT-05",
-            f'none of the cases of the published split "{name}" is in {splits.dataset}',
+            what=f'none of the cases of the published split "{name}" is in {splits.dataset}',
             found=f"{len(available)} other labelled training cases",
             expected=", ".join(budget.cases[:5]),
             fix="use a drawn split such as 10pct_cases",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 ORANGE = "#E69F00"
 SKY_BLUE = "#56B4E9"
 GREEN = "#009E73"
@@ -13,17 +15,39 @@ PURPLE = "#CC79A7"
 # On a grey image the light colours stand out best, so the dark blue comes last.
 ORGAN_COLOURS = (VERMILLION, SKY_BLUE, YELLOW, GREEN, PURPLE, ORANGE, BLUE)
 
+Line = Literal["solid", "dashed", "dotted"]
+LINES: tuple[Line, ...] = ("solid", "dashed", "dotted")
+
 Rgb = tuple[int, int, int]
 GREY: Rgb = (128, 128, 128)
+
+
+class Style(NamedTuple):
+    """How one organ is drawn."""
+
+    colour: str
+    line: Line
+
+
+def organ_style(index: int) -> Style:
+    """The style of the organ at ``index`` (from 0): seven colours with solid lines, then dashed, then dotted."""
+    number = len(ORGAN_COLOURS)
+    return Style(ORGAN_COLOURS[index % number], LINES[index // number % len(LINES)])
+
+
+def rgb(colour: str) -> Rgb:
+    """Red, green and blue of a colour (``#E69F00``), 0 to 255."""
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue
 
 
 def label_colour(index: int) -> Rgb:
     """The colour of the label at ``index`` (from 0): the seven organ colours, then shades of them; up to 255 differ."""
     number = len(ORGAN_COLOURS)
     hexadecimal, turn = ORGAN_COLOURS[index % number], index // number
-    base = tuple(int(hexadecimal[start : start + 2], 16) for start in (1, 3, 5))
+    base = rgb(hexadecimal)
     if turn == 0:
-        return base[0], base[1], base[2]
+        return base
     # Odd turns darken, even ones lighten; the amounts fill the interval evenly however many turns there are.
     target, amount = (0 if turn % 2 else 255), 0.85 * _halving((turn + 1) // 2)
     red, green, blue = (round(value + (target - value) * amount) for value in base)

@@ -22,7 +22,8 @@ ImageFolder = Literal["imagesTr", "imagesTs", "imagesUn"]
 
 _LABELS: dict[ImageFolder, str | None] = {"imagesTr": "labelsTr", "imagesTs": "labelsTs", "imagesUn": None}
 # DOTALL, so that a line break in a name is found to be one instead of hiding the channel number.
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$", re.DOTALL)
+CHANNEL_NAME = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$", re.DOTALL)
+"""A file name without its ending: the case and the four digits of the channel."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class RawDataset:
             if path.name.startswith("."):
                 continue
             stem = path.name.removesuffix(ending)
-            if match := _CHANNEL.match(stem):
+            if match := CHANNEL_NAME.match(stem):
                 channels.setdefault(match["case"], {})[int(match["channel"])] = path
             else:
                 faults[stem] = DataError("E-CHAN-02", ending=ending, stem=stem, found=str(path))

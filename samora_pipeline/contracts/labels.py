@@ -116,4 +116,4 @@ def label_scheme(labels: dict[str, int | tuple[int, ...]], region_order: tuple[i
 
 
 def _wrong(what: str, found: str, expected: str) -> DataError:
-    return DataError("E-LABEL-01", what=what, found=found, expected=expected)
+    return DataError("E-LABEL-01", what=what, found=found, expected=expected, fix="")

@@ -30,17 +30,15 @@ def read_options(cls: type[T], options: Mapping[str, Any], part: str) -> T:
         if name not in hints:
             raise UsageError(
                 "E-SET-01",
-                f'{part} has no option "{name}"',
+                hints=nearest(name, list(hints)),
+                hints2=", ".join(hints) or "none",
+                what=f'{part} has no option "{name}"',
                 found=name,
-                expected=f"{nearest(name, list(hints))}known: {', '.join(hints) or 'none'}",
             )
         try:
             values[name] = parse(hints[name], to_plain(value), name)
         except DataError as error:
             raise UsageError(
-                "E-SET-03",
-                f"{name} of {part} does not take this value",
-                found=str(value),
-                expected=error.expected,
+                "E-SET-03", what=f"{name} of {part} does not take this value", found=str(value), expected=error.expected
             ) from error
     return cls(**values)

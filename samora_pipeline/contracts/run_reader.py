@@ -32,13 +32,7 @@ def parse_run_config(plain: Any, path: Path, *, allow_code: bool = False) -> Run
     """As ``read_run_config``, from the plain values of the JSON; ``path`` is only named in errors."""
     code = named_code(plain)
     if code and not allow_code:
-        raise DataError(
-            "E-CODE-01",
-            f"{path.name} names code that is not part of this package; it was not imported",
-            found=f"{', '.join(code)} in {path}",
-            expected="a run made of parts of samora_pipeline",
-            fix="if that code is installed here, and you know and trust it: the same command with --allow-code",
-        )
+        raise DataError("E-CODE-01", path=path, found=f"{', '.join(code)} in {path}")
     config: RunConfig = parse(RunConfig, plain, str(path))
     return config
 

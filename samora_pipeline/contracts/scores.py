@@ -7,7 +7,7 @@ them: ``"1"`` for a label, ``"(1, 2)"`` for a region. A value that is not define
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 DistanceUnit = Literal["mm", "voxel"]
@@ -21,31 +21,35 @@ NSD_TOLERANCE = 2.0
 
 
 @dataclass(frozen=True)
-class OrganMetrics:
-    """One organ in one case, protocol ``physical``; distances in the summary's ``distance_unit``.
+class MetricRecord:
+    """How a metric is read: in ``digits`` digits, and in the summary's ``distance_unit`` where it is a ``distance``.
 
-    An organ absent from the reference has no scores (counts stay, so false positives can be seen). A missed organ has
-    Dice, IoU and NSD 0 and no distances; in ``HD95_penalised`` alone it has the diagonal of the volume, so that missing
-    an organ cannot improve a mean distance.
+    ``tabled`` metrics are columns of the tables, ``compared`` ones are tested between runs.
     """
 
-    Dice: float | None
-    IoU: float | None
-    TP: int
-    FP: int
-    FN: int
-    TN: int
-    n_pred: int
-    n_ref: int
-    HD95: float | None
-    HD: float | None
-    ASSD: float | None
-    NSD: float | None
-    HD95_penalised: float | None = None
+    name: str
+    higher_is_better: bool = True
+    distance: bool = False
+    digits: int = 3
+    tabled: bool = True
+    compared: bool = True
+
+
+class _ByName:
+    further: dict[str, float | None]
+
+    def value(self, name: str) -> float | None:
+        """Return the metric called ``name``; None where it is not defined or was not scored."""
+        found: float | None = getattr(self, name, None)
+        return self.further.get(name, found)
+
+    def has(self, name: str) -> bool:
+        """Return whether the metric called ``name`` was scored."""
+        return name in self.further or hasattr(self, name)
 
 
 @dataclass(frozen=True)
-class MeanMetrics:
+class MeanMetrics(_ByName):
     """Means of ``OrganMetrics``: scores over the cases where they are defined, counts over all cases."""
 
     Dice: float | None
@@ -61,14 +65,36 @@ class MeanMetrics:
     ASSD: float | None
     NSD: float | None
     HD95_penalised: float | None = None
+    further: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class SamFamilyMetrics:
-    """Protocol ``sam_family``: Dice and HD95 in voxels, with the empty-mask rules of the SAMed and H-SAM code."""
+class OrganMetrics(MeanMetrics):
+    """One organ in one case, protocol ``physical``; distances in the summary's ``distance_unit``.
+
+    An organ absent from the reference has no scores (counts stay, so false positives can be seen). A missed organ has
+    Dice, IoU and NSD 0 and no distances; in ``HD95_penalised`` alone it has the diagonal of the volume, so that missing
+    an organ cannot improve a mean distance. ``further`` holds the metrics that were added to these.
+    """
+
+    TP: int
+    FP: int
+    FN: int
+    TN: int
+    n_pred: int
+    n_ref: int
+
+
+@dataclass(frozen=True)
+class SamFamilyMetrics(_ByName):
+    """Protocol ``sam_family``: Dice and HD95 in voxels, with the empty-mask rules of the SAMed and H-SAM code.
+
+    ``further`` holds the metrics added to these that have a rule for this protocol.
+    """
 
     Dice: float
     HD95: float
+    further: dict[str, float | None] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -153,7 +179,8 @@ class Summary:
     ``n`` counts cases. ``labels`` gives the name of each label key. ``convention`` is that of the distances of protocol
     ``physical``. ``nsd_tolerance`` is in ``distance_unit``, which is ``voxel`` only where a dataset's spacing is not
     known. ``stamps`` (such as PHANTOM) belong on every picture and table made from these scores.
-    ``unscored_predictions`` are files that had no reference.
+    ``unscored_predictions`` are files that had no reference. ``metrics`` describes those in ``further``, so that
+    a reader needs none of the code that computed them.
     """
 
     schema_version: int = 1
@@ -172,13 +199,14 @@ class Summary:
     metric_per_case: tuple[CaseMetrics, ...]
     unscored_predictions: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
+    metrics: tuple[MetricRecord, ...] = ()
 
 
 @dataclass(frozen=True)
 class ExportedScores:
     """scores.json in a fold of an exported model: its mean Dice (protocol ``physical``), and over how many.
 
-    Nothing of a single case is in it, so it cannot be compared or reported, only told.
+    Nothing of a single case is in it, so it cannot be compared or reported, only listed.
     """
 
     dice: float | None

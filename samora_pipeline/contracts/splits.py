@@ -66,10 +66,11 @@ class Splits:
         if name not in self.folds:
             raise UsageError(
                 "E-FOLD-01",
-                f'{self.dataset} has no fold "{name}"',
+                dataset=self.dataset,
+                name=name,
+                default_fold=self.default_fold,
                 found=name,
                 expected=", ".join(self.folds),
-                fix=f"-f {self.default_fold}",
             )
         return self.folds[name]
 

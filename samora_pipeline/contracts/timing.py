@@ -9,7 +9,7 @@ TIMING_FILE = "timing.json"
 
 @dataclass(frozen=True)
 class StageTiming:
-    """One stage: seconds over all sittings, peak memory in GiB, epochs.
+    """One stage: seconds over all sessions, peak memory in GiB, epochs.
 
     ``reused`` means that another run made it; the seconds are that run's.
     """

@@ -50,6 +50,14 @@ def build_parser() -> CommandParser:
         "weighs by surface area",
     )
     parser.add_argument(
+        "--metric",
+        dest="metrics",
+        action="append",
+        default=[],
+        metavar="M",
+        help="package.module:Class, a metric of your own; may be repeated",
+    )
+    parser.add_argument(
         "--folds", type=Path, metavar="RUN", help="sum up fold_0, fold_1, ... of a run, one row per case"
     )
     return parser
@@ -80,12 +88,7 @@ def _check(arguments: argparse.Namespace) -> None:
     output_fits = arguments.output is None or arguments.output.suffix == ".json"
     if complete and output_fits and arguments.processes >= 1 and arguments.tolerance > 0:
         return
-    raise UsageError(
-        "E-ARG-05",
-        "the arguments do not say what to score",
-        expected="either -g LABELS -p PREDS or --folds RUN; -o a .json file; -np at least 1; --tolerance above 0",
-        fix="samora_evaluate -g labelsTs -p preds",
-    )
+    raise UsageError("E-ARG-05")
 
 
 def _summary(arguments: argparse.Namespace) -> Summary:
@@ -103,4 +106,9 @@ def _summary(arguments: argparse.Namespace) -> Summary:
         tolerance=arguments.tolerance,
         processes=arguments.processes,
         convention=arguments.convention,
+        metrics=tuple(arguments.metrics),
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

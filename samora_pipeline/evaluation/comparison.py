@@ -1,8 +1,8 @@
 """Runs compared patient by patient: which may be compared, and the paired differences with their tests.
 
-An arm is one experiment: a run, or several that differ in the seed alone. Seeds are averaged within each case and organ
-before anything is compared. A patient's score is the mean over the patient's cases in which both arms have one; the row
-``mean`` takes the mean over a patient's organs.
+A variant is one experiment: a run, or several that differ in the seed alone. Seeds are averaged within each case and
+organ before anything is compared. A patient's score is the mean over the patient's cases in which both variants have
+one; the row ``mean`` takes the mean over a patient's organs.
 """
 
 from __future__ import annotations
@@ -12,25 +12,21 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.scores import MetricRecord, SamFamilySummary, Summary
 from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import PairedTest, holm, paired_test
+from samora_pipeline.evaluation.summary import described
 
 Protocol = Literal["physical", "sam_family"]
 PROTOCOLS: tuple[Protocol, ...] = ("physical", "sam_family")
-METRICS: dict[Protocol, tuple[str, ...]] = {
-    "physical": ("Dice", "NSD", "HD95", "HD95_penalised", "ASSD"),
-    "sam_family": ("Dice", "HD95"),
-}
-HIGHER_IS_BETTER = frozenset({"Dice", "NSD"})
 MEAN = "mean"
 
 Scores = Mapping[tuple[str, str], float | None]
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One experiment under one name: its runs differ in the seed alone."""
 
     label: str
@@ -44,15 +40,15 @@ class Arm:
 
 @dataclass(frozen=True)
 class PairedRow:
-    """One arm against the baseline in one organ (or ``mean``): both means over the same ``test.n`` patients.
+    """One variant against the baseline in one organ (or ``mean``): both means over the same ``test.n`` patients.
 
     ``holm_t`` and ``holm_wilcoxon`` are adjusted over the rows of the family that the row is printed with.
     """
 
-    arm: str
+    variant: str
     organ: str
     baseline_mean: float | None
-    arm_mean: float | None
+    variant_mean: float | None
     test: PairedTest
     holm_t: float | None = None
     holm_wilcoxon: float | None = None
@@ -63,27 +59,42 @@ class PairedTable:
     """All comparisons of one metric: ``overall`` over the organs' mean, ``organs`` per organ, each a family."""
 
     protocol: Protocol
-    metric: str
+    record: MetricRecord
     unit: str
     baseline: str
     overall: tuple[PairedRow, ...]
     organs: tuple[PairedRow, ...]
 
+    @property
+    def metric(self) -> str:
+        """The name of the metric."""
+        return self.record.name
 
-def group_seeds(runs: Sequence[ScoredRun]) -> list[Arm]:
-    """Runs that differ in the seed alone become one arm, unless nothing would be left to compare."""
+
+def distance_unit(summary: Summary, protocol: Protocol) -> str:
+    """The unit of distances."""
+    return "voxel" if protocol == "sam_family" else summary.distance_unit
+
+
+def sides(summary: Summary) -> dict[Protocol, Summary | SamFamilySummary]:
+    """The scores of each protocol; both have ``foreground_mean``, ``mean``, ``intervals`` and ``metric_per_case``."""
+    return {"physical": summary, "sam_family": summary.sam_family}
+
+
+def group_seeds(runs: Sequence[ScoredRun]) -> list[Variant]:
+    """Runs that differ in the seed alone become one variant, unless nothing would be left to compare."""
     groups: dict[str, list[ScoredRun]] = {}
     for run in runs:
         groups.setdefault(run.identity, []).append(run)
-    arms = []
+    variants = []
     for group in groups.values():
         seeds = {run.config.seed for run in group}
         if 1 < len(group) == len(seeds) and len(groups) > 1:
-            arms.append(Arm(f"{group[0].label} ({len(group)} seeds)", tuple(group)))
+            variants.append(Variant(f"{group[0].label} ({len(group)} seeds)", tuple(group)))
         else:
-            arms += [Arm(run.label, (run,)) for run in group]
+            variants += [Variant(run.label, (run,)) for run in group]
     order = {run.label: place for place, run in enumerate(runs)}
-    return sorted(arms, key=lambda arm: order[arm.first.label])
+    return sorted(variants, key=lambda variant: order[variant.first.label])
 
 
 def differences(runs: Sequence[ScoredRun], *, same_split: bool = True) -> list[str]:
@@ -112,47 +123,44 @@ def check_comparable(runs: Sequence[ScoredRun], *, same_split: bool = True) -> N
         DataError: ``E-CMP-03`` with every difference named.
     """
     if found := differences(runs, same_split=same_split):
-        raise DataError(
-            "E-CMP-03",
-            "these runs cannot be compared: they were not scored alike",
-            found="".join(f"\n    {line}" for line in found),
-            expected="one dataset, split, set of scored cases, reference and protocol",
-            fix="leave the others out; --table 1, 2, 6, 9, 11, 13 or 14 prints them beside each other, untested",
-        )
+        raise DataError("E-CMP-03", found="".join(f"\n    {line}" for line in found))
 
 
-def compare(arms: Sequence[Arm], baseline: Arm, protocol: Protocol) -> list[PairedTable]:
-    """Compare every other arm with the baseline; metrics in which no patient has a pair are left out.
+def compare(variants: Sequence[Variant], baseline: Variant, protocol: Protocol) -> list[PairedTable]:
+    """Compare every other variant with the baseline; metrics in which no patient has a pair are left out.
 
     Raises:
         DataError: ``E-CMP-03`` for runs that were not scored alike.
     """
-    check_comparable([baseline.first, *(run for arm in arms for run in arm.runs)])
-    tables = [_table(arms, baseline, protocol, metric) for metric in METRICS[protocol]]
+    check_comparable([baseline.first, *(run for variant in variants for run in variant.runs)])
+    summary = baseline.first.summary
+    compared = [
+        one for one in described(summary) if one.compared and sides(summary)[protocol].foreground_mean.has(one.name)
+    ]
+    tables = [_table(variants, baseline, protocol, metric) for metric in compared]
     return [table for table in tables if any(row.test.n for row in table.overall)]
 
 
-def _table(arms: Sequence[Arm], baseline: Arm, protocol: Protocol, metric: str) -> PairedTable:
+def _table(variants: Sequence[Variant], baseline: Variant, protocol: Protocol, metric: MetricRecord) -> PairedTable:
     summary = baseline.first.summary
-    own = _arm_scores(baseline, protocol, metric)
+    own = _variant_scores(baseline, protocol, metric.name)
     overall, organs = [], []
-    for arm in (arm for arm in arms if arm.label != baseline.label):
-        pairs = _patient_pairs(own, _arm_scores(arm, protocol, metric), summary)
-        overall.append(_row(arm.label, MEAN, [_mean_pair(by_organ.values()) for by_organ in pairs.values()]))
+    for variant in (variant for variant in variants if variant.label != baseline.label):
+        pairs = _patient_pairs(own, _variant_scores(variant, protocol, metric.name), summary)
+        overall.append(_row(variant.label, MEAN, [_mean_pair(by_organ.values()) for by_organ in pairs.values()]))
         organs += [
-            _row(arm.label, name, [by_organ[key] for by_organ in pairs.values() if key in by_organ])
+            _row(variant.label, name, [by_organ[key] for by_organ in pairs.values() if key in by_organ])
             for key, name in summary.labels.items()
         ]
-    distance = "voxel" if protocol == "sam_family" else summary.distance_unit
-    unit = "" if metric in HIGHER_IS_BETTER else distance
+    unit = distance_unit(summary, protocol) if metric.distance else ""
     return PairedTable(protocol, metric, unit, baseline.label, _adjusted(overall), _adjusted(organs))
 
 
-def _row(arm: str, organ: str, pairs: Sequence[tuple[float, float]]) -> PairedRow:
+def _row(variant: str, organ: str, pairs: Sequence[tuple[float, float]]) -> PairedRow:
     test = paired_test([other - own for own, other in pairs])
     if not pairs:
-        return PairedRow(arm, organ, None, None, test)
-    return PairedRow(arm, organ, fmean(own for own, _ in pairs), fmean(other for _, other in pairs), test)
+        return PairedRow(variant, organ, None, None, test)
+    return PairedRow(variant, organ, fmean(own for own, _ in pairs), fmean(other for _, other in pairs), test)
 
 
 def _adjusted(rows: Sequence[PairedRow]) -> tuple[PairedRow, ...]:
@@ -161,7 +169,7 @@ def _adjusted(rows: Sequence[PairedRow]) -> tuple[PairedRow, ...]:
 
 
 def _patient_pairs(own: Scores, other: Scores, summary: Summary) -> dict[str, dict[str, tuple[float, float]]]:
-    """Patient -> label -> (baseline, arm), each a mean over the patient's cases in which both are defined."""
+    """Patient -> label -> (baseline, variant), each a mean over the patient's cases in which both are defined."""
     cases: dict[str, list[str]] = {}
     for row in summary.metric_per_case:
         cases.setdefault(row.patient, []).append(row.case)
@@ -180,8 +188,8 @@ def _mean_pair(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
     return fmean(a for a, _ in listed), fmean(b for _, b in listed)
 
 
-def _arm_scores(arm: Arm, protocol: Protocol, metric: str) -> Scores:
-    seeds = [_scores(run.summary, protocol, metric) for run in arm.runs]
+def _variant_scores(variant: Variant, protocol: Protocol, metric: str) -> Scores:
+    seeds = [_scores(run.summary, protocol, metric) for run in variant.runs]
     means: dict[tuple[str, str], float | None] = {}
     for place in seeds[0]:
         defined = [value for seed in seeds if (value := seed[place]) is not None]
@@ -190,8 +198,8 @@ def _arm_scores(arm: Arm, protocol: Protocol, metric: str) -> Scores:
 
 
 def _scores(summary: Summary, protocol: Protocol, metric: str) -> dict[tuple[str, str], float | None]:
-    rows = summary.metric_per_case if protocol == "physical" else summary.sam_family.metric_per_case
-    return {(row.case, key): getattr(row.metrics[key], metric) for row in rows for key in summary.labels}
+    rows = sides(summary)[protocol].metric_per_case
+    return {(row.case, key): row.metrics[key].value(metric) for row in rows for key in summary.labels}
 
 
 def _protocol(one: Summary, other: Summary) -> dict[str, tuple[object, object]]:

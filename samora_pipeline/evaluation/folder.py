@@ -18,6 +18,7 @@ from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_STAMP, VALIDATION
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, Summary
 from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.evaluation.metric import scored_metrics
 from samora_pipeline.evaluation.scoring import Rules, pair_files, score_files
 from samora_pipeline.evaluation.summary import label_names, summarize
 
@@ -29,25 +30,28 @@ def score_folder(
     tolerance: float = NSD_TOLERANCE,
     processes: int = 1,
     convention: Convention = "medpy",
+    metrics: tuple[str, ...] = (),
 ) -> Summary:
     """Score every reference, or, in a fold's validation folder, the cases of that fold; nothing is written.
 
     ``labels`` is a dataset.json or the scheme itself; by default dataset.json is looked for beside ``references``, in
-    it, and in ``predictions`` (where nnU-Net leaves a copy). ``tolerance`` of the NSD is in mm.
+    it, and in ``predictions`` (where nnU-Net leaves a copy). ``tolerance`` of the NSD is in mm. ``metrics`` names more
+    metrics than the registered ones, as ``package.module:Class``.
 
     Raises:
-        UsageError: ``E-EVAL-08`` for a folder that is not there.
+        UsageError: ``E-EVAL-08`` for a folder that is not there, ``E-NAME-01`` for a name that leads to no metric.
         DataError: ``E-EVAL-07`` when nothing says what the label values mean, ``E-EVAL-01`` for missing files,
             ``E-EVAL-04`` naming every case that cannot be scored.
     """
     for folder in (references, predictions):
         if not folder.is_dir():
-            raise UsageError("E-EVAL-08", f"there is no folder {folder}", fix="samora_evaluate -g LABELS -p PREDS")
+            raise UsageError("E-EVAL-08", folder=folder)
+    records = [metric.record for metric in scored_metrics(metrics)]
     described = _describe(labels, references, predictions)
     ours = described.ours
     config = _fold_config(predictions)
     pairs = pair_files(references, predictions, described.file_ending, config.scored if config else None)
-    rules = Rules(described.scheme, tolerance, ours.spacing_known, convention)
+    rules = Rules(described.scheme, tolerance, ours.spacing_known, convention, metrics)
     cases = score_files(pairs.files, rules, ours.patients, config.fold if config else None, processes)
     stamps = [PHANTOM_STAMP] * ours.phantom + list(config.stamps if config else _recorded_stamps(predictions))
     return summarize(
@@ -58,6 +62,7 @@ def score_folder(
         convention=convention,
         stamps=tuple(dict.fromkeys(stamps)),
         unscored=pairs.unscored,
+        metrics=records,
     )
 
 
@@ -72,18 +77,14 @@ def named_labels(names: Sequence[str]) -> LabelScheme:
     for word in names:
         name, _, values = word.partition("=")
         if not name or not all(value.isdigit() for value in values.split("+")):
-            raise UsageError(
-                "E-ARG-17",
-                "--labels cannot be understood",
-                found=word,
-                expected="a dataset.json, or NAME=VALUE for each label",
-                fix="--labels liver=1 spleen=2",
-            )
+            raise UsageError("E-ARG-17", found=word)
         listed = tuple(int(value) for value in values.split("+"))
         labels[name] = listed if len(listed) > 1 else listed[0]
-    # Scores need no order of painting, but a scheme with regions declares one.
-    order = tuple(range(1, len(labels))) if any(isinstance(values, tuple) for values in labels.values()) else None
-    return label_scheme(labels, order[: len(labels) - 1 - (IGNORE in labels)] if order else None)
+    if not any(isinstance(values, tuple) for values in labels.values()):
+        return label_scheme(labels, None)
+    # A scheme with regions declares the order in which they are painted. Scores do not depend on it.
+    painted = [name for name in labels if name not in (BACKGROUND, IGNORE)]
+    return label_scheme(labels, tuple(range(1, len(painted) + 1)))
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,7 @@ def _describe(labels: Path | LabelScheme | None, references: Path, predictions: 
         places = (beside, references, predictions)
         labels = next((path for place in places if (path := place / "dataset.json").is_file()), None)
         if labels is None:
-            raise DataError(
-                "E-EVAL-07",
-                "nothing says what the label values mean",
-                found=f"no dataset.json in {', '.join(str(place) for place in places)}",
-                expected="a dataset.json as nnU-Net writes it, or the labels on the command line",
-                fix="--labels liver=1 spleen=2",
-            )
+            raise DataError("E-EVAL-07", found=f"no dataset.json in {', '.join(str(place) for place in places)}")
     description = read_dataset_json(labels)
     own = _ours(labels.resolve().parent)
     return _Description(description.scheme, description.file_ending, own if own != SamoraJson() else ours)

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from samora_pipeline.evaluation.surfaces import Labels, SurfacePair, boundary, pair_surfaces
 from samora_pipeline.evaluation.surfels import SurfelPair, pair_surfels
 
+Masks = tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+
 # Voxels per block of the histogram: small enough that the widened copies stay in the cache.
 _BLOCK = 1 << 18
 
@@ -54,11 +56,22 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One organ in one case: voxel counts, and the surfaces unless a mask is empty (``surfels`` where asked for)."""
+    """One organ in one case: voxel counts, and the surfaces unless a mask is empty (``surfels`` where asked for).
+
+    ``volumes`` are the label volumes cropped to their foreground, with the axes in their own order.
+    """
 
     overlap: Overlap
     surfaces: SurfacePair | None
-    surfels: SurfelPair | None = None
+    surfels: SurfelPair | None
+    volumes: tuple[Labels, Labels]
+    values: tuple[int, ...]
+
+    @property
+    def masks(self) -> Masks:
+        """The organ in the reference and in the prediction, cropped to the foreground of all organs."""
+        reference, prediction = (np.isin(volume, self.values) for volume in self.volumes)
+        return reference, prediction
 
 
 def measure(
@@ -99,6 +112,8 @@ def measure(
             _overlap(histogram, values, counted),
             pair_surfaces(*surfaces, values, transposed=transposed),
             pair_surfels(truth, guess, values, transposed=transposed) if surfels else None,
+            (truth.T, guess.T) if transposed else (truth, guess),
+            values,
         )
         for values in organs
     ]

@@ -11,15 +11,15 @@ neither mask: (0, 0). Every case counts; the mean is taken over cases per label,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from samora_pipeline.contracts.scores import Convention, MeanMetrics, OrganCounts, OrganMetrics, SamFamilyMetrics
+from samora_pipeline.evaluation.metric import FIXED, Metric, ScoredOrgan, scored_metrics
 from samora_pipeline.evaluation.metrics import Measurement
 
-METRICS = tuple(field.name for field in fields(OrganMetrics))
-SCORES = ("Dice", "IoU", "HD95", "HD", "ASSD", "NSD", "HD95_penalised")
+COUNTS = ("TP", "FP", "FN", "TN", "n_pred", "n_ref")
 
 
 def label_key(values: Sequence[int]) -> str:
@@ -34,58 +34,42 @@ def physical(
     *,
     diagonal: float,
     convention: Convention = "medpy",
+    metrics: Sequence[Metric] | None = None,
 ) -> OrganMetrics:
     """Score one organ.
 
     ``spacing`` per axis, the NSD ``tolerance`` and the ``diagonal`` of the volume are in the unit of the distances. The
-    convention ``deepmind`` needs a measurement with surfels.
+    convention ``deepmind`` needs a measurement with surfels. ``metrics`` are by default those that are registered.
     """
-    overlap = measurement.overlap
-    present = overlap.n_ref > 0
-    surfaces = measurement.surfels if convention == "deepmind" else measurement.surfaces
-    distances = surfaces.distances(spacing) if surfaces else None
-    hd95 = distances.hd95(directed=convention == "monai") if distances else None
-    missed = present and overlap.n_pred == 0
-    return OrganMetrics(
-        Dice=overlap.dice if present else None,
-        IoU=overlap.iou if present else None,
-        TP=overlap.tp,
-        FP=overlap.fp,
-        FN=overlap.fn,
-        TN=overlap.tn,
-        n_pred=overlap.n_pred,
-        n_ref=overlap.n_ref,
-        HD95=hd95,
-        HD=distances.hd() if distances else None,
-        ASSD=distances.assd() if distances else None,
-        NSD=distances.nsd(tolerance) if distances else 0.0 if missed else None,
-        HD95_penalised=diagonal if missed else hd95,
+    organ, overlap = ScoredOrgan(measurement, spacing, tolerance, diagonal, convention), measurement.overlap
+    scores = {metric.record.name: metric.physical(organ) for metric in _all(metrics)}
+    counts = dict(
+        zip(COUNTS, (overlap.tp, overlap.fp, overlap.fn, overlap.tn, overlap.n_pred, overlap.n_ref), strict=True)
     )
+    return OrganMetrics(**_by_field({**counts, **scores}))
 
 
-def sam_family(measurement: Measurement) -> SamFamilyMetrics:
-    """Score one organ by the rules of the SAMed code."""
-    overlap, surfaces = measurement.overlap, measurement.surfaces
-    if surfaces and overlap.dice is not None:
-        in_voxels = (1.0,) * len(surfaces.shape)
-        return SamFamilyMetrics(Dice=overlap.dice, HD95=surfaces.distances(in_voxels).hd95())
-    return SamFamilyMetrics(Dice=1.0 if overlap.n_pred else 0.0, HD95=0.0)
+def sam_family(measurement: Measurement, *, metrics: Sequence[Metric] | None = None) -> SamFamilyMetrics:
+    """Score one organ by the rules of the SAMed code; ``metrics`` without a rule for it take no part."""
+    in_voxels = ScoredOrgan(measurement, (1.0,) * measurement.volumes[0].ndim)
+    taking_part = (metric for metric in _all(metrics) if metric.false_positive is not None)
+    scores = {metric.record.name: metric.sam_family(in_voxels) for metric in taking_part}
+    return SamFamilyMetrics(**_by_field(scores))
 
 
 def mean_over_cases(organs: Sequence[OrganMetrics]) -> MeanMetrics:
     """Mean of one organ's metrics over the cases in which each is defined."""
-    return MeanMetrics(**{name: _mean(getattr(organ, name) for organ in organs) for name in METRICS})
+    return MeanMetrics(**_means(organs, FIXED - {"further"}))
 
 
 def mean_over_labels(means: Mapping[str, MeanMetrics]) -> MeanMetrics:
     """nnU-Net's ``foreground_mean``: the mean of the labels' means."""
-    return MeanMetrics(**{name: _mean(getattr(mean, name) for mean in means.values()) for name in METRICS})
+    return MeanMetrics(**_means(list(means.values()), FIXED - {"further"}))
 
 
 def sam_family_mean(scores: Iterable[SamFamilyMetrics]) -> SamFamilyMetrics:
     """Mean over cases, or over labels: in this protocol every value counts."""
-    listed = list(scores)
-    return SamFamilyMetrics(Dice=fmean(score.Dice for score in listed), HD95=fmean(score.HD95 for score in listed))
+    return SamFamilyMetrics(**_means(list(scores), ("Dice", "HD95")))
 
 
 def count(organs: Sequence[OrganMetrics]) -> OrganCounts:
@@ -103,6 +87,18 @@ def count(organs: Sequence[OrganMetrics]) -> OrganCounts:
     )
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return fmean(defined) if defined else None
+def _all(metrics: Sequence[Metric] | None) -> Sequence[Metric]:
+    return scored_metrics() if metrics is None else metrics
+
+
+def _by_field(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores as arguments: those that have a field of their own, and all others as ``further``."""
+    fixed = {name: value for name, value in scores.items() if name in FIXED}
+    return {**fixed, "further": {name: value for name, value in scores.items() if name not in FIXED}}
+
+
+def _means(scores: Sequence[MeanMetrics] | Sequence[SamFamilyMetrics], fixed: Collection[str]) -> dict[str, Any]:
+    """Means over the scores in which each metric is defined."""
+    names = dict.fromkeys((*fixed, *(name for one in scores for name in one.further)))
+    defined = {name: [value for one in scores if (value := one.value(name)) is not None] for name in names}
+    return _by_field({name: fmean(values) if values else None for name, values in defined.items()})

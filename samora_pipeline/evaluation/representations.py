@@ -1,4 +1,4 @@
-"""What features without labels tell: whether they have collapsed, what two networks share, what can be read off them.
+"""Measures of features without labels: whether they have collapsed, what two networks share, what can be read off them.
 
 Shapes: B slices, D width of a feature; C channels, N pixels along a side.
 """

@@ -81,27 +81,23 @@ def read_run(place: str, results: Path, *, allow_code: bool = False) -> ScoredRu
     """
     folder = next((path for path in (Path(place), results / place) if path.is_dir()), None)
     if folder is None:
-        raise _no_run(f"no folder {place}, here or under {results}")
+        raise AssetError("E-CMP-01", found=f"no folder {place}, here or under {results}")
     folder = folder.resolve()
     if (folder / CONFIG_FILE).is_file():
         return _read([folder], f"{folder.parent.name}/{folder.name}", folder, allow_code)
     folds = sorted(fold for fold in folder.glob(f"{_FOLD}*") if (fold / CONFIG_FILE).is_file())
     numbered = [fold for fold in folds if fold.name.removeprefix(_FOLD).isdigit()]
     if not folds:
-        raise _no_run(f"no {_FOLD}K with a {CONFIG_FILE} in {folder}")
+        raise AssetError("E-CMP-01", found=f"no {_FOLD}K with a {CONFIG_FILE} in {folder}")
     if len(folds) > 1 and len(numbered) < len(folds):
         raise UsageError(
-            "E-CMP-02",
-            f"the folds of {folder.name} score their cases by different rules",
-            found=", ".join(fold.name for fold in folds),
-            expected="numbered folds, or one fold",
-            fix=f"name one of them: {place}/{folds[-1].name}",
+            "E-CMP-02", folder=folder, place=place, name=folds[-1].name, found=", ".join(fold.name for fold in folds)
         )
     return _read(folds, folder.name, folder, allow_code)
 
 
 def distinct_labels(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """Give runs that would share a name as much of their path as tells them apart; a folder named twice is numbered."""
+    """Give runs of one name as much of their path as distinguishes them; a folder named twice is numbered."""
     depths = [run.label.count("/") + 1 for run in runs]
     labels = [run.label for run in runs]
     for _ in range(3):
@@ -118,7 +114,7 @@ def distinct_labels(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
 
 def _read(folds: Sequence[Path], label: str, folder: Path, allow_code: bool) -> ScoredRun:
     if len(folds) == 1 and not (folds[0] / SUMMARY_FILE).is_file():
-        raise _no_run(f"{folds[0]} is not scored: it holds no {SUMMARY_FILE}")
+        raise AssetError("E-CMP-01", found=f"{folds[0]} is not scored: it holds no {SUMMARY_FILE}")
     timed = [fold / TIMING_FILE for fold in folds]
     return ScoredRun(
         folder=folder,
@@ -126,14 +122,4 @@ def _read(folds: Sequence[Path], label: str, folder: Path, allow_code: bool) -> 
         configs=tuple(read_run_config(fold / CONFIG_FILE, allow_code=allow_code) for fold in folds),
         timings=tuple(read_json(Timing, path) for path in timed if path.is_file()),
         summary=read_json(Summary, folds[0] / SUMMARY_FILE) if len(folds) == 1 else sum_up_folds(folder),
-    )
-
-
-def _no_run(found: str) -> AssetError:
-    return AssetError(
-        "E-CMP-01",
-        "there is no scored run to compare",
-        found=found,
-        expected=f"DatasetNNN_Name/TRAINER__SPLIT__NAME with folds that hold {CONFIG_FILE} and {SUMMARY_FILE}",
-        fix="samora_train DATASET TRAINER SPLIT  trains and scores; --stage validate -c  scores what is trained",
     )

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, OrganMetrics, SamFamilyMetrics
+from samora_pipeline.contracts.scores import NSD_TOLERANCE, CaseMetrics, Convention, SamFamilyCase
 from samora_pipeline.errors import DataError
+from samora_pipeline.evaluation.metric import scored_metrics
 from samora_pipeline.evaluation.metrics import measure
 from samora_pipeline.evaluation.protocols import label_key, physical, sam_family
 from samora_pipeline.evaluation.surfaces import Labels
@@ -23,25 +24,24 @@ from samora_pipeline.parallel import map_cases
 
 @dataclass(frozen=True)
 class Rules:
-    """What is scored and how. The NSD ``tolerance`` is in mm, or in voxels where the spacing is not known."""
+    """What is scored and how. The NSD ``tolerance`` is in mm, or in voxels where the spacing is not known.
+
+    ``metrics`` names what is scored beside the registered metrics: ``package.module:Class``.
+    """
 
     labels: LabelScheme
     tolerance: float = NSD_TOLERANCE
     spacing_known: bool = True
     convention: Convention = "medpy"
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One case under both protocols, each per label key."""
+    """One case under both protocols."""
 
-    case: str
-    patient: str
-    reference_file: str
-    prediction_file: str
-    physical: dict[str, OrganMetrics]
-    sam_family: dict[str, SamFamilyMetrics]
-    fold: str | None = None
+    physical: CaseMetrics
+    sam_family: SamFamilyCase
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,16 @@ def score_case(reference_path: Path, prediction_path: Path, rules: Rules) -> Cas
     _check_values(truth, labels.values, reference_path)
     _check_values(guess, labels.values - {labels.ignore}, prediction_path)
     organs = [values for _, values in labels.foreground]
-    surfaces = measure(truth, guess, organs, labels.ignore, surfels=rules.convention == "deepmind")
-    measured = {label_key(values): one for values, one in zip(organs, surfaces, strict=True)}
+    surfels = rules.convention == "deepmind"
+    measured = {label_key(one.values): one for one in measure(truth, guess, organs, labels.ignore, surfels=surfels)}
     spacing = reference.grid.spacing if rules.spacing_known else (1.0, 1.0, 1.0)
     diagonal = math.hypot(*(size * step for size, step in zip(truth.shape, spacing, strict=True)))
-    case = _case_name(reference_path)
+    case, metrics = _case_name(reference_path), scored_metrics(rules.metrics)
+    score = partial(physical, diagonal=diagonal, convention=rules.convention, metrics=metrics)
+    scores = {key: score(organ, spacing, rules.tolerance) for key, organ in measured.items()}
     return CaseScores(
-        case=case,
-        patient=case,
-        reference_file=reference_path.name,
-        prediction_file=prediction_path.name,
-        physical={
-            key: physical(organ, spacing, rules.tolerance, diagonal=diagonal, convention=rules.convention)
-            for key, organ in measured.items()
-        },
-        sam_family={key: sam_family(organ) for key, organ in measured.items()},
+        CaseMetrics(case, reference_path.name, prediction_path.name, scores, patient=case),
+        SamFamilyCase(case, {key: sam_family(organ, metrics=metrics) for key, organ in measured.items()}),
     )
 
 
@@ -99,7 +94,7 @@ def pair_files(
     if not known:
         raise DataError(
             "E-EVAL-01",
-            f"there is no reference to score against in {references}",
+            what=f"there is no reference to score against in {references}",
             found=f"no file with the ending {' or '.join(READABLE)}",
             expected=f"label files named CASE{file_ending or READABLE[0]}",
             fix="samora_evaluate -g LABELS -p PREDS  with the folder that holds the reference labels as LABELS",
@@ -109,7 +104,7 @@ def pair_files(
         if missing := [case for case in wanted if case not in files]:
             raise DataError(
                 "E-EVAL-01",
-                f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}",
+                what=f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}",
                 found=f"missing: {', '.join(missing)}",
                 expected="a reference and a prediction of the same name for each case",
                 fix="samora_predict -i IMAGES -o PREDS --continue  predicts what is missing",
@@ -134,14 +129,16 @@ def score_files(
     if faults := [(outcome.name, outcome.error) for outcome in outcomes if outcome.error is not None]:
         raise DataError(
             "E-EVAL-04",
-            f"{len(faults)} of {len(files)} cases cannot be scored",
-            found="".join(f"\n    {name}: {error.what} ({error.found})" for name, error in faults),
-            expected="readable label volumes on the grid of their reference, with declared values only",
-            fix="repair or predict these cases again; no score was written",
+            number=len(faults),
+            number2=len(files),
+            found="".join((f"\n    {name}: {error.what} ({error.found})" for name, error in faults)),
         )
-    scores = [outcome.result for outcome in outcomes if outcome.result is not None]
     known = patients or {}
-    return [replace(score, patient=known.get(score.case, score.case), fold=fold) for score in scores]
+    return [
+        replace(one, physical=replace(one.physical, patient=known.get(one.physical.case, one.physical.case), fold=fold))
+        for one in (outcome.result for outcome in outcomes)
+        if one is not None
+    ]
 
 
 def _score(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
@@ -155,13 +152,7 @@ def _by_case(folder: Path, file_ending: str | None) -> dict[str, Path]:
     for path in own or [path for path in files if path.name.endswith(READABLE)]:
         case = _case_name(path)
         if case in found:
-            raise DataError(
-                "E-EVAL-06",
-                f'{folder} holds two files of the case "{case}"',
-                found=f"{found[case].name}, {path.name}",
-                expected="one label file per case",
-                fix="remove one of them",
-            )
+            raise DataError("E-EVAL-06", folder=folder, case=case, found=f"{found[case].name}, {path.name}")
         found[case] = path
     return found
 
@@ -178,10 +169,9 @@ def _check_values(array: Labels, declared: Collection[int | None], path: Path) -
         values = ", ".join(str(value) for value in np.unique(undeclared))
         raise DataError(
             "E-EVAL-03",
-            f"{path} holds label values that do not belong there",
+            path=path,
+            value=", ".join(str(value) for value in np.flatnonzero(known)),
             found=f"{values} in {undeclared.size} voxels",
-            expected=f"{', '.join(str(value) for value in np.flatnonzero(known))}, as declared",
-            fix="predict with the model of this dataset, or give its dataset.json with --labels",
         )
 
 
@@ -191,10 +181,4 @@ def _grids_differ(reference: Volume, prediction: Volume) -> DataError:
         found = f"shape {sizes}, reference {expected}"
     else:
         found = f"corners up to {prediction.grid.corner_distance(reference.grid):.3g} mm apart"
-    return DataError(
-        "E-EVAL-02",
-        f"{prediction.path} lies on another grid than its reference",
-        found=found,
-        expected=f"the grid of {reference.path}",
-        fix="write predictions on the grid of the raw image, as samora_predict does",
-    )
+    return DataError("E-EVAL-02", prediction=prediction, reference=reference, found=found)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ from samora_pipeline.contracts.scores import (
     DistanceUnit,
     Interval,
     Intervals,
+    MetricRecord,
     SamFamilyCase,
     SamFamilySummary,
     Summary,
 )
 from samora_pipeline.errors import DataError
+from samora_pipeline.evaluation.metric import FIXED, scored_metrics
 from samora_pipeline.evaluation.protocols import (
-    SCORES,
     count,
     label_key,
     mean_over_cases,
@@ -34,8 +36,6 @@ from samora_pipeline.evaluation.protocols import (
 )
 from samora_pipeline.evaluation.scoring import CaseScores
 from samora_pipeline.evaluation.significance import Resampler, resampler
-
-SAM_FAMILY_SCORES = ("Dice", "HD95")
 
 
 def label_names(scheme: LabelScheme) -> dict[str, str]:
@@ -52,13 +52,19 @@ def summarize(
     convention: Convention = "medpy",
     stamps: tuple[str, ...] = (),
     unscored: tuple[str, ...] = (),
+    metrics: Sequence[MetricRecord] | None = None,
 ) -> Summary:
-    """Summarize at least one case; ``labels`` names each label key, ``tolerance`` is that of the scored NSD."""
-    patients = [case.patient for case in cases]
+    """Summarize at least one case; ``labels`` names each label key, ``tolerance`` is that of the scored NSD.
+
+    ``metrics`` describes all scores, by default those of the registered metrics.
+    """
+    records = [metric.record for metric in scored_metrics()] if metrics is None else metrics
+    rows, families = [case.physical for case in cases], [case.sam_family for case in cases]
+    patients = [row.patient for row in rows]
     bootstrap = Bootstrap(n=len(set(patients)))
     draws = resampler(patients, bootstrap)
-    means = {key: mean_over_cases([case.physical[key] for case in cases]) for key in labels}
-    family = {key: sam_family_mean(case.sam_family[key] for case in cases) for key in labels}
+    means = {key: mean_over_cases([row.metrics[key] for row in rows]) for key in labels}
+    family = {key: sam_family_mean(row.metrics[key] for row in families) for key in labels}
     return Summary(
         stamps=stamps,
         n=len(cases),
@@ -68,30 +74,19 @@ def summarize(
         nsd_tolerance=tolerance,
         foreground_mean=mean_over_labels(means),
         mean=means,
-        counts={key: count([case.physical[key] for case in cases]) for key in labels},
+        counts={key: count([row.metrics[key] for row in rows]) for key in labels},
         bootstrap=bootstrap,
-        intervals=_intervals(draws, labels, SCORES, lambda name, key: [getattr(c.physical[key], name) for c in cases]),
+        intervals=_intervals(draws, rows, labels, records),
         sam_family=SamFamilySummary(
             foreground_mean=sam_family_mean(family.values()),
             mean=family,
-            intervals=_intervals(
-                draws, labels, SAM_FAMILY_SCORES, lambda name, key: [getattr(c.sam_family[key], name) for c in cases]
-            ),
-            metric_per_case=tuple(SamFamilyCase(case.case, case.sam_family) for case in cases),
+            intervals=_intervals(draws, families, labels, records),
+            metric_per_case=tuple(families),
         ),
-        metric_per_case=tuple(
-            CaseMetrics(
-                case=case.case,
-                reference_file=case.reference_file,
-                prediction_file=case.prediction_file,
-                metrics=case.physical,
-                patient=case.patient,
-                fold=case.fold,
-            )
-            for case in cases
-        ),
+        metric_per_case=tuple(rows),
         unscored_predictions=unscored,
-        folds=tuple(sorted({case.fold for case in cases if case.fold is not None})),
+        folds=tuple(sorted({row.fold for row in rows if row.fold is not None})),
+        metrics=tuple(record for record in records if record.name not in FIXED),
     )
 
 
@@ -105,12 +100,19 @@ def sum_up_folds(run: Path) -> Summary:
             was scored in two of them.
     """
     folders = sorted(folder for folder in run.glob("fold_*") if folder.name.removeprefix("fold_").isdigit())
-    unfinished = [folder.name for folder in folders if not (folder / SUMMARY_FILE).is_file()]
-    if unfinished or not folders:
+    if not folders:
         raise DataError(
             "E-EVAL-05",
-            f"the folds of {run} are not all scored" if folders else f"{run} has no numbered folds",
-            found=f"no {SUMMARY_FILE} in {', '.join(unfinished)}" if folders else "no folder fold_0, fold_1, ...",
+            f"{run} has no numbered folds",
+            found="no folder fold_0, fold_1, ...",
+            expected=f"fold_0, fold_1, ... each with a {SUMMARY_FILE}",
+            fix="samora_train DATASET TRAINER SPLIT -f 0",
+        )
+    if unfinished := [folder.name for folder in folders if not (folder / SUMMARY_FILE).is_file()]:
+        raise DataError(
+            "E-EVAL-05",
+            f"the folds of {run} are not all scored",
+            found=f"no {SUMMARY_FILE} in {', '.join(unfinished)}",
             expected=f"fold_0, fold_1, ... each with a {SUMMARY_FILE}",
             fix="samora_train DATASET TRAINER SPLIT -f FOLD  for each missing fold",
         )
@@ -125,20 +127,26 @@ def sum_up_folds(run: Path) -> Summary:
         distance_unit=first.distance_unit,
         convention=first.convention,
         stamps=tuple(dict.fromkeys(stamp for summary in summaries.values() for stamp in summary.stamps)),
+        metrics=described(first),
     )
+
+
+def described(summary: Summary) -> tuple[MetricRecord, ...]:
+    """All metrics of a summary: those that this package has fields for, then those that the summary describes."""
+    return (*(own.record for own in scored_metrics() if own.record.name in FIXED), *summary.metrics)
 
 
 def _intervals(
     draws: Resampler,
+    cases: Sequence[CaseMetrics] | Sequence[SamFamilyCase],
     labels: Mapping[str, str],
-    names: Sequence[str],
-    column: Callable[[str, str], list[float | None]],
+    records: Sequence[MetricRecord],
 ) -> Intervals:
     overall: dict[str, Interval | None] = {}
     per_label: dict[str, dict[str, Interval | None]] = {key: {} for key in labels}
-    for name in names:
+    for name in (record.name for record in records if any(one.has(record.name) for one in cases[0].metrics.values())):
         # None becomes NaN: no score.
-        values = np.array([column(name, key) for key in labels], dtype=np.float64).T
+        values = np.array([[case.metrics[key].value(name) for key in labels] for case in cases], dtype=np.float64)
         overall[name], listed = draws.intervals(values)
         for key, interval in zip(labels, listed, strict=True):
             per_label[key][name] = interval
@@ -146,21 +154,21 @@ def _intervals(
 
 
 def _rows(summary: Summary, fold: str) -> list[CaseScores]:
-    family = {row.case: row.metrics for row in summary.sam_family.metric_per_case}
-    return [
-        CaseScores(row.case, row.patient, row.reference_file, row.prediction_file, row.metrics, family[row.case], fold)
-        for row in summary.metric_per_case
-    ]
+    families = {row.case: row for row in summary.sam_family.metric_per_case}
+    return [CaseScores(replace(row, fold=fold), families[row.case]) for row in summary.metric_per_case]
 
 
 def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[CaseScores]) -> None:
-    settings = {(str(one.labels), one.nsd_tolerance, one.distance_unit, one.convention) for one in summaries.values()}
-    twice = [case for case, times in Counter(case.case for case in cases).items() if times > 1]
+    settings = {
+        (str(one.labels), one.nsd_tolerance, one.distance_unit, one.convention, one.metrics)
+        for one in summaries.values()
+    }
+    twice = [case for case, times in Counter(case.physical.case for case in cases).items() if times > 1]
     if len(settings) > 1 or twice:
         raise DataError(
             "E-EVAL-05",
-            f"the folds of {run} cannot be summed up",
+            what=f"the folds of {run} cannot be summed up",
             found=f"scored in two folds: {', '.join(twice)}" if twice else " | ".join(str(one) for one in settings),
-            expected="each case in one fold, and the same labels, tolerance, unit and convention in all of them",
+            expected="each case in one fold, and the same labels, tolerance, unit, convention and metrics in all",
             fix="samora_evaluate -g LABELS -p RUN/fold_K/validation -o RUN/fold_K/summary.json  scores a fold again",
         )

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from samora_pipeline.contracts.json_io import write_json
-from samora_pipeline.contracts.scores import Interval, MeanMetrics, OrganCounts, Summary
+from samora_pipeline.contracts.json_io import to_plain, write_json
+from samora_pipeline.contracts.scores import Interval, MeanMetrics, MetricRecord, OrganCounts, SamFamilyMetrics, Summary
+from samora_pipeline.evaluation.comparison import Protocol, distance_unit, sides
 from samora_pipeline.evaluation.significance import ranking_remark
+from samora_pipeline.evaluation.summary import described
 from samora_pipeline.files import write_text
 
-_DISTANCES = ("HD95", "HD", "ASSD", "HD95_penalised")
+NO_INTERVAL = frozenset({"HD", "ASSD", "NSD", "HD95_penalised"})
+"""metrics whose intervals are in summary.json and would make the tables too wide"""
 
 
 def score_frame(summary: Summary) -> pd.DataFrame:
     """Return one row per case and organ; distance columns carry their unit, undefined scores are empty."""
-    family = {row.case: row.metrics for row in summary.sam_family.metric_per_case}
-    unit = {name: f"{name}_{summary.distance_unit}" for name in _DISTANCES}
+    families = {row.case: row.metrics for row in summary.sam_family.metric_per_case}
+    unit = {one.name: f"_{summary.distance_unit}" for one in described(summary) if one.distance}
+    in_voxels = dict.fromkeys(unit, "_voxel")
     rows = [
         {"case": row.case, "patient": row.patient, "fold": row.fold, "organ": name, "label": key}
-        | {unit.get(metric, metric): value for metric, value in asdict(row.metrics[key]).items()}
-        | {"sam_family_Dice": family[row.case][key].Dice, "sam_family_HD95_voxel": family[row.case][key].HD95}
+        | {f"{metric}{unit.get(metric, '')}": value for metric, value in _flat(row.metrics[key])}
+        | {f"sam_family_{metric}{in_voxels.get(metric, '')}": value for metric, value in _flat(families[row.case][key])}
         for row in summary.metric_per_case
         for key, name in summary.labels.items()
     ]
@@ -42,7 +46,12 @@ def render(summary: Summary) -> str:
     """Return both protocols as text: one line per organ and one for the mean, with n and intervals."""
     patients = f"{summary.bootstrap.n} patient{'s' * (summary.bootstrap.n != 1)}"
     head = f"{summary.n} case{'s' * (summary.n != 1)} of {patients}; [95 % bootstrap interval of the mean, by patient]"
-    blocks = [head, "", _physical(summary), "", _sam_family(summary)]
+    physical = (
+        f"protocol physical, convention {summary.convention}: absent organs are left out; a missed organ has Dice 0, "
+        "no distance, and the diagonal of its volume under HD95 penalised"
+    )
+    family = "protocol sam_family: voxels; predicted though absent is (1, 0), missed or in neither mask is (0, 0)"
+    blocks = [head, "", _protocol(summary, "physical", physical), "", _protocol(summary, "sam_family", family)]
     if summary.stamps:
         blocks.insert(0, f"*** {' | '.join(summary.stamps)} ***")
     if remark := ranking_remark(summary.bootstrap.n):
@@ -52,66 +61,47 @@ def render(summary: Summary) -> str:
     return "\n".join(blocks)
 
 
-def _physical(summary: Summary) -> str:
-    unit = summary.distance_unit
-    header = (
-        "organ",
-        "n",
-        "Dice",
-        f"HD95 {unit}",
-        f"HD {unit}",
-        f"ASSD {unit}",
-        f"NSD@{summary.nsd_tolerance:g}{unit}",
-        "HD95 penalised",
-    )
-    intervals = summary.intervals
+@dataclass(frozen=True)
+class ScoreRow:
+    """One organ, or ``mean`` with an empty ``key``: a value and its interval per column."""
+
+    key: str
+    name: str
+    scores: tuple[tuple[float | None, Interval | None], ...]
+
+
+def score_rows(summary: Summary, protocol: Protocol) -> tuple[tuple[MetricRecord, ...], list[ScoreRow]]:
+    """Return the metrics of a table, and a row per organ, the mean over organs last."""
+    side = sides(summary)[protocol]
+    columns = tuple(one for one in described(summary) if one.tabled and side.foreground_mean.has(one.name))
     rows = [
-        (
-            name,
-            str(summary.counts[key].scored),
-            *_scores(summary.mean[key], intervals.mean[key]),
-            _remark(summary.counts[key]),
+        ScoreRow(key, name, tuple((means.value(one.name), intervals.get(one.name)) for one in columns))
+        for key, name, means, intervals in (
+            *((key, name, side.mean[key], side.intervals.mean[key]) for key, name in summary.labels.items()),
+            ("", "mean", side.foreground_mean, side.intervals.foreground_mean),
         )
-        for key, name in summary.labels.items()
     ]
-    mean = ("mean", "", *_scores(summary.foreground_mean, intervals.foreground_mean), "")
-    title = (
-        f"protocol physical, convention {summary.convention}: absent organs are left out; a missed organ has Dice 0, "
-        "no distance, and the diagonal of its volume under HD95 penalised"
-    )
-    return _table(title, (*header, ""), [*rows, mean])
+    return columns, rows
 
 
-def _sam_family(summary: Summary) -> str:
-    family = summary.sam_family
-    rows = [
-        (
-            name,
-            str(summary.n),
-            _with_interval(family.mean[key].Dice, family.intervals.mean[key]["Dice"], 3),
-            _with_interval(family.mean[key].HD95, family.intervals.mean[key]["HD95"], 2),
-        )
-        for key, name in summary.labels.items()
-    ]
-    mean = (
-        "mean",
-        "",
-        _with_interval(family.foreground_mean.Dice, family.intervals.foreground_mean["Dice"], 3),
-        _with_interval(family.foreground_mean.HD95, family.intervals.foreground_mean["HD95"], 2),
-    )
-    title = "protocol sam_family: voxels; predicted though absent is (1, 0), missed or in neither mask is (0, 0)"
-    return _table(title, ("organ", "n", "Dice", "HD95 voxel"), [*rows, mean])
+def heading(metric: MetricRecord, summary: Summary, protocol: Protocol = "physical") -> str:
+    """The name of a metric over a column, with its unit or its tolerance."""
+    unit = distance_unit(summary, protocol)
+    if metric.name == "NSD":
+        return f"NSD@{summary.nsd_tolerance:g}{unit}"
+    return f"{metric.name.replace('_', ' ')} {unit if metric.distance else ''}".rstrip()
 
 
-def _scores(mean: MeanMetrics, intervals: dict[str, Interval | None]) -> tuple[str, ...]:
-    return (
-        _with_interval(mean.Dice, intervals["Dice"], 3),
-        _with_interval(mean.HD95, intervals["HD95"], 2),
-        _number(mean.HD, 2),
-        _number(mean.ASSD, 2),
-        _number(mean.NSD, 3),
-        _number(mean.HD95_penalised, 2),
-    )
+def _protocol(summary: Summary, protocol: Protocol, title: str) -> str:
+    columns, rows = score_rows(summary, protocol)
+    family = protocol == "sam_family"
+    body = [("organ", "n", *(heading(one, summary, protocol) for one in columns), "")]
+    for row in rows:
+        counts = summary.counts.get(row.key)
+        scored = "" if counts is None else str(summary.n if family else counts.scored)
+        texts = (score_text(one, *score) for one, score in zip(columns, row.scores, strict=True))
+        body.append((row.name, scored, *texts, "" if counts is None or family else _remark(counts)))
+    return "\n".join([title, *aligned(body)])
 
 
 def _remark(counts: OrganCounts) -> str:
@@ -125,20 +115,25 @@ def _remark(counts: OrganCounts) -> str:
     return ", ".join(parts)
 
 
-def _number(value: float | None, digits: int) -> str:
+def number_text(value: float | None, digits: int) -> str:
+    """A number, or ``-`` where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _with_interval(value: float | None, interval: Interval | None, digits: int) -> str:
-    if value is None or interval is None:
-        return _number(value, digits)
+def score_text(metric: MetricRecord, value: float | None, interval: Interval | None) -> str:
+    """A score, with its interval where the tables have room for it."""
+    digits = metric.digits
+    if value is None or interval is None or metric.name in NO_INTERVAL:
+        return number_text(value, digits)
     return f"{value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
-def _table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    aligned = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
-    return "\n".join([title, *aligned])
+def aligned(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:
+    """One line per row, with the columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [between.join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _flat(metrics: MeanMetrics | SamFamilyMetrics) -> Iterator[tuple[str, float | None]]:
+    plain = to_plain(metrics)
+    yield from (plain | plain.pop("further")).items()

@@ -101,3 +101,7 @@ def _export_labels(arguments: argparse.Namespace) -> int:
         say(f"failed: {name}: {error.code} {error.what} ({error.found})")
     say(f"{request.output}: {len(written)} written{f', {len(failed)} failed' if failed else ''}")
     return EXIT_FAILED_CASES if failed else EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -46,13 +46,7 @@ def series_files(folder: Path) -> tuple[Path, ...]:
     """
     series = find_series([path for path in sorted(folder.glob("*")) if path.is_file() and is_dicom(path)])
     if len(series) != 1:
-        raise DataError(
-            "E-SEG-05",
-            "the folder of the scan must hold one DICOM series",
-            found=f"{len(series)} series in {folder}",
-            expected="the files of the series that was segmented, and of no other",
-            fix="name that folder: --dicom FOLDER",
-        )
+        raise DataError("E-SEG-05", found=f"{len(series)} series in {folder}")
     return series[0].paths
 
 
@@ -71,13 +65,7 @@ def write_dicom_seg(path: Path, label: Volume, labels: npt.NDArray[np.uint8], ta
     require_same_grid(read_series(files), label)
     occurring = [entry for entry in table if (labels == entry.value).any()]
     if not occurring:
-        raise DataError(
-            "E-SEG-06",
-            f"{label.path.name} segments nothing, and DICOM has no empty segmentation",
-            found=f"background alone in {label.path}",
-            expected="at least one labelled voxel",
-            fix="leave this case out",
-        )
+        raise DataError("E-SEG-06", label=label, found=f"background alone in {label.path}")
     numbers = np.zeros(256, dtype=np.uint8)
     numbers[[entry.value for entry in occurring]] = range(1, len(occurring) + 1)
     segmentation = highdicom.seg.Segmentation(
@@ -139,10 +127,4 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise AssetError(
-            "E-SEG-04",
-            "DICOM SEG needs highdicom, which is not installed",
-            found=str(error),
-            expected="the extra dicom",
-            fix='pip install "samora_pipeline[dicom]"',
-        ) from error
+        raise AssetError("E-SEG-04", found=str(error)) from error

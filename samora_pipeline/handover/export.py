@@ -21,11 +21,9 @@ from samora_pipeline.contracts.timing import TIMING_FILE, Timing
 from samora_pipeline.errors import AssetError, DataError, SamoraError, UsageError
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.files import atomic_folder, atomic_path, digest_file
-from samora_pipeline.handover import contents
+from samora_pipeline.handover import contents, texts
 from samora_pipeline.handover.contents import DigestsJson, FileDigest, ModelJson
-from samora_pipeline.handover.model_card import CardFacts, model_card
 from samora_pipeline.handover.pseudonyms import postprocessing_without_names, pseudonyms, without_names
-from samora_pipeline.handover.terms import citations_of, citations_page, licences_page, shared_bases, terms_of
 from samora_pipeline.inference.runs import TrainedRun
 from samora_pipeline.paths import Roots
 from samora_pipeline.reproducibility import snapshot
@@ -59,7 +57,7 @@ def collect(run: TrainedRun, folds: Sequence[str], roots: Roots, *, with_base: b
     """
     folders = {fold: run.folds[fold] for fold in folds}
     configs = {fold: read_run_config(folder / CONFIG_FILE, allow_code=True) for fold, folder in folders.items()}
-    bases, base_files = shared_bases(configs, folders, roots.weights, with_base=with_base)
+    bases, base_files = texts.shared_bases(configs, folders, roots.weights, with_base=with_base)
     names = pseudonyms(configs.values())
     hidden = {fold: without_names(config, names) for fold, config in configs.items()}
     files: dict[str, Content] = dict(base_files)
@@ -89,13 +87,7 @@ def write(export: Export, target: Path) -> None:
         ResourceError: ``E-DISK-01``.
     """
     if target.exists():
-        raise DataError(
-            "E-EXPORT-01",
-            "the target of the export is there already",
-            found=str(target),
-            expected="a new folder, or a new file that ends in .zip",
-            fix="choose another name with -o, or remove it",
-        )
+        raise DataError("E-EXPORT-01", found=str(target))
     if target.suffix.lower() == ".zip":
         with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, content in sorted(export.files.items()):
@@ -143,16 +135,16 @@ def _texts(
     run: TrainedRun, folders: dict[str, Path], configs: tuple[RunConfig, ...], model: ModelJson, roots: Roots
 ) -> dict[str, Content]:
     data = _description(roots.raw / model.dataset)
-    terms = terms_of(configs, model.bases, data)
+    terms = texts.terms_of(configs, model.bases, data)
     timed = (folder / TIMING_FILE for folder in folders.values())
     timings = tuple(read_json(Timing, path) for path in timed if path.is_file())
     summary, remark = _summary(run, list(folders))
-    card = model_card(CardFacts(model, configs, summary, timings, tuple(terms), remark=remark))
+    card = texts.model_card(texts.CardFacts(model, configs, summary, timings, tuple(terms), remark=remark))
     return {
         contents.MODEL_FILE: _json(model),
         contents.CARD_FILE: card.encode(),
-        contents.LICENCES_FILE: licences_page(terms).encode(),
-        contents.CITATIONS_FILE: citations_page(citations_of(configs, data)).encode(),
+        contents.LICENCES_FILE: texts.licences_page(terms).encode(),
+        contents.CITATIONS_FILE: texts.citations_page(texts.citations_of(configs, data)).encode(),
     }
 
 
@@ -179,13 +171,7 @@ def _description(raw: Path) -> SamoraJson | None:
 def _check_names(files: dict[str, Content], place: str) -> None:
     strange = [name for name in files if contents.kind_of(name) is None]
     if strange or not contents.RUN_PLACE.fullmatch(place):
-        raise DataError(
-            "E-EXPORT-02",
-            "a name of this run cannot stand in an export",
-            found=", ".join(strange) or place,
-            expected="DatasetNNN_Name/RUN/fold_K of letters, digits, dots, - and _",
-            fix="rename the folder",
-        )
+        raise DataError("E-EXPORT-02", found=", ".join(strange) or place)
 
 
 def _digest(content: Content) -> FileDigest:

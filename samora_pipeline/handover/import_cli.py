@@ -68,3 +68,7 @@ def _bases(verified: Verified, weights: Path) -> list[str]:
         way = f"samora_weights get {asset.name}" if asset else f"put the file with that digest into {weights}"
         lines.append(f"its base encoder {base.name} (sha256 {base.digest}) is not part of it: {way}")
     return lines
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -75,13 +75,7 @@ def install(verified: Verified, target: Path) -> None:
         ResourceError: ``E-DISK-01``, ``E-DISK-02``.
     """
     if target.exists():
-        raise DataError(
-            "E-IMPORT-06",
-            "there is a run of this name already",
-            found=str(target),
-            expected="a folder that is not there yet",
-            fix=f"-o {target}_imported  puts it beside",
-        )
+        raise DataError("E-IMPORT-06", target=target, found=str(target))
     require_space(target, verified.size)
     missing = [parent for parent in target.absolute().parents if not parent.exists()]
     try:
@@ -166,10 +160,4 @@ def _plain(packed: PackedModel, name: str) -> Any:
 
 
 def _unfit(path: Path, found: str) -> DataError:
-    return DataError(
-        "E-IMPORT-04",
-        f"the parts of {path.name} do not fit together; nothing was written",
-        found=found,
-        expected="one run with its folds, as samora_export writes it",
-        fix="export the run again",
-    )
+    return DataError("E-IMPORT-04", path=path, found=found)

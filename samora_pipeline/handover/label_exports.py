@@ -19,8 +19,8 @@ from samora_pipeline.handover import dicom_seg, seg_nrrd
 from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_volume, write_labels
 from samora_pipeline.imaging.label_names import read_label_names
 from samora_pipeline.imaging.volume import label_array
+from samora_pipeline.inference.probabilities import UNCERTAINTY
 from samora_pipeline.inference.runs import named_run
-from samora_pipeline.inference.uncertainty import SUFFIX as UNCERTAINTY
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
 ITKSNAP_FILE = "itksnap_labels.txt"
@@ -92,10 +92,8 @@ def label_files(source: Path) -> list[Path]:
     if not files:
         raise DataError(
             "E-SEG-01",
-            "there is no label map to export",
+            readable=", ".join(READABLE),
             found=f"none in {source}" if source.exists() else f"no file or folder {source}",
-            expected=f"files that end in {', '.join(READABLE)}",
-            fix="samora_predict -i imagesTs -o preds  makes label maps",
         )
     return files
 
@@ -116,13 +114,7 @@ def table_of(file: Path, model: str | None, results: Path) -> LabelTable:
     description = file.resolve().parents[1] / "dataset.json"
     if description.is_file():
         return label_table(read_dataset_json(description).scheme)
-    raise DataError(
-        "E-SEG-02",
-        f"nothing says what the labels of {file.name} are called",
-        found=f"no names in its header, and no {description}",
-        expected="a prediction of samora_predict, a file of a raw dataset, or the run it was made with",
-        fix="samora_export labels ... -m DatasetNNN_Name/TRAINER__SPLIT__NAME",
-    )
+    raise DataError("E-SEG-02", file=file, found=f"no names in its header, and no {description}")
 
 
 def write_itksnap_labels(path: Path, table: LabelTable) -> None:
@@ -147,10 +139,9 @@ def _write(file: Path, target: Path, request: LabelExport, table: LabelTable) ->
     if strange := sorted(set(np.unique(labels).tolist()) - {0, *(entry.value for entry in table)}):
         raise DataError(
             "E-SEG-07",
-            f"{file.name} has label values that have no name",
+            file=file,
             found=", ".join(map(str, strange)),
             expected=", ".join(f"{entry.value} {entry.name}" for entry in table),
-            fix="name the run that made the file: -m RUN",
         )
     if request.format == "seg.nrrd":
         seg_nrrd.write_seg_nrrd(target, labels, volume.grid, table)
@@ -164,11 +155,7 @@ def _check_options(request: LabelExport, count: int) -> None:
     dicom = request.format == "dcm"
     if dicom != (request.scan is not None) or (dicom and count > 1):
         raise UsageError(
-            "E-SEG-03",
-            "a DICOM SEG is made of one label map and the DICOM series that it belongs to",
-            found=f"--format {request.format}, {count} label maps, --dicom {request.scan or 'not given'}",
-            expected="one file, --format dcm and --dicom FOLDER together",
-            fix="samora_export labels preds/CASE.nii.gz -o OUT --format dcm --dicom FOLDER_OF_THE_SERIES",
+            "E-SEG-03", found=f"--format {request.format}, {count} label maps, --dicom {request.scan or 'not given'}"
         )
     if dicom:
         dicom_seg.require_highdicom()
@@ -178,11 +165,7 @@ def _refuse_existing(targets: list[Path]) -> None:
     present = [str(path) for path in targets if path.exists()]
     if present:
         raise DataError(
-            "E-OUT-04",
-            f"{len(present)} files that would be written are there already",
-            found=", ".join(present[:5]) + (", ..." if len(present) > 5 else ""),
-            expected="a folder without them",
-            fix="choose another folder with -o, or remove them",
+            "E-OUT-04", number=len(present), found=", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
         )
 
 

@@ -69,13 +69,7 @@ def open_packed(path: Path) -> PackedModel:
     if path.is_dir():
         return _checked(path, ((file.relative_to(path).as_posix(), *_file_state(file)) for file in _walk(path)))
     if not path.is_file() or not zipfile.is_zipfile(path):
-        raise AssetError(
-            "E-IMPORT-01",
-            "this is no exported model",
-            found=f"no zip: {path}" if path.is_file() else f"no file or folder {path}",
-            expected="a zip or a folder that samora_export wrote",
-            fix="samora_export RUN -o FILE.zip  on the machine that has the run",
-        )
+        raise AssetError("E-IMPORT-01", found=f"no zip: {path}" if path.is_file() else f"no file or folder {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -90,24 +84,12 @@ def open_packed(path: Path) -> PackedModel:
 
 def refused(path: Path, found: str) -> DataError:
     """The error for something that no export holds."""
-    return DataError(
-        "E-IMPORT-02",
-        f"{path.name} holds what no exported model holds; nothing was written",
-        found=found,
-        expected="the files that samora_export writes, each once, as plain files",
-        fix="get the file again from where it was exported; do not unpack this one by other means",
-    )
+    return DataError("E-IMPORT-02", path=path, found=found)
 
 
 def damaged(path: Path, found: str) -> DataError:
     """The error for a file that is not what it states of itself."""
-    return DataError(
-        "E-IMPORT-03",
-        f"{path.name} is damaged or was changed after it was exported; nothing was written",
-        found=found,
-        expected="the sizes and digests in its digests.json",
-        fix="get the file again from where it was exported",
-    )
+    return DataError("E-IMPORT-03", path=path, found=found)
 
 
 def _checked(path: Path, entries: Iterable[tuple[str, int, str]]) -> PackedModel:

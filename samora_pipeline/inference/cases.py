@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from samora_pipeline.contracts.dataset import CHANNEL_NAME
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.files import WRITABLE
 from samora_pipeline.inference.case import InputCase
 from samora_pipeline.inference.dicom_cases import dicom_cases
 
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<number>\d{4})$")
 _SHOWN = 10
 
 
@@ -53,9 +53,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d+)/(\d+)", "1/1" if text is None else text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(
-            "E-ARG-04", "--shard names no share", found=str(text), expected="i/n with 1 <= i <= n", fix="--shard 1/4"
-        )
+        raise UsageError("E-ARG-04", found=str(text))
     return int(match[1]), int(match[2])
 
 
@@ -74,10 +72,8 @@ def refuse_overwriting(images: Path, output: Path) -> None:
     if output.resolve() == folder.resolve() or output.is_file():
         raise DataError(
             "E-OUT-02",
-            "the label maps need a folder of their own",
-            found=f"-o {output}, which is {'a file' if output.is_file() else 'the folder of the images'}",
-            expected="another folder, or one that does not exist yet",
-            fix=f"-o {output}_predicted",
+            output=output,
+            found=f"-o {output}, which is {('a file' if output.is_file() else 'the folder of the images')}",
         )
 
 
@@ -93,7 +89,7 @@ def _ending(path: Path) -> str:
 
 
 def _siblings(source: Path, ending: str) -> list[Path]:
-    match = _CHANNEL.match(source.name.removesuffix(ending))
+    match = CHANNEL_NAME.match(source.name.removesuffix(ending))
     if match is None:
         return [source]
     return sorted(source.parent.glob(f"{_literal(match['case'])}_[0-9][0-9][0-9][0-9]{ending}"))
@@ -108,15 +104,15 @@ def _group(files: list[Path], endings: dict[Path, str], *, single: bool) -> dict
     numbered = any(stem.endswith("_0000") for stem in stems.values())
     grouped: dict[str, dict[int, Path]] = {}
     for path, stem in stems.items():
-        match = _CHANNEL.match(stem) if numbered or not single else None
+        match = CHANNEL_NAME.match(stem) if numbered or not single else None
         # A channel that no model has marks a name without a number where numbers are needed.
         missing = 0 if single else -1
-        name, number = (match["case"], int(match["number"])) if match else (stem, missing)
+        name, number = (match["case"], int(match["channel"])) if match else (stem, missing)
         earlier = grouped.setdefault(name, {}).setdefault(number, path)
         if earlier != path:
             raise DataError(
                 "E-INPUT-02",
-                f'two files stand for the case "{name}"',
+                what=f'two files stand for the case "{name}"',
                 found=f"{earlier.name}, {path.name}",
                 expected="one file per case and channel",
                 fix=f"remove one of them from {path.parent}",
@@ -133,8 +129,8 @@ def _check_channels(grouped: dict[str, dict[int, Path]], channel_names: tuple[st
     named = ", ".join(f"{index}: {name}" for index, name in enumerate(channel_names))
     raise DataError(
         "E-CHAN-04",
-        f"{len(offenders)} of {len(grouped)} cases have other channels than the model takes",
-        found="; ".join(_described(name, by_number) for name, by_number in sorted(offenders.items())),
+        what=f"{len(offenders)} of {len(grouped)} cases have other channels than the model takes",
+        found="; ".join((_described(name, by_number) for name, by_number in sorted(offenders.items()))),
         expected=f"{len(channel_names)} ({named}), as CASE_0000" + (f" to CASE_{expected[-1]:04d}" if several else ""),
         fix="add the missing files" if several else "keep only the _0000 files in the folder",
     )
@@ -153,13 +149,7 @@ def _nothing(source: Path) -> DataError:
         found = f"{source} with {_listing(path.name for path in source.iterdir())}"
     else:
         found = f"no file or folder {source}"
-    return DataError(
-        "E-INPUT-01",
-        "there is no image to predict",
-        found=found,
-        expected=f"a folder of images ({', '.join(WRITABLE)}) or of DICOM files, or one of them",
-        fix="samora_predict -i FOLDER_WITH_IMAGES -o OUT",
-    )
+    return DataError("E-INPUT-01", writable=", ".join(WRITABLE), found=found)
 
 
 def _listing(names: Iterable[str]) -> str:

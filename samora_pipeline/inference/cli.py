@@ -114,13 +114,7 @@ def _list(roots: Roots, *, allow_code: bool) -> int:
 def _require_folders(arguments: argparse.Namespace) -> None:
     missing = [flag for flag, value in (("-i", arguments.images), ("-o", arguments.output)) if not value]
     if missing:
-        raise UsageError(
-            "E-ARG-13",
-            f"{' and '.join(missing)} must be given",
-            found="a command without them",
-            expected="-i IN -o OUT, or --list",
-            fix="samora_predict -i imagesTs -o preds",
-        )
+        raise UsageError("E-ARG-13", missing=" and ".join(missing), found="a command without them")
 
 
 def _with_files(
@@ -190,3 +184,7 @@ def _summarize(output: OutputFolder, new: int, skipped: int, failed: int) -> Non
     if failed:
         parts.append(f"{failed} failed, see {output.failures_path}")
     say(f"{output.folder}: {', '.join(parts)}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

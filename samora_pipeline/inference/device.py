@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from samora_pipeline.errors import ResourceError, UsageError
-from samora_pipeline.parallel import free_memory
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -19,8 +18,6 @@ _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
 _REFERENCE_PIXELS = 224 * 224
 # A CPU gains nothing beyond the rows that fill its matrix products; more only leaves the caches.
 _CPU_SLICES = 2
-# Of one slice of 224 pixels: what grows with its pixels, and with their square (attention over the whole grid).
-_SLICE_BYTES, _ATTENTION_BYTES = 64 * 10**6, 31 * 10**6
 _CUDA_SLICES_PER_GIB = 4
 _CUDA_SLICES = 64
 
@@ -49,17 +46,11 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(
-            "E-DEV-01", f'"{name}" is no device', found=name, expected="cpu, cuda or cuda:1", fix="--device cpu"
-        ) from error
+        raise UsageError("E-DEV-01", name=name, found=name) from error
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= present:
         raise ResourceError(
-            "E-DEV-02",
-            f"there is no device {name}",
-            found=f"{present} CUDA devices, torch {torch.__version__}",
-            expected=f"a working CUDA device {device.index or 0}",
-            fix="--device cpu, or install the CUDA build of torch",
+            "E-DEV-02", name=name, index=device.index or 0, found=f"{present} CUDA devices, torch {torch.__version__}"
         )
     return device
 
@@ -107,20 +98,6 @@ def pick_batch(device: torch.device, input_size: int) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         slices = min(_CUDA_SLICES, int(_CUDA_SLICES_PER_GIB * free / 2**30))
     return max(1, round(slices * _REFERENCE_PIXELS / input_size**2))
-
-
-def pick_workers(device: torch.device, input_size: int, batch_size: int, slices: int) -> int:
-    """How many steps are computed at a time.
-
-    On a CPU as many as there are threads and steps, and as half of the free memory holds when each slice needs what
-    SAMora on ViT-B was measured to need: 0.19 GB for 2 slices of 224 pixels, 1.2 GB for one of 512. One on CUDA, where
-    one step fills the device.
-    """
-    if device.type == "cuda":
-        return 1
-    share = input_size**2 / _REFERENCE_PIXELS
-    need = batch_size * (_SLICE_BYTES * share + _ATTENTION_BYTES * share**2)
-    return max(1, min(torch.get_num_threads(), -(-slices // batch_size), int(free_memory() / 2 / need)))
 
 
 def prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -36,17 +36,13 @@ def dicom_cases(source: Path, channels: int) -> list[InputCase]:
         cases = [case for case in cases if source in case.channels]
     if cases and channels > 1:
         raise DataError(
-            "E-CHAN-07",
-            "a DICOM series holds one channel and the model takes several",
-            found=f"{len(cases)} series in {source}",
-            expected=f"{channels} files per case, CASE_0000.nii.gz to CASE_{channels - 1:04d}.nii.gz, on one grid",
-            fix="convert the series to NIfTI and name them by channel",
+            "E-CHAN-07", channels=channels, channels2=channels - 1, found=f"{len(cases)} series in {source}"
         )
     twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
     if twice:
         raise DataError(
             "E-INPUT-02",
-            f'two series stand for the case "{twice[0]}"',
+            what=f'two series stand for the case "{twice[0]}"',
             found=", ".join(sorted({str(case.channels[0].parent) for case in cases if case.name == twice[0]})),
             expected="one series per name",
             fix="predict the folders one by one, each into an output folder of its own",

@@ -17,9 +17,8 @@ from samora_pipeline.imaging.files import read_volume, write_labels
 from samora_pipeline.imaging.volume import Volume
 from samora_pipeline.inference.case import InputCase
 from samora_pipeline.inference.predictor import Predictor
-from samora_pipeline.inference.probabilities import SUFFIX as PROBABILITIES
+from samora_pipeline.inference.probabilities import PROBABILITIES, UNCERTAINTY
 from samora_pipeline.inference.record import Failure, OutputFolder
-from samora_pipeline.inference.uncertainty import SUFFIX as UNCERTAINTY
 from samora_pipeline.run_log import Progress
 
 logger = logging.getLogger("samora")

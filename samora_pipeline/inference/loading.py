@@ -78,18 +78,12 @@ def find_base(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> Pa
     if not others:
         raise AssetError(
             "E-WEIGHT-05",
-            f"the base encoder {record.name} that this run was trained on is not there",
+            what=f"the base encoder {record.name} that this run was trained on is not there",
             found=f"no such file in {fold_folder.parent} or {weights_folder}",
             expected=f"{record.origin} weights with sha256 {record.digest}",
             fix=f"put the file into {weights_folder}",
         )
-    raise DataError(
-        "E-WEIGHT-09",
-        f"the base encoder {record.name} is another file than the one this run was trained on",
-        found="; ".join(others),
-        expected=f"sha256 {record.digest}",
-        fix="put the original file back, or train again on the new one",
-    )
+    raise DataError("E-WEIGHT-09", record=record, found="; ".join(others))
 
 
 def _likely(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> list[Path]:
@@ -104,21 +98,11 @@ def _likely(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> list
 def _check_base(folder: Path, config: RunConfig, digest: object) -> None:
     if digest != config.base_digest:
         raise DataError(
-            "E-RUN-04",
-            f"config and checkpoint of {folder.name} name different base encoders",
-            found=f"checkpoint: {digest}; config: {config.base_digest} ({folder})",
-            expected="a config and a checkpoint of one training",
-            fix="copy both files from the run again",
+            "E-RUN-04", folder=folder, found=f"checkpoint: {digest}; config: {config.base_digest} ({folder})"
         )
 
 
 def _check_same(folder: Path, config: RunConfig, first: RunConfig) -> None:
     for part in ("dataset", "model", "plans", "labels"):
         if getattr(config, part) != getattr(first, part):
-            raise DataError(
-                "E-RUN-03",
-                f"{folder.name} does not belong to the same run as the other folds: {part} differ",
-                found=str(folder),
-                expected="folds with one plan, one network and one set of labels",
-                fix="name single folds with -f",
-            )
+            raise DataError("E-RUN-03", folder=folder, part=part, found=str(folder))

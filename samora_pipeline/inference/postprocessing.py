@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
+from scipy.ndimage import find_objects
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.postprocessing import PostProcessing, Step
@@ -30,12 +31,10 @@ def keep_largest(labels: Labels, values: Sequence[int]) -> Labels:
     chosen[list(values)] = True
     mask = chosen[labels]
     result = labels.copy()
-    filled = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if not filled[0].size:
-        return result
-    box = tuple(slice(int(found[0]), int(found[-1]) + 1) for found in filled)
-    inside = mask[box]
-    result[box][inside & ~remove_all_but_largest_component(inside)] = 0
+    for box in find_objects(mask.view(np.uint8), max_label=1):
+        if box is not None:
+            inside = mask[box]
+            result[box][inside & ~remove_all_but_largest_component(inside)] = 0
     return result
 
 

@@ -36,14 +36,11 @@ from samora_pipeline.inference.device import (
     memory_left,
     pick_arithmetic,
     pick_batch,
-    pick_workers,
     prepared,
 )
 from samora_pipeline.inference.in_plane import DeviceMap
-from samora_pipeline.inference.probabilities import probability_writer
+from samora_pipeline.inference.probabilities import probability_writer, uncertainty_writer
 from samora_pipeline.inference.runs import named_run, pick_folds
-from samora_pipeline.inference.side_by_side import side_by_side
-from samora_pipeline.inference.uncertainty import uncertainty_writer
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import allowed_flips
 
@@ -179,7 +176,7 @@ class Predictor:
         Args:
             volumes: its channels in the order of the plan, on one grid; intensities in source units.
             probabilities: where to write the probabilities too, see ``probabilities.py``.
-            uncertainty: where to write their entropy, see ``uncertainty.py``. Post-processing changes neither.
+            uncertainty: where to write their entropy, see there. Post-processing changes neither.
 
         Returns:
             Label values [X,Y,Z] on the raw grid of the first channel.
@@ -218,33 +215,17 @@ class Predictor:
         rows, columns = images.shape[2:]
         way = InPlaneMap.for_plan(rows, columns, spacing[1:], self.plans, self.input_size)
         in_plane = DeviceMap(way, self.device, regions=self.labels.regions)
-        workers = pick_workers(self.device, self.input_size, self.batch_size, len(images))
-        largest = max(1, CHUNK_BYTES[self.device.type] // (workers * 4 * self.labels.num_outputs * rows * columns))
-
-        def step(own: range) -> list[ScoreChunk]:
-            chunks: list[ScoreChunk] = []
-            start = own.start
-            while start < own.stop:
-                size = min(self.batch_size, own.stop - start)
-                slices = normalize(images[start : start + size], self.plans.intensity.value, volumes)
-                chunk = self._try(torch.from_numpy(slices), in_plane)
-                if chunk is None:
-                    self._halve(size)
-                    continue
-                chunks.append(ScoreChunk(start, chunk))
-                start += size
-            return chunks
-
-        for chunks in side_by_side(step, self._steps_of(len(images), largest), workers):
-            yield from chunks
-
-    def _steps_of(self, slices: int, largest: int) -> Iterator[range]:
-        """The slices of each step, as many as memory has turned out to hold by then."""
+        largest = max(1, CHUNK_BYTES[self.device.type] // (4 * self.labels.num_outputs * rows * columns))
         start = 0
-        while start < slices:
-            own = range(start, min(start + min(self.batch_size, largest), slices))
-            yield own
-            start = own.stop
+        while start < len(images):
+            size = min(self.batch_size, largest, len(images) - start)
+            slices = normalize(images[start : start + size], self.plans.intensity.value, volumes)
+            probabilities = self._try(torch.from_numpy(slices), in_plane)
+            if probabilities is None:
+                self._halve(size)
+                continue
+            yield ScoreChunk(start, probabilities)
+            start += size
 
     def decode(self, probabilities: Tensor) -> Labels:
         """Turn probabilities (B,K,H,W) into label values [B,H,W], by the rules of ``LabelScheme.decode``."""
@@ -291,10 +272,10 @@ class Predictor:
         if size == 1:
             raise ResourceError(
                 "E-MEM-01",
-                f"memory on {self.device} does not hold the prediction of one slice",
+                device=self.device,
+                labels=self.labels,
+                number=len(self._networks),
                 found=memory_left(self.device),
-                expected=f"room for {self.labels.num_outputs} maps of one slice and {len(self._networks)} networks",
-                fix="use fewer folds with -f, or --device cpu",
             )
         self.batch_size = min(self.batch_size, size // 2)
 
@@ -304,7 +285,7 @@ class Predictor:
         if len(volumes) != len(names) or deep:
             raise DataError(
                 "E-CHAN-04",
-                "the image has another number of channels than the model takes",
+                what="the image has another number of channels than the model takes",
                 found=f"shape {deep[0].array.shape} in {deep[0].path}" if deep else str(len(volumes)),
                 expected=f"{len(names)} ({', '.join(names)}), each a volume with three axes",
                 fix="write each channel to a file of its own, in the order of the model",

@@ -165,10 +165,8 @@ class OutputFolder:
         if strange and not any(self.folder.glob(f"{RECORD_STEM}*.json")):
             raise DataError(
                 "E-OUT-01",
-                f"{self.folder} holds files that would be overwritten",
+                folder=self.folder,
                 found=f"{', '.join(strange[:10])}, and no run.json that says where they come from",
-                expected="an empty folder, or one with earlier predictions",
-                fix="choose another folder with -o",
             )
 
     def start(self, record: PredictionRecord, finished: Iterable[str], to_do: Iterable[str]) -> None:

@@ -130,10 +130,8 @@ def _pick(runs: list[TrainedRun], images: Path) -> TrainedRun:
         return own[0]
     raise AssetError(
         "E-RUN-02",
-        "several trained runs could predict these images",
+        folder=max(own or runs, key=lambda run: run.finished_at).folder,
         found=", ".join(run.label for run in own or runs),
-        expected="one run, named with -m",
-        fix=f"-m {max(own or runs, key=lambda run: run.finished_at).folder}  (the one finished last)",
     )
 
 
@@ -149,10 +147,10 @@ def pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]
     if missing:
         raise UsageError(
             "E-FOLD-02",
-            f"{run.label} has no finished fold {', '.join(missing)}",
+            run=run,
+            missing=", ".join(missing),
+            folds=" ".join(run.folds),
             found=f"finished: {', '.join(run.folds)}",
-            expected="names of finished folds",
-            fix=f"-f {' '.join(run.folds)}",
         )
     return tuple(dict.fromkeys(wanted))
 
@@ -160,8 +158,6 @@ def pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]
 def _no_run(found: str, expected: str = "") -> AssetError:
     return AssetError(
         "E-RUN-01",
-        "there is no trained run to predict with",
         found=found,
         expected=expected or "DatasetNNN_Name/TRAINER__SPLIT__NAME/fold_K with a final checkpoint",
-        fix="samora_train DATASET TRAINER SPLIT  first, or name a run with -m",
     )

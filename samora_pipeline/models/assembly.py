@@ -79,10 +79,9 @@ def _with_experts(block: nn.Module, backbone: Backbone, spec: ModelSpec) -> Expe
     if spec.fusion is None:
         raise UsageError(
             "E-MODEL-02",
-            "several experts need a fusion",
+            names=", ".join(FUSIONS.names()),
+            levels=levels[0],
             found=f"levels {', '.join(levels)} and no fusion",
-            expected=f"one of {', '.join(FUSIONS.names())}, or a single level",
-            fix=f"--levels {levels[0]}",
         )
     _, width = block_widths(block)
     fusion = build_fusion(spec.fusion, num_experts=len(levels), dim=width, window=backbone.steps.window(block))
@@ -108,7 +107,7 @@ def load_expert(network: SegmentationNetwork, level: Level, state: Mapping[str, 
     if _shapes(own) != _shapes(state):
         raise DataError(
             "E-EXP-20",
-            f"the {level} expert does not fit the network",
+            what=f"the {level} expert does not fit the network",
             found=_describe_expert(state),
             expected=_describe_expert(own),
             fix="train the expert again with this backbone and rank, or leave it out with --levels",
@@ -140,10 +139,9 @@ def load_trained(network: Network, state: Mapping[str, Tensor]) -> None:
         name = wrong[0][0]
         raise DataError(
             "E-MODEL-03",
-            "the saved state does not fit the network",
+            name=name,
+            name2=_shapes(own).get(name, "absent"),
             found=f"{name} {_shapes(state).get(name, 'missing')} ({len({name for name, _ in wrong})} tensors differ)",
-            expected=f"{name} {_shapes(own).get(name, 'absent')}",
-            fix="build the network from the spec that was saved with the state",
         )
     network.load_state_dict(dict(state), strict=False)
 

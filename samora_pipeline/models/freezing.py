@@ -103,16 +103,12 @@ def verify(network: Network, before: Snapshot) -> None:
     parameters = dict(network.named_parameters())
     moved = [name for name, checksum in before.items() if _checksum(parameters[name]) != checksum]
     if moved:
-        raise SamoraError("E-MODEL-04", "a frozen parameter was changed by training", found=", ".join(moved[:3]))
+        raise SamoraError("E-MODEL-04", found=", ".join(moved[:3]))
     for part, owned in parameters_by_part(network).items():
         learning = [parameter for parameter in owned.values() if parameter.requires_grad]
         idle = part is Part.PROMPT_UNUSED or (part is Part.FUSION and _nothing_to_weigh(network))
         if learning and not idle and not any(_has_gradient(p) for p in learning):
-            raise SamoraError(
-                "E-MODEL-05",
-                f'no gradient reached the part "{part}", which is declared trainable',
-                found=f"{len(learning)} parameters, all without a gradient",
-            )
+            raise SamoraError("E-MODEL-05", part=part, found=f"{len(learning)} parameters, all without a gradient")
 
 
 def _nothing_to_weigh(network: Network) -> bool:

@@ -57,7 +57,7 @@ def module_arguments(spec: ModuleSpec) -> dict[str, Any]:
     except TypeError as error:
         raise UsageError(
             "E-SET-01",
-            f"the network {spec.network} cannot be made with these options",
+            what=f"the network {spec.network} cannot be made with these options",
             found=str(error),
             expected=f"keywords of {signature}",
         ) from error

@@ -36,13 +36,7 @@ class BlockAdapters(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         if not isinstance(encoder, SamEncoder):
-            raise UsageError(
-                "E-MODEL-08",
-                "SAM-Adapter adds to the tokens of SAM's encoder",
-                found=type(encoder).__name__,
-                expected="a backbone of the SAM family",
-                fix="--backbone sam_vit_b",
-            )
+            raise UsageError("E-MODEL-08", found=type(encoder).__name__)
         patch = cast(nn.Conv2d, encoder.patch_embed.get_submodule("proj"))
         width = encoder.embed_dim // SCALE_FACTOR
         side = patch.kernel_size[0]

@@ -21,19 +21,18 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor
 
+from samora_pipeline.contracts.colours import SKY_BLUE, rgb
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.freezing import freeze
-from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, number
+from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, Value, cell
 from samora_pipeline.reporting.html_images import webp_image
-from samora_pipeline.reporting.pictures import Mask, foreground_values
-from samora_pipeline.reporting.report_cases import CaseStack
-from samora_pipeline.reporting.report_network import AskedNetwork
-from samora_pipeline.reporting.slider_pictures import Frame, edge, wide_frame, write_title
+from samora_pipeline.reporting.painting import Frame, edge, frame_around, sheet
+from samora_pipeline.reporting.pictures import CaseStack, Mask, seen_along
+from samora_pipeline.reporting.report_network import NetworkProbe
 
 METHOD = "HiResCAM at the encoder's output"
 _SIDE, _LEAST_WIDTH = 190, 150
-_HEAD = 18
 _MOST_ORGANS = 10
 _STRONGEST = 0.75
 """opacity of the strongest relevance"""
@@ -52,72 +51,62 @@ class Relevance:
     found: bool
 
 
-def relevance(asked: AskedNetwork, stack: CaseStack, index: int, organ: int) -> Relevance:
+def relevance(probe: NetworkProbe, stack: CaseStack, index: int, organ: int) -> Relevance:
     """Where the logits of ``organ`` (its place in the label scheme) come from in one slice."""
-    network, labels = asked.network, asked.config.labels
+    network, labels = probe.network, probe.config.labels
     output = organ if labels.regions else organ + 1
     values = labels.foreground[organ][1]
     reference = np.isin(stack.reference[index], values)
     freeze(network, frozenset())
-    embedding, logits = _run(asked, asked.inputs(stack, (index,)))
+    embedding, logits = _run(probe, probe.inputs(stack, (index,)))
     chosen = _chosen(logits, output, regions=labels.regions)
     found = bool(chosen.any())
     if not found:
-        chosen = _reference_pixels(asked, stack, index, values, logits)
+        chosen = _seen_along(probe, stack, index, values, logits)
     (gradient,) = torch.autograd.grad((logits[:, output] * chosen).sum(), embedding)
     small = (gradient * embedding).sum(1).relu().detach().float().cpu().numpy()
-    placed = np.clip(asked.on_source_grid(stack, small)[0], 0, None)
+    placed = np.clip(probe.on_source_grid(stack, small)[0], 0, None)
     return Relevance(placed / max(float(placed.max()), 1e-12), _lift(placed, reference), found)
 
 
 def attention_section(
-    asked: dict[str, AskedNetwork], stack: CaseStack, labels: LabelScheme, stamps: tuple[str, ...]
+    probes: dict[str, NetworkProbe], stack: CaseStack, labels: LabelScheme, stamps: tuple[str, ...]
 ) -> Section:
     """One picture per organ and run, each in the slice where the organ is largest, and the lifts as a table.
 
-    ``asked`` holds the networks by a short name, which is empty where there is one.
+    ``probe`` holds the networks by a short name, which is empty where there is one.
     """
     sizes = {
         place: np.isin(stack.reference, values).sum(axis=(1, 2)) for place, (_, values) in enumerate(labels.foreground)
     }
     present = [place for place, pixels in sizes.items() if pixels.any()]
-    organs = present[:_MOST_ORGANS]
-    frame = wide_frame(_held(stack, labels), stack.aspect, _SIDE, _LEAST_WIDTH)
-    strips, rows = [], []
-    for place in organs:
-        index = int(sizes[place].argmax())
-        found = {name: relevance(one, stack, index, place) for name, one in asked.items()}
-        outline = edge(frame.labels(np.isin(stack.reference[index], labels.foreground[place][1]).astype(np.uint8)) > 0)
+    frame = frame_around(seen_along(labels, stack.reference), stack.aspect, _SIDE, _LEAST_WIDTH)
+    tiles: list[tuple[str, PIL.Image.Image]] = []
+    lifts: dict[str, tuple[Value, ...]] = {}
+    for place in present[:_MOST_ORGANS]:
+        index, (name, values) = int(sizes[place].argmax()), labels.foreground[place]
+        found = {run: relevance(one, stack, index, place) for run, one in probes.items()}
+        outline = edge(frame.labels(np.isin(stack.reference[index], values).astype(np.uint8)) > 0)
         scan = frame.scan(stack.images[index, 0])
-        organ = labels.foreground[place][0].replace("_", " ")
-        titles = [f"slice {index + 1}: {organ}", *(f"relevance {name}".strip() for name in asked)]
-        tiles = [_outlined(scan, outline), *(_heated(scan, one.map, frame, outline) for one in found.values())]
-        strips.append(_strip(tiles, titles))
-        rows.append(_row(labels.foreground[place][0], index, found))
-    header = ("organ", "slice", *(f"lift {name}".strip() for name in asked))
+        tiles.append((f"slice {index + 1}: {name.replace('_', ' ')}", _outlined(scan, outline)))
+        tiles += [(f"relevance {run}".strip(), _heated(scan, one.map, frame, outline)) for run, one in found.items()]
+        lifts[name] = (index + 1, *(_lift_cell(one) for one in found.values()))
+    header = ("organ", "slice", *(f"lift {name}".strip() for name in probes))
+    rows = [(name, *row) for name, row in lifts.items()]
     notes = _not_drawn(labels, present)
-    if any(cell.value is None for row in rows for cell in row[2:]):
+    if any(cell(one, 1).value is None for row in lifts.values() for one in row):
         notes += ("-: nothing in the slice speaks for the organ; all that the network uses there speaks against it.",)
-    table = Table("lifts", "Relevance inside the organ against the whole slice", header, tuple(rows), notes=notes)
-    words = "; ".join(f"{row[0].text}: {', '.join(cell.text for cell in row[2:])}" for row in rows)
+    table = Table("lifts", "Relevance inside the organ against the whole slice", header, rows, notes=notes)
+    words = "; ".join(f"{name}: {', '.join(cell(one, 1).text for one in row[1:])}" for name, row in lifts.items())
     figure = Figure(
         "relevance",
-        webp_image(_sheet(strips), stamps, quality=65),
-        f"Relevance maps of {len(organs)} organs in {stack.name}; lift of {words}",
+        webp_image(sheet(tiles, 2 * (1 + len(probes))), stamps, quality=65),
+        f"Relevance maps of {len(rows)} organs in {stack.name}; lift of {words}",
         f"Case {stack.name} (the median by mean Dice), each organ in the slice where it is largest. Blue line: the "
         f"reference. Bright: relevant. Method: {METHOD} (gradient times activation for the organ's logits), each map "
         "scaled to its own maximum. The grid of the encoder is coarse, so a map cannot be sharper than its cells.",
     )
-    return Section(
-        "attention",
-        "Attention",
-        f"Where the network looks when it names an organ. Method: {METHOD}.",
-        "Relevance should lie on the organ or along its border: a lift of 1 is what chance gives, and the smaller the "
-        "organ the higher the lift can be. Relevance on a neighbour or outside of the body means that the organ is "
-        "recognised by its surroundings, which fails on unusual anatomy. A map says where the evidence lies and not "
-        "why, and a high lift is no proof of a good segmentation.",
-        (figure, table),
-    )
+    return Section("attention", (figure, table), words=(METHOD,))
 
 
 def _not_drawn(labels: LabelScheme, present: list[int]) -> tuple[str, ...]:
@@ -125,11 +114,11 @@ def _not_drawn(labels: LabelScheme, present: list[int]) -> tuple[str, ...]:
     names = [name.replace("_", " ") for name, _ in labels.foreground]
     absent = [name for place, name in enumerate(names) if place not in present]
     further = [names[place] for place in present[_MOST_ORGANS:]]
-    told = (("Not in the reference of this case", absent), (f"Beyond the {_MOST_ORGANS} that are drawn", further))
-    return tuple(f"{words}: {', '.join(listed)}." for words, listed in told if listed)
+    groups = (("Not in the reference of this case", absent), (f"Beyond the {_MOST_ORGANS} that are drawn", further))
+    return tuple(f"{words}: {', '.join(listed)}." for words, listed in groups if listed)
 
 
-def _run(asked: AskedNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
+def _run(probe: NetworkProbe, images: Tensor) -> tuple[Tensor, Tensor]:
     """The embedding, from which on gradients are recorded, and the logits (1,K,n,n)."""
     kept: list[Tensor] = []
 
@@ -137,10 +126,10 @@ def _run(asked: AskedNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
         kept.append(features.embedding.detach().requires_grad_())
         return features._replace(embedding=kept[0])
 
-    handle = asked.network.image_encoder.register_forward_hook(open_up)
+    handle = probe.network.image_encoder.register_forward_hook(open_up)
     try:
         with torch.enable_grad():
-            logits: Tensor = asked.network(images)
+            logits: Tensor = probe.network(images)
     finally:
         handle.remove()
     return kept[0], logits
@@ -151,10 +140,8 @@ def _chosen(logits: Tensor, output: int, *, regions: bool) -> Tensor:
     return logits[:, output] > 0 if regions else logits.argmax(1) == output
 
 
-def _reference_pixels(
-    asked: AskedNetwork, stack: CaseStack, index: int, values: tuple[int, ...], logits: Tensor
-) -> Tensor:
-    placed = np.isin(asked.in_plane(stack).labels(stack.reference[index]), values)
+def _seen_along(probe: NetworkProbe, stack: CaseStack, index: int, values: tuple[int, ...], logits: Tensor) -> Tensor:
+    placed = np.isin(probe.in_plane(stack).labels(stack.reference[index]), values)
     wide = torch.from_numpy(placed)[None, None].float().to(logits.device)
     return torch.nn.functional.interpolate(wide, logits.shape[-2:], mode="area")[:, 0] > 0
 
@@ -164,49 +151,20 @@ def _lift(placed: npt.NDArray[np.float32], reference: Mask) -> float | None:
     return float(placed[reference].sum()) / total / area if total > 0 and area > 0 else None
 
 
-def _held(stack: CaseStack, labels: LabelScheme) -> Mask:
-    held: Mask = np.any(np.isin(stack.reference, foreground_values(labels)), axis=0)
-    return held
+def _outlined(scan: PIL.Image.Image, outline: Mask) -> PIL.Image.Image:
+    pixels = np.array(scan.convert("RGB"))
+    pixels[outline] = rgb(SKY_BLUE)
+    return PIL.Image.fromarray(pixels)
 
 
-def _outlined(scan: PIL.Image.Image, outline: Mask) -> npt.NDArray[np.uint8]:
-    pixels = np.asarray(scan.convert("RGB")).copy()
-    pixels[outline] = (86, 180, 233)
-    return pixels
+def _heated(scan: PIL.Image.Image, heat: npt.NDArray[np.float32], frame: Frame, outline: Mask) -> PIL.Image.Image:
+    shown = frame.scan(heat)
+    colours = PIL.Image.fromarray(_MAP(np.asarray(shown), bytes=True)).convert("RGB")
+    opacity = shown.point(lambda value: round(255 * _STRONGEST * (value / 255) ** 0.5))
+    return _outlined(PIL.Image.composite(colours, scan.convert("RGB"), opacity), outline)
 
 
-def _heated(scan: PIL.Image.Image, heat: npt.NDArray[np.float32], frame: Frame, outline: Mask) -> npt.NDArray[np.uint8]:
-    shown = np.asarray(frame.scan(heat), dtype=np.float32)[..., None] / 255
-    grey = np.asarray(scan.convert("RGB"), dtype=np.float32)
-    colour = np.asarray(_MAP(shown[..., 0]), dtype=np.float32)[..., :3] * 255
-    opacity = _STRONGEST * np.sqrt(shown)
-    mixed = np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
-    return _outlined(PIL.Image.fromarray(mixed), outline)
-
-
-def _strip(tiles: list[npt.NDArray[np.uint8]], titles: list[str]) -> npt.NDArray[np.uint8]:
-    height, width = tiles[0].shape[:2]
-    picture = PIL.Image.new("RGB", (width * len(tiles), height + _HEAD), "white")
-    for place, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
-        picture.paste(PIL.Image.fromarray(tile), (place * width, _HEAD))
-        write_title(picture, (place * width + 3, 1), title, width - 6)
-    return np.asarray(picture)
-
-
-def _sheet(strips: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Strips in two columns."""
-    height, width = strips[0].shape[:2]
-    rows = -(-len(strips) // 2)
-    sheet = np.full((rows * height, 2 * width + 12, 3), 255, dtype=np.uint8)
-    for place, strip in enumerate(strips):
-        top, left = place // 2 * height, place % 2 * (width + 12)
-        sheet[top : top + height, left : left + width] = strip
-    return sheet
-
-
-def _row(organ: str, index: int, found: dict[str, Relevance]) -> tuple[Cell, ...]:
-    lifts = (
-        number(one.lift, 1) if one.found or one.lift is None else Cell(f"{one.lift:.1f} (not found here)", one.lift)
-        for one in found.values()
-    )
-    return (Cell(organ, organ), Cell(str(index + 1), float(index + 1)), *lifts)
+def _lift_cell(one: Relevance) -> Cell:
+    if one.lift is None:
+        return Cell("-")
+    return Cell(f"{one.lift:.1f}{'' if one.found else ' (not found here)'}", one.lift)

@@ -11,7 +11,7 @@ from samora_pipeline.command_line import CommandParser, run, say
 from samora_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from samora_pipeline.evaluation.comparison import Arm, PairedTable, Protocol
+    from samora_pipeline.evaluation.comparison import PairedTable, Protocol, Variant
     from samora_pipeline.reporting.text_tables import Format, TextTable
 
 _EPILOG = """A RUN is a run folder or one of its fold folders, as a path or below the results folder. Runs that differ
@@ -49,16 +49,16 @@ def compare_runs(arguments: argparse.Namespace) -> None:
     from samora_pipeline.reporting.paper_tables import paper_table
     from samora_pipeline.reporting.text_tables import document
 
-    arms, baseline = _arms(arguments)
-    stamps = shared_stamps([one for arm in arms for one in arm.runs])
+    variants, baseline = _variants(arguments)
+    stamps = shared_stamps([one for variant in variants for one in variant.runs])
     protocols: Sequence[Protocol] = [arguments.protocol] if arguments.protocol else PROTOCOLS
-    tables = [run_table(arms, stamps)]
+    tables = [run_table(variants, stamps)]
     paired: list[PairedTable] = []
     for protocol in protocols:
         if arguments.table is not None:
-            tables.append(paper_table(arguments.table, arms, protocol, stamps))
+            tables.append(paper_table(arguments.table, variants, protocol, stamps))
             continue
-        own = compare(arms, baseline, protocol)
+        own = compare(variants, baseline, protocol)
         paired += own
         tables += [paired_text(table, stamps) for table in own]
     say(document(tables, arguments.format))
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     return run(build_parser(), compare_runs, argv)
 
 
-def _arms(arguments: argparse.Namespace) -> tuple[list[Arm], Arm]:
+def _variants(arguments: argparse.Namespace) -> tuple[list[Variant], Variant]:
     from samora_pipeline.evaluation.comparison import group_seeds
     from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
     from samora_pipeline.paths import resolve_roots
@@ -87,17 +87,11 @@ def _arms(arguments: argparse.Namespace) -> tuple[list[Arm], Arm]:
         folder = named.folder
         if folder not in [one.folder for one in runs]:
             runs.insert(0, named)
-    arms = group_seeds(distinct_labels(runs))
-    baseline = next(arm for arm in arms if any(one.folder == folder for one in arm.runs))
-    if len(arms) < 2 and arguments.table is None:
-        raise UsageError(
-            "E-CMP-05",
-            "one run has nothing to be compared with",
-            found=arms[0].label,
-            expected="two runs or more",
-            fix="samora_compare RUN RUN, or --table N for a table of one run",
-        )
-    return arms, baseline
+    variants = group_seeds(distinct_labels(runs))
+    baseline = next(variant for variant in variants if any(one.folder == folder for one in variant.runs))
+    if len(variants) < 2 and arguments.table is None:
+        raise UsageError("E-CMP-05", found=variants[0].label)
+    return variants, baseline
 
 
 def _write(
@@ -119,3 +113,7 @@ def _write(
     for path, table in zip(plots, (one for one in paired for _ in range(2)), strict=True):
         draw_forest(table, path, stamps)
     return [*(folder / name for name in texts), *plots]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

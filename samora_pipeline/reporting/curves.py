@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from samora_pipeline.contracts.colours import BLUE, LINES, ORGAN_COLOURS
 from samora_pipeline.files import atomic_path
-from samora_pipeline.reporting.palette import BLUE, LINES, ORGAN_COLOURS
 
 Record = Mapping[str, Any]
 Curve = tuple[list[float], list[float]]

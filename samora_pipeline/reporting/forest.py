@@ -8,11 +8,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from samora_pipeline.evaluation.comparison import HIGHER_IS_BETTER, PairedRow, PairedTable
+from samora_pipeline.contracts.colours import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
+from samora_pipeline.evaluation.comparison import PairedRow, PairedTable
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.files import atomic_path
-from samora_pipeline.reporting.paired_tables import probability, signed
-from samora_pipeline.reporting.palette import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
+from samora_pipeline.reporting.paired_tables import interval_text, probability, signed
 
 # Colours differ for the eye, marks in grey print.
 _MARKS = (("o", BLUE), ("s", VERMILLION), ("^", GREEN), ("D", PURPLE), ("v", ORANGE), ("P", SKY_BLUE))
@@ -26,22 +26,22 @@ def forest_figure(table: PairedTable, stamps: Sequence[str] = ()) -> Figure:
     Beside each mark stand the difference, its interval, the number of patients and Holm's p of the t-test.
     """
     groups = _groups(table)
-    arms = list(dict.fromkeys(row.arm for _, rows in groups for row in rows))
+    variants = list(dict.fromkeys(row.variant for _, rows in groups for row in rows))
     places = _places(groups)
     height = 2.0 + 0.26 * len(stamps) + 0.3 * sum(len(rows) for _, rows in groups) + 0.13 * len(groups)
-    figure = Figure(figsize=(10.5, height + 0.24 * len(arms)), dpi=150, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10.5, height + 0.24 * len(variants)), dpi=150, layout="constrained", facecolor="white")
     axes, texts = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
     for (_, rows), ys in zip(groups, places, strict=True):
         for row, y in zip(rows, ys, strict=True):
-            _draw_row(axes, row, y, _MARKS[arms.index(row.arm) % len(_MARKS)])
-            texts.text(0.0, y, _sentence(row, table.metric), va="center", fontsize=8.5, family="monospace")
+            _draw_row(axes, row, y, _MARKS[variants.index(row.variant) % len(_MARKS)])
+            texts.text(0.0, y, _sentence(row, table.record.digits), va="center", fontsize=8.5, family="monospace")
     _finish(axes, table, groups, places)
     texts.set_axis_off()
     texts.text(0.0, 1.0, _sentence_head(), va="center", fontsize=8.5, family="monospace", weight="bold")
     _title(figure, table, stamps)
     handles = [
-        axes.plot([], [], mark, color=colour, label=arm)[0]
-        for arm, (mark, colour) in zip(arms, _MARKS * len(arms), strict=False)
+        axes.plot([], [], mark, color=colour, label=variant)[0]
+        for variant, (mark, colour) in zip(variants, _MARKS * len(variants), strict=False)
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=1, fontsize=9, frameon=False)
     return figure
@@ -87,14 +87,11 @@ def _sentence_head() -> str:
     return f"{'diff.':>7} {'[95 % interval]':<18} {'n':>3}  p (Holm)"
 
 
-def _sentence(row: PairedRow, metric: str) -> str:
-    digits = 3 if metric in HIGHER_IS_BETTER else 2
+def _sentence(row: PairedRow, digits: int) -> str:
     test = row.test
     if test.difference is None:
         return "no patient with a pair"
-    ends = (
-        "-" if test.interval is None else f"[{signed(test.interval.low, digits)}, {signed(test.interval.high, digits)}]"
-    )
+    ends = interval_text(test.interval, digits)
     return f"{signed(test.difference, digits):>7} {ends:<18} {test.n:>3}  {probability(row.holm_t)}"
 
 
@@ -116,7 +113,7 @@ def _finish(
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     better, worse = "run better →", "← baseline better"
-    if table.metric not in HIGHER_IS_BETTER:
+    if not table.record.higher_is_better:
         better, worse = "baseline better →", "← run better"
     unit = f" in {table.unit}" if table.unit else ""
     axes.set_xlabel(f"{worse}      difference of {table.metric}{unit}      {better}", fontsize=9)

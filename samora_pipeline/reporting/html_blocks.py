@@ -5,8 +5,8 @@ Whatever text is put into them is escaped when the page is made, so names from u
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -28,18 +28,26 @@ class Cell:
     target: str = ""
 
 
+Value = Cell | str | int | float | None
+"""of a cell: a text or a number that is shown and sorted as it is, or None for a dash that is sorted last"""
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a header; the first cell of a row names it. ``folded`` ones are opened by the reader."""
+    """Rows of values under a header; the first of a row names it, floats are shown in ``digits`` digits.
+
+    ``folded`` ones are opened by the reader.
+    """
 
     kind: ClassVar[str] = "table"
     name: str
     caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    header: Sequence[str]
+    rows: Sequence[Sequence[Value]]
     sortable: bool = False
     folded: bool = False
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
+    digits: int = 3
 
 
 @dataclass(frozen=True)
@@ -110,25 +118,23 @@ Block = Figure | Table | Note | Viewer
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: what it shows, what good and bad look like and what to do about it, and its blocks."""
+    """A part of the page.
+
+    What it shows, what good and bad look like and what to do about it stand in ``sections.html.j2``: in the macro
+    ``text`` (by default the one called like the section), which is called with ``words``.
+    """
 
     name: str
-    title: str
-    shows: str
-    reading: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
+    text: str = ""
+    words: Sequence[str] = ()
 
 
-def cells(texts: Iterable[object]) -> tuple[Cell, ...]:
-    """A row of plain texts, each sorted as it reads."""
-    return tuple(Cell(str(text), str(text)) for text in texts)
-
-
-def number(value: float | None, digits: int) -> Cell:
-    """A number, sorted by its value; ``-`` where there is none."""
-    return Cell("-", None) if value is None else Cell(f"{value:.{digits}f}", value)
-
-
-def leading_to(cell: Cell, target: str) -> Cell:
-    """The cell as a link to the block called ``target``."""
-    return replace(cell, target=target)
+def cell(value: Value, digits: int) -> Cell:
+    """A value as the cell that shows it."""
+    if isinstance(value, Cell):
+        return value
+    if value is None:
+        return Cell("-")
+    text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    return Cell(text, float(value) if isinstance(value, int | float) else value)

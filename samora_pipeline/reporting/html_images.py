@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ import PIL.Image
 from matplotlib.figure import Figure
 from PIL import ImageDraw, ImageFont
 
+from samora_pipeline.contracts.colours import VERMILLION
 from samora_pipeline.errors import DataError
 from samora_pipeline.reporting.html_blocks import Image
-from samora_pipeline.reporting.palette import VERMILLION
 
 _CSS_PIXELS = 96
 _STRIP, _FURTHER_LINE, _EDGE = 18, 13, 4
@@ -55,9 +57,9 @@ def svg_image(figure: Figure, stamps: Sequence[str]) -> Image:
     return Image(_address("svg+xml", stream.getvalue()), round(width), round(height))
 
 
-def webp_image(pixels: npt.NDArray[np.uint8], stamps: Sequence[str], quality: int = 60) -> Image:
-    """Encode [H,W] grey or [H,W,3] RGB pixels, stamped on a strip above the picture."""
-    picture = stamped(PIL.Image.fromarray(pixels), stamps)
+def webp_image(picture: PIL.Image.Image, stamps: Sequence[str], quality: int = 60) -> Image:
+    """Encode a picture, stamped on a strip above it."""
+    picture = stamped(picture, stamps)
     return Image(webp_address(picture, quality), *picture.size)
 
 
@@ -88,11 +90,10 @@ def shrunk_image(path: Path, width: int, stamps: Sequence[str], quality: int = 5
         with PIL.Image.open(path) as original:
             picture = original.convert("RGB")
     except (OSError, PIL.Image.DecompressionBombError) as error:
-        raise DataError("E-REPORT-04", f"{path.name} cannot be read", found=f"{path}: {error}") from error
+        raise DataError("E-REPORT-04", path=path, found=f"{path}: {error}") from error
     if picture.width > width:
         picture = picture.resize((width, round(picture.height * width / picture.width)), PIL.Image.Resampling.LANCZOS)
-    picture = stamped(picture, stamps)
-    return Image(webp_address(picture, quality), *picture.size)
+    return webp_image(picture, stamps, quality)
 
 
 def stamped(picture: PIL.Image.Image, stamps: Sequence[str]) -> PIL.Image.Image:
@@ -108,24 +109,17 @@ def stamped(picture: PIL.Image.Image, stamps: Sequence[str]) -> PIL.Image.Image:
 
 def stamp_strip(stamps: Sequence[str], width: int) -> PIL.Image.Image:
     """All stamps on a strip of so many pixels, in as many lines as they need."""
-    # The built-in font knows Latin letters only.
-    words = " | ".join(stamps).encode("ascii", "replace").decode("ascii").split(" ")
-    font = ImageFont.load_default()
-    lines = [""]
-    for word in words:
-        longer = f"{lines[-1]} {word}".lstrip()
-        if font.getlength(longer) <= width - 2 * _EDGE:
-            lines[-1] = longer
-            continue
-        # A name that is wider than the picture goes on in the next line, letter by letter.
-        lines += [""] * bool(lines[-1])
-        for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > width - 2 * _EDGE:
-                lines.append("")
-            lines[-1] += letter
+    lettering = font(10, "DejaVuSansMono")
+    lines = textwrap.wrap(" | ".join(stamps), max(1, int((width - 2 * _EDGE) / lettering.getlength(" "))))
     strip = PIL.Image.new("RGB", (width, _STRIP + _FURTHER_LINE * (len(lines) - 1)), VERMILLION)
-    ImageDraw.Draw(strip).text((_EDGE, 3), "\n".join(lines), fill="white", font=font, spacing=2)
+    ImageDraw.Draw(strip).text((_EDGE, 3), "\n".join(lines), fill="white", font=lettering, spacing=2)
     return strip
+
+
+@cache
+def font(size: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
+    """A font that comes with matplotlib; it has more than Latin letters."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")), size)
 
 
 def _address(kind: str, content: bytes) -> str:

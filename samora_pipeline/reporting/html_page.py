@@ -12,7 +12,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from samora_pipeline.reporting.html_blocks import Section, Viewer
+from samora_pipeline.reporting.html_blocks import Section, Viewer, cell
 
 _TEMPLATE = "report.html.j2"
 
@@ -43,7 +43,6 @@ def render_page(page: Page) -> str:
     viewers = [block for section in page.sections for block in section.blocks if isinstance(block, Viewer)]
     return environment.get_template(_TEMPLATE).render(
         page=page,
-        policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
         data=Markup(_data(viewers)),
@@ -52,26 +51,16 @@ def render_page(page: Page) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("samora_pipeline.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def _policy(style: str, script: str) -> str:
-    return "; ".join(
-        (
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src '{_digest(style)}'",
-            f"script-src '{_digest(script)}'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
+    environment.filters["cell"] = cell
+    environment.filters["digest"] = _digest
+    return environment
 
 
 def _digest(text: str) -> str:

@@ -1,31 +1,24 @@
-"""A picture for the eye: do labels lie on their image voxel by voxel, whatever the two headers say?
-
-Shape legend: X, Y, Z raw axes; H, W rows and columns of a slice.
-"""
+"""A picture for the eye: do labels lie on their image voxel by voxel, whatever the two headers say?"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from skimage.measure import find_contours
 
-from samora_pipeline.files import atomic_path
+from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.imaging.preprocessor import labels_to_slices, slice_geometry, to_slices
 from samora_pipeline.imaging.volume import Volume
-from samora_pipeline.reporting.palette import organ_style
+from samora_pipeline.reporting.overlays import below, save, written
+from samora_pipeline.reporting.painting import frame_around, organs_layer, sheet
 
 # Of the slices that hold labels, in the order of their position.
 _SHARES = (0.25, 0.5, 0.75)
-_SIZE = (10.5, 4.2)
-_DPI = 100
+_SIDE = 340
 
 
 def draw_label_check(path: Path, image: Volume, label: Volume, title: str) -> None:
-    """Write a PNG of three axial slices with the outlines of all labels, both arrays laid over each other by index.
+    """Write a PNG of three axial slices with all labels, both arrays laid over each other by index.
 
     Raises:
         ValueError: when the two differ in shape.
@@ -39,20 +32,12 @@ def draw_label_check(path: Path, image: Volume, label: Volume, title: str) -> No
     held = held if held.size else np.arange(len(labels))
     chosen = [int(held[round(share * (held.size - 1))]) for share in _SHARES]
     low, high = np.percentile(slices[chosen], (0.5, 99.5))
-    figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor="white", layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    for axes, index in zip(figure.subplots(1, len(chosen)), chosen, strict=True):
-        _, rows, columns = geometry.spacing
-        axes.imshow(slices[index, 0], cmap="gray", vmin=low, vmax=max(high, low + 1), aspect=rows / columns)
-        axes.set_title(f"slice {index}", fontsize=9)
-        axes.set_axis_off()
-        _draw_outlines(axes, labels[index])
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-
-
-def _draw_outlines(axes: Axes, labels: npt.NDArray[np.uint8]) -> None:
-    for value in np.unique(labels[labels > 0]):
-        style = organ_style(int(value) - 1)
-        for contour in find_contours(np.pad(labels == value, 1).astype(np.float32), 0.5):
-            axes.plot(contour[:, 1] - 1, contour[:, 0] - 1, color=style.colour, linestyle=style.line, linewidth=1.3)
+    shown = np.clip((slices[chosen, 0] - low) / (max(high, low + 1) - low), 0, 1).astype(np.float32)
+    scheme = LabelScheme({str(value): (int(value),) for value in np.unique(labels[labels > 0])})
+    frame = frame_around(np.ones(shown.shape[1:], dtype=np.bool_), geometry.spacing[1] / geometry.spacing[2], _SIDE)
+    tiles = [
+        (f"slice {index}", organs_layer(frame, labels[index], scheme, numbered=False).on(frame.scan(one)))
+        for index, one in zip(chosen, shown, strict=True)
+    ]
+    drawn = sheet(tiles, len(tiles))
+    save(path, below([written(title, drawn.width, bold=True), drawn]), ())

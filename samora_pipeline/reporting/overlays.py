@@ -1,4 +1,4 @@
-"""Pictures of single slices: image, reference, prediction and errors side by side (the layout of SAMora's Fig. 4).
+"""Single slices as one picture: image, reference, prediction and errors side by side (the layout of SAMora's Fig. 4).
 
 Slices stand as a radiologist expects them, and each picture says which side is which. Shapes: H W rows and columns.
 """
@@ -6,49 +6,34 @@ Slices stand as a radiologist expects them, and each picture says which side is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import Normal, Stroke
-from scipy.ndimage import distance_transform_edt
-from skimage.measure import find_contours
+import PIL.Image
+from PIL import ImageDraw
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
 from samora_pipeline.files import atomic_path
-from samora_pipeline.reporting.palette import ORANGE, PURPLE, SKY_BLUE, VERMILLION, organ_style
-from samora_pipeline.reporting.pictures import Labels, Mask, Picture, errors, foreground_values
+from samora_pipeline.reporting import painting
+from samora_pipeline.reporting.html_blocks import Swatch
+from samora_pipeline.reporting.html_images import font, stamped
+from samora_pipeline.reporting.pictures import Picture, seen_along
 
-_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
-_COLUMNS = ("Image", "Reference", "Prediction", "Errors")
-_ERRORS = {
-    "missed": ("missed", SKY_BLUE),
-    "false": ("predicted, not in the reference", ORANGE),
-    "confused": ("taken for another organ", PURPLE),
+OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+SIDES = {
+    "R": "the patient's right",
+    "L": "the patient's left",
+    "A": "front",
+    "P": "back",
+    "S": "head",
+    "I": "feet",
 }
-# More organs than this get a smaller legend.
-_FEW = 9
-_PLAIN: dict[str, Any] = {"frameon": False, "borderpad": 0, "alignment": "left"}
-_SIDES = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "head", "I": "feet"}
-_DPI = 110
-# Inches: the figure, one panel of a row, what stands above the panels, a line of the legend.
-_WIDTH = 13.5
-_PANEL = 2.66
-_ABOVE = 0.47
-_LINE = 0.2
-_FILL = 0.35
-# The part around the organs is enlarged when it is smaller than this share of the slice, with this margin around.
+_PANEL, _LEGEND, _LINE, _TEXT = 290, 300, 19, 13
+_DICE = "Dice compares the whole volumes: 1 is perfect, 0 is no overlap. Each organ has its colour in every row."
+# The part around the organs is enlarged when it is smaller than this share of the slice.
 _ENLARGE_BELOW = 0.7
-_MARGIN = 0.35
-
-Box = tuple[slice, slice]
 
 
 def draw_overlays(
@@ -61,188 +46,95 @@ def draw_overlays(
     """
     if not pictures:
         raise ValueError("there is no picture to draw")
-    heights = [_height(picture, labels) for picture in pictures]
-    figure = Figure(figsize=(_WIDTH, 1.0 + sum(heights)), dpi=_DPI, facecolor="white")
-    parts = figure.subfigures(len(pictures) + 2, 1, squeeze=False, height_ratios=(0.45, *heights, 0.55))
-    head, *rows, foot = parts[:, 0]
-    _draw_head(head, axis, stamps)
-    for row, height, picture in zip(rows, heights, pictures, strict=True):
-        _draw_row(row, height, picture, labels, axis)
-    _draw_foot(foot, any(labels.ignore is not None and (p.reference == labels.ignore).any() for p in pictures))
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    letters = "".join(OPPOSITE[direction] + direction for direction in reversed(SLICE_AXES[axis][1:]))
+    width = 4 * (_PANEL + 4) + _LEGEND
+    foot = [*painting.error_legend().entries, Swatch("white", "outline of the reference")]
+    foot += [Swatch("white", "ignored, not scored", striped=True)] * (labels.ignore is not None)
+    parts = [
+        written(_DICE, width),
+        written(f"Letters at the edges: {', '.join(f'{letter} {SIDES[letter]}' for letter in letters)}.", width),
+        *(part for picture in pictures for part in _row(picture, labels, axis, width)),
+        written("Colours of the last column:", width),
+        _entries(foot, width, len(foot)),
+    ]
+    save(path, below(parts), stamps)
 
 
-def _draw_head(figure: SubFigure, axis: SliceAxis, stamps: Sequence[str]) -> None:
-    letters = "".join(_OPPOSITE[direction] + direction for direction in reversed(SLICE_AXES[axis][1:]))
-    sides = ", ".join(f"{letter} {_SIDES[letter]}" for letter in letters)
-    lines = (
-        "Dice compares the whole volumes: 1 is perfect, 0 is no overlap. Each organ has its colour in every row.",
-        f"Letters at the edges are the patient's sides: {sides}.",
-    )
-    figure.text(0.012, 0.5, "\n".join(lines), fontsize=10, va="center", linespacing=1.4)
-    if stamps:
-        box = {"facecolor": VERMILLION, "edgecolor": "none", "pad": 5}
-        style: dict[str, Any] = {"fontsize": 13, "weight": "bold", "color": "white", "ha": "right", "va": "center"}
-        figure.text(0.988, 0.5, " | ".join(stamps), bbox=box, **style)
+def _row(picture: Picture, labels: LabelScheme, axis: SliceAxis, width: int) -> list[PIL.Image.Image]:
+    """The title, and the four panels with the legend beside them."""
+    shown = (picture.reference, picture.prediction)
+    held = seen_along(labels, *(one[None] for one in shown))
+    whole = painting.frame_around(np.ones_like(held), picture.aspect, _PANEL)
+    part = painting.frame_around(held, picture.aspect, _PANEL)
+    share = max((part.bottom - part.top) / held.shape[0], (part.right - part.left) / held.shape[1])
+    enlarged = share < _ENLARGE_BELOW
+    frame = part if enlarged else whole
+    scan, image = frame.scan(picture.image), whole.scan(picture.image).convert("RGB")
+    if enlarged:
+        scale = whole.width / held.shape[1], whole.height / held.shape[0]
+        corners = (part.left * scale[0], part.top * scale[1], part.right * scale[0] - 1, part.bottom * scale[1] - 1)
+        ImageDraw.Draw(image).rectangle(corners, outline="white")
+    panels = [
+        image,
+        *(painting.organs_layer(frame, labelled, labels).on(scan) for labelled in shown),
+        painting.errors_layer(frame, *shown, labels).on(scan.point(lambda value: value // 2)),
+    ]
+    names = ["Image", *(f"{name}{' (enlarged)' * enlarged}" for name in ("Reference", "Prediction", "Errors"))]
+    for panel in panels:
+        _write_sides(panel, axis)
+    dice = (picture.organs.get(name) for name, _ in labels.foreground)
+    organs = [
+        replace(entry, text=f"{entry.text}: {'absent' if score is None else f'{score:.3f}'}")
+        for entry, score in zip(painting.organ_legend(labels).entries, dice, strict=True)
+    ]
+    legend = _entries(organs, _LEGEND, 1)
+    drawn = painting.sheet(list(zip(names, panels, strict=True)), 4)
+    row = PIL.Image.new("RGB", (width, max(drawn.height, legend.height + _LINE)), "white")
+    row.paste(drawn, (0, 0))
+    row.paste(below([written("Organ: Dice", _LEGEND), legend]), (width - _LEGEND, 0))
+    return [written(picture.title, width, bold=True), row]
 
 
-def _height(picture: Picture, labels: LabelScheme) -> float:
-    """Inches of a row: as high as its slice, between half and one and a half times as high as wide."""
-    rows, columns = picture.image.shape
-    panel: float = _PANEL * min(max(picture.aspect * rows / columns, 0.5), 1.5)
-    organs = len(labels.foreground)
-    return _ABOVE + max(panel, _LINE * (organs + 1.5) * (1 if organs <= _FEW else 0.8)) + 0.1
-
-
-def _draw_row(figure: SubFigure, height: float, picture: Picture, labels: LabelScheme, axis: SliceAxis) -> None:
-    figure.text(0.012, 1 - 0.03 / height, picture.title, fontsize=12, weight="bold", va="top")
-    top, bottom = 1 - _ABOVE / height, 0.1 / height
-    grid = figure.add_gridspec(
-        1, 5, width_ratios=(1, 1, 1, 1, 0.82), left=0.012, right=0.995, top=top, bottom=bottom, wspace=0.04
-    )
-    axes = [figure.add_subplot(grid[0, column]) for column in range(5)]
-    box = _part(picture, labels)
-    for number, (own, name) in enumerate(zip(axes[:4], _COLUMNS, strict=True)):
-        whole = number == 0 or box is None
-        own.set_title(name if whole else f"{name} (enlarged)", fontsize=10, pad=3)
-        _draw_image(own, picture, dimmed=number == 3)
-        _draw_sides(own, axis)
-    if box is not None:
-        _draw_box(axes[0], box)
-    _draw_organs(axes[1], picture.reference, labels)
-    _draw_ignored(axes[1], picture.reference, labels)
-    _draw_organs(axes[2], picture.prediction, labels)
-    _draw_errors(axes[3], picture, labels)
-    for own, part in zip(axes[:4], (None, box, box, box), strict=True):
-        _look_at(own, part, picture.image.shape)
-    _draw_legend(axes[4], picture, labels)
-
-
-def _draw_image(axes: Axes, picture: Picture, *, dimmed: bool) -> None:
-    axes.imshow(picture.image, cmap="gray", vmin=0, vmax=2 if dimmed else 1, aspect=picture.aspect)
-    axes.set_anchor("N")
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
-def _draw_sides(axes: Axes, axis: SliceAxis) -> None:
+def _write_sides(panel: PIL.Image.Image, axis: SliceAxis) -> None:
     down, right = SLICE_AXES[axis][1], SLICE_AXES[axis][2]
-    places = ((0.5, 0.97, _OPPOSITE[down]), (0.5, 0.03, down), (0.03, 0.5, _OPPOSITE[right]), (0.97, 0.5, right))
-    outline = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5}
-    for x, y, letter in places:
-        axes.text(
-            x, y, letter, transform=axes.transAxes, color="white", fontsize=8, ha="center", va="center", bbox=outline
-        )
+    pen, (width, height) = ImageDraw.Draw(panel), panel.size
+    middle, centre = width / 2, height / 2
+    vertical = ((middle, 8, OPPOSITE[down]), (middle, height - 8, down))
+    for x, y, letter in (*vertical, (8, centre, OPPOSITE[right]), (width - 8, centre, right)):
+        pen.text((x, y), letter, fill="white", font=font(10), anchor="mm", stroke_width=2, stroke_fill="black")
 
 
-def _draw_organs(axes: Axes, labels: Labels, scheme: LabelScheme) -> None:
-    for index, (_, values) in enumerate(scheme.foreground):
-        style = organ_style(index)
-        mask = np.isin(labels, values)
-        axes.imshow(_tint(mask, style.colour, _FILL), aspect=axes.get_aspect())
-        _draw_contour(axes, mask, color=style.colour, linestyle=style.line, linewidth=1.5)
-        if mask.any() and not scheme.regions:
-            _draw_number(axes, mask, index + 1)
+def written(text: str, width: int, *, bold: bool = False) -> PIL.Image.Image:
+    """A line of text."""
+    line = PIL.Image.new("RGB", (width, _LINE), "white")
+    ImageDraw.Draw(line).text((4, 2), text, fill="black", font=font(_TEXT, f"DejaVuSans{'-Bold' * bold}"))
+    return line
 
 
-def _draw_number(axes: Axes, mask: Mask, number: int) -> None:
-    """Write an organ's number where it is thickest."""
-    depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(depth.argmax(), depth.shape)
-    outline = [Stroke(linewidth=1.6, foreground="black"), Normal()]
-    style: dict[str, Any] = {
-        "fontsize": 8,
-        "weight": "bold",
-        "color": "white",
-        "ha": "center",
-        "va": "center",
-        "clip_on": True,
-    }
-    axes.text(column, row, str(number), path_effects=outline, **style)
+def _entries(entries: Sequence[Swatch], width: int, columns: int) -> PIL.Image.Image:
+    """A legend: a field of colour before each text."""
+    picture = PIL.Image.new("RGB", (width, -(-len(entries) // columns) * _LINE), "white")
+    pen = ImageDraw.Draw(picture)
+    for place, entry in enumerate(entries):
+        left, top = place % columns * (width // columns) + 4, place // columns * _LINE + 3
+        pen.rectangle((left, top, left + 20, top + 11), fill=entry.colour, outline="black")
+        for x in range(left + 5, left + 18, 6) if entry.striped else ():
+            pen.line((x, top + 11, x + 4, top), fill="black")
+        pen.text((left + 26, top - 2), entry.text, fill="black", font=font(_TEXT))
+    return picture
 
 
-def _draw_ignored(axes: Axes, labels: Labels, scheme: LabelScheme) -> None:
-    if scheme.ignore is not None and (labels == scheme.ignore).any():
-        axes.contourf(labels == scheme.ignore, levels=[0.5, 1.5], colors="none", hatches=["////"])
+def below(parts: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
+    """Pictures below each other."""
+    picture = PIL.Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        picture.paste(part, (0, top))
+        top += part.height
+    return picture
 
 
-def _draw_errors(axes: Axes, picture: Picture, labels: LabelScheme) -> None:
-    for name, mask in errors(picture.reference, picture.prediction, labels).items():
-        axes.imshow(_tint(mask, _ERRORS[name][1], 1.0), aspect=axes.get_aspect())
-    foreground = np.isin(picture.reference, foreground_values(labels))
-    _draw_contour(axes, foreground, color="white", linewidth=0.9)
-
-
-def _draw_contour(axes: Axes, mask: Mask, **line: Any) -> None:
-    for contour in find_contours(np.pad(mask, 1).astype(np.float32), 0.5):
-        axes.plot(contour[:, 1] - 1, contour[:, 0] - 1, **line)
-
-
-def _draw_box(axes: Axes, box: Box) -> None:
-    rows, columns = box
-    corner = (columns.start - 0.5, rows.start - 0.5)
-    size = (columns.stop - columns.start, rows.stop - rows.start)
-    axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linestyle="dashed", linewidth=1.2))
-
-
-def _look_at(axes: Axes, box: Box | None, shape: tuple[int, ...]) -> None:
-    rows, columns = box or (slice(0, shape[0]), slice(0, shape[1]))
-    axes.set_xlim(columns.start - 0.5, columns.stop - 0.5)
-    axes.set_ylim(rows.stop - 0.5, rows.start - 0.5)
-
-
-def _draw_legend(axes: Axes, picture: Picture, labels: LabelScheme) -> None:
-    axes.axis("off")
-    handles = []
-    for index, (name, _) in enumerate(labels.foreground):
-        style, dice = organ_style(index), picture.organs.get(name)
-        number = "" if labels.regions else f"{index + 1}  "
-        shown = "absent" if dice is None else f"{dice:.3f}"
-        text = f"{number}{name.replace('_', ' ')}: {shown}"
-        handles.append(Line2D([], [], color=style.colour, linestyle=style.line, linewidth=2.5, label=text))
-    size = 10 if len(handles) <= _FEW else 8
-    axes.legend(handles=handles, title="Organ: Dice", loc="upper left", fontsize=size, handlelength=2.6, **_PLAIN)
-
-
-def _draw_foot(figure: SubFigure, ignored: bool) -> None:
-    handles: list[Any] = [Patch(color=colour, label=text) for text, colour in _ERRORS.values()]
-    handles.append(Line2D([], [], color="0.6", linewidth=1.5, label="outline of the reference (white in the picture)"))
-    if ignored:
-        handles.append(Patch(facecolor="none", edgecolor="0.3", hatch="////", label="ignored, not scored"))
-    figure.legend(
-        handles=handles,
-        title="Colours of the last column",
-        loc="center",
-        ncols=len(handles),
-        fontsize=10,
-        frameon=False,
-    )
-
-
-def _tint(mask: Mask, colour: str, alpha: float) -> npt.NDArray[np.float32]:
-    tint = np.zeros((*mask.shape, 4), dtype=np.float32)
-    tint[mask] = (*to_rgb(colour), alpha)
-    return tint
-
-
-def _part(picture: Picture, labels: LabelScheme) -> Box | None:
-    """The part of the slice around all that is labelled or predicted, in the slice's proportions; None if large."""
-    values = foreground_values(labels)
-    mask = np.isin(picture.reference, values) | np.isin(picture.prediction, values)
-    if not mask.any():
-        return None
-    used = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1)]
-    share = max((pixels[-1] - pixels[0] + 1) / size for pixels, size in zip(used, mask.shape, strict=True))
-    share *= 1 + 2 * _MARGIN
-    if share >= _ENLARGE_BELOW:
-        return None
-    rows, columns = (_span(pixels, size, share) for pixels, size in zip(used, mask.shape, strict=True))
-    return rows, columns
-
-
-def _span(used: npt.NDArray[np.intp], size: int, share: float) -> slice:
-    length = max(1, round(share * size))
-    start = round((used[0] + used[-1] + 1 - length) / 2)
-    start = min(max(0, start), size - length)
-    return slice(start, start + length)
+def save(path: Path, picture: PIL.Image.Image, stamps: Sequence[str]) -> None:
+    """Write a picture as PNG, stamped."""
+    with atomic_path(path) as temporary:
+        stamped(picture, stamps).save(temporary, format="png")

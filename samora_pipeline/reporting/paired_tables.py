@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from samora_pipeline.contracts.scores import Interval
-from samora_pipeline.evaluation.comparison import HIGHER_IS_BETTER, Arm, PairedRow, PairedTable
+from samora_pipeline.evaluation.comparison import PairedRow, PairedTable, Variant
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import ranking_remark
+from samora_pipeline.evaluation.tables import number_text
 from samora_pipeline.reporting.text_tables import TextTable
 
 _HEADER = (
@@ -37,11 +38,11 @@ def shared_stamps(runs: Sequence[ScoredRun]) -> tuple[str, ...]:
     )
 
 
-def run_table(arms: Sequence[Arm], stamps: tuple[str, ...]) -> TextTable:
+def run_table(variants: Sequence[Variant], stamps: tuple[str, ...]) -> TextTable:
     """What is compared: each run with its seeds, stamps, cases and patients."""
     rows = [
         (
-            arm.label,
+            variant.label,
             run.config.dataset,
             run.config.split,
             ", ".join(run.folds),
@@ -50,8 +51,8 @@ def run_table(arms: Sequence[Arm], stamps: tuple[str, ...]) -> TextTable:
             str(run.summary.bootstrap.n),
             ", ".join(run.stamps) or "-",
         )
-        for arm in arms
-        for run in arm.runs
+        for variant in variants
+        for run in variant.runs
     ]
     header = ("run", "dataset", "split", "folds", "seed", "cases", "patients", "stamps")
     return TextTable("runs", "Runs", header, tuple(rows), stamps=stamps)
@@ -59,7 +60,7 @@ def run_table(arms: Sequence[Arm], stamps: tuple[str, ...]) -> TextTable:
 
 def paired_text(table: PairedTable, stamps: tuple[str, ...]) -> TextTable:
     """One metric with n, both intervals and all p-values: the mean over the organs first, then each organ."""
-    better = "higher" if table.metric in HIGHER_IS_BETTER else "lower"
+    better = "higher" if table.record.higher_is_better else "lower"
     unit = f" {table.unit}" if table.unit else ""
     rows = (*table.overall, *table.organs)
     tests = [sum(row.test.t_p is not None for row in family) for family in (table.overall, table.organs)]
@@ -72,7 +73,7 @@ def paired_text(table: PairedTable, stamps: tuple[str, ...]) -> TextTable:
         name=f"paired_{table.protocol}_{table.metric}",
         title=f"{table.metric}{unit}, protocol {table.protocol}: against {table.baseline}",
         header=_HEADER,
-        rows=tuple(_cells(row, 3 if table.metric in HIGHER_IS_BETTER else 2) for row in rows),
+        rows=tuple(_cells(row, table.record.digits) for row in rows),
         notes=tuple(note for note in notes if note),
         stamps=stamps,
     )
@@ -86,11 +87,11 @@ def paired_frame(tables: Sequence[PairedTable], stamps: tuple[str, ...]) -> pd.D
             "metric": table.metric,
             "unit": table.unit,
             "baseline": table.baseline,
-            "run": row.arm,
+            "run": row.variant,
             "organ": row.organ,
             "n_patients": row.test.n,
             "baseline_mean": row.baseline_mean,
-            "run_mean": row.arm_mean,
+            "run_mean": row.variant_mean,
             "difference": row.test.difference,
             **_ends("t", row.test.interval),
             **_ends("bootstrap", row.test.bootstrap),
@@ -118,14 +119,14 @@ def probability(value: float | None) -> str:
 def _cells(row: PairedRow, digits: int) -> tuple[str, ...]:
     test = row.test
     return (
-        row.arm,
+        row.variant,
         row.organ,
         str(test.n),
-        _number(row.baseline_mean, digits),
-        _number(row.arm_mean, digits),
+        number_text(row.baseline_mean, digits),
+        number_text(row.variant_mean, digits),
         "-" if test.difference is None else signed(test.difference, digits),
-        _interval(test.interval, digits),
-        _interval(test.bootstrap, digits),
+        interval_text(test.interval, digits),
+        interval_text(test.bootstrap, digits),
         *(probability(value) for value in (test.t_p, test.wilcoxon_p, row.holm_t, row.holm_wilcoxon)),
     )
 
@@ -136,11 +137,8 @@ def signed(value: float, digits: int) -> str:
     return text[1:] if float(text) == 0 else text
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _interval(interval: Interval | None, digits: int) -> str:
+def interval_text(interval: Interval | None, digits: int) -> str:
+    """Both ends of an interval of differences."""
     return "-" if interval is None else f"[{signed(interval.low, digits)}, {signed(interval.high, digits)}]"
 
 

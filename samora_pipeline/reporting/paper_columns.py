@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import NetworkSpec
 from samora_pipeline.contracts.run import PHANTOM_STAMP
 from samora_pipeline.contracts.splits import OFFICIAL
 from samora_pipeline.errors import SamoraError
@@ -81,7 +81,7 @@ def deviations(run: ScoredRun) -> dict[str, str]:
         "backbone": (spec.backbone, "sam2_hiera_b+" if name.endswith("-2") else "sam_vit_b"),
         "input": (f"input of {spec.input_size} px", "input of 224 px"),
         "rank": (f"rank {spec.lora_rank}", "rank 4"),
-        "base": (f"base {config.base.origin}", "base public"),
+        "base": (f"base {config.base.origin if config.base else 'none'}", "base public"),
     }
     if own:
         found |= {
@@ -183,7 +183,7 @@ def parameters(run: ScoredRun) -> Cells:
     return {"Total parameters (M)": [] if count is None else [count / 1e6]}
 
 
-def _count(spec: ModelSpec) -> int | None:
+def _count(spec: NetworkSpec) -> int | None:
     import torch
 
     from samora_pipeline.models.assembly import build_network

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from samora_pipeline.errors import UsageError
-from samora_pipeline.evaluation.comparison import Arm, Protocol, check_comparable
+from samora_pipeline.evaluation.comparison import Protocol, Variant, check_comparable
 from samora_pipeline.evaluation.reported import Reported, reported, reported_table
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.reporting import paper_columns as columns
@@ -45,7 +45,7 @@ class Shape:
 @dataclass
 class _Row:
     keys: tuple[str, ...]
-    arms: list[Arm]
+    variants: list[Variant]
     cells: dict[str, list[float]]
     reported: dict[str, Reported]
 
@@ -117,11 +117,11 @@ SHAPES: dict[int, Shape] = {
 }
 
 
-def paper_table(number: int, arms: Sequence[Arm], protocol: Protocol, stamps: tuple[str, ...]) -> TextTable:
-    """Lay the arms out like table ``number`` of the paper.
+def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, stamps: tuple[str, ...]) -> TextTable:
+    """Lay the variants out like table ``number`` of the paper.
 
-    Arms of one key (such as one method on several datasets) share a row as long as no cell is taken twice; seeds are
-    averaged in a cell, with their standard deviation.
+    Variants of one key (such as one method on several datasets) share a row as long as no cell is taken twice. Seeds
+    are averaged in a cell, with their standard deviation.
 
     Raises:
         UsageError: ``E-CMP-04`` for a number that has no such table.
@@ -129,14 +129,11 @@ def paper_table(number: int, arms: Sequence[Arm], protocol: Protocol, stamps: tu
     """
     if number not in SHAPES:
         raise UsageError(
-            "E-CMP-04",
-            f"the paper has no table {number} of results",
-            found=str(number),
-            expected=", ".join(str(known) for known in SHAPES),
+            "E-CMP-04", number=number, found=str(number), expected=", ".join(str(known) for known in SHAPES)
         )
     shape = SHAPES[number]
-    _check(arms, shape)
-    rows = _rows(number, shape, arms, protocol)
+    _check(variants, shape)
+    rows = _rows(number, shape, variants, protocol)
     names = list(dict.fromkeys(name for row in rows for name in row.cells))
     printed = [name for name in names if any(name in row.reported for row in rows)]
     table = reported_table(number)
@@ -145,7 +142,7 @@ def paper_table(number: int, arms: Sequence[Arm], protocol: Protocol, stamps: tu
     body = [
         (
             *row.keys,
-            ", ".join(arm.label for arm in row.arms),
+            ", ".join(variant.label for variant in row.variants),
             *(_measured(name, row.cells.get(name, [])) for name in names),
             *(_printed(row.reported.get(name)) for name in printed),
             *([_deviations(row, shape)] * bool(printed)),
@@ -165,8 +162,8 @@ def paper_table(number: int, arms: Sequence[Arm], protocol: Protocol, stamps: tu
     )
 
 
-def _check(arms: Sequence[Arm], shape: Shape) -> None:
-    runs = [run for arm in arms for run in arm.runs]
+def _check(variants: Sequence[Variant], shape: Shape) -> None:
+    runs = [run for variant in variants for run in variant.runs]
     groups: dict[str, list[ScoredRun]] = {}
     for run in runs:
         groups.setdefault("" if shape.one_dataset else run.config.dataset, []).append(run)
@@ -174,26 +171,26 @@ def _check(arms: Sequence[Arm], shape: Shape) -> None:
         check_comparable(group, same_split=shape.one_split)
 
 
-def _rows(number: int, shape: Shape, arms: Sequence[Arm], protocol: Protocol) -> list[_Row]:
+def _rows(number: int, shape: Shape, variants: Sequence[Variant], protocol: Protocol) -> list[_Row]:
     rows: list[_Row] = []
-    for arm in arms:
-        keys, cells = shape.keys(arm.first), _cells(shape, arm, protocol)
+    for variant in variants:
+        keys, cells = shape.keys(variant.first), _cells(shape, variant, protocol)
         taken = {name for name, values in cells.items() if values} - _AVERAGED
         free = (row for row in rows if row.keys == keys and not taken & {name for name in row.cells if row.cells[name]})
         row = next(free, None)
         if row is None:
             row = _Row(keys, [], {}, {})
             rows.append(row)
-        row.arms.append(arm)
+        row.variants.append(variant)
         for name, values in cells.items():
             row.cells.setdefault(name, []).extend(values)
-        row.reported |= _reported(number, shape, arm.first, protocol, cells)
+        row.reported |= _reported(number, shape, variant.first, protocol, cells)
     return rows
 
 
-def _cells(shape: Shape, arm: Arm, protocol: Protocol) -> Cells:
+def _cells(shape: Shape, variant: Variant, protocol: Protocol) -> Cells:
     cells: Cells = {}
-    for run in arm.runs:
+    for run in variant.runs:
         for name, values in shape.cells(run, protocol).items():
             cells.setdefault(name, []).extend(values)
     return cells
@@ -231,15 +228,15 @@ def _printed(value: Reported | None) -> str:
 
 def _deviations(row: _Row, shape: Shape) -> str:
     """What the runs of a row do otherwise than the paper, but for what the table itself varies."""
-    found = [columns.deviations(run) for arm in row.arms for run in arm.runs]
+    found = [columns.deviations(run) for variant in row.variants for run in variant.runs]
     listed = dict.fromkeys(text for one in found for name, text in one.items() if name not in shape.varies)
     return "; ".join(listed) or "-"
 
 
 def _machines(row: _Row) -> str:
-    return "; ".join(dict.fromkeys(columns.machine(run) for arm in row.arms for run in arm.runs)) or "-"
+    return "; ".join(dict.fromkeys(columns.machine(run) for variant in row.variants for run in variant.runs)) or "-"
 
 
 def _seed_note(rows: Sequence[_Row]) -> list[str]:
-    seeds = [len(arm.runs) for row in rows for arm in row.arms]
+    seeds = [len(variant.runs) for row in rows for variant in row.variants]
     return ["±: standard deviation over seeds, which says nothing about patients"] if max(seeds, default=1) > 1 else []

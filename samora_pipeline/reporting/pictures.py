@@ -1,11 +1,11 @@
-"""Which cases and which slices are worth looking at: the worst, the median and the best, each in its telling slice.
+"""Scored cases as slices, and which of them are looked at: the worst, the median and the best case.
 
-Shapes: S slices; H W rows and columns of the source grid.
+Shapes: S slices; C channels; H, W rows and columns of the source grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,7 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
+from samora_pipeline.contracts.dataset import RawCase
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.scores import CaseMetrics, Summary
@@ -25,7 +26,46 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class CaseStack:
+    """``images`` [S,C,H,W] in [0,1] as the plan says; ``reference`` and each of ``predictions`` [S,H,W] label values.
+
+    ``spacing`` in mm between slices, rows and columns.
+    """
+
+    name: str
+    images: npt.NDArray[np.float32]
+    reference: Labels
+    predictions: tuple[Labels, ...]
+    spacing: tuple[float, float, float]
+
+    @property
+    def aspect(self) -> float:
+        """The height of a pixel over its width."""
+        return self.spacing[1] / self.spacing[2]
+
+
+def read_case(case: RawCase, predictions: Sequence[Path], plans: Plans) -> CaseStack:
+    """Read a scored case from its files.
+
+    Raises:
+        DataError: a file is missing, damaged or on another grid.
+    """
+    volumes = tuple(read_volume(path) for path in case.channels)
+    slices, geometry = to_slices(volumes, plans.slice_axis.value)
+    stacks = []
+    for path in (case.label, *predictions):
+        if path is None:
+            raise ValueError(f"{case.name} has no reference")
+        volume = read_volume(path)
+        require_same_grid(volumes[0], volume)
+        stacks.append(labels_to_slices(volume, geometry))
+    stats = [measure(slices[:, channel]) for channel in range(slices.shape[1])]
+    images = normalize(slices, plans.intensity.value, stats)
+    return CaseStack(case.name, images, stacks[0], tuple(stacks[1:]), geometry.spacing)
+
+
+@dataclass(frozen=True)
+class SelectedCase:
     """A case and why it was chosen: its rank among the cases by mean Dice."""
 
     role: str
@@ -58,7 +98,7 @@ class Picture:
     organs: dict[str, float | None]
 
 
-def choose_cases(summary: Summary) -> list[Chosen]:
+def choose_cases(summary: Summary) -> list[SelectedCase]:
     """The worst, the median (the lower of two) and the best case by mean Dice; fewer where there are fewer cases.
 
     Cases without any organ in the reference have no Dice and are never chosen.
@@ -68,11 +108,11 @@ def choose_cases(summary: Summary) -> list[Chosen]:
     if not ranked:
         return []
     if len(ranked) == 1:
-        return [Chosen("only case", ranked[0][1], ranked[0][0])]
+        return [SelectedCase("only case", ranked[0][1], ranked[0][0])]
     picks = {"worst": 0, "median": (len(ranked) - 1) // 2, "best": len(ranked) - 1}
     if len(ranked) == 2:
         del picks["median"]
-    return [Chosen(role, ranked[index][1], ranked[index][0]) for role, index in picks.items()]
+    return [SelectedCase(role, ranked[index][1], ranked[index][0]) for role, index in picks.items()]
 
 
 def case_dice(case: CaseMetrics) -> float | None:
@@ -92,35 +132,36 @@ def make_pictures(
     return [_make_picture(chosen, files(chosen.case.case), summary, plans, labels) for chosen in choose_cases(summary)]
 
 
-def _make_picture(chosen: Chosen, files: CaseFiles, summary: Summary, plans: Plans, labels: LabelScheme) -> Picture:
-    volumes = tuple(read_volume(path) for path in files.channels)
-    images, geometry = to_slices(volumes, plans.slice_axis.value)
-    stacks = []
-    for path in (files.reference, files.prediction):
-        volume = read_volume(path)
-        require_same_grid(volumes[0], volume)
-        stacks.append(labels_to_slices(volume, geometry))
-    reference, prediction = stacks
-    index = telling_slice(reference, prediction, labels, by_error=chosen.role == "worst")
-    shown = normalize(images[index, :1], plans.intensity.value[:1], [measure(images[:, 0])])
-    title = f"{chosen.role.capitalize()}: {chosen.case.case}, mean Dice {chosen.dice:.3f}"
+def _make_picture(
+    chosen: SelectedCase, files: CaseFiles, summary: Summary, plans: Plans, labels: LabelScheme
+) -> Picture:
+    name, axis = chosen.case.case, plans.slice_axis.value
+    stack = read_case(RawCase(name, files.channels, files.reference), [files.prediction], plans)
+    (prediction,) = stack.predictions
+    index = representative_slice(stack.reference, prediction, labels, by_error=chosen.role == "worst")
+    title = f"{chosen.role.capitalize()}: {name}, mean Dice {chosen.dice:.3f}"
     return Picture(
-        title=f"{title} ({plans.slice_axis.value} slice {index + 1} of {len(images)})",
-        image=shown[0],
-        reference=reference[index],
+        title=f"{title} ({axis} slice {index + 1} of {len(stack.images)})",
+        image=stack.images[index, 0],
+        reference=stack.reference[index],
         prediction=prediction[index],
-        aspect=geometry.spacing[1] / geometry.spacing[2],
-        organs={name: chosen.case.metrics[key].Dice for key, name in summary.labels.items()},
+        aspect=stack.aspect,
+        organs=dice_by_organ(summary, chosen.case),
     )
 
 
-def telling_slice(reference: Labels, prediction: Labels, labels: LabelScheme, *, by_error: bool) -> int:
+def dice_by_organ(summary: Summary, case: CaseMetrics) -> dict[str, float | None]:
+    """Dice of one case per organ name."""
+    return {name: case.metrics[key].Dice for key, name in summary.labels.items()}
+
+
+def representative_slice(reference: Labels, prediction: Labels, labels: LabelScheme, *, by_error: bool) -> int:
     """The slice [S,H,W] with the most wrong pixels, or the one with the largest foreground of the reference.
 
     Where that leaves no choice (no error, no foreground) it is the slice with the most predicted foreground.
     """
     wrong = np.logical_or.reduce(list(errors(reference, prediction, labels).values()))
-    foreground = np.isin(reference, foreground_values(labels))
+    foreground = is_foreground(reference, labels)
     candidates = (wrong, foreground) if by_error else (foreground, wrong)
     for mask in (*candidates, prediction > 0):
         counts = mask.sum(axis=(-2, -1))
@@ -134,9 +175,8 @@ def errors(reference: Labels, prediction: Labels, labels: LabelScheme) -> dict[s
 
     Ignored voxels are right whatever was predicted.
     """
-    values = foreground_values(labels)
-    counted = reference != labels.ignore if labels.ignore is not None else np.ones(reference.shape, dtype=np.bool_)
-    truth, guess = np.isin(reference, values), np.isin(prediction, values)
+    counted = scored_pixels(reference, labels)
+    truth, guess = is_foreground(reference, labels), is_foreground(prediction, labels)
     confused = np.zeros(reference.shape, dtype=np.bool_)
     for _, own in labels.foreground:
         confused |= np.isin(reference, own) != np.isin(prediction, own)
@@ -147,6 +187,45 @@ def errors(reference: Labels, prediction: Labels, labels: LabelScheme) -> dict[s
     }
 
 
-def foreground_values(labels: LabelScheme) -> list[int]:
-    """All label values that stand for an organ or a part of a region."""
-    return sorted({value for _, values in labels.foreground for value in values})
+def scored_pixels(reference: Labels, labels: LabelScheme) -> Mask:
+    """All pixels but the ignored ones."""
+    counted: Mask = np.not_equal(reference, -1 if labels.ignore is None else labels.ignore)
+    return counted
+
+
+def foreground_slices(stack: CaseStack, labels: LabelScheme) -> list[int]:
+    """The slices with foreground in the reference or in a prediction, in order."""
+    held = [is_foreground(one, labels).any(axis=(1, 2)) for one in (stack.reference, *stack.predictions)]
+    return [int(index) for index in np.flatnonzero(np.any(held, axis=0))]
+
+
+def seen_along(labels: LabelScheme, *stacks: Labels) -> Mask:
+    """Where [H,W] one of the slices of one of the stacks [S,H,W] has foreground."""
+    seen: Mask = np.any([is_foreground(one, labels).any(axis=0) for one in stacks], axis=0)
+    return seen
+
+
+def is_foreground(values: Labels, labels: LabelScheme) -> Mask:
+    """Where label values stand for an organ or a part of a region."""
+    return np.isin(values, [value for _, own in labels.foreground for value in own])
+
+
+def evenly(indices: Sequence[int], count: int, kept: int | None = None) -> list[int]:
+    """At most ``count`` of ``indices``, evenly over them and with ``kept`` among them, in order."""
+    chosen = list(indices)
+    if len(chosen) > count:
+        chosen = [chosen[place] for place in np.linspace(0, len(chosen) - 1, count).round().astype(int)]
+        if kept is not None:
+            chosen[min(range(count), key=lambda place: abs(chosen[place] - kept))] = kept
+    return sorted({*chosen, *(() if kept is None else (kept,))})
+
+
+def slice_dice(reference: Labels, prediction: Labels, labels: LabelScheme) -> dict[str, float | None]:
+    """Dice per organ over the given pixels; None where the organ is in neither, ignored pixels left out."""
+    counted = scored_pixels(reference, labels)
+    scores: dict[str, float | None] = {}
+    for name, values in labels.foreground:
+        truth, guess = np.isin(reference, values) & counted, np.isin(prediction, values) & counted
+        total = int(truth.sum()) + int(guess.sum())
+        scores[name] = 2 * int((truth & guess).sum()) / total if total else None
+    return scores

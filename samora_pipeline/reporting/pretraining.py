@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
+from samora_pipeline.contracts.colours import BLUE, ORANGE, VERMILLION
 from samora_pipeline.contracts.pretraining_card import (
     CARD_PICTURE,
     EXPERTS_CARD_PICTURE,
@@ -24,7 +25,6 @@ from samora_pipeline.contracts.pretraining_card import (
     PretrainingCard,
 )
 from samora_pipeline.files import atomic_path
-from samora_pipeline.reporting.palette import BLUE, ORANGE, VERMILLION
 
 Columns = Mapping[str, npt.NDArray[np.float32]]
 Line = Mapping[str, Any]

@@ -24,15 +24,14 @@ from samora_pipeline.files import write_text
 from samora_pipeline.reporting.attention import attention_section
 from samora_pipeline.reporting.html_blocks import Block, Note, Section
 from samora_pipeline.reporting.html_page import Page, render_page
-from samora_pipeline.reporting.pictures import Chosen, choose_cases
-from samora_pipeline.reporting.report_cases import CaseStack, read_case
+from samora_pipeline.reporting.pictures import CaseStack, SelectedCase, choose_cases, dice_by_organ, read_case
 from samora_pipeline.reporting.report_data import data_section
 from samora_pipeline.reporting.report_experts import experts_section
-from samora_pipeline.reporting.report_network import AskedNetwork, ask, enough_memory
+from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, load_probe
 from samora_pipeline.reporting.report_pretraining import pretraining_section
 from samora_pipeline.reporting.report_record import record_section
 from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
-from samora_pipeline.reporting.report_scores import case_section, dice_by_organ, headline, organ_section
+from samora_pipeline.reporting.report_scores import case_section, headline, organ_section
 from samora_pipeline.reporting.report_training import training_section
 from samora_pipeline.reporting.slider import ShownCase, make_viewer, size_of
 
@@ -67,19 +66,18 @@ def write_report(run: ReportedRun, path: Path, device: torch.device) -> Path:
 
 
 def make_page(run: ReportedRun, device: torch.device) -> Page:
-    """Everything of a run's report. The network is asked about one case, the median."""
+    """Everything of a run's report. The network is probe about one case, the median."""
     summary, stamps = run.scored.summary, run.scored.stamps
     chosen = choose_cases(summary)
-    asked = _asked(run, chosen, device)
-    network = None if isinstance(asked, SamoraError) else asked
+    probe = _probe(run, chosen, device)
+    network = None if isinstance(probe, SamoraError) else probe
     sections = [
         organ_section(summary, stamps),
         case_section(summary, chosen),
-        Section("pictures", "Pictures", "", "", ()),
-        *_asking(run, chosen, asked, stamps),
-        section_or_reason("training", "Training", partial(training_section, run, stamps)),
-        section_or_reason("pretraining", "Pre-training", partial(pretraining_section, run, stamps)),
-        section_or_reason("data", "Data", partial(data_section, run, stamps)),
+        *_probed_sections(run, chosen, probe, stamps),
+        section_or_reason("training", partial(training_section, run, stamps)),
+        section_or_reason("pretraining", partial(pretraining_section, run, stamps)),
+        section_or_reason("data", partial(data_section, run, stamps)),
         record_section(run, network.trained if network else None),
     ]
     page = Page(
@@ -90,17 +88,21 @@ def make_page(run: ReportedRun, device: torch.device) -> Page:
         warnings=warnings_for(stamps),
         sections=tuple(sections),
     )
+    return with_pictures(page, [run], chosen)
+
+
+def with_pictures(page: Page, runs: list[ReportedRun], chosen: list[SelectedCase]) -> Page:
+    """The page with the pictures that its other sections leave room for, after the list of cases."""
     budget = LARGEST - len(render_page(page).encode())
-    make = partial(picture_section, [run], chosen, stamps, budget)
-    return with_section(page, section_or_reason("pictures", "Pictures", make))
+    make = partial(picture_section, runs, chosen, page.stamps, budget)
+    place = 1 + [section.name for section in page.sections].index("case-list")
+    pictures = section_or_reason("pictures", make)
+    return replace(page, sections=(*page.sections[:place], pictures, *page.sections[place:]))
 
 
-def with_section(page: Page, section: Section) -> Page:
-    """The page with its section of the same name replaced."""
-    return replace(page, sections=tuple(section if one.name == section.name else one for one in page.sections))
-
-
-def picture_section(runs: list[ReportedRun], chosen: list[Chosen], stamps: tuple[str, ...], budget: int) -> Section:
+def picture_section(
+    runs: list[ReportedRun], chosen: list[SelectedCase], stamps: tuple[str, ...], budget: int
+) -> Section:
     """Worst, median and best case of the last run with sliders; with several runs the predictions of all, A, B, ...
 
     Raises:
@@ -113,19 +115,11 @@ def picture_section(runs: list[ReportedRun], chosen: list[Chosen], stamps: tuple
         viewer = make_viewer(_shown(runs, one), config.labels, config.plans.slice_axis.value, stamps, share)
         viewers.append(viewer)
         budget -= size_of(viewer)
-    return Section(
-        "pictures",
-        "Pictures",
-        "Scan, reference, prediction and errors of the worst, the median and the best case by mean Dice"
-        f"{_told_apart(runs)}, slice by slice.",
-        "Errors as a thin line along borders are what two annotators would also disagree about. Whole areas are "
-        "failures: missed (the organ was not recognised), predicted where nothing is (look for what resembles it), or "
-        "taken for another organ (left and right confused, or neighbours).",
-        tuple(viewers) or (Note("No scored case has an organ in its reference."),),
-    )
+    blocks = tuple(viewers) or (Note("No scored case has an organ in its reference."),)
+    return Section("pictures", blocks, words=(_of_which_run(runs),))
 
 
-def _told_apart(runs: list[ReportedRun]) -> str:
+def _of_which_run(runs: list[ReportedRun]) -> str:
     return f"{_of_the_last(runs)} ({lettered(runs)})" if len(runs) > 1 else ""
 
 
@@ -143,7 +137,7 @@ def stack_of(runs: list[ReportedRun], case: str) -> CaseStack:
     return read_case(runs[0].raw_case(case), [run.prediction(case) for run in runs], runs[0].config.plans)
 
 
-def median_of(chosen: list[Chosen]) -> Chosen:
+def median_of(chosen: list[SelectedCase]) -> SelectedCase:
     """The median case, or the first of those that are there."""
     return next((one for one in chosen if one.role == "median"), chosen[0])
 
@@ -153,7 +147,7 @@ def warnings_for(stamps: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(text for stamp, text in _WARNINGS.items() if any(one.startswith(stamp) for one in stamps))
 
 
-def _shown(runs: list[ReportedRun], one: Chosen) -> ShownCase:
+def _shown(runs: list[ReportedRun], one: SelectedCase) -> ShownCase:
     name = one.case.case
     rows = [next(row for row in run.scored.summary.metric_per_case if row.case == name) for run in runs]
     scores = [dice_by_organ(run.scored.summary, row) for run, row in zip(runs, rows, strict=True)]
@@ -166,41 +160,40 @@ def _shown(runs: list[ReportedRun], one: Chosen) -> ShownCase:
     )
 
 
-def _asked(run: ReportedRun, chosen: list[Chosen], device: torch.device) -> AskedNetwork | SamoraError | None:
-    """The network that scored the median case, or why it cannot be asked; None without a scored case."""
+def _probe(run: ReportedRun, chosen: list[SelectedCase], device: torch.device) -> NetworkProbe | SamoraError | None:
+    """The network that scored the median case, or why it cannot be loaded; None without a scored case."""
     if not chosen:
         return None
     try:
-        return ask(run, run.fold_of(median_of(chosen).case.case), device)
+        return load_probe(run, run.fold_of(median_of(chosen).case.case), device)
     except SamoraError as error:
-        logger.info("report: the network is not asked: %s", error.what)
+        logger.info("report: the network is not loaded: %s", error.what)
         return error
 
 
-def _asking(
-    run: ReportedRun, chosen: list[Chosen], asked: AskedNetwork | SamoraError | None, stamps: tuple[str, ...]
+def _probed_sections(
+    run: ReportedRun, chosen: list[SelectedCase], probe: NetworkProbe | SamoraError | None, stamps: tuple[str, ...]
 ) -> list[Section]:
     """Experts apart and attention, or the reason why they are left out."""
-    if asked is None:
+    if probe is None:
         return []
-    parts: list[tuple[str, str, Callable[[AskedNetwork, CaseStack], Section]]] = []
-    if len(run.config.model.levels) > 1:
-        parts.append(("experts", "Experts", lambda network, stack: experts_section(network, stack, stamps)))
-    parts.append(
-        (
-            "attention",
-            "Attention",
-            lambda network, stack: attention_section({"": network}, stack, run.config.labels, stamps),
-        )
-    )
 
-    def made(make: Callable[[AskedNetwork, CaseStack], Section]) -> Section:
-        if isinstance(asked, SamoraError):
-            raise asked
+    def made(make: Callable[[NetworkProbe, CaseStack], Section]) -> Section:
+        if isinstance(probe, SamoraError):
+            raise probe
         with enough_memory():
-            return make(asked, stack_of([run], median_of(chosen).case.case))
+            return make(probe, stack_of([run], median_of(chosen).case.case))
 
-    return [section_or_reason(name, title, partial(made, make)) for name, title, make in parts]
+    def experts(own: NetworkProbe, stack: CaseStack) -> Section:
+        return experts_section(own, stack, stamps)
+
+    def attention(own: NetworkProbe, stack: CaseStack) -> Section:
+        return attention_section({"": own}, stack, run.config.labels, stamps)
+
+    sections = [section_or_reason("attention", partial(made, attention))]
+    if len(run.config.model.levels) > 1:
+        sections.insert(0, section_or_reason("experts", partial(made, experts)))
+    return sections
 
 
 def _facts(run: ReportedRun) -> tuple[tuple[str, str], ...]:

@@ -37,13 +37,7 @@ def build_parser() -> CommandParser:
 def report(arguments: argparse.Namespace) -> None:
     """Read the runs and write the page."""
     if len(arguments.runs) > _MOST_RUNS or (arguments.output is not None and arguments.output.suffix != ".html"):
-        raise UsageError(
-            "E-ARG-21",
-            "a report is about one to four runs, and is an .html file",
-            found=f"{len(arguments.runs)} runs, -o {arguments.output}",
-            expected="samora_report RUN [RUN ...] [-o FILE.html]",
-            fix="samora_compare RUN RUN RUN ...  compares any number of runs in tables",
-        )
+        raise UsageError("E-ARG-21", found=f"{len(arguments.runs)} runs, -o {arguments.output}")
     import torch
 
     from samora_pipeline.paths import resolve_roots
@@ -64,3 +58,7 @@ def report(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``samora_report``."""
     return run(build_parser(), report, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

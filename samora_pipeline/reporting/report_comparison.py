@@ -11,41 +11,23 @@ import torch
 
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.errors import SamoraError
-from samora_pipeline.evaluation.comparison import PROTOCOLS, Arm, PairedRow, PairedTable, compare
+from samora_pipeline.evaluation.comparison import PROTOCOLS, PairedRow, PairedTable, Variant, compare
 from samora_pipeline.evaluation.run_scores import distinct_labels
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.files import write_text
 from samora_pipeline.models.freezing import Part
-from samora_pipeline.reporting.attention import attention_section
+from samora_pipeline.reporting.attention import METHOD, attention_section
 from samora_pipeline.reporting.forest import forest_figure
-from samora_pipeline.reporting.html_blocks import (
-    Block,
-    Cell,
-    Figure,
-    Note,
-    Section,
-    Table,
-    cells,
-    leading_to,
-    number,
-)
+from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image
 from samora_pipeline.reporting.html_page import Page, render_page
 from samora_pipeline.reporting.paired_tables import paired_text, run_table, shared_stamps, signed
-from samora_pipeline.reporting.pictures import Chosen, case_dice, choose_cases
-from samora_pipeline.reporting.report import (
-    LARGEST,
-    RUN_LETTERS,
-    lettered,
-    median_of,
-    picture_section,
-    stack_of,
-    warnings_for,
-    with_section,
-)
-from samora_pipeline.reporting.report_network import AskedNetwork, ask, enough_memory, trained_parts
+from samora_pipeline.reporting.pictures import SelectedCase, case_dice, choose_cases
+from samora_pipeline.reporting.report import RUN_LETTERS, lettered, median_of, stack_of, warnings_for, with_pictures
+from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, load_probe, trained_parts
 from samora_pipeline.reporting.report_record import account_table
 from samora_pipeline.reporting.report_run import ReportedRun, reason, section_or_reason
+from samora_pipeline.reporting.report_scores import case_cell
 from samora_pipeline.reporting.report_training import curves_figure, flattened
 from samora_pipeline.reporting.text_tables import TextTable
 
@@ -71,15 +53,14 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
     labels = distinct_labels([run.scored for run in runs])
     runs = [replace(run, scored=scored) for run, scored in zip(runs, labels, strict=True)]
     baseline, *others = runs
-    arms = [Arm(run.label, (run.scored,)) for run in runs]
+    variants = [Variant(run.label, (run.scored,)) for run in runs]
     stamps = shared_stamps([run.scored for run in runs])
-    tables = {protocol: compare(arms, arms[0], protocol) for protocol in PROTOCOLS}
+    tables = {protocol: compare(variants, variants[0], protocol) for protocol in PROTOCOLS}
     chosen = choose_cases(runs[-1].scored.summary)
     sections = (
-        _paired_section(arms, [table for own in tables.values() for table in own], stamps),
+        _paired_section(variants, [table for own in tables.values() for table in own], stamps),
         _case_section(runs, chosen),
-        Section("pictures", "Pictures", "", "", ()),
-        section_or_reason("attention", "Attention", partial(_attention, runs, chosen, device, stamps)),
+        section_or_reason("attention", partial(_attention, runs, chosen, device, stamps)),
         _training_section(runs, stamps),
         _settings_section(runs),
     )
@@ -95,19 +76,17 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
         warnings=warnings_for(stamps),
         sections=sections,
     )
-    budget = LARGEST - len(render_page(page).encode())
-    make = partial(picture_section, runs, chosen, stamps, budget)
-    return with_section(page, section_or_reason("pictures", "Pictures", make))
+    return with_pictures(page, runs, chosen)
 
 
 def _headline(tables: list[PairedTable]) -> tuple[str, ...]:
     rows = next((table.overall for table in tables if table.metric == "Dice"), ())
-    told = [
+    sentences = [
         _difference(row, f"{letter}: mean" if len(rows) > 1 else "Mean")
         for letter, row in zip(RUN_LETTERS[1:], rows, strict=False)
     ]
     remark = ranking_remark(min(row.test.n for row in rows)) if rows else ""
-    return (*told, *((f"{remark}.",) if remark else ())) or ("No patient has a Dice in both runs.",)
+    return (*sentences, *((f"{remark}.",) if remark else ())) or ("No patient has a Dice in both runs.",)
 
 
 def _difference(row: PairedRow, begin: str) -> str:
@@ -116,33 +95,24 @@ def _difference(row: PairedRow, begin: str) -> str:
         return f"{begin} Dice cannot be compared: no patient has one in both runs."
     between = f" (95 % interval {signed(interval.low, 3)} to {signed(interval.high, 3)})" if interval else ""
     return (
-        f"{begin} Dice differs by {signed(difference, 3)}{between}: {row.arm_mean:.3f} against "
+        f"{begin} Dice differs by {signed(difference, 3)}{between}: {row.variant_mean:.3f} against "
         f"{row.baseline_mean:.3f}, paired over {row.test.n} patients."
     )
 
 
-def _paired_section(arms: list[Arm], tables: list[PairedTable], stamps: tuple[str, ...]) -> Section:
-    blocks: list[Block] = [_block(run_table(arms, stamps), folded=False)]
+def _paired_section(variants: list[Variant], tables: list[PairedTable], stamps: tuple[str, ...]) -> Section:
+    blocks: list[Block] = [_block(run_table(variants, stamps), folded=False)]
     for table in tables:
         if table.protocol == "physical" and table.metric in _DRAWN:
             blocks.append(_forest(table, stamps))
         text = paired_text(table, stamps)
-        if len(arms) == 2:
+        if len(variants) == 2:
             # There is one run beside the baseline, so its name need not stand in every row.
             header = tuple(_BY_LETTER.get(name, name) for name in text.header[1:])
             text = replace(text, header=header, rows=tuple(row[1:] for row in text.rows))
         blocks.append(_block(text, folded=table.metric != "Dice"))
-    return Section(
-        "paired",
-        "Differences",
-        "Run (B) minus baseline (A), patient by patient, in both protocols."
-        if len(arms) == 2
-        else "Each run minus the baseline (A), patient by patient, in both protocols.",
-        "An interval that does not cross 0 is a difference that these patients support; one that does is no proof "
-        "that the runs are equal. Look at Holm's p where several organs are tested at once. A small n cannot rank "
-        "methods, whatever the p.",
-        tuple(blocks),
-    )
+    minus = "Run (B) minus baseline (A)" if len(variants) == 2 else "Each run minus the baseline (A)"
+    return Section("paired", tuple(blocks), words=(minus,))
 
 
 def _forest(table: PairedTable, stamps: tuple[str, ...]) -> Figure:
@@ -160,61 +130,47 @@ def _forest(table: PairedTable, stamps: tuple[str, ...]) -> Figure:
 
 
 def _block(table: TextTable, *, folded: bool) -> Table:
-    rows = tuple(cells(row) for row in table.rows)
-    return Table(table.name, table.title, table.header, rows, folded=folded, notes=table.notes)
+    return Table(table.name, table.title, table.header, table.rows, folded=folded, notes=table.notes)
 
 
-def _case_section(runs: list[ReportedRun], chosen: list[Chosen]) -> Section:
-    roles = {one.case.case: one.role for one in chosen}
+def _case_section(runs: list[ReportedRun], chosen: list[SelectedCase]) -> Section:
     scored = [{row.case: case_dice(row) for row in run.scored.summary.metric_per_case} for run in runs]
     rows = []
     for row in runs[0].scored.summary.metric_per_case:
         first, *others = (dice[row.case] for dice in scored)
-        role = roles.get(row.case)
-        name = Cell(f"{row.case} ({role})" if role else row.case, row.case)
-        rows.append(
-            (
-                leading_to(name, f"case-{role.replace(' ', '-')}") if role else name,
-                Cell(row.patient, row.patient),
-                *(number(dice, 3) for dice in (first, *others)),
-                *(_minus(dice, first) for dice in others),
-            )
-        )
+        differences = (_minus(dice, first) for dice in others)
+        rows.append((case_cell(row.case, chosen), row.patient, first, *others, *differences))
     letters = RUN_LETTERS[: len(runs)]
     header = ("case", "patient", *(f"mean Dice {letter}" for letter in letters))
     header += tuple(f"{letter} minus A" for letter in letters[1:])
-    return Section(
-        "case-list",
-        "Cases",
-        f"Every scored case with the mean Dice of each run. {lettered(runs)}. The worst, the median and the best case "
-        f"of {letters[-1]} are shown below with their slices.",
-        "Sort by difference: do a few cases make it, or most of them a little?",
-        (Table("cases", "Scored cases", header, tuple(rows), sortable=True),),
-    )
+    table = Table("cases", "Scored cases", header, rows, sortable=True)
+    return Section("case-list", (table,), "compared_cases", (lettered(runs), letters[-1]))
 
 
 def _minus(value: float | None, baseline: float | None) -> Cell:
     difference = None if value is None or baseline is None else value - baseline
-    return Cell("-", None) if difference is None else Cell(signed(difference, 3), difference)
+    return Cell("-" if difference is None else signed(difference, 3), difference)
 
 
-def _attention(runs: list[ReportedRun], chosen: list[Chosen], device: torch.device, stamps: tuple[str, ...]) -> Section:
+def _attention(
+    runs: list[ReportedRun], chosen: list[SelectedCase], device: torch.device, stamps: tuple[str, ...]
+) -> Section:
     if not chosen:
-        return Section("attention", "Attention", "", "", (Note("No scored case has an organ in its reference."),))
+        return Section("attention", (Note("No scored case has an organ in its reference."),), words=(METHOD,))
     case = median_of(chosen).case.case
-    asked: dict[str, AskedNetwork] = {}
+    probes: dict[str, NetworkProbe] = {}
     faults: dict[str, SamoraError] = {}
     for letter, run in zip(RUN_LETTERS, runs, strict=False):
         try:
-            asked[letter] = ask(run, run.fold_of(case), device)
+            probes[letter] = load_probe(run, run.fold_of(case), device)
         except SamoraError as error:
             faults[letter] = error
-    if not asked:
+    if not probes:
         raise next(iter(faults.values()))
     with enough_memory():
-        section = attention_section(asked, stack_of(runs, case), runs[0].config.labels, stamps)
-    told = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
-    return replace(section, blocks=(*section.blocks, *told))
+        section = attention_section(probes, stack_of(runs, case), runs[0].config.labels, stamps)
+    notes = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
+    return replace(section, blocks=(*section.blocks, *notes))
 
 
 def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Section:
@@ -225,13 +181,7 @@ def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Secti
             blocks.append(curves_figure(f"curves-{place}", f"{run.label}, fold {fold}", log, stamps))
         account = account_table(run.config, _trained(run, fold))
         blocks.append(replace(account, name=f"account-{place}", caption=f"Parameters, {run.label}"))
-    return Section(
-        "training",
-        "Training",
-        "Curves of the fine-tuning and numbers of parameters, one run after the other.",
-        "Compare runs that have levelled out: a difference between runs that still learn is a difference of patience.",
-        tuple(blocks),
-    )
+    return Section("training", tuple(blocks), "compared_training")
 
 
 def _trained(run: ReportedRun, fold: str) -> frozenset[Part] | None:
@@ -242,15 +192,9 @@ def _trained(run: ReportedRun, fold: str) -> frozenset[Part] | None:
 
 
 def _settings_section(runs: list[ReportedRun]) -> Section:
-    rows = tuple(cells(row) for row in _different(runs))
+    rows = list(_different(runs))
     table = Table("different", "What differs between the runs", ("setting", *(run.label for run in runs)), rows)
-    return Section(
-        "record",
-        "Settings",
-        "Everything in the configurations that is not equal.",
-        "A comparison of methods should differ in the method alone: seeds, budgets, epochs and base should be equal.",
-        (table,) if rows else (Note("The configurations are equal."),),
-    )
+    return Section("settings", (table,) if rows else (Note("The configurations are equal."),))
 
 
 def _different(runs: list[ReportedRun]) -> Iterator[tuple[str, ...]]:

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 from matplotlib.figure import Figure as Drawing
-from PIL import ImageDraw, ImageFont
 
+from samora_pipeline.contracts.colours import ORANGE
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json
@@ -23,11 +23,11 @@ from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.stored_case import StoredCase
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.intensity import normalize
-from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table, cells
+from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image, webp_image
-from samora_pipeline.reporting.palette import ORANGE
+from samora_pipeline.reporting.painting import frame_around, organ_legend, organs_layer, sheet
+from samora_pipeline.reporting.pictures import evenly
 from samora_pipeline.reporting.report_run import Places, ReportedRun, blocks_or_reason
-from samora_pipeline.reporting.slider_pictures import frame_around, organ_legend, tinted
 from samora_pipeline.slices.store import StoredSlices
 
 _BINS = 48
@@ -45,26 +45,13 @@ def data_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
     """
     places, config = run.places, run.config
     if not places.slices.is_dir():
-        raise DataError(
-            "E-REPORT-03",
-            "the preprocessed dataset is not there, so the pictures of its cases are left out",
-            found=str(places.preprocessed),
-            fix="samora_plan_and_preprocess, then samora_report RUN",
-        )
+        raise DataError("E-REPORT-03", found=str(places.preprocessed))
     wanted = _wanted(config)
     blocks = blocks_or_reason(partial(_faults, places))
     blocks += blocks_or_reason(partial(_geometry, places))
     blocks += blocks_or_reason(partial(_cases, run, wanted, stamps))
     blocks.append(_leaks(config))
-    return Section(
-        "data",
-        "Data",
-        "What the run learned from and was scored on, as the check before planning found it.",
-        "Outlines in the contact sheet should lie on their organs; a case that looks unlike the others deserves a "
-        "look in a viewer. In the map, an organ without orange marks has no labelled slice: it cannot be learned. "
-        "A row whose band lies elsewhere is a scan of another part of the body, or one that stands on its head.",
-        tuple(blocks),
-    )
+    return Section("data", tuple(blocks))
 
 
 def _wanted(config: RunConfig) -> tuple[str, ...]:
@@ -94,12 +81,12 @@ def _faults(places: Places) -> list[Block]:
         Note(f"{report.cases} cases were examined: {len(report.faults)} faults, {len(report.remarks)} remarks.")
     ]
     if report.faults:
-        rows = tuple(cells((one.case, one.code, one.what, one.found, one.fix)) for one in report.faults)
+        rows = [(one.case, one.code, one.what, one.found, one.fix) for one in report.faults]
         header = ("case", "code", "what", "found", "what to do")
         blocks.append(Table("faults", "Faults", header, rows, sortable=True))
     if report.remarks:
-        rows = tuple(cells((one.case or "(dataset)", one.code, one.text)) for one in report.remarks)
-        blocks.append(Table("remarks", "Remarks", ("case", "code", "what"), rows, sortable=True, folded=True))
+        remarks = [(one.case or "(dataset)", one.code, one.text) for one in report.remarks]
+        blocks.append(Table("remarks", "Remarks", ("case", "code", "what"), remarks, sortable=True, folded=True))
     return blocks
 
 
@@ -114,21 +101,12 @@ def _geometry(places: Places) -> list[Block]:
         if found:
             sizes, spacings = zip(*((case.shape, case.spacing) for case in found), strict=True)
             means = [channel.mean for case in found for channel in case.volume]
-            rows.append(
-                cells(
-                    (
-                        subset,
-                        len(found),
-                        _range(sizes, 0),
-                        _range(spacings, 2),
-                        f"{min(means):.4g} to {max(means):.4g}",
-                        ", ".join(sorted({case.axes for case in found})),
-                    )
-                )
-            )
+            intensity = f"{min(means):.4g} to {max(means):.4g}"
+            axes = ", ".join(sorted({case.axes for case in found}))
+            rows.append((subset, len(found), _range(sizes, 0), _range(spacings, 2), intensity, axes))
     header = ("part", "cases", "voxels: smallest, median, largest", "spacing mm", "mean intensity", "axes")
-    notes = [f"Set aside: {', '.join(f'{name} ({code})' for name, code in fingerprint.set_aside.items())}."]
-    return [Table("geometry", "Sizes", header, tuple(rows), notes=tuple(notes) if fingerprint.set_aside else ())]
+    skipped = ", ".join(f"{name} ({code})" for name, code in fingerprint.set_aside.items())
+    return [Table("geometry", "Sizes", header, rows, notes=(f"Skipped: {skipped}.",) if skipped else ())]
 
 
 def _range(triples: Sequence[tuple[float, float, float]], digits: int) -> str:
@@ -149,17 +127,16 @@ def _budget(config: RunConfig, records: Mapping[str, StoredCase]) -> Table:
             held = sum(1 for index in own if index < len(pixels) and pixels[index])
             slices, holders = slices + held, holders + bool(held)
         scored = sum(1 for case in config.scored if case in records and any(records[case].label_pixels.get(name, ())))
-        texts = (slices, holders, scored)
-        rows.append((Cell(name, name), *(Cell(str(value), float(value)) for value in texts)))
+        rows.append((name, slices, holders, scored))
     header = ("organ", "labelled slices that show it", "labelled cases that show it", "scored cases that have it")
     total = sum(len(config.selection.slices.get(case, ())) or records[case].shape[0] for case in chosen)
     notes = (f"Budget {config.split}: {total} labelled slices of {len(chosen)} cases.",)
-    return Table("budget", "What the label budget holds", header, tuple(rows), notes=notes)
+    return Table("budget", "What the label budget holds", header, rows, notes=notes)
 
 
 def _map(records: Mapping[str, StoredCase], config: RunConfig, stamps: tuple[str, ...]) -> Figure:
     """Class x slice x patient: where along the scan each organ lies, case by case, and which slices are labelled."""
-    names = _thinned([case for case in _wanted(config) if case in records], _MOST_ROWS)
+    names = _evenly([case for case in _wanted(config) if case in records], _MOST_ROWS)
     trained = sum(case in config.selection.cases for case in names)
     organs = [name for name, _ in config.labels.foreground]
     columns = min(4, len(organs))
@@ -171,11 +148,11 @@ def _map(records: Mapping[str, StoredCase], config: RunConfig, stamps: tuple[str
         for axes, organ in zip(grid, organs, strict=False):
             shares = np.stack([_profile(records[case].label_pixels.get(organ, ())) for case in names])
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(0, 100, len(names), 0))
-            places = [(x, y + 0.5) for y, case in enumerate(names) for x in _marks(case, organ, records, config)]
-            if places:
-                axes.scatter(*zip(*places, strict=True), s=11, color=ORANGE, edgecolors="black", linewidths=0.4)
             for y, case in enumerate(names):
-                if (span := _whole_span(case, organ, records, config)) is not None:
+                dots, span = _labelled(case, records[case].label_pixels.get(organ, ()), config)
+                if dots:
+                    axes.scatter(dots, [y + 0.5] * len(dots), s=11, color=ORANGE, edgecolors="black", linewidths=0.4)
+                if span:
                     axes.plot(span, [y + 0.85] * 2, color=ORANGE, linewidth=1.6, solid_capstyle="butt")
             axes.axhline(trained, color="black", linewidth=1)
             axes.set_title(organ.replace("_", " "), fontsize=9)
@@ -205,88 +182,57 @@ def _profile(pixels: Sequence[int]) -> npt.NDArray[np.float64]:
     return profile
 
 
-def _marks(case: str, organ: str, records: Mapping[str, StoredCase], config: RunConfig) -> list[float]:
-    if case not in config.selection.cases:
-        return []
-    pixels = records[case].label_pixels.get(organ, ())
-    if case not in config.selection.slices:
-        return []
-    return [
-        (index + 0.5) / len(pixels) * 100
-        for index in config.selection.slices[case]
-        if index < len(pixels) and pixels[index]
-    ]
-
-
-def _whole_span(
-    case: str, organ: str, records: Mapping[str, StoredCase], config: RunConfig
-) -> tuple[float, float] | None:
-    """From where to where, in % of the scan, an organ lies in a case whose slices are all labelled."""
-    pixels = records[case].label_pixels.get(organ, ())
+def _labelled(case: str, pixels: Sequence[int], config: RunConfig) -> tuple[list[float], list[float]]:
+    """Where, in % of the scan, labelled slices show an organ: single ones, or both ends in a whole labelled case."""
     held = np.flatnonzero(pixels)
-    if case not in config.selection.cases or case in config.selection.slices or not held.size:
-        return None
-    return float(held[0]) / len(pixels) * 100, float(held[-1] + 1) / len(pixels) * 100
+    if case not in config.selection.cases or not held.size:
+        return [], []
+    if case not in config.selection.slices:
+        return [], [float(end) / len(pixels) * 100 for end in (held[0], held[-1] + 1)]
+    return [(index + 0.5) / len(pixels) * 100 for index in config.selection.slices[case] if index in held], []
 
 
 def _contact_sheet(
     places: Places, records: Mapping[str, StoredCase], plans: Plans, run: ReportedRun, stamps: tuple[str, ...]
 ) -> Figure:
     """One slice of each case with its labels, in rows."""
-    names = _thinned(list(records), _MOST_TILES)
-    tiles = [_tile(places, records[name], plans, run, str(place)) for place, name in enumerate(names, start=1)]
-    rows = -(-len(tiles) // _COLUMNS)
-    sheet = np.full((rows * _TILE, _COLUMNS * _TILE, 3), 255, dtype=np.uint8)
-    for place, tile in enumerate(tiles):
-        top, left = place // _COLUMNS * _TILE, place % _COLUMNS * _TILE
-        sheet[top : top + _TILE, left : left + _TILE] = tile
+    names = _evenly(list(records), _MOST_TILES)
+    tiles = [(str(place), _tile(places, records[name], plans, run)) for place, name in enumerate(names, start=1)]
     texts = [f"{number} {name}" for number, name in enumerate(names, start=1)]
     shown = f"{len(names)} of {len(records)} cases" if len(names) < len(records) else f"all {len(names)} cases"
     return Figure(
         "contact-sheet",
-        webp_image(sheet, stamps, quality=55),
+        webp_image(sheet(tiles, _COLUMNS), stamps, quality=55),
         f"Contact sheet of {shown}, one slice each with coloured labels",
         f"{shown.capitalize()}, row by row, each in the slice that holds most labels: {'; '.join(texts)}.",
         (organ_legend(run.config.labels),),
     )
 
 
-def _tile(places: Places, record: StoredCase, plans: Plans, run: ReportedRun, text: str) -> npt.NDArray[np.uint8]:
+def _tile(places: Places, record: StoredCase, plans: Plans, run: ReportedRun) -> PIL.Image.Image:
     stored = StoredSlices(places.slices, record)
     totals = np.sum([np.asarray(pixels) for pixels in record.label_pixels.values()], axis=0, dtype=np.int64)
     index = int(np.argmax(totals)) if np.any(totals) else record.shape[0] // 2
     image = normalize(stored.image(index)[:1], plans.intensity.value[:1], record.intensities[:1])
     spacing = record.geometry.spacing
-    whole = np.ones(image.shape[1:], dtype=np.bool_)
-    frame = frame_around(whole, spacing[1] / spacing[2], _TILE - 4)
-    picture = frame.scan(image[0]).convert("RGB")
-    if stored.labelled:
-        picture = tinted(picture, frame.labels(stored.labels(index)), run.config.labels)
-    tile = PIL.Image.new("RGB", (_TILE, _TILE), "black")
-    tile.paste(picture, ((_TILE - frame.width) // 2, (_TILE - frame.height) // 2))
-    ImageDraw.Draw(tile).text(
-        (4, 2), text, fill="white", font=ImageFont.load_default(), stroke_width=1, stroke_fill="black"
-    )
-    return np.asarray(tile)
+    frame = frame_around(np.ones(image.shape[1:], dtype=np.bool_), spacing[1] / spacing[2], _TILE)
+    scan = frame.scan(image[0])
+    return organs_layer(frame, stored.labels(index), run.config.labels).on(scan) if stored.labelled else scan
 
 
 def _leaks(config: RunConfig) -> Table:
     pool = config.pool
+    cases = ", ".join(f"{name}: {len(listed)}" for name, listed in pool.cases.items())
     rows = (
-        (
-            "cases per dataset in the unlabelled pool",
-            ", ".join(f"{k}: {len(v)}" for k, v in pool.cases.items()) or "none",
-        ),
+        ("cases per dataset in the unlabelled pool", cases or "none"),
         ("scored scans in the pool", "yes (transductive)" if pool.transductive else "no"),
         ("kept out of the pool because they are scored", str(len(pool.excluded))),
         ("copies of another scan in the pool, left out", str(len(pool.copies))),
         ("training or pool scans that show what is scored, taken out", ", ".join(config.excluded_leaks) or "none"),
         ("the same, let in by name", ", ".join(config.allowed_leaks) or "none"),
     )
-    return Table("leaks", "What keeps learning and scoring apart", ("question", "answer"), tuple(map(cells, rows)))
+    return Table("leaks", "What keeps learning and scoring apart", ("question", "answer"), rows)
 
 
-def _thinned(names: Sequence[str], count: int) -> list[str]:
-    if len(names) <= count:
-        return list(names)
-    return [names[place] for place in np.linspace(0, len(names) - 1, count).round().astype(int)]
+def _evenly(names: Sequence[str], count: int) -> list[str]:
+    return [names[place] for place in evenly(range(len(names)), count)]

@@ -19,20 +19,20 @@ from torch import Tensor
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
-from samora_pipeline.errors import ResourceError
+from samora_pipeline.errors import ResourceError, UsageError
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.inference.loading import load_folds
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.freezing import Part
 from samora_pipeline.models.lora import LoRA
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.reporting.report_cases import CaseStack, Labels
+from samora_pipeline.reporting.pictures import CaseStack, Labels
 from samora_pipeline.reporting.report_record import PARTS_KEY
 from samora_pipeline.reporting.report_run import ReportedRun
 
 
 @dataclass(frozen=True)
-class AskedNetwork:
+class NetworkProbe:
     """A fold's network on a device, in evaluation mode. ``trained``: the parts that learned from labels, if known."""
 
     network: SegmentationNetwork
@@ -68,18 +68,21 @@ class AskedNetwork:
         return placed
 
 
-def ask(run: ReportedRun, fold: str, device: torch.device) -> AskedNetwork:
+def load_probe(run: ReportedRun, fold: str, device: torch.device) -> NetworkProbe:
     """Load the network that scored a fold.
 
     Raises:
         DataError: a file is missing or damaged. AssetError: ``E-WEIGHT-05`` the base encoder is not there.
-        ResourceError: ``E-REPORT-05``.
+        ResourceError: ``E-REPORT-05``. UsageError: ``E-REPORT-06`` the network is no SAM.
     """
     folder = run.folds[fold]
     (loaded,) = load_folds([folder], run.places.weights, allow_code=run.allow_code)
+    network = loaded.network
+    if not isinstance(network, SegmentationNetwork):
+        raise UsageError("E-REPORT-06", found=loaded.config.model.backbone)
     with enough_memory():
-        network = loaded.network.to(device).eval()
-    return AskedNetwork(network, loaded.config, device, trained_parts(folder))
+        network.to(device).eval()
+    return NetworkProbe(network, loaded.config, device, trained_parts(folder))
 
 
 @contextmanager
@@ -92,12 +95,7 @@ def enough_memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            "E-REPORT-05",
-            "the device has too little memory for this part of a report",
-            found=str(error).splitlines()[0],
-            fix="samora_report RUN  makes it on the CPU",
-        ) from error
+        raise ResourceError("E-REPORT-05", found=str(error).splitlines()[0]) from error
 
 
 def trained_parts(folder: Path) -> frozenset[Part] | None:

@@ -16,10 +16,11 @@ from samora_pipeline.contracts.pretraining_card import (
     Measure,
     PretrainingCard,
 )
-from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table, number
+from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table, Value
 from samora_pipeline.reporting.html_images import shrunk_image
 from samora_pipeline.reporting.report_run import LOG_FILE, ReportedRun, read_log
 from samora_pipeline.reporting.report_training import curves_figure, epochs_table
+from samora_pipeline.reporting.run_facts import pretrained_stages
 
 _CARD_WIDTH = 900
 _PASSED = {True: "pass", False: "WARN", None: ""}
@@ -28,7 +29,7 @@ _PASSED = {True: "pass", False: "WARN", None: ""}
 def pretraining_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
     """Every stage without labels that the run used, and how alike its experts are."""
     blocks: list[Block] = []
-    for stage, key in _stage_keys(run):
+    for stage, key in pretrained_stages(run.scored.configs):
         folder = run.places.pretraining / key / stage
         if folder.is_dir():
             blocks += _stage_blocks(stage, key, folder, stamps)
@@ -38,24 +39,7 @@ def pretraining_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
         blocks += _experts_blocks(fold, folder, stamps)
     if not blocks:
         blocks.append(Note("No expert of this run was trained without labels."))
-    return Section(
-        "pretraining",
-        "Pre-training",
-        "What the experts and their teachers learned from scans without labels, before any label was used.",
-        "An expert is worth having when its own task is solved better with it than without: gap is that difference, "
-        "and above 0 it has learned. image: accuracy above chance, loss below chance. patch and pixel: an error below "
-        "that of the input. WARN says what to do; a loss at the level of chance asks for more epochs or a larger pool.",
-        tuple(blocks),
-    )
-
-
-def _stage_keys(run: ReportedRun) -> list[tuple[str, str]]:
-    """Stages of stage 1 and the keys of their results, over all folds, each once."""
-    pairs = []
-    for config in run.scored.configs:
-        pairs += [(f"teacher_{level}", record.key) for level, record in config.teachers.items()]
-        pairs += [(f"expert_{level}", key) for level, key in config.experts.items()]
-    return [pair for pair in dict.fromkeys(pairs) if pair[1]]
+    return Section("pretraining", tuple(blocks))
 
 
 def _stage_blocks(stage: str, key: str, folder: Path, stamps: tuple[str, ...]) -> Iterator[Block]:
@@ -63,14 +47,14 @@ def _stage_blocks(stage: str, key: str, folder: Path, stamps: tuple[str, ...]) -
     log = read_log(folder / LOG_FILE)
     if (folder / CARD_FILE).is_file():
         card = read_json(PretrainingCard, folder / CARD_FILE)
-        told = tuple(dict.fromkeys((*stamps, *card.stamps)))
+        own = tuple(dict.fromkeys((*stamps, *card.stamps)))
         notes = (
             f"Seen on {card.panel_slices} slices of a pool of {card.pool_slices}, after {card.epochs} epochs.",
             *((f"Taught by {card.taught_by}.",) if card.taught_by else ()),
             *((f"Stamps: {', '.join(card.stamps)}.",) if card.stamps else ()),
         )
         yield from measure_tables(f"card-{name}", f"{title}: {card.verdict.upper()}", card.measures, notes)
-        yield from _picture(folder / CARD_PICTURE, f"picture-{name}", f"{title}, card of its monitors", told)
+        yield from _picture(folder / CARD_PICTURE, f"picture-{name}", f"{title}, card of its monitors", own)
     else:
         yield Note(f"{title} has no card of monitors; its curves follow.")
         if log:
@@ -85,10 +69,7 @@ def _experts_blocks(fold: str, folder: Path, stamps: tuple[str, ...]) -> Iterato
     card = read_json(ExpertsCard, folder / EXPERTS_CARD_FILE)
     title = f"Experts side by side, fold {fold}"
     notes = ("Similarity is linear CKA of pooled features of the last block: 1 means alike up to rotation and scale.",)
-    rows = tuple(
-        (Cell(name, name), *(number(value, 3) for value in values))
-        for name, values in zip(card.names, card.similarity, strict=True)
-    )
+    rows: list[tuple[Value, ...]] = [(name, *values) for name, values in zip(card.names, card.similarity, strict=True)]
     yield Table(f"similarity-{fold}", f"{title}: similarity", ("features of", *card.names), rows, notes=notes)
     yield from measure_tables(f"experts-card-{fold}", f"{title}: {card.verdict.upper()}", card.measures, ())
     yield from _picture(folder / EXPERTS_CARD_PICTURE, f"experts-card-picture-{fold}", title, stamps)
@@ -103,17 +84,14 @@ def measure_tables(name: str, caption: str, measures: Sequence[Measure], notes: 
 
 
 def _measures_table(name: str, caption: str, measures: Sequence[Measure], notes: tuple[str, ...]) -> Table:
-    rows = tuple(
+    rows: list[tuple[Value, ...]] = [
         (
-            Cell(one.name.replace("_", " "), one.name),
+            one.name.replace("_", " "),
             Cell(f"{one.value:.4g}", one.value),
-            Cell(_PASSED[one.passed]),
-            Cell(one.wanted),
-            Cell(one.meaning),
-            Cell(one.advice),
+            *(Cell(text) for text in (_PASSED[one.passed], one.wanted, one.meaning, one.advice)),
         )
         for one in measures
-    )
+    ]
     return Table(name, caption, ("measure", "value", "verdict", "wanted", "meaning", "what to do"), rows, notes=notes)
 
 

@@ -12,9 +12,10 @@ from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, VALIDAT
 from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
-from samora_pipeline.reporting.html_blocks import Cell, Note, Section, Table, cells
+from samora_pipeline.reporting.html_blocks import Cell, Note, Section, Table
 from samora_pipeline.reporting.report_run import ReportedRun
 from samora_pipeline.reporting.report_training import flattened
+from samora_pipeline.reporting.run_facts import experts_and_teachers, stage_settings
 
 PARTS_KEY = "trained"
 """in the record of a final checkpoint: the parts that learned from the labels"""
@@ -26,19 +27,14 @@ def record_section(run: ReportedRun, trained: frozenset[Part] | None) -> Section
     config = run.config
     blocks = (
         account_table(config, trained),
-        Table("identity", "Seeds and digests", ("what", "value"), tuple(map(cells, _identity(run)))),
-        Table("settings", "Settings", ("setting", "value"), _rows(to_plain(config.settings)), folded=True),
+        Table("identity", "Seeds and digests", ("what", "value"), list(_identity(run))),
+        Table("settings", "Settings", ("setting", "value"), _rows(stage_settings(config)), folded=True),
         Table("network", "Network", ("part", "value"), _rows(to_plain(config.model)), folded=True),
         _plan_table(config),
-        Table("versions", "Software", ("what", "version"), tuple(map(cells, _versions(run))), folded=True),
+        Table("versions", "Software", ("what", "version"), list(_versions(run)), folded=True),
     )
-    return Section(
-        "record",
-        "Record",
-        "What determined this run. The same settings, seeds and digests give the same run again.",
-        "",
-        blocks if run.scored.summary.folds else (*blocks, Note("The folds of this run are not named in its scores.")),
-    )
+    unnamed = () if run.scored.summary.folds else (Note("The folds of this run are not named in its scores."),)
+    return Section("record", (*blocks, *unnamed))
 
 
 def account_table(config: RunConfig, trained: frozenset[Part] | None) -> Table:
@@ -47,25 +43,18 @@ def account_table(config: RunConfig, trained: frozenset[Part] | None) -> Table:
     with torch.device("meta"):
         network = build_network(config.model)
     freeze(network, trained or frozenset())
-    counts = {part: pair for part, pair in account(network).items() if sum(pair)}
+    counts = {part.value.replace("_", " "): pair for part, pair in account(network).items() if sum(pair)}
+    counts["all"] = (sum(learned for learned, _ in counts.values()), sum(frozen for _, frozen in counts.values()))
     rows = [
-        (
-            Cell(part.value.replace("_", " "), part.value),
-            Cell(f"{learned + frozen:,}", float(learned + frozen)),
-            Cell("not recorded" if trained is None else f"{learned:,}", None if trained is None else float(learned)),
-        )
-        for part, (learned, frozen) in counts.items()
+        (name, _counted(learned + frozen), Cell("not recorded") if trained is None else _counted(learned))
+        for name, (learned, frozen) in counts.items()
     ]
-    total, learned = sum(map(sum, counts.values())), sum(pair[0] for pair in counts.values())
-    rows.append(
-        (
-            Cell("all", "all"),
-            Cell(f"{total:,}", float(total)),
-            Cell("not recorded" if trained is None else f"{learned:,}", None if trained is None else float(learned)),
-        )
-    )
     notes = ("base: the frozen encoder; experts: LoRA; fusion: what joins the experts in every block.",)
-    return Table("account", "Parameters", ("part", "parameters", "learned from labels"), tuple(rows), notes=notes)
+    return Table("account", "Parameters", ("part", "parameters", "learned from labels"), rows, notes=notes)
+
+
+def _counted(parameters: int) -> Cell:
+    return Cell(f"{parameters:,}", float(parameters))
 
 
 def _identity(run: ReportedRun) -> Iterator[tuple[str, str]]:
@@ -76,15 +65,10 @@ def _identity(run: ReportedRun) -> Iterator[tuple[str, str]]:
     selection = config.selection
     origin = "published list" if selection.published else f"drawn with seed {selection.seed}"
     yield "labelled part", f"{selection.split}, {len(selection.cases)} cases, {origin}"
-    yield "base encoder", f"{config.base.name} ({config.base.origin}), sha256 {config.base.digest}"
+    if config.base is not None:
+        yield "base encoder", f"{config.base.name} ({config.base.origin}), sha256 {config.base.digest}"
     yield "fingerprint of the data", config.plans.fingerprint_digest
-    for level, key in config.experts.items():
-        yield f"expert {level}", f"key {key}" if key else "not pre-trained"
-    for level, teacher in config.teachers.items():
-        yield (
-            f"teacher {level}",
-            f"{teacher.network} from {teacher.weights or teacher.origin}, {teacher.licence or '-'}",
-        )
+    yield from experts_and_teachers(config)
     for fold, folder in run.folds.items():
         for name in (CONFIG_FILE, FINAL_CHECKPOINT):
             if (folder / name).is_file():
@@ -108,20 +92,17 @@ def _records(run: ReportedRun) -> Iterator[Path]:
 
 
 def _plan_table(config: RunConfig) -> Table:
-    plain = to_plain(config.plans)
-    rows = tuple(
-        cells(
-            (
-                name.replace("_", " "),
-                "; ".join(": ".join(pair).lstrip(": ") for pair in flattened(own["value"])),
-                own["why"],
-            )
+    rows = [
+        (
+            name.replace("_", " "),
+            "; ".join(": ".join(pair).lstrip(": ") for pair in flattened(own["value"])),
+            own["why"],
         )
-        for name, own in plain.items()
+        for name, own in to_plain(config.plans).items()
         if isinstance(own, dict) and "why" in own
-    )
+    ]
     return Table("plan", "Plan", ("value", "is", "because"), rows, folded=True)
 
 
-def _rows(plain: object) -> tuple[tuple[Cell, ...], ...]:
-    return tuple(cells(pair) for pair in flattened(plain) if not pair[0].endswith(_WHY))
+def _rows(plain: object) -> list[tuple[str, str]]:
+    return [pair for pair in flattened(plain) if not pair[0].endswith(_WHY)]

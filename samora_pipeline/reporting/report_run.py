@@ -101,13 +101,7 @@ class ReportedRun:
             DataError: ``E-REPORT-01`` they are not there.
         """
         if name not in self.raw_cases:
-            raise DataError(
-                "E-REPORT-01",
-                f"the scan or the reference of {name} is not there",
-                found=str(self.places.raw),
-                expected="the raw dataset that the run was scored on",
-                fix="put it back, then samora_report RUN",
-            )
+            raise DataError("E-REPORT-01", name=name, found=str(self.places.raw))
         return self.raw_cases[name]
 
     def log(self, fold: str) -> list[dict[str, Any]]:
@@ -141,19 +135,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise _broken(path, number) from error
+            raise DataError("E-REPORT-02", path=path, found=f"line {number} of {path}") from error
         if not isinstance(record, dict):
-            raise _broken(path, number)
+            raise DataError("E-REPORT-02", path=path, found=f"line {number} of {path}")
         records.append(record)
     return records
 
 
-def section_or_reason(name: str, title: str, make: Callable[[], Section]) -> Section:
+def section_or_reason(name: str, make: Callable[[], Section]) -> Section:
     """The section, or one that says in the error's words why it is left out. Errors that are faults of ours pass."""
     try:
         return make()
     except SamoraError as error:
-        return Section(name, title, "Left out.", "", (Note(reason(error)),))
+        return Section(name, (Note(reason(error)),), "left_out")
 
 
 def blocks_or_reason(make: Callable[[], Iterable[Block]]) -> list[Block]:
@@ -167,12 +161,3 @@ def blocks_or_reason(make: Callable[[], Iterable[Block]]) -> list[Block]:
 def reason(error: SamoraError) -> str:
     """An error as a sentence, without the folders of this machine: a report is sent to others."""
     return f"{_FOLDERS.sub('', error.what)} ({error.code})."
-
-
-def _broken(path: Path, number: int) -> DataError:
-    return DataError(
-        "E-REPORT-02",
-        f"{path.name} is damaged",
-        found=f"line {number} of {path}",
-        expected="one JSON object per line, as samora_train writes them",
-    )

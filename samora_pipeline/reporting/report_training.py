@@ -7,9 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure as Drawing
 
-from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.reporting.curves import draw_panels
-from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table, cells, number
+from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image
 from samora_pipeline.reporting.report_run import ReportedRun
 from samora_pipeline.run_log import duration
@@ -26,16 +25,7 @@ def training_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
         else:
             blocks.append(Note(f"Fold {fold} has no log of its fine-tuning."))
     blocks.append(_stages(run))
-    return Section(
-        "training",
-        "Training",
-        "What happened while the network learned from the labels.",
-        "The loss should fall and level out. Still falling at the end: train for longer. Flat from the start, or "
-        "jumping: another learning rate. data wait is the share of time that the device waited for slices: above "
-        "0.2, storage or augmentation are too slow. Skipped steps were not finite: a few do no harm, many mean that "
-        "the learning rate is too high.",
-        tuple(blocks),
-    )
+    return Section("training", tuple(blocks))
 
 
 def curves_figure(name: str, title: str, log: Sequence[Mapping[str, Any]], stamps: tuple[str, ...]) -> Figure:
@@ -58,32 +48,30 @@ def epochs_table(name: str, caption: str, log: Sequence[Mapping[str, Any]]) -> T
     """The first two and the last three epochs as numbers."""
     shown = [*log[:2], *log[max(2, len(log) - 3) :]]
     header = [key for key in log[0] if key not in ("stage", "epoch")]
-    rows = tuple((Cell(str(line.get("epoch", "")), None), *(_value(line.get(key)) for key in header)) for line in shown)
+    rows = [(Cell(str(line.get("epoch", ""))), *(_value(line.get(key)) for key in header)) for line in shown]
     return Table(name, caption, ("epoch", *(key.replace("_", " ") for key in header)), rows)
 
 
 def _stages(run: ReportedRun) -> Table:
-    rows = []
-    for fold, timing in zip(run.folds, run.scored.timings, strict=False):
-        for stage, own in timing.stages.items():
-            rows.append((*cells((stage, fold)), *_stage_cells(own), *cells((timing.device, timing.ranks))))
-    seconds = [timing.seconds_per_volume for timing in run.scored.timings if timing.seconds_per_volume is not None]
-    notes = (
-        [f"Seconds per volume, from file to file: {', '.join(f'{value:g}' for value in seconds)}."] if seconds else []
-    )
-    if any(own.reused for timing in run.scored.timings for own in timing.stages.values()):
+    timings = run.scored.timings
+    stages = [
+        (stage, fold, timing, own)
+        for fold, timing in zip(run.folds, timings, strict=False)
+        for stage, own in timing.stages.items()
+    ]
+    rows = [
+        (
+            *(stage, fold, Cell(duration(own.seconds), own.seconds), own.memory_gib),
+            *(own.epochs, "yes" if own.reused else "no", timing.device, timing.ranks),
+        )
+        for stage, fold, timing, own in stages
+    ]
+    seconds = [f"{one.seconds_per_volume:g}" for one in timings if one.seconds_per_volume is not None]
+    notes = [f"Seconds per volume, from file to file: {', '.join(seconds)}."] if seconds else []
+    if any(own.reused for *_, own in stages):
         notes.append("reused: made for another run with equal settings; the time is that run's.")
     header = ("stage", "fold", "time", "peak memory GiB", "epochs", "reused", "device", "processes")
-    return Table("stages", "Time and memory per stage", header, tuple(rows), notes=tuple(notes))
-
-
-def _stage_cells(own: StageTiming) -> tuple[Cell, ...]:
-    return (
-        Cell(duration(own.seconds), own.seconds),
-        number(own.memory_gib, 2),
-        Cell("-" if own.epochs is None else str(own.epochs), None),
-        Cell("yes" if own.reused else "no", None),
-    )
+    return Table("stages", "Time and memory per stage", header, rows, notes=notes, digits=2)
 
 
 def flattened(plain: object, name: str = "") -> Iterator[tuple[str, str]]:
@@ -101,8 +89,7 @@ def flattened(plain: object, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _value(value: object) -> Cell:
-    text = _short(value)
-    return Cell(text, float(value)) if isinstance(value, int | float) else Cell(text, None)
+    return Cell(_short(value), float(value) if isinstance(value, int | float) else None)
 
 
 def _short(value: object) -> str:

@@ -5,35 +5,23 @@ The pictures of all viewers share a budget of bytes, because the whole report ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
-from samora_pipeline.reporting.html_blocks import Cell, Table, Viewer, ViewerSlice, number
-from samora_pipeline.reporting.pictures import errors, foreground_values, telling_slice
-from samora_pipeline.reporting.report_cases import CaseStack, foreground_slices, spread
-from samora_pipeline.reporting.slider_pictures import (
-    Frame,
-    error_legend,
-    errors_address,
-    frame_around,
-    organ_legend,
-    organs_address,
-    scan_address,
-)
+from samora_pipeline.reporting import painting, pictures
+from samora_pipeline.reporting.html_blocks import Table, Viewer, ViewerSlice
+from samora_pipeline.reporting.html_images import palette_address, stamp_strip, webp_address
+from samora_pipeline.reporting.overlays import OPPOSITE, SIDES
+from samora_pipeline.reporting.painting import Frame
+from samora_pipeline.reporting.pictures import CaseStack, Labels
 
-_SIDES = {
-    "R": "the patient's right",
-    "L": "the patient's left",
-    "A": "front",
-    "P": "back",
-    "S": "head",
-    "I": "feet",
-}
-_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+_ONE_LINE = 18
+"""pixels of a strip of stamps; more of them cover at most a third of a picture"""
+_KINDS = {"missed": "missed", "false": "predicted where nothing is", "confused": "taken for another organ"}
 
 
 @dataclass(frozen=True)
@@ -82,10 +70,19 @@ def size_of(viewer: Viewer) -> int:
 
 def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple[str, ...], detail: Detail) -> Viewer:
     stack = case.stack
-    telling = telling_slice(stack.reference, stack.predictions[-1], labels, by_error=case.role == "worst")
-    shown = spread(foreground_slices(stack, labels) or [telling], detail.slices, telling)
-    frame = _frame(stack, labels, detail)
-    slices = tuple(_slice(case, index, frame, labels, stamps, detail) for index in shown)
+    first = pictures.representative_slice(stack.reference, stack.predictions[-1], labels, by_error=case.role == "worst")
+    shown = pictures.evenly(pictures.foreground_slices(stack, labels) or [first], detail.slices, first)
+    frame = painting.frame_around(
+        pictures.seen_along(labels, stack.reference, *stack.predictions), stack.aspect, detail.side
+    )
+    slices = tuple(
+        ViewerSlice(
+            text=f"slice {index + 1} of {len(stack.reference)}, {_wrong_pixels(stack, index, labels)}",
+            scan=scan_address(frame, stack.images[index, 0], stamps, detail.quality),
+            overlays=_overlays(stack, index, frame, labels),
+        )
+        for index in shown
+    )
     return Viewer(
         name=f"case-{case.role.replace(' ', '-')}",
         title=case.title,
@@ -94,55 +91,54 @@ def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple
         width=frame.width,
         height=frame.height,
         slices=slices,
-        start=shown.index(telling),
-        legends=(organ_legend(labels), error_legend()),
+        start=shown.index(first),
+        legends=(painting.organ_legend(labels), painting.error_legend()),
         table=_table(case, labels),
     )
 
 
 def _panels(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Titles in the order of the overlays; with several runs a row of predictions above a row of errors."""
+    """Titles of the scan and of what ``_overlays`` returns."""
     if not names:
         return ("Scan", "Reference", "Prediction", "Errors")
     predictions, wrong = ([f"{word} {name}" for name in names] for word in ("Prediction", "Errors"))
     return ("Scan", *predictions, "Reference", *wrong)
 
 
-def _frame(stack: CaseStack, labels: LabelScheme, detail: Detail) -> Frame:
-    values = foreground_values(labels)
-    held = np.zeros(stack.reference.shape[1:], dtype=np.bool_)
-    for labelled in (stack.reference, *stack.predictions):
-        held |= np.isin(labelled, values).any(axis=0)
-    return frame_around(held, stack.aspect, detail.side)
+def _overlays(stack: CaseStack, index: int, frame: Frame, labels: LabelScheme) -> tuple[str, ...]:
+    """The layers of one slice; with several runs the predictions fill a row with the scan, the errors the next one."""
+    reference, predicted = stack.reference[index], [prediction[index] for prediction in stack.predictions]
+    truth, *guesses = (painting.organs_layer(frame, labelled, labels) for labelled in (reference, *predicted))
+    wrong = [painting.errors_layer(frame, reference, prediction, labels) for prediction in predicted]
+    layers = [truth, *guesses, *wrong] if len(guesses) == 1 else [*guesses, truth, *wrong]
+    return tuple(palette_address(layer.indices, layer.colours) for layer in layers)
 
 
-def _slice(
-    case: ShownCase, index: int, frame: Frame, labels: LabelScheme, stamps: tuple[str, ...], detail: Detail
-) -> ViewerSlice:
-    stack = case.stack
-    reference = stack.reference[index]
-    predictions = [prediction[index] for prediction in stack.predictions]
-    organs = [organs_address(frame, labelled, labels) for labelled in (reference, *predictions)]
-    wrong = [errors_address(frame, reference, prediction, labels) for prediction in predictions]
-    overlays = (*organs, *wrong) if len(predictions) == 1 else (*organs[1:], organs[0], *wrong)
-    text = f"slice {index + 1} of {len(stack.reference)}, {_wrong(case, reference, predictions, labels)}"
-    return ViewerSlice(text, scan_address(frame, stack.images[index, 0], stamps, detail.quality), overlays)
+def scan_address(frame: Frame, image: npt.NDArray[np.float32], stamps: tuple[str, ...], quality: int) -> str:
+    """The scan as WebP, stamped inside its upper edge so that overlays keep their place."""
+    picture = frame.scan(image)
+    if stamps:
+        strip = stamp_strip(stamps, frame.width)
+        picture = picture.convert("RGB")
+        picture.paste(strip.crop((0, 0, frame.width, min(strip.height, max(_ONE_LINE, frame.height // 3)))), (0, 0))
+    return webp_address(picture, quality)
 
 
-def _wrong(case: ShownCase, reference: np.ndarray, predictions: Sequence[np.ndarray], labels: LabelScheme) -> str:
-    counts = [
-        str(int(sum(mask.sum() for mask in errors(reference, prediction, labels).values())))
-        for prediction in predictions
-    ]
-    return f"{' against '.join(counts)} wrong pixels"
+def _wrong_pixels(stack: CaseStack, index: int, labels: LabelScheme) -> str:
+    def count(prediction: Labels) -> int:
+        return sum(
+            int(mask.sum()) for mask in pictures.errors(stack.reference[index], prediction[index], labels).values()
+        )
+
+    return f"{' against '.join(str(count(prediction)) for prediction in stack.predictions)} wrong pixels"
 
 
 def _caption(axis: SliceAxis, shown: int, total: int) -> str:
     down, right = SLICE_AXES[axis][1], SLICE_AXES[axis][2]
     part = f"All {total} {axis} slices" if shown == total else f"{shown} of {total} {axis} slices, those with organs"
     return (
-        f"{part}; the part around the organs. Top of the picture: {_SIDES[_OPPOSITE[down]]}; left: "
-        f"{_SIDES[_OPPOSITE[right]]}. The slider moves with the arrow keys. The white line among the errors is the "
+        f"{part}; the part around the organs. Top of the picture: {SIDES[OPPOSITE[down]]}; left: "
+        f"{SIDES[OPPOSITE[right]]}. The slider moves with the arrow keys. The white line among the errors is the "
         "outline of the reference."
     )
 
@@ -151,25 +147,19 @@ def _table(case: ShownCase, labels: LabelScheme) -> Table:
     """Dice and the kinds of errors over the whole volume, as numbers beside the pictures."""
     stack = case.stack
     runs = case.names or ("",)
-    header = ["organ", *(f"Dice {name}".strip() for name in runs)]
-    header += ["reference voxels", *(f"predicted {name}".strip() for name in runs)]
-    rows = []
-    for organ, values in labels.foreground:
-        sizes = [int(np.isin(labelled, values).sum()) for labelled in (stack.reference, *stack.predictions)]
-        rows.append(
-            (
-                Cell(organ, organ),
-                *(number(dice, 3) for dice in case.organs.get(organ, ())),
-                *(Cell(str(size), float(size)) for size in sizes),
-            )
+    header = ("organ", *(f"Dice {name}".strip() for name in runs))
+    header += ("reference voxels", *(f"predicted {name}".strip() for name in runs))
+    rows = [
+        (
+            organ,
+            *case.organs.get(organ, ()),
+            *(int(np.isin(labelled, values).sum()) for labelled in (stack.reference, *stack.predictions)),
         )
-    name = f"table-{case.role.replace(' ', '-')}"
+        for organ, values in labels.foreground
+    ]
     notes = []
     for run, prediction in zip(runs, stack.predictions, strict=True):
-        kinds = errors(stack.reference, prediction, labels)
+        kinds = pictures.errors(stack.reference, prediction, labels)
         counts = ", ".join(f"{int(mask.sum())} {_KINDS[kind]}" for kind, mask in kinds.items())
         notes.append(f"Voxels in error{f' {run}' if run else ''}: {counts}.")
-    return Table(name, f"{case.stack.name}, whole volume", tuple(header), tuple(rows), notes=tuple(notes))
-
-
-_KINDS = {"missed": "missed", "false": "predicted where nothing is", "confused": "taken for another organ"}
+    return Table(f"table-{case.role.replace(' ', '-')}", f"{stack.name}, whole volume", header, rows, notes=notes)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
+
+from samora_pipeline.evaluation.tables import aligned
 
 Format = Literal["md", "latex", "csv"]
 
@@ -37,13 +40,10 @@ class TextTable:
 
 def markdown(table: TextTable) -> str:
     """The table in Markdown, columns aligned so that it reads well in a terminal too."""
-    lines = [tuple(cell.replace("|", "\\|") for cell in line) for line in (table.header, *table.rows)]
-    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(table.header))]
-    aligned = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    blocks = [f"**{table.title}**", "\n".join([aligned[0], rule, *aligned[1:]])]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (table.header, *table.rows)]
+    first, *lines = aligned([["", *line, ""] for line in cells], " | ")
+    rule = re.sub(r"[^|]", "-", first.strip())
+    blocks = [f"**{table.title}**", "\n".join(line.strip() for line in (first, rule, *lines))]
     if table.stamps:
         blocks.insert(0, f"> **{' | '.join(table.stamps)}**")
     blocks += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)

@@ -53,9 +53,9 @@ def labelled_ids(selection: Selection, folder: Path) -> list[SliceId]:
         if indices and not 0 <= indices[0] <= indices[-1] < count:
             raise DataError(
                 "E-SPLIT-06",
-                f'the split "{selection.split}" lists a slice that the case "{case}" does not have',
+                count=count - 1,
+                what=f'the split "{selection.split}" lists a slice that the case "{case}" does not have',
                 found=f"slices {indices[0]} to {indices[-1]}",
-                expected=f"0 to {count - 1}",
                 fix="the list belongs to another copy of the data; use a drawn split such as 10pct_cases",
             )
         ids += [SliceId(case, index) for index in indices]
@@ -175,8 +175,7 @@ class JoinedSource:
         if len(set(channels.values())) > 1:
             raise DataError(
                 "E-POOL-01",
-                "the datasets of the unlabelled pool do not fit together",
-                found="; ".join(f"{dataset}: {count} channels" for dataset, count in channels.items()),
+                found="; ".join((f"{dataset}: {count} channels" for dataset, count in channels.items())),
                 expected="equal numbers of channels",
                 fix="leave one out of --unlabeled",
             )

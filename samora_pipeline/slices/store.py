@@ -98,13 +98,7 @@ class StoredSlices:
         """
         path = CasePaths.of(folder, case).record
         if not path.is_file():
-            raise DataError(
-                "E-STORE-01",
-                f'the case "{case}" is not preprocessed',
-                found=f"no file {path}",
-                expected="a case written by samora_plan_and_preprocess",
-                fix=_repair(folder),
-            )
+            raise DataError("E-STORE-01", case=case, found=f"no file {path}", fix=_repair(folder))
         return cls(folder, read_json(StoredCase, path))
 
     def __len__(self) -> int:
@@ -138,11 +132,7 @@ class StoredSlices:
         """
         if self._labels is None or self.record.label_crcs is None:
             raise DataError(
-                "E-STORE-03",
-                f'the case "{self.record.case}" has no labels',
-                found=f"no label file when it was preprocessed ({self.folder})",
-                expected="a labelled case",
-                fix="add its label file to labelsTr and run samora_plan_and_preprocess again",
+                "E-STORE-03", record=self.record, found=f"no label file when it was preprocessed ({self.folder})"
             )
         labels: npt.NDArray[np.uint8] = self._read(self._labels, index)
         if _crc(labels) != self.record.label_crcs[index]:
@@ -181,13 +171,7 @@ class StoredSlices:
         return content
 
     def _damaged(self, found: str) -> DataError:
-        return DataError(
-            "E-STORE-02",
-            f'the preprocessed case "{self.record.case}" is damaged',
-            found=found,
-            expected="the bytes that were written",
-            fix=_repair(self.folder),
-        )
+        return DataError("E-STORE-02", record=self.record, found=found, fix=_repair(self.folder))
 
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> None:

@@ -158,7 +158,7 @@ def named(name: str) -> Asset:
         return ASSETS[name]
     raise UsageError(
         "E-NAME-01",
-        f'no weights are called "{name}"',
+        what=f'no weights are called "{name}"',
         found=name,
         expected=f"{nearest(name, list(ASSETS))}known: {', '.join(ASSETS)}",
         fix="samora_weights list",
@@ -182,7 +182,7 @@ def resolve(name_or_path: str, weights_folder: Path) -> Path:
             return path
     raise AssetError(
         "E-WEIGHT-05",
-        f"no weights called {name_or_path}",
+        what=f"no weights called {name_or_path}",
         found=f"no file {name_or_path}, and none of that name in {weights_folder}",
         expected=f"{nearest(name_or_path, list(ASSETS))}a file, or one of {', '.join(ASSETS)}",
         fix=f"correct the name; {WAYS_ON}",
@@ -214,7 +214,7 @@ def wrong(asset: Asset, path: Path, digest: str, wanted: str | None, reason: str
     file = path.name.removesuffix(PART_SUFFIX)
     return DataError(
         "E-WEIGHT-06",
-        f"{file}: wrong content",
+        what=f"{file}: wrong content",
         found=f"{size:,} bytes, sha256 {digest}; {looks}",
         expected=expected,
         fix=f"delete {path.with_name(file)} and get it again: "
@@ -255,8 +255,8 @@ def missing(asset: Asset, path: Path, tried: str = "") -> AssetError:
         fix = f"samora_weights get {asset.name}{accept}; {WAYS_ON}"
     return AssetError(
         "E-WEIGHT-05",
-        f"the weights {asset.name} are not there",
-        found=f"looked for {path}{f'; {tried}' if tried else ''}",
+        what=f"the weights {asset.name} are not there",
+        found=f"looked for {path}{(f'; {tried}' if tried else '')}",
         expected=expected,
         fix=fix,
     )

@@ -85,19 +85,12 @@ def _verify(arguments: argparse.Namespace, folder: Path) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     action, names = arguments.action, arguments.names
-    fits = {
-        "list": not names,
-        "get": bool(names),
-        "add": bool(names),
-        "verify": True,
-    }[action]
-    licence_fits = not arguments.accept_licence or action in ("get", "add")
-    if fits and licence_fits and (not arguments.link or action == "add"):
+    takes = action in ("get", "add")
+    named = bool(names) if takes else action == "verify" or not names
+    if named and (takes or not arguments.accept_licence) and (action == "add" or not arguments.link):
         return
-    raise UsageError(
-        "E-ARG-08",
-        "the arguments do not fit the action",
-        found=f"{action} {' '.join(names)}".strip(),
-        expected="list; get NAME ...; add FILE ... [--link]; verify [NAME ...]; --accept-licence with get and add",
-        fix="samora_weights --help",
-    )
+    raise UsageError("E-ARG-08", found=f"{action} {' '.join(names)}".strip())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

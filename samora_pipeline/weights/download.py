@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import shutil
 import socket
 import ssl
 import time
@@ -23,7 +22,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from samora_pipeline.errors import AssetError, DataError, ResourceError
-from samora_pipeline.files import write_text
+from samora_pipeline.files import require_space, write_text
 from samora_pipeline.run_log import Progress, logger
 
 CHUNK = 1 << 16
@@ -94,7 +93,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(newurl).scheme not in ("https", urlsplit(req.full_url).scheme):
             raise AssetError(
                 "E-WEIGHT-10",
-                "the source of the weights redirects to an address without encryption; it was not followed",
+                what="the source of the weights redirects to an address without encryption; it was not followed",
                 found=f"{req.full_url} -> {newurl}",
                 expected="https:// all the way",
                 fix="get the file in another way, then samora_weights add FILE",
@@ -115,7 +114,7 @@ def _continue(url: str, part: Path, title: str, size: int | None, timeout: float
         with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as response:
             start = _start(response, offset, part)
             total = _total(response.headers, start, size, url)
-            _check_space(part, total - start)
+            require_space(part, total - start + _SPARE)
             if start == 0:
                 part.unlink(missing_ok=True)
                 write_text(_validator_path(part), _validator(response.headers))
@@ -155,11 +154,11 @@ def _total(headers: Message, start: int, size: int | None, url: str) -> int:
     length = headers.get("Content-Length")
     total = int(match[2]) if match else start + int(length) if length else size
     if total is None:
-        raise AssetError("E-WEIGHT-10", "the source of the weights does not tell their size", found=url)
+        raise AssetError("E-WEIGHT-10", what="the source of the weights does not tell their size", found=url)
     if size is not None and total != size:
         raise DataError(
             "E-WEIGHT-06",
-            f"{Path(urlsplit(url).path).name}: wrong content at the source",
+            what=f"{Path(urlsplit(url).path).name}: wrong content at the source",
             found=f"{total:,} bytes of type {headers.get('Content-Type', 'unknown')} are offered; nothing was fetched",
             expected=f"{size:,} bytes",
             fix=f"open {url} in a browser: a portal or a proxy may stand between; else get the file elsewhere and "
@@ -193,7 +192,12 @@ def _append(part: Path, chunk: bytes) -> None:
         with part.open("ab") as stream:
             stream.write(chunk)
     except OSError as error:
-        raise _disk_error(part, error) from error
+        raise ResourceError(
+            "E-DISK-01",
+            path=part,
+            found=str(error.strerror or error),
+            fix="free some space, then run this command again: it goes on where it stopped",
+        ) from error
 
 
 def _judge_answer(error: HTTPError, url: str, part: Path, offset: int) -> None:
@@ -218,38 +222,11 @@ def _judge_failure(error: OSError | http.client.HTTPException, url: str, part: P
     return _CutError(text)
 
 
-def _check_space(part: Path, needed: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if free < needed + _SPARE:
-        raise no_space(part.parent, needed, free)
-
-
-def no_space(folder: Path, needed: int, free: int) -> ResourceError:
-    """The error for a file that does not fit on the disk."""
-    return ResourceError(
-        "E-DISK-02",
-        "there is not enough space for the weights",
-        found=f"{_megabytes(free):,} MB free in {folder}",
-        expected=f"{_megabytes(needed + _SPARE):,} MB",
-        fix="free some, or choose another folder with SAMORA_WEIGHTS",
-    )
-
-
-def _disk_error(part: Path, error: OSError) -> ResourceError:
-    return ResourceError(
-        "E-DISK-01",
-        f"cannot write {part}",
-        found=str(error.strerror or error),
-        expected="a writable folder with free space",
-        fix="free some space, then run this command again: it goes on where it stopped",
-    )
-
-
 def _unreachable(url: str, part: Path, cause: str) -> AssetError:
     kept = _length(part)
     return AssetError(
         "E-WEIGHT-10",
-        "the weights could not be fetched",
+        what="the weights could not be fetched",
         found=f"{cause} ({url})" + (f"; {kept:,} bytes are kept" if kept else ""),
         expected="an answer; a proxy is taken from https_proxy",
         fix="run this command again: it goes on where it stopped; without a network: samora_weights add FILE",

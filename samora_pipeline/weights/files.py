@@ -33,7 +33,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(
                 "E-WEIGHT-08",
-                f"{path.name} holds values that are not finite",
+                path=path,
                 found=f"NaN or infinity in {name}",
                 fix="get the file again; if it is your own, the training that wrote it had diverged",
             )
@@ -51,7 +51,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def _read(path: Path, device: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise AssetError("E-WEIGHT-05", f"there is no weights file {path.name}", found=f"no file {path}")
+        raise AssetError("E-WEIGHT-05", what=f"there is no weights file {path.name}", found=f"no file {path}")
     try:
         content = _load_safetensors(path, device) if path.suffix == ".safetensors" else _load_torch(path, device)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -92,10 +92,9 @@ def _named_tensors(path: Path, content: object) -> dict[str, Tensor]:
 def _not_weights(path: Path, found: str) -> DataError:
     return DataError(
         "E-WEIGHT-07",
-        f"{path.name} is not a file of weights",
+        what=f"{path.name} is not a file of weights",
         found=f"{path}: {found}",
         expected="a .pth, .pt or .safetensors file with named tensors",
-        fix="get the file again; samora_weights list  shows sources and digests",
     )
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from samora_pipeline.errors import AssetError, DataError, ResourceError
-from samora_pipeline.files import atomic_path, digest_file, in_turn
+from samora_pipeline.files import atomic_path, digest_file, in_turn, require_space
 from samora_pipeline.run_log import logger
 from samora_pipeline.weights.catalog import ASSETS, PART_SUFFIX, Asset, missing, named, resolve, verify, wrong
-from samora_pipeline.weights.download import PATIENCE, Patience, discard, download, no_space
+from samora_pipeline.weights.download import PATIENCE, Patience, discard, download
 from samora_pipeline.weights.licences import licence_of_file
 from samora_pipeline.weights.records import WeightsRecord, read_record, write_record
 from samora_pipeline.weights.tensorflow_index import data_length, is_index
@@ -119,7 +119,9 @@ def add(file: Path, folder: Path, *, link: bool = False, accept: bool = False) -
             is in its place. ResourceError: ``E-DISK-01``, ``E-DISK-02``.
     """
     if not file.is_file():
-        raise AssetError("E-WEIGHT-05", f"there is no file {file}", found=str(file.absolute()), fix="correct the path")
+        raise AssetError(
+            "E-WEIGHT-05", what=f"there is no file {file}", found=str(file.absolute()), fix="correct the path"
+        )
     digest = digest_file(file)
     asset = _identify(file, digest)
     _check_licence(asset, accept, f"samora_weights add {file}")
@@ -174,7 +176,7 @@ def _identify(file: Path, digest: str) -> Asset:
     if asset.sha256 is not None:
         raise DataError(
             "E-WEIGHT-06",
-            f"{file.name}: the network of {asset.name}, but not its published content",
+            what=f"{file.name}: the network of {asset.name}, but not its published content",
             found=f"{file.stat().st_size:,} bytes, sha256 {digest}",
             expected=f"{asset.size or 0:,} bytes, sha256 {asset.sha256}",
             fix=f"samora_weights get {asset.name}; weights of your own need no adding: --backbone-weights {file}",
@@ -188,20 +190,13 @@ def _take(asset: Asset, file: Path, digest: str, folder: Path, *, link: bool, ac
         if not path.is_file():
             _place(file, path, link=link)
         elif digest_file(path) != digest:
-            raise DataError(
-                "E-WEIGHT-13",
-                f"another file is in the place of {asset.name}",
-                found=str(path),
-                expected=f"sha256 {digest}, as {file}",
-                fix=f"remove {path} and repeat",
-            )
+            raise DataError("E-WEIGHT-13", asset=asset, digest=digest, file=file, path=path, found=str(path))
         _record(asset, path, digest, str(file.absolute()), accept)
 
 
 def _place(file: Path, path: Path, *, link: bool) -> None:
-    size, free = file.stat().st_size, shutil.disk_usage(path.parent).free
-    if not link and free < size:
-        raise no_space(path.parent, size, free)
+    if not link:
+        require_space(path, file.stat().st_size)
     with atomic_path(path) as temporary:
         if link:
             temporary.symlink_to(file.resolve())
@@ -232,10 +227,9 @@ def _check_licence(asset: Asset, accepted: bool, command: str) -> None:
     if asset.non_commercial and not accepted:
         raise AssetError(
             "E-WEIGHT-11",
-            f"{asset.name} is licensed for non-commercial use only",
+            asset=asset,
+            command=command,
             found=f"{asset.licence} (https://creativecommons.org/licenses/by-nc/4.0/), not accepted yet",
-            expected="your acceptance, which is recorded beside the file",
-            fix=f"{command} --accept-licence",
         )
 
 

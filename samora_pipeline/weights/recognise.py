@@ -99,13 +99,12 @@ def recognise(path: Path) -> str:
         if not misfits:
             return name
     closest = min(reasons, key=lambda name: len(reasons[name]))
+    first = next(iter(shapes), "none")
     raise DataError(
         "E-WEIGHT-12",
-        f"{path.name} is none of the checkpoints of the catalogue",
-        found=f"{len(shapes)} tensors, first {next(iter(shapes), 'none')}; "
-        f"nearest to {closest}, but {reasons[closest][0]}",
-        expected=f"one of {', '.join(ASSETS)}",
-        fix="a base encoder of your own needs no adding: samora_train ... --backbone-weights FILE",
+        path=path,
+        assets=", ".join(ASSETS),
+        found=f"{len(shapes)} tensors, first {first}; nearest to {closest}, but {reasons[closest][0]}",
     )
 
 
@@ -122,4 +121,6 @@ def read_layout(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         return {name: entry.shape for name, entry in read_index(path).items()}
     except ValueError as error:
-        raise DataError("E-WEIGHT-07", f"{path.name} is not a file of weights", found=f"{path}: {error}") from error
+        raise DataError(
+            "E-WEIGHT-07", what=f"{path.name} is not a file of weights", found=f"{path}: {error}", fix=""
+        ) from error

@@ -163,7 +163,7 @@ def _check_names(wanted: set[str], given: set[str], state: Mapping[str, Tensor])
 def _misfit(state: Mapping[str, Tensor], found: str, expected: str) -> DataError:
     return DataError(
         "E-WEIGHT-06",
-        "these weights do not fit the backbone",
+        what="these weights do not fit the backbone",
         found=f"{found}; the file looks like {_variant(state)}",
         expected=expected,
         fix="choose the backbone the file belongs to with --backbone, or another file with --backbone-weights",

@@ -65,7 +65,7 @@ def misfit(found: str, expected: str) -> DataError:
     """The error of weights that belong to another network."""
     return DataError(
         "E-WEIGHT-06",
-        "these weights do not fit the teacher",
+        what="these weights do not fit the teacher",
         found=found,
         expected=expected,
         fix="choose the file that belongs to the teacher; samora_weights list  names them",

@@ -48,12 +48,7 @@ def _value(index: Path, name: str, entry: Entry) -> Tensor:
 
 def _checked(index: Path, name: str, value: Tensor) -> Tensor:
     if not bool(torch.isfinite(value).all()):
-        raise DataError(
-            "E-WEIGHT-08",
-            f"{index.name} holds values that are not finite",
-            found=f"NaN or infinity in {name}",
-            fix="get the file again",
-        )
+        raise DataError("E-WEIGHT-08", path=index, found=f"NaN or infinity in {name}", fix="get the file again")
     return value
 
 
@@ -62,7 +57,7 @@ def _data_file(index: Path, shard: int) -> Path:
     if not found:
         raise AssetError(
             "E-WEIGHT-05",
-            f"the values of {index.name} are not there",
+            what=f"the values of {index.name} are not there",
             found=f"no {index.stem}.data-{shard:05d}-of-* in {index.parent}",
             expected="the .data file of the same checkpoint beside its .index file",
             fix="get both files: samora_weights list  shows their sources",
@@ -73,8 +68,7 @@ def _data_file(index: Path, shard: int) -> Path:
 def _damaged(path: Path, reason: str) -> DataError:
     return DataError(
         "E-WEIGHT-07",
-        f"{path.name} is not a whole TensorFlow checkpoint",
+        what=f"{path.name} is not a whole TensorFlow checkpoint",
         found=f"{path}: {reason}",
         expected="the .index and .data files of one checkpoint",
-        fix="get the file again; samora_weights list  shows sources and digests",
     )

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 
 from samora_pipeline.contracts.anatomy_codes import TISSUE, anatomy_code
-from samora_pipeline.contracts.colours import GREY, ORGAN_COLOURS, label_colour
+from samora_pipeline.contracts.colours import GREY, ORGAN_COLOURS, label_colour, organ_style
 from samora_pipeline.contracts.label_table import label_table
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.reporting.palette import organ_style
 
 
 def test_255_labels_have_255_colours_and_the_first_are_those_of_the_reports() -> None:

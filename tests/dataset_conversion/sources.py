@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from PIL import Image
-
-from dataset_conversion.converter import Converter
 
 AFFINE = np.diag([-1.5, -1.5, 4.0, 1.0])
 
@@ -99,60 +95,3 @@ def make_folder(folder: Path) -> Path:
     for number in range(2):
         write_nifti(folder / "labels" / f"scan{number}.nii.gz", labels(number))
     return folder
-
-
-def _decathlon(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
-    return make_decathlon(folder), converter.options()
-
-
-def _nnunet(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
-    return make_nnunet(folder), converter.options()
-
-
-def _folder(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
-    return make_folder(folder), converter.options(name="Mine")
-
-
-def _phantom(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
-    return folder, converter.options(scans=[2, 1, 1])
-
-
-def _unlabeled(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
-    from tests.dataset_conversion.scan_sources import make_unlabeled
-
-    return make_unlabeled(folder), converter.options(name="Pool", channel=["CT"])
-
-
-def _scans(make: str) -> Callable[[Path, Converter], tuple[Path, argparse.Namespace]]:
-    def sample(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
-        from tests.dataset_conversion import scan_sources
-
-        return getattr(scan_sources, make)(folder), converter.options()
-
-    return sample
-
-
-def _public(make: str) -> Callable[[Path, Converter], tuple[Path, argparse.Namespace]]:
-    def sample(folder: Path, converter: Converter) -> tuple[Path, argparse.Namespace]:
-        from tests.dataset_conversion import public_sources
-
-        return getattr(public_sources, make)(folder), converter.options()
-
-    return sample
-
-
-# A sample source for each registered converter; the contract test fails where one is missing.
-SAMPLES: dict[str, Callable[[Path, Converter], tuple[Path, argparse.Namespace]]] = {
-    "Decathlon": _decathlon,
-    "nnUNet": _nnunet,
-    "Folder": _folder,
-    "Phantom": _phantom,
-    "BTCV": _public("make_btcv"),
-    "Synapse": _public("make_synapse_slices"),
-    "AMOS22": _public("make_amos"),
-    "LiTS": _public("make_lits"),
-    "KiTS19": _public("make_kits"),
-    "LA": _scans("make_la"),
-    "PROMISE12": _scans("make_promise12"),
-    "Unlabeled": _unlabeled,
-}

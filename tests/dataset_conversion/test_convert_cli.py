@@ -143,14 +143,14 @@ def test_options_of_another_converter_are_refused(root: Path) -> None:
     assert caught.value.code == 2
 
 
-def test_truncated_scan_is_set_aside_with_3(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncated_scan_is_skipped_with_3(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_decathlon(root / "in")
     path = source / "imagesTr" / "tiny_001.nii.gz"
     path.write_bytes(path.read_bytes()[:-8])
     assert _convert(root, "-d", "Task04_Tiny", "-i", source) == 3
     assert "tiny_001: E-IMG-02" in capsys.readouterr().out
     report = json.loads((root / "raw" / "Dataset014_Tiny" / "conversion.json").read_text())
-    assert [fault["case"] for fault in report["set_aside"]] == ["tiny_001"]
+    assert [fault["case"] for fault in report["skipped"]] == ["tiny_001"]
 
 
 def test_no_usable_case_is_4_with_nothing_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 import dataset_conversion
-from dataset_conversion.scan_files import is_plain_nifti, read_scan, split_channels
+from dataset_conversion.scans import is_plain_nifti, read_scan, split_channels
 from tests.dataset_conversion.sources import scan, write_nifti
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from dataset_conversion.synapse_labels import ORDERS, tell_order
+from dataset_conversion.synapse_labels import ORDERS, find_order
 from samora_pipeline.errors import DataError
 from tests.dataset_conversion.public_sources import in_order, organs
 
 
 def _tell(*cases: Mapping[int, int]) -> str:
-    return tell_order([(str(number), lambda counts=counts: counts) for number, counts in enumerate(cases)], "x").order
+    return find_order([lambda counts=counts: counts for counts in cases], "x").order
 
 
 def _counts(label: np.ndarray) -> dict[int, int]:
@@ -74,7 +74,7 @@ def test_a_damaged_case_is_passed_over() -> None:
     def damaged() -> Mapping[int, int]:
         raise DataError("E-IMG-02", "damaged")
 
-    told = tell_order([("a", damaged), ("b", lambda: {2: 10, 4: 100, 5: 900})], "train_npz")
+    told = find_order([damaged, lambda: {2: 10, 4: 100, 5: 900}], "train_npz")
     assert told.order == "transunet"
     assert "train_npz" in told.why
     assert "1 cases" in told.why

@@ -1,4 +1,4 @@
-"""Headers that disagree: the case is set aside with a picture, and can take over the header of its image on demand."""
+"""Headers that disagree: the case is skipped with a picture, and can take over the header of its image on demand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _convert(root: Path, *arguments: str) -> int:
     return main(["-d", "Task04_Tiny", "-i", source, "--root", str(root), *arguments])
 
 
-def test_disagreeing_headers_are_set_aside_with_a_picture(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_disagreeing_headers_are_skipped_with_a_picture(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _convert(root) == 3
     said = capsys.readouterr().out
     picture = root / "raw" / "overlays" / "Dataset014_Tiny" / "tiny_001.png"

@@ -10,12 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from samora_pipeline.doctor import cli, machine, places, software
-from samora_pipeline.doctor.findings import RESOURCES, Finding, exit_code, run_probes
+from samora_pipeline.doctor import cli, probes
+from samora_pipeline.doctor.probes import Finding, run_probes
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.weights.catalog import ASSETS
 
@@ -34,22 +33,21 @@ def only(findings: Iterator[Finding], name: str) -> Finding:
     return finding
 
 
-def disk(monkeypatch: pytest.MonkeyPatch, module: Any, free: float) -> None:
+def disk(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
     usage = shutil.disk_usage("/")._replace(total=64 * GIB, free=int(free * GIB))
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(probes.shutil, "disk_usage", lambda _: usage)
 
 
 def test_json_and_lines_tell_the_same_and_json_is_one_object(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk(monkeypatch, places, 100)
-    disk(monkeypatch, machine, 100)
+    disk(monkeypatch, 100)
     code = cli.main(["--root", str(tmp_path), "--json"])
     plain = json.loads(capsys.readouterr().out)
     assert plain["schema_version"] == 1
     assert plain["exit_code"] == code
     names = [finding["name"] for finding in plain["findings"]]
-    for name in ("python", "torch", "torchvision", "threads", "memory", "open files", "root", "writing", "disk"):
+    for name in ("python", "torch", "torchvision", "root", "results", "disk"):
         assert name in names
     assert cli.main(["--root", str(tmp_path)]) == code
     lines = capsys.readouterr().out.splitlines()
@@ -77,15 +75,20 @@ def test_roots_that_cannot_be_resolved_do_not_end_the_command(
     monkeypatch.setenv("SAMORA_ROOT", "~nobody_of_that_name/x")
     cli.main(["--json"])
     findings = json.loads(capsys.readouterr().out)["findings"]
-    assert any(f["name"] == "roots" and "could not be looked at" in f["value"] for f in findings)
+    assert any(f["name"] == "folders" and "could not be examined" in f["value"] for f in findings)
     assert any(f["name"] == "torch" for f in findings)
 
 
-def test_the_worst_failure_decides_the_exit_code() -> None:
-    fail, lack = Finding("a", "fail", "x"), Finding("b", "fail", "x", exit_code=RESOURCES)
-    assert exit_code([Finding("c", "warn", "x")]) == 0
-    assert exit_code([fail]) == 4
-    assert exit_code([fail, lack]) == 6
+@pytest.mark.parametrize(("codes", "expected"), [((), 0), ((4,), 4), ((4, 6), 6)])
+def test_the_worst_failure_decides_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, codes: tuple[int, ...], expected: int
+) -> None:
+    found = [
+        Finding("warned", "warn", "x", exit_code=6),
+        *(Finding("a", "fail", "x", exit_code=code) for code in codes),
+    ]
+    monkeypatch.setattr(probes, "all_probes", lambda root: [("all", lambda: found)])
+    assert cli.main([]) == expected
 
 
 @pytest.mark.parametrize(
@@ -99,29 +102,29 @@ def test_the_worst_failure_decides_the_exit_code() -> None:
     ],
 )
 def test_torch_and_torchvision_come_in_pairs(torch: str, vision: str, fits: bool) -> None:
-    assert software.paired(torch, vision) == fits
+    assert probes.paired(torch, vision) == fits
 
 
 def test_a_torchvision_that_does_not_fit_or_cannot_be_imported_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"torch": "2.13.0+cpu", "torchvision": "0.29.0"}
     monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
-    found = only(software.torch_pairing(), "torchvision")
-    assert (found.status, exit_code([found])) == ("fail", 4)
+    found = only(probes.torch_pairing(), "torchvision")
+    assert (found.status, found.exit_code) == ("fail", 4)
     assert "torch 2.13 goes with 0.28" in found.value
     versions["torchvision"] = "0.28.0"
 
     def refuse(name: str) -> None:
         raise RuntimeError(f"operator {name}::nms does not exist")
 
-    monkeypatch.setattr(software.importlib, "import_module", refuse)
-    found = only(software.torch_pairing(), "torchvision")
+    monkeypatch.setattr(probes.importlib, "import_module", refuse)
+    found = only(probes.torch_pairing(), "torchvision")
     assert (found.status, "operator torchvision::nms does not exist" in found.value) == ("fail", True)
 
 
 def test_packages_that_are_old_or_missing_are_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ["numpy>=1.26", "scipy>=99.1", "not-there>=2", "medpy>=9; extra == 'dev'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: wanted)
-    found = {finding.name: finding for finding in software.packages()}
+    found = {finding.name: finding for finding in probes.packages()}
     assert {name: finding.status for name, finding in found.items()} == {
         "numpy": "ok",
         "scipy": "fail",
@@ -130,102 +133,61 @@ def test_packages_that_are_old_or_missing_are_failures(monkeypatch: pytest.Monke
     assert found["scipy"].fix == 'pip install "scipy>=99.1"'
 
 
-def test_each_root_says_where_its_value_came_from(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAMORA_RESULTS", str(roots.root / "elsewhere"))
-    found = {finding.name: finding for finding in places.roots(resolve_roots(str(roots.root)))}
-    assert "(--root, not there yet)" in found["root"].value
-    assert "(below the root" in found["raw"].value
-    assert f"{roots.root / 'elsewhere'} (SAMORA_RESULTS" in found["results"].value
-    monkeypatch.setenv("SAMORA_RAW", '"C:\\data"')
-    found = {finding.name: finding for finding in places.roots(resolve_roots(str(roots.root)))}
-    assert found["raw"].status == "fail"
-    assert found["raw"].fix.endswith("SAMORA_RAW=C:\\data")
-    roots.root.mkdir()
-    roots.preprocessed.touch()
-    found = {finding.name: finding for finding in places.roots(resolve_roots(str(roots.root)))}
-    assert found["preprocessed"].status == "fail"
-
-
 def test_writing_is_tried_and_leaves_nothing(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
     roots.results.mkdir(parents=True)
-    assert {finding.status for finding in places.permission(roots)} == {"ok"}
+    found = {finding.name: finding for finding in probes.folders(roots)}
+    assert {finding.status for finding in found.values()} == {"ok"}
+    assert found["results"].value == str(roots.results)
+    assert "not there yet" in found["raw"].value
     assert list(roots.root.rglob("*")) == [roots.results]
+    roots.raw.touch()
+    assert {name for name in found if only(probes.folders(roots), name).status == "fail"} == {"raw"}
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(places.tempfile, "NamedTemporaryFile", refuse)
-    found = list(places.permission(roots))
-    assert {finding.status for finding in found} == {"fail"}
-    assert "Permission denied" in found[0].value
+    monkeypatch.setattr(probes.tempfile, "NamedTemporaryFile", refuse)
+    refused = list(probes.folders(roots))
+    assert {finding.status for finding in refused} == {"fail"}
+    assert "Permission denied" in refused[0].value
 
 
 @pytest.mark.parametrize(("free", "status"), [(0.5, "fail"), (3.0, "warn"), (50.0, "ok")])
 def test_space_on_disk(roots: Roots, monkeypatch: pytest.MonkeyPatch, free: float, status: str) -> None:
-    disk(monkeypatch, places, free)
-    found = only(places.space(roots), "disk")
-    assert found.status == status
-    assert exit_code([found]) == (6 if status == "fail" else 0)
+    disk(monkeypatch, free)
+    found = only(probes.space(roots), "disk")
+    assert (found.status, found.exit_code) == (status, 6)
 
 
 def test_shared_memory_of_a_container_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    disk(monkeypatch, machine, 0.06)
-    monkeypatch.setattr(machine, "_SHARED_MEMORY", Path("/"))
-    found = only(machine.shared_memory(), "shared memory")
+    disk(monkeypatch, 0.06)
+    monkeypatch.setattr(probes, "_SHARED_MEMORY", Path("/"))
+    found = only(probes.shared_memory(), "shared memory")
     assert (found.status, "--shm-size" in found.fix) == ("warn", True)
-
-
-@pytest.mark.parametrize(("available", "status"), [(1, "fail"), (4, "warn"), (16, "ok")])
-def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int, status: str) -> None:
-    stated = tmp_path / "meminfo"
-    stated.write_text(f"MemTotal: {32 << 20} kB\nMemFree: 1 kB\nMemAvailable: {available << 20} kB\nHugePages: 0\n")
-    monkeypatch.setattr(machine, "_MEMORY", stated)
-    found = only(machine.memory(), "memory")
-    assert found.status == status
-    assert found.value == f"{available:.1f} of 32.0 GiB available"
-
-
-def test_few_open_files_and_too_many_threads_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    resource = pytest.importorskip("resource", reason="limits are read on POSIX systems")
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1000))
-    found = only(machine.open_files(), "open files")
-    assert (found.status, found.fix) == ("warn", "ulimit -n 1000")
-    import torch
-
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
-    assert only(machine.threads(), "threads").fix == "export OMP_NUM_THREADS=2"
 
 
 def test_a_driver_without_a_cuda_build_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(machine, "_DRIVER", tmp_path / "none")
-    assert only(machine.devices(), "cuda").status == "ok"
-    monkeypatch.setattr(machine, "_DRIVER", Path(__file__))
+    monkeypatch.setattr(probes, "_DRIVER", tmp_path / "none")
+    assert only(probes.devices(), "cuda").status == "ok"
+    monkeypatch.setattr(probes, "_DRIVER", Path(__file__))
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "built without CUDA" in only(machine.devices(), "cuda").value
+    assert "built without CUDA" in only(probes.devices(), "cuda").value
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    assert "finds no device" in only(machine.devices(), "cuda").value
+    assert "finds no device" in only(probes.devices(), "cuda").value
 
 
-def test_weights_with_another_content_are_a_failure_and_missing_ones_are_not(roots: Roots) -> None:
-    found = list(places.weights(roots))
-    assert {finding.status for finding in found} == {"ok"}
-    assert "sam_vit_b" in found[-1].value
+def test_weights_with_another_content_are_a_failure(roots: Roots) -> None:
+    assert {finding.status for finding in probes.weights(roots)} == {"ok"}
     target = ASSETS["sam_vit_b"].path(roots.weights)
     target.parent.mkdir(parents=True)
     target.write_bytes(b"<!DOCTYPE html>")
-    (fault,) = [finding for finding in places.weights(roots) if finding.status == "fail"]
+    (fault,) = [finding for finding in probes.weights(roots) if finding.status == "fail"]
     assert fault.value.startswith("sam_vit_b")
     assert "web page" in fault.value
     assert "samora_weights get sam_vit_b" in fault.fix
-
-
-def test_datasets_and_runs_are_counted(roots: Roots) -> None:
-    (roots.raw / "Dataset007_Boxes").mkdir(parents=True)
-    assert only(places.datasets(roots), "datasets").value == "1 raw datasets, 0 trained runs"
 
 
 def test_help_imports_nothing_heavy() -> None:

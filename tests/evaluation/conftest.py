@@ -44,10 +44,9 @@ def make_organs() -> Callable[..., npt.NDArray[np.uint8]]:
     return organs
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
+def make_dataset(root: Path) -> Path:
     """Four cases of three patients: c's spleen is absent and predicted, d's is missed."""
-    folder = tmp_path / "Dataset090_Phantom"
+    folder = root / "Dataset090_Phantom"
     truth = {"a": organs(), "b": organs(1), "c": organs(spleen=False), "d": organs()}
     guess = {"a": organs(), "b": organs(2), "c": organs(), "d": organs(1, spleen=False)}
     for case in truth:
@@ -59,3 +58,9 @@ def dataset(tmp_path: Path) -> Path:
         SamoraJson(phantom=True, patients={"a": "p1", "b": "p1"}),
     )
     return folder
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """The folder of ``make_dataset``."""
+    return make_dataset(tmp_path)

@@ -10,31 +10,31 @@ import pytest
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.errors import DataError
-from samora_pipeline.evaluation.comparison import PROTOCOLS, Arm, compare, group_seeds
+from samora_pipeline.evaluation.comparison import PROTOCOLS, Variant, compare, group_seeds
 from samora_pipeline.evaluation.run_scores import ScoredRun, distinct_labels, read_run
 from samora_pipeline.evaluation.significance import holm, paired_test
-from tests.scored_run import Dice, random_dice, write_scored_run
+from tests.fake_run import Dice, random_dice, write_scored_run
 
 
 def scored(tmp_path: Path, dice: Dice, name: str, **changes: Any) -> ScoredRun:
     return read_run(str(write_scored_run(tmp_path, dice, name=name, **changes)), tmp_path)
 
 
-def arm(tmp_path: Path, dice: Dice, name: str, **changes: Any) -> Arm:
+def variant(tmp_path: Path, dice: Dice, name: str, **changes: Any) -> Variant:
     run = scored(tmp_path, dice, name, **changes)
-    return Arm(run.label, (run,))
+    return Variant(run.label, (run,))
 
 
 def test_two_equal_runs_differ_by_zero(tmp_path: Path) -> None:
-    first, second = (arm(tmp_path / place, random_dice(1), place) for place in "ab")
+    first, second = (variant(tmp_path / place, random_dice(1), place) for place in "ab")
     for protocol in PROTOCOLS:
         tables = compare([first, second], first, protocol)
         assert tables
         for table in tables:
-            assert [row.arm for row in table.overall] == [second.label]
+            assert [row.variant for row in table.overall] == [second.label]
             for row in (*table.overall, *table.organs):
                 assert (row.test.n, row.test.difference, row.test.t_p, row.holm_t) == (12, 0.0, None, None)
-                assert row.baseline_mean == row.arm_mean
+                assert row.baseline_mean == row.variant_mean
 
 
 def test_differences_are_those_of_patients(tmp_path: Path) -> None:
@@ -42,8 +42,8 @@ def test_differences_are_those_of_patients(tmp_path: Path) -> None:
     own: Dice = {"a": [0.5, 0.6], "b": [0.7, None], "c": [0.8, 0.4], "d": [0.6, 0.9]}
     other: Dice = {"a": [0.6, 0.65], "b": [0.9, None], "c": [0.7, 0.5], "d": [0.7, 0.0]}
     patients = {"a": "p", "b": "p"}
-    first = arm(tmp_path, own, "own", patients=patients)
-    second = arm(tmp_path, other, "other", patients=patients)
+    first = variant(tmp_path, own, "own", patients=patients)
+    second = variant(tmp_path, other, "other", patients=patients)
     dice = next(table for table in compare([first, second], first, "physical") if table.metric == "Dice")
     liver, spleen = dice.organs
     assert (liver.organ, spleen.organ) == ("liver", "spleen")
@@ -56,12 +56,12 @@ def test_differences_are_those_of_patients(tmp_path: Path) -> None:
     assert mean.organ == "mean"
     assert mean.test.difference == pytest.approx(np.mean([np.mean(pair) for pair in zip(*by_patient, strict=True)]))
     assert mean.baseline_mean == pytest.approx(np.mean([(0.6 + 0.6) / 2, 0.6, 0.75]))
-    assert mean.arm_mean == pytest.approx(mean.baseline_mean + mean.test.difference)
+    assert mean.variant_mean == pytest.approx(mean.baseline_mean + mean.test.difference)
 
 
 def test_a_missed_organ_leaves_hd95_but_not_the_penalised_one(tmp_path: Path) -> None:
-    first = arm(tmp_path, {"a": [0.5, 0.6], "b": [0.5, 0.6]}, "own")
-    second = arm(tmp_path, {"a": [0.5, 0.6], "b": [0.5, 0.0]}, "other")
+    first = variant(tmp_path, {"a": [0.5, 0.6], "b": [0.5, 0.6]}, "own")
+    second = variant(tmp_path, {"a": [0.5, 0.6], "b": [0.5, 0.0]}, "other")
     tables = {table.metric: table for table in compare([first, second], first, "physical")}
     assert tables["HD95"].organs[1].test.n == 1
     assert tables["HD95"].organs[1].test.difference == 0
@@ -72,8 +72,8 @@ def test_a_missed_organ_leaves_hd95_but_not_the_penalised_one(tmp_path: Path) ->
 
 
 def test_holm_is_taken_over_the_rows_of_a_family(tmp_path: Path) -> None:
-    arms = [arm(tmp_path, random_dice(seed, shift=0.01 * seed), f"r{seed}") for seed in range(4)]
-    dice = compare(arms, arms[0], "physical")[0]
+    variants = [variant(tmp_path, random_dice(seed, shift=0.01 * seed), f"r{seed}") for seed in range(4)]
+    dice = compare(variants, variants[0], "physical")[0]
     assert (len(dice.overall), len(dice.organs)) == (3, 6)
     for rows in (dice.overall, dice.organs):
         assert [row.holm_t for row in rows] == holm([row.test.t_p for row in rows])
@@ -83,11 +83,11 @@ def test_holm_is_taken_over_the_rows_of_a_family(tmp_path: Path) -> None:
 def test_seeds_are_averaged_within_a_patient(tmp_path: Path) -> None:
     seeds = [scored(tmp_path, random_dice(seed), f"s{seed}", seed=seed) for seed in range(3)]
     control = scored(tmp_path, random_dice(7), "control", recipe="none")
-    arms = group_seeds([control, *seeds])
-    assert [one.label for one in arms] == [control.label, f"{seeds[0].label} (3 seeds)"]
-    together = compare(arms, arms[0], "physical")[0]
+    variants = group_seeds([control, *seeds])
+    assert [one.label for one in variants] == [control.label, f"{seeds[0].label} (3 seeds)"]
+    together = compare(variants, variants[0], "physical")[0]
     means = {case: list(np.mean([random_dice(seed)[case] for seed in range(3)], axis=0)) for case in random_dice(0)}
-    single = [Arm(control.label, (control,)), arm(tmp_path, means, "means")]
+    single = [Variant(control.label, (control,)), variant(tmp_path, means, "means")]
     expected = compare(single, single[0], "physical")[0]
     assert together.overall[0].test.n == 12
     assert together.overall[0].test.t_p == pytest.approx(expected.overall[0].test.t_p)
@@ -121,7 +121,7 @@ ABSENT = {case: [values[0], None] for case, values in DICE.items()}
     ],
 )
 def test_what_was_scored_otherwise_is_refused_and_named(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
-    first = arm(tmp_path, DICE, "one")
-    second = arm(tmp_path, changes.pop("dice", DICE), "two", **changes)
+    first = variant(tmp_path, DICE, "one")
+    second = variant(tmp_path, changes.pop("dice", DICE), "two", **changes)
     with pytest.raises(DataError, match=f"(?s)E-CMP-03.*{text}"):
         compare([first, second], first, "physical")

@@ -39,8 +39,8 @@ def test_summary_keeps_the_keys_of_nnunet(dataset: Path, summary: Summary) -> No
     assert set(plain["mean"]["1"]) >= NNUNET
     for row in plain["metric_per_case"]:
         assert row["reference_file"] == row["prediction_file"] == f"{row['case']}.nii.gz"
-        assert set(row["metrics"]["2"]) == NNUNET | {"HD95", "HD", "ASSD", "NSD", "HD95_penalised"}
-    assert set(plain["sam_family"]["mean"]["1"]) == {"Dice", "HD95"}
+        assert set(row["metrics"]["2"]) == NNUNET | {"HD95", "HD", "ASSD", "NSD", "HD95_penalised", "further"}
+    assert set(plain["sam_family"]["mean"]["1"]) == {"Dice", "HD95", "further"}
     assert len(plain["sam_family"]["metric_per_case"]) == 4
     assert str(dataset) not in json.dumps(plain)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from samora_pipeline.contracts.scores import SamFamilyMetrics
+from samora_pipeline.contracts.scores import OrganMetrics, SamFamilyMetrics
 from samora_pipeline.evaluation.metrics import Measurement, measure
 from samora_pipeline.evaluation.protocols import (
-    METRICS,
     count,
     label_key,
     mean_over_cases,
@@ -117,4 +117,13 @@ def test_sam_family_mean_is_over_cases_then_labels() -> None:
 def test_keys_are_those_of_nnunet() -> None:
     assert label_key((3,)) == "3"
     assert label_key((1, 2, 3)) == "(1, 2, 3)"
-    assert METRICS[:8] == ("Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref")
+    assert tuple(field.name for field in fields(OrganMetrics))[:8] == (
+        "Dice",
+        "IoU",
+        "TP",
+        "FP",
+        "FN",
+        "TN",
+        "n_pred",
+        "n_ref",
+    )

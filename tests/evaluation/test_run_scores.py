@@ -12,7 +12,7 @@ from samora_pipeline.contracts.run import PoolRecord, TeacherRecord
 from samora_pipeline.contracts.timing import Timing
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
-from tests.scored_run import random_dice, write_scored_run
+from tests.fake_run import random_dice, write_scored_run
 
 DICE = random_dice(1, cases=4)
 

@@ -28,18 +28,18 @@ def score(tmp_path: Path, save: Save, reference: Any, prediction: Any, rules: Ru
 
 def test_physical_is_in_mm_and_sam_family_in_voxels(tmp_path: Path, save: Save, make_organs: Organs) -> None:
     scores = score(tmp_path, save, make_organs(), make_organs(1))
-    assert scores.case == scores.patient == "case.one"
-    assert scores.reference_file == scores.prediction_file == "case.one.nii.gz"
+    assert scores.physical.case == scores.physical.patient == "case.one"
+    assert scores.physical.reference_file == scores.physical.prediction_file == "case.one.nii.gz"
     # The liver moves one voxel of 0.8 mm along x, the spleen one of 2.5 mm along z.
-    moved = [scores.physical[key].HD for key in "12"]
+    moved = [scores.physical.metrics[key].HD for key in "12"]
     assert moved == pytest.approx([0.8, 2.5])
-    assert scores.sam_family["1"].HD95 == scores.sam_family["2"].HD95 == 1
-    assert scores.physical["1"].Dice == pytest.approx(5 / 6)
+    assert scores.sam_family.metrics["1"].HD95 == scores.sam_family.metrics["2"].HD95 == 1
+    assert scores.physical.metrics["1"].Dice == pytest.approx(5 / 6)
 
 
 def test_without_spacing_distances_are_in_voxels(tmp_path: Path, save: Save, make_organs: Organs) -> None:
     scores = score(tmp_path, save, make_organs(), make_organs(1), Rules(RULES.labels, spacing_known=False))
-    assert scores.physical["2"].HD == 1
+    assert scores.physical.metrics["2"].HD == 1
 
 
 def test_regions_and_the_ignore_label(tmp_path: Path, save: Save, make_organs: Organs) -> None:
@@ -47,13 +47,13 @@ def test_regions_and_the_ignore_label(tmp_path: Path, save: Save, make_organs: O
     reference = make_organs()
     reference[:4] = 3
     scores = score(tmp_path, save, reference, make_organs(), rules)
-    assert list(scores.physical) == ["(1, 2)", "2"]
-    assert scores.physical["(1, 2)"].n_ref == np.isin(reference, (1, 2)).sum()
-    assert scores.physical["(1, 2)"].Dice == 1
+    assert list(scores.physical.metrics) == ["(1, 2)", "2"]
+    assert scores.physical.metrics["(1, 2)"].n_ref == np.isin(reference, (1, 2)).sum()
+    assert scores.physical.metrics["(1, 2)"].Dice == 1
 
 
 def test_floating_point_labels_are_accepted_when_whole(tmp_path: Path, save: Save, make_organs: Organs) -> None:
-    assert score(tmp_path, save, make_organs(), make_organs().astype(np.float32)).physical["1"].Dice == 1
+    assert score(tmp_path, save, make_organs(), make_organs().astype(np.float32)).physical.metrics["1"].Dice == 1
 
 
 @pytest.mark.parametrize("value", [3, 200])
@@ -93,7 +93,7 @@ def test_other_grids_are_refused(tmp_path: Path, save: Save, make_organs: Organs
 def test_header_rounding_is_no_mismatch(tmp_path: Path, save: Save, make_organs: Organs) -> None:
     save(tmp_path / "truth.nii.gz", make_organs())
     save(tmp_path / "guess.nii.gz", make_organs(), np.diag([0.80001, 0.8, 2.5, 1.0]))
-    assert score_case(tmp_path / "truth.nii.gz", tmp_path / "guess.nii.gz", RULES).physical["1"].Dice == 1
+    assert score_case(tmp_path / "truth.nii.gz", tmp_path / "guess.nii.gz", RULES).physical.metrics["1"].Dice == 1
 
 
 def test_all_faulty_cases_are_named(dataset: Path, save: Save, make_organs: Organs) -> None:
@@ -134,5 +134,5 @@ def test_worker_processes_give_the_same_scores(dataset: Path) -> None:
     files = pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz").files
     patients = {"a": "p1", "b": "p1"}
     alone = score_files(files, RULES, patients, fold="0")
-    assert [score.patient for score in alone] == ["p1", "p1", "c", "d"]
+    assert [score.physical.patient for score in alone] == ["p1", "p1", "c", "d"]
     assert score_files(files, RULES, patients, fold="0", processes=2) == alone

@@ -1,22 +1,18 @@
-"""The contract of every registered converter, on the sample source that tests/dataset_conversion/sources.py makes."""
+"""The contract of every converter of the catalogue, and of the catalogue itself."""
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from dataset_conversion.converter import ConversionReport, Converter, load_converters
-from samora_pipeline.contracts.dataset import RawCase, read_dataset
-from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.volume import label_array
-from tests.dataset_conversion.sources import SAMPLES
+from dataset_conversion.catalogue import load_converters
+from dataset_conversion.converter import Converter
+from dataset_conversion.datasets.decathlon import TASKS
+from tests.dataset_conversion.samples import make_sample
+from tests.extensions import converter_contract as contract
 
 CONVERTERS = load_converters()
 
@@ -24,113 +20,65 @@ CONVERTERS = load_converters()
 @pytest.fixture(params=CONVERTERS, ids=lambda converter: converter.name)
 def converter(request: pytest.FixtureRequest) -> Converter:
     found: Converter = request.param
-    assert found.name in SAMPLES, f"add a sample source of {found.name} to tests/dataset_conversion/sources.py"
     return found
 
 
 def test_it_introduces_itself(converter: Converter) -> None:
-    assert converter.summary.endswith(".")
-    assert converter.terms
-    assert converter.tree
-    assert converter.numbering or converter.home is not None
-    assert converter.page or not converter.needs_source or converter.terms == "your own"
+    contract.check_introduction(converter)
 
 
 def test_what_it_states_of_labels_and_lists_agrees_with_itself(converter: Converter) -> None:
-    assert len({tuple(label_map.labels.items()) for label_map in converter.label_maps.values()}) <= 1
-    published = converter.published()
-    if published is None or published.split is None:
-        return
-    train, test = published.split.train, published.split.test
-    assert not set(train) & set(test)
-    assert len({*train, *test}) == len(train) + len(test)
-    for budget in published.budgets.values():
-        assert set(budget.slices) <= set(budget.cases) <= set(train)
-        assert all(list(indices) == sorted(set(indices)) for indices in budget.slices.values())
+    contract.check_labels_and_lists(converter)
 
 
 def test_its_cases_can_be_handed_to_other_processes(converter: Converter, tmp_path: Path) -> None:
-    source, options = SAMPLES[converter.name](tmp_path / "source", converter)
-    cases = converter.survey(source, options).cases
-    again = pickle.loads(pickle.dumps(cases))
-    assert [(case.name, case.part) for case in again] == [(case.name, case.part) for case in cases]
-    assert np.array_equal(again[0].load().channels[0].array, cases[0].load().channels[0].array)
-
-
-def test_names_and_homes_are_unique() -> None:
-    names = [converter.name.lower() for converter in CONVERTERS]
-    homes = [converter.home for converter in CONVERTERS if converter.home is not None]
-    assert len(set(names)) == len(names)
-    assert len(set(homes)) == len(homes)
-    assert all(home < 100 for home in homes)
+    contract.check_cases_can_be_sent_to_other_processes(converter, *make_sample(converter, tmp_path / "source"))
 
 
 def test_what_it_writes_is_a_raw_dataset(converter: Converter, tmp_path: Path) -> None:
-    source, options = SAMPLES[converter.name](tmp_path / "source", converter)
-    target = tmp_path / "raw" / "Dataset700_Sample"
-    report = converter.convert(source, target, options)
-    assert not report.set_aside
-    assert read_json(ConversionReport, target / "conversion.json") == report
-    raw = read_dataset(target)
-    assert raw.ours.origin
-    assert raw.ours.terms
-    parts = (raw.training(), raw.test(), raw.unlabelled())
-    assert [len(part) for part in parts] == [report.training, report.test, report.unlabelled]
-    assert raw.description.numTraining == report.training
-    # One converter is there for scans without labels; all others bring labelled ones.
-    assert (report.training > 0) == (converter.name != "Unlabeled")
-    if converter.label_maps:
-        assert raw.description.labels == next(iter(converter.label_maps.values())).labels
-    if converter.channels:
-        assert tuple(raw.description.channel_names.values()) == converter.channels
-    values = sorted(raw.scheme.values - {raw.scheme.ignore})
-    assert values == list(range(len(values)))
-    assert len({name for part in parts for name in part}) == sum(map(len, parts))
-    for case in parts[0].values():
-        assert case.label is not None
-    for case in (case for part in parts for case in part.values()):
-        _check_case(case, raw.scheme.values)
-    if raw.ours.published_split:
-        assert set(raw.ours.published_split.train) <= set(raw.training())
-        assert set(raw.ours.published_split.test) <= set(raw.test())
-    assert not list(target.parent.glob(".partial-*"))
-
-
-def _check_case(case: RawCase, declared: frozenset[int]) -> None:
-    volumes = [read_volume(path) for path in case.channels]
-    assert all(volume.array.ndim == 3 and volume.count_nonfinite() == 0 for volume in volumes)
-    assert all(volume.grid.matches(volumes[0].grid) for volume in volumes)
-    if case.label is not None:
-        label = read_volume(case.label)
-        assert label.grid.matches(volumes[0].grid)
-        assert set(np.unique(label_array(label)).tolist()) <= declared
+    sample = make_sample(converter, tmp_path / "source")
+    contract.check_raw_dataset(converter, *sample, tmp_path / "raw" / "Dataset700_Sample")
 
 
 def test_equal_sources_give_equal_surveys(converter: Converter, tmp_path: Path) -> None:
-    source, options = SAMPLES[converter.name](tmp_path / "source", converter)
-    first, second = converter.survey(source, options), converter.survey(source, options)
-    assert (first.description, first.ours, first.notes) == (second.description, second.ours, second.notes)
-    assert [(case.name, case.part) for case in first.cases] == [(case.name, case.part) for case in second.cases]
+    contract.check_equal_surveys(converter, *make_sample(converter, tmp_path / "source"))
 
 
 def test_an_empty_folder_is_refused_and_nothing_written(converter: Converter, tmp_path: Path) -> None:
     if converter.name == "Phantom":
         pytest.skip("draws its scans, needs no source")
-    source = tmp_path / "Dataset900_Empty"
-    source.mkdir()
-    _, options = SAMPLES[converter.name](tmp_path / "elsewhere", converter)
-    with pytest.raises(DataError) as caught:
-        converter.convert(source, tmp_path / "raw" / "Dataset700_Sample", options)
-    assert caught.value.code == "E-SRC-01"
-    assert not (tmp_path / "raw").exists()
+    empty = tmp_path / "Dataset900_Empty"
+    empty.mkdir()
+    _, options = make_sample(converter, tmp_path / "elsewhere")
+    contract.check_empty_folder_is_refused(converter, empty, options, tmp_path / "raw" / "Dataset700_Sample")
+
+
+def test_names_and_homes_are_unique() -> None:
+    names = [converter.name.lower() for converter in CONVERTERS]
+    homes = [10 + number for number in TASKS]
+    homes += [converter.home for converter in CONVERTERS if converter.home is not None]
+    assert len(set(names)) == len(names)
+    assert len(set(homes)) == len(homes)
+    assert all(0 < home < 100 for home in homes)
+
+
+def _imported(command: str) -> set[str]:
+    """The modules that Python holds after ``command``, in a process of its own."""
+    code = f"import sys\ntry:\n    {command}\nexcept SystemExit:\n    pass\nprint('\\n!', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    return set(done.stdout.rpartition("!")[2].split())
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom dataset_conversion.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'numpy', 'scipy', 'nibabel', 'SimpleITK', 'torch', 'PIL', 'tqdm'} & set(sys.modules)\n"
-        "sys.exit(', '.join(sorted(heavy)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+    imported = _imported("from dataset_conversion.cli import main; main(['--help'])")
+    assert "dataset_conversion.cli" in imported
+    assert not {"numpy", "scipy", "nibabel", "SimpleITK", "torch", "PIL", "tqdm"} & imported
+
+
+@pytest.mark.parametrize(
+    ("token", "module"), [("KiTS19", "kits19"), ("Task03_Liver", "decathlon"), ("Dataset012_Mine", "nnunet")]
+)
+def test_finding_one_converter_imports_no_other(token: str, module: str) -> None:
+    imported = _imported(f"from dataset_conversion.catalogue import find_converter; find_converter({token!r})")
+    datasets = {name for name in imported if name.startswith("dataset_conversion.datasets.")}
+    assert datasets == {f"dataset_conversion.datasets.{module}"}

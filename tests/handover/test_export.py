@@ -23,8 +23,7 @@ from samora_pipeline.handover.contents import DIGESTS_FILE, MODEL_FILE, DigestsJ
 from samora_pipeline.handover.import_cli import main as import_main
 from samora_pipeline.inference.cli import main as predict_main
 from samora_pipeline.weights.records import WeightsRecord, write_record
-from tests.fake_run import DATASET, LABELS, RUN, write_fake_run, write_image
-from tests.scored_run import case_scores
+from tests.fake_run import DATASET, LABELS, RUN, case_scores, write_fake_run, write_image
 
 SECRET = ("mueller_anna_1961", "doe_john_1970", "held_out_patient", "pool_patient_7")
 

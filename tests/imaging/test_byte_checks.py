@@ -55,7 +55,7 @@ def test_each_way_to_be_wrong_is_named() -> None:
         (zlib.error("cut"), "E-IMG-02"),
         (RuntimeError("cut"), "E-IMG-02"),
         (HeaderError("cut", "whole"), "E-IMG-03"),
-        (DataError("E-PATH-01", "elsewhere"), "E-PATH-01"),
+        (DataError("E-PATH-01", root="here"), "E-PATH-01"),
     ],
 )
 def test_errors_of_readers_are_given_the_path(tmp_path: Path, raised: Exception, code: str) -> None:

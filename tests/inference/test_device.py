@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samora_pipeline.inference import device as device_module
-from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch, pick_workers
+from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch
 
 CPU = torch.device("cpu")
 
@@ -45,19 +45,6 @@ def test_without_cpuinfo_torch_is_asked(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_step_holds_about_the_same_number_of_pixels() -> None:
     assert [pick_batch(CPU, size) for size in (128, 224, 512, 1024)] == [6, 2, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("size", "batch", "slices", "workers"),
-    [(224, 2, 150, 16), (224, 2, 5, 3), (224, 16, 5, 1), (512, 1, 150, 8), (1024, 1, 150, 1), (2048, 1, 150, 1)],
-)
-def test_threads_steps_and_memory_bound_the_steps_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, size: int, batch: int, slices: int, workers: int
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    monkeypatch.setattr(device_module, "free_memory", lambda: 20 * 10**9)
-    assert pick_workers(CPU, size, batch, slices) == workers
-    assert pick_workers(torch.device("cuda"), size, batch, slices) == 1
 
 
 @pytest.mark.parametrize(("free_gib", "size", "slices"), [(78, 224, 64), (8, 224, 32), (8, 512, 6), (0.2, 224, 1)])

@@ -32,7 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("page", "count"), [("prediction.md", 4), ("api.md", 10)])
+@pytest.mark.parametrize(("page", "count"), [("prediction.md", 4), ("api.md", 11)])
 def test_the_examples_in_python_run(place: Path, page: str, count: int) -> None:
     blocks = _BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
     assert len(blocks) == count

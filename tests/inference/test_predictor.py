@@ -215,35 +215,6 @@ def test_the_batch_is_halved_when_memory_runs_out_and_stays_so() -> None:
     assert np.array_equal(labels == 7, array == 1)
 
 
-def test_memory_that_runs_out_on_several_cores_loses_no_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-    array = cube()
-    network = Greedy(limit=2)
-    labels = Predictor([network], make_plans(intensity=UNIT), ONE, batch_size=5, input_size=64).predict_volume(
-        (volume(array),)
-    )
-    assert max(network.seen) == 5
-    assert sum(size for size in network.seen if size <= 2) == array.shape[2]
-    assert np.array_equal(labels == 7, array == 1)
-
-
-def test_slices_of_several_cores_come_in_order_and_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 2, 3, padding=1))
-    images = np.random.default_rng(0).random((11, 1, 40, 36), dtype=np.float32)
-    found = []
-    for threads in (1, 4):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-        predictor = Predictor([network], make_plans(intensity=UNIT), ONE, batch_size=2, input_size=64)
-        found.append(list(predictor.predict_scores(images, (3.0, 1.0, 1.0))))
-    starts = [[chunk.start for chunk in chunks] for chunks in found]
-    assert starts[0] == starts[1] == [0, 2, 4, 6, 8, 10]
-    for one, several in zip(*found, strict=True):
-        torch.testing.assert_close(one.probabilities, several.probabilities, rtol=1e-5, atol=1e-6)
-
-
 def test_a_slice_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(ResourceError, match="E-MEM-01"):
         Predictor([Greedy(limit=0)], make_plans(), ONE, input_size=64).predict_volume((volume(cube()),))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.inference.predictor import Predictor
-from samora_pipeline.inference.uncertainty import uncertainty
+from samora_pipeline.inference.probabilities import uncertainty
 from tests.fake_run import make_plans, write_image
 
 

@@ -140,7 +140,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     **{f"bit flipped at {share:.0%}": (flip(share), "E-IMG-02", TRUNCATED) for share in (0.3, 0.7)},
     "checksum flipped": (flip(0, last=6), "E-IMG-02", "incorrect data check"),
     "length flipped": (flip(0, last=2), "E-IMG-02", "incorrect length check"),
-    "foreign bytes behind": (content(image, lambda old: old + b"rubbish"), "E-IMG-02", "7 foreign bytes"),
+    "foreign bytes behind": (content(image, lambda old: old + b"rubbish"), "E-IMG-02", "incorrect header check"),
     "not gzip": (content(image, lambda _: b"<!DOCTYPE html>"), "E-IMG-02", "no gzip stream"),
     "label truncated": (content(label, lambda old: old[:-5]), "E-IMG-02", r"case_01\.nii\.gz is truncated"),
     "more voxels than data": (header(image, "<h", 46, 11), "E-IMG-02", r"10,912|claimed|end after"),

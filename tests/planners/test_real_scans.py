@@ -44,7 +44,7 @@ def check_store(root: Path, name: str, cases: list[str], foreground_channel_mean
         stack = np.stack([stored.image(index) for index in range(len(stored))])
         np.testing.assert_array_equal(to_raw_grid(stack[:, 0], stored.record.geometry), image.array)
         labels, stack = labels[::8], stack[::8]
-        in_plane = InPlaneMap.for_case(stored.record, plans)
+        in_plane = InPlaneMap.for_case(stored.record, plans, 224)
         scaled = normalize(stack, plans.intensity.value, stored.record.intensities)
         network = in_plane.image(scaled)
         assert network.shape == (len(stack), 1, 224, 224)

@@ -9,7 +9,7 @@ import torch
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.reporting.report import write_report
 from samora_pipeline.reporting.report_run import ReportedRun
-from tests.reporting.scored_run import places, write_scored_run
+from tests.fake_run import places, write_reported_run
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -25,7 +25,7 @@ def _one_thread() -> Iterator[None]:
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a scored run, with its report."""
     root = tmp_path_factory.mktemp("reported")
-    folder = write_scored_run(root)
+    folder = write_reported_run(root)
     run = ReportedRun(read_run(str(folder), folder.parent), places(root))
     write_report(run, folder / "report.html", torch.device("cpu"))
     return folder

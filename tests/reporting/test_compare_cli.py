@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from samora_pipeline.reporting.compare_cli import main
-from tests.scored_run import random_dice, write_scored_run
+from tests.fake_run import random_dice, write_scored_run
 
 
 @pytest.fixture

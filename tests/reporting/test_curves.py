@@ -9,8 +9,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from samora_pipeline.contracts.colours import BLUE
 from samora_pipeline.reporting.curves import _panels, draw_progress
-from samora_pipeline.reporting.palette import BLUE
 
 RECORDS = [
     {"stage": "finetune", "epoch": 1, "loss": 1.0, "dice_loss": 0.9, "cross_entropy": 0.7, "lr": 1e-3, "seconds": 2.0},

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from samora_pipeline.evaluation.comparison import Arm, PairedTable, compare
+from samora_pipeline.evaluation.comparison import PairedTable, Variant, compare
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.reporting.forest import draw_forest, forest_figure
-from tests.scored_run import random_dice, write_scored_run
+from tests.fake_run import random_dice, write_scored_run
 
 
 def compared(tmp_path: Path, cases: int = 12) -> PairedTable:
-    arms = []
+    variants = []
     for seed in range(3):
         dice = random_dice(seed, cases, shift=0.02 * seed)
         run = read_run(str(write_scored_run(tmp_path, dice, name=f"r{seed}")), tmp_path)
-        arms.append(Arm(run.label, (run,)))
-    return compare(arms, arms[0], "physical")[0]
+        variants.append(Variant(run.label, (run,)))
+    return compare(variants, variants[0], "physical")[0]
 
 
 def texts(figure: Figure) -> str:
@@ -69,9 +69,9 @@ def test_the_file_is_written_and_leaves_nothing_else(tmp_path: Path, ending: str
 
 
 def test_equal_runs_are_drawn_at_zero(tmp_path: Path) -> None:
-    arms = []
+    variants = []
     for place in "ab":
         run = read_run(str(write_scored_run(tmp_path / place, random_dice(1), name=place)), tmp_path)
-        arms.append(Arm(run.label, (run,)))
-    figure = forest_figure(compare(arms, arms[0], "physical")[0])
+        variants.append(Variant(run.label, (run,)))
+    figure = forest_figure(compare(variants, variants[0], "physical")[0])
     assert "[0.000, 0.000]" in texts(figure)

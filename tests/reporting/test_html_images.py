@@ -4,8 +4,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from samora_pipeline.contracts.colours import rgb
 from samora_pipeline.reporting.html_images import stamp_strip, stamped
-from samora_pipeline.reporting.slider_pictures import rgb
 
 STAMPS = ("PHANTOM", "TRANSDUCTIVE", "BOOTSTRAPPED BASE (SAMoraTrainer__10pct__default)")
 

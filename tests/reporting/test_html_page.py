@@ -11,14 +11,14 @@ import pytest
 from samora_pipeline.reporting import html_page
 from samora_pipeline.reporting.html_blocks import Cell, Figure, Image, Note, Section, Table, Viewer, ViewerSlice
 from samora_pipeline.reporting.html_page import Page, render_page
-from tests.reporting.scored_run import ReadPage
+from tests.reporting.read_page import ReadPage
 
 HOSTILE = "</script><!--<script>alert(1)</script>\u2028"
 TINY = Image("data:image/png;base64,AAAA", 4, 4)
 
 
 def page(*blocks: Table | Figure | Note | Viewer) -> Page:
-    sections = (Section("one", HOSTILE, HOSTILE, HOSTILE, blocks),)
+    sections = (Section("case-list", blocks, "compared_cases", (HOSTILE, HOSTILE)),)
     return Page(HOSTILE, (HOSTILE,), ((HOSTILE, HOSTILE),), (HOSTILE,), (HOSTILE,), sections)
 
 

@@ -14,12 +14,12 @@ from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.contracts.run import BaseRecord
 from samora_pipeline.contracts.timing import StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.evaluation.comparison import Arm, group_seeds
+from samora_pipeline.evaluation.comparison import Variant, group_seeds
 from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.reporting.paper_tables import SHAPES, paper_table
 from samora_pipeline.reporting.text_tables import TextTable
-from tests.scored_run import SYNAPSE, random_dice, write_scored_run
+from tests.fake_run import SYNAPSE, random_dice, write_scored_run
 
 VIT = ModelSpec("sam_vit_b", 224, 9, lora_rank=4)
 TIMING = Timing(
@@ -36,7 +36,7 @@ TIMING = Timing(
 )
 
 
-def arms(tmp_path: Path, *runs: dict[str, Any]) -> list[Arm]:
+def variants(tmp_path: Path, *runs: dict[str, Any]) -> list[Variant]:
     """One run per dict of changes, on 8 organs of Synapse with the ViT-B unless told otherwise."""
     read = []
     for number, changes in enumerate(runs):
@@ -50,13 +50,13 @@ def cells(table: TextTable, row: int = 0) -> dict[str, str]:
     return dict(zip(table.header, table.rows[row], strict=True))
 
 
-def table(number: int, listed: Sequence[Arm], **changes: Any) -> TextTable:
+def table(number: int, listed: Sequence[Variant], **changes: Any) -> TextTable:
     return paper_table(number, listed, changes.get("protocol", "sam_family"), changes.get("stamps", ()))
 
 
 @pytest.mark.parametrize("number", [1, 13])
 def test_organs_stand_beside_their_reported_values(tmp_path: Path, number: int) -> None:
-    listed = arms(tmp_path, {}, {"trainer": "SAMedTrainer", "split": "full", "recipe": "none"})
+    listed = variants(tmp_path, {}, {"trainer": "SAMedTrainer", "split": "full", "recipe": "none"})
     made = table(number, listed)
     first, second = cells(made), cells(made, 1)
     summary = listed[0].first.summary.sam_family
@@ -73,7 +73,7 @@ def test_organs_stand_beside_their_reported_values(tmp_path: Path, number: int) 
 
 
 def test_two_means_are_quoted_where_the_paper_contradicts_itself(tmp_path: Path) -> None:
-    made = table(1, arms(tmp_path, {"trainer": "HSAMoraTrainer"}))
+    made = table(1, variants(tmp_path, {"trainer": "HSAMoraTrainer"}))
     assert cells(made)["reported Mean Dice"] == "84.34 (84.55)"
 
 
@@ -88,12 +88,12 @@ def test_two_means_are_quoted_where_the_paper_contradicts_itself(tmp_path: Path)
     ],
 )
 def test_nothing_is_reported_beside_what_the_paper_did_not_do(tmp_path: Path, changes: dict[str, Any]) -> None:
-    made = table(1, arms(tmp_path, changes))
+    made = table(1, variants(tmp_path, changes))
     assert not [name for name in made.header if name.startswith("reported")]
 
 
 def test_nothing_is_reported_under_another_protocol(tmp_path: Path) -> None:
-    made = table(1, arms(tmp_path, {}), protocol="physical")
+    made = table(1, variants(tmp_path, {}), protocol="physical")
     assert "HD95 mm" in made.header
     assert not [name for name in made.header if name.startswith("reported")]
 
@@ -104,7 +104,7 @@ def test_what_a_run_does_otherwise_is_said(tmp_path: Path) -> None:
         "recipe": "scratch",
         "base": BaseRecord("samora_tiny", "0", "packaged"),
     }
-    made = table(1, arms(tmp_path, {}, other))
+    made = table(1, variants(tmp_path, {}, other))
     said = "The run differs from the paper in"
     assert cells(made)[said] == "-"
     found = cells(made, 1)[said]
@@ -113,10 +113,10 @@ def test_what_a_run_does_otherwise_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [2, 14])
 def test_datasets_are_columns_and_share_a_row(tmp_path: Path, number: int) -> None:
-    from tests.scored_run import TWO
+    from tests.fake_run import TWO
 
     la = {"dataset": "Dataset002_LA", "split": "5pct", "labels": TWO}
-    listed = arms(tmp_path, {}, la, {"trainer": "HSAMTrainer"})
+    listed = variants(tmp_path, {}, la, {"trainer": "HSAMTrainer"})
     made = table(number, listed)
     assert [row[0] for row in made.rows] == ["SAMora", "H-SAM"]
     first = cells(made)
@@ -128,13 +128,13 @@ def test_datasets_are_columns_and_share_a_row(tmp_path: Path, number: int) -> No
 
 def test_parameters_are_those_of_the_network(tmp_path: Path) -> None:
     spec = ModelSpec("samora_tiny", 128, 9, lora_rank=4)
-    made = table(3, arms(tmp_path, {"model": spec}))
+    made = table(3, variants(tmp_path, {"model": spec}))
     count = sum(parameter.numel() for parameter in build_network(spec).parameters())
     assert cells(made)["Total parameters (M)"] == f"{count / 1e6:.2f}"
     assert cells(made)["Fine-tuning epochs"] == "20"
     assert cells(made)["reported Total parameters (M)"] == "118.5"
     stranger = replace(spec, backbone="nowhere.to:BeFound")
-    assert cells(table(3, arms(tmp_path / "x", {"model": stranger})))["Total parameters (M)"] == "-"
+    assert cells(table(3, variants(tmp_path / "x", {"model": stranger})))["Total parameters (M)"] == "-"
 
 
 @pytest.mark.parametrize(("number", "column"), [(4, "Mean Dice"), (11, "10% Synapse")])
@@ -142,7 +142,7 @@ def test_fusions_by_order_and_module(tmp_path: Path, number: int, column: str) -
     h_samora = {"trainer": "HSAMoraTrainer"}
     made = table(
         number,
-        arms(
+        variants(
             tmp_path,
             h_samora,
             h_samora | {"model": replace(VIT, fusion=FusionSpec(options={"order": "1-2-1"}))},
@@ -166,7 +166,7 @@ def test_single_experts_by_their_recipe(tmp_path: Path, number: int) -> None:
 
     made = table(
         number,
-        arms(tmp_path, one(Level.IMAGE, "scratch"), one(Level.PATCH, "nocpt"), one(Level.PIXEL, "full")),
+        variants(tmp_path, one(Level.IMAGE, "scratch"), one(Level.PATCH, "nocpt"), one(Level.PIXEL, "full")),
     )
     assert [row[:4] for row in made.rows] == [
         ("Scratch", "×", "×", "SAMora"),
@@ -178,7 +178,7 @@ def test_single_experts_by_their_recipe(tmp_path: Path, number: int) -> None:
 
 def test_datasets_and_seconds(tmp_path: Path) -> None:
     amos = {"dataset": "Dataset004_AMOS22", "timing": replace(TIMING, seconds_per_volume=4.25)}
-    first = cells(table(6, arms(tmp_path, {}, amos)))
+    first = cells(table(6, variants(tmp_path, {}, amos)))
     assert (first["Inference time (s)"], first["Timed on"]) == ("3.8", "cuda, 8 processes")
     assert (first["reported Synapse"], first["reported AMOS22"], first["reported Inference time (s)"]) == (
         "79.41",
@@ -188,13 +188,13 @@ def test_datasets_and_seconds(tmp_path: Path) -> None:
 
 
 def test_ranks_are_columns(tmp_path: Path) -> None:
-    first = cells(table(9, arms(tmp_path, {}, {"model": replace(VIT, lora_rank=16)})))
+    first = cells(table(9, variants(tmp_path, {}, {"model": replace(VIT, lora_rank=16)})))
     assert (first["reported Rank = 4"], first["reported Rank = 16"]) == ("79.41", "76.88")
     assert first["The run differs from the paper in"] == "-"
 
 
 def test_fusion_and_its_time(tmp_path: Path) -> None:
-    made = table(10, arms(tmp_path, {"trainer": "HSAMoraTrainer"}))
+    made = table(10, variants(tmp_path, {"trainer": "HSAMoraTrainer"}))
     first = cells(made)
     assert (first["Fusion module"], first["Inference time (s)"], first["reported Inference time (s)"]) == (
         "HL-Attn",
@@ -205,7 +205,7 @@ def test_fusion_and_its_time(tmp_path: Path) -> None:
 
 
 def test_hours_of_each_phase(tmp_path: Path) -> None:
-    made = table(12, arms(tmp_path, {"trainer": "HSAMoraTrainer"}, {"trainer": "HSAMoraTrainer", "recipe": "T2"}))
+    made = table(12, variants(tmp_path, {"trainer": "HSAMoraTrainer"}, {"trainer": "HSAMoraTrainer", "recipe": "T2"}))
     first = cells(made)
     assert (first["CPT (h)"], first["Pre-training (h)"], first["Fine-tuning (h)"]) == ("1.50", "2.00", "0.10")
     assert (first["reported CPT (h)"], cells(made, 1)["reported CPT (h)"]) == ("12.7", "0.8")
@@ -213,12 +213,12 @@ def test_hours_of_each_phase(tmp_path: Path) -> None:
 
 
 def test_missing_times_are_dashes(tmp_path: Path) -> None:
-    first = cells(table(12, arms(tmp_path, {"timing": None, "trainer": "HSAMTrainer"})))
+    first = cells(table(12, variants(tmp_path, {"timing": None, "trainer": "HSAMTrainer"})))
     assert [first[name] for name in ("CPT (h)", "Fine-tuning (h)", "Timed on")] == ["-", "-", "-"]
 
 
 def test_seeds_share_a_cell_and_variants_do_not(tmp_path: Path) -> None:
-    listed = arms(tmp_path, {}, {"seed": 1}, {"recipe": "none"})
+    listed = variants(tmp_path, {}, {"seed": 1}, {"recipe": "none"})
     made = table(9, listed)
     assert len(made.rows) == 2
     assert "±" in cells(made)["Rank = 4"]
@@ -227,14 +227,14 @@ def test_seeds_share_a_cell_and_variants_do_not(tmp_path: Path) -> None:
 
 
 def test_runs_that_do_not_belong_in_one_table_are_refused(tmp_path: Path) -> None:
-    budgets = arms(tmp_path, {}, {"split": "full"})
+    budgets = variants(tmp_path, {}, {"split": "full"})
     with pytest.raises(DataError, match=r"(?s)E-CMP-03.*split"):
         table(4, budgets)
     assert len(table(13, budgets).rows) == 2
-    datasets = arms(tmp_path / "x", {}, {"dataset": "Dataset002_LA"})
+    datasets = variants(tmp_path / "x", {}, {"dataset": "Dataset002_LA"})
     with pytest.raises(DataError, match=r"(?s)E-CMP-03.*dataset"):
         table(13, datasets)
-    fewer = arms(tmp_path / "y", {}, {"dice": random_dice(0, 3, 8), "trainer": "SAMedTrainer"})
+    fewer = variants(tmp_path / "y", {}, {"dice": random_dice(0, 3, 8), "trainer": "SAMedTrainer"})
     with pytest.raises(DataError, match=r"(?s)E-CMP-03.*cases scored in"):
         table(14, fewer)
 
@@ -242,9 +242,9 @@ def test_runs_that_do_not_belong_in_one_table_are_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [0, 7, 8, 16])
 def test_tables_of_settings_are_no_tables(tmp_path: Path, number: int) -> None:
     with pytest.raises(UsageError, match=r"(?s)E-CMP-04.*1, 2, 3, 4, 5, 6, 9"):
-        table(number, arms(tmp_path, {}))
+        table(number, variants(tmp_path, {}))
 
 
 @pytest.mark.parametrize("number", sorted(SHAPES))
 def test_every_table_carries_the_stamps(tmp_path: Path, number: int) -> None:
-    assert table(number, arms(tmp_path, {}), stamps=("TRANSDUCTIVE",)).stamps == ("TRANSDUCTIVE",)
+    assert table(number, variants(tmp_path, {}), stamps=("TRANSDUCTIVE",)).stamps == ("TRANSDUCTIVE",)

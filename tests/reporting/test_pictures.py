@@ -14,7 +14,7 @@ from samora_pipeline.evaluation.scoring import Rules, score_files
 from samora_pipeline.evaluation.summary import label_names, summarize
 from samora_pipeline.imaging.files import write_labels
 from samora_pipeline.imaging.volume import Volume, make_grid
-from samora_pipeline.reporting.pictures import CaseFiles, choose_cases, errors, make_pictures, telling_slice
+from samora_pipeline.reporting.pictures import CaseFiles, choose_cases, errors, make_pictures, representative_slice
 from tests.fake_run import LABELS, REGIONS, make_plans, write_image
 
 LPS = np.diag([-1.0, -2.0, 3.0, 1.0])
@@ -83,18 +83,18 @@ def test_errors_of_regions_leave_ignored_voxels_out() -> None:
     assert found == {"missed": [], "false": [5], "confused": [3]}
 
 
-def test_the_telling_slice_has_most_errors_or_most_foreground() -> None:
+def test_the_representative_slice_has_most_errors_or_most_foreground() -> None:
     reference = np.zeros((5, 4, 4), dtype=np.uint8)
     reference[1, :, :] = 1
     reference[3, :2, :] = 2
     prediction = reference.copy()
     prediction[3] = 0
-    assert telling_slice(reference, prediction, LABELS, by_error=True) == 3
-    assert telling_slice(reference, prediction, LABELS, by_error=False) == 1
-    assert telling_slice(reference, reference, LABELS, by_error=True) == 1
+    assert representative_slice(reference, prediction, LABELS, by_error=True) == 3
+    assert representative_slice(reference, prediction, LABELS, by_error=False) == 1
+    assert representative_slice(reference, reference, LABELS, by_error=True) == 1
     nothing = np.zeros_like(reference)
-    assert telling_slice(nothing, prediction, LABELS, by_error=False) == 1
-    assert telling_slice(nothing, nothing, LABELS, by_error=True) == 2
+    assert representative_slice(nothing, prediction, LABELS, by_error=False) == 1
+    assert representative_slice(nothing, nothing, LABELS, by_error=True) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,23 +10,22 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from trainers.methods import TRAINERS
 
 from samora_pipeline.contracts import run as contracts
+from samora_pipeline.contracts.colours import VERMILLION, rgb
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.level import LEVELS
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.run_scores import read_run
-from samora_pipeline.reporting.palette import VERMILLION
 from samora_pipeline.reporting.pictures import case_dice
 from samora_pipeline.reporting.report import LARGEST, warnings_for, write_report
 from samora_pipeline.reporting.report_run import ReportedRun
-from samora_pipeline.reporting.slider_pictures import rgb
-from tests.fake_run import REGIONS
+from tests.fake_run import REGIONS, places, write_reported_run
 from tests.inference.test_every_model import tiny_spec
-from tests.reporting.scored_run import ReadPage, places, write_scored_run
+from tests.reporting.read_page import ReadPage
+from trainers.methods import TRAINERS
 
 CPU = torch.device("cpu")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{"
@@ -131,7 +130,7 @@ def test_every_stamp_is_explained() -> None:
 
 @pytest.mark.parametrize("name", TRAINERS.names())
 def test_the_network_of_every_trainer_is_asked(tmp_path: Path, name: str) -> None:
-    folder = write_scored_run(tmp_path, run=f"{name}__full__default", shifts={"a": 2, "b": 1}, spec=tiny_spec(name))
+    folder = write_reported_run(tmp_path, run=f"{name}__full__default", shifts={"a": 2, "b": 1}, spec=tiny_spec(name))
     page = ReadPage(report_of(folder, tmp_path))
     assert "Left out" not in page.text
     levels = TRAINERS.get(name)().levels
@@ -143,14 +142,14 @@ def test_the_network_of_every_trainer_is_asked(tmp_path: Path, name: str) -> Non
 
 def test_organs_without_a_picture_of_their_attention_are_named(tmp_path: Path) -> None:
     labels = LabelScheme({f"organ_{value}": (value,) for value in range(1, 13)})
-    page = ReadPage(report_of(write_scored_run(tmp_path, labels=labels, shifts={"a": 1}), tmp_path))
+    page = ReadPage(report_of(write_reported_run(tmp_path, labels=labels, shifts={"a": 1}), tmp_path))
     assert len(page.tables["lifts"]) == 11
     assert "Beyond the 10 that are drawn: organ 11, organ 12." in page.text
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_labelled_cases_are_marked_in_the_map_whether_in_part_or_whole(tmp_path: Path, whole: bool) -> None:
-    page = ReadPage(report_of(write_scored_run(tmp_path, shifts={"a": 1, "b": 2}, whole_cases=whole), tmp_path))
+    page = ReadPage(report_of(write_reported_run(tmp_path, shifts={"a": 1, "b": 2}, whole_cases=whole), tmp_path))
     (picture,) = (own for own in page.all("img") if own["alt"].startswith("Map of organs"))
     drawing = base64.b64decode(picture["src"].partition(",")[2]).decode()
     # One line for each organ in the one labelled case, or two dots.
@@ -175,7 +174,7 @@ def test_names_from_files_are_only_text(tmp_path: Path) -> None:
     labels = LabelScheme({HOSTILE: (1,), "spleen": (2,)})
     shifts = {"<script>alert(2)<b>": 4, "b&amp;'\"": 1}
     patients = {"b&amp;'\"": HOSTILE}
-    folder = write_scored_run(tmp_path, labels=labels, shifts=shifts, stamps=(HOSTILE,), patients=patients)
+    folder = write_reported_run(tmp_path, labels=labels, shifts=shifts, stamps=(HOSTILE,), patients=patients)
     page = ReadPage(report_of(folder, tmp_path))
     assert len(page.all("script")) == 2
     assert not page.all("b")
@@ -203,7 +202,7 @@ def test_a_moved_run_gives_the_same_page_and_one_without_scans_says_what_is_miss
 
 
 def test_a_missing_base_or_a_damaged_record_costs_only_its_own_section(tmp_path: Path) -> None:
-    folder = write_scored_run(tmp_path, trained=None)
+    folder = write_reported_run(tmp_path, trained=None)
     (folder / "base.safetensors").unlink()
     (folder / "fold_0" / "log.jsonl").write_text('{"epoch": 1}\nnonsense\n{"epoch": 2}\n')
     page = ReadPage(report_of(folder, tmp_path))
@@ -214,7 +213,7 @@ def test_a_missing_base_or_a_damaged_record_costs_only_its_own_section(tmp_path:
 
 
 def test_regions_and_ignored_voxels_are_drawn(tmp_path: Path) -> None:
-    folder = write_scored_run(tmp_path, labels=REGIONS, shifts={"a": 2}, stamps=())
+    folder = write_reported_run(tmp_path, labels=REGIONS, shifts={"a": 2}, stamps=())
     page = ReadPage(report_of(folder, tmp_path))
     assert "Left out" not in page.text
     assert [row[0] for row in page.tables["organ-table"][1:]] == ["whole", "core", "mean"]

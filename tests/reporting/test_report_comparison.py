@@ -9,8 +9,8 @@ import torch
 from samora_pipeline.errors import DataError
 from samora_pipeline.reporting import report_cli
 from samora_pipeline.reporting.report import LARGEST
-from tests.fake_run import DATASET
-from tests.reporting.scored_run import SHIFTS, ReadPage, write_scored_run
+from tests.fake_run import DATASET, SHIFTS, write_reported_run
+from tests.reporting.read_page import ReadPage
 
 CPU = torch.device("cpu")
 
@@ -19,8 +19,8 @@ CPU = torch.device("cpu")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one dataset, the second better in every case but one."""
     root = tmp_path_factory.mktemp("compared")
-    write_scored_run(root, run="SAMedTrainer__10pct__a", shifts={**SHIFTS, "exact": 2})
-    write_scored_run(root, run="SAMoraTrainer__10pct__b")
+    write_reported_run(root, run="SAMedTrainer__10pct__a", shifts={**SHIFTS, "exact": 2})
+    write_reported_run(root, run="SAMoraTrainer__10pct__b")
     return root
 
 
@@ -56,8 +56,8 @@ def test_parameters_say_what_learned_from_labels(root: Path) -> None:
 
 
 def test_four_runs_side_by_side(root: Path) -> None:
-    write_scored_run(root, run="HSAMTrainer__10pct__e", shifts={**SHIFTS, "middle": 2})
-    write_scored_run(root, run="SAMoraTrainer__10pct__f", shifts={**SHIFTS, "middle": 1})
+    write_reported_run(root, run="HSAMTrainer__10pct__e", shifts={**SHIFTS, "middle": 2})
+    write_reported_run(root, run="SAMoraTrainer__10pct__f", shifts={**SHIFTS, "middle": 1})
     runs = ("SAMedTrainer__10pct__a", "SAMoraTrainer__10pct__b", "HSAMTrainer__10pct__e", "SAMoraTrainer__10pct__f")
     page = compare(root, *runs)
     header = page.tables["cases"][0]
@@ -98,7 +98,7 @@ def test_two_equal_runs_differ_by_nothing(root: Path) -> None:
 
 
 def test_runs_scored_on_other_cases_are_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_scored_run(root, run="SAMedTrainer__10pct__d", shifts={"other": 1})
+    write_reported_run(root, run="SAMedTrainer__10pct__d", shifts={"other": 1})
     runs = [f"{DATASET}/SAMedTrainer__10pct__{name}" for name in "ad"]
     assert report_cli.main([*runs, "--root", str(root), "-o", str(tmp_path / "page.html")]) == DataError.exit_code
     assert "E-CMP-03" in capsys.readouterr().err

@@ -11,9 +11,8 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.reporting import report_cli
-from tests.fake_run import DATASET
+from tests.fake_run import DATASET, SHIFTS, write_reported_run
 from tests.reporting.chromium import BROWSER, Chromium
-from tests.reporting.scored_run import SHIFTS, write_scored_run
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
 
@@ -75,7 +74,7 @@ def test_a_reader_can_sort_slide_and_stays_offline(browser: Chromium, reported: 
 
 def test_a_comparison_is_read_like_a_report(browser: Chromium, tmp_path: Path) -> None:
     for run, shifts in (("SAMedTrainer__10pct__a", {**SHIFTS, "exact": 2}), ("SAMoraTrainer__10pct__b", SHIFTS)):
-        write_scored_run(tmp_path, run=run, shifts=shifts)
+        write_reported_run(tmp_path, run=run, shifts=shifts)
     words = [f"{DATASET}/{run}" for run in ("SAMedTrainer__10pct__a", "SAMoraTrainer__10pct__b")]
     page = tmp_path / "comparison.html"
     assert report_cli.main([*words, "--root", str(tmp_path), "-o", str(page)]) == 0

@@ -17,8 +17,8 @@ from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.reporting.attention import relevance
-from samora_pipeline.reporting.report_cases import CaseStack, read_case
-from samora_pipeline.reporting.report_network import AskedNetwork, ask, without_expert
+from samora_pipeline.reporting.pictures import CaseStack, read_case
+from samora_pipeline.reporting.report_network import NetworkProbe, load_probe, without_expert
 from samora_pipeline.reporting.report_run import ReportedRun
 
 CPU = torch.device("cpu")
@@ -60,14 +60,14 @@ def test_weights_come_back_after_an_error(network: SegmentationNetwork) -> None:
 
 
 def test_asking_predicts_what_the_predictor_predicts(loaded: ReportedRun) -> None:
-    asked = ask(loaded, "0", CPU)
+    probe = load_probe(loaded, "0", CPU)
     predictor = Predictor.load(loaded.folds["0"], weights_folder=loaded.places.weights, device="cpu")
     case = loaded.raw_case("far")
     stack = read_case(case, [loaded.prediction("far")], loaded.config.plans)
     volume = read_volume(case.channels[0])
-    predicted = to_raw_grid(asked.predict(stack, range(len(stack.images))), slice_geometry(volume.grid, "axial"))
+    predicted = to_raw_grid(probe.predict(stack, range(len(stack.images))), slice_geometry(volume.grid, "axial"))
     assert np.mean(predicted != predictor.predict_volume((volume,))) < 1e-3
-    assert asked.trained == {"fusion", "decoder", "prompt"}
+    assert probe.trained == {"fusion", "decoder", "prompt"}
 
 
 class _LinearNetwork(nn.Module):
@@ -98,7 +98,7 @@ def test_relevance_is_gradient_times_activation_where_the_organ_is_predicted(
     torch.manual_seed(1)
     embedding, weights = torch.randn(1, 5, 8, 8), torch.randn(3, 5)
     monkeypatch.setattr("samora_pipeline.reporting.attention.freeze", lambda network, parts: None)
-    asked = AskedNetwork(_LinearNetwork(embedding, weights), loaded.config, CPU, None)  # type: ignore[arg-type]
+    probe = NetworkProbe(_LinearNetwork(embedding, weights), loaded.config, CPU, None)  # type: ignore[arg-type]
     reference = np.zeros((1, 64, 64), dtype=np.uint8)
     reference[0, 8:24, 8:24] = 1
     images = np.zeros((1, 1, 64, 64), dtype=np.float32)
@@ -107,8 +107,8 @@ def test_relevance_is_gradient_times_activation_where_the_organ_is_predicted(
     chosen = logits.argmax(0) == 1
     # d(sum of chosen logits)/d embedding is the row of weights on chosen pixels and 0 elsewhere.
     by_hand = (logits[1] * chosen).clamp(min=0).numpy()
-    found = relevance(asked, stack, 0, 0)
-    wide = np.clip(asked.on_source_grid(stack, by_hand[None])[0], 0, None)
+    found = relevance(probe, stack, 0, 0)
+    wide = np.clip(probe.on_source_grid(stack, by_hand[None])[0], 0, None)
     assert found.found
     assert np.allclose(found.map, wide / wide.max(), atol=1e-5)
     inside = reference[0] == 1
@@ -121,11 +121,11 @@ def test_an_organ_that_is_not_predicted_is_looked_for_in_its_reference(
     embedding = torch.ones(1, 1, 8, 8)
     weights = torch.tensor([[3.0], [1.0], [2.0]])
     monkeypatch.setattr("samora_pipeline.reporting.attention.freeze", lambda network, parts: None)
-    asked = AskedNetwork(_LinearNetwork(embedding, weights), loaded.config, CPU, None)  # type: ignore[arg-type]
+    probe = NetworkProbe(_LinearNetwork(embedding, weights), loaded.config, CPU, None)  # type: ignore[arg-type]
     reference = np.zeros((1, 64, 64), dtype=np.uint8)
     reference[0, :16] = 2
     stack = CaseStack("c", np.zeros((1, 1, 64, 64), np.float32), reference, (reference,), (1.0, 1.0, 1.0))
-    found = relevance(asked, stack, 0, 1)
+    found = relevance(probe, stack, 0, 1)
     assert not found.found
     assert found.map[:8].min() == pytest.approx(1)
     assert found.map[32:].max() == 0

@@ -18,10 +18,10 @@ from samora_pipeline.contracts.pretraining_card import (
 )
 from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig, TeacherRecord
 from samora_pipeline.evaluation.run_scores import read_run
-from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Table
+from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Table, cell
 from samora_pipeline.reporting.report_pretraining import pretraining_section
 from samora_pipeline.reporting.report_run import ReportedRun
-from tests.reporting.scored_run import places, write_scored_run
+from tests.fake_run import places, write_reported_run
 
 MEASURES = (
     Measure("gap", -0.02, "above 0", False, "what LoRA gains", "train for longer"),
@@ -33,7 +33,7 @@ LINES = "".join(json.dumps({"stage": "s", "epoch": epoch, "loss": 1.0 / epoch}) 
 
 def with_stages(root: Path) -> ReportedRun:
     """An image expert with a card, a pixel expert with a log alone; a patch expert and a teacher without folders."""
-    folder = write_scored_run(root, shifts={"a": 1})
+    folder = write_reported_run(root, shifts={"a": 1})
     path = folder / "fold_0" / CONFIG_FILE
     experts = {"image": "key1", "patch": "gone", "pixel": "key2"}
     teachers = {"patch": TeacherRecord("mae", "mae_vit_l", "public", key="teacher-key")}
@@ -60,7 +60,7 @@ def test_cards_are_shown_and_what_is_gone_is_told(tmp_path: Path) -> None:
     card = by_name["card-expert_image-key1"]
     assert isinstance(card, Table)
     assert card.caption.endswith("WARN")
-    assert [cell.text for cell in card.rows[0]] == [
+    assert [cell(value, card.digits).text for value in card.rows[0]] == [
         *("gap", "-0.02", "WARN", "above 0", "what LoRA gains", "train for longer")
     ]
     more = by_name["card-expert_image-key1-more"]
@@ -73,7 +73,7 @@ def test_cards_are_shown_and_what_is_gone_is_told(tmp_path: Path) -> None:
     assert "curves-expert_image-key1" not in by_name
     similarity = by_name["similarity-0"]
     assert isinstance(similarity, Table)
-    assert [cell.text for cell in similarity.rows[1]] == ["image", "0.500", "1.000"]
+    assert [cell(value, similarity.digits).text for value in similarity.rows[1]] == ["image", "0.500", "1.000"]
     told = [block.text for block in blocks if isinstance(block, Note)]
     assert [text.split(":")[0] for text in told if "not there" in text] == [
         "teacher_patch teacher-key",
@@ -82,7 +82,7 @@ def test_cards_are_shown_and_what_is_gone_is_told(tmp_path: Path) -> None:
 
 
 def test_a_run_without_experts_says_so(tmp_path: Path) -> None:
-    folder = write_scored_run(tmp_path, shifts={"a": 1})
+    folder = write_reported_run(tmp_path, shifts={"a": 1})
     run = ReportedRun(read_run(str(folder), folder.parent), places(tmp_path))
     (note,) = pretraining_section(run, ()).blocks
     assert isinstance(note, Note)

@@ -9,20 +9,21 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from samora_pipeline.contracts.colours import ORGAN_COLOURS, organ_style, rgb
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.reporting import slider
 from samora_pipeline.reporting.html_blocks import Viewer
-from samora_pipeline.reporting.palette import ORGAN_COLOURS, organ_style
-from samora_pipeline.reporting.report_cases import CaseStack, slice_dice, spread
-from samora_pipeline.reporting.slider import DETAILS, Detail, ShownCase, make_viewer, size_of
-from samora_pipeline.reporting.slider_pictures import (
+from samora_pipeline.reporting.html_images import palette_address
+from samora_pipeline.reporting.painting import (
     ERROR_COLOURS,
-    errors_address,
+    Layer,
+    errors_layer,
     frame_around,
     organ_legend,
-    organs_address,
-    rgb,
+    organs_layer,
 )
+from samora_pipeline.reporting.pictures import CaseStack, evenly, slice_dice
+from samora_pipeline.reporting.slider import DETAILS, Detail, ShownCase, make_viewer, size_of
 from tests.fake_run import LABELS, REGIONS
 
 LARGE = 10**9
@@ -32,6 +33,13 @@ def pixels(address: str) -> np.ndarray:
     """A picture's address as RGBA."""
     picture = PIL.Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
     return np.asarray(picture.convert("RGBA"))
+
+
+def rgba(layer: Layer) -> np.ndarray:
+    """A layer as RGBA, by way of its address."""
+    drawn = pixels(palette_address(layer.indices, layer.colours))
+    assert (drawn == np.array(layer.colours, dtype=np.uint8)[layer.indices]).all()
+    return drawn
 
 
 def stack(predictions: int = 1, slices: int = 6) -> CaseStack:
@@ -63,7 +71,7 @@ def test_the_frame_keeps_everything_marked_and_the_shape_of_the_body() -> None:
 def test_organs_have_their_colours_outlines_and_nothing_lies_elsewhere() -> None:
     labels = stack().reference[1]
     frame = frame_around(np.ones(labels.shape, dtype=bool), 1.0, 40)
-    drawn = pixels(organs_address(frame, labels, LABELS))
+    drawn = rgba(organs_layer(frame, labels, LABELS))
     assert drawn.shape == (40, 30, 4)
     assert not drawn[labels == 0].any(axis=-1).any()
     for value, index in ((1, 0), (2, 1)):
@@ -81,7 +89,7 @@ def test_the_eighth_organ_is_told_from_the_first_by_stripes() -> None:
     labels = np.zeros((40, 40), dtype=np.uint8)
     labels[:, :18], labels[:, 22:] = 1, 8
     frame = frame_around(np.ones(labels.shape, dtype=bool), 1.0, 40)
-    drawn = pixels(organs_address(frame, labels, scheme))
+    drawn = rgba(organs_layer(frame, labels, scheme))
     # Below the numbers, which stand where an organ is thickest for the first time.
     assert rgb(ORGAN_COLOURS[0]) == tuple(drawn[35, 5, :3]) == tuple(drawn[35, 30, :3])
     assert len(set(drawn[28:38, 2:14, 3].ravel())) == 1
@@ -93,7 +101,7 @@ def test_errors_have_the_colours_of_the_legend() -> None:
     reference = np.array([[1, 1, 2, 0, 0, 0]] * 6, dtype=np.uint8)
     prediction = np.array([[0, 1, 1, 1, 0, 0]] * 6, dtype=np.uint8)
     frame = frame_around(np.ones(reference.shape, dtype=bool), 1.0, 6)
-    drawn = pixels(errors_address(frame, reference, prediction, LABELS))[3]
+    drawn = rgba(errors_layer(frame, reference, prediction, LABELS))[3]
     wanted = {0: "missed", 2: "confused", 3: "false"}
     for column, name in wanted.items():
         assert tuple(drawn[column]) == (*rgb(ERROR_COLOURS[name][0]), 255)
@@ -120,7 +128,8 @@ def test_two_runs_stand_above_their_errors() -> None:
     assert first.overlays[3] == first.overlays[4]
     held = (case.reference > 0).any(axis=0) | (case.predictions[0] > 0).any(axis=0)
     frame = frame_around(held, case.aspect, DETAILS[0].side)
-    assert first.overlays[2] == organs_address(frame, case.reference[1], LABELS)
+    layer = organs_layer(frame, case.reference[1], LABELS)
+    assert first.overlays[2] == palette_address(layer.indices, layer.colours)
 
 
 def test_detail_is_given_up_until_the_budget_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,14 +147,14 @@ def test_detail_is_given_up_until_the_budget_is_met(monkeypatch: pytest.MonkeyPa
     assert "3 of 30 axial slices" in least.caption
 
 
-def test_slices_are_spread_evenly_with_the_telling_one_among_them() -> None:
-    assert spread(range(10), 20, 4) == list(range(10))
-    chosen = spread(range(100), 5, 37)
+def test_slices_are_spread_evenly_with_the_representative_one_among_them() -> None:
+    assert evenly(range(10), 20, 4) == list(range(10))
+    chosen = evenly(range(100), 5, 37)
     assert len(chosen) == 5
     assert 37 in chosen
     assert chosen[0] == 0
     assert chosen[-1] == 99
-    assert spread([], 5, 3) == [3]
+    assert evenly([], 5, 3) == [3]
 
 
 def test_dice_of_slices_is_dice() -> None:

@@ -144,7 +144,7 @@ def test_image_and_labels_move_together() -> None:
 def test_contrast_turns_about_the_mean_and_brightness_multiplies() -> None:
     images, targets = pair(2)
     still = draw_augmentation(["a", "b"], N, STILL, BOTH, seed=0, epoch=0)
-    drawn = replace(still, contrast=torch.tensor([0.5, 1.0]), brightness=torch.tensor([1.0, 1.5]))
+    drawn = still._replace(contrast=torch.tensor([0.5, 1.0]), brightness=torch.tensor([1.0, 1.5]))
     moved, _ = apply_augmentation(images, targets, drawn)
     mean = images[0].mean()
     torch.testing.assert_close(moved[0], (images[0] - mean) * 0.5 + mean, atol=1e-4, rtol=0)

@@ -9,16 +9,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from samora_pipeline.slices.views import (
-    CONTRASTIVE_VIEWS,
-    DISTILLATION_VIEWS,
-    MASKED_VIEWS,
-    ViewParameters,
-    ViewSettings,
-    apply_views,
-    draw_token_masks,
-    draw_views,
-)
+from samora_pipeline.contracts.random_steps import CONTRASTIVE_VIEWS, DISTILLATION_VIEWS, MASKED_VIEWS, ViewSettings
+from samora_pipeline.slices.views import ViewParameters, apply_views, draw_token_masks, draw_views
 
 BOTH = (True, True)
 STILL = ViewSettings((1, 1), (1, 1), 0.0, (1, 1), (1, 1), (1, 1), 0.0, (0.01, 0.01))
@@ -95,8 +87,7 @@ def test_geometry_is_one_affine_map() -> None:
 def test_intensity_is_contrast_then_brightness_then_gamma() -> None:
     images = smooth(4, channels=2)
     still = draw_views(KEYS[:4], STILL, (False, False), seed=0, epoch=0)
-    views = replace(
-        still,
+    views = still._replace(
         contrast=torch.tensor([0.5, 1.0, 1.0, 1.4]),
         brightness=torch.tensor([1.0, 1.3, 1.0, 0.8]),
         gamma=torch.tensor([1.0, 1.0, 0.5, 1.4]),
@@ -111,12 +102,12 @@ def test_intensity_is_contrast_then_brightness_then_gamma() -> None:
 def test_blur_is_gaussian_and_leaves_the_other_samples_alone() -> None:
     images = torch.rand(3, 2, N, N)
     still = draw_views(KEYS[:3], STILL, (False, False), seed=0, epoch=0)
-    got = apply_views(images, replace(still, blur_sigma=torch.tensor([0.0, 1.0, 2.0]) / N))
+    got = apply_views(images, still._replace(blur_sigma=torch.tensor([0.0, 1.0, 2.0]) / N))
     torch.testing.assert_close(got[0], images[0], atol=1e-5, rtol=0)
     for sample, sigma in ((1, 1.0), (2, 2.0)):
         expected = ndimage.gaussian_filter(images[sample].numpy(), (0, sigma, sigma), truncate=8)
         np.testing.assert_allclose(got[sample, :, 10:-10, 10:-10], expected[:, 10:-10, 10:-10], atol=1e-4)
-    constant = apply_views(torch.full((3, 1, N, N), 0.25), replace(still, blur_sigma=torch.full((3,), 2.0) / N))
+    constant = apply_views(torch.full((3, 1, N, N), 0.25), still._replace(blur_sigma=torch.full((3,), 2.0) / N))
     torch.testing.assert_close(constant, torch.full((3, 1, N, N), 0.25))
 
 

@@ -24,9 +24,9 @@ from samora_pipeline.paths import resolve_roots
 from tests.trainers.small_data import make_dataset
 from trainers.cli import main
 from trainers.methods import TRAINERS
-from trainers.presets import PRESETS, Preset, resolve
 from trainers.runs.choices import Method, choose_method, network_spec
 from trainers.runs.planning import plan_run
+from trainers.runs.presets import PRESETS, Preset, resolve
 from trainers.runs.request import Request
 from trainers.settings import FINETUNE
 from trainers.stages.finetune import LabelledTask

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,7 +214,7 @@ def test_a_proxy_of_the_environment_is_used(server: FileServer, part: Path, monk
 
 def test_space_is_looked_at_first(server: FileServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(0, 0, module._SPARE + len(CONTENT) - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, module._SPARE + len(CONTENT) - 1))
     with pytest.raises(ResourceError, match="E-DISK-02"):
         fetch(server, part)
     assert not part.exists()

@@ -170,10 +170,9 @@ class _Loop:
         if not batches:
             raise DataError(
                 "E-TRAIN-02",
-                f"the stage {self.training.stage} has not enough slices for a single batch",
+                training=self.training,
+                world_size=distributed.world_size(),
                 found=f"{sum(len(batch) for batch in self.training.batches(epoch))} slices",
-                expected=f"at least {distributed.world_size()}",
-                fix="use a larger split, or more unlabelled data",
             )
         return batches
 
@@ -313,8 +312,9 @@ def _out_of_memory(training: Training, where: LoopContext) -> ResourceError:
     name, value = ("micro_batch", max(1, micro // 2)) if micro else ("batch", "...")
     return ResourceError(
         "E-MEM-17",
-        f"the device's memory ran out in the stage {training.stage}",
+        training=training,
+        name=name,
+        value=value,
         found=f"{peak_memory(where.device) / 2**30:.1f} GiB held at the peak",
         expected="room for one micro-batch" if micro else "room for the whole batch, which this loss cannot cut",
-        fix=f"the same command with --set {training.stage}.{name}={value} and another --name",
     )

@@ -62,10 +62,8 @@ class Skipping:
         if self._in_a_row >= PATIENCE:
             raise DataError(
                 "E-TRAIN-01",
-                f"the stage {self._stage} diverged",
+                stage=self._stage,
                 found=f"{PATIENCE} steps in a row without a finite loss and gradient, the last with {_some(names)}",
-                expected="a finite loss",
-                fix=f"--set {self._stage}.learning_rate=... with a smaller value, under a new --name",
             )
 
 

@@ -82,7 +82,7 @@ def restore_state(
     if record.get("digest") != digest or record.get("schema_version") != _SCHEMA_VERSION:
         raise DataError(
             "E-RUN-19",
-            "the saved state of this stage and the command disagree",
+            what="the saved state of this stage and the command disagree",
             found=f"{path}: settings {record.get('digest', '?')[:12]}",
             expected=f"settings {digest[:12]}",
             fix="repeat the command that began it, or start a new run with --name NAME",

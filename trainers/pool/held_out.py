@@ -27,7 +27,7 @@ def hold_out(selection: Selection, count: int, patient: Callable[[str], str]) ->
         DataError: ``E-SPLIT-07`` when labels belong to slices and not to whole scans, or nothing would be left.
     """
     if count < 0:
-        raise UsageError("E-SET-05", "held_out must not be negative", found=str(count), expected="0 or more")
+        raise UsageError("E-SET-05", found=str(count))
     if count == 0:
         return selection, ()
     if selection.slices:
@@ -47,10 +47,4 @@ def hold_out(selection: Selection, count: int, patient: Callable[[str], str]) ->
 
 
 def _cannot(selection: Selection, found: str) -> DataError:
-    return DataError(
-        "E-SPLIT-07",
-        f'no training cases of the split "{selection.split}" can be held out',
-        found=found,
-        expected="whole labelled cases, of which at least one patient is left to learn from",
-        fix="--set finetune.held_out=0, which leaves post-processing off",
-    )
+    return DataError("E-SPLIT-07", selection=selection, found=found)

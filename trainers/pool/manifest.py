@@ -105,13 +105,7 @@ def _require_same_slices(pool: Pool, manifest: PoolManifest) -> None:
     for member in pool.members:
         for case, entry in manifest.datasets[member.dataset.name].cases.items():
             if content_digest(member.dataset.cases[case], entry.slices) != entry.content_digest:
-                raise DataError(
-                    "E-POOL-07",
-                    f'the stored slices of "{case}" are not those that the pool was chosen from',
-                    found=f"other checksums in {member.dataset.slices}",
-                    expected=f"those of {pool.file}",
-                    fix=f"rm {pool.file}  and run the same command again, or restore the slices",
-                )
+                raise DataError("E-POOL-07", case=case, pool=pool, found=f"other checksums in {member.dataset.slices}")
 
 
 def _name(key: tuple[str, str]) -> str:

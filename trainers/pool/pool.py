@@ -90,9 +90,7 @@ class Pool:
             self.candidates.label(member.dataset, case) for member in self.members for case in member.cases
         }
         if inside:
-            raise SamoraError(
-                "E-POOL-02", "scored cases are in the unlabelled pool", found=", ".join(sorted(inside)[:5])
-            )
+            raise SamoraError("E-POOL-02", found=", ".join(sorted(inside)[:5]))
 
     def source(self, manifest: PoolManifest) -> UnlabelledSource:
         """The chosen slices, at the input size of the run's own plan."""
@@ -154,24 +152,12 @@ def require_number(settings: PoolSettings, slices: int, what: str) -> None:
         DataError: ``E-POOL-06``.
     """
     if settings.complete and settings.slices is not None and slices < settings.slices:
-        raise DataError(
-            "E-POOL-06",
-            f"the unlabelled pool has fewer than {settings.slices:,} slices",
-            found=f"{slices:,} slices {what}",
-            expected=f"{settings.slices:,}",
-            fix=f"--set pool.slices={slices}, or --set pool.complete=false  takes what there is",
-        )
+        raise DataError("E-POOL-06", settings=settings, slices=slices, found=f"{slices:,} slices {what}")
 
 
 def empty_pool(found: str) -> DataError:
     """The error for a pool without a slice (``E-POOL-03``)."""
-    return DataError(
-        "E-POOL-03",
-        "the unlabelled pool is empty",
-        found=found,
-        expected="scans to pre-train on",
-        fix="add scans to imagesUn, name another dataset with --unlabeled, or use --recipe none",
-    )
+    return DataError("E-POOL-03", found=found)
 
 
 def _member(candidates: Candidates, dataset: PreparedDataset, settings: PoolSettings) -> PoolMember:
@@ -209,7 +195,6 @@ def _require_channels(own: PreparedDataset, members: Sequence[PoolMember]) -> No
     if others:
         raise DataError(
             "E-POOL-01",
-            "the datasets of the unlabelled pool do not fit together",
             found="; ".join(f"{dataset.name}: {', '.join(dataset.plans.channel_names)}" for dataset in others),
             expected=f"{count} channels, as {own.name} has ({', '.join(own.plans.channel_names)})",
             fix="leave them out of --unlabeled",

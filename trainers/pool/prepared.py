@@ -75,24 +75,12 @@ def open_dataset(token: str, roots: Roots) -> PreparedDataset:
         name for name in (FINGERPRINT_FILE, PLANS_FILE, SPLITS_FILE, SLICES_FOLDER) if not (folder / name).exists()
     ]
     if missing:
-        raise DataError(
-            "E-PLAN-01",
-            f"{place.folder_name} is not planned and preprocessed",
-            found=f"no {', '.join(missing)} in {folder}",
-            expected="a dataset that samora_plan_and_preprocess has finished",
-            fix=f"samora_plan_and_preprocess -d {place.number}",
-        )
+        raise DataError("E-PLAN-01", place=place, found=f"no {', '.join(missing)} in {folder}")
     plans = read_json(Plans, folder / PLANS_FILE)
     dataset = PreparedDataset(place.folder_name, folder, read_dataset(place.raw), plans)
     found = _fault_of_measurements(dataset)
     if found:
-        raise DataError(
-            "E-PLAN-13",
-            f"the plan of {place.folder_name} does not belong to the measurements beside it",
-            found=found,
-            expected="a plan of the data as they are",
-            fix=f"samora_plan_and_preprocess -d {place.number}",
-        )
+        raise DataError("E-PLAN-13", place=place, found=found)
     return dataset
 
 

@@ -45,7 +45,7 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         if self.slices is not None and self.slices <= 0:
-            raise UsageError("E-SET-04", "slices must be positive", found=str(self.slices), expected="more than 0")
+            raise UsageError("E-SET-04", what="slices must be positive", found=str(self.slices))
 
 
 # "100,000 unlabelled CT images", processed as in Fed-MENU (section 4.1).

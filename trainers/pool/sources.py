@@ -78,13 +78,7 @@ def find_pool_datasets(
     elif own_scans:
         found[own.name] = (own, _everything)
     elif not tokens:
-        raise UsageError(
-            "E-POOL-08",
-            "the pool has no dataset",
-            found="pool.own=false without --unlabeled",
-            expected="datasets whose scans the experts learn from",
-            fix="--unlabeled DATASET ..., or leave pool.own at true",
-        )
+        raise UsageError("E-POOL-08", found="pool.own=false without --unlabeled")
     for token in tokens:
         if token != PAPER:
             dataset = open_dataset(token, roots)
@@ -110,7 +104,8 @@ def _incomplete(missing: Sequence[PaperDataset]) -> DataError:
     commands = [f"samora_convert -d {dataset.converter}" for dataset in missing]
     return DataError(
         "E-POOL-05",
-        f"{len(missing)} of the {len(PAPER_DATASETS)} datasets of the paper's pool are not here",
+        number=len(missing),
+        number2=len(PAPER_DATASETS),
         found=f"no {', '.join(dataset.name for dataset in missing)}",
         expected=", ".join(dataset.name for dataset in PAPER_DATASETS),
         fix=" && ".join((*commands, "samora_plan_and_preprocess"))

@@ -19,8 +19,8 @@ from samora_pipeline.slices.noise import noise_options
 from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.rules import PAPER_POOL, PoolSettings
 from trainers.pool.sources import PAPER
-from trainers.presets import resolve
 from trainers.runs.overrides import apply_overrides, differences
+from trainers.runs.presets import resolve
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer
 from trainers.settings import (
     BOOTSTRAP,

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.json_io import to_plain, write_json
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
 
@@ -32,9 +33,9 @@ def finished(folder: Path) -> bool:
 
 
 def existing_config(folder: Path) -> RunConfig | None:
-    """The configuration that a fold folder already has."""
+    """The configuration that a fold folder already has; whoever trains it trusts the code that it names."""
     path = folder / CONFIG_FILE
-    return read_json(RunConfig, path) if path.is_file() else None
+    return read_run_config(path, allow_code=True) if path.is_file() else None
 
 
 def check_config(folder: Path, config: RunConfig) -> RunConfig:
@@ -66,20 +67,8 @@ def check_progress(folder: Path, *, resume: bool) -> None:
     if resume or existing_config(folder) is None:
         return
     if finished(folder):
-        raise UsageError(
-            "E-RUN-22",
-            "this run is finished",
-            found=f"{FINAL_CHECKPOINT} and {SUMMARY_FILE} in {folder}",
-            expected="-c to complete what may be missing, --stage validate to score it again, or a new name",
-            fix="the same command with --name NAME starts another run with these settings",
-        )
-    raise UsageError(
-        "E-RUN-21",
-        "this run was begun and is not finished",
-        found=str(folder),
-        expected="-c to go on, or a new name",
-        fix="the same command with -c",
-    )
+        raise UsageError("E-RUN-22", found=f"{FINAL_CHECKPOINT} and {SUMMARY_FILE} in {folder}")
+    raise UsageError("E-RUN-21", found=str(folder))
 
 
 def config_digest(config: RunConfig) -> str:
@@ -109,7 +98,7 @@ def _compare(folder: Path, existing: RunConfig, config: RunConfig, ignored: tupl
     more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
     raise DataError(
         "E-RUN-19",
-        "the run's folder holds another configuration",
+        what="the run's folder holds another configuration",
         found=f"{'; '.join(shown)}{more}  (in {folder})",
         expected="the settings it was begun with",
         fix="repeat the command with those settings, or start a new run with --name NAME",

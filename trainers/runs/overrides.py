@@ -6,13 +6,12 @@ The options of an exchangeable part are named like its other fields: ``model.fus
 from __future__ import annotations
 
 import dataclasses
-import json
-import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
+from samora_pipeline.contracts.assignments import read_value, split_assignment
 from samora_pipeline.contracts.json_io import parse, to_plain
-from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.errors import UsageError
 from samora_pipeline.registry import nearest
 
 OPTIONS = "options"
@@ -31,23 +30,16 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
     types_of = {name: kind for part, value in settings.items() for name, kind in _types(part, value).items()}
     plain = {name: to_plain(value) for name, value in settings.items()}
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals or not name:
-            raise UsageError(
-                "E-SET-02",
-                f'--set "{assignment}" assigns nothing',
-                found=assignment,
-                expected="name=value",
-                fix="--set finetune.epochs=20",
-            )
+        name, text = split_assignment(assignment, "finetune.epochs=20")
         if name not in types_of:
             raise UsageError(
                 "E-SET-01",
-                f'there is no setting "{name}"',
+                hints=nearest(name, list(types_of)),
+                hints2=", ".join(types_of),
+                what=f'there is no setting "{name}"',
                 found=name,
-                expected=f"{nearest(name, list(types_of))}known: {', '.join(types_of)}",
             )
-        _assign(plain, name.split("."), _value(name, text, types_of[name]))
+        _assign(plain, name.split("."), to_plain(read_value(name, text, types_of[name])))
     return {name: parse(type(value), plain[name], name) for name, value in settings.items()}
 
 
@@ -95,34 +87,3 @@ def _assign(plain: dict[str, Any], path: list[str], value: Any) -> None:
     for name in folders:
         plain = plain[name]
     (plain if last in plain else plain[OPTIONS])[last] = value
-
-
-def _value(name: str, text: str, kind: Any) -> Any:
-    try:
-        return to_plain(parse(kind, _plain(text, kind), name))
-    except DataError as error:
-        raise UsageError(
-            "E-SET-03", f'--set {name} does not take "{text}"', found=text, expected=error.expected
-        ) from error
-
-
-def _plain(text: str, kind: Any) -> Any:
-    """Bring bare text into the JSON form that ``parse`` checks strictly."""
-    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if type(None) in options and text.lower() in ("none", "null"):
-        return None
-    if any((get_origin(option) or option) in (tuple, list) for option in options):
-        return [_scalar(item) for item in text.strip("[]()").split(",") if item.strip()]
-    if str in options:
-        return text
-    return _scalar(text)
-
-
-def _scalar(text: str) -> Any:
-    bare = text.strip()
-    try:
-        value = json.loads(bare.lower() if bare.lower() in ("true", "false") else bare)
-    except ValueError:
-        return bare
-    # NaN and Infinity are read by Python's json although they are not JSON; no setting is either.
-    return bare if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value

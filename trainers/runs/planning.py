@@ -259,12 +259,7 @@ def _name(request: Request, method: Method) -> str:
     if request.name is None:
         return digest_json(dict(method.changes))[:_DIGEST_LENGTH] if method.changes else DEFAULT_NAME
     if not _NAME.match(request.name) or "__" in request.name or request.name == FAST_NAME:
-        raise UsageError(
-            "E-ARG-15",
-            f'--name "{request.name}" cannot name a run',
-            found=request.name,
-            expected=f'letters, digits, ".", "_" and "-", no "__", and not {FAST_NAME}',
-        )
+        raise UsageError("E-ARG-15", request=request, found=request.name)
     return request.name
 
 

@@ -48,11 +48,10 @@ def find_trainer(name: str) -> Trainer:
     except UsageError as error:
         raise UsageError(
             "E-ARG-03",
-            f'"{name}" is not a trainer',
+            name=name,
+            names=nearest(name, TRAINERS.names()),
+            names2=", ".join(TRAINERS.names()),
             found=error.found if ":" in name else name,
-            expected=f"{nearest(name, TRAINERS.names())}samora_train takes DATASET TRAINER SPLIT; "
-            f"trainers: {', '.join(TRAINERS.names())}",
-            fix="samora_train 1 SAMoraTrainer 10pct",
         ) from error
 
 
@@ -68,9 +67,11 @@ def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
         return asked
     raise UsageError(
         "E-RECIPE-01",
-        f'{type(trainer).__name__} has no recipe "{asked}"',
+        name=type(trainer).__name__,
+        asked=asked,
+        recipes=nearest(asked, list(trainer.recipes)),
+        recipes2=", ".join(trainer.recipes),
         found=asked,
-        expected=f"{nearest(asked, list(trainer.recipes))}{', '.join(trainer.recipes)}",
     )
 
 
@@ -87,9 +88,11 @@ def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Leve
     if wrong or not asked:
         raise UsageError(
             "E-ARG-06",
-            f"--levels does not name levels of {type(trainer).__name__}",
+            name=type(trainer).__name__,
             found=", ".join(wrong) or "nothing",
-            expected=f"{nearest(wrong[0], known) if wrong else ''}some of {','.join(known)}" if known else "no experts",
+            expected=f"{(nearest(wrong[0], known) if wrong else '')}some of {','.join(known)}"
+            if known
+            else "no experts",
             fix=f"--levels {','.join(known)}" if known else "the same command without --levels",
         )
     return tuple(level for level in trainer.levels if level.value in asked)
@@ -101,7 +104,8 @@ def check_stage(stage: str | None, own: Iterable[str] = ()) -> None:
     if stage is not None and stage not in known:
         raise UsageError(
             "E-STAGE-01",
-            f'there is no stage "{stage}"',
+            stage=stage,
+            stage_names=nearest(stage, known),
+            stage_names2=", ".join(known),
             found=stage,
-            expected=f"{nearest(stage, known)}one of {', '.join(known)}",
         )

@@ -244,9 +244,5 @@ def _first_component(target: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor
 
 def _cannot_hide(level: str, grid: int, side: int) -> UsageError:
     return UsageError(
-        "E-DISTIL-01",
-        f"no patches can be hidden in the distillation of the {level} level",
-        found=f"a teacher with {grid} tokens along a side, a student with {side}",
-        expected="a MAE teacher whose default feature has the student's grid",
-        fix=f"--set expert_{level}.masked_share=0",
+        "E-DISTIL-01", level=level, found=f"a teacher with {grid} tokens along a side, a student with {side}"
     )

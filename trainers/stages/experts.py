@@ -189,7 +189,7 @@ def read_expert(
         if record.get(name) != own:
             raise DataError(
                 "E-EXP-20",
-                f"the {level.value} expert was trained {what}",
+                what=f"the {level.value} expert was trained {what}",
                 found=f"{file}: {str(record.get(name))[:12]}",
                 expected=str(own)[:12],
                 fix=again,
@@ -198,10 +198,9 @@ def read_expert(
     if seen:
         raise DataError(
             "E-EXP-21",
-            f"the {level.value} expert was trained on scans that are scored here",
-            found=f"{', '.join(seen[:5])}{' and more' if len(seen) > 5 else ''} in {file}",
-            expected="an expert that has seen none of them",
-            fix=f"{again}, or --transductive lets them in and says so in every report",
+            level=level,
+            again=again,
+            found=f"{', '.join(seen[:5])}{(' and more' if len(seen) > 5 else '')} in {file}",
         )
     load_expert(network, level, checkpoint.tensors)
 

@@ -286,13 +286,7 @@ def network_on_base(
 
 def missing(stage: str) -> AssetError:
     """The error of a stage whose result another one needs (``E-RUN-23``)."""
-    return AssetError(
-        "E-RUN-23",
-        f'the stage "{stage}" has to come first',
-        found=f"no result of {stage}",
-        expected="the stages in their order",
-        fix=f"the same command without --stage, or with --stage {stage}",
-    )
+    return AssetError("E-RUN-23", stage=stage, found=f"no result of {stage}")
 
 
 def say(text: str) -> None:

@@ -158,10 +158,10 @@ class TeacherStage(UnlabelledStage[T], ABC):
             if checkpoint.record.get("digest") != self.digest:
                 raise DataError(
                     "E-TEACH-04",
-                    f"the teacher of the {LEVEL_OF[self.name]} level was made by another training",
+                    name=LEVEL_OF[self.name],
+                    file=file,
                     found=f"{file}: {str(checkpoint.record.get('digest'))[:12]}",
                     expected=self.digest[:12],
-                    fix=f"delete {file.parent} and repeat the command; the teacher is then trained again",
                 )
             teacher = self._empty(run)
             teacher.load_state_dict(checkpoint.tensors)
@@ -172,13 +172,7 @@ class TeacherStage(UnlabelledStage[T], ABC):
         return TEACHERS.get(self.settings.network).build(self.settings.input_size or run.model.input_size)
 
     def _foreign(self, teacher: Teacher) -> UsageError:
-        return UsageError(
-            "E-TEACH-05",
-            f"{self.settings.network} cannot be trained on the pool: its family has no training of its own here",
-            found=type(teacher).__name__,
-            expected="a SimCLRv2 or a MAE",
-            fix="--recipe nocpt  takes the teacher as it is",
-        )
+        return UsageError("E-TEACH-05", settings=self.settings, found=type(teacher).__name__)
 
 
 class ImageTeacher(TeacherStage[ImageTeacherSettings]):
@@ -261,7 +255,8 @@ def _check_network(level: Level, settings: TeacherSettings, feature: str | None,
     if design.level is not level:
         raise UsageError(
             "E-TEACH-02",
-            f"{settings.network} is no teacher of the {level.value} level",
+            settings=settings,
+            level=level,
             found=f"a teacher of the {design.level.value} level",
             expected=", ".join(name for name in TEACHERS.names() if TEACHERS.get(name).level is level),
         )
@@ -270,10 +265,12 @@ def _check_network(level: Level, settings: TeacherSettings, feature: str | None,
     if feature is not None and feature not in shapes:
         raise UsageError(
             "E-TEACH-03",
-            f'{settings.network} has no feature "{feature}"',
+            settings=settings,
+            feature=feature,
+            level=level,
+            shapes=next(iter(shapes)),
             found=feature,
             expected=", ".join(shapes),
-            fix=f"--set expert_{level.value}.feature={next(iter(shapes))}",
         )
 
 

@@ -90,7 +90,7 @@ def write_run_report(folder: Path, places: Places, device: torch.device, *, miss
     if missing_only and (folder / REPORT_FILE).is_file():
         return
     try:
-        run = ReportedRun(read_run(str(folder), folder.parent), places)
+        run = ReportedRun(read_run(str(folder), folder.parent, allow_code=True), places)
         logger.info("report: %s", write_report(run, folder / REPORT_FILE, device))
     except SamoraError as error:
         logger.warning("the run is scored, but its report could not be written:\n%s", error.text())
@@ -116,10 +116,8 @@ def _tune(inputs: ValidationInputs, device: torch.device) -> None:
     if len(cases) < len(inputs.config.held_out):
         raise DataError(
             "E-VAL-03",
-            "held-out training cases are missing, so post-processing cannot be chosen",
             found=f"{len(cases)} of {len(inputs.config.held_out)} with image and label in {inputs.raw.folder}",
             expected=", ".join(inputs.config.held_out),
-            fix="put their files back, then run the same command with --stage validate -c",
         )
     predictions, ending = inputs.folder / TUNING_FOLDER, inputs.raw.description.file_ending
     _predict(inputs, cases, predictions, device, postprocessing=False)
@@ -159,7 +157,9 @@ def _predict(
     result = OutputFolder(output, model, shard, resume=True)
     done = [case.name for case, written in files if result.finished(case.name, case.channels, written.paths)]
     to_do = [(case, written) for case, written in files if case.name not in done]
-    predictor = Predictor.load(folder, weights_folder=inputs.weights, device=device, postprocessing=postprocessing)
+    predictor = Predictor.load(
+        folder, weights_folder=inputs.weights, device=device, postprocessing=postprocessing, allow_code=True
+    )
     result.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
     failures = predict_cases(predictor, to_do, result)
     result.write_failures(failures)
@@ -167,11 +167,8 @@ def _predict(
     if distributed.sum_over_ranks(torch.tensor([float(len(failures))], device=device)).item() > 0:
         raise FailedCasesError(
             "E-VAL-01",
-            "cases could not be predicted, so nothing was scored",
-            found="; ".join(f"{name}: {failure.code} {failure.what}" for name, failure in failures.items())
+            found="; ".join((f"{name}: {failure.code} {failure.what}" for name, failure in failures.items()))
             or "a case of another process",
-            expected="readable volumes with the channels of the plan",
-            fix="repair them, then run the same command with --stage validate -c",
         )
 
 

@@ -211,8 +211,7 @@ def check_size(input_size: int, multiple: int) -> None:
     if input_size <= 0 or input_size % multiple:
         raise UsageError(
             "E-MODEL-01",
-            "the input size does not fit the patches of this backbone",
+            multiple=multiple,
+            multiple2=max(1, round(input_size / multiple)) * multiple,
             found=f"{input_size} px",
-            expected=f"a multiple of {multiple}",
-            fix=f"--set input_size={max(1, round(input_size / multiple)) * multiple}",
         )

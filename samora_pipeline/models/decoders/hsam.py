@@ -90,7 +90,7 @@ class HSamDecoder(OnMaskDecoder):
         super().__init__(backbone, num_outputs=num_outputs, input_size=input_size)
         grid, dim = backbone.grid(input_size), backbone.prompt_dim
         if released and grid not in RELEASED_HEADS:
-            raise _unreleased(input_size)
+            raise UsageError("E-MODEL-07", found=f"{input_size} px")
         self.released = released
         sizes = self.mask_decoder.transformer
         self.mask_tokens = nn.Embedding(num_outputs, dim)
@@ -155,14 +155,4 @@ def _unused(dim: int, num_outputs: int, depth: int) -> nn.ModuleDict:
             "norms": nn.ModuleList(norms),
             "points": nn.Embedding(7, dim),
         }
-    )
-
-
-def _unreleased(input_size: int) -> UsageError:
-    return UsageError(
-        "E-MODEL-07",
-        "H-SAM's public code is written for two input sizes",
-        found=f"{input_size} px",
-        expected="224 or 512 px",
-        fix="--set model.decoder=hsam",
     )

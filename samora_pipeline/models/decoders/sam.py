@@ -31,10 +31,10 @@ class OnMaskDecoder(Decoder):
         if not isinstance(self.mask_decoder, self.family):
             raise UsageError(
                 "E-MODEL-06",
-                f"{type(self).__name__} is built on a mask decoder that this backbone does not have",
+                name=type(self).__name__,
+                family=self.family,
+                backbone=backbone,
                 found=f"{type(self.mask_decoder).__module__}.{type(self.mask_decoder).__name__}",
-                expected=f"a backbone with {self.family.__module__}.{self.family.__name__}",
-                fix=f"--set model.decoder={backbone.own_decoder}",
             )
 
     def public_names(self) -> dict[str, str]:

@@ -43,15 +43,19 @@ def fusion_options(name: str, options: Mapping[str, Any]) -> Any:
         if option not in known:
             raise UsageError(
                 "E-SET-01",
-                f'the fusion {name} has no option "{option}"',
+                hints=nearest(option, known),
+                hints2=", ".join(known) or "none",
+                what=f'the fusion {name} has no option "{option}"',
                 found=option,
-                expected=f"{nearest(option, known)}known: {', '.join(known) or 'none'}",
             )
     try:
         return parse(kind, dict(options), name)
     except DataError as error:
         raise UsageError(
-            "E-SET-03", f"an option of the fusion {name} has another type", found=str(error), expected=error.expected
+            "E-SET-03",
+            what=f"an option of the fusion {name} has another type",
+            found=str(error),
+            expected=error.expected,
         ) from error
 
 

@@ -98,10 +98,6 @@ class TeacherDesign(ABC):
         size = self.native_size if input_size is None else input_size
         if size <= 0 or size % multiple:
             raise UsageError(
-                "E-TEACH-01",
-                "the input size does not fit this teacher",
-                found=f"{size} px",
-                expected=f"a multiple of {multiple}",
-                fix=f"{max(1, round(size / multiple)) * multiple} px is the nearest",
+                "E-TEACH-01", multiple=multiple, multiple2=max(1, round(size / multiple)) * multiple, found=f"{size} px"
             )
         return size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.studies.sources import SOURCES
-from dataset_conversion.converter import find_converter
+from dataset_conversion.catalogue import find_converter
 from samora_pipeline.contracts.budget import parse_budget
 
 

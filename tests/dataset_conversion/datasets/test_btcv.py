@@ -21,7 +21,7 @@ CONVERTER = BTCV()
 def test_scans_and_label_maps_arrive_byte_for_byte(tmp_path: Path) -> None:
     source, target = make_btcv(tmp_path / "in", nesting="RawData/Training"), tmp_path / "root" / "raw" / "Dataset007_B"
     report = CONVERTER.convert(source, target, CONVERTER.options())
-    assert (report.training, report.test, report.set_aside) == (2, 1, ())
+    assert (report.training, report.test, report.skipped) == (2, 1, ())
     assert report.notes[0].startswith("16 of the 18 cases of the published training set are missing")
     raw = read_dataset(target)
     case = raw.training()["case0006"]
@@ -46,7 +46,7 @@ def test_a_label_that_is_not_one_of_thirteen_sets_the_case_aside(tmp_path: Path)
 
     write_nifti(source / "label" / "label0006.nii.gz", np.full((16, 12, 8), 14, np.uint8))
     report = CONVERTER.convert(source, tmp_path / "out", CONVERTER.options())
-    assert [(fault.case, fault.code) for fault in report.set_aside] == [("case0006", "E-LABEL-09")]
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("case0006", "E-LABEL-09")]
 
 
 def test_scans_without_labels_are_no_source(tmp_path: Path) -> None:

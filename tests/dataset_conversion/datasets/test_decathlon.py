@@ -10,9 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from dataset_conversion.datasets.decathlon import Decathlon
+from dataset_conversion.datasets.decathlon import TASKS, Decathlon
 from dataset_conversion.datasets.lits import LiTS
-from dataset_conversion.decathlon_tasks import TASKS
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
@@ -45,7 +44,7 @@ def test_real_hippocampus_volumes_arrive_byte_for_byte(tmp_path: Path) -> None:
     identity = CONVERTER.identify("Task04_Hippocampus", source, CONVERTER.options())
     assert (identity.home, identity.name) == (14, "Hippocampus")
     target, report = _convert(source, tmp_path)
-    assert (report.training, report.test, report.set_aside) == (3, 0, ())
+    assert (report.training, report.test, report.skipped) == (3, 0, ())
     raw = read_dataset(target)
     assert raw.description.channel_names == {"0": "MRI"}
     assert raw.description.labels == {"background": 0, "Anterior": 1, "Posterior": 2}
@@ -85,7 +84,7 @@ def test_each_of_the_ten_tasks(number: int, tmp_path: Path) -> None:
     identity = CONVERTER.identify(source.name, source, CONVERTER.options())
     assert (identity.name, identity.home) == (TASKS[number].name, 10 + number)
     target, report = _convert(source, tmp_path)
-    assert (report.training, report.test, report.set_aside) == (2, 1, ())
+    assert (report.training, report.test, report.skipped) == (2, 1, ())
     raw = read_dataset(target)
     names = list(raw.description.channel_names.values())
     assert [name.lower() for name in names] == [name.lower() for name in TASKS[number].channels]
@@ -138,7 +137,7 @@ def test_a_single_channel_stored_as_four_dimensions_is_made_three(tmp_path: Path
     source = make_decathlon(tmp_path / "in")
     write_nifti(source / "imagesTr" / "tiny_000.nii.gz", scan(0)[..., None])
     target, report = _convert(source, tmp_path)
-    assert not report.set_aside
+    assert not report.skipped
     path = target / "imagesTr" / "tiny_000_0000.nii.gz"
     assert nibabel.load(path).shape == (12, 10, 6)
     np.testing.assert_array_equal(read_volume(path).array, scan(0))
@@ -153,7 +152,7 @@ def test_the_folder_above_the_task_serves_as_well(tmp_path: Path) -> None:
     assert report.training == 3
 
 
-def test_faulty_cases_are_set_aside_one_by_one(tmp_path: Path) -> None:
+def test_faulty_cases_are_skipped_one_by_one(tmp_path: Path) -> None:
     source = make_decathlon(tmp_path / "in", training=6)
     truncated = source / "imagesTr" / "tiny_000.nii.gz"
     truncated.write_bytes(truncated.read_bytes()[:-40])
@@ -164,7 +163,7 @@ def test_faulty_cases_are_set_aside_one_by_one(tmp_path: Path) -> None:
     broken[3, 4, 5] = np.nan
     write_nifti(source / "imagesTr" / "tiny_004.nii.gz", broken)
     target, report = _convert(source, tmp_path)
-    assert {fault.case: fault.code for fault in report.set_aside} == {
+    assert {fault.case: fault.code for fault in report.skipped} == {
         "tiny_000": "E-IMG-02",
         "tiny_001": "E-IMG-01",
         "tiny_002": "E-LABEL-09",

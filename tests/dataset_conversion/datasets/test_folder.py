@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.converter import ConversionReport
 from dataset_conversion.datasets.folder import Folder, read_label_map
+from dataset_conversion.survey import ConversionReport
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.files import read_volume
@@ -83,8 +83,8 @@ def test_a_value_outside_the_map_sets_the_case_aside(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "in")
     write_nifti(source / "labels" / "scan1.nii.gz", labels(1, top=5))
     raw, report = _convert(source, label_map=_map(tmp_path / "map.json", {"a": [1], "b": [2]}))
-    assert [(fault.case, fault.code) for fault in report.set_aside] == [("scan1", "E-LABEL-09")]
-    assert "3, 4, 5" in report.set_aside[0].reason
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("scan1", "E-LABEL-09")]
+    assert "3, 4, 5" in report.skipped[0].reason
     assert list(raw.training()) == ["scan0"]
 
 
@@ -152,7 +152,7 @@ def test_grey_pictures_become_volumes_of_one_slice(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(case.label).array[:, :, 0], (grey > 128).T)
 
 
-def test_colour_pictures_become_three_channels_and_a_grey_one_among_them_is_set_aside(tmp_path: Path) -> None:
+def test_colour_pictures_become_three_channels_and_a_grey_one_among_them_is_skipped(tmp_path: Path) -> None:
     source = tmp_path / "in"
     colours = np.random.default_rng(0).integers(0, 256, (7, 9, 3)).astype(np.uint8)
     write_png(source / "images" / "a.png", colours)
@@ -162,7 +162,7 @@ def test_colour_pictures_become_three_channels_and_a_grey_one_among_them_is_set_
     raw, report = _convert(source)
     assert raw.description.channel_names == {"0": "R", "1": "G", "2": "B"}
     np.testing.assert_array_equal(read_volume(raw.training()["a"].channels[2]).array[:, :, 0], colours[..., 2].T)
-    assert [(fault.case, fault.code) for fault in report.set_aside] == [("b", "E-CHAN-01")]
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("b", "E-CHAN-01")]
 
 
 def test_pictures_and_volumes_do_not_mix(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ CONVERTER = KiTS19()
 def test_files_are_kept_and_cases_without_labels_are_test_cases(tmp_path: Path) -> None:
     source = make_kits(tmp_path / "in")
     report = CONVERTER.convert(source, tmp_path / "out", CONVERTER.options())
-    assert (report.training, report.test, report.set_aside, report.notes) == (2, 1, (), ())
+    assert (report.training, report.test, report.skipped, report.notes) == (2, 1, (), ())
     raw = read_dataset(tmp_path / "out")
     assert raw.description.labels == {"background": 0, "kidney": 1, "tumour": 2}
     assert list(raw.test()) == ["case_00002"]

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from dataset_conversion.converter import ConversionReport
 from dataset_conversion.datasets.la import LA
+from dataset_conversion.survey import ConversionReport
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
@@ -48,7 +48,7 @@ def image_of(raw: RawDataset, name: str) -> Volume:
 def test_both_layouts_give_the_same_labels_on_the_same_grid(tmp_path: Path) -> None:
     folders, report = convert(make_la(tmp_path / "a"), tmp_path / "raw" / "Dataset002_LA")
     stored, _ = convert(make_la_hdf5(tmp_path / "b"), tmp_path / "raw2" / "Dataset002_LA")
-    assert (report.training, report.test, report.set_aside) == (3, 1, ())
+    assert (report.training, report.test, report.skipped) == (3, 1, ())
     assert folders.description.channel_names == stored.description.channel_names == {"0": "LGE"}
     assert scheme_of_channel("LGE") == "percentiles"
     assert folders.ours.spacing_known
@@ -128,15 +128,15 @@ def test_scans_without_labels_test_scans_and_hidden_twins(tmp_path: Path) -> Non
     write_itk(source / "Testing Set" / "HIDDEN" / "lgemri.nrrd", grey(5), (0.625,) * 3)
     raw, report = convert(source, tmp_path / "raw" / "Dataset002_LA")
     assert list(raw.unlabelled()) == [ATRIA[2]]
-    assert report.set_aside == ()
+    assert report.skipped == ()
     assert "HIDDEN" not in {case.name for case in CONVERTER.survey(source, CONVERTER.options()).cases}
     shutil.copytree(source / "Training Set" / ATRIA[0], source / "again" / ATRIA[0])
     with pytest.raises(DataError) as caught:
         CONVERTER.survey(source, CONVERTER.options())
-    assert caught.value.code == "E-SRC-21"
+    assert caught.value.code == "E-SRC-13"
 
 
-def test_faulty_files_are_set_aside(tmp_path: Path) -> None:
+def test_faulty_files_are_skipped(tmp_path: Path) -> None:
     source = make_la_hdf5(tmp_path / "b")
     files = [source / "2018LA_Seg_Training Set" / name / "mri_norm2.h5" for name in ATRIA]
     files[0].write_bytes(files[0].read_bytes()[:-100])
@@ -145,7 +145,7 @@ def test_faulty_files_are_set_aside(tmp_path: Path) -> None:
     with h5py.File(files[2], "a") as stored:
         stored["label"][0, 0, 0] = 3
     raw, report = convert(source, tmp_path / "raw" / "Dataset002_LA")
-    assert {fault.case: fault.code for fault in report.set_aside} == {
+    assert {fault.case: fault.code for fault in report.skipped} == {
         ATRIA[0]: "E-IMG-02",
         ATRIA[1]: "E-ARRAY-01",
         ATRIA[2]: "E-LABEL-09",

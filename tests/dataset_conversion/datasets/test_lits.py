@@ -23,7 +23,7 @@ CONVERTER = LiTS()
 def test_batches_are_joined_and_volumes_compressed(tmp_path: Path) -> None:
     target = tmp_path / "root" / "raw" / "Dataset005_LiTS"
     report = CONVERTER.convert(make_lits(tmp_path / "in"), target, CONVERTER.options())
-    assert (report.training, report.test, report.set_aside, report.notes) == (3, 1, (), ())
+    assert (report.training, report.test, report.skipped, report.notes) == (3, 1, (), ())
     raw = read_dataset(target)
     assert sorted(raw.training()) == ["volume-0", "volume-10", "volume-2"]
     assert list(raw.test()) == ["test-volume-0"]

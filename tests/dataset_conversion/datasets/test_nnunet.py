@@ -38,7 +38,7 @@ def test_openkbp_is_adopted_by_links(tmp_path: Path) -> None:
     assert (identity.home, identity.name) == (50, "OpenKBP")
     target = tmp_path / "raw" / "Dataset050_OpenKBP"
     report = CONVERTER.convert(source, target, CONVERTER.options())
-    assert (report.training, report.set_aside) == (2, ())
+    assert (report.training, report.skipped) == (2, ())
     raw = read_dataset(target)
     assert raw.ours.terms == "MIT (ababier/open-kbp)"
     assert "Babier" in raw.ours.citation
@@ -76,7 +76,7 @@ def test_a_missing_channel_concerns_its_case_only(tmp_path: Path) -> None:
     (source / "imagesTr" / "case_0_0001.nii.gz").unlink()
     target = tmp_path / "raw" / "Dataset042_Small"
     report = CONVERTER.convert(source, target, CONVERTER.options())
-    assert [(fault.case, fault.code) for fault in report.set_aside] == [("case_0", "E-CHAN-01")]
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("case_0", "E-CHAN-01")]
     assert list(read_dataset(target).training()) == ["case_1"]
 
 
@@ -113,7 +113,7 @@ def test_pictures_become_nifti_with_a_channel_for_each_colour(tmp_path: Path) ->
     (raw / "dataset.json").write_text(json.dumps(description))
     target = tmp_path / "raw" / "Dataset120_Roads"
     report = CONVERTER.convert(raw, target, CONVERTER.options())
-    assert not report.set_aside
+    assert not report.skipped
     written = read_dataset(target)
     assert written.description.file_ending == ".nii.gz"
     assert not written.ours.spacing_known

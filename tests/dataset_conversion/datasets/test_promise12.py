@@ -58,17 +58,17 @@ def test_isotropic_headers_are_not_believed(tmp_path: Path) -> None:
     assert any("5 of 5 scans state voxels of 1 x 1 x 1 mm" in note for note in survey.notes)
 
 
-def test_a_case_twice_is_refused_and_damage_is_set_aside(tmp_path: Path) -> None:
+def test_a_case_twice_is_refused_and_damage_is_skipped(tmp_path: Path) -> None:
     source = make_promise12(tmp_path / "a")
     raw_file = source / "TrainingData" / "Case14.zraw"
     raw_file.write_bytes(raw_file.read_bytes()[:-9])
     target = tmp_path / "raw" / "Dataset003_PROMISE12"
     report = CONVERTER.convert(source, target, CONVERTER.options())
-    assert [(fault.case, fault.code) for fault in report.set_aside] == [("Case14", "E-IMG-02")]
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("Case14", "E-IMG-02")]
     write_itk(source / "Part2" / "Case14.mhd", grey(1).astype(np.int16), (0.6, 0.6, 3.6))
     with pytest.raises(DataError) as caught:
         CONVERTER.survey(source, CONVERTER.options())
-    assert caught.value.code == "E-SRC-23"
+    assert caught.value.code == "E-SRC-13"
 
 
 def test_real_scans_hold_the_published_slices(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dataset_conversion.cli import main as convert
-from dataset_conversion.converter import ConversionReport
 from dataset_conversion.datasets.synapse import Synapse
+from dataset_conversion.survey import ConversionReport
 from dataset_conversion.synapse_slices import restore_hounsfield
 from planners.cli import main as plan
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
@@ -47,7 +47,7 @@ def _fault(source: Path, tmp_path: Path, **options: object) -> DataError:
 def test_raw_scans_become_eight_organs(nesting: str, tmp_path: Path) -> None:
     source = make_btcv(tmp_path / "in", nesting=nesting)
     raw, report = _convert(source, tmp_path / "out")
-    assert (report.training, report.test, report.set_aside) == (2, 1, ())
+    assert (report.training, report.test, report.skipped) == (2, 1, ())
     assert list(raw.description.labels) == ["background", *ORGANS]
     assert (list(raw.training()), list(raw.test())) == (["case0005", "case0006"], ["case0001"])
     for number, case in ((5, raw.training()["case0005"]), (1, raw.test()["case0001"])):
@@ -64,7 +64,7 @@ def test_raw_scans_become_eight_organs(nesting: str, tmp_path: Path) -> None:
 def test_the_preprocessed_distribution_gives_the_same_as_the_raw_scans(order: str, tmp_path: Path) -> None:
     raw, _ = _convert(make_btcv(tmp_path / "scans", (5, 6, 7, 1, 2)), tmp_path / "raw")
     stored, report = _convert(make_synapse_slices(tmp_path / "slices", order), tmp_path / "stored")
-    assert report.set_aside == ()
+    assert report.skipped == ()
     assert f"label order {order} in train_npz" in report.notes[0]
     assert stored.description == raw.description
     assert list(stored.training()) == list(raw.training())
@@ -119,7 +119,7 @@ def test_intensities_of_another_scale_set_the_case_aside(tmp_path: Path) -> None
         with np.load(path) as arrays:
             np.savez(path, image=arrays["image"] * 400 - 125, label=arrays["label"])
     raw, report = _convert(source, tmp_path / "out")
-    assert [(fault.case, fault.code) for fault in report.set_aside] == [("case0006", "E-SCALE-01")]
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("case0006", "E-SCALE-01")]
     assert raw.ours.published_split is not None
     assert raw.ours.published_split.train == ("case0005", "case0007")
 

@@ -59,7 +59,7 @@ def test_dicom_says_what_it_is_and_tells_series_apart(tmp_path: Path) -> None:
     assert caught.value.code == "E-ARG-10"
 
 
-def test_faulty_series_and_label_maps_are_set_aside_with_their_names(
+def test_faulty_series_and_label_maps_are_skipped_with_their_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "in"

@@ -1,0 +1,41 @@
+"""What a method's settings are, as plain values: the one file here that touches how they are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainers.ablations import PRESETS
+from trainers.catalog import TRAINERS
+
+from samora_pipeline.contracts.json_io import to_plain
+
+METHODS = {
+    "SAMed": "SAMedTrainer",
+    "SAMora": "SAMoraTrainer",
+    "SAMed-2": "SAMed2Trainer",
+    "SAMora-2": "SAMora2Trainer",
+    "H-SAM": "HSAMTrainer",
+    "H-SAMora": "HSAMoraTrainer",
+}
+"""the paper's name: ours"""
+
+
+def stage_settings(method: str, stage: str, recipe: str = "full") -> dict[str, Any]:
+    """The settings of one stage of a method at full size, before ``--set``."""
+    trainer = TRAINERS.get(METHODS[method])()
+    chosen = recipe if recipe in trainer.recipes else trainer.recipes[0]
+    settings: dict[str, Any] = to_plain(trainer.settings_for(trainer.default_backbone, chosen))[stage]
+    return settings
+
+
+def backbone(method: str) -> str:
+    """The backbone that a method has unless another is named."""
+    return TRAINERS.get(METHODS[method]).default_backbone
+
+
+def preset_epochs(method: str) -> int:
+    """The epochs of fine-tuning in a method's row of Table 3."""
+    preset = PRESETS[f"table3-{method.lower()}"]
+    assert preset.trainers == (METHODS[method],)
+    (assignment,) = preset.assignments
+    return int(assignment.removeprefix("finetune.epochs="))

@@ -1,0 +1,209 @@
+"""All that these tests touch of the project besides its commands. What is renamed there has this file to change.
+
+``around_steps``, ``places_of_memory``, ``in_single_precision`` and ``cost_of_step`` hook into a run; ``STAGES`` are
+the trainings that ``samora_train`` does at its defaults, built without data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from trainers.stages.pretraining import pretraining
+
+from samora_pipeline.contracts.checkpoints import load_checkpoint
+from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
+from samora_pipeline.inference import predictor
+from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
+from samora_pipeline.models.teachers.catalog import TEACHERS
+from samora_pipeline.objectives.distillation import ChannelStatistics
+from tests.pretend_cuda.full_size import Cost, CostOfSecondStep, Slices
+from trainers import config, execution, loop, monitors
+from trainers import pretraining_config as defaults
+from trainers.stages import distillation, finetune, image, masked, patch, pixel, teachers
+from trainers.stages.stage import network_on_base
+
+
+@contextlib.contextmanager
+def around_steps(before: Callable[[int], None], after: Callable[[str, int], None]) -> Iterator[None]:
+    """Call ``before`` with the number of each step of a training and ``after`` with its stage and micro-batches."""
+    original = loop._Loop._step
+
+    def step(self: Any, weights: Any, loaded: Any, batch: Any) -> float:
+        before(self.state.step)
+        loss: float = original(self, weights, loaded, batch)
+        after(self.training.stage, len(weights))
+        return loss
+
+    loop._Loop._step = step  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        loop._Loop._step = original  # type: ignore[method-assign]
+
+
+def final_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint."""
+    return load_checkpoint(file).tensors
+
+
+def places_of_memory() -> dict[str, tuple[Any, str, int]]:
+    """Where memory may run out: owner, name, and which call of it finds none."""
+    return {
+        "step": (finetune.LabelledTask, "loss", 2),
+        "weights": (torch.nn.Module, "to", 1),
+        "monitor": (monitors.Monitor, "finish", 1),
+        "compare": (execution, "compare_experts", 1),
+        "prediction weights": (predictor, "prepared", 1),
+        "decode": (predictor.Predictor, "decode", 1),
+        "prediction halves its step": (predictor.Predictor, "_average", 1),
+    }
+
+
+def in_single_precision() -> None:
+    """For the rest of the process: no bf16 and no autocast, so that losses can be compared."""
+    torch.cuda.is_bf16_supported = lambda including_emulation=True: False
+    torch.autocast = lambda *arguments, **options: contextlib.nullcontext()  # type: ignore[misc, assignment]
+    for module in (finetune, image, masked, pixel):
+        module.full_precision = lambda images: contextlib.nullcontext()  # type: ignore[attr-defined]
+
+
+def cost_of_step(device: Any, training: Any) -> Cost:
+    """Two steps by the project's own loop, of which the second is counted."""
+    counter = CostOfSecondStep(device)
+    training.optimizer.register_step_post_hook(counter)
+    batches = training.batches
+    two = replace(training, monitor=None, epochs=1, after_first_step=lambda: None, batches=lambda _: batches(0)[:2])
+    kept, loop.save_state = loop.save_state, lambda *arguments, **options: None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            place = loop.Circumstances(folder=Path(folder), device=device.device, seed=0, digest="x", resume_command="")
+            loop.train(two, place)
+    finally:
+        loop.save_state = kept
+    assert counter.updates == 2
+    return counter.cost
+
+
+class FullSize:
+    """What the stages train, for slices of ``size`` pixels, on the device that is pretended while it is built."""
+
+    def __init__(self, size: int = 224, backbone: str = "sam_vit_b", micro_batch: int = 16) -> None:
+        self.size, self.backbone, self.cuda = size, backbone, torch.device("cuda", 0)
+        self.source: Any = Slices(size)
+        self.plans = Plans(
+            dataset="D",
+            channel_names=("CT",),
+            slice_axis=Planned("axial", "tests"),
+            in_plane=Planned("resize", "tests"),
+            in_plane_spacing=Planned(None, "tests"),
+            slice_size=Planned(size, "tests"),
+            input_size=Planned(size, "tests"),
+            channels=Planned("repeat", "tests"),
+            intensity=Planned((IntensityRule("window", -100.0, 300.0),), "tests"),
+            batch_size=Planned(micro_batch, "tests"),
+            mirror=Planned(True, "tests"),
+            fingerprint_digest="x",
+        )
+
+    def teacher(self, settings: Any) -> Any:
+        """The training of a teacher on the pool."""
+        network: Any = TEACHERS.get(settings.network).build(self.size).to(self.cuda).train()
+        if "simclr" in settings.network:
+            network.encoder.checkpointing = settings.checkpointing
+            task: Any = teachers.ContrastiveTeacher(self.source, self.plans, settings, 0)
+        else:
+            task = teachers.MaskedTeacher(self.source, self.plans, settings, network, 0)
+        names = dict(network.named_parameters())
+        tensors = network.state_dict(keep_vars=True)
+        buffers = {name: value for name, value in tensors.items() if name not in names}
+        return self._pretraining("teacher", network, task, settings, experts={}, buffers=buffers)
+
+    def expert(self, settings: Any, objective: Callable[[Any, Any], Any]) -> Any:
+        """The training of one level's LoRA by an objective."""
+        spec = ModelSpec(self.backbone, self.size, 1, levels=(Level.IMAGE,), fusion=None)
+        network = network_on_base(spec, None, 0)
+        freeze(network, frozenset({Part.EXPERTS}))
+        task = objective(settings, network)
+        network.to(self.cuda)
+        task.head.to(self.cuda)
+        return self._pretraining("expert", network, task, settings, experts=parameters_by_part(network)[Part.EXPERTS])
+
+    def _pretraining(self, stage: str, network: Any, task: Any, settings: Any, **tensors: Any) -> Any:
+        return pretraining(stage, network, task, settings, len(self.source), 0, names=self.source.keys, **tensors)
+
+    def taught_by(self, name: str) -> Callable[[Any, Any], Any]:
+        """The objective of distillation; the statistics of the teacher's features are taken as known."""
+
+        def objective(settings: Any, network: Any) -> Any:
+            teacher: Any = TEACHERS.get(name).build(self.size)
+            teacher.freeze()
+            lesson = distillation.Lesson(teacher=teacher, settings=settings, identity="x", targets=Path("none"))
+            encoder = network.image_encoder
+            task = distillation.DistillationObjective(self.source, self.plans, lesson, encoder, "image", 0)
+            teacher.to(self.cuda)
+            width = task._shape.width
+            task._statistics = ChannelStatistics(torch.zeros(width, device="cuda"), torch.ones(width, device="cuda"))
+            return task
+
+        return objective
+
+    def contrast(self, settings: Any, network: Any) -> Any:
+        """The image level's own objective."""
+        width = network.image_encoder.shapes[-1].width
+        return image.ImageObjective(self.source, self.plans, settings, width, 0)
+
+    def masking(self, settings: Any, network: Any) -> Any:
+        """The patch level's own objective."""
+        return patch.PatchObjective(self.source, self.plans, settings, network.image_encoder, 0)
+
+    def denoising(self, settings: Any, network: Any) -> Any:
+        """The pixel level's own objective."""
+        return pixel.PixelObjective(self.source, self.plans, settings, network.image_encoder, 0)
+
+    def labelled(self, settings: Any) -> Any:
+        """Stage 2 with a trainer's settings: eight organs and a background."""
+        model = settings.model
+        spec = ModelSpec(
+            self.backbone, self.size, 9, lora_rank=model.lora_rank, fusion=model.fusion, decoder=model.decoder
+        )
+        network = network_on_base(spec, None, 0)
+        freeze(network, frozenset({Part.FUSION, Part.DECODER, Part.PROMPT}))
+        network.to(self.cuda)
+        task = finetune.LabelledTask.__new__(finetune.LabelledTask)
+        task._settings, task._network, task._plans, task._seed = settings.finetune, network, self.plans, 0
+        task.source, task._regions, task._flips = self.source, None, (True, True)
+        task._augmentation = finetune.AugmentationSettings()
+        return task.training(lambda: None)
+
+
+_IMAGE = defaults.ImageTeacherSettings()
+_B, _WIDE, _512 = FullSize(), FullSize(micro_batch=32), FullSize(512, micro_batch=2)
+_HIERA, _L, _H = (FullSize(backbone=name) for name in ("sam2_hiera_b+", "sam_vit_l", "sam_vit_h"))
+
+STAGES: dict[str, Callable[[], Any]] = {
+    "teacher_image": lambda: _B.teacher(_IMAGE),
+    "teacher_image checkpointing": lambda: _B.teacher(replace(_IMAGE, checkpointing=True)),
+    "teacher_image batch 128": lambda: _B.teacher(replace(_IMAGE, batch=128)),
+    "teacher_patch": lambda: _B.teacher(defaults.PatchTeacherSettings()),
+    "expert_image": lambda: _B.expert(defaults.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
+    "expert_patch": lambda: _B.expert(defaults.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
+    "expert_image scratch": lambda: _B.expert(defaults.ImageSettings(), _B.contrast),
+    "expert_patch scratch": lambda: _B.expert(defaults.PatchSettings(), _B.masking),
+    "expert_pixel": lambda: _B.expert(defaults.PixelSettings(), _B.denoising),
+    "finetune": lambda: _B.labelled(config.SAMORA),
+    "finetune 1 x 32": lambda: _WIDE.labelled(config.SAMORA),
+    "finetune HSAMora": lambda: _B.labelled(config.HSAMORA),
+    "finetune SAMora2": lambda: _HIERA.labelled(config.SAMORA2),
+    "finetune 512 px": lambda: _512.labelled(config.SAMORA),
+    "finetune ViT-L": lambda: _L.labelled(config.SAMORA),
+    "finetune ViT-H": lambda: _H.labelled(config.SAMORA),
+}
+"""trainings by name, each built when called within a pretended device"""
