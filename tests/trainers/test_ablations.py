@@ -13,10 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers.ablations import PRESETS, Preset, resolve
-from trainers.catalog import TRAINERS
-from trainers.planning import Choices, make_choices, plan_run
-from trainers.request import Request
+from trainers.presets import PRESETS, Preset, resolve
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
@@ -26,6 +23,9 @@ from samora_pipeline.models.freezing import Part, account, freeze, parameters_by
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.small_data import make_dataset
 from trainers.cli import main
+from trainers.methods import TRAINERS
+from trainers.runs.planning import Choices, make_choices, plan_run
+from trainers.runs.request import Request
 from trainers.stages import lorahub
 from trainers.stages.finetune import FinetuneInputs, LabelledTask, starting_network
 
@@ -171,7 +171,7 @@ def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short_search")
 @pytest.mark.parametrize(("name", "trainer"), list(tiny_runs()))
 def test_every_preset_takes_a_step(root: Path, name: str, trainer: str) -> None:
-    on_sam2 = TRAINERS.get(trainer).default_backbone.startswith("sam2")
+    on_sam2 = TRAINERS.get(trainer).backbone.startswith("sam2")
     take_a_step(root, name, trainer, "samora2_tiny" if on_sam2 else "samora_tiny")
 
 

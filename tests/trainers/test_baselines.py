@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers.catalog import TRAINERS
 from trainers.config import FinetuneSettings
-from trainers.planning import plan_run
-from trainers.request import Request
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.small_data import make_dataset
-from trainers.loop import Training
+from trainers.loop.loop import Training
+from trainers.methods import TRAINERS
+from trainers.runs.planning import plan_run
+from trainers.runs.request import Request
 from trainers.stages.finetune import FinetuneInputs, LabelledTask, starting_network
 
 

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainers.run_folder import write_config
 
 from tests.trainers.runs import TINY, command, fold_folder
 from tests.trainers.small_data import NAME, make_dataset
 from trainers import cli
+from trainers.runs.folder import write_config
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,9 @@ def test_a_dry_run_tells_everything_and_writes_nothing(root: Path, capsys: pytes
 
 
 def test_a_run_that_was_begun_is_not_begun_again(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from trainers.planning import plan_run
-    from trainers.request import Request
-
     from samora_pipeline.paths import resolve_roots
+    from trainers.runs.planning import plan_run
+    from trainers.runs.request import Request
 
     plan = plan_run(
         Request("90", "SAMoraTrainer", "2cases", None, backbone=TINY[1], backbone_weights=TINY[3], name="begun"),

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from trainers.planning import RunPlan, plan_run
-from trainers.request import Request
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.level import Level
@@ -17,7 +15,9 @@ from samora_pipeline.paths import resolve_roots
 from samora_pipeline.run_log import Line
 from samora_pipeline.slices.augmentation import apply_augmentation
 from tests.trainers.small_data import make_dataset
-from trainers.loop import train
+from trainers.loop.loop import train
+from trainers.runs.planning import PlannedRun, plan_run
+from trainers.runs.request import Request
 from trainers.stages import finetune
 from trainers.stages.finetune import FinetuneInputs, LabelledTask, is_stuck, starting_network
 from trainers.stages.stage import StageContext
@@ -26,12 +26,12 @@ REQUEST = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", recip
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> PlannedRun:
     root = make_dataset(tmp_path_factory.mktemp("finetune"))
     return plan_run(replace(REQUEST, assignments=("finetune.loss_at=decoder",)), resolve_roots(str(root)))
 
 
-def _inputs(plan: RunPlan, labels: LabelScheme | None = None) -> FinetuneInputs:
+def _inputs(plan: PlannedRun, labels: LabelScheme | None = None) -> FinetuneInputs:
     assert plan.base.file is not None
     config = plan.config
     if labels is not None:
@@ -46,7 +46,7 @@ def _inputs(plan: RunPlan, labels: LabelScheme | None = None) -> FinetuneInputs:
     )
 
 
-def test_the_loss_is_equation_9_at_the_decoders_resolution(plan: RunPlan) -> None:
+def test_the_loss_is_equation_9_at_the_decoders_resolution(plan: PlannedRun) -> None:
     inputs = _inputs(plan)
     network = starting_network(inputs, 0)
     task = LabelledTask(inputs, network, 0)
@@ -62,7 +62,7 @@ def test_the_loss_is_equation_9_at_the_decoders_resolution(plan: RunPlan) -> Non
     assert loss.item() == pytest.approx(0.2 * float(metrics["cross_entropy"]) + 0.8 * float(metrics["dice_loss"]))
 
 
-def test_the_loss_can_be_taken_at_input_size(plan: RunPlan) -> None:
+def test_the_loss_can_be_taken_at_input_size(plan: PlannedRun) -> None:
     inputs = _inputs(plan)
     network = starting_network(inputs, 0)
     batch = LabelledTask(inputs, network, 0).load([0, 1], 0)
@@ -73,7 +73,7 @@ def test_the_loss_can_be_taken_at_input_size(plan: RunPlan) -> None:
     torch.testing.assert_close(loss, segmentation_loss(logits, targets, cross_entropy=0.2, dice=0.8).loss)
 
 
-def test_half_precision_changes_little(plan: RunPlan) -> None:
+def test_half_precision_changes_little(plan: PlannedRun) -> None:
     inputs = _inputs(plan)
     task = LabelledTask(inputs, starting_network(inputs, 0), 0)
     batch = task.load([0, 1, 2, 3], 0)
@@ -84,7 +84,7 @@ def test_half_precision_changes_little(plan: RunPlan) -> None:
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)
 
 
-def test_regions_are_trained_one_map_each(plan: RunPlan) -> None:
+def test_regions_are_trained_one_map_each(plan: PlannedRun) -> None:
     inputs = _inputs(plan, LabelScheme({"whole": (1, 2), "hole": (2,)}, region_order=(1, 2)))
     task = LabelledTask(inputs, starting_network(inputs, 0), 0)
     batch = task.load([2, 7], 0)
@@ -93,7 +93,7 @@ def test_regions_are_trained_one_map_each(plan: RunPlan) -> None:
     assert torch.isfinite(loss)
 
 
-def test_the_schedule_is_equation_11(plan: RunPlan) -> None:
+def test_the_schedule_is_equation_11(plan: PlannedRun) -> None:
     settings = replace(plan.choices.settings.finetune, batch=4, epochs=20, warmup=5, steps_per_epoch=None)
     inputs = replace(_inputs(plan), settings=settings)
     training = LabelledTask(inputs, starting_network(inputs, 0), 0).training(lambda: None)
@@ -108,7 +108,7 @@ def test_the_schedule_is_equation_11(plan: RunPlan) -> None:
     assert training.learning_rate(30) == pytest.approx(5e-3 * (1 - 25 / (2 * total)))
 
 
-def test_the_micro_batch_is_the_plans_unless_set(plan: RunPlan) -> None:
+def test_the_micro_batch_is_the_plans_unless_set(plan: PlannedRun) -> None:
     inputs = _inputs(plan)
     network = starting_network(inputs, 0)
     assert LabelledTask(inputs, network, 0).training(lambda: None).micro_batch == plan.config.plans.batch_size.value
@@ -117,14 +117,14 @@ def test_the_micro_batch_is_the_plans_unless_set(plan: RunPlan) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_stages(plan: RunPlan) -> RunPlan:
+def two_stages(plan: PlannedRun) -> PlannedRun:
     roots = resolve_roots(str(plan.dataset.raw.folder.parents[1]))
     assignments = ("finetune.loss_at=decoder", "finetune.epochs=30")
     return plan_run(replace(REQUEST, trainer="HSAMoraTrainer", assignments=assignments), roots)
 
 
 @pytest.mark.parametrize("epoch", [0, 12, 29])
-def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: RunPlan, epoch: int) -> None:
+def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: PlannedRun, epoch: int) -> None:
     inputs = _inputs(two_stages)
     network = starting_network(inputs, 0)
     task = LabelledTask(inputs, network, 0)
@@ -145,7 +145,7 @@ def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: RunPla
     assert not any(value.requires_grad for value in metrics.values())
 
 
-def test_an_accumulated_batch_has_the_mean_gradient_of_its_parts(plan: RunPlan, tmp_path: Path) -> None:
+def test_an_accumulated_batch_has_the_mean_gradient_of_its_parts(plan: PlannedRun, tmp_path: Path) -> None:
     """Batch 6 on a device that holds 4: two parts of 3, Dice one per part, cross-entropy that of the whole batch."""
     inputs = _inputs(plan)
     settings = replace(inputs.settings, batch=6, micro_batch=4, epochs=1, steps_per_epoch=1, clip_norm=None)
@@ -162,7 +162,7 @@ def test_an_accumulated_batch_has_the_mean_gradient_of_its_parts(plan: RunPlan, 
         loss.backward()
         parts.append((_gradients(network), metrics["cross_entropy"]))
     _, metrics = training.loss(training.load(batch, 0), 0)
-    history = train(training, StageContext(torch.device("cpu"), 0, "").circumstances("finetune", tmp_path, "d" * 64))
+    history = train(training, StageContext(torch.device("cpu"), 0, "").loop_context("finetune", tmp_path, "d" * 64))
     for name, gradient in seen[0].items():
         torch.testing.assert_close(gradient, (parts[0][0][name] + parts[1][0][name]) / 2, msg=name)
     assert history[0]["cross_entropy"] == pytest.approx(float(metrics["cross_entropy"]), rel=1e-5)
@@ -172,7 +172,7 @@ def _gradients(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
-def test_the_fusion_learns_at_its_share_of_the_rate(plan: RunPlan) -> None:
+def test_the_fusion_learns_at_its_share_of_the_rate(plan: PlannedRun) -> None:
     inputs = _inputs(plan)
     inputs = replace(inputs, settings=replace(inputs.settings, fusion_rate=0.25))
     network = starting_network(inputs, 0)
@@ -198,7 +198,7 @@ def test_a_training_that_rests_far_from_the_labels_is_stuck(
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_stuck_training_ends_with_advice_that_fits_its_model(
-    fused: bool, plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fused: bool, plan: PlannedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     line: Line = {"dice_loss": 0.79, "gradient_norm": 0.04}
     monkeypatch.setattr(finetune, "train", lambda training, where: [line])

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from trainers.planning import FAST_NAME
 
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
@@ -24,6 +23,7 @@ from tests.trainers.runs import draw_nothing, losses
 from tests.trainers.small_data import NAME, make_dataset
 from tests.trainers.test_ablations import chosen, take_a_step, tiny_runs
 from trainers.cli import main
+from trainers.runs.planning import FAST_NAME
 from trainers.stages import lorahub, validate
 
 SIZE = 224

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from trainers.held_out import hold_out
 
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.errors import DataError, UsageError
+from trainers.pool.held_out import hold_out
 
 CASES = tuple(f"case{number}" for number in range(8))
 

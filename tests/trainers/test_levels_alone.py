@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers.planning import plan_run
 from trainers.pretraining_config import DistillationSettings
 from trainers.recipes import RECIPES, TAUGHT_LEVELS
-from trainers.request import Request
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import LEVELS, Level
@@ -22,6 +20,8 @@ from tests.trainers.processes import exit_code, forked
 from tests.trainers.runs import artefact_folders, final, fold_folder, short, sitting
 from tests.trainers.small_data import NAME, make_dataset
 from trainers.cli import main
+from trainers.runs.planning import plan_run
+from trainers.runs.request import Request
 from trainers.stages import experts
 
 TRAINED = [

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from trainers.monitor_rules import RULES, judge, verdict
-from trainers.monitors import Monitor, Watched, places_of, spread_evenly
 from trainers.pretraining_config import PatchSettings, PixelSettings, PretrainingSettings
 from trainers.stages.pixel import PixelObjective
 
@@ -23,6 +21,8 @@ from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
+from trainers.loop.monitor_rules import RULES, judge, verdict
+from trainers.loop.monitors import Monitor, MonitorInputs, places_of, spread_evenly
 from trainers.stages.patch import PatchObjective
 from trainers.stages.stage import network_on_base
 
@@ -52,11 +52,11 @@ def _network(level: Level) -> SegmentationNetwork:
     return network_on_base(ModelSpec("samora_tiny", INPUT, 1, levels=(level,), fusion=None, lora_rank=4), None, 0)
 
 
-def _patch(source: SliceSource, plans: Plans) -> tuple[Watched, SegmentationNetwork]:
+def _patch(source: SliceSource, plans: Plans) -> tuple[MonitorInputs, SegmentationNetwork]:
     network = _network(Level.PATCH)
     settings = PatchSettings(epochs=2, batch=512)
     objective = PatchObjective(source, plans, settings, network.image_encoder, 0)
-    return Watched("expert_patch", network, objective, source, settings, CPU, Level.PATCH), network
+    return MonitorInputs("expert_patch", network, objective, source, settings, CPU, Level.PATCH), network
 
 
 def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans) -> None:
@@ -126,7 +126,7 @@ def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, pla
     )
 
 
-def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[Watched, SegmentationNetwork]:
+def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[MonitorInputs, SegmentationNetwork]:
     """A denoising in whose panel some views are nothing but air, with noise that only exchanges pixels."""
     network, settings = _network(Level.PIXEL), PixelSettings(epochs=1, batch=8)
     objective = PixelObjective(source, plans, settings, network.image_encoder, 0)
@@ -140,7 +140,7 @@ def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[Wat
         return clean, noisy, tokens
 
     objective._restore = restore
-    return Watched("expert_pixel", network, objective, source, settings, CPU, Level.PIXEL), network
+    return MonitorInputs("expert_pixel", network, objective, source, settings, CPU, Level.PIXEL), network
 
 
 def test_views_that_the_noise_left_as_they_were_are_not_scored(source: SliceSource, plans: Plans) -> None:
@@ -176,7 +176,7 @@ def test_a_panel_of_air_still_gives_a_card(source: SliceSource, plans: Plans, tm
 )
 def test_panels_cost_a_fortieth(settings: dict[str, int], each: int, final: int) -> None:
     values = {"micro_batch": None, "learning_rate": 1.0, "weight_decay": 0.0, "betas": (0.9, 0.9), **settings}
-    monitor = Monitor(Watched("stage", nn.Linear(1, 1), None, range(300), PretrainingSettings(**values), CPU))
+    monitor = Monitor(MonitorInputs("stage", nn.Linear(1, 1), None, range(300), PretrainingSettings(**values), CPU))
     assert (len(monitor._each), len(monitor._final)) == (each, final)
 
 

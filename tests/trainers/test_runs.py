@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainers.timing import Timing
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.pretraining_card import PretrainingCard
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.timing import Timing
 from samora_pipeline.files import digest_file
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.reporting.report_run import Places

@@ -8,8 +8,6 @@ from pathlib import Path
 import nibabel
 import pytest
 import torch
-from trainers.planning import plan_run
-from trainers.request import Request
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
@@ -21,6 +19,8 @@ from samora_pipeline.paths import resolve_roots
 from samora_pipeline.weights.files import read_weights
 from tests.trainers.runs import STAGES, artefact_folders, command, final, fold_folder, losses, sitting
 from tests.trainers.small_data import NAME, SCORED, make_dataset
+from trainers.runs.planning import plan_run
+from trainers.runs.request import Request
 
 TRAINERS = ("SAMora2Trainer", "SAMed2Trainer")
 

@@ -12,11 +12,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from trainers.loading import Batch, read_batches
-from trainers.loop_state import LoopState
 from trainers.pretraining_config import BootstrapSettings
 from trainers.samora import SAMoraTrainer
-from trainers.skipping import PATIENCE, Skipping
 from trainers.teachers import PlannedTeacher
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
@@ -32,6 +29,9 @@ from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.small_data import DEPTH, NAME, TRAIN, make_dataset
 from trainers import loop
+from trainers.loop.loading import Batch, read_batches
+from trainers.loop.skipping import PATIENCE, Skipping
+from trainers.loop.state import LoopState
 from trainers.stages.bootstrap import run_bootstrap
 from trainers.stages.experts import ExpertInputs, expert_spec, run_expert
 from trainers.stages.stage import StageContext, network_on_base
