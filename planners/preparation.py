@@ -12,9 +12,8 @@ from pathlib import Path
 
 from planners.cases import CaseSource, list_cases, missing_images
 from planners.experiment_planner import DEFAULT_PLANNER, PLANNERS, channel_names, make_plan, require_known
-from planners.fingerprint_extractor import Survey, same_files, survey
+from planners.fingerprint_extractor import MEASUREMENTS_FOLDER, Survey, same_files, survey
 from planners.integrity import dataset_remarks, integrity_report, require_sound
-from planners.measurements import MEASUREMENTS_FOLDER
 from planners.overrides import check_keys
 from planners.preprocess import (
     StoreAccount,

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from planners.cases import CaseSource
-from planners.fingerprint_extractor import same_files
+from planners.fingerprint_extractor import MEASUREMENTS_FOLDER, remove_other_measurements, same_files
 from planners.integrity import count_labels
-from planners.measurements import MEASUREMENTS_FOLDER, remove_other_measurements
-from planners.nnunet_splits import NNUNET_SPLITS_FILE
+from planners.split_planner import NNUNET_SPLITS_FILE
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.labels import LabelScheme

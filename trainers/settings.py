@@ -50,7 +50,7 @@ RANDOM_WEIGHTS = "random"
 _POSITIVE = frozenset(
     {
         *("epochs", "batch", "micro_batch", "learning_rate", "fusion_rate", "steps_per_epoch", "schedule_epochs"),
-        *("clip_norm", "view_count", "input_size", "temperature"),
+        *("clip_norm", "input_size", "temperature"),
     }
 )
 _SHARES = frozenset({"masked_share"})
@@ -263,7 +263,6 @@ class DistillationSettings(PretrainingSettings):
 
     ``feature``: one of the teacher's (None: its default). ``scale``: see ``objectives.distillation.scaled_target``.
     ``masked_share``: this share of the patches is hidden from both, and only visible tokens are compared (MAE only).
-    ``view_count``: so many fixed views of each slice, whose targets are kept on disk (None: a new view every epoch).
     LoRA does not decay.
     """
 
@@ -272,7 +271,6 @@ class DistillationSettings(PretrainingSettings):
     feature: str | None = None
     scale: TargetScale = "channel"
     masked_share: float = 0.0
-    view_count: int | None = None
     views: ViewSettings = DISTILLATION_VIEWS
 
     def small(self) -> Self:

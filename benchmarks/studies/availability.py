@@ -14,10 +14,9 @@ def require_available(runs: Sequence[TrainedRun], channels: int = 1, outputs: in
     Raises:
         UsageError: ``E-STUDY-08`` naming the first arm that this version does not have, and what it lacks.
     """
+    from samora_pipeline.models.assembly import check_spec
     from trainers.runs.planning import make_choices
     from trainers.runs.request import Request
-
-    from samora_pipeline.models.assembly import check_spec
 
     for run in runs:
         arm, scale = run.arm, run.setting.scale

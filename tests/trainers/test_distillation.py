@@ -22,7 +22,7 @@ from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.stages.distillation import DistillationObjective, Lesson, _first_component
-from trainers.stages.masked import view_of
+from trainers.stages.objectives import view_of
 from trainers.stages.stage import network_on_base
 
 CPU = torch.device("cpu")

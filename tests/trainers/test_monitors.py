@@ -23,7 +23,7 @@ from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.loop.monitor_rules import RULES, judge, verdict
 from trainers.loop.monitors import Monitor, MonitorInputs, places_of, spread_evenly
-from trainers.stages.patch import PatchObjective
+from trainers.stages.objectives import PatchObjective
 from trainers.stages.stage import network_on_base
 
 CPU = torch.device("cpu")

@@ -30,7 +30,7 @@ from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.small_data import DEPTH, NAME, TRAIN, make_dataset
 from trainers import loop
 from trainers.loop.loading import Batch, read_batches
-from trainers.loop.skipping import PATIENCE, Skipping
+from trainers.loop.session import PATIENCE, Skipping
 from trainers.loop.state import LoopState
 from trainers.stages.bootstrap import run_bootstrap
 from trainers.stages.experts import ExpertInputs, expert_spec, run_expert

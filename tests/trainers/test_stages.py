@@ -30,7 +30,7 @@ from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.stages.bootstrap import run_bootstrap
 from trainers.stages.experts import ExpertInputs, read_expert, rehearse, run_expert
-from trainers.stages.patch import PatchObjective
+from trainers.stages.objectives import PatchObjective
 from trainers.stages.stage import StageContext, network_on_base
 
 BOTH = ("samora_tiny", "samora2_tiny")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from samora_pipeline.contracts.leakage import Leak, copy_of, telling_digests, voxel_index
-from samora_pipeline.contracts.splits import OFFICIAL, Splits
+from samora_pipeline.contracts.splits import OFFICIAL, Selection, Splits
 from samora_pipeline.contracts.stored_case import StoredCase
-from trainers.pool.prepared import PreparedDataset
-from trainers.pool.sources import PoolDatasets
+from samora_pipeline.errors import DataError, UsageError
+from trainers.pool.datasets import PoolDatasets, PreparedDataset
 
 Reason = Literal["scored", "of a scored patient", "test", "not CT", "a leak", "a copy"]
 
@@ -129,3 +130,95 @@ def _reasons(
 
 def _published_test(splits: Splits) -> frozenset[str]:
     return frozenset(splits.folds[OFFICIAL].scored) if OFFICIAL in splits.folds else frozenset()
+
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """All leaks of a run: those taken out, those let in by name, and those that nothing was said about."""
+
+    excluded: tuple[Leak, ...] = ()
+    allowed: tuple[Leak, ...] = ()
+    unsettled: tuple[Leak, ...] = ()
+
+    def require_settled(self) -> None:
+        """Refuse to go on with leaks that nothing was said about.
+
+        Raises:
+            DataError: ``E-LEAK-01`` a training case shows a patient, ``E-LEAK-02`` a scan that is scored;
+                ``E-LEAK-03`` such a scan is in the unlabelled pool.
+        """
+        if self.unsettled:
+            raise _error(self.unsettled)
+
+
+def settle(leaks: Iterable[Leak], *, exclude: bool, allow: Collection[str]) -> LeakReport:
+    """Sort leaks by what was asked for; a case that is allowed by name is not taken out."""
+    every = tuple({leak.case: leak for leak in leaks}.values())
+    allowed = tuple(leak for leak in every if leak.case in allow)
+    rest = tuple(leak for leak in every if leak.case not in allow)
+    return LeakReport(rest, allowed, ()) if exclude else LeakReport((), allowed, rest)
+
+
+def names(leaks: Iterable[Leak]) -> tuple[str, ...]:
+    """The cases of leaks, sorted."""
+    return tuple(sorted(leak.case for leak in leaks))
+
+
+def _error(leaks: tuple[Leak, ...]) -> DataError:
+    training = [leak for leak in leaks if leak.place == "training"]
+    if not training:
+        code, what = "E-LEAK-03", f"{len(leaks)} scans of the unlabelled pool are scans that are scored or tested on"
+    elif any(leak.reason == "voxels" for leak in training):
+        code, what = "E-LEAK-02", f"{len(training)} training cases show what is scored or tested on"
+    else:
+        code, what = "E-LEAK-01", f"{len(training)} training cases are of patients that are scored or tested on"
+    shown = "; ".join(leak.text for leak in leaks[:_SHOWN])
+    more = f"; and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
+    few = " ".join(names(leaks)) if len(leaks) <= _SHOWN else "CASE ..."
+    return DataError(
+        code,
+        what,
+        found=shown + more,
+        expected="nothing that is scored or tested on, under any name, among what is learned from",
+        fix="the same command with --exclude-leaks, which takes them out"
+        f"\n       or with --allow-leak {few}, which lets them in and marks every report LEAKY",
+    )
+
+
+def hold_out(selection: Selection, count: int, patient: Callable[[str], str]) -> tuple[Selection, tuple[str, ...]]:
+    """Divide a selection into what is learned from and at least ``count`` held-out cases.
+
+    Args:
+        selection: the labelled cases of the run.
+        count: how many cases to hold out; 0 leaves the selection as it is.
+        patient: the patient of a case. Patients are not divided, so a few cases more may be held out.
+
+    Raises:
+        UsageError: ``E-SET-05`` a negative number.
+        DataError: ``E-SPLIT-07`` when labels belong to slices and not to whole scans, or nothing would be left.
+    """
+    if count < 0:
+        raise UsageError("E-SET-05", found=str(count))
+    if count == 0:
+        return selection, ()
+    if selection.slices:
+        raise _cannot(selection, "labels of single slices, and components belong to whole volumes")
+    patients: dict[str, list[str]] = {}
+    for case in selection.cases:
+        patients.setdefault(patient(case), []).append(case)
+    order = sorted(patients)
+    random.Random(f"held out/{selection.fold}/{selection.seed}").shuffle(order)
+    held_out: list[str] = []
+    while order and len(held_out) < count:
+        held_out += patients[order.pop()]
+    if not order:
+        raise _cannot(selection, f"{count} of {len(selection.cases)} labelled cases ({len(patients)} patients)")
+    kept = tuple(case for case in selection.cases if case not in held_out)
+    return replace(selection, cases=kept), tuple(sorted(held_out))
+
+
+def _cannot(selection: Selection, found: str) -> DataError:
+    return DataError("E-SPLIT-07", selection=selection, found=found)

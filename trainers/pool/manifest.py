@@ -12,8 +12,8 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.parallel import map_cases, suggest_workers
 from samora_pipeline.slices.pool import PoolScan, allot, choice_rule, content_digest, showing_slices, spread
 from samora_pipeline.slices.store import CasePaths
+from trainers.pool.datasets import preprocessing
 from trainers.pool.pool import Pool, PoolMember, empty_pool, require_number
-from trainers.pool.prepared import preprocessing
 
 
 def pool_manifest(pool: Pool) -> PoolManifest:

@@ -14,10 +14,9 @@ from samora_pipeline.contracts.run import BASE_FILE, SUMMARY_FILE
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.files import atomic_path, digest_file, sweep
 from samora_pipeline.models.samora import SegmentationNetwork
-from trainers.loop.expert_similarity import compare_experts
-from trainers.runs.folder import config_digest, trained, write_config
+from trainers.loop.monitors import compare_experts
+from trainers.runs.folder import config_digest, record_seconds_per_volume, record_stage, trained, write_config
 from trainers.runs.planning import PlannedRun
-from trainers.runs.timing import record_seconds_per_volume, record_stage
 from trainers.settings import BOOTSTRAP, FINETUNE, VALIDATE
 from trainers.stages import validate
 from trainers.stages.experts import rehearse

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samora_pipeline.contracts.json_io import to_plain, write_json
+from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
 from samora_pipeline.contracts.run_reader import read_run_config
+from samora_pipeline.contracts.timing import TIMING_FILE, StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
 
@@ -124,3 +125,21 @@ def _flat(plain: Any, name: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_timing(folder: Path) -> Timing:
+    """What is recorded so far."""
+    path = folder / TIMING_FILE
+    return read_json(Timing, path) if path.is_file() else Timing()
+
+
+def record_stage(folder: Path, stage: str, timing: StageTiming, device: str, ranks: int) -> None:
+    """Add or replace one stage."""
+    before = read_timing(folder)
+    stages = {**before.stages, stage: timing}
+    write_json(replace(before, device=device, ranks=ranks, stages=stages), folder / TIMING_FILE)
+
+
+def record_seconds_per_volume(folder: Path, seconds: float) -> None:
+    """Add the time that a volume takes from file to file."""
+    write_json(replace(read_timing(folder), seconds_per_volume=round(seconds, 3)), folder / TIMING_FILE)

@@ -27,12 +27,9 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.files import digest_file, digest_json
 from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.paths import Roots
-from trainers.pool.candidates import Candidates, find_candidates, pool_leaks
-from trainers.pool.held_out import hold_out
-from trainers.pool.leaks import LeakReport, names, settle
+from trainers.pool.candidates import Candidates, LeakReport, find_candidates, hold_out, names, pool_leaks, settle
+from trainers.pool.datasets import PreparedDataset, find_pool_datasets, open_dataset
 from trainers.pool.pool import Pool, make_pool
-from trainers.pool.prepared import PreparedDataset, open_dataset
-from trainers.pool.sources import find_pool_datasets
 from trainers.runs.choices import Method, choose_method, choose_sizes, network_spec
 from trainers.runs.folder import check_config, existing_config
 from trainers.runs.request import Request

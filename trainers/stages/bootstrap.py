@@ -28,7 +28,7 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.sam_checkpoint import base_state
 from trainers.loop.loading import Batch
 from trainers.settings import BootstrapSettings
-from trainers.stages.masked import MaskedObjective, Prediction, view_of
+from trainers.stages.objectives import MaskedObjective, Prediction, view_of
 from trainers.stages.stage import RunContext, Trainable, network_on_base
 from trainers.stages.unlabelled import UnlabelledStage, sam_spec
 

@@ -29,17 +29,13 @@ from trainers.settings import (
     MaskedSettings,
     PretrainingSettings,
 )
-from trainers.stages.contrastive import ImageObjective
-from trainers.stages.denoising import PixelObjective
-from trainers.stages.distillation import DistillationObjective, DistillationTarget
-from trainers.stages.patch import PatchObjective
+from trainers.stages.distillation import DistillationObjective
+from trainers.stages.objectives import ImageObjective, PatchObjective, PixelObjective
 from trainers.stages.stage import RunContext, Trainable, missing, network_on_base
 from trainers.stages.teachers import TeacherStage, teacher_record, teacher_stamp, teacher_text
 from trainers.stages.unlabelled import UnlabelledStage, sam_spec
 
 P = TypeVar("P", bound=PretrainingSettings)
-
-TARGETS_FOLDER = "targets"
 
 
 class ExpertStage(UnlabelledStage[P], ABC):
@@ -136,13 +132,15 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
         stage = context.stages[TEACHER_OF[self.name]]
         if not isinstance(stage, TeacherStage) or (stage.trains() and not stage.result(context).is_file()):
             raise missing(TEACHER_OF[self.name])
-        target = DistillationTarget(
-            stage.ready(run, context),
+        objective = DistillationObjective(
+            context.source,
+            run.plans,
             self.settings,
-            f"{stage.identity(run)} {run.pool.key}",
-            self.result(context).parents[2] / TARGETS_FOLDER,
+            stage.ready(run, context),
+            network,
+            self.level.value,
+            self.seed(run),
         )
-        objective = DistillationObjective(context.source, run.plans, target, network, self.level.value, self.seed(run))
         objective.prepare(context.device)
         return objective
 

@@ -31,9 +31,9 @@ from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.loop.loop import LoopContext, Training, train
 from trainers.loop.monitors import Monitor, MonitorInputs
+from trainers.pool.datasets import PreparedDataset
 from trainers.pool.manifest import describe_choice, pool_manifest
 from trainers.pool.pool import Pool
-from trainers.pool.prepared import PreparedDataset
 from trainers.settings import BOOTSTRAP, StageSettings
 from trainers.stages.encoder import BaseEncoder
 

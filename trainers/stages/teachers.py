@@ -40,8 +40,7 @@ from trainers.settings import (
     PatchTeacherSettings,
     TeacherSettings,
 )
-from trainers.stages.contrastive import ContrastiveObjective
-from trainers.stages.masked import MaskedObjective, Prediction
+from trainers.stages.objectives import ContrastiveObjective, MaskedObjective, Prediction
 from trainers.stages.stage import RunContext, Trainable
 from trainers.stages.unlabelled import UnlabelledStage
 
@@ -97,14 +96,6 @@ class TeacherStage(UnlabelledStage[T], ABC):
     def inputs(self, run: RunConfig) -> Mapping[str, Any]:
         """See ``Stage.inputs``."""
         return {**self.common(run), "weights": teacher_record(self.name, run).identity}
-
-    def identity(self, run: RunConfig) -> str:
-        """What stands for the teacher in the key of its expert."""
-        if self.trains():
-            return f"{self.name}/{self.digest}"
-        # A random network is determined by the seed of the run, which is among what all keys depend on.
-        settings = self.settings
-        return f"{settings.network} at {settings.input_size}: {teacher_record(self.name, run).identity}"
 
     def build(self, run: RunConfig, context: RunContext) -> Trainable:
         """See ``Stage.build``."""
