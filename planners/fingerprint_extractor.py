@@ -12,6 +12,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,15 +110,6 @@ SAMPLES_PER_CASE = 10_000
 
 
 @dataclass(frozen=True)
-class ExamineTask:
-    """One case to examine; ``kept`` is the folder of measurements (None: measure anew and keep nothing)."""
-
-    source: CaseSource
-    scheme: LabelScheme
-    kept: Path | None
-
-
-@dataclass(frozen=True)
 class Examination:
     """What became of one case: what was measured, or its faults; and whether it was measured before."""
 
@@ -127,14 +119,15 @@ class Examination:
     reused: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Survey:
-    """All cases of a dataset after the pass: the fingerprint of the sound ones, the faults of the others.
+    """All cases of a dataset after the pass: the sound ones and their fingerprint, the faults of the others.
 
     ``reused`` counts the cases whose files are those that were measured before.
     """
 
     fingerprint: Fingerprint
+    sources: list[CaseSource] = field(default_factory=list)
     faults: dict[str, list[DataError]] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
     reused: int = 0
@@ -153,66 +146,65 @@ def survey(
     The dataset's foreground statistics come from labelled training cases; ``left_out`` (the cases of a published test
     set that lie among them) are measured but not used, because nothing may be chosen on scans that are reported.
     """
-    items = [(source.name, ExamineTask(source, scheme, kept)) for source in sources]
-    done = engine.map(examine, items, "checking", [source.bytes_on_disk for source in sources])
+    items = [(source.name, source) for source in sources]
+    work = partial(examine, scheme=scheme, kept=kept)
+    done = engine.map(work, items, "checking", [source.bytes_on_disk for source in sources])
+    found = Survey(Fingerprint(dataset=dataset))
     cases: dict[str, CaseFingerprint] = {}
-    faults: dict[str, list[DataError]] = {}
-    remarks: list[Remark] = []
     samples: list[tuple[npt.NDArray[np.float32], ...]] = []
-    reused = 0
-    channels = len(sources[0].raw.channels) if sources else 0
     for source, outcome in zip(sources, done, strict=True):
         if outcome.result is None or outcome.error is not None:
             raise outcome.error or RuntimeError(f"{source.name} has neither a result nor an error")
-        remarks += outcome.result.remarks
+        found.remarks += outcome.result.remarks
         if outcome.result.measured is None:
-            faults[source.name] = list(outcome.result.faults)
+            found.faults[source.name] = list(outcome.result.faults)
             continue
-        reused += outcome.result.reused
+        found.reused += outcome.result.reused
+        found.sources.append(source)
         cases[source.name] = outcome.result.measured.fingerprint
         if source.subset == "train" and source.name not in left_out:
             samples.append(outcome.result.measured.samples)
-    return Survey(
-        Fingerprint(dataset=dataset, cases=cases, foreground=_pooled(samples, channels)), faults, remarks, reused
-    )
+    channels = len(sources[0].raw.channels) if sources else 0
+    found.fingerprint = Fingerprint(dataset=dataset, cases=cases, foreground=_pooled(samples, channels))
+    return found
 
 
-def examine(task: ExamineTask) -> Examination:
-    """Check one case and, when it has no fault, measure it, unless that was done before."""
+def examine(source: CaseSource, scheme: LabelScheme, kept: Path | None) -> Examination:
+    """Check one case and, when it has no fault, measure it, unless that was done before.
+
+    ``kept`` is the folder of measurements (None: measure anew and keep nothing).
+    """
     # Before the voxels are read: a file that changes in between then has another digest the next time.
     try:
-        digests = FileDigests.of(task.source)
+        digests = FileDigests.of(source)
     except OSError as error:
-        return Examination(None, (_unreadable(task.source, error),))
-    key = digests.key(task.scheme)
-    known = read_measurement(task.kept, task.source, key) if task.kept else None
+        fault = DataError(
+            "E-IMG-01",
+            what=f'a file of the case "{source.name}" cannot be read',
+            found=str(error),
+            expected="readable files",
+            fix="correct its permissions or the link that leads to it",
+        )
+        return Examination(None, (fault,))
+    key = digests.key(scheme)
+    known = read_measurement(kept, source, key) if kept else None
     if known is not None:
         return Examination(known, remarks=known.remarks, reused=True)
-    inspection = inspect_case(task.source, task.scheme)
+    inspection = inspect_case(source, scheme)
     remarks = tuple(inspection.remarks)
     if inspection.faults:
         return Examination(None, tuple(inspection.faults), remarks)
-    measured = _measure_case(task, digests, inspection)
-    if task.kept:
-        write_measurement(task.kept, task.source, key, measured)
+    measured = _measure_case(source, scheme, digests, inspection)
+    if kept:
+        write_measurement(kept, source, key, measured)
     return Examination(measured, remarks=remarks)
 
 
-def _unreadable(source: CaseSource, error: OSError) -> DataError:
-    return DataError(
-        "E-IMG-01",
-        what=f'a file of the case "{source.name}" cannot be read',
-        found=str(error),
-        expected="readable files",
-        fix="correct its permissions or the link that leads to it",
-    )
-
-
-def _measure_case(task: ExamineTask, digests: FileDigests, inspection: Inspection) -> Measurement:
-    values = _foreground(inspection, task.scheme)
+def _measure_case(source: CaseSource, scheme: LabelScheme, digests: FileDigests, inspection: Inspection) -> Measurement:
+    values, counts = _foreground(inspection, scheme), inspection.label_counts
     grid = inspection.volumes[0].grid
     fingerprint = CaseFingerprint(
-        subset=task.source.subset,
+        subset=source.subset,
         shape=grid.shape,
         spacing=grid.spacing,
         axes=grid.axes,
@@ -221,7 +213,9 @@ def _measure_case(task: ExamineTask, digests: FileDigests, inspection: Inspectio
         volume=tuple(measure(volume.array) for volume in inspection.volumes),
         foreground=tuple(measure(inside) if inside.size else None for inside in values),
         voxel_digests=tuple(digest_voxels(volume) for volume in inspection.volumes),
-        label_voxels=_label_voxels(inspection, task.scheme),
+        label_voxels={}
+        if counts is None
+        else {name: int(counts[list(values)].sum()) for name, values in scheme.names.items()},
     )
     return Measurement(fingerprint, tuple(_sample(inside) for inside in values), tuple(inspection.remarks))
 
@@ -250,12 +244,6 @@ def _foreground(inspection: Inspection, scheme: LabelScheme) -> list[npt.NDArray
 def _span(used: npt.ArrayLike) -> slice:
     positions = np.flatnonzero(used)
     return slice(int(positions[0]), int(positions[-1]) + 1) if positions.size else slice(0, 0)
-
-
-def _label_voxels(inspection: Inspection, scheme: LabelScheme) -> dict[str, int]:
-    if inspection.label_counts is None:
-        return {}
-    return {name: int(inspection.label_counts[list(values)].sum()) for name, values in scheme.names.items()}
 
 
 def _sample(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

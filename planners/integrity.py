@@ -6,7 +6,8 @@ are left out on request (``--set-aside``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planners.cases import CaseSource
-from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
+from samora_pipeline.contracts.fingerprint import Fingerprint
 from samora_pipeline.contracts.integrity import Fault, IntegrityReport, Remark
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.leakage import copies
@@ -39,37 +40,40 @@ class Inspection:
     faults: list[DataError] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
 
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Within the context a fault is noted instead of raised."""
+        try:
+            yield
+        except DataError as error:
+            self.faults.append(error)
+
 
 def inspect_case(source: CaseSource, scheme: LabelScheme) -> Inspection:
     """Read a case and apply every check; all its faults are collected, not only the first."""
     found = Inspection()
     for path in source.raw.channels:
-        volume = _checked_channel(source, path, found)
-        if volume is not None:
+        with found.collecting():
+            volume = _checked_channel(path)
             found.volumes.append(volume)
+            if volume.array.min() == volume.array.max():
+                text = f"{path.name}: all voxels have the same value"
+                found.remarks.append(Remark(source.name, "W-IMG-01", text))
             found.remarks += _header_remarks(source, volume)
     for other in found.volumes[1:]:
-        _collect_grid(found.volumes[0], other, found)
+        with found.collecting():
+            require_same_grid(found.volumes[0], other)
     if source.raw.label is not None:
         _inspect_labels(source, source.raw.label, scheme, found)
     return found
 
 
-def _checked_channel(source: CaseSource, path: Path, found: Inspection) -> Volume | None:
-    try:
-        volume = read_volume(path)
-        if volume.array.ndim != 3:
-            raise DataError(
-                "E-CHAN-06",
-                volume=volume,
-                found=f"shape {' x '.join(str(size) for size in volume.array.shape)} in {volume.path}",
-            )
-        require_finite(volume)
-    except DataError as error:
-        found.faults.append(error)
-        return None
-    if volume.array.min() == volume.array.max():
-        found.remarks.append(Remark(source.name, "W-IMG-01", f"{path.name}: all voxels have the same value"))
+def _checked_channel(path: Path) -> Volume:
+    volume = read_volume(path)
+    if volume.array.ndim != 3:
+        shape = " x ".join(str(size) for size in volume.array.shape)
+        raise DataError("E-CHAN-06", volume=volume, found=f"shape {shape} in {volume.path}")
+    require_finite(volume)
     return volume
 
 
@@ -81,17 +85,26 @@ def _inspect_labels(source: CaseSource, path: Path, scheme: LabelScheme, found: 
         labels = label_array(volume)
     except DataError as error:
         shown = "; ".join(part for part in (error.found, scaled) if part)
-        found.faults.append(DataError(error.code, error.what, found=shown, expected=error.expected, fix=error.fix))
+        found.faults.append(DataError(**{**vars(error), "found": shown}))
         return
     found.remarks += _header_remarks(source, volume)
     if scaled:
         found.remarks.append(Remark(source.name, "W-LABEL-02", f"{path.name}: {scaled}; the scaled values are used"))
     if found.volumes:
-        _collect_grid(found.volumes[0], volume, found)
+        with found.collecting():
+            require_same_grid(found.volumes[0], volume)
     counts = count_labels(labels)
     undeclared = [int(value) for value in np.flatnonzero(counts) if value not in scheme.values]
     if undeclared:
-        found.faults.append(_undeclared(path, undeclared, counts, scheme))
+        found.faults.append(
+            DataError(
+                "E-LABEL-09",
+                what=f"{path.name} has label values that dataset.json does not declare",
+                found=f"{', '.join(f'{value} ({counts[value]} voxels)' for value in undeclared)} in {path}",
+                expected=", ".join(str(value) for value in sorted(scheme.values)),
+                fix="declare them in dataset.json, or map them to declared ones when converting",
+            )
+        )
     elif not counts[[value for values in scheme.names.values() for value in values]].any():
         found.remarks.append(Remark(source.name, "W-LABEL-01", "its label map holds no foreground"))
     found.labels, found.label_counts = labels, counts
@@ -109,13 +122,6 @@ def _scaling(volume: Volume) -> str:
     if slope in (None, 1.0) and intercept in (None, 0.0):
         return ""
     return f"its header scales the labels (scl_slope {slope:g}, scl_inter {intercept:g})"
-
-
-def _collect_grid(first: Volume, other: Volume, found: Inspection) -> None:
-    try:
-        require_same_grid(first, other)
-    except DataError as error:
-        found.faults.append(error)
 
 
 def count_labels(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -141,7 +147,7 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
     if len(every) == 1:
         error = every[0]
         fix = ", ".join(part for part in (error.fix, option) if part)
-        raise DataError(error.code, error.what, found=error.found, expected=error.expected, fix=fix)
+        raise DataError(**{**vars(error), "fix": fix})
     raise DataError(
         "E-DATA-02",
         number=len(faults),
@@ -166,11 +172,7 @@ def integrity_report(
         dataset,
         total,
         set_aside and bool(faults),
-        tuple(
-            Fault(case, error.code, error.what, error.found, error.expected, error.fix)
-            for case, errors in faults.items()
-            for error in errors
-        ),
+        tuple(Fault(case, **vars(error)) for case, errors in faults.items() for error in errors),
         tuple(remarks),
     )
 
@@ -190,39 +192,31 @@ def dataset_remarks(
     fingerprint: Fingerprint, channel_names: Sequence[str], scheme: LabelScheme, stated: int, orphans: Sequence[str]
 ) -> list[Remark]:
     """Doubts about a dataset as a whole, from its fingerprint."""
-    remarks = []
-    training = [case for case in fingerprint.cases.values() if case.subset == "train"]
-    listed = sum(case.subset != "test" for case in fingerprint.cases.values()) + len(fingerprint.set_aside)
+    cases = fingerprint.cases
+    training = [case for case in cases.values() if case.subset == "train"]
+    listed = sum(case.subset != "test" for case in cases.values()) + len(fingerprint.set_aside)
+    doubts: list[tuple[str, str]] = []
     if not len(training) <= stated <= listed:
-        remarks.append(
-            Remark(
-                "",
-                "W-COUNT-01",
-                f"dataset.json states {stated} training cases; {len(training)} labelled ones are here",
-            )
-        )
+        text = f"dataset.json states {stated} training cases; {len(training)} labelled ones are here"
+        doubts.append(("W-COUNT-01", text))
     if orphans:
-        remarks.append(Remark("", "W-LABEL-04", f"{len(orphans)} label files have no image: {', '.join(orphans[:5])}"))
-    remarks += [Remark("", "W-HU-01", text) for text in _not_hounsfield(fingerprint, channel_names)]
+        doubts.append(("W-LABEL-04", f"{len(orphans)} label files have no image: {', '.join(orphans[:5])}"))
+    doubts += [("W-HU-01", text) for text in _not_hounsfield(fingerprint, channel_names)]
     for name in scheme.names:
         if training and not any(case.label_voxels.get(name) for case in training):
-            remarks.append(Remark("", "W-LABEL-03", f'"{name}" occurs in no label map of the training cases'))
-    return remarks + [Remark("", "W-COPY-01", text) for text in _copy_texts(fingerprint.cases)]
-
-
-def _copy_texts(cases: Mapping[str, CaseFingerprint]) -> list[str]:
-    """A sentence for each scan that a dataset has under several names, whatever its files are called or look like."""
-    return [
-        f"the same scan under {len(names)} names: {', '.join(f'{name} ({cases[name].subset})' for name in names)}"
-        for names in copies(cases)
-    ]
+            doubts.append(("W-LABEL-03", f'"{name}" occurs in no label map of the training cases'))
+    for names in copies(cases):
+        # Whatever the files are called or look like.
+        shown = ", ".join(f"{name} ({cases[name].subset})" for name in names)
+        doubts.append(("W-COPY-01", f"the same scan under {len(names)} names: {shown}"))
+    return [Remark("", code, text) for code, text in doubts]
 
 
 def _not_hounsfield(fingerprint: Fingerprint, channel_names: Sequence[str]) -> list[str]:
     texts = []
     cases = fingerprint.cases.values()
     for index, name in enumerate(channel_names):
-        doubtful = [case.volume[index] for case in cases if _no_air(case, index)]
+        doubtful = [case.volume[index] for case in cases if case.volume[index].minimum >= -1.0]
         if name.strip().lower() == "ct" and doubtful:
             low, high = min(stats.minimum for stats in doubtful), max(stats.maximum for stats in doubtful)
             texts.append(
@@ -230,18 +224,3 @@ def _not_hounsfield(fingerprint: Fingerprint, channel_names: Sequence[str]) -> l
                 f"cases: values from {low:g} to {high:g} (air is -1000)"
             )
     return texts
-
-
-def _no_air(case: CaseFingerprint, channel: int) -> bool:
-    return case.volume[channel].minimum >= -1.0
-
-
-def _undeclared(path: Path, values: list[int], counts: npt.NDArray[np.int64], scheme: LabelScheme) -> DataError:
-    shown = ", ".join(f"{value} ({counts[value]} voxels)" for value in values)
-    return DataError(
-        "E-LABEL-09",
-        what=f"{path.name} has label values that dataset.json does not declare",
-        found=f"{shown} in {path}",
-        expected=", ".join(str(value) for value in sorted(scheme.values)),
-        fix="declare them in dataset.json, or map them to declared ones when converting",
-    )

@@ -16,25 +16,23 @@ from planners.fingerprint_extractor import MEASUREMENTS_FOLDER, Survey, same_fil
 from planners.integrity import dataset_remarks, integrity_report, require_sound
 from planners.overrides import check_keys
 from planners.preprocess import (
-    StoreAccount,
     StoreTask,
     conclude,
     descriptions_are_current,
     is_recorded,
     read_plans,
     store_cases,
-    sweep_all,
 )
 from planners.split_planner import PreviousSplits, SplitPlanner, leak_notes
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
-from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport, Remark
+from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans, SliceAxis
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER
 from samora_pipeline.errors import DataError, SamoraError
-from samora_pipeline.files import digest_json
+from samora_pipeline.files import digest_json, sweep
 from samora_pipeline.parallel import Engine
 
 
@@ -56,27 +54,14 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A dataset after its checks: the cases to go on with, what was measured, and what was set aside (with codes).
-
-    ``reused`` counts the cases whose files are those that were measured before.
-    """
-
-    dataset: RawDataset
-    sources: tuple[CaseSource, ...]
-    fingerprint: Fingerprint
-    remarks: tuple[Remark, ...]
-    reused: int
-
-
-@dataclass(frozen=True)
 class Prepared:
-    """A dataset after planning and storing."""
+    """A dataset after planning and storing; cases that were ``written``, and ``kept`` as they were."""
 
     plans: Plans
     splits: Splits
     notes: tuple[str, ...]
-    stored: StoreAccount
+    written: int
+    kept: int
 
 
 def open_dataset(raw: Path, overrides: Mapping[str, str]) -> RawDataset:
@@ -93,7 +78,7 @@ def open_dataset(raw: Path, overrides: Mapping[str, str]) -> RawDataset:
     return dataset
 
 
-def check(request: Request, dataset: RawDataset) -> Checked:
+def check(request: Request, dataset: RawDataset) -> Survey:
     """Check and measure every case, and write all findings to integrity.json whatever they are.
 
     Raises:
@@ -104,38 +89,48 @@ def check(request: Request, dataset: RawDataset) -> Checked:
     if not sources and not faults:
         raise DataError("E-DATA-04", raw=request.raw, found=f"no image in {request.raw}/imagesTr, imagesTs or imagesUn")
     total = len(sources) + len(faults)
-    found = _survey(request, dataset, sources)
+    published = dataset.ours.published_split
+    left_out = frozenset(published.test if published else ())
+    kept = None if request.anew else request.target / MEASUREMENTS_FOLDER
+    found = survey(dataset.folder.name, sources, dataset.scheme, left_out, request.engine, kept)
     faults |= found.faults
-    fingerprint = replace(found.fingerprint, set_aside={case: errors[0].code for case, errors in faults.items()})
-    remarks = (*found.remarks, *remarks_of(dataset, fingerprint, sources))
-    going_on = request.set_aside and bool(fingerprint.cases)
+    set_aside = {case: errors[0].code for case, errors in faults.items()}
+    found.fingerprint = replace(found.fingerprint, set_aside=set_aside)
+    stated, orphans = dataset.description.numTraining, missing_images(dataset, sources)
+    found.remarks += dataset_remarks(found.fingerprint, channel_names(dataset), dataset.scheme, stated, orphans)
+    going_on = request.set_aside and bool(found.sources)
     report = request.target / INTEGRITY_FILE
-    write_json(integrity_report(request.raw.name, total, going_on, faults, remarks), report)
+    write_json(integrity_report(request.raw.name, total, going_on, faults, found.remarks), report)
     if not going_on:
         require_sound(request.raw.name, faults, total, report)
-    sound = tuple(source for source in sources if source.name in fingerprint.cases)
-    return Checked(dataset, sound, fingerprint, remarks, found.reused)
+    return found
 
 
-def prepare(request: Request, checked: Checked) -> Prepared:
+def prepare(request: Request, dataset: RawDataset, checked: Survey) -> Prepared:
     """Decide plan and splits and bring the preprocessed folder up to date; values edited in plans.json stay.
 
     Raises:
         UsageError: ``E-SET-02``, ``E-SET-03``, ``E-NAME-01``.
         DataError, ResourceError: ``E-CASE-04``, ``E-SPLIT-06``, ``E-DISK-01``, ``E-MEM-18``.
     """
-    target, dataset, fingerprint = request.target, checked.dataset, checked.fingerprint
+    target, fingerprint = request.target, checked.fingerprint
     before = read_plans(target)
     edited = {key: value for key, value in (before.edited if before else {}).items() if key not in request.overrides}
     plans, notes = make_plan(request.planner, dataset, fingerprint, request.overrides, edited)
     notes += _dropped_settings(target, before, plans)
-    tasks = store_tasks(dataset, checked.sources, fingerprint, target, plans.slice_axis.value)
-    planned = SplitPlanner(dataset, fingerprint, plans.slice_axis.value).plan(previous_splits(target))
-    sweep_all(target)
-    stored = store_cases(target, plans, tasks, request.engine)
+    axis = plans.slice_axis.value
+    tasks = store_tasks(dataset, checked.sources, fingerprint, target, axis)
+    previous = None
+    if (target / SPLITS_FILE).is_file():
+        known = read_json(Splits, target / SPLITS_FILE)
+        previous = PreviousSplits(known, before.slice_axis.value if before else None)
+    planned = SplitPlanner(dataset, fingerprint, axis).plan(previous)
+    for folder in (target, target / SLICES_FOLDER, target / MEASUREMENTS_FOLDER):
+        sweep(folder)
+    written = store_cases(target, plans, tasks, request.engine)
     conclude(target, request.raw, fingerprint, plans, planned.splits)
-    leaks = leak_notes(dataset, fingerprint, planned.splits)
-    return Prepared(plans, planned.splits, (*notes, *planned.notes, *leaks), stored)
+    notes += (*planned.notes, *leak_notes(dataset, fingerprint, planned.splits))
+    return Prepared(plans, planned.splits, notes, written, len(tasks) - written)
 
 
 def is_current(raw: Path, target: Path) -> bool:
@@ -147,33 +142,20 @@ def is_current(raw: Path, target: Path) -> bool:
     try:
         dataset = read_dataset(raw)
         sources, faults = list_cases(dataset)
-        known = known_fingerprint(dataset, sources, target)
-        plans = read_plans(target)
+        known, plans = read_json(Fingerprint, target / FINGERPRINT_FILE), read_json(Plans, target / PLANS_FILE)
         report = read_json(IntegrityReport, target / INTEGRITY_FILE)
-        if faults or report.faults or known is None or plans is None or not (target / SPLITS_FILE).is_file():
+        if faults or report.faults or known.set_aside or not (target / SPLITS_FILE).is_file():
+            return False
+        if not (descriptions_are_current(raw, target) and _same_cases(sources, known)):
             return False
         if plans.planner not in PLANNERS.names():
-            if plans.fingerprint_digest != digest_json(to_plain(known)):
-                return False
-        elif make_plan(plans.planner, dataset, known, plans.overrides, plans.edited)[0] != plans:
-            return False
+            decided = plans.fingerprint_digest == digest_json(to_plain(known))
+        else:
+            decided = make_plan(plans.planner, dataset, known, plans.overrides, plans.edited)[0] == plans
+        tasks = store_tasks(dataset, sources, known, target, plans.slice_axis.value)
+        return decided and all(is_recorded(task) for task in tasks)
     except SamoraError:
         return False
-    tasks = store_tasks(dataset, sources, known, target, plans.slice_axis.value)
-    return all(is_recorded(task) for task in tasks)
-
-
-def known_fingerprint(dataset: RawDataset, sources: Sequence[CaseSource], target: Path) -> Fingerprint | None:
-    """The fingerprint in ``target``, when descriptions and all files are still those it was measured from."""
-    if not descriptions_are_current(dataset.folder, target):
-        return None
-    try:
-        known = read_json(Fingerprint, target / FINGERPRINT_FILE)
-    except DataError:
-        return None
-    if known.set_aside:
-        return None
-    return known if same_cases(sources, known) else None
 
 
 def store_tasks(
@@ -184,29 +166,7 @@ def store_tasks(
     return [StoreTask(source, cases[source.name], dataset.scheme, axis, target / SLICES_FOLDER) for source in sources]
 
 
-def previous_splits(target: Path) -> PreviousSplits | None:
-    """The splits that are there already, with the slice axis that their indices refer to."""
-    if not (target / SPLITS_FILE).is_file():
-        return None
-    plans = read_plans(target)
-    return PreviousSplits(read_json(Splits, target / SPLITS_FILE), plans.slice_axis.value if plans else None)
-
-
-def _survey(request: Request, dataset: RawDataset, sources: list[CaseSource]) -> Survey:
-    published = dataset.ours.published_split
-    left_out = frozenset(published.test if published else ())
-    kept = None if request.anew else request.target / MEASUREMENTS_FOLDER
-    return survey(dataset.folder.name, sources, dataset.scheme, left_out, request.engine, kept)
-
-
-def remarks_of(dataset: RawDataset, fingerprint: Fingerprint, sources: Sequence[CaseSource]) -> tuple[Remark, ...]:
-    """What is doubtful about a dataset as a whole."""
-    orphans = missing_images(dataset, sources)
-    stated = dataset.description.numTraining
-    return tuple(dataset_remarks(fingerprint, channel_names(dataset), dataset.scheme, stated, orphans))
-
-
-def same_cases(sources: Sequence[CaseSource], known: Fingerprint) -> bool:
+def _same_cases(sources: Sequence[CaseSource], known: Fingerprint) -> bool:
     """Whether the raw cases are exactly those of a fingerprint, in its order and with the same bytes."""
     if [source.name for source in sources] != list(known.cases):
         return False

@@ -6,7 +6,7 @@ written again. Killing it at any moment loses at most the case being written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from samora_pipeline.contracts.plans import PLANS_FILE, Plans, SliceAxis
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import digest_json, sweep, write_bytes
+from samora_pipeline.files import digest_json, write_bytes
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
 from samora_pipeline.parallel import Engine
@@ -57,16 +57,8 @@ class StoreTask:
         )
 
 
-@dataclass(frozen=True)
-class StoreAccount:
-    """How many cases were written and how many were there already."""
-
-    written: int
-    kept: int
-
-
-def store_cases(target: Path, plans: Plans, tasks: Sequence[StoreTask], engine: Engine) -> StoreAccount:
-    """Store the cases of ``tasks`` that are not there yet in ``target`` (preprocessed/DatasetNNN_Name).
+def store_cases(target: Path, plans: Plans, tasks: Sequence[StoreTask], engine: Engine) -> int:
+    """Store the cases of ``tasks`` that are not there yet in ``target`` (preprocessed/DatasetNNN_Name); count them.
 
     Raises:
         DataError, ResourceError: the first error of a case; the others are stored all the same.
@@ -80,25 +72,27 @@ def store_cases(target: Path, plans: Plans, tasks: Sequence[StoreTask], engine: 
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
-    written = sum(outcome.result is True for outcome in outcomes)
-    return StoreAccount(written, len(outcomes) - written)
+    return sum(outcome.result is True for outcome in outcomes)
 
 
 def conclude(target: Path, raw: Path, fingerprint: Fingerprint, plans: Plans, splits: Splits) -> None:
     """Write what describes the stored cases, the plan last, and remove what belongs to other cases."""
     names = list(fingerprint.cases)
-    _remove_other_cases(target / SLICES_FOLDER, names)
+    slices = target / SLICES_FOLDER
+    wanted = {path for name in names for path in vars(CasePaths.of(slices, name)).values()}
+    for path in slices.iterdir():
+        if path.suffix in (".b2nd", ".json") and path not in wanted:
+            path.unlink()
     remove_other_measurements(target / MEASUREMENTS_FOLDER, names)
     write_json(fingerprint, target / FINGERPRINT_FILE)
-    _copy_descriptions(raw, target)
+    for name in COPIED:
+        content = _content(raw / name)
+        if content is None:
+            (target / name).unlink(missing_ok=True)
+        else:
+            write_bytes(target / name, content)
     write_json(splits, target / SPLITS_FILE)
     write_json(plans, target / PLANS_FILE)
-
-
-def sweep_all(target: Path) -> None:
-    """Remove what killed writers left behind; only for the one that holds ``target`` for itself."""
-    for folder in (target, target / SLICES_FOLDER, target / MEASUREMENTS_FOLDER):
-        sweep(folder)
 
 
 def store_case(task: StoreTask) -> bool:
@@ -114,7 +108,8 @@ def store_case(task: StoreTask) -> bool:
     del volumes
     labels = labels_to_slices(read_volume(task.source.raw.label), geometry) if task.source.raw.label else None
     if not same_files(task.source, task.fingerprint):
-        raise _changed(task.source)
+        shown = ", ".join(str(path) for path in task.source.raw.channels)
+        raise DataError("E-CASE-04", source=task.source, found=shown)
     slices, _, rows, columns = images.shape
     record = StoredCase(
         case=task.source.name,
@@ -145,11 +140,12 @@ def is_stored(task: StoreTask) -> bool:
 
 
 def is_recorded(task: StoreTask) -> bool:
-    """Whether the record of the case says that it was stored from these very files; nothing else is read."""
-    try:
-        record = read_json(StoredCase, CasePaths.of(task.folder, task.source.name).record)
-    except DataError:
-        return False
+    """Whether the record of the case says that it was stored from these very files; nothing else is read.
+
+    Raises:
+        DataError: there is no record that can be read.
+    """
+    record = read_json(StoredCase, CasePaths.of(task.folder, task.source.name).record)
     return record.source_digest == task.source_digest
 
 
@@ -166,35 +162,10 @@ def descriptions_are_current(raw: Path, target: Path) -> bool:
     return all(_content(raw / name) == _content(target / name) for name in COPIED)
 
 
-def _copy_descriptions(raw: Path, target: Path) -> None:
-    for name in COPIED:
-        content = _content(raw / name)
-        if content is None:
-            (target / name).unlink(missing_ok=True)
-        else:
-            write_bytes(target / name, content)
-
-
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def _remove_other_cases(slices: Path, names: Sequence[str]) -> None:
-    wanted: Mapping[Path, None] = {
-        path: None
-        for name in names
-        for paths in [CasePaths.of(slices, name)]
-        for path in (paths.images, paths.labels, paths.record)
-    }
-    for path in slices.iterdir():
-        if path.suffix in (".b2nd", ".json") and path not in wanted:
-            path.unlink()
 
 
 def _label_pixels(labels: npt.NDArray[np.uint8], scheme: LabelScheme) -> dict[str, tuple[int, ...]]:
     counts = np.stack([count_labels(slice_labels) for slice_labels in labels])
     return {name: tuple(counts[:, list(values)].sum(axis=1).tolist()) for name, values in scheme.names.items()}
-
-
-def _changed(source: CaseSource) -> DataError:
-    return DataError("E-CASE-04", source=source, found=", ".join(str(path) for path in source.raw.channels))

@@ -6,8 +6,9 @@ import argparse
 import os
 import shlex
 import sys
+from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samora_pipeline.command_line import CommandParser, run, say
 
@@ -64,7 +65,7 @@ def _add_pool(parser: CommandParser) -> None:
     parser.add_argument(
         "--unlabeled",
         nargs="+",
-        default=[],
+        default=(),
         metavar="D",
         help="more datasets for the unlabelled pool, or paper: 100,000 CT slices of the paper's datasets",
     )
@@ -79,7 +80,7 @@ def _add_pool(parser: CommandParser) -> None:
         help="take out training and unlabelled scans that show what is scored (the same scan or patient)",
     )
     parser.add_argument(
-        "--allow-leak", nargs="+", default=[], metavar="CASE", help="let such scans in by name; every report says LEAKY"
+        "--allow-leak", nargs="+", default=(), metavar="CASE", help="let such scans in by name; every report says LEAKY"
     )
 
 
@@ -91,7 +92,7 @@ def _add_method(parser: CommandParser) -> None:
         help="where experts come from: full (default), T1, T2, nocpt, scratch (default of tiny backbones), "
         "none, paper_literal",
     )
-    parser.add_argument("--levels", metavar="L,...", help="experts to use: image,patch,pixel (default: all)")
+    parser.add_argument("--levels", type=_names, metavar="L,...", help="experts: image,patch,pixel (default: all)")
     parser.add_argument(
         "--backbone",
         metavar="B",
@@ -123,11 +124,13 @@ def _add_sitting(parser: CommandParser) -> None:
         "--tensorboard", action="store_true", help="also write curves for TensorBoard (pip install tensorboard)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
-    parser.add_argument("--fast-dev-run", action="store_true", help="two steps of every stage and one scored case")
+    parser.add_argument(
+        "--fast-dev-run", dest="fast", action="store_true", help="two steps of every stage and one scored case"
+    )
 
 
 def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
-    from trainers.runs.request import find_trainer
+    from trainers.runs.request import Request, find_trainer
 
     # Before anything heavy is imported: the most common mistake is the order of the arguments.
     find_trainer(arguments.trainer)
@@ -135,7 +138,9 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
     from trainers.runs.describe import describe, describe_settings
     from trainers.runs.planning import plan_run
 
-    request = _request(arguments)
+    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request))
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+    request = Request(**values)
     roots = resolve_roots(arguments.root)
     if arguments.dry_run:
         run = plan_run(request, roots)
@@ -182,31 +187,8 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
         say(f"run: {context.folder}")
 
 
-def _request(arguments: argparse.Namespace) -> Request:
-    from trainers.runs.request import Request
-
-    levels = arguments.levels
-    return Request(
-        dataset=arguments.dataset,
-        trainer=arguments.trainer,
-        split=arguments.split,
-        fold=arguments.fold,
-        recipe=arguments.recipe,
-        stage=arguments.stage,
-        unlabeled=tuple(arguments.unlabeled),
-        levels=None if levels is None else tuple(name for name in levels.split(",") if name),
-        transductive=arguments.transductive,
-        exclude_leaks=arguments.exclude_leaks,
-        allow_leak=tuple(arguments.allow_leak),
-        backbone=arguments.backbone,
-        backbone_weights=arguments.backbone_weights,
-        seed=arguments.seed,
-        name=arguments.name,
-        assignments=tuple(arguments.assignments),
-        preset=arguments.preset,
-        resume=arguments.resume,
-        fast=arguments.fast_dev_run,
-    )
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
 
 
 def _device(name: str | None) -> torch.device:

@@ -43,41 +43,20 @@ _LARGEST_MICRO_BATCH = 32
 class Method:
     """What a request says about the method; needs no data.
 
-    ``settings`` has ``model``, ``pool`` and every stage by name. ``changes`` names everything that differs from the
-    trainer's defaults, ``unused`` assignments to stages that this run does not have.
+    ``stages`` are in their order. ``changes`` names everything that differs from the trainer's defaults, ``unused``
+    assignments to stages that this run does not have.
     """
 
     trainer: Trainer
     recipe: str
     levels: tuple[Level, ...]
     backbone: str
-    small: bool
-    settings: Mapping[str, Any]
+    model: ModelSettings | NetworkSettings
+    pool: PoolSettings
+    stages: dict[str, StageSettings]
+    finetune: FinetuneSettings
     changes: Mapping[str, Any]
     unused: tuple[str, ...]
-
-    @property
-    def model(self) -> ModelSettings | NetworkSettings:
-        """The settings of the network."""
-        settings: ModelSettings | NetworkSettings = self.settings[MODEL]
-        return settings
-
-    @property
-    def pool(self) -> PoolSettings:
-        """The settings of the pool."""
-        settings: PoolSettings = self.settings[POOL]
-        return settings
-
-    @property
-    def finetune(self) -> FinetuneSettings:
-        """The settings of stage 2."""
-        settings: FinetuneSettings = self.settings[FINETUNE]
-        return settings
-
-    @property
-    def stages(self) -> dict[str, StageSettings]:
-        """The stages in their order."""
-        return {name: value for name, value in self.settings.items() if name not in (MODEL, POOL)}
 
 
 def choose_method(request: Request) -> Method:
@@ -102,9 +81,10 @@ def choose_method(request: Request) -> Method:
     settings = _with_parts(default, [one for one in request.assignments if one not in unused])
     changes = _asked(request, trainer, recipe, levels, backbone, small=small)
     changes |= differences(settings, _with_parts(default, []))
+    model, pool = settings.pop(MODEL), settings.pop(POOL)
     if request.fast:
-        settings |= {name: stage.short() for name, stage in settings.items() if isinstance(stage, StageSettings)}
-    return Method(trainer, recipe, levels, backbone, small, settings, changes, unused)
+        settings = {name: stage.short() for name, stage in settings.items()}
+    return Method(trainer, recipe, levels, backbone, model, pool, settings, settings[FINETUNE], changes, unused)
 
 
 def choose_sizes(

@@ -7,6 +7,7 @@ mask decoder are random: masked modelling does not touch them, and fine-tuning t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import BASE_FILE, RunConfig
 from samora_pipeline.files import atomic_path
@@ -71,9 +71,8 @@ class BootstrapObjective(MaskedObjective[SegmentationNetwork]):
     ) -> None:
         encoder = network.image_encoder
         super().__init__(source, plans, encoder.shapes[-1].side, settings, seed)
-        channels, size = len(plans.channel_names), network.input_size
-        self.cells = BootstrapHead(encoder, network.prompt_encoder.embed_dim, channels, size)
-        self.head = self.cells
+        width, channels = network.prompt_encoder.embed_dim, len(plans.channel_names)
+        self.head = self.cells = BootstrapHead(encoder, width, channels, network.input_size)
 
     def predict(self, network: SegmentationNetwork, images: Tensor, mask: Tensor) -> Prediction:
         """What the embedding, the coarsest of the features, reconstructs."""
@@ -112,6 +111,7 @@ class Bootstrap(UnlabelledStage[BootstrapSettings]):
     """The whole encoder by masked modelling, written in the layout of the family's public files."""
 
     Settings = BootstrapSettings
+    task = BootstrapObjective
     file = BASE_FILE
 
     def inputs(self, run: RunConfig) -> Mapping[str, Any]:
@@ -121,19 +121,10 @@ class Bootstrap(UnlabelledStage[BootstrapSettings]):
     def build(self, run: RunConfig, context: RunContext) -> Trainable:
         """See ``Stage.build``."""
         model = sam_spec(run)
-        spec = ModelSpec(
-            backbone=model.backbone,
-            input_size=model.input_size,
-            num_outputs=PUBLIC_MASKS,
-            in_channels=model.in_channels,
-            levels=(),
-            lora_rank=model.lora_rank,
-            fusion=None,
-            decoder=BACKBONES.get(model.backbone).own_decoder,
-        )
+        decoder = BACKBONES.get(model.backbone).own_decoder
+        spec = replace(model, num_outputs=PUBLIC_MASKS, levels=(), fusion=None, decoder=decoder, block_adapters=False)
         network = network_on_base(spec, None, self.seed(run))
-        objective = BootstrapObjective(context.source, run.plans, self.settings, network, self.seed(run))
-        return self.trainable(network, objective, run, context, learns=frozenset({Part.BASE}))
+        return self.trainable(network, run, context, learns=frozenset({Part.BASE}))
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
         """See ``Stage.save``."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -48,10 +49,6 @@ class ExpertStage(UnlabelledStage[P], ABC):
         """The level of the expert."""
         return LEVEL_OF[self.name]
 
-    @abstractmethod
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """What the expert learns."""
-
     def inputs(self, run: RunConfig) -> Mapping[str, Any]:
         """See ``Stage.inputs``. The recipe's name is not among them: recipes that train an expert alike share it."""
         model, bootstrap = sam_spec(run), run.stage(BOOTSTRAP)
@@ -66,8 +63,7 @@ class ExpertStage(UnlabelledStage[P], ABC):
         """See ``Stage.build``."""
         network = network_on_base(expert_spec(run, self.level), context.base_file, self.seed(run))
         learns = frozenset({Part.EXPERTS})
-        objective = self.objective(network, run, context)
-        return self.trainable(network, objective, run, context, learns=learns, level=self.level, **self.teacher(run))
+        return self.trainable(network, run, context, learns=learns, level=self.level, **self.teacher(run))
 
     def teacher(self, run: RunConfig) -> dict[str, Any]:
         """``taught_by`` and ``stamp`` of ``trainable``; nothing where the level learns by its own objective."""
@@ -82,31 +78,21 @@ class ContrastiveExpert(ExpertStage[ContrastiveSettings]):
     """Image level: two views of a slice are alike, views of other slices are not."""
 
     Settings = ContrastiveSettings
-
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """See ``ExpertStage.objective``."""
-        width = network.image_encoder.shapes[-1].width
-        return ImageObjective(context.source, run.plans, self.settings, width, self.seed(run))
+    task = ImageObjective
 
 
 class MaskedExpert(ExpertStage[MaskedSettings]):
     """Patch level: hidden patches are reconstructed."""
 
     Settings = MaskedSettings
-
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """See ``ExpertStage.objective``."""
-        return PatchObjective(context.source, run.plans, self.settings, network, self.seed(run))
+    task = PatchObjective
 
 
 class DenoisingExpert(ExpertStage[DenoisingSettings]):
     """Pixel level: noise is removed."""
 
     Settings = DenoisingSettings
-
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """See ``ExpertStage.objective``."""
-        return PixelObjective(context.source, run.plans, self.settings, network, self.seed(run))
+    task = PixelObjective
 
 
 class DistilledExpert(ExpertStage[DistillationSettings]):
@@ -123,8 +109,8 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
         size = record.settings["input_size"] if record is not None else None
         return {**super().inputs(run), "teacher": trained or {**start, "input_size": size}}
 
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """See ``ExpertStage.objective``.
+    def objective(self, network: Any, run: RunConfig, context: RunContext) -> Objective[Any]:
+        """See ``UnlabelledStage.objective``.
 
         Raises:
             AssetError: ``E-RUN-23`` the teacher's stage has not run.
@@ -156,16 +142,8 @@ def expert_spec(run: RunConfig, level: Level) -> ModelSpec:
     The decoder is built because a network has one; nothing runs it here, so its number of outputs is of no matter.
     """
     model = sam_spec(run)
-    return ModelSpec(
-        backbone=model.backbone,
-        input_size=model.input_size,
-        num_outputs=1,
-        in_channels=model.in_channels,
-        levels=(level,),
-        lora_rank=model.lora_rank,
-        fusion=None,
-        decoder=BACKBONES.get(model.backbone).own_decoder,
-    )
+    decoder = BACKBONES.get(model.backbone).own_decoder
+    return replace(model, num_outputs=1, levels=(level,), fusion=None, decoder=decoder, block_adapters=False)
 
 
 def read_expert(

@@ -142,9 +142,8 @@ class PatchObjective(MaskedObjective[SegmentationNetwork]):
         encoder = network.image_encoder
         last = encoder.shapes[-1]
         super().__init__(source, plans, last.side, settings, seed)
-        patch_size = network.input_size // last.side
-        self.decoder = PatchDecoder(last.width, len(plans.channel_names), patch_size, mask_width=encoder.embed_dim)
-        self.head = self.decoder
+        channels, patch_size = len(plans.channel_names), network.input_size // last.side
+        self.head = self.decoder = PatchDecoder(last.width, channels, patch_size, mask_width=encoder.embed_dim)
 
     def predict(self, network: SegmentationNetwork, images: Tensor, mask: Tensor) -> Prediction:
         """See ``MaskedObjective.predict``."""
@@ -216,10 +215,15 @@ class ImageObjective(ContrastiveObjective[SegmentationNetwork]):
     """Contrastive learning on the mean of the last block's tokens."""
 
     def __init__(
-        self, source: UnlabelledSource, plans: Plans, settings: ContrastiveSettings, width: int, seed: int
+        self,
+        source: UnlabelledSource,
+        plans: Plans,
+        settings: ContrastiveSettings,
+        network: SegmentationNetwork,
+        seed: int,
     ) -> None:
         super().__init__(source, plans, settings, seed)
-        self.head = ContrastiveHead(width)
+        self.head = ContrastiveHead(network.image_encoder.shapes[-1].width)
 
     def embed(self, network: SegmentationNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ContrastiveObjective.embed``."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,6 @@ from samora_pipeline.slices.views import visible_count
 from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.obtain import find
 from samora_pipeline.weights.teacher_checkpoint import load_teacher
-from trainers.loop.pretraining import Objective
 from trainers.settings import (
     LEVEL_OF,
     RANDOM_WEIGHTS,
@@ -50,9 +49,17 @@ T = TypeVar("T", bound=TeacherSettings)
 class ContrastiveTeacher(ContrastiveObjective[SimclrTeacher]):
     """SimCLRv2's own training: encoder and projection head, batch norm over both views of all ranks."""
 
-    def __init__(self, source: UnlabelledSource, plans: Plans, settings: ImageTeacherSettings, seed: int) -> None:
+    def __init__(
+        self,
+        source: UnlabelledSource,
+        plans: Plans,
+        settings: ImageTeacherSettings,
+        teacher: SimclrTeacher,
+        seed: int,
+    ) -> None:
         super().__init__(source, plans, settings, seed)
         self.head = nn.Identity()
+        teacher.encoder.checkpointing = settings.checkpointing
 
     def embed(self, network: SimclrTeacher, images: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ContrastiveObjective.embed``."""
@@ -81,13 +88,13 @@ class MaskedTeacher(MaskedObjective[MaeTeacher]):
 
 
 class TeacherStage(UnlabelledStage[T], ABC):
-    """A teacher of one level. It does not depend on the backbone, so runs on different backbones share it."""
+    """A teacher of one level. It does not depend on the backbone, so runs on different backbones share it.
+
+    ``family`` are the networks that its ``task`` can train.
+    """
 
     file = "teacher.safetensors"
-
-    @abstractmethod
-    def objective(self, teacher: Teacher, source: UnlabelledSource, plans: Plans, seed: int) -> Objective[Any]:
-        """The teacher's own training; ``E-TEACH-05`` where its family is another one."""
+    family: ClassVar[type[Teacher]]
 
     def trains(self) -> bool:
         """Not without CPT."""
@@ -98,18 +105,13 @@ class TeacherStage(UnlabelledStage[T], ABC):
         return {**self.common(run), "weights": teacher_record(self.name, run).identity}
 
     def build(self, run: RunConfig, context: RunContext) -> Trainable:
-        """See ``Stage.build``."""
+        """See ``Stage.build``; ``E-TEACH-05`` a network of another family."""
         record = teacher_record(self.name, run)
         teacher = self.start(run, context).to(context.device).train()
-        return self.trainable(
-            teacher,
-            self.objective(teacher, context.source, run.plans, self.seed(run)),
-            run,
-            context,
-            learns=None,
-            taught_by=teacher_text(record),
-            stamp=teacher_stamp(record),
-        )
+        if not isinstance(teacher, self.family):
+            raise UsageError("E-TEACH-05", settings=self.settings, found=type(teacher).__name__)
+        text, stamp = teacher_text(record), teacher_stamp(record)
+        return self.trainable(teacher, run, context, learns=None, taught_by=text, stamp=stamp)
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
         """See ``Stage.save``."""
@@ -162,33 +164,21 @@ class TeacherStage(UnlabelledStage[T], ABC):
     def _empty(self, run: RunConfig) -> Teacher:
         return TEACHERS.get(self.settings.network).build(self.settings.input_size or run.model.input_size)
 
-    def _foreign(self, teacher: Teacher) -> UsageError:
-        return UsageError("E-TEACH-05", settings=self.settings, found=type(teacher).__name__)
-
 
 class ImageTeacher(TeacherStage[ImageTeacherSettings]):
     """SimCLRv2."""
 
     Settings = ImageTeacherSettings
-
-    def objective(self, teacher: Teacher, source: UnlabelledSource, plans: Plans, seed: int) -> Objective[Any]:
-        """See ``TeacherStage.objective``."""
-        if not isinstance(teacher, SimclrTeacher):
-            raise self._foreign(teacher)
-        teacher.encoder.checkpointing = self.settings.checkpointing
-        return ContrastiveTeacher(source, plans, self.settings, seed)
+    task = ContrastiveTeacher
+    family = SimclrTeacher
 
 
 class PatchTeacher(TeacherStage[PatchTeacherSettings]):
     """MAE."""
 
     Settings = PatchTeacherSettings
-
-    def objective(self, teacher: Teacher, source: UnlabelledSource, plans: Plans, seed: int) -> Objective[Any]:
-        """See ``TeacherStage.objective``."""
-        if not isinstance(teacher, MaeTeacher):
-            raise self._foreign(teacher)
-        return MaskedTeacher(source, plans, self.settings, teacher, seed)
+    task = MaskedTeacher
+    family = MaeTeacher
 
 
 def teacher_record(stage: str, run: RunConfig) -> TeacherRecord:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
@@ -20,7 +21,12 @@ P = TypeVar("P", bound=PretrainingSettings)
 
 
 class UnlabelledStage(Stage[P], ABC):
-    """A stage that learns from the pool; runs with the same pool, seed, input size and settings share its result."""
+    """A stage that learns from the pool; runs with the same pool, seed, input size and settings share its result.
+
+    ``task`` is the class of its objective, made of slices, plan, settings, network and seed.
+    """
+
+    task: ClassVar[Callable[..., Objective[Any]]]
 
     def common(self, run: RunConfig) -> dict[str, Any]:
         """What the results of all stages without labels depend on."""
@@ -31,10 +37,13 @@ class UnlabelledStage(Stage[P], ABC):
             "seed": run.seed,
         }
 
+    def objective(self, network: Any, run: RunConfig, context: RunContext) -> Objective[Any]:
+        """What is learned: an instance of ``task``."""
+        return self.task(context.source, run.plans, self.settings, network, self.seed(run))
+
     def trainable(
         self,
         network: Any,
-        objective: Objective[Any],
         run: RunConfig,
         context: RunContext,
         *,
@@ -43,10 +52,11 @@ class UnlabelledStage(Stage[P], ABC):
         taught_by: str = "",
         stamp: str | None = None,
     ) -> Trainable:
-        """Describe the training of ``network`` by ``objective``.
+        """Describe the training of ``network`` by the stage's objective.
 
         ``level``, ``taught_by`` and ``stamp`` (a warning flag of the teacher) are for the monitors.
         """
+        objective = self.objective(network, run, context)
         source = context.source
         shared = tuple(flag for flag in run.stamps if flag in POOL_STAMPS)
         parameters = dict(network.named_parameters())
