@@ -131,8 +131,9 @@ def fused(prepared: Callable[[str], Path]) -> dict[str, Checkpoint]:
     """The checkpoint of SAMora with each fusion; all share the experts."""
     root = prepared("90")
     folds = {name: train(root, "90", "SAMoraTrainer", name, "--set", f"fusion={name}") for name in FUSIONS.names()}
-    experts = {tuple(read_json(RunConfig, fold / "config.json").experts.items()) for fold in folds.values()}
-    assert len(experts) == 1
+    experts = [read_json(RunConfig, fold / "config.json").experts for fold in folds.values()]
+    assert len(experts[0]) == 3
+    assert all(expert == experts[0] for expert in experts)
     return {name: load_checkpoint(fold / FINAL_CHECKPOINT) for name, fold in folds.items()}
 
 

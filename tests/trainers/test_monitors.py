@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from trainers.pretraining_config import PatchSettings, PixelSettings, PretrainingSettings
-from trainers.stages.pixel import PixelObjective
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json
@@ -23,7 +22,9 @@ from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.loop.monitor_rules import RULES, judge, verdict
 from trainers.loop.monitors import Monitor, MonitorInputs, places_of, spread_evenly
-from trainers.stages.objectives import PatchObjective
+from trainers.methods import DENOISING, MASKED
+from trainers.settings import PretrainingSettings
+from trainers.stages.objectives import PatchObjective, PixelObjective
 from trainers.stages.stage import network_on_base
 
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ def plans(folder: Path) -> Plans:
 
 @pytest.fixture(scope="module")
 def source(folder: Path, plans: Plans) -> SliceSource:
-    return SliceSource(folder / "slices", [SliceId(case, i) for case in TRAIN[:4] for i in range(DEPTH)], plans)
+    return SliceSource(folder / "slices", [SliceId(case, i) for case in TRAIN[:4] for i in range(DEPTH)], plans, INPUT)
 
 
 def _network(level: Level) -> SegmentationNetwork:
@@ -54,8 +55,8 @@ def _network(level: Level) -> SegmentationNetwork:
 
 def _patch(source: SliceSource, plans: Plans) -> tuple[MonitorInputs, SegmentationNetwork]:
     network = _network(Level.PATCH)
-    settings = PatchSettings(epochs=2, batch=512)
-    objective = PatchObjective(source, plans, settings, network.image_encoder, 0)
+    settings = replace(MASKED, epochs=2, batch=512)
+    objective = PatchObjective(source, plans, settings, network, 0)
     return MonitorInputs("expert_patch", network, objective, source, settings, CPU, Level.PATCH), network
 
 
@@ -101,7 +102,7 @@ def test_a_card_has_every_number_and_its_rule(source: SliceSource, plans: Plans,
 
 def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, plans: Plans) -> None:
     network = _network(Level.PIXEL)
-    objective = PixelObjective(source, plans, PixelSettings(), network.image_encoder, 0)
+    objective = PixelObjective(source, plans, DENOISING, network, 0)
 
     class Identity(nn.Module):
         def forward(self, tokens: object) -> Tensor:
@@ -128,8 +129,8 @@ def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, pla
 
 def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[MonitorInputs, SegmentationNetwork]:
     """A denoising in whose panel some views are nothing but air, with noise that only exchanges pixels."""
-    network, settings = _network(Level.PIXEL), PixelSettings(epochs=1, batch=8)
-    objective = PixelObjective(source, plans, settings, network.image_encoder, 0)
+    network, settings = _network(Level.PIXEL), replace(DENOISING, epochs=1, batch=8)
+    objective = PixelObjective(source, plans, settings, network, 0)
     original = objective._restore
 
     def restore(network: SegmentationNetwork, batch: dict[str, object]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:

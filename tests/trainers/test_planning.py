@@ -10,7 +10,7 @@ import pytest
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
-from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE, Choice
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.files import digest_file
@@ -208,6 +208,43 @@ def test_a_plan_that_only_changed_its_reasons_is_the_same(root: Path) -> None:
     config = replace(plan.config, plans=replace(plan.config.plans, slice_axis=Planned("axial", "measured again")))
     write_config(plan.context.folder, config)
     _plan(root, name="a")
+
+
+def test_a_second_start_takes_what_the_first_chose(root: Path) -> None:
+    first = _plan(root, name="a")
+    stored = dict(first.config.choices)
+    assert {name: choice.value for name, choice in stored.items()} == {
+        "model.input_size": 64,
+        "finetune.micro_batch": 32,
+    }
+    # As if it had been chosen on a smaller device.
+    choices = {**stored, "finetune.micro_batch": Choice(2, "a smaller device")}
+    (finetune,) = [record for record in first.config.stages if record.name == "finetune"]
+    smaller = replace(finetune, settings={**finetune.settings, "micro_batch": 2})
+    stages = tuple(smaller if record is finetune else record for record in first.config.stages)
+    write_config(first.context.folder, replace(first.config, choices=choices, stages=stages))
+    again = _plan(root, name="a")
+    assert again.config.choices == choices
+    assert again.config.stage("finetune") == smaller
+    assert again.context.stages["finetune"].settings.micro_batch == 2
+    # Another run chooses anew, and only what is typed can be in conflict.
+    assert _plan(root, name="b").config.choices == stored
+    with pytest.raises(DataError) as caught:
+        _plan(root, name="a", assignments=("finetune.micro_batch=4",))
+    assert caught.value.code == "E-RUN-19"
+    assert "stages.finetune.settings.micro_batch 2 -> 4" in caught.value.found
+
+
+def test_the_input_size_is_the_runs_own_choice_and_stays(root: Path) -> None:
+    path = root / "preprocessed" / NAME / PLANS_FILE
+    plans = read_json(Plans, path)
+    write_json(replace(plans, input_size=Planned(None, "tests")), path)
+    first = _plan(root, name="a")
+    assert first.config.choices["model.input_size"].value == first.config.model.input_size == 224
+    smaller = _plan(root, name="a", assignments=("model.input_size=64",)).config
+    choices = {**smaller.choices, "model.input_size": Choice(64, "tests")}
+    write_config(first.context.folder, replace(smaller, choices=choices))
+    assert _plan(root, name="a").config.model.input_size == 64
 
 
 def test_an_existing_run_is_continued_or_named_anew(root: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_run_leaves_what_prediction_and_reports_need(whole: Path) -> None:
     assert config.base.origin == "bootstrap"
     assert config.base.digest == digest_file(folder / "base.safetensors")
     assert set(config.stamps) == {"PHANTOM", "BOOTSTRAPPED BASE"}
-    assert config.settings["finetune"]["epochs"] == 2
+    assert config.stage("finetune").settings["epochs"] == 2
     summary = read_json(Summary, folder / "summary.json")
     assert {case.case for case in summary.metric_per_case} == set(SCORED)
     assert {path.name for path in (folder / "validation").glob("*.nii.gz")} == {f"{case}.nii.gz" for case in SCORED}
