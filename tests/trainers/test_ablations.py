@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers.presets import PRESETS, Preset, resolve
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec

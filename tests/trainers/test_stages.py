@@ -88,7 +88,7 @@ def _network(*levels: Level, backbone: str = "samora_tiny") -> SegmentationNetwo
 
 def _objective(level: Level, source: SliceSource, plans: Plans, network: SegmentationNetwork) -> Objective:
     if level is Level.IMAGE:
-        return ImageObjective(source, plans, CONTRASTIVE, network.image_encoder.shapes[-1].width, 0)
+        return ImageObjective(source, plans, CONTRASTIVE, network, 0)
     if level is Level.PATCH:
         return PatchObjective(source, plans, MASKED, network, 0)
     return PixelObjective(source, plans, DENOISING, network, 0)
