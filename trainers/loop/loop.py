@@ -112,9 +112,7 @@ class _Loop:
         self.path = where.folder / LATEST_CHECKPOINT
         self.state = LoopState()
         if self.path.is_file():
-            self.state = restore_state(
-                self.path, training.parameters, training.buffers, training.optimizer, where.digest
-            )
+            self.state = restore_state(self.path, training, where.digest)
         self.sinks: list[Sink] = [JsonLines(where.folder / LOG_FILE)]
         if where.tensorboard and distributed.is_main():
             self.sinks.append(TensorBoard(where.folder / TENSORBOARD_FOLDER))
@@ -267,11 +265,8 @@ class _Loop:
         return watched, time.monotonic() - begun
 
     def _save(self) -> None:
-        training = self.training
         if distributed.is_main():
-            save_state(
-                self.path, self.state, training.parameters, training.buffers, training.optimizer, self.where.digest
-            )
+            save_state(self.path, self.state, self.training, self.where.digest)
         self.saved_at = time.monotonic()
 
     def _leave_if_asked(self) -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.errors import DataError
 from samora_pipeline.run_log import Line
+
+if TYPE_CHECKING:
+    from trainers.loop.loop import Training
 
 _SCHEMA_VERSION = 1
 
@@ -43,20 +46,13 @@ class LoopState:
     history: list[Line] = field(default_factory=list)
 
 
-def save_state(
-    path: Path,
-    state: LoopState,
-    parameters: Mapping[str, nn.Parameter],
-    buffers: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    digest: str,
-) -> None:
+def save_state(path: Path, state: LoopState, training: Training, digest: str) -> None:
     """Write parameters, buffers, the optimizer's tensors by parameter name and the position, atomically."""
-    tensors: dict[str, Tensor] = {f"parameter/{name}": value for name, value in parameters.items()}
-    tensors |= {f"buffer/{name}": value for name, value in buffers.items()}
+    tensors: dict[str, Tensor] = {f"parameter/{name}": value for name, value in training.parameters.items()}
+    tensors |= {f"buffer/{name}": value for name, value in training.buffers.items()}
     scalars: dict[str, dict[str, Any]] = {}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
+    for name, parameter in training.parameters.items():
+        for key, value in training.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{name}/{key}"] = value
             else:
@@ -65,14 +61,8 @@ def save_state(
     save_checkpoint(path, tensors, record)
 
 
-def restore_state(
-    path: Path,
-    parameters: Mapping[str, nn.Parameter],
-    buffers: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    digest: str,
-) -> LoopState:
-    """Read what ``save_state`` wrote into the given objects and return the position.
+def restore_state(path: Path, training: Training, digest: str) -> LoopState:
+    """Read what ``save_state`` wrote into the training's objects and return the position.
 
     Raises:
         DataError: ``E-RUN-19`` when the checkpoint belongs to other settings; ``E-CKPT-02`` when it is damaged.
@@ -88,22 +78,18 @@ def restore_state(
             fix="repeat the command that began it, or start a new run with --name NAME",
         )
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for name, parameter in training.parameters.items():
             parameter.copy_(checkpoint.tensors[f"parameter/{name}"])
-        for name, buffer in buffers.items():
+        for name, buffer in training.buffers.items():
             buffer.copy_(checkpoint.tensors[f"buffer/{name}"])
-    _restore_optimizer(optimizer, parameters, checkpoint.tensors, record["optimizer"])
+    _restore_optimizer(training, checkpoint.tensors, record["optimizer"])
     return LoopState(**record["state"])
 
 
 def _restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, nn.Parameter],
-    tensors: Mapping[str, Tensor],
-    scalars: Mapping[str, dict[str, Any]],
+    training: Training, tensors: Mapping[str, Tensor], scalars: Mapping[str, dict[str, Any]]
 ) -> None:
-    names = {parameter: name for name, parameter in parameters.items()}
-    plain = optimizer.state_dict()
+    optimizer, names = training.optimizer, {parameter: name for name, parameter in training.parameters.items()}
     state: dict[int, dict[str, Any]] = {}
     # state_dict numbers parameters in the order of the groups.
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -113,4 +99,4 @@ def _restore_optimizer(
         entry |= scalars.get(names[parameter], {})
         if entry:
             state[number] = entry
-    optimizer.load_state_dict({"state": state, "param_groups": plain["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

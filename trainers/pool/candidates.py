@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +11,8 @@ from samora_pipeline.contracts.leakage import Leak, copy_of, telling_digests, vo
 from samora_pipeline.contracts.splits import OFFICIAL, Selection, Splits
 from samora_pipeline.contracts.stored_case import StoredCase
 from samora_pipeline.errors import DataError, UsageError
-from trainers.pool.datasets import PoolDatasets, PreparedDataset
+from samora_pipeline.paths import Roots
+from trainers.pool.datasets import PoolSettings, PreparedDataset, find_pool_datasets
 
 Reason = Literal["scored", "of a scored patient", "test", "not CT", "a leak", "a copy"]
 
@@ -75,19 +76,26 @@ class Candidates:
 
 
 def find_candidates(
-    own: PreparedDataset, found: PoolDatasets, scored: frozenset[str], *, transductive: bool
+    own: PreparedDataset,
+    tokens: Sequence[str],
+    roots: Roots,
+    settings: PoolSettings,
+    scored: frozenset[str],
+    *,
+    transductive: bool,
 ) -> Candidates:
-    """Sort the cases of all datasets.
+    """Sort the cases of the datasets that ``tokens`` name, see ``find_pool_datasets``.
 
     Kept out are test cases and cases of a published test set, of any dataset; the cases that the run is scored on and
     other scans of their patients; and cases that are no CT where the paper's rule asks for CT. ``transductive`` lets
     the scored cases, their patients and published test sets in, without their labels.
     """
+    found, missing = find_pool_datasets(own, tokens, roots, settings)
     reasons = {}
-    for dataset, keep in found.datasets:
+    for dataset, keep in found.values():
         reason_of = _reasons(own, dataset, keep, scored, transductive=transductive)
         reasons[dataset.name] = {name: reason_of(name, stored) for name, stored in sorted(dataset.cases.items())}
-    return Candidates(own, tuple(dataset for dataset, _ in found.datasets), reasons, found.missing)
+    return Candidates(own, tuple(dataset for dataset, _ in found.values()), reasons, missing)
 
 
 def pool_leaks(candidates: Candidates, protected: frozenset[str]) -> tuple[Leak, ...]:

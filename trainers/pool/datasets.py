@@ -13,6 +13,7 @@ from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
+from samora_pipeline.contracts.pool import PoolIntensity
 from samora_pipeline.contracts.splits import SPLITS_FILE, Selection, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import DataError, UsageError
@@ -111,6 +112,33 @@ def _is_amos_ct(case: str) -> bool:
 
 
 @dataclass(frozen=True)
+class PoolSettings:
+    """What ``--set pool.NAME=VALUE`` changes.
+
+    ``own``: whether the run's own scans are in it, beside the datasets of ``--unlabeled``. ``slices``: how many are
+    chosen, by quota and seed (None: all that show something). ``intensity``: ``plan`` reads each dataset by its own
+    plan, ``fed_menu`` see above. ``complete``: whether everything asked for must be there, the paper's datasets and
+    the number of slices; without it a pool is made of what there is.
+
+    Raises:
+        UsageError: ``E-SET-04`` a number of slices that is not positive.
+    """
+
+    own: bool = True
+    slices: int | None = None
+    intensity: PoolIntensity = "plan"
+    complete: bool = True
+
+    def __post_init__(self) -> None:
+        if self.slices is not None and self.slices <= 0:
+            raise UsageError("E-SET-04", what="slices must be positive", found=str(self.slices))
+
+
+# "100,000 unlabelled CT images", processed as in Fed-MENU (section 4.1).
+PAPER_POOL = PoolSettings(slices=100_000, intensity="fed_menu")
+
+
+@dataclass(frozen=True)
 class PaperDataset:
     """One dataset of the paper's pool: the name it has here, how it is converted, and which of its cases are CT."""
 
@@ -132,34 +160,34 @@ PAPER_DATASETS = (
 )
 
 
-@dataclass(frozen=True)
-class PoolDatasets:
-    """The datasets of a pool, each once, with the rule that its cases have to pass; ``missing`` of the paper's."""
-
-    datasets: tuple[tuple[PreparedDataset, Callable[[str], bool]], ...]
-    missing: tuple[str, ...] = ()
+PoolDatasets = dict[str, tuple[PreparedDataset, Callable[[str], bool]]]
+"""datasets by name, each with the rule that its cases have to pass"""
 
 
 def find_pool_datasets(
-    own: PreparedDataset, tokens: Sequence[str], roots: Roots, *, complete: bool, own_scans: bool = True
-) -> PoolDatasets:
-    """Open the datasets of a pool; nothing is copied.
+    own: PreparedDataset, tokens: Sequence[str], roots: Roots, settings: PoolSettings
+) -> tuple[PoolDatasets, tuple[str, ...]]:
+    """Open the datasets of a pool, and name those of the paper that are missing; nothing is copied.
 
-    Without ``paper`` among the tokens the run's own dataset comes first; with it, or without ``own_scans``, only where
-    it is on the paper's list or named as well.
+    Without ``paper`` among the tokens the run's own dataset comes first; with it, or without ``settings.own``, only
+    where it is on the paper's list or named as well.
 
     Raises:
         UsageError: ``E-POOL-08`` neither scans of the run's own nor another dataset.
         DataError: ``E-POOL-05`` datasets of the paper are not there (unless not ``complete``), ``E-NAME-02`` a token
             that names none, ``E-PLAN-..`` one that is not preprocessed.
     """
-    found: dict[str, tuple[PreparedDataset, Callable[[str], bool]]] = {}
+    found: PoolDatasets = {}
     missing: list[PaperDataset] = []
     if PAPER in tokens:
-        missing = _open_paper(own, roots, found)
-        if missing and complete:
+        present = {folder.name: folder.folder_name for folder in reversed(roots.datasets())}
+        missing = [wanted for wanted in PAPER_DATASETS if wanted.name not in present]
+        if missing and settings.complete:
             raise _incomplete(missing)
-    elif own_scans:
+        for wanted in PAPER_DATASETS:
+            if name := present.get(wanted.name):
+                found[name] = (own if name == own.name else open_dataset(name, roots), wanted.keep)
+    elif settings.own:
         found[own.name] = (own, _everything)
     elif not tokens:
         raise UsageError("E-POOL-08", found="pool.own=false without --unlabeled")
@@ -167,21 +195,7 @@ def find_pool_datasets(
         if token != PAPER:
             dataset = open_dataset(token, roots)
             found.setdefault(dataset.name, (own if dataset.name == own.name else dataset, _everything))
-    return PoolDatasets(tuple(found.values()), tuple(dataset.name for dataset in missing))
-
-
-def _open_paper(
-    own: PreparedDataset, roots: Roots, found: dict[str, tuple[PreparedDataset, Callable[[str], bool]]]
-) -> list[PaperDataset]:
-    present = {folder.name: folder for folder in reversed(roots.datasets())}
-    missing = []
-    for wanted in PAPER_DATASETS:
-        if wanted.name not in present:
-            missing.append(wanted)
-            continue
-        name = present[wanted.name].folder_name
-        found[name] = (own if name == own.name else open_dataset(name, roots), wanted.keep)
-    return missing
+    return found, tuple(dataset.name for dataset in missing)
 
 
 def _incomplete(missing: Sequence[PaperDataset]) -> DataError:

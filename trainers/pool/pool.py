@@ -19,12 +19,12 @@ from samora_pipeline import distributed
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.contracts.pool import PoolIntensity, PoolManifest
 from samora_pipeline.contracts.run import PoolRecord
-from samora_pipeline.errors import DataError, SamoraError, UsageError
+from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_json
 from samora_pipeline.slices.datasets import DEFAULT_MEMORY, JoinedSource, SliceId, SliceSource, UnlabelledSource
 from samora_pipeline.slices.pool import PoolScan, choice_rule, thinned
 from trainers.pool.candidates import Candidates, LeakReport, names
-from trainers.pool.datasets import PreparedDataset, preprocessing
+from trainers.pool.datasets import PoolSettings, PreparedDataset, preprocessing
 
 FED_MENU_WINDOW = (-200.0, 400.0)
 """HU"""
@@ -34,33 +34,6 @@ FED_MENU_STEP = 1.5
 """mm across it"""
 
 _WHY = "Fed-MENU"
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """What ``--set pool.NAME=VALUE`` changes.
-
-    ``own``: whether the run's own scans are in it, beside the datasets of ``--unlabeled``. ``slices``: how many are
-    chosen, by quota and seed (None: all that show something). ``intensity``: ``plan`` reads each dataset by its own
-    plan, ``fed_menu`` see above. ``complete``: whether everything asked for must be there, the paper's datasets and
-    the number of slices; without it a pool is made of what there is.
-
-    Raises:
-        UsageError: ``E-SET-04`` a number of slices that is not positive.
-    """
-
-    own: bool = True
-    slices: int | None = None
-    intensity: PoolIntensity = "plan"
-    complete: bool = True
-
-    def __post_init__(self) -> None:
-        if self.slices is not None and self.slices <= 0:
-            raise UsageError("E-SET-04", what="slices must be positive", found=str(self.slices))
-
-
-# "100,000 unlabelled CT images", processed as in Fed-MENU (section 4.1).
-PAPER_POOL = PoolSettings(slices=100_000, intensity="fed_menu")
 
 
 def pool_plans(plans: Plans, own: Plans, intensity: PoolIntensity, *, spacing_known: bool) -> Plans:

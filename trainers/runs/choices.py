@@ -17,8 +17,7 @@ from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.fusions.catalog import fusion_options
 from samora_pipeline.slices.noise import noise_options
 from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
-from trainers.pool.datasets import PAPER
-from trainers.pool.pool import PAPER_POOL, PoolSettings
+from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.runs.overrides import apply_overrides, differences
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
 from trainers.settings import (
