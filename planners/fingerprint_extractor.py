@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from planners.cases import CaseSource
-from planners.integrity import Inspection, inspect_case
+from planners.cases import CaseSource, Inspection, inspect_case
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint, IntensityStats
 from samora_pipeline.contracts.integrity import Remark
 from samora_pipeline.contracts.json_io import parse, to_plain

@@ -20,7 +20,7 @@ from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.loop.monitor_rules import RULES, judge, verdict
+from trainers.loop.monitor_rules import MEANINGS, RULES, judge, verdict
 from trainers.loop.monitors import Monitor, MonitorInputs, places_of, spread_evenly
 from trainers.methods import DENOISING, MASKED
 from trainers.settings import PretrainingSettings
@@ -189,8 +189,9 @@ def test_panels_are_spread_over_the_pool(source: SliceSource) -> None:
 
 def test_every_rule_says_what_it_means_and_what_to_do() -> None:
     for name, rule in RULES.items():
-        assert rule.meaning, name
-        assert bool(rule.advice) == (rule.least is not None or rule.most is not None), name
+        assert MEANINGS[name], name
+        assert rule.advice, name
+        assert (rule.least is None) != (rule.most is None), name
     good, bad = judge({"gap": 0.2, "data_wait": 0.0}), judge({"gap": 0.2, "data_wait": 0.5})
     assert (verdict(good), verdict(bad)) == ("pass", "warn")
     assert [measure.advice for measure in good] == ["", ""]

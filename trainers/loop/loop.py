@@ -27,8 +27,15 @@ from samora_pipeline.optimization.optimizers import set_learning_rate
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.run_log import JsonLines, Line, Progress, Sink, TensorBoard, duration, logger
 from trainers.loop.loading import Batch, on_device, read_batches
-from trainers.loop.session import PROGRESS_FILE, Interruption, ProgressPicture, Skipping
-from trainers.loop.state import LoopState, restore_state, save_state
+from trainers.loop.session import (
+    PROGRESS_FILE,
+    Interruption,
+    LoopState,
+    ProgressPicture,
+    Skipping,
+    restore_state,
+    save_state,
+)
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"

@@ -6,11 +6,11 @@ from typing import Any
 
 from samora_pipeline.registry import Registry
 from trainers.settings import StageSettings
-from trainers.stages.bootstrap import Bootstrap
 from trainers.stages.experts import ContrastiveExpert, DenoisingExpert, DistilledExpert, MaskedExpert
 from trainers.stages.finetune import Finetune
 from trainers.stages.stage import Stage
 from trainers.stages.teachers import ImageTeacher, PatchTeacher
+from trainers.stages.unlabelled import Bootstrap
 
 STAGES: Registry[type[Stage[Any]]] = Registry("stage")
 for _stage in (

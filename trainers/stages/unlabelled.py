@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
-from samora_pipeline.contracts.run import POOL_STAMPS, RunConfig
+from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.run import BASE_FILE, POOL_STAMPS, RunConfig
 from samora_pipeline.errors import UsageError
+from samora_pipeline.files import atomic_path
+from samora_pipeline.models.backbones.backbone import Encoder, Features
+from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, parameters_by_part
+from samora_pipeline.models.reconstruction import PatchDecoder
+from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.objectives.reconstruction import masked_reconstruction
+from samora_pipeline.slices.datasets import UnlabelledSource
+from samora_pipeline.weights.sam_checkpoint import base_state
+from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
 from trainers.loop.monitors import MonitorInputs
 from trainers.loop.pretraining import Objective, pretraining
-from trainers.settings import PretrainingSettings
-from trainers.stages.stage import RunContext, Stage, Trainable
+from trainers.settings import BootstrapSettings, PretrainingSettings
+from trainers.stages.objectives import MaskedObjective, Prediction, view_of
+from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
 
 P = TypeVar("P", bound=PretrainingSettings)
 
@@ -104,3 +121,104 @@ def sam_spec(run: RunConfig) -> ModelSpec:
     if not isinstance(run.model, ModelSpec):
         raise UsageError("E-STAGE-02", found=run.model.network)
     return run.model
+
+
+PUBLIC_MASKS = 4
+"""mask tokens of the public files, of SAM and of SAM 2"""
+
+
+class BootstrapHead(nn.Module):
+    """The token that stands for hidden patches, at the encoder's entrance, and a decoder for each output of its neck.
+
+    Reconstruction starts from the neck's features and not from the last block, because the neck is frozen with the
+    rest of the base afterwards: it has to be trained now or never. Each output (one for SAM, three for SAM 2) gives
+    the pixels of the cells of its own grid.
+    """
+
+    def __init__(self, encoder: Encoder, embedding_width: int, channels: int, input_size: int) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.empty(encoder.embed_dim))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.pixels = nn.ModuleList(
+            PatchDecoder(embedding_width, channels, input_size // side).layers for side in encoder.feature_sides
+        )
+
+    def forward(self, features: Features) -> list[Tensor]:
+        """Features (B,P,s,s), the embedding first, to the pixels of their cells, (B,s,s,pixels) each."""
+        maps = (features.embedding, *features.skips)
+        return [pixels(one.permute(0, 2, 3, 1)) for pixels, one in zip(self.pixels, maps, strict=True)]
+
+
+class BootstrapObjective(MaskedObjective[SegmentationNetwork]):
+    """Masked reconstruction from what the whole encoder gives."""
+
+    def __init__(
+        self,
+        source: UnlabelledSource,
+        plans: Plans,
+        settings: BootstrapSettings,
+        network: SegmentationNetwork,
+        seed: int,
+    ) -> None:
+        encoder = network.image_encoder
+        super().__init__(source, plans, encoder.shapes[-1].side, settings, seed)
+        width, channels = network.prompt_encoder.embed_dim, len(plans.channel_names)
+        self.head = self.cells = BootstrapHead(encoder, width, channels, network.input_size)
+
+    def predict(self, network: SegmentationNetwork, images: Tensor, mask: Tensor) -> Prediction:
+        """What the embedding, the coarsest of the features, reconstructs."""
+        features = self._features(network, images, mask)
+        return Prediction(self.cells(features)[0], images, features.embedding.mean(dim=(2, 3)))
+
+    def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error over hidden patches, normalised patch by patch, plus that of finer features as they are.
+
+        A cell of four pixels is too small to be normalised by itself.
+        """
+        images, mask = view_of(batch), batch["mask"]
+        embedding, *finer = self.cells(self._features(network, images, mask))
+        loss = masked_reconstruction(embedding, images, _on_grid(mask, embedding))
+        for prediction in finer:
+            loss = loss + masked_reconstruction(prediction, images, _on_grid(mask, prediction), normalised=False)
+        return loss, {}
+
+    def _error(self, prediction: Prediction, mask: Tensor) -> Tensor:
+        return super()._error(prediction, _on_grid(mask, prediction.patches))
+
+    def _features(self, network: SegmentationNetwork, images: Tensor, mask: Tensor) -> Features:
+        features: Features = network.image_encoder(
+            network.to_rgb(images), token_mask=mask, mask_token=self.cells.mask_token
+        )
+        return features
+
+
+def _on_grid(mask: Tensor, cells: Tensor) -> Tensor:
+    """A mask (B,m,m) on the grid of cells (B,s,s,pixels)."""
+    factor = cells.shape[1] // mask.shape[1]
+    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+
+class Bootstrap(UnlabelledStage[BootstrapSettings]):
+    """The whole encoder by masked modelling, written in the layout of the family's public files."""
+
+    Settings = BootstrapSettings
+    task = BootstrapObjective
+    file = BASE_FILE
+
+    def inputs(self, run: RunConfig) -> Mapping[str, Any]:
+        """See ``Stage.inputs``."""
+        return {**self.common(run), "backbone": sam_spec(run).backbone}
+
+    def build(self, run: RunConfig, context: RunContext) -> Trainable:
+        """See ``Stage.build``."""
+        model = sam_spec(run)
+        decoder = BACKBONES.get(model.backbone).own_decoder
+        spec = replace(model, num_outputs=PUBLIC_MASKS, levels=(), fusion=None, decoder=decoder, block_adapters=False)
+        network = network_on_base(spec, None, self.seed(run))
+        return self.trainable(network, run, context, learns=frozenset({Part.BASE}))
+
+    def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
+        """See ``Stage.save``."""
+        state = base_state(trained.network)
+        with atomic_path(file) as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)

@@ -112,14 +112,11 @@ def _tune(config: RunConfig, context: RunContext) -> None:
     predictions, ending = folder / TUNING_FOLDER, raw.description.file_ending
     _predict(config, context, cases, predictions, postprocessing=False)
     if distributed.is_main():
-        pairs = [
-            (
-                case.name,
-                *(label_array(read_volume(path)) for path in (case.label, predictions / f"{case.name}{ending}")),
-            )
-            for case in cases
-            if case.label is not None
-        ]
+        pairs = []
+        for case in cases:
+            if case.label is not None:
+                reference, predicted = read_volume(case.label), read_volume(predictions / f"{case.name}{ending}")
+                pairs.append((case.name, label_array(reference), label_array(predicted)))
         chosen = choose(pairs, config.labels)
         write_json(chosen, folder / POSTPROCESSING_FILE)
         names = ", ".join(step.name for step in chosen.kept) or "none"
