@@ -69,7 +69,7 @@ def _objective(
 ) -> DistillationObjective:
     torch.manual_seed(2)
     source, teacher = _SOURCES[network.input_size], _teacher(level)
-    objective = DistillationObjective(source, plans, settings, teacher, network, level.value, 0)
+    objective = DistillationObjective(source, plans, settings, network, 0, teacher=teacher, level=level.value)
     objective.prepare(CPU)
     return objective
 

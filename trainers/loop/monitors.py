@@ -50,10 +50,11 @@ Measures = dict[str, float]
 
 
 @dataclass(frozen=True)
-class MonitorInputs:
-    """What the monitors of a stage look at. ``level`` is that of its expert, None where it trains none.
+class Monitor:
+    """Examines a stage on slices spread evenly over its pool, the same ones every time.
 
-    ``taught_by`` and ``stamps`` are told on the card.
+    The panel is as large as a fortieth of the training allows, 4 to 32 slices; the last one is the larger. ``level``
+    is that of the stage's expert, None where it trains none. ``taught_by`` and ``stamps`` stand on the card.
     """
 
     stage: str
@@ -66,23 +67,17 @@ class MonitorInputs:
     taught_by: str = ""
     stamps: tuple[str, ...] = ()
 
-
-class Monitor:
-    """Examines a stage on slices spread evenly over its pool, the same ones every time.
-
-    The panel is as large as a fortieth of the training allows, 4 to 32 slices; the last one is the larger.
-    """
-
-    def __init__(self, inputs: MonitorInputs) -> None:
-        self._inputs = inputs
-        pool, settings = len(inputs.source), inputs.settings
+    def panel(self, *, last: bool = False) -> list[int]:
+        """The numbers of the slices that are examined after each epoch, or at the end."""
+        pool, settings = len(self.source), self.settings
         per_epoch = min(pool, settings.batch * (settings.steps_per_epoch or pool))
-        self._each = spread_evenly(pool, _size(_EACH_SHARE * per_epoch))
-        self._final = spread_evenly(pool, _size(_FINAL_SHARE * per_epoch * settings.epochs))
+        slices = _FINAL_SHARE * per_epoch * settings.epochs if last else _EACH_SHARE * per_epoch
+        # The panel that costs as much as training on so many slices.
+        return spread_evenly(pool, max(_SMALLEST_PANEL, min(LARGEST_PANEL, int(3 * slices / _PASSES))))
 
     def epoch(self) -> Measures:
         """The numbers of one epoch, for its line of log.jsonl."""
-        measures, _ = self._measure(self._each)
+        measures, _, _ = self._measure(self.panel())
         return {f"panel_{name}": value for name, value in measures.items()}
 
     @torch.no_grad()
@@ -90,8 +85,9 @@ class Monitor:
         """Examine once more, on the larger panel, and write card.json and card.png."""
         begun = time.monotonic()
         with distributed.alone():
-            measures, examination = self._measure(self._final)
-            measures |= self._probes(examination)
+            panel = self.panel(last=True)
+            measures, examination, off = self._measure(panel)
+            measures |= self._probes(panel, examination, off)
             blocks = self._blocks()
         if blocks:
             reached = [value for values in blocks.values() for value in values if value > 0]
@@ -105,15 +101,14 @@ class Monitor:
         return card
 
     @torch.no_grad()
-    def _measure(self, panel: Sequence[int]) -> tuple[Measures, Examination]:
-        """The measures of the panel, and what was seen with LoRA on."""
-        inputs = self._inputs
-        batch = on_device(inputs.objective.load(list(panel), _PANEL_EPOCH), inputs.device)
-        with _evaluating(inputs.network):
+    def _measure(self, panel: list[int]) -> tuple[Measures, Examination, Examination | None]:
+        """The measures of the panel, and what was seen with LoRA on and off."""
+        batch = on_device(self.objective.load(panel, _PANEL_EPOCH), self.device)
+        with _evaluating(self.network):
             on = self._examine(batch)
             off = None
-            if inputs.level is not None:
-                with only_expert(inputs.network, None):
+            if self.level is not None:
+                with only_expert(self.network, None):
                     off = self._examine(batch)
         measures: Measures = {"loss": float(on.loss)}
         if off is not None:
@@ -130,43 +125,40 @@ class Monitor:
             measures["embedding_rank_share"] = measures["embedding_rank"] / max(1, 2 * len(panel) - 1)
         if off is not None and "teacher_similarity" in measures:
             measures["teacher_similarity_gain"] = measures["teacher_similarity"] - off.measures["teacher_similarity"]
-        self._off = off
-        return measures, on
+        return measures, on, off
 
     def _examine(self, batch: dict[str, Any]) -> Examination:
-        inputs = self._inputs
         # Noise that an objective draws from torch's own generator is then the same on and off, and in every epoch.
         torch.manual_seed(derived_seed("panel"))
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
-            return inputs.objective.examine(inputs.network, batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return self.objective.examine(self.network, batch)
 
-    def _probes(self, examination: Examination) -> Measures:
-        keys = self._inputs.source.keys(self._final)
-        places = places_of(keys, self._inputs.source)
+    def _probes(self, panel: list[int], examination: Examination, off: Examination | None) -> Measures:
+        keys = self.source.keys(panel)
+        places = places_of(keys, self.source)
         datasets, cases = [key.split("/")[0] for key in keys], [key.rpartition("/")[0] for key in keys]
         position = number_probe(examination.features, places, cases)
         measures = {"position_error": position.value}
         if len(keys) >= _ENOUGH:
             measures["position_error_over_chance"] = position.value / max(position.chance, 1e-12)
-        if self._off is not None:
-            measures["position_error_off"] = number_probe(self._off.features, places, cases).value
+        if off is not None:
+            measures["position_error_off"] = number_probe(off.features, places, cases).value
         if len(set(datasets)) > 1:
             dataset = class_probe(examination.features, datasets, cases)
             measures |= {"dataset_accuracy": dataset.value, "dataset_chance": dataset.chance}
         return measures
 
     def _blocks(self) -> dict[str, tuple[float, ...]]:
-        level = self._inputs.level
+        level = self.level
         if level is None:
             return {}
-        blocks = expert_blocks(self._inputs.network).values()
+        blocks = expert_blocks(self.network).values()
         pairs = [_lora_size(block.experts[level.value], block.get_submodule("block.attn.qkv")) for block in blocks]
         return {"q": tuple(q for q, _ in pairs), "v": tuple(v for _, v in pairs)}
 
     def _card(
         self, history: Sequence[Line], measures: Measures, blocks: dict[str, tuple[float, ...]], last: float
     ) -> PretrainingCard:
-        inputs = self._inputs
         seconds = sum(line["seconds"] for line in history)
         monitoring = last + sum(line.get("monitor_seconds", 0.0) for line in history)
         slices = sum(line["seconds"] * line["slices_per_second"] for line in history)
@@ -181,14 +173,14 @@ class Monitor:
             "monitor_share": monitoring / max(seconds, 1e-9),
         }
         judged = judge(measures)
-        trained = [inputs.network, inputs.objective.head]
+        trained = [self.network, self.objective.head]
         return PretrainingCard(
-            stage=inputs.stage,
+            stage=self.stage,
             verdict=verdict(judged),
-            taught_by=inputs.taught_by,
+            taught_by=self.taught_by,
             epochs=len(history),
-            pool_slices=len(inputs.source),
-            panel_slices=len(self._final),
+            pool_slices=len(self.source),
+            panel_slices=len(self.panel(last=True)),
             trained_parameters=sum(p.numel() for part in trained for p in part.parameters() if p.requires_grad),
             seconds=round(seconds, 3),
             monitor_seconds=round(monitoring, 3),
@@ -198,7 +190,7 @@ class Monitor:
             skipped_steps=skipped,
             measures=judged,
             blocks=blocks,
-            stamps=inputs.stamps,
+            stamps=self.stamps,
         )
 
 
@@ -215,11 +207,6 @@ def places_of(keys: Sequence[str], source: UnlabelledSource) -> list[float]:
         case, _, index = key.rpartition("/")
         last[case] = max(last.get(case, 1), int(index))
     return [int(index) / last[case] for case, _, index in (key.rpartition("/") for key in keys)]
-
-
-def _size(slices: float) -> int:
-    """The panel that costs as much as training on so many slices."""
-    return max(_SMALLEST_PANEL, min(LARGEST_PANEL, int(3 * slices / _PASSES)))
 
 
 @contextmanager

@@ -47,13 +47,8 @@ def find_trainer(name: str) -> Trainer:
     try:
         return TRAINERS.get(name)()
     except UsageError as error:
-        raise UsageError(
-            "E-ARG-03",
-            name=name,
-            names=nearest(name, TRAINERS.names()),
-            names2=", ".join(TRAINERS.names()),
-            found=error.found if ":" in name else name,
-        ) from error
+        found = error.found if ":" in name else name
+        raise _unknown("E-ARG-03", name, TRAINERS.names(), found=found) from error
 
 
 def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
@@ -66,14 +61,7 @@ def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
         return trainer.default_recipe(small=small)
     if asked in trainer.recipes:
         return asked
-    raise UsageError(
-        "E-RECIPE-01",
-        name=type(trainer).__name__,
-        asked=asked,
-        recipes=nearest(asked, list(trainer.recipes)),
-        recipes2=", ".join(trainer.recipes),
-        found=asked,
-    )
+    raise _unknown("E-RECIPE-01", asked, trainer.recipes, trainer=type(trainer).__name__)
 
 
 def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Level, ...]:
@@ -103,13 +91,14 @@ def check_stage(stage: str | None, own: Iterable[str] = ()) -> None:
     """Refuse a ``--stage`` that does not exist, and is none of the method's ``own`` (``E-STAGE-01``)."""
     known = list(dict.fromkeys((*STAGE_NAMES, *own)))
     if stage is not None and stage not in known:
-        raise UsageError(
-            "E-STAGE-01",
-            stage=stage,
-            stage_names=nearest(stage, known),
-            stage_names2=", ".join(known),
-            found=stage,
-        )
+        raise _unknown("E-STAGE-01", stage, known)
+
+
+def _unknown(code: str, name: str, known: Iterable[str], *, found: str | None = None, **values: str) -> UsageError:
+    """The error for a name that is not among ``known``, with the nearest of them."""
+    names = list(known)
+    hint, shown = nearest(name, names), ", ".join(names)
+    return UsageError(code, found=name if found is None else found, name=name, hint=hint, known=shown, **values)
 
 
 T = TypeVar("T")
@@ -186,9 +175,7 @@ def _only(said: Mapping[str, T | None]) -> T | None:
 
 def _find(name: str, trainer: str) -> Preset:
     if name not in PRESETS:
-        raise UsageError(
-            "E-PRESET-01", name=name, presets=nearest(name, list(PRESETS)), presets2=", ".join(PRESETS), found=name
-        )
+        raise _unknown("E-PRESET-01", name, PRESETS)
     preset = PRESETS[name]
     allowed = (*preset.trainers, *preset.also)
     # A trainer of the user's own may be anything; what does not fit it is refused by name.

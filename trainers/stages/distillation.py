@@ -21,14 +21,13 @@ from samora_pipeline.objectives.distillation import (
     on_grid,
     scaled_target,
 )
-from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import UnlabelledSource
-from samora_pipeline.slices.views import draw_token_masks, draw_views, visible_count
+from samora_pipeline.slices.views import draw_token_masks, visible_count
 from trainers.loop.loading import Batch, on_device
 from trainers.loop.monitors import spread_evenly
 from trainers.loop.pretraining import Examination
 from trainers.settings import DistillationSettings
-from trainers.stages.objectives import view_of
+from trainers.stages.objectives import PoolObjective, view_of
 
 STATISTICS_SLICES = 4096
 _FIT_EPOCH = -2
@@ -53,38 +52,40 @@ class DistilledHead(nn.Module):
         return projected
 
 
-class DistillationObjective:
+class DistillationObjective(PoolObjective[SegmentationNetwork, DistillationSettings]):
     """A frozen teacher in eval mode, and the student's head. Call ``prepare`` before the first loss.
 
     Raises:
         UsageError: ``E-DISTIL-01`` hidden patches with a teacher that has none, or with grids that differ.
     """
 
+    head: DistilledHead
+
     def __init__(
         self,
         source: UnlabelledSource,
         plans: Plans,
         settings: DistillationSettings,
-        teacher: Teacher,
         network: SegmentationNetwork,
-        level: str,
         seed: int,
+        *,
+        teacher: Teacher,
+        level: str,
     ) -> None:
-        encoder = network.image_encoder
-        self._source, self._seed, self._settings, self._teacher = source, seed, settings, teacher
-        self._feature = settings.feature or teacher.default_feature
-        self._shape = teacher.shapes[self._feature]
-        self._side = encoder.shapes[-1].side
-        self._flips = allowed_flips(plans)
-        self._visible = visible_count(self._side, settings.masked_share)
-        if settings.masked_share and not (isinstance(teacher, MaeTeacher) and self._shape.grid == self._side):
-            raise UsageError(
-                "E-DISTIL-01",
-                level=level,
-                found=f"a teacher with {self._shape.grid} tokens along a side, a student with {self._side}",
-            )
-        self.head = DistilledHead(encoder, self._shape, masked=settings.masked_share > 0)
+        self._teacher, self._level = teacher, level
         self._statistics: ChannelStatistics | None = None
+        super().__init__(source, plans, settings, network, seed)
+
+    def make_head(self, network: SegmentationNetwork, channels: int) -> DistilledHead:
+        """See ``PoolObjective.make_head``."""
+        encoder, share = network.image_encoder, self._settings.masked_share
+        self._feature = self._settings.feature or self._teacher.default_feature
+        self._shape, self._side = self._teacher.shapes[self._feature], encoder.shapes[-1].side
+        self._visible = visible_count(self._side, share)
+        if share and not (isinstance(self._teacher, MaeTeacher) and self._shape.grid == self._side):
+            found = f"a teacher with {self._shape.grid} tokens along a side, a student with {self._side}"
+            raise UsageError("E-DISTIL-01", level=self._level, found=found)
+        return DistilledHead(encoder, self._shape, masked=share > 0)
 
     def prepare(self, device: torch.device) -> None:
         """Move the teacher and fit the scale of its channels; every rank calls this."""
@@ -94,13 +95,9 @@ class DistillationObjective:
 
     def load(self, indices: list[int], epoch: int) -> Batch:
         """Slices, the parameters of one view of each, and the hidden patches."""
-        keys = self._source.keys(indices)
-        batch: Batch = {
-            "images": self._source.images(indices),
-            "view": draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch),
-        }
-        share = self._settings.masked_share
+        batch, share = super().load(indices, epoch), self._settings.masked_share
         if share:
+            keys = self._source.keys(indices)
             batch["mask"] = draw_token_masks(keys, self._side, share, seed=self._seed, epoch=epoch)
         return batch
 

@@ -118,14 +118,9 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
         stage = context.stages[TEACHER_OF[self.name]]
         if not isinstance(stage, TeacherStage) or (stage.trains() and not stage.result(context).is_file()):
             raise missing(TEACHER_OF[self.name])
+        teacher, level = stage.ready(run, context), self.level.value
         objective = DistillationObjective(
-            context.source,
-            run.plans,
-            self.settings,
-            stage.ready(run, context),
-            network,
-            self.level.value,
-            self.seed(run),
+            context.source, run.plans, self.settings, network, self.seed(run), teacher=teacher, level=level
         )
         objective.prepare(context.device)
         return objective

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from statistics import fmean
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,41 @@ from trainers.settings import (
     ContrastiveSettings,
     DenoisingSettings,
     ImageTeacherSettings,
-    MaskedSettings,
     MaskingSettings,
+    PretrainingSettings,
 )
 from trainers.stages.stage import full_precision
+
+S = TypeVar("S", bound=PretrainingSettings)
+
+
+class PoolObjective(Generic[Network, S]):
+    """A task on the slices of a pool, each seen in a view that is drawn for it; the head depends on the network.
+
+    Args:
+        source: the slices.
+        plans: the plan of the run's dataset, whose channels and flips count.
+        settings: of the stage.
+        network: what learns.
+        seed: of everything that is drawn.
+    """
+
+    def __init__(self, source: UnlabelledSource, plans: Plans, settings: S, network: Network, seed: int) -> None:
+        self._source, self._plans, self._settings, self._seed = source, plans, settings, seed
+        self._flips = allowed_flips(plans)
+        self.head = self.make_head(network, len(plans.channel_names))
+
+    @abstractmethod
+    def make_head(self, network: Network, channels: int) -> nn.Module:
+        """What is trained with the network and thrown away, with random weights."""
+
+    def load(self, indices: list[int], epoch: int) -> Batch:
+        """Images (B,C,N,N) and the parameters of their views."""
+        return {"images": self._source.images(indices), "view": self._views_of(indices, epoch)}
+
+    def _views_of(self, indices: list[int], epoch: int, view: int = 0) -> Any:
+        keys = self._source.keys(indices)
+        return draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch, view=view)
 
 
 class Prediction(NamedTuple):
@@ -52,17 +83,13 @@ class Prediction(NamedTuple):
     features: Tensor
 
 
-class MaskedObjective(Generic[Network]):
+class MaskedObjective(PoolObjective[Network, MaskingSettings]):
     """Hidden patches are reconstructed from the visible ones; what sees them and how is the subclass's affair.
 
-    ``grid`` is the side of the grid of hidden patches.
+    ``_grid``, which ``make_head`` settles, is the side of the grid of hidden patches.
     """
 
-    head: nn.Module
-
-    def __init__(self, source: UnlabelledSource, plans: Plans, grid: int, settings: MaskingSettings, seed: int) -> None:
-        self._source, self._grid, self._settings, self._seed = source, grid, settings, seed
-        self._flips = allowed_flips(plans)
+    _grid: int
 
     @abstractmethod
     def predict(self, network: Network, images: Tensor, mask: Tensor) -> Prediction:
@@ -74,12 +101,9 @@ class MaskedObjective(Generic[Network]):
         g is the side of the last block's grid: patches have 16 pixels a side for SAM and 32 for SAM 2, the mask
         units of Hiera (arXiv 2306.00989).
         """
-        keys = self._source.keys(indices)
-        return {
-            "images": self._source.images(indices),
-            "view": draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch),
-            "mask": draw_token_masks(keys, self._grid, self._settings.masked_share, seed=self._seed, epoch=epoch),
-        }
+        share, keys = self._settings.masked_share, self._source.keys(indices)
+        mask = draw_token_masks(keys, self._grid, share, seed=self._seed, epoch=epoch)
+        return {**super().load(indices, epoch), "mask": mask}
 
     def loss(self, network: Network, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error over hidden patches."""
@@ -136,14 +160,12 @@ def view_of(batch: Batch) -> Tensor:
 class PatchObjective(MaskedObjective[SegmentationNetwork]):
     """Masked reconstruction from the last block's tokens (SimMIM form: no token is dropped)."""
 
-    def __init__(
-        self, source: UnlabelledSource, plans: Plans, settings: MaskedSettings, network: SegmentationNetwork, seed: int
-    ) -> None:
-        encoder = network.image_encoder
-        last = encoder.shapes[-1]
-        super().__init__(source, plans, last.side, settings, seed)
-        channels, patch_size = len(plans.channel_names), network.input_size // last.side
-        self.head = self.decoder = PatchDecoder(last.width, channels, patch_size, mask_width=encoder.embed_dim)
+    def make_head(self, network: SegmentationNetwork, channels: int) -> nn.Module:
+        """See ``PoolObjective.make_head``."""
+        encoder, last = network.image_encoder, network.image_encoder.shapes[-1]
+        self._grid, patch_size = last.side, network.input_size // last.side
+        self.decoder = PatchDecoder(last.width, channels, patch_size, mask_width=encoder.embed_dim)
+        return self.decoder
 
     def predict(self, network: SegmentationNetwork, images: Tensor, mask: Tensor) -> Prediction:
         """See ``MaskedObjective.predict``."""
@@ -154,16 +176,8 @@ class PatchObjective(MaskedObjective[SegmentationNetwork]):
         return Prediction(self.decoder(tokens), images, tokens.mean(dim=(1, 2)))
 
 
-class ContrastiveObjective(Generic[Network]):
+class ContrastiveObjective(PoolObjective[Network, ContrastiveSettings | ImageTeacherSettings]):
     """NT-Xent on embeddings of two views of each slice; what embeds them is the subclass's affair."""
-
-    head: nn.Module
-
-    def __init__(
-        self, source: UnlabelledSource, plans: Plans, settings: ContrastiveSettings | ImageTeacherSettings, seed: int
-    ) -> None:
-        self._source, self._settings, self._seed = source, settings, seed
-        self._flips = allowed_flips(plans)
 
     @abstractmethod
     def embed(self, network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,11 +185,7 @@ class ContrastiveObjective(Generic[Network]):
 
     def load(self, indices: list[int], epoch: int) -> Batch:
         """Slices and the parameters of both views."""
-        keys = self._source.keys(indices)
-        first, second = (
-            draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch, view=view)
-            for view in (0, 1)
-        )
+        first, second = (self._views_of(indices, epoch, view) for view in (0, 1))
         return {"images": self._source.images(indices), "first": first, "second": second}
 
     def loss(self, network: Network, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -214,16 +224,9 @@ class ContrastiveObjective(Generic[Network]):
 class ImageObjective(ContrastiveObjective[SegmentationNetwork]):
     """Contrastive learning on the mean of the last block's tokens."""
 
-    def __init__(
-        self,
-        source: UnlabelledSource,
-        plans: Plans,
-        settings: ContrastiveSettings,
-        network: SegmentationNetwork,
-        seed: int,
-    ) -> None:
-        super().__init__(source, plans, settings, seed)
-        self.head = ContrastiveHead(network.image_encoder.shapes[-1].width)
+    def make_head(self, network: SegmentationNetwork, channels: int) -> nn.Module:
+        """See ``PoolObjective.make_head``."""
+        return ContrastiveHead(network.image_encoder.shapes[-1].width)
 
     def embed(self, network: SegmentationNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ContrastiveObjective.embed``."""
@@ -231,33 +234,20 @@ class ImageObjective(ContrastiveObjective[SegmentationNetwork]):
         return tokens.mean(dim=(1, 2)), self.head(tokens)
 
 
-class PixelObjective:
+class PixelObjective(PoolObjective[SegmentationNetwork, DenoisingSettings]):
     """Denoising from the tokens of four depths."""
 
-    def __init__(
-        self,
-        source: UnlabelledSource,
-        plans: Plans,
-        settings: DenoisingSettings,
-        network: SegmentationNetwork,
-        seed: int,
-    ) -> None:
-        encoder = network.image_encoder
-        self._taps = tap_blocks(encoder.shapes)
-        shapes = [encoder.shapes[tap - 1] for tap in self._taps]
-        self.head = DenoisingDecoder(shapes, network.input_size, len(plans.channel_names))
-        self._source, self._seed, self._settings = source, seed, settings
-        self._noise = make_noise(settings.noise)
-        self._flips, self._rician = allowed_flips(plans), rician_channels(plans)
+    def make_head(self, network: SegmentationNetwork, channels: int) -> nn.Module:
+        """See ``PoolObjective.make_head``."""
+        self._noise, self._rician = make_noise(self._settings.noise), rician_channels(self._plans)
+        self._taps = tap_blocks(network.image_encoder.shapes)
+        shapes = [network.image_encoder.shapes[tap - 1] for tap in self._taps]
+        return DenoisingDecoder(shapes, network.input_size, channels)
 
     def load(self, indices: list[int], epoch: int) -> Batch:
         """Slices, the parameters of one view of each, and of its noise."""
-        keys = self._source.keys(indices)
-        return {
-            "images": self._source.images(indices),
-            "view": draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch),
-            "noise": self._noise.draw(keys, seed=self._seed, epoch=epoch),
-        }
+        noise = self._noise.draw(self._source.keys(indices), seed=self._seed, epoch=epoch)
+        return {**super().load(indices, epoch), "noise": noise}
 
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error against the clean view; ``noisy`` is the error of leaving everything as it is."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import (
     RANDOM_TEACHER_STAMP,
     UNTRAINED_TEACHER_STAMP,
@@ -27,7 +26,6 @@ from samora_pipeline.models.teachers.simclr import SimclrTeacher
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import logger
-from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.views import visible_count
 from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.obtain import find
@@ -49,17 +47,11 @@ T = TypeVar("T", bound=TeacherSettings)
 class ContrastiveTeacher(ContrastiveObjective[SimclrTeacher]):
     """SimCLRv2's own training: encoder and projection head, batch norm over both views of all ranks."""
 
-    def __init__(
-        self,
-        source: UnlabelledSource,
-        plans: Plans,
-        settings: ImageTeacherSettings,
-        teacher: SimclrTeacher,
-        seed: int,
-    ) -> None:
-        super().__init__(source, plans, settings, seed)
-        self.head = nn.Identity()
-        teacher.encoder.checkpointing = settings.checkpointing
+    def make_head(self, network: SimclrTeacher, channels: int) -> nn.Module:
+        """None beside the teacher's own."""
+        if isinstance(self._settings, ImageTeacherSettings):
+            network.encoder.checkpointing = self._settings.checkpointing
+        return nn.Identity()
 
     def embed(self, network: SimclrTeacher, images: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ContrastiveObjective.embed``."""
@@ -70,12 +62,11 @@ class ContrastiveTeacher(ContrastiveObjective[SimclrTeacher]):
 class MaskedTeacher(MaskedObjective[MaeTeacher]):
     """MAE's own training: the encoder sees the visible patches alone, its decoder predicts the hidden ones."""
 
-    def __init__(
-        self, source: UnlabelledSource, plans: Plans, settings: PatchTeacherSettings, teacher: MaeTeacher, seed: int
-    ) -> None:
-        super().__init__(source, plans, teacher.grid, settings, seed)
-        self.head = nn.Identity()
-        self._teacher, self._visible = teacher, visible_count(teacher.grid, settings.masked_share)
+    def make_head(self, network: MaeTeacher, channels: int) -> nn.Module:
+        """None beside the teacher's own decoder."""
+        self._grid, self._intensities = network.grid, network.intensities
+        self._visible = visible_count(network.grid, self._settings.masked_share)
+        return nn.Identity()
 
     def predict(self, network: MaeTeacher, images: Tensor, mask: Tensor) -> Prediction:
         """See ``MaskedObjective.predict``; patches and images are normalised with ImageNet's statistics."""
@@ -84,7 +75,7 @@ class MaskedTeacher(MaskedObjective[MaeTeacher]):
         return Prediction(network.decode(latent, mask), prepared, latent[:, 1:].mean(dim=1))
 
     def _shown(self, images: Tensor) -> Tensor:
-        return self._teacher.intensities(images)
+        return self._intensities(images)
 
 
 class TeacherStage(UnlabelledStage[T], ABC):

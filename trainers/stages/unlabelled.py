@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
-from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import BASE_FILE, POOL_STAMPS, RunConfig
 from samora_pipeline.errors import UsageError
 from samora_pipeline.files import atomic_path
@@ -24,11 +23,10 @@ from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.reconstruction import PatchDecoder
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.objectives.reconstruction import masked_reconstruction
-from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.sam_checkpoint import base_state
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
-from trainers.loop.monitors import MonitorInputs
+from trainers.loop.monitors import Monitor
 from trainers.loop.pretraining import Objective, pretraining
 from trainers.settings import BootstrapSettings, PretrainingSettings
 from trainers.stages.objectives import MaskedObjective, Prediction, view_of
@@ -98,7 +96,7 @@ class UnlabelledStage(Stage[P], ABC):
             training,
             learns=learns,
             head=objective.head,
-            monitored=MonitorInputs(
+            monitor=Monitor(
                 self.name,
                 network,
                 objective,
@@ -152,18 +150,12 @@ class BootstrapHead(nn.Module):
 class BootstrapObjective(MaskedObjective[SegmentationNetwork]):
     """Masked reconstruction from what the whole encoder gives."""
 
-    def __init__(
-        self,
-        source: UnlabelledSource,
-        plans: Plans,
-        settings: BootstrapSettings,
-        network: SegmentationNetwork,
-        seed: int,
-    ) -> None:
-        encoder = network.image_encoder
-        super().__init__(source, plans, encoder.shapes[-1].side, settings, seed)
-        width, channels = network.prompt_encoder.embed_dim, len(plans.channel_names)
-        self.head = self.cells = BootstrapHead(encoder, width, channels, network.input_size)
+    def make_head(self, network: SegmentationNetwork, channels: int) -> nn.Module:
+        """See ``PoolObjective.make_head``."""
+        encoder, width = network.image_encoder, network.prompt_encoder.embed_dim
+        self._grid = encoder.shapes[-1].side
+        self.cells = BootstrapHead(encoder, width, channels, network.input_size)
+        return self.cells
 
     def predict(self, network: SegmentationNetwork, images: Tensor, mask: Tensor) -> Prediction:
         """What the embedding, the coarsest of the features, reconstructs."""
