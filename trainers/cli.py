@@ -43,41 +43,28 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         "samora_train", "Train a run: experts without labels, then fine-tuning, then scores.", _EPILOG
     )
-    _add_what(parser)
-    _add_pool(parser)
+    _add_data(parser)
     _add_method(parser)
-    _add_sitting(parser)
+    _add_session(parser)
     return parser
 
 
-def _add_what(parser: CommandParser) -> None:
-    """The run: dataset, trainer, labels, fold."""
+def _add_data(parser: CommandParser) -> None:
+    """The run: dataset, trainer, labels, fold; what experts learn from, and what they must not see."""
     parser.add_argument("dataset", metavar="DATASET", help="number, name or path")
     parser.add_argument("trainer", metavar="TRAINER", help="SAMoraTrainer, SAMedTrainer, or package.module:Class")
     parser.add_argument(
         "split", metavar="SPLIT", help="full, 10pct, 5pct_cases, 120slices, 4cases, or a published name"
     )
     parser.add_argument("-f", dest="fold", metavar="FOLD", help="official, 0 to 4, or all (default: official, else 0)")
-
-
-def _add_pool(parser: CommandParser) -> None:
-    """What experts learn from, and what they must not see."""
     parser.add_argument(
-        "--unlabeled",
-        nargs="+",
-        default=(),
-        metavar="D",
-        help="more datasets for the unlabelled pool, or paper: 100,000 CT slices of the paper's datasets",
+        "--unlabeled", nargs="+", default=(), metavar="D", help="more datasets for the pool; paper: 100,000 CT slices"
     )
     parser.add_argument(
-        "--transductive",
-        action="store_true",
-        help="let scored scans into the pool, without labels; every report says so",
+        "--transductive", action="store_true", help="scored scans into the pool, unlabelled; every report says so"
     )
     parser.add_argument(
-        "--exclude-leaks",
-        action="store_true",
-        help="take out training and unlabelled scans that show what is scored (the same scan or patient)",
+        "--exclude-leaks", action="store_true", help="take out scans that show what is scored (same scan or patient)"
     )
     parser.add_argument(
         "--allow-leak", nargs="+", default=(), metavar="CASE", help="let such scans in by name; every report says LEAKY"
@@ -87,10 +74,7 @@ def _add_pool(parser: CommandParser) -> None:
 def _add_method(parser: CommandParser) -> None:
     """How the experts are made, on which base, with which settings."""
     parser.add_argument(
-        "--recipe",
-        metavar="R",
-        help="where experts come from: full (default), T1, T2, nocpt, scratch (default of tiny backbones), "
-        "none, paper_literal",
+        "--recipe", metavar="R", help="full (default), T1, T2, nocpt, scratch (tiny backbones), none, paper_literal"
     )
     parser.add_argument("--levels", type=_names, metavar="L,...", help="experts: image,patch,pixel (default: all)")
     parser.add_argument(
@@ -115,8 +99,8 @@ def _add_method(parser: CommandParser) -> None:
     )
 
 
-def _add_sitting(parser: CommandParser) -> None:
-    """How this sitting of the run goes."""
+def _add_session(parser: CommandParser) -> None:
+    """How this session of the run goes."""
     parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")

@@ -193,13 +193,7 @@ class ImageTeacherSettings(TeacherSettings):
 
     def small(self) -> Self:
         """See ``tiny``; AdamW, because a tiny batch has no use for LARS."""
-        return self.tiny(
-            "simclr_tiny",
-            optimizer="adamw",
-            temperature=0.2,
-            warmup=0.05,
-            warmup_unit="fraction",
-        )
+        return self.tiny("simclr_tiny", optimizer="adamw", temperature=0.2, warmup=0.05, warmup_unit="fraction")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from samora_pipeline.contracts.run import PoolRecord
 from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_json
 from samora_pipeline.slices.datasets import DEFAULT_MEMORY, JoinedSource, SliceId, SliceSource, UnlabelledSource
-from samora_pipeline.slices.pool import PoolScan, choice_rule, thinned
+from samora_pipeline.slices.pool import choice_rule, thinned
 from trainers.pool.candidates import Candidates, LeakReport, names
 from trainers.pool.datasets import PoolSettings, PreparedDataset, preprocessing
 
@@ -54,11 +54,6 @@ def pool_plans(plans: Plans, own: Plans, intensity: PoolIntensity, *, spacing_kn
     )
 
 
-def slice_step(intensity: PoolIntensity, *, spacing_known: bool) -> float | None:
-    """The distance in mm that finer slices are thinned to, or None."""
-    return FED_MENU_STEP if intensity == "fed_menu" and spacing_known else None
-
-
 _KEY_LENGTH = 12
 
 
@@ -70,10 +65,6 @@ class PoolMember:
     cases: tuple[str, ...]
     plans: Plans
     step: float | None
-
-    def scan(self, case: str) -> PoolScan:
-        """What is looked through to find the slices of a case."""
-        return PoolScan(self.dataset.slices, case, self.plans, self.step)
 
     @cached_property
     def slices(self) -> int:
@@ -113,10 +104,6 @@ class Pool:
     def file(self) -> Path:
         """Where the manifest lies."""
         return self.folder / f"{self.record.key}.json"
-
-    def identity(self) -> dict[str, Any]:
-        """What determines the pool."""
-        return _identity(self.members, self.settings, self.seed, self.record.excluded)
 
     def check(self) -> None:
         """Make sure, right before the first step, that nothing forbidden is in the pool.
@@ -193,18 +180,13 @@ def require_number(settings: PoolSettings, slices: int, what: str) -> None:
         raise DataError("E-POOL-06", settings=settings, slices=slices, found=f"{slices:,} slices {what}")
 
 
-def empty_pool(found: str) -> DataError:
-    """The error for a pool without a slice (``E-POOL-03``)."""
-    return DataError("E-POOL-03", found=found)
-
-
 def _member(candidates: Candidates, dataset: PreparedDataset, settings: PoolSettings) -> PoolMember:
     known = dataset.raw.ours.spacing_known
     return PoolMember(
         dataset,
         candidates.cases(dataset),
         pool_plans(dataset.plans, candidates.own.plans, settings.intensity, spacing_known=known),
-        slice_step(settings.intensity, spacing_known=known),
+        FED_MENU_STEP if settings.intensity == "fed_menu" and known else None,
     )
 
 
@@ -244,5 +226,5 @@ def _require_content(pool: Pool) -> None:
         left_out = sum(
             reason is not None for reasons in pool.candidates.reasons.values() for reason in reasons.values()
         )
-        raise empty_pool(f"no training or unlabelled scans besides {left_out} that must stay out")
+        raise DataError("E-POOL-03", found=f"no training or unlabelled scans besides {left_out} that must stay out")
     require_number(pool.settings, pool.stored, "are stored")

@@ -37,7 +37,8 @@ from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, Distill
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
 from trainers.stages.stage import RunContext, Stage
-from trainers.stages.teachers import plan_teacher, teacher_stamp
+from trainers.stages.teachers import plan_teacher
+from trainers.stages.unlabelled import teacher_stamp
 
 PRETRAINING_FOLDER = "pretraining"
 DEFAULT_NAME = "default"

@@ -33,7 +33,7 @@ from trainers.settings import (
 from trainers.stages.distillation import DistillationObjective
 from trainers.stages.objectives import ImageObjective, PatchObjective, PixelObjective
 from trainers.stages.stage import RunContext, Trainable, missing, network_on_base
-from trainers.stages.teachers import TeacherStage, teacher_record, teacher_stamp, teacher_text
+from trainers.stages.teachers import TeacherStage, teacher_record
 from trainers.stages.unlabelled import UnlabelledStage, sam_spec
 
 P = TypeVar("P", bound=PretrainingSettings)
@@ -63,11 +63,7 @@ class ExpertStage(UnlabelledStage[P], ABC):
         """See ``Stage.build``."""
         network = network_on_base(expert_spec(run, self.level), context.base_file, self.seed(run))
         learns = frozenset({Part.EXPERTS})
-        return self.trainable(network, run, context, learns=learns, level=self.level, **self.teacher(run))
-
-    def teacher(self, run: RunConfig) -> dict[str, Any]:
-        """``taught_by`` and ``stamp`` of ``trainable``; nothing where the level learns by its own objective."""
-        return {}
+        return self.trainable(network, run, context, learns=learns, level=self.level)
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
         """See ``Stage.save``."""
@@ -124,11 +120,6 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
         )
         objective.prepare(context.device)
         return objective
-
-    def teacher(self, run: RunConfig) -> dict[str, Any]:
-        """See ``ExpertStage.teacher``."""
-        record = teacher_record(TEACHER_OF[self.name], run)
-        return {"taught_by": teacher_text(record), "stamp": teacher_stamp(record)}
 
 
 def expert_spec(run: RunConfig, level: Level) -> ModelSpec:

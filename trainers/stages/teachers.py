@@ -14,8 +14,6 @@ from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoi
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.run import (
-    RANDOM_TEACHER_STAMP,
-    UNTRAINED_TEACHER_STAMP,
     RunConfig,
     TeacherRecord,
 )
@@ -97,12 +95,10 @@ class TeacherStage(UnlabelledStage[T], ABC):
 
     def build(self, run: RunConfig, context: RunContext) -> Trainable:
         """See ``Stage.build``; ``E-TEACH-05`` a network of another family."""
-        record = teacher_record(self.name, run)
         teacher = self.start(run, context).to(context.device).train()
         if not isinstance(teacher, self.family):
             raise UsageError("E-TEACH-05", settings=self.settings, found=type(teacher).__name__)
-        text, stamp = teacher_text(record), teacher_stamp(record)
-        return self.trainable(teacher, run, context, learns=None, taught_by=text, stamp=stamp)
+        return self.trainable(teacher, run, context, learns=None)
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
         """See ``Stage.save``."""
@@ -175,22 +171,6 @@ class PatchTeacher(TeacherStage[PatchTeacherSettings]):
 def teacher_record(stage: str, run: RunConfig) -> TeacherRecord:
     """What the run says about the teacher of a stage."""
     return run.teachers[LEVEL_OF[stage].value]
-
-
-def teacher_stamp(record: TeacherRecord) -> str | None:
-    """What every report has to say about a teacher."""
-    if record.origin != RANDOM_WEIGHTS:
-        return None
-    return RANDOM_TEACHER_STAMP if record.continued else UNTRAINED_TEACHER_STAMP
-
-
-def teacher_text(record: TeacherRecord) -> str:
-    """A teacher in words."""
-    if record.origin == RANDOM_WEIGHTS:
-        start = "random weights, because it has no public file"
-    else:
-        start = f"{record.weights} ({record.licence or 'own file'})"
-    return f"{record.network} from {start}; {'trained on the pool first' if record.continued else 'taken as it is'}"
 
 
 def plan_teacher(

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
-from samora_pipeline.contracts.run import BASE_FILE, POOL_STAMPS, RunConfig
+from samora_pipeline.contracts.run import (
+    BASE_FILE,
+    POOL_STAMPS,
+    RANDOM_TEACHER_STAMP,
+    UNTRAINED_TEACHER_STAMP,
+    RunConfig,
+    TeacherRecord,
+)
 from samora_pipeline.errors import UsageError
 from samora_pipeline.files import atomic_path
 from samora_pipeline.models.backbones.backbone import Encoder, Features
@@ -28,7 +35,7 @@ from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
 from trainers.loop.monitors import Monitor
 from trainers.loop.pretraining import Objective, pretraining
-from trainers.settings import BootstrapSettings, PretrainingSettings
+from trainers.settings import LEVEL_OF, RANDOM_WEIGHTS, BootstrapSettings, PretrainingSettings
 from trainers.stages.objectives import MaskedObjective, Prediction, view_of
 from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
 
@@ -64,15 +71,12 @@ class UnlabelledStage(Stage[P], ABC):
         *,
         learns: frozenset[Part] | None,
         level: Level | None = None,
-        taught_by: str = "",
-        stamp: str | None = None,
     ) -> Trainable:
-        """Describe the training of ``network`` by the stage's objective.
-
-        ``level``, ``taught_by`` and ``stamp`` (a warning flag of the teacher) are for the monitors.
-        """
+        """Describe the training of ``network`` by the stage's objective; ``level`` is that of an expert."""
         objective = self.objective(network, run, context)
-        source = context.source
+        source, learned = context.source, LEVEL_OF.get(self.name)
+        teacher = run.teachers.get(learned.value) if learned else None
+        stamp = teacher_stamp(teacher) if teacher else None
         shared = tuple(flag for flag in run.stamps if flag in POOL_STAMPS)
         parameters = dict(network.named_parameters())
         # Without parts it is a teacher, whose running statistics change with it.
@@ -104,10 +108,26 @@ class UnlabelledStage(Stage[P], ABC):
                 self.settings,
                 context.device,
                 level,
-                taught_by=taught_by,
+                taught_by=teacher_text(teacher) if teacher else "",
                 stamps=(*shared, stamp) if stamp else shared,
             ),
         )
+
+
+def teacher_stamp(record: TeacherRecord) -> str | None:
+    """What every report has to say about a teacher."""
+    if record.origin != RANDOM_WEIGHTS:
+        return None
+    return RANDOM_TEACHER_STAMP if record.continued else UNTRAINED_TEACHER_STAMP
+
+
+def teacher_text(record: TeacherRecord) -> str:
+    """A teacher in words."""
+    if record.origin == RANDOM_WEIGHTS:
+        start = "random weights, because it has no public file"
+    else:
+        start = f"{record.weights} ({record.licence or 'own file'})"
+    return f"{record.network} from {start}; {'trained on the pool first' if record.continued else 'taken as it is'}"
 
 
 def sam_spec(run: RunConfig) -> ModelSpec:
