@@ -190,7 +190,6 @@ class ExperimentPlanner:
         return Planned(True, "no two labels differ in a direction alone")
 
     def _intensities(self) -> Planned[tuple[IntensityRule, ...]]:
-        require_known(self.channel_names, self.overrides)
         planned = [
             self._settle(f"intensity.{index}", partial(self.intensity, index, name))
             for index, name in enumerate(self.channel_names)

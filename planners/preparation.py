@@ -25,7 +25,7 @@ from planners.cases import (
 from planners.experiment_planner import DEFAULT_PLANNER, PLANNERS, channel_names, make_plan, require_known
 from planners.fingerprint_extractor import MEASUREMENTS_FOLDER, Survey, remove_other_measurements, same_files, survey
 from planners.overrides import check_keys
-from planners.split_planner import NNUNET_SPLITS_FILE, PreviousSplits, SplitPlanner, leak_notes
+from planners.split_planner import NNUNET_SPLITS_FILE, SplitPlanner, leak_notes
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
@@ -266,17 +266,16 @@ def prepare(request: Request, dataset: RawDataset, checked: Survey) -> Prepared:
     notes += _dropped_settings(target, before, plans)
     axis = plans.slice_axis.value
     tasks = store_tasks(dataset, checked.sources, fingerprint, target, axis)
-    previous = None
-    if (target / SPLITS_FILE).is_file():
-        known = read_json(Splits, target / SPLITS_FILE)
-        previous = PreviousSplits(known, before.slice_axis.value if before else None)
-    planned = SplitPlanner(dataset, fingerprint, axis).plan(previous)
+    previous = read_json(Splits, target / SPLITS_FILE) if (target / SPLITS_FILE).is_file() else None
+    splits, remarks = SplitPlanner(dataset, fingerprint, axis).plan(
+        previous, before.slice_axis.value if before else None
+    )
     for folder in (target, target / SLICES_FOLDER, target / MEASUREMENTS_FOLDER):
         sweep(folder)
     written = store_cases(target, plans, tasks, request.engine)
-    conclude(target, request.raw, fingerprint, plans, planned.splits)
-    notes += (*planned.notes, *leak_notes(dataset, fingerprint, planned.splits))
-    return Prepared(plans, planned.splits, notes, written, len(tasks) - written)
+    conclude(target, request.raw, fingerprint, plans, splits)
+    notes += (*remarks, *leak_notes(dataset, fingerprint, splits))
+    return Prepared(plans, splits, notes, written, len(tasks) - written)
 
 
 def is_current(raw: Path, target: Path) -> bool:

@@ -28,22 +28,6 @@ SEED = 12345
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class PlannedSplits:
-    """The splits and sentences about what a reader would not expect: missing cases, fewer folds, dropped selections."""
-
-    splits: Splits
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PreviousSplits:
-    """The splits that are replaced, and the slice axis that their slice indices refer to (None: not known)."""
-
-    splits: Splits
-    slice_axis: SliceAxis | None
-
-
 class SplitPlanner:
     """Plans the splits of one dataset from its fingerprint and the slice axis of its plan."""
 
@@ -54,8 +38,11 @@ class SplitPlanner:
         self.slice_axis = slice_axis
         self.notes: list[str] = []
 
-    def plan(self, previous: PreviousSplits | None) -> PlannedSplits:
-        """Return all folds, the published budgets, and what still holds of ``previous``.
+    def plan(self, previous: Splits | None, axis: SliceAxis | None = None) -> tuple[Splits, tuple[str, ...]]:
+        """Return all folds, the published budgets, and what still holds of ``previous``; and notes.
+
+        ``axis`` is what the slice indices of ``previous`` refer to, None where that is not known. The notes are
+        about what a reader would not expect: missing cases, fewer folds, dropped selections.
 
         Raises:
             DataError: ``E-SPLIT-06`` for a published slice that its volume does not have, ``E-SPLIT-08`` for an
@@ -74,8 +61,8 @@ class SplitPlanner:
         folds[ALL] = Fold(tuple(training), tuple(training))
         splits = Splits(self.name, SEED, self.dataset.ours.budget_unit, folds, self.published_budgets())
         if previous is not None:
-            splits = self._carry_over(splits, previous)
-        return PlannedSplits(splits, tuple(self.notes))
+            splits = self._carry_over(splits, previous, axis)
+        return splits, tuple(self.notes)
 
     def cross_validation(self, training: list[str]) -> dict[str, Fold]:
         """Up to five folds in which no patient and no scan is on both sides; none when there is one patient only."""
@@ -143,27 +130,27 @@ class SplitPlanner:
             )
         return tuple(sorted(count - 1 - index for index in raw)) if flipped else tuple(raw)
 
-    def _carry_over(self, splits: Splits, previous: PreviousSplits) -> Splits:
+    def _carry_over(self, splits: Splits, previous: Splits, axis: SliceAxis | None) -> Splits:
         """Keep folds that a user added and drawn selections, as long as their cases still are what they were."""
         present = frozenset(self._labelled())
         generated = {*splits.folds, OFFICIAL, ALL, *(str(number) for number in range(FOLDS))}
         own = {
             name: fold
-            for name, fold in previous.splits.folds.items()
+            for name, fold in previous.folds.items()
             if name not in generated and present.issuperset((*fold.train, *fold.scored))
         }
         splits = replace(splits, folds={**splits.folds, **own})
-        for key, selection in previous.splits.selections.items():
+        for key, selection in previous.selections.items():
             if selection.published:
                 continue
-            if self._still_holds(splits, selection, previous):
+            if self._still_holds(splits, selection, previous, axis):
                 splits = splits.with_selection(selection)
             else:
                 self.notes.append(f"the drawn selection {key} was dropped: its cases or slices are no longer the same")
         return splits
 
-    def _still_holds(self, splits: Splits, selection: Selection, previous: PreviousSplits) -> bool:
-        fold, before = splits.folds.get(selection.fold), previous.splits.folds.get(selection.fold)
+    def _still_holds(self, splits: Splits, selection: Selection, previous: Splits, axis: SliceAxis | None) -> bool:
+        fold, before = splits.folds.get(selection.fold), previous.folds.get(selection.fold)
         if fold is None or before is None or not set(selection.cases) <= set(fold.train):
             return False
         # A name in a file runs no code from outside; what such a kind of split would choose now is not known.
@@ -173,7 +160,7 @@ class SplitPlanner:
         if relative and set(fold.train) != set(before.train):
             return False
         return not selection.slices or (
-            previous.slice_axis == self.slice_axis
+            axis == self.slice_axis
             and all(
                 max(indices, default=0) < _slices(self.cases[case], self.slice_axis)[0]
                 for case, indices in selection.slices.items()

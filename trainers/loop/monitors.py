@@ -59,7 +59,7 @@ class Monitor:
 
     stage: str
     network: nn.Module
-    objective: Objective[Any]
+    objective: Objective[Any, Any]
     source: UnlabelledSource
     settings: PretrainingSettings
     device: torch.device

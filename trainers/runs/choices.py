@@ -25,6 +25,7 @@ from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
 from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
+from trainers.runs.folder import flat
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
 from trainers.settings import (
     BOOTSTRAP,
@@ -66,7 +67,7 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
 
 def differences(settings: Mapping[str, Any], default: Mapping[str, Any]) -> Leaves:
     """Return the settings that are not those of ``default``, by dotted name, as plain JSON."""
-    mine, theirs = _leaves(to_plain(dict(settings))), _leaves(to_plain(dict(default)))
+    mine, theirs = _leaves(settings), _leaves(default)
     return {name: value for name, value in mine.items() if name not in theirs or theirs[name] != value}
 
 
@@ -92,15 +93,9 @@ def _type_of(value: Any) -> Any:
     return tuple[Any, ...] if isinstance(value, list) else type(value)
 
 
-def _leaves(plain: Any, name: str = "") -> Leaves:
-    if not isinstance(plain, dict):
-        return {name: plain}
-    prefix = f"{name}." if name else ""
-    return {
-        path: leaf
-        for key, value in plain.items()
-        for path, leaf in _leaves(value, name if key == OPTIONS else f"{prefix}{key}").items()
-    }
+def _leaves(settings: Mapping[str, Any]) -> Leaves:
+    leaves = flat(to_plain(dict(settings)))
+    return {name.replace(f".{OPTIONS}.", "."): leaf for name, leaf in leaves.items() if leaf != {}}
 
 
 def _assign(plain: dict[str, Any], path: list[str], value: Any) -> None:

@@ -124,8 +124,9 @@ class Execution:
             if distributed.is_main():
                 self._report(missing_only=True)
             return
+        known = raw.test() | raw.training()
         names = self.config.scored[:1] if self.one_case else self.config.scored
-        cases = validate.scored_cases(raw, names)
+        cases = tuple(known[name] for name in names if name in known)
         if len(cases) < len(names) or not cases:
             say(
                 f"validation skipped: {len(names) - len(cases)} of {len(names)} scored cases have no files in "

@@ -110,13 +110,14 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     """Everything by dotted name, the stages by theirs."""
     plain = to_plain(config)
     stages = {stage.pop("name"): stage for stage in plain.pop("stages")}
-    return _flat({**plain, "stages": stages})
+    return flat({**plain, "stages": stages})
 
 
-def _flat(plain: Any, name: str = "") -> dict[str, Any]:
+def flat(plain: Any, name: str = "") -> dict[str, Any]:
+    """Everything in nested objects by dotted name; an empty one is a leaf."""
     if isinstance(plain, dict):
         joined = {key: f"{name}.{key}" if name else key for key in plain}
-        return {path: leaf for key, value in plain.items() for path, leaf in _flat(value, joined[key]).items()} or {
+        return {path: leaf for key, value in plain.items() for path, leaf in flat(value, joined[key]).items()} or {
             name: {}
         }
     return {name: plain}

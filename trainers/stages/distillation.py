@@ -25,9 +25,9 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.views import draw_token_masks, visible_count
 from trainers.loop.loading import Batch, on_device
 from trainers.loop.monitors import spread_evenly
-from trainers.loop.pretraining import Examination
+from trainers.loop.pretraining import Examination, Objective
 from trainers.settings import DistillationSettings
-from trainers.stages.objectives import PoolObjective, view_of
+from trainers.stages.objectives import view_of
 
 STATISTICS_SLICES = 4096
 _FIT_EPOCH = -2
@@ -52,7 +52,7 @@ class DistilledHead(nn.Module):
         return projected
 
 
-class DistillationObjective(PoolObjective[SegmentationNetwork, DistillationSettings]):
+class DistillationObjective(Objective[SegmentationNetwork, DistillationSettings]):
     """A frozen teacher in eval mode, and the student's head. Call ``prepare`` before the first loss.
 
     Raises:
@@ -77,7 +77,7 @@ class DistillationObjective(PoolObjective[SegmentationNetwork, DistillationSetti
         super().__init__(source, plans, settings, network, seed)
 
     def make_head(self, network: SegmentationNetwork, channels: int) -> DistilledHead:
-        """See ``PoolObjective.make_head``."""
+        """See ``Objective.make_head``."""
         encoder, share = network.image_encoder, self._settings.masked_share
         self._feature = self._settings.feature or self._teacher.default_feature
         self._shape, self._side = self._teacher.shapes[self._feature], encoder.shapes[-1].side

@@ -105,7 +105,7 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
         size = record.settings["input_size"] if record is not None else None
         return {**super().inputs(run), "teacher": trained or {**start, "input_size": size}}
 
-    def objective(self, network: Any, run: RunConfig, context: RunContext) -> Objective[Any]:
+    def objective(self, network: Any, run: RunConfig, context: RunContext) -> Objective[Any, Any]:
         """See ``UnlabelledStage.objective``.
 
         Raises:

@@ -225,15 +225,8 @@ class LabelledTask:
 def _schedule(settings: FinetuneSettings, steps: int) -> Callable[[int], float]:
     """The learning rate by step, for ``steps`` of them in an epoch."""
     iterations = steps * (settings.schedule_epochs or settings.epochs)
-    if settings.schedule == "cosine":
-        return partial(warmup_cosine, base=settings.learning_rate, warmup=settings.warmup, iterations=iterations)
-    return partial(
-        warmup_polynomial,
-        base=settings.learning_rate,
-        warmup=settings.warmup,
-        iterations=iterations,
-        exponent=settings.exponent,
-    )
+    rule = warmup_cosine if settings.schedule == "cosine" else partial(warmup_polynomial, exponent=settings.exponent)
+    return partial(rule, base=settings.learning_rate, warmup=settings.warmup, iterations=iterations)
 
 
 def _batches(order: EpochOrder, settings: FinetuneSettings, epoch: int) -> list[list[int]]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from statistics import fmean
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.distributed import sum_over_ranks
 from samora_pipeline.evaluation.representations import (
     LARGEST_PSNR,
@@ -28,51 +27,17 @@ from samora_pipeline.models.reconstruction import PatchDecoder
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.objectives.contrastive import nt_xent
 from samora_pipeline.objectives.reconstruction import images_from, masked_reconstruction, mean_squared_error, soft_dice
-from samora_pipeline.slices.augmentation import allowed_flips
-from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.noise import make_noise, rician_channels
-from samora_pipeline.slices.views import apply_views, draw_token_masks, draw_views
+from samora_pipeline.slices.views import apply_views, draw_token_masks
 from trainers.loop.loading import Batch
-from trainers.loop.pretraining import Examination, Network
+from trainers.loop.pretraining import Examination, Network, Objective
 from trainers.settings import (
     ContrastiveSettings,
     DenoisingSettings,
     ImageTeacherSettings,
     MaskingSettings,
-    PretrainingSettings,
 )
 from trainers.stages.stage import full_precision
-
-S = TypeVar("S", bound=PretrainingSettings)
-
-
-class PoolObjective(Generic[Network, S]):
-    """A task on the slices of a pool, each seen in a view that is drawn for it; the head depends on the network.
-
-    Args:
-        source: the slices.
-        plans: the plan of the run's dataset, whose channels and flips count.
-        settings: of the stage.
-        network: what learns.
-        seed: of everything that is drawn.
-    """
-
-    def __init__(self, source: UnlabelledSource, plans: Plans, settings: S, network: Network, seed: int) -> None:
-        self._source, self._plans, self._settings, self._seed = source, plans, settings, seed
-        self._flips = allowed_flips(plans)
-        self.head = self.make_head(network, len(plans.channel_names))
-
-    @abstractmethod
-    def make_head(self, network: Network, channels: int) -> nn.Module:
-        """What is trained with the network and thrown away, with random weights."""
-
-    def load(self, indices: list[int], epoch: int) -> Batch:
-        """Images (B,C,N,N) and the parameters of their views."""
-        return {"images": self._source.images(indices), "view": self._views_of(indices, epoch)}
-
-    def _views_of(self, indices: list[int], epoch: int, view: int = 0) -> Any:
-        keys = self._source.keys(indices)
-        return draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch, view=view)
 
 
 class Prediction(NamedTuple):
@@ -83,7 +48,7 @@ class Prediction(NamedTuple):
     features: Tensor
 
 
-class MaskedObjective(PoolObjective[Network, MaskingSettings]):
+class MaskedObjective(Objective[Network, MaskingSettings]):
     """Hidden patches are reconstructed from the visible ones; what sees them and how is the subclass's affair.
 
     ``_grid``, which ``make_head`` settles, is the side of the grid of hidden patches.
@@ -161,7 +126,7 @@ class PatchObjective(MaskedObjective[SegmentationNetwork]):
     """Masked reconstruction from the last block's tokens (SimMIM form: no token is dropped)."""
 
     def make_head(self, network: SegmentationNetwork, channels: int) -> nn.Module:
-        """See ``PoolObjective.make_head``."""
+        """See ``Objective.make_head``."""
         encoder, last = network.image_encoder, network.image_encoder.shapes[-1]
         self._grid, patch_size = last.side, network.input_size // last.side
         self.decoder = PatchDecoder(last.width, channels, patch_size, mask_width=encoder.embed_dim)
@@ -176,7 +141,7 @@ class PatchObjective(MaskedObjective[SegmentationNetwork]):
         return Prediction(self.decoder(tokens), images, tokens.mean(dim=(1, 2)))
 
 
-class ContrastiveObjective(PoolObjective[Network, ContrastiveSettings | ImageTeacherSettings]):
+class ContrastiveObjective(Objective[Network, ContrastiveSettings | ImageTeacherSettings]):
     """NT-Xent on embeddings of two views of each slice; what embeds them is the subclass's affair."""
 
     @abstractmethod
@@ -225,7 +190,7 @@ class ImageObjective(ContrastiveObjective[SegmentationNetwork]):
     """Contrastive learning on the mean of the last block's tokens."""
 
     def make_head(self, network: SegmentationNetwork, channels: int) -> nn.Module:
-        """See ``PoolObjective.make_head``."""
+        """See ``Objective.make_head``."""
         return ContrastiveHead(network.image_encoder.shapes[-1].width)
 
     def embed(self, network: SegmentationNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,11 +199,11 @@ class ImageObjective(ContrastiveObjective[SegmentationNetwork]):
         return tokens.mean(dim=(1, 2)), self.head(tokens)
 
 
-class PixelObjective(PoolObjective[SegmentationNetwork, DenoisingSettings]):
+class PixelObjective(Objective[SegmentationNetwork, DenoisingSettings]):
     """Denoising from the tokens of four depths."""
 
     def make_head(self, network: SegmentationNetwork, channels: int) -> nn.Module:
-        """See ``PoolObjective.make_head``."""
+        """See ``Objective.make_head``."""
         self._noise, self._rician = make_noise(self._settings.noise), rician_channels(self._plans)
         self._taps = tap_blocks(network.image_encoder.shapes)
         shapes = [network.image_encoder.shapes[tap - 1] for tap in self._taps]

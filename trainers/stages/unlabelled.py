@@ -48,7 +48,7 @@ class UnlabelledStage(Stage[P], ABC):
     ``task`` is the class of its objective, made of slices, plan, settings, network and seed.
     """
 
-    task: ClassVar[Callable[..., Objective[Any]]]
+    task: ClassVar[Callable[..., Objective[Any, Any]]]
 
     def common(self, run: RunConfig) -> dict[str, Any]:
         """What the results of all stages without labels depend on."""
@@ -59,7 +59,7 @@ class UnlabelledStage(Stage[P], ABC):
             "seed": run.seed,
         }
 
-    def objective(self, network: Any, run: RunConfig, context: RunContext) -> Objective[Any]:
+    def objective(self, network: Any, run: RunConfig, context: RunContext) -> Objective[Any, Any]:
         """What is learned: an instance of ``task``."""
         return self.task(context.source, run.plans, self.settings, network, self.seed(run))
 
@@ -171,7 +171,7 @@ class BootstrapObjective(MaskedObjective[SegmentationNetwork]):
     """Masked reconstruction from what the whole encoder gives."""
 
     def make_head(self, network: SegmentationNetwork, channels: int) -> nn.Module:
-        """See ``PoolObjective.make_head``."""
+        """See ``Objective.make_head``."""
         encoder, width = network.image_encoder, network.prompt_encoder.embed_dim
         self._grid = encoder.shapes[-1].side
         self.cells = BootstrapHead(encoder, width, channels, network.input_size)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from samora_pipeline import distributed
-from samora_pipeline.contracts.dataset import RawCase, RawDataset
+from samora_pipeline.contracts.dataset import RawCase
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE
 from samora_pipeline.contracts.run import SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
@@ -30,12 +30,6 @@ logger = logging.getLogger("samora")
 OVERLAYS_FILE = "overlays.png"
 TUNING_FOLDER = "tuning"
 """predictions of held-out training cases, before any post-processing"""
-
-
-def scored_cases(raw: RawDataset, names: Sequence[str]) -> tuple[RawCase, ...]:
-    """The raw files of the scored cases; cases without files are left out."""
-    found = raw.test() | raw.training()
-    return tuple(found[name] for name in names if name in found)
 
 
 def run_validation(config: RunConfig, context: RunContext, cases: Sequence[RawCase]) -> tuple[Summary | None, float]:
