@@ -215,11 +215,7 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
 
 
 def integrity_report(
-    dataset: str,
-    total: int,
-    set_aside: bool,
-    faults: Mapping[str, Sequence[DataError]],
-    remarks: Sequence[Remark],
+    dataset: str, total: int, set_aside: bool, faults: Mapping[str, Sequence[DataError]], remarks: Sequence[Remark]
 ) -> IntegrityReport:
     """All findings as they are written to integrity.json."""
     return IntegrityReport(

@@ -232,11 +232,7 @@ class ExperimentPlanner:
 
 
 def make_plan(
-    planner: str,
-    dataset: RawDataset,
-    fingerprint: Fingerprint,
-    overrides: Mapping[str, str],
-    edited: Mapping[str, Any],
+    planner: str, dataset: RawDataset, fingerprint: Fingerprint, overrides: Mapping[str, str], edited: Mapping[str, Any]
 ) -> tuple[Plans, tuple[str, ...]]:
     """The plan by the planner of this name (or ``package.module:Class``), and sentences about edited values.
 

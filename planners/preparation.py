@@ -291,7 +291,9 @@ def is_current(raw: Path, target: Path) -> bool:
         report = read_json(IntegrityReport, target / INTEGRITY_FILE)
         if faults or report.faults or known.set_aside or not (target / SPLITS_FILE).is_file():
             return False
-        if not (descriptions_are_current(raw, target) and _same_cases(sources, known)):
+        if [source.name for source in sources] != list(known.cases) or not descriptions_are_current(raw, target):
+            return False
+        if not all(same_files(source, known.cases[source.name]) for source in sources):
             return False
         if plans.planner not in PLANNERS.names():
             decided = plans.fingerprint_digest == digest_json(to_plain(known))
@@ -309,13 +311,6 @@ def store_tasks(
     """One task per case, to store it or to see whether it is stored."""
     cases = fingerprint.cases
     return [StoreTask(source, cases[source.name], dataset.scheme, axis, target / SLICES_FOLDER) for source in sources]
-
-
-def _same_cases(sources: Sequence[CaseSource], known: Fingerprint) -> bool:
-    """Whether the raw cases are exactly those of a fingerprint, in its order and with the same bytes."""
-    if [source.name for source in sources] != list(known.cases):
-        return False
-    return all(same_files(source, known.cases[source.name]) for source in sources)
 
 
 def _dropped_settings(target: Path, before: Plans | None, after: Plans) -> tuple[str, ...]:

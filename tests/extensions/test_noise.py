@@ -46,7 +46,7 @@ class Speckle:
 '''
 NAMED = "expert_pixel.noise.name=outside_noise:Speckle"
 BASIC = Request("90", "SAMoraTrainer", "2cases", recipe="scratch", levels=("pixel",), backbone="samora_tiny")
-SHORT = tuple(f"expert_pixel.{name}" for name in ("epochs=1", "steps_per_epoch=1", "batch=2"))
+SHORT = tuple(f"expert_pixel.{name}" for name in ("epochs=1", "steps_per_epoch=3", "batch=2"))
 
 
 @pytest.fixture(autouse=True)

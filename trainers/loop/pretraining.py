@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.optimization.lars import lars
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups
-from samora_pipeline.optimization.schedules import (
-    linear_rate,
-    square_root_rate,
-    warmup_cosine,
-    warmup_iterations,
-)
+from samora_pipeline.optimization.schedules import linear_rate, square_root_rate, warmup_cosine, warmup_iterations
 from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import EpochOrder, UnlabelledSource
 from samora_pipeline.slices.views import draw_views
@@ -107,7 +102,9 @@ def pretraining(
     steps = len(_batches(order, settings, 0))
     groups = parameter_groups(trained.values(), settings.weight_decay, experts=list(experts.values()))
     first_beta = settings.betas[0]
-    optimizer = lars(groups, momentum=first_beta) if settings.optimizer == "lars" else adamw(groups, settings.betas)
+    optimizer = (
+        lars(groups, momentum=first_beta) if settings.optimizer == "lars" else adamw(groups, betas=settings.betas)
+    )
     return Training(
         stage=stage,
         parameters=trained,

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from samora_pipeline.contracts.leakage import Leak, copy_of, telling_digests, voxel_index
-from samora_pipeline.contracts.splits import OFFICIAL, Selection, Splits
-from samora_pipeline.contracts.stored_case import StoredCase
+from samora_pipeline.contracts.splits import OFFICIAL, Selection
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.paths import Roots
 from trainers.pool.datasets import PoolSettings, PreparedDataset, find_pool_datasets
@@ -91,10 +90,24 @@ def find_candidates(
     the scored cases, their patients and published test sets in, without their labels.
     """
     found, missing = find_pool_datasets(own, tokens, roots, settings)
-    reasons = {}
+    reasons: dict[str, dict[str, Reason | None]] = {}
     for dataset, keep in found.values():
-        reason_of = _reasons(own, dataset, keep, scored, transductive=transductive)
-        reasons[dataset.name] = {name: reason_of(name, stored) for name, stored in sorted(dataset.cases.items())}
+        is_own, folds = dataset.name == own.name, dataset.splits().folds
+        hidden = scored if is_own else frozenset(folds[OFFICIAL].scored if OFFICIAL in folds else ())
+        patients = {dataset.raw.patient(name) for name in hidden}
+        of_dataset = reasons.setdefault(dataset.name, {})
+        for name, stored in sorted(dataset.cases.items()):
+            of_dataset[name] = None
+            if not keep(name):
+                of_dataset[name] = "not CT"
+            elif transductive:
+                of_dataset[name] = "test" if stored.subset == "test" and not (is_own and name in scored) else None
+            elif name in hidden:
+                of_dataset[name] = "scored"
+            elif stored.subset == "test":
+                of_dataset[name] = "test"
+            elif dataset.raw.patient(name) in patients:
+                of_dataset[name] = "of a scored patient"
     return Candidates(own, tuple(dataset for dataset, _ in found.values()), reasons, missing)
 
 
@@ -108,36 +121,6 @@ def pool_leaks(candidates: Candidates, protected: frozenset[str]) -> tuple[Leak,
         for dataset, case, other in found
         if other is not None
     )
-
-
-def _reasons(
-    own: PreparedDataset,
-    dataset: PreparedDataset,
-    keep: Callable[[str], bool],
-    scored: frozenset[str],
-    *,
-    transductive: bool,
-) -> Callable[[str, StoredCase], Reason | None]:
-    is_own = dataset.name == own.name
-    hidden = scored if is_own else _published_test(dataset.splits())
-    patients = {dataset.raw.patient(name) for name in hidden}
-
-    def reason(name: str, stored: StoredCase) -> Reason | None:
-        if not keep(name):
-            return "not CT"
-        if transductive:
-            return "test" if stored.subset == "test" and not (is_own and name in scored) else None
-        if name in hidden:
-            return "scored"
-        if stored.subset == "test":
-            return "test"
-        return "of a scored patient" if dataset.raw.patient(name) in patients else None
-
-    return reason
-
-
-def _published_test(splits: Splits) -> frozenset[str]:
-    return frozenset(splits.folds[OFFICIAL].scored) if OFFICIAL in splits.folds else frozenset()
 
 
 _SHOWN = 10
@@ -158,8 +141,29 @@ class LeakReport:
             DataError: ``E-LEAK-01`` a training case shows a patient, ``E-LEAK-02`` a scan that is scored;
                 ``E-LEAK-03`` such a scan is in the unlabelled pool.
         """
-        if self.unsettled:
-            raise _error(self.unsettled)
+        leaks, training = self.unsettled, [leak for leak in self.unsettled if leak.place == "training"]
+        if not leaks:
+            return
+        if not training:
+            code, what = (
+                "E-LEAK-03",
+                f"{len(leaks)} scans of the unlabelled pool are scans that are scored or tested on",
+            )
+        elif any(leak.reason == "voxels" for leak in training):
+            code, what = "E-LEAK-02", f"{len(training)} training cases show what is scored or tested on"
+        else:
+            code, what = "E-LEAK-01", f"{len(training)} training cases are of patients that are scored or tested on"
+        shown = "; ".join(leak.text for leak in leaks[:_SHOWN])
+        more = f"; and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
+        few = " ".join(names(leaks)) if len(leaks) <= _SHOWN else "CASE ..."
+        raise DataError(
+            code,
+            what,
+            found=shown + more,
+            expected="nothing that is scored or tested on, under any name, among what is learned from",
+            fix="the same command with --exclude-leaks, which takes them out"
+            f"\n       or with --allow-leak {few}, which lets them in and marks every report LEAKY",
+        )
 
 
 def settle(leaks: Iterable[Leak], *, exclude: bool, allow: Collection[str]) -> LeakReport:
@@ -173,27 +177,6 @@ def settle(leaks: Iterable[Leak], *, exclude: bool, allow: Collection[str]) -> L
 def names(leaks: Iterable[Leak]) -> tuple[str, ...]:
     """The cases of leaks, sorted."""
     return tuple(sorted(leak.case for leak in leaks))
-
-
-def _error(leaks: tuple[Leak, ...]) -> DataError:
-    training = [leak for leak in leaks if leak.place == "training"]
-    if not training:
-        code, what = "E-LEAK-03", f"{len(leaks)} scans of the unlabelled pool are scans that are scored or tested on"
-    elif any(leak.reason == "voxels" for leak in training):
-        code, what = "E-LEAK-02", f"{len(training)} training cases show what is scored or tested on"
-    else:
-        code, what = "E-LEAK-01", f"{len(training)} training cases are of patients that are scored or tested on"
-    shown = "; ".join(leak.text for leak in leaks[:_SHOWN])
-    more = f"; and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
-    few = " ".join(names(leaks)) if len(leaks) <= _SHOWN else "CASE ..."
-    return DataError(
-        code,
-        what,
-        found=shown + more,
-        expected="nothing that is scored or tested on, under any name, among what is learned from",
-        fix="the same command with --exclude-leaks, which takes them out"
-        f"\n       or with --allow-leak {few}, which lets them in and marks every report LEAKY",
-    )
 
 
 def hold_out(selection: Selection, count: int, patient: Callable[[str], str]) -> tuple[Selection, tuple[str, ...]]:
@@ -213,7 +196,9 @@ def hold_out(selection: Selection, count: int, patient: Callable[[str], str]) ->
     if count == 0:
         return selection, ()
     if selection.slices:
-        raise _cannot(selection, "labels of single slices, and components belong to whole volumes")
+        raise DataError(
+            "E-SPLIT-07", selection=selection, found="labels of single slices, and components belong to whole volumes"
+        )
     patients: dict[str, list[str]] = {}
     for case in selection.cases:
         patients.setdefault(patient(case), []).append(case)
@@ -223,10 +208,10 @@ def hold_out(selection: Selection, count: int, patient: Callable[[str], str]) ->
     while order and len(held_out) < count:
         held_out += patients[order.pop()]
     if not order:
-        raise _cannot(selection, f"{count} of {len(selection.cases)} labelled cases ({len(patients)} patients)")
+        raise DataError(
+            "E-SPLIT-07",
+            selection=selection,
+            found=f"{count} of {len(selection.cases)} labelled cases ({len(patients)} patients)",
+        )
     kept = tuple(case for case in selection.cases if case not in held_out)
     return replace(selection, cases=kept), tuple(sorted(held_out))
-
-
-def _cannot(selection: Selection, found: str) -> DataError:
-    return DataError("E-SPLIT-07", selection=selection, found=found)

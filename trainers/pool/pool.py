@@ -166,7 +166,11 @@ def make_pool(
     )
     forbidden = frozenset((*excluded, *names(leaks.unsettled)))
     pool = Pool(members, candidates, settings, seed, record, forbidden, folder, input_size)
-    _require_content(pool)
+    if not any(member.cases for member in members):
+        left_out = sum(reason is not None for reasons in candidates.reasons.values() for reason in reasons.values())
+        found = f"no training or unlabelled scans besides {left_out} that must stay out"
+        raise DataError("E-POOL-03", found=found)
+    require_number(settings, pool.stored, "are stored")
     return pool
 
 
@@ -219,12 +223,3 @@ def _require_channels(own: PreparedDataset, members: Sequence[PoolMember]) -> No
             expected=f"{count} channels, as {own.name} has ({', '.join(own.plans.channel_names)})",
             fix="leave them out of --unlabeled",
         )
-
-
-def _require_content(pool: Pool) -> None:
-    if not any(member.cases for member in pool.members):
-        left_out = sum(
-            reason is not None for reasons in pool.candidates.reasons.values() for reason in reasons.values()
-        )
-        raise DataError("E-POOL-03", found=f"no training or unlabelled scans besides {left_out} that must stay out")
-    require_number(pool.settings, pool.stored, "are stored")

@@ -27,14 +27,7 @@ from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Tra
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.runs.folder import flat
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
-from trainers.settings import (
-    BOOTSTRAP,
-    FINETUNE,
-    STAGE_NAMES,
-    DenoisingSettings,
-    FinetuneSettings,
-    StageSettings,
-)
+from trainers.settings import BOOTSTRAP, FINETUNE, STAGE_NAMES, DenoisingSettings, FinetuneSettings, StageSettings
 
 OPTIONS = "options"
 Leaves = dict[str, Any]

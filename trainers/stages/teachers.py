@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.run import (
-    RunConfig,
-    TeacherRecord,
-)
+from samora_pipeline.contracts.run import RunConfig, TeacherRecord
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.teachers.catalog import TEACHERS
 from samora_pipeline.models.teachers.mae import MaeTeacher
@@ -28,13 +25,7 @@ from samora_pipeline.slices.views import visible_count
 from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.obtain import find
 from samora_pipeline.weights.teacher_checkpoint import load_teacher
-from trainers.settings import (
-    LEVEL_OF,
-    RANDOM_WEIGHTS,
-    ImageTeacherSettings,
-    PatchTeacherSettings,
-    TeacherSettings,
-)
+from trainers.settings import LEVEL_OF, RANDOM_WEIGHTS, ImageTeacherSettings, PatchTeacherSettings, TeacherSettings
 from trainers.stages.objectives import ContrastiveObjective, MaskedObjective, Prediction
 from trainers.stages.stage import RunContext, Trainable
 from trainers.stages.unlabelled import UnlabelledStage
