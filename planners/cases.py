@@ -1,4 +1,8 @@
-"""The cases of a raw dataset as planning sees them: which subset each belongs to, and which cannot be used at all."""
+"""The raw cases of a dataset: their subsets, what must be true of each before anything is planned, and all faults.
+
+By default any fault stops the command before it writes: a dataset with a known fault is repaired, or its faulty cases
+are left out on request (``--set-aside``).
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,9 @@ from samora_pipeline.imaging.preprocessor import require_same_grid
 from samora_pipeline.imaging.volume import Volume, label_array, require_finite
 
 FOLDERS: dict[ImageFolder, Subset] = {"imagesTr": "train", "imagesTs": "test", "imagesUn": "unlabelled"}
+
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -76,9 +83,6 @@ def missing_images(dataset: RawDataset, sources: Sequence[CaseSource]) -> list[s
     return [
         path.name for path in labels if not path.name.startswith(".") and path.name.removesuffix(ending) not in named
     ]
-
-
-_BLOCK = 1 << 20
 
 
 @dataclass

@@ -1,5 +1,6 @@
-"""What was measured of each case, kept beside the preprocessed slices so that only changed cases are measured again.
+"""From raw files to the fingerprint: one pass over the files that checks, digests and measures each case.
 
+What was measured is kept beside the preprocessed slices, so that only changed cases are measured again:
 ``.fingerprints/CASE.npz`` holds a record (JSON) and the case's foreground samples; the archive's own checksums tell
 damage. A measurement is used again when its key is the same: the digests of the case's files and the declaration of
 the labels.
@@ -30,6 +31,10 @@ from samora_pipeline.imaging.voxel_digest import digest_voxels
 from samora_pipeline.parallel import Engine
 
 MEASUREMENTS_FOLDER = ".fingerprints"
+
+
+SAMPLES_PER_CASE = 10_000
+"""Foreground values that a case contributes to the statistics of the dataset: all cases weigh the same above it."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,6 @@ def remove_other_measurements(folder: Path, names: Sequence[str]) -> None:
 
 def _path(folder: Path, case: str) -> Path:
     return folder / f"{case}.npz"
-
-
-SAMPLES_PER_CASE = 10_000
-"""Foreground values that a case contributes to the statistics of the dataset: all cases weigh the same above it."""
 
 
 @dataclass(frozen=True)

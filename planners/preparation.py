@@ -1,7 +1,9 @@
-"""Writes the preprocessed dataset: every case into the slice store, then splits and plan, the plan last.
+"""The steps of one dataset in their order: list, check and measure, decide, split, store; the plan is written last.
 
+Before every case has passed the checks nothing is written but what is known about them: the report integrity.json
+and the measurements of sound cases, so that a repaired dataset is checked again in the time of its repaired cases.
 A case that is already stored from the same files is verified and kept; one that is missing, stale or damaged is
-written again. Killing it at any moment loses at most the case being written.
+written again. A kill at any moment loses at most the case being written.
 """
 
 from __future__ import annotations
@@ -168,11 +170,6 @@ def read_plans(target: Path) -> Plans | None:
         return None
 
 
-def descriptions_are_current(raw: Path, target: Path) -> bool:
-    """Whether dataset.json, samora.json and splits_final.json are those that were planned from."""
-    return all(_content(raw / name) == _content(target / name) for name in COPIED)
-
-
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
@@ -291,7 +288,9 @@ def is_current(raw: Path, target: Path) -> bool:
         report = read_json(IntegrityReport, target / INTEGRITY_FILE)
         if faults or report.faults or known.set_aside or not (target / SPLITS_FILE).is_file():
             return False
-        if [source.name for source in sources] != list(known.cases) or not descriptions_are_current(raw, target):
+        if [source.name for source in sources] != list(known.cases) or any(
+            _content(raw / name) != _content(target / name) for name in COPIED
+        ):
             return False
         if not all(same_files(source, known.cases[source.name]) for source in sources):
             return False

@@ -28,6 +28,9 @@ SEED = 12345
 _SHOWN = 5
 
 
+NNUNET_SPLITS_FILE = "splits_final.json"
+
+
 class SplitPlanner:
     """Plans the splits of one dataset from its fingerprint and the slice axis of its plan."""
 
@@ -193,9 +196,6 @@ def leak_notes(dataset: RawDataset, fingerprint: Fingerprint, splits: Splits) ->
 def _slices(case: CaseFingerprint, axis: SliceAxis) -> tuple[int, bool]:
     (raw_axis, _, _), (flipped, _, _) = slice_order(case.axes, axis)
     return case.shape[raw_axis], flipped
-
-
-NNUNET_SPLITS_FILE = "splits_final.json"
 
 
 @dataclass(frozen=True)

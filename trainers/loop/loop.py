@@ -236,7 +236,12 @@ class _Loop:
     def _finish_epoch(self) -> None:
         state, training = self.state, self.training
         counted = max(1, state.counted)
-        watched, watching = self._watch()
+        begun = time.monotonic()
+        watched: Mapping[str, float] = {}
+        if training.monitor is not None and distributed.is_main():
+            with distributed.alone(), torch.no_grad():
+                watched = training.monitor()
+        watching = time.monotonic() - begun
         line: Line = {
             "stage": training.stage,
             "epoch": state.epoch + 1,
@@ -262,15 +267,6 @@ class _Loop:
                 sink.write(line)
             self.picture.update(state.history)
 
-    def _watch(self) -> tuple[Mapping[str, float], float]:
-        """What the monitor sees, on the main rank, and the seconds that it takes."""
-        begun = time.monotonic()
-        if self.training.monitor is None or not distributed.is_main():
-            return {}, 0.0
-        with distributed.alone(), torch.no_grad():
-            watched = self.training.monitor()
-        return watched, time.monotonic() - begun
-
     def _save(self) -> None:
         if distributed.is_main():
             save_state(self.path, self.state, self.training, self.where.digest)
@@ -283,13 +279,8 @@ class _Loop:
             return
         self._save()
         if distributed.is_main():
-            logger.info(
-                "stopped after step %d of %s (%s); go on with:\n  %s",
-                self.state.step,
-                self.training.stage,
-                duration(self.state.seconds),
-                self.where.resume_command,
-            )
+            where = f"step {self.state.step} of {self.training.stage} ({duration(self.state.seconds)})"
+            logger.info("stopped after %s; go on with:\n  %s", where, self.where.resume_command)
         sys.exit(128 + (received or signal.SIGTERM))
 
     def _on_any_rank(self, flag: bool) -> bool:

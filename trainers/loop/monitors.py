@@ -1,4 +1,7 @@
-"""What a stage without labels has learned, seen on a fixed panel: a few numbers each epoch, and a card at the end."""
+"""What a stage without labels has learned, seen on a fixed panel: a few numbers each epoch, and a card at the end.
+
+The experts of a run are examined side by side before they are fused: do they differ from each other and the base?
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,10 @@ _PASSES = 2
 """over the panel, with LoRA on and off; a training step costs about three"""
 
 Measures = dict[str, float]
+
+
+BASE = "base"
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -234,23 +241,15 @@ def _lora_size(expert: nn.Module, qkv: nn.Module) -> tuple[float, float]:
 def _tell(card: PretrainingCard, picture: Path) -> None:
     values: Mapping[str, float] = {measure.name: measure.value for measure in card.measures}
     if "gap" in values:
-        logger.info(
-            "%s: loss %.4f with the expert off, %.4f with it on, gap %+.1f %%",
-            card.stage,
-            values["loss_off"],
-            values["loss_on"],
-            100 * values["gap"],
-        )
+        off, on = values["loss_off"], values["loss_on"]
+        shown = f"loss {off:.4f} with the expert off, {on:.4f} with it on, gap {100 * values['gap']:+.1f} %"
+        logger.info("%s: %s", card.stage, shown)
     failed = [measure for measure in card.measures if measure.passed is False]
     if not failed:
         logger.info("%s: all monitors pass, see %s", card.stage, picture)
         return
     named = ", ".join(f"{measure.name} {measure.value:.3g} (wanted {measure.wanted})" for measure in failed)
     logger.warning("%s: monitors warn: %s; what to do is in %s", card.stage, named, picture)
-
-
-BASE = "base"
-_BATCH = 8
 
 
 def compare_experts(

@@ -1,4 +1,8 @@
-"""Steps without a finite loss and gradient: left out with all that they would have changed, counted and named."""
+"""What a session of a training does beside its steps: it keeps the position, skips steps, stops on a signal, draws.
+
+No state of a random generator is stored with the position: every step is seeded from (seed, stage, step) and every
+sample from (seed, epoch, sample), so the position alone determines what comes next, on any number of ranks.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,15 @@ PATIENCE = 20
 """such steps in a row after which a training counts as diverged"""
 _SHOWN = 8
 """slices that the console names; log.jsonl has them all"""
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PROGRESS_FILE = "progress.png"
+_SHARE = 100
+"""a new picture is due when this many times the last one's drawing time has passed"""
+_FIRST = 60.0
+"""seconds before the first one"""
+_SCHEMA_VERSION = 1
 
 
 class Skipping:
@@ -62,14 +75,8 @@ class Skipping:
         self._in_a_row += 1
         names = list(self._names(batch))
         state.skipped_slices = sorted({*state.skipped_slices, *names})
-        logger.warning(
-            "%s: step %d skipped, not finite (loss %s, gradient norm %s), slices %s",
-            self._stage,
-            state.step + 1,
-            loss,
-            gradient_norm,
-            _some(names),
-        )
+        why = f"not finite (loss {loss}, gradient norm {gradient_norm}), slices {_some(names)}"
+        logger.warning("%s: step %d skipped, %s", self._stage, state.step + 1, why)
         if self._in_a_row >= PATIENCE:
             raise DataError(
                 "E-TRAIN-01",
@@ -81,9 +88,6 @@ class Skipping:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more, see log.jsonl" if len(names) > _SHOWN else ""
     return f"{', '.join(names[:_SHOWN])}{more}"
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
@@ -114,13 +118,6 @@ class Interruption:
         self._before = {}
 
 
-PROGRESS_FILE = "progress.png"
-_SHARE = 100
-"""a new picture is due when this many times the last one's drawing time has passed"""
-_FIRST = 60.0
-"""seconds before the first one"""
-
-
 class ProgressPicture:
     """Draws ``progress.png`` at most one hundredth of the time, and once at the end."""
 
@@ -138,9 +135,6 @@ class ProgressPicture:
         draw_progress(history, self._path, self._title)
         done = time.monotonic()
         self._due = done + _SHARE * (done - begun)
-
-
-_SCHEMA_VERSION = 1
 
 
 @dataclass

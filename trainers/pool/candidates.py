@@ -1,4 +1,4 @@
-"""Which cases may come into an unlabelled pool, and why the others may not."""
+"""Which cases a run may learn from, and why the others stay out: pool candidates, leaks and held-out cases."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from samora_pipeline.paths import Roots
 from trainers.pool.datasets import PoolSettings, PreparedDataset, find_pool_datasets
 
 Reason = Literal["scored", "of a scored patient", "test", "not CT", "a leak", "a copy"]
+
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,6 @@ def pool_leaks(candidates: Candidates, protected: frozenset[str]) -> tuple[Leak,
     )
 
 
-_SHOWN = 10
-
-
 @dataclass(frozen=True)
 class LeakReport:
     """All leaks of a run: those taken out, those let in by name, and those that nothing was said about."""
@@ -180,7 +180,10 @@ def names(leaks: Iterable[Leak]) -> tuple[str, ...]:
 
 
 def hold_out(selection: Selection, count: int, patient: Callable[[str], str]) -> tuple[Selection, tuple[str, ...]]:
-    """Divide a selection into what is learned from and at least ``count`` held-out cases.
+    """Divide a selection into what is learned from and at least ``count`` cases to choose post-processing on.
+
+    They are drawn by seed from the run's own labels, whole patients at a time: labels beyond the budget of a split
+    stay unseen here too, and scored cases never come into it.
 
     Args:
         selection: the labelled cases of the run.

@@ -1,4 +1,4 @@
-"""A dataset that is ready for training: its raw description, its plan, its splits and its store of slices."""
+"""Datasets that are ready for training, and which of them an unlabelled pool draws from: own, named, or the paper's."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
 from samora_pipeline.paths import Roots
+
+PAPER = "paper"
+_NUMBER = re.compile(r"(\d+)$")
+_FIRST_MAGNETIC_RESONANCE = 500
+"""AMOS22 numbers its CT scans below 500 and its MR scans from 500 (readme of the dataset)."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +98,6 @@ def _fault_of_measurements(dataset: PreparedDataset) -> str:
     except DataError as error:
         return f"{error.what}: {error.found}"
     return "" if same else f"another {FINGERPRINT_FILE} than the one that {PLANS_FILE} names"
-
-
-PAPER = "paper"
-
-_NUMBER = re.compile(r"(\d+)$")
-_FIRST_MAGNETIC_RESONANCE = 500
-"""AMOS22 numbers its CT scans below 500 and its MR scans from 500 (readme of the dataset)."""
 
 
 def _everything(case: str) -> bool:

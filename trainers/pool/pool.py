@@ -1,4 +1,4 @@
-"""How the slices of an unlabelled pool look and how many there are: its settings, and Fed-MENU's preprocessing.
+"""The unlabelled pool of stage 1, and the promise that no scored scan is in it, under no name.
 
 Fed-MENU (DIAL-RPI/Fed-MENU), which the paper names for its unlabelled CT, brings scans into LPS orientation, resamples
 the axes that are finer than 0.8 x 0.8 x 1.5 mm to that (never the coarser ones), and scales HU from [-200, 400] to
@@ -36,9 +36,12 @@ FED_MENU_STEP = 1.5
 _WHY = "Fed-MENU"
 
 
-def pool_plans(plans: Plans, own: Plans, intensity: PoolIntensity, *, spacing_known: bool) -> Plans:
+_KEY_LENGTH = 12
+
+
+def pool_plans(dataset: PreparedDataset, own: Plans, intensity: PoolIntensity) -> Plans:
     """The plan by which a dataset's slices come into a pool: its own, at the sizes of the run's dataset ``own``."""
-    plans = replace(plans, slice_size=own.slice_size, input_size=own.input_size)
+    plans = replace(dataset.plans, slice_size=own.slice_size, input_size=own.input_size)
     if intensity == "plan":
         return plans
     window = IntensityRule("window", *FED_MENU_WINDOW)
@@ -49,12 +52,9 @@ def pool_plans(plans: Plans, own: Plans, intensity: PoolIntensity, *, spacing_kn
     return replace(
         plans,
         in_plane=Planned("shrink_and_pad", _WHY),
-        in_plane_spacing=Planned(FED_MENU_SPACING if spacing_known else None, _WHY),
+        in_plane_spacing=Planned(FED_MENU_SPACING if dataset.raw.ours.spacing_known else None, _WHY),
         intensity=Planned(rules, _WHY),
     )
-
-
-_KEY_LENGTH = 12
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,15 @@ def make_pool(
     candidates = candidates.without(names(leaks.excluded), "a leak")
     copies = candidates.copies()
     candidates = candidates.without(copies, "a copy")
-    members = tuple(_member(candidates, dataset, settings) for dataset in candidates.datasets)
+    members = tuple(
+        PoolMember(
+            dataset,
+            candidates.cases(dataset),
+            pool_plans(dataset, candidates.own.plans, settings.intensity),
+            FED_MENU_STEP if settings.intensity == "fed_menu" and dataset.raw.ours.spacing_known else None,
+        )
+        for dataset in candidates.datasets
+    )
     _require_channels(candidates.own, members)
     hidden = frozenset() if transductive else scored | candidates.labels("scored", "of a scored patient")
     excluded = tuple(sorted(hidden.union(names(leaks.excluded))))
@@ -182,16 +190,6 @@ def require_number(settings: PoolSettings, slices: int, what: str) -> None:
     """
     if settings.complete and settings.slices is not None and slices < settings.slices:
         raise DataError("E-POOL-06", settings=settings, slices=slices, found=f"{slices:,} slices {what}")
-
-
-def _member(candidates: Candidates, dataset: PreparedDataset, settings: PoolSettings) -> PoolMember:
-    known = dataset.raw.ours.spacing_known
-    return PoolMember(
-        dataset,
-        candidates.cases(dataset),
-        pool_plans(dataset.plans, candidates.own.plans, settings.intensity, spacing_known=known),
-        FED_MENU_STEP if settings.intensity == "fed_menu" and known else None,
-    )
 
 
 def _identity(

@@ -1,11 +1,13 @@
-"""``--set finetune.epochs=20``: typed changes to the settings of a run, refused when name or type is wrong.
+"""From a request to the stages of a run: method, recipe, levels, backbone and settings, with ``--set`` applied.
 
-The options of an exchangeable part are named like its other fields: ``model.fusion.temperature=2``.
+``--set`` makes typed changes, refused when name or type is wrong. The options of an exchangeable part are named like
+its other fields: ``model.fusion.temperature=2``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
@@ -33,6 +35,15 @@ OPTIONS = "options"
 Leaves = dict[str, Any]
 
 
+MODEL, POOL = "model", "pool"
+INPUT_SIZE, MICRO_BATCH = f"{MODEL}.input_size", f"{FINETUNE}.micro_batch"
+_PUBLISHED_SIZE = 224  # Table 8
+# The micro-batch of a device of 16 GiB: activations of one slice of 224 x 224 in ViT-B with four branches, trained in
+# 32-bit floats, beside 2 GiB of weights (estimates).
+_MEMORY_GIB, _FIXED_GIB, _SLICE_GIB = 16.0, 2.0, 0.75
+_LARGEST_MICRO_BATCH = 32
+
+
 def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Return ``settings`` (frozen dataclasses by name) with each ``name.to.field=value`` applied, in order.
 
@@ -54,7 +65,9 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
                 what=f'there is no setting "{name}"',
                 found=name,
             )
-        _assign(plain, name.split("."), to_plain(read_value(name, text, types_of[name])))
+        *folders, last = name.split(".")
+        part = functools.reduce(lambda inner, folder: inner[folder], folders, plain)
+        (part if last in part else part[OPTIONS])[last] = to_plain(read_value(name, text, types_of[name]))
     return {name: parse(type(value), plain[name], name) for name, value in settings.items()}
 
 
@@ -89,22 +102,6 @@ def _type_of(value: Any) -> Any:
 def _leaves(settings: Mapping[str, Any]) -> Leaves:
     leaves = flat(to_plain(dict(settings)))
     return {name.replace(f".{OPTIONS}.", "."): leaf for name, leaf in leaves.items() if leaf != {}}
-
-
-def _assign(plain: dict[str, Any], path: list[str], value: Any) -> None:
-    *folders, last = path
-    for name in folders:
-        plain = plain[name]
-    (plain if last in plain else plain[OPTIONS])[last] = value
-
-
-MODEL, POOL = "model", "pool"
-INPUT_SIZE, MICRO_BATCH = f"{MODEL}.input_size", f"{FINETUNE}.micro_batch"
-_PUBLISHED_SIZE = 224  # Table 8
-# The micro-batch of a device of 16 GiB: activations of one slice of 224 x 224 in ViT-B with four branches, trained in
-# 32-bit floats, beside 2 GiB of weights (estimates).
-_MEMORY_GIB, _FIXED_GIB, _SLICE_GIB = 16.0, 2.0, 0.75
-_LARGEST_MICRO_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -145,9 +142,22 @@ def choose_method(request: Request) -> Method:
     check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
     default = {MODEL: trainer.model_for(small=small), POOL: pool, **stages}
-    unused = tuple(one for one in request.assignments if _stage_of(one) in set(STAGE_NAMES) - set(stages))
+    unused = tuple(
+        one for one in request.assignments if one.partition("=")[0].partition(".")[0] in set(STAGE_NAMES) - set(stages)
+    )
     settings = _with_parts(default, [one for one in request.assignments if one not in unused])
-    changes = _asked(request, trainer, recipe, levels, backbone, small=small)
+    asked = {
+        "seed": (request.seed, 0),
+        "recipe": (recipe, trainer.default_recipe(small=small)),
+        "levels": (list(levels), list(trainer.levels)),
+        "backbone": (backbone, trainer.backbone),
+        "backbone_weights": (request.backbone_weights, None),
+        "unlabeled": (sorted(request.unlabeled), []),
+        "transductive": (request.transductive, False),
+        "exclude_leaks": (request.exclude_leaks, False),
+        "allow_leak": (sorted(request.allow_leak), []),
+    }
+    changes = {name: value for name, (value, usual) in asked.items() if value != usual}
     changes |= differences(settings, _with_parts(default, []))
     model, pool = settings.pop(MODEL), settings.pop(POOL)
     if request.fast:
@@ -171,7 +181,9 @@ def choose_sizes(
     choices: dict[str, Choice] = {}
     size = method.model.input_size
     if size is None:
-        choices[INPUT_SIZE] = earlier.get(INPUT_SIZE) or _preferred_size(plans)
+        preferred, why = plans.input_size.value, plans.input_size.why
+        usual = Choice(_PUBLISHED_SIZE, "the published setting (Table 8)")
+        choices[INPUT_SIZE] = earlier.get(INPUT_SIZE) or (usual if preferred is None else Choice(preferred, why))
         size = int(choices[INPUT_SIZE].value)
     finetune = method.finetune
     if finetune.micro_batch is None:
@@ -196,24 +208,6 @@ def network_spec(method: Method, *, input_size: int, in_channels: int, num_outpu
         decoder=model.decoder,
         block_adapters=method.trainer.block_adapters,
     )
-
-
-def _asked(
-    request: Request, trainer: Trainer, recipe: str, levels: tuple[Level, ...], backbone: str, *, small: bool
-) -> dict[str, Any]:
-    """What the request says besides ``--set`` that is not the default."""
-    asked = {
-        "seed": (request.seed, 0),
-        "recipe": (recipe, trainer.default_recipe(small=small)),
-        "levels": (list(levels), list(trainer.levels)),
-        "backbone": (backbone, trainer.backbone),
-        "backbone_weights": (request.backbone_weights, None),
-        "unlabeled": (sorted(request.unlabeled), []),
-        "transductive": (request.transductive, False),
-        "exclude_leaks": (request.exclude_leaks, False),
-        "allow_leak": (sorted(request.allow_leak), []),
-    }
-    return {name: value for name, (value, usual) in asked.items() if value != usual}
 
 
 def _with_parts(settings: Mapping[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -248,16 +242,6 @@ def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
 def _(settings: DenoisingSettings, before: DenoisingSettings) -> DenoisingSettings:
     noise = settings.noise if settings.noise.name == before.noise.name else NoiseSpec(settings.noise.name)
     return replace(settings, noise=replace(noise, options=to_plain(noise_options(noise))))
-
-
-def _stage_of(assignment: str) -> str:
-    return assignment.partition("=")[0].partition(".")[0]
-
-
-def _preferred_size(plans: Plans) -> Choice:
-    if plans.input_size.value is not None:
-        return Choice(plans.input_size.value, plans.input_size.why)
-    return Choice(_PUBLISHED_SIZE, "the published setting (Table 8)")
 
 
 def _fitting_micro_batch(input_size: int) -> Choice:

@@ -1,4 +1,4 @@
-"""A run's fold folder: one folder, one configuration; and what of it is finished."""
+"""A run's fold folder: one folder, one configuration; what of it is finished, and how long it took."""
 
 from __future__ import annotations
 

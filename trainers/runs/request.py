@@ -1,4 +1,8 @@
-"""What the command line asked for, and the checks that need neither data nor torch."""
+"""What the command line asked for, the checks that need neither data nor torch, and the paper's ablations by name.
+
+Presets are Tables 3, 4, 5, 9, 10, 11, 12 and 15: ``samora_train 1 HSAMoraTrainer 10pct --preset table4-1-2-1`` is the
+same run as with ``--set order=1-2-1``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,20 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.registry import nearest
 from trainers.methods import TRAINERS, Trainer
 from trainers.settings import STAGE_NAMES
+
+T = TypeVar("T")
+SHORT_NAMES = {
+    "fusion": "model.fusion.name",
+    "order": "model.fusion.order",
+    "scope": "model.fusion.scope",
+    "residual": "model.fusion.residual",
+    "rank": "model.lora_rank",
+    "decoder": "model.decoder",
+    "input_size": "model.input_size",
+}
+"""what ``--set`` takes for settings that ablations change"""
+_FUSION_PREFIX = "fusion."
+OURS = ("SAMoraTrainer", "HSAMoraTrainer", "SAMora2Trainer")
 
 
 @dataclass(frozen=True)
@@ -99,23 +117,6 @@ def _unknown(code: str, name: str, known: Iterable[str], *, found: str | None = 
     names = list(known)
     hint, shown = nearest(name, names), ", ".join(names)
     return UsageError(code, found=name if found is None else found, name=name, hint=hint, known=shown, **values)
-
-
-T = TypeVar("T")
-
-SHORT_NAMES = {
-    "fusion": "model.fusion.name",
-    "order": "model.fusion.order",
-    "scope": "model.fusion.scope",
-    "residual": "model.fusion.residual",
-    "rank": "model.lora_rank",
-    "decoder": "model.decoder",
-    "input_size": "model.input_size",
-}
-"""what ``--set`` takes for settings that ablations change"""
-_FUSION_PREFIX = "fusion."
-
-OURS = ("SAMoraTrainer", "HSAMoraTrainer", "SAMora2Trainer")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,9 @@ class DistillationObjective(Objective[SegmentationNetwork, DistillationSettings]
         measures = {
             "cosine": float(terms.cosine),
             "explained": 1 - float(terms.loss / variance.clamp(min=1e-12)),
-            "teacher_similarity": linear_cka(tokens.mean(dim=(1, 2)), _pooled(target)),
+            "teacher_similarity": linear_cka(
+                tokens.mean(dim=(1, 2)), target if target.ndim == 2 else target.flatten(1, -2).mean(dim=1)
+            ),
         }
         columns = {}
         if target.ndim == 4:
@@ -163,11 +165,6 @@ class DistillationObjective(Objective[SegmentationNetwork, DistillationSettings]
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 fit.add(self._teach(view_of(batch), batch.get("mask")))
         return fit.result(device)
-
-
-def _pooled(target: Tensor) -> Tensor:
-    """Targets (B,...,D) to one vector per slice, (B,D)."""
-    return target if target.ndim == 2 else target.flatten(1, -2).mean(dim=1)
 
 
 def _first_component(target: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:

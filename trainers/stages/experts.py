@@ -158,12 +158,8 @@ def read_expert(
             )
     seen = sorted(set(hidden) & set(record.get("seen", ())))
     if seen:
-        raise DataError(
-            "E-EXP-21",
-            level=level,
-            again=again,
-            found=f"{', '.join(seen[:5])}{(' and more' if len(seen) > 5 else '')} in {file}",
-        )
+        shown = f"{', '.join(seen[:5])}{(' and more' if len(seen) > 5 else '')} in {file}"
+        raise DataError("E-EXP-21", level=level, again=again, found=shown)
     load_expert(network, level, checkpoint.tensors)
 
 

@@ -138,15 +138,11 @@ class LabelledTask:
             load=self.load,
             loss=self.loss,
             epochs=settings.epochs,
-            micro_batch=self._micro_batch,
+            micro_batch=self._settings.micro_batch or self._settings.batch,
             clip_norm=settings.clip_norm,
             before_epoch=self.before_epoch,
             names=self.source.keys,
         )
-
-    @property
-    def _micro_batch(self) -> int:
-        return self._settings.micro_batch or self._settings.batch
 
     def before_epoch(self, epoch: int) -> None:
         """What a fusion does between epochs, such as LoRAHub's search for the weights of the experts."""
@@ -164,7 +160,7 @@ class LabelledTask:
                 epochs=self._settings.epochs,
                 loss=loss,
                 slices=len(self.source),
-                micro_batch=self._micro_batch,
+                micro_batch=self._settings.micro_batch or self._settings.batch,
                 seed=self._seed,
             ),
         )

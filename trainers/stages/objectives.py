@@ -1,4 +1,4 @@
-"""Masked modelling, as the bootstrap, the patch expert and MAE do it: slices, one view of each, and hidden patches."""
+"""The objectives of stage 1 without a teacher: masked modelling, contrast of two views, denoising (section 3.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What the stages without labels share: what their results depend on, and how they are trained and monitored."""
+"""What the stages without labels share, and the one that makes a base encoder when no public checkpoint is at hand.
+
+The bootstrap (ours) trains the whole encoder by masked modelling on the pool. Its result has the layout of the
+family's public files, so that it is read like any other base. Its prompt encoder and mask decoder are random: masked
+modelling does not touch them, and fine-tuning trains the decoder anyway.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +45,10 @@ from trainers.stages.objectives import MaskedObjective, Prediction, view_of
 from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
 
 P = TypeVar("P", bound=PretrainingSettings)
+
+
+PUBLIC_MASKS = 4
+"""mask tokens of the public files, of SAM and of SAM 2"""
 
 
 class UnlabelledStage(Stage[P], ABC):
@@ -139,10 +148,6 @@ def sam_spec(run: RunConfig) -> ModelSpec:
     if not isinstance(run.model, ModelSpec):
         raise UsageError("E-STAGE-02", found=run.model.network)
     return run.model
-
-
-PUBLIC_MASKS = 4
-"""mask tokens of the public files, of SAM and of SAM 2"""
 
 
 class BootstrapHead(nn.Module):

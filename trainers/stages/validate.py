@@ -79,13 +79,8 @@ def write_run_report(folder: Path, places: Places, device: torch.device, *, miss
         logger.warning("the run is scored, but its report could not be written:\n%s", error.text())
     except Exception as error:
         # Hours of training stand behind the scores, which are written: a fault of ours must not call them a failure.
-        logger.warning(
-            "the run is scored, but its report could not be written (%s: %s). This is a fault in samora_pipeline; "
-            "samora_report %s --debug  shows where",
-            type(error).__name__,
-            error,
-            folder,
-        )
+        fault = f"{type(error).__name__}: {error}). This is a fault in samora_pipeline; samora_report {folder} --debug"
+        logger.warning("the run is scored, but its report could not be written (%s  shows where", fault)
 
 
 def _tune(config: RunConfig, context: RunContext) -> None:
