@@ -56,10 +56,8 @@ class ExperimentPlanner:
     def __init__(
         self, dataset: RawDataset, fingerprint: Fingerprint, overrides: Mapping[str, str], edited: Mapping[str, Any]
     ) -> None:
-        self.dataset = dataset
-        self.fingerprint = fingerprint
-        self.overrides = overrides
-        self.edited = edited
+        self.dataset, self.fingerprint = dataset, fingerprint
+        self.overrides, self.edited = overrides, edited
         self.notes: list[str] = []
         self.channel_names = channel_names(dataset)
         check_keys(overrides, len(self.channel_names))

@@ -35,10 +35,8 @@ class SplitPlanner:
     """Plans the splits of one dataset from its fingerprint and the slice axis of its plan."""
 
     def __init__(self, dataset: RawDataset, fingerprint: Fingerprint, slice_axis: SliceAxis) -> None:
-        self.dataset = dataset
-        self.cases = fingerprint.cases
-        self.name = fingerprint.dataset
-        self.slice_axis = slice_axis
+        self.dataset, self.slice_axis = dataset, slice_axis
+        self.cases, self.name = fingerprint.cases, fingerprint.dataset
         self.notes: list[str] = []
 
     def plan(self, previous: Splits | None, axis: SliceAxis | None = None) -> tuple[Splits, tuple[str, ...]]:

@@ -76,7 +76,7 @@ def _add_method(parser: CommandParser) -> None:
     parser.add_argument(
         "--recipe", metavar="R", help="full (default), T1, T2, nocpt, scratch (tiny backbones), none, paper_literal"
     )
-    parser.add_argument("--levels", type=_names, metavar="L,...", help="experts: image,patch,pixel (default: all)")
+    parser.add_argument("--levels", type=_levels, metavar="L,...", help="experts: image,patch,pixel (default: all)")
     parser.add_argument(
         "--backbone",
         metavar="B",
@@ -171,8 +171,8 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
         say(f"run: {context.folder}")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
+def _levels(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
 
 
 def _device(name: str | None) -> torch.device:

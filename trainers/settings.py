@@ -48,13 +48,10 @@ TargetScale = Literal["channel", "token", "none"]
 RANDOM_WEIGHTS = "random"
 """``weights`` of a teacher that has no public file"""
 
-_POSITIVE = frozenset(
-    {
-        *("epochs", "batch", "micro_batch", "learning_rate", "fusion_rate", "steps_per_epoch", "schedule_epochs"),
-        *("clip_norm", "input_size", "temperature"),
-    }
+_POSITIVE = (
+    *("epochs", "batch", "micro_batch", "learning_rate", "fusion_rate", "steps_per_epoch", "schedule_epochs"),
+    *("clip_norm", "input_size", "temperature"),
 )
-_SHARES = frozenset({"masked_share"})
 # Ours: what a few minutes on a CPU allow. Lengths are fixed in steps, whatever the size of the pool.
 _SHORT: dict[str, Any] = {"epochs": 4, "batch": 24, "micro_batch": None, "steps_per_epoch": 12}
 
@@ -73,7 +70,7 @@ class StageSettings:
         for name, value in vars(self).items():
             if name in _POSITIVE and value is not None and value <= 0:
                 raise UsageError("E-SET-04", what=f"{name} must be positive", found=str(value))
-            if name in _SHARES and not 0 <= value < 1:
+            if name == "masked_share" and not 0 <= value < 1:
                 raise UsageError(
                     "E-SET-04", what=f"{name} is a share", found=str(value), expected="at least 0, less than 1"
                 )

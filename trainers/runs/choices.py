@@ -248,9 +248,7 @@ def _fitting_micro_batch(input_size: int) -> Choice:
     """The micro-batch for a device of 16 GiB: what is left beside weights, over the need of a slice."""
     need = _SLICE_GIB * (input_size / 224) ** 2
     fits = max(1, int((_MEMORY_GIB - _FIXED_GIB) / need))
-    value = 1
-    while value * 2 <= min(fits, _LARGEST_MICRO_BATCH):
-        value *= 2
+    value = 1 << (min(fits, _LARGEST_MICRO_BATCH).bit_length() - 1)
     return Choice(
         value,
         f"({_MEMORY_GIB:g} - {_FIXED_GIB:g}) GiB / {need:.2f} GiB per slice of {input_size} x {input_size} "

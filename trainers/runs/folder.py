@@ -28,11 +28,6 @@ def trained(folder: Path) -> bool:
     return (folder / FINAL_CHECKPOINT).is_file()
 
 
-def finished(folder: Path) -> bool:
-    """Whether the fold is trained and scored."""
-    return trained(folder) and (folder / SUMMARY_FILE).is_file()
-
-
 def existing_config(folder: Path) -> RunConfig | None:
     """The configuration that a fold folder already has; whoever trains it trusts the code that it names."""
     path = folder / CONFIG_FILE
@@ -67,7 +62,7 @@ def check_progress(folder: Path, *, resume: bool) -> None:
     """
     if resume or existing_config(folder) is None:
         return
-    if finished(folder):
+    if trained(folder) and (folder / SUMMARY_FILE).is_file():
         raise UsageError("E-RUN-22", found=f"{FINAL_CHECKPOINT} and {SUMMARY_FILE} in {folder}")
     raise UsageError("E-RUN-21", found=str(folder))
 
