@@ -115,8 +115,7 @@ def inspect_case(source: CaseSource, scheme: LabelScheme) -> Inspection:
             volume = _checked_channel(path)
             found.volumes.append(volume)
             if volume.array.min() == volume.array.max():
-                text = f"{path.name}: all voxels have the same value"
-                found.remarks.append(Remark(source.name, "W-IMG-01", text))
+                found.remarks.append(Remark(source.name, "W-IMG-01", f"{path.name}: all voxels have the same value"))
             found.remarks += _header_remarks(source, volume)
     for other in found.volumes[1:]:
         with found.collecting():
@@ -249,21 +248,22 @@ def dataset_remarks(
     cases = fingerprint.cases
     training = [case for case in cases.values() if case.subset == "train"]
     listed = sum(case.subset != "test" for case in cases.values()) + len(fingerprint.set_aside)
-    doubts: list[tuple[str, str]] = []
+    remarks: list[Remark] = []
     if not len(training) <= stated <= listed:
         text = f"dataset.json states {stated} training cases; {len(training)} labelled ones are here"
-        doubts.append(("W-COUNT-01", text))
+        remarks.append(Remark("", "W-COUNT-01", text))
     if orphans:
-        doubts.append(("W-LABEL-04", f"{len(orphans)} label files have no image: {', '.join(orphans[:5])}"))
-    doubts += [("W-HU-01", text) for text in _not_hounsfield(fingerprint, channel_names)]
+        remarks.append(Remark("", "W-LABEL-04", f"{len(orphans)} label files have no image: {', '.join(orphans[:5])}"))
+    remarks += [Remark("", "W-HU-01", text) for text in _not_hounsfield(fingerprint, channel_names)]
     for name in scheme.names:
         if training and not any(case.label_voxels.get(name) for case in training):
-            doubts.append(("W-LABEL-03", f'"{name}" occurs in no label map of the training cases'))
+            remarks.append(Remark("", "W-LABEL-03", f'"{name}" occurs in no label map of the training cases'))
     for names in copies(cases):
         # Whatever the files are called or look like.
         shown = ", ".join(f"{name} ({cases[name].subset})" for name in names)
-        doubts.append(("W-COPY-01", f"the same scan under {len(names)} names: {shown}"))
-    return [Remark("", code, text) for code, text in doubts]
+        text = f"the same scan under {len(names)} names: {shown}"
+        remarks.append(Remark("", "W-COPY-01", text))
+    return remarks
 
 
 def _not_hounsfield(fingerprint: Fingerprint, channel_names: Sequence[str]) -> list[str]:
