@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,8 @@ from samora_pipeline.errors import DataError, FailedCasesError, SamoraError, Usa
 from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
 
 if TYPE_CHECKING:
-    from planners.preparation import Checked, Prepared, Request
-    from samora_pipeline.contracts.integrity import Remark
+    from planners.fingerprint_extractor import Survey
+    from planners.preparation import Prepared, Request
     from samora_pipeline.contracts.splits import Splits
 
 _SHOWN = 10
@@ -67,7 +66,10 @@ def main(argv: list[str] | None = None) -> int:
 def _command(arguments: argparse.Namespace) -> int:
     from planners.overrides import read_pairs
 
-    _refuse_contradictions(arguments)
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UsageError("E-ARG-01", found=str(arguments.workers))
+    if arguments.dask and arguments.workers:
+        raise UsageError("E-ARG-09", found="both", fix="samora_plan_and_preprocess --help")
     overrides = read_pairs(arguments.overrides)
     roots = resolve_roots(arguments.root)
     say(f"data root: {roots.root} ({roots.origin})")
@@ -82,13 +84,6 @@ def _command(arguments: argparse.Namespace) -> int:
             sys.stderr.write(f"{folder.folder_name}: {error.text()}\n")
             codes.append(error.exit_code)
     return max(codes, default=0)
-
-
-def _refuse_contradictions(arguments: argparse.Namespace) -> None:
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UsageError("E-ARG-01", found=str(arguments.workers))
-    if arguments.dask and arguments.workers:
-        raise UsageError("E-ARG-09", found="both", fix="samora_plan_and_preprocess --help")
 
 
 def _request(folder: DatasetFolder, roots: Roots, overrides: dict[str, str], arguments: argparse.Namespace) -> Request:
@@ -146,28 +141,25 @@ def _work_on(folder: DatasetFolder, request: Request, arguments: argparse.Namesp
         checked = check(request, dataset)
         _say_checked(checked, request)
         if not request.anew:
-            prepared = prepare(request, checked)
+            prepared = prepare(request, dataset, checked)
     if prepared is not None:
         _say_prepared(prepared, explain=arguments.explain)
         say(f"  in         {request.target}")
         say(f"next: {_next_command(folder, prepared.splits)}")
-    if checked.fingerprint.set_aside:
-        raise _set_aside(checked)
+    if left_out := checked.fingerprint.set_aside:
+        shown = ", ".join(f"{case} ({code})" for case, code in left_out.items())
+        raise FailedCasesError("E-CASE-03", number=len(left_out), dataset=request.raw.name, found=shown)
     return 0
 
 
-def _say_checked(checked: Checked, request: Request) -> None:
+def _say_checked(checked: Survey, request: Request) -> None:
     from samora_pipeline.contracts.integrity import INTEGRITY_FILE
 
-    cases = checked.fingerprint.cases.values()
+    cases, remarks = checked.fingerprint.cases.values(), checked.remarks
     parts = [f"{sum(case.subset == subset for case in cases)} {subset}" for subset in ("train", "test", "unlabelled")]
     again = f" ({checked.reused} with the same files as before)" if checked.reused else ""
     say(f"  checked    {len(cases)} cases ({', '.join(parts)}): no fault{again}")
     say(f"  report     {request.target / INTEGRITY_FILE}")
-    _say_remarks(checked.remarks)
-
-
-def _say_remarks(remarks: Sequence[Remark]) -> None:
     for remark in remarks[:_SHOWN]:
         say(f"  remark     {remark.case + ': ' if remark.case else ''}{remark.text}")
     if len(remarks) > _SHOWN:
@@ -185,7 +177,7 @@ def _say_prepared(prepared: Prepared, explain: bool) -> None:
     say(f"  folds      {', '.join(prepared.splits.folds)}")
     for note in prepared.notes:
         say(f"  note       {note}")
-    say(f"  stored     {prepared.stored.written} cases written, {prepared.stored.kept} already there and intact")
+    say(f"  stored     {prepared.written} cases written, {prepared.kept} already there and intact")
 
 
 def _next_command(folder: DatasetFolder, splits: Splits) -> str:
@@ -193,12 +185,6 @@ def _next_command(folder: DatasetFolder, splits: Splits) -> str:
         command = f"samora_train DATASET SAMoraTrainer 10pct --unlabeled {folder.number}"
         return f"{command}  with a DATASET that has labels: experts learn from these scans too"
     return f"samora_train {folder.number} SAMoraTrainer {next(iter(splits.published), '10pct')}"
-
-
-def _set_aside(checked: Checked) -> FailedCasesError:
-    left_out = checked.fingerprint.set_aside
-    shown = ", ".join(f"{case} ({code})" for case, code in left_out.items())
-    return FailedCasesError("E-CASE-03", number=len(left_out), checked=checked, found=shown)
 
 
 if __name__ == "__main__":

@@ -56,10 +56,8 @@ class ExperimentPlanner:
     def __init__(
         self, dataset: RawDataset, fingerprint: Fingerprint, overrides: Mapping[str, str], edited: Mapping[str, Any]
     ) -> None:
-        self.dataset = dataset
-        self.fingerprint = fingerprint
-        self.overrides = overrides
-        self.edited = edited
+        self.dataset, self.fingerprint = dataset, fingerprint
+        self.overrides, self.edited = overrides, edited
         self.notes: list[str] = []
         self.channel_names = channel_names(dataset)
         check_keys(overrides, len(self.channel_names))
@@ -190,7 +188,6 @@ class ExperimentPlanner:
         return Planned(True, "no two labels differ in a direction alone")
 
     def _intensities(self) -> Planned[tuple[IntensityRule, ...]]:
-        require_known(self.channel_names, self.overrides)
         planned = [
             self._settle(f"intensity.{index}", partial(self.intensity, index, name))
             for index, name in enumerate(self.channel_names)
@@ -233,11 +230,7 @@ class ExperimentPlanner:
 
 
 def make_plan(
-    planner: str,
-    dataset: RawDataset,
-    fingerprint: Fingerprint,
-    overrides: Mapping[str, str],
-    edited: Mapping[str, Any],
+    planner: str, dataset: RawDataset, fingerprint: Fingerprint, overrides: Mapping[str, str], edited: Mapping[str, Any]
 ) -> tuple[Plans, tuple[str, ...]]:
     """The plan by the planner of this name (or ``package.module:Class``), and sentences about edited values.
 

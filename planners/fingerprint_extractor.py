@@ -1,36 +1,112 @@
-"""From raw files to the fingerprint: one pass over the files that checks, digests and measures each case."""
+"""From raw files to the fingerprint: one pass over the files that checks, digests and measures each case.
+
+What was measured is kept beside the preprocessed slices, so that only changed cases are measured again:
+``.fingerprints/CASE.npz`` holds a record (JSON) and the case's foreground samples; the archive's own checksums tell
+damage. A measurement is used again when its key is the same: the digests of the case's files and the declaration of
+the labels.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from planners.cases import CaseSource
-from planners.integrity import Inspection, inspect_case
-from planners.measurements import FileDigests, Measurement, read_measurement, write_measurement
+from planners.cases import CaseSource, Inspection, inspect_case
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint, IntensityStats
 from samora_pipeline.contracts.integrity import Remark
+from samora_pipeline.contracts.json_io import parse, to_plain
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.errors import DataError
+from samora_pipeline.files import digest_file, digest_json, write_bytes
 from samora_pipeline.imaging.intensity import measure
 from samora_pipeline.imaging.voxel_digest import digest_voxels
 from samora_pipeline.parallel import Engine
+
+MEASUREMENTS_FOLDER = ".fingerprints"
+
 
 SAMPLES_PER_CASE = 10_000
 """Foreground values that a case contributes to the statistics of the dataset: all cases weigh the same above it."""
 
 
 @dataclass(frozen=True)
-class ExamineTask:
-    """One case to examine; ``kept`` is the folder of measurements (None: measure anew and keep nothing)."""
+class FileDigests:
+    """SHA-256 of a case's files."""
 
-    source: CaseSource
-    scheme: LabelScheme
-    kept: Path | None
+    images: tuple[str, ...]
+    label: str | None
+
+    @classmethod
+    def of(cls, source: CaseSource) -> FileDigests:
+        """Read and digest the files of a case."""
+        label = source.raw.label
+        return cls(tuple(digest_file(path) for path in source.raw.channels), digest_file(label) if label else None)
+
+    def key(self, scheme: LabelScheme) -> str:
+        """Another key means that the case must be measured again."""
+        return digest_json({**to_plain(self), "labels": to_plain(scheme), "version": Fingerprint().schema_version})
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A sound case: its fingerprint, foreground samples (per channel [n], float32) and what is doubtful about it."""
+
+    fingerprint: CaseFingerprint
+    samples: tuple[npt.NDArray[np.float32], ...]
+    remarks: tuple[Remark, ...]
+
+
+@dataclass(frozen=True)
+class _Record:
+    key: str
+    fingerprint: CaseFingerprint
+    remarks: tuple[Remark, ...]
+    schema_version: int = 1
+
+
+def read_measurement(folder: Path, source: CaseSource, key: str) -> Measurement | None:
+    """The kept measurement of a case, or None when there is none with this key that can be read."""
+    try:
+        with np.load(_path(folder, source.name), allow_pickle=False) as archive:
+            record = parse(_Record, json.loads(archive["record"].tobytes()), source.name)
+            samples = tuple(archive["samples"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, DataError):
+        return None
+    if record.key != key:
+        return None
+    return Measurement(replace(record.fingerprint, subset=source.subset), samples, record.remarks)
+
+
+def write_measurement(folder: Path, source: CaseSource, key: str, measured: Measurement) -> None:
+    """Keep the measurement of a case. Equal measurements give equal bytes.
+
+    Raises:
+        ResourceError: ``E-DISK-01`` when the disk is full.
+    """
+    record = json.dumps(to_plain(_Record(key, measured.fingerprint, measured.remarks)), allow_nan=False)
+    stream = io.BytesIO()
+    np.savez(stream, record=np.frombuffer(record.encode(), np.uint8), samples=np.stack(measured.samples))
+    write_bytes(_path(folder, source.name), stream.getvalue())
+
+
+def remove_other_measurements(folder: Path, names: Sequence[str]) -> None:
+    """Remove the measurements of cases that are not among ``names``."""
+    wanted = {_path(folder, name) for name in names}
+    for path in folder.glob("*.npz"):
+        if path not in wanted:
+            path.unlink(missing_ok=True)
+
+
+def _path(folder: Path, case: str) -> Path:
+    return folder / f"{case}.npz"
 
 
 @dataclass(frozen=True)
@@ -43,14 +119,15 @@ class Examination:
     reused: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Survey:
-    """All cases of a dataset after the pass: the fingerprint of the sound ones, the faults of the others.
+    """All cases of a dataset after the pass: the sound ones and their fingerprint, the faults of the others.
 
     ``reused`` counts the cases whose files are those that were measured before.
     """
 
     fingerprint: Fingerprint
+    sources: list[CaseSource] = field(default_factory=list)
     faults: dict[str, list[DataError]] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
     reused: int = 0
@@ -69,66 +146,65 @@ def survey(
     The dataset's foreground statistics come from labelled training cases; ``left_out`` (the cases of a published test
     set that lie among them) are measured but not used, because nothing may be chosen on scans that are reported.
     """
-    items = [(source.name, ExamineTask(source, scheme, kept)) for source in sources]
-    done = engine.map(examine, items, "checking", [source.bytes_on_disk for source in sources])
+    items = [(source.name, source) for source in sources]
+    work = partial(examine, scheme=scheme, kept=kept)
+    done = engine.map(work, items, "checking", [source.bytes_on_disk for source in sources])
+    found = Survey(Fingerprint(dataset=dataset))
     cases: dict[str, CaseFingerprint] = {}
-    faults: dict[str, list[DataError]] = {}
-    remarks: list[Remark] = []
     samples: list[tuple[npt.NDArray[np.float32], ...]] = []
-    reused = 0
-    channels = len(sources[0].raw.channels) if sources else 0
     for source, outcome in zip(sources, done, strict=True):
         if outcome.result is None or outcome.error is not None:
             raise outcome.error or RuntimeError(f"{source.name} has neither a result nor an error")
-        remarks += outcome.result.remarks
+        found.remarks += outcome.result.remarks
         if outcome.result.measured is None:
-            faults[source.name] = list(outcome.result.faults)
+            found.faults[source.name] = list(outcome.result.faults)
             continue
-        reused += outcome.result.reused
+        found.reused += outcome.result.reused
+        found.sources.append(source)
         cases[source.name] = outcome.result.measured.fingerprint
         if source.subset == "train" and source.name not in left_out:
             samples.append(outcome.result.measured.samples)
-    return Survey(
-        Fingerprint(dataset=dataset, cases=cases, foreground=_pooled(samples, channels)), faults, remarks, reused
-    )
+    channels = len(sources[0].raw.channels) if sources else 0
+    found.fingerprint = Fingerprint(dataset=dataset, cases=cases, foreground=_pooled(samples, channels))
+    return found
 
 
-def examine(task: ExamineTask) -> Examination:
-    """Check one case and, when it has no fault, measure it, unless that was done before."""
+def examine(source: CaseSource, scheme: LabelScheme, kept: Path | None) -> Examination:
+    """Check one case and, when it has no fault, measure it, unless that was done before.
+
+    ``kept`` is the folder of measurements (None: measure anew and keep nothing).
+    """
     # Before the voxels are read: a file that changes in between then has another digest the next time.
     try:
-        digests = FileDigests.of(task.source)
+        digests = FileDigests.of(source)
     except OSError as error:
-        return Examination(None, (_unreadable(task.source, error),))
-    key = digests.key(task.scheme)
-    known = read_measurement(task.kept, task.source, key) if task.kept else None
+        fault = DataError(
+            "E-IMG-01",
+            what=f'a file of the case "{source.name}" cannot be read',
+            found=str(error),
+            expected="readable files",
+            fix="correct its permissions or the link that leads to it",
+        )
+        return Examination(None, (fault,))
+    key = digests.key(scheme)
+    known = read_measurement(kept, source, key) if kept else None
     if known is not None:
         return Examination(known, remarks=known.remarks, reused=True)
-    inspection = inspect_case(task.source, task.scheme)
+    inspection = inspect_case(source, scheme)
     remarks = tuple(inspection.remarks)
     if inspection.faults:
         return Examination(None, tuple(inspection.faults), remarks)
-    measured = _measure_case(task, digests, inspection)
-    if task.kept:
-        write_measurement(task.kept, task.source, key, measured)
+    measured = _measure_case(source, scheme, digests, inspection)
+    if kept:
+        write_measurement(kept, source, key, measured)
     return Examination(measured, remarks=remarks)
 
 
-def _unreadable(source: CaseSource, error: OSError) -> DataError:
-    return DataError(
-        "E-IMG-01",
-        what=f'a file of the case "{source.name}" cannot be read',
-        found=str(error),
-        expected="readable files",
-        fix="correct its permissions or the link that leads to it",
-    )
-
-
-def _measure_case(task: ExamineTask, digests: FileDigests, inspection: Inspection) -> Measurement:
-    values = _foreground(inspection, task.scheme)
+def _measure_case(source: CaseSource, scheme: LabelScheme, digests: FileDigests, inspection: Inspection) -> Measurement:
+    values, counts = _foreground(inspection, scheme), inspection.label_counts
     grid = inspection.volumes[0].grid
     fingerprint = CaseFingerprint(
-        subset=task.source.subset,
+        subset=source.subset,
         shape=grid.shape,
         spacing=grid.spacing,
         axes=grid.axes,
@@ -137,7 +213,9 @@ def _measure_case(task: ExamineTask, digests: FileDigests, inspection: Inspectio
         volume=tuple(measure(volume.array) for volume in inspection.volumes),
         foreground=tuple(measure(inside) if inside.size else None for inside in values),
         voxel_digests=tuple(digest_voxels(volume) for volume in inspection.volumes),
-        label_voxels=_label_voxels(inspection, task.scheme),
+        label_voxels={}
+        if counts is None
+        else {name: int(counts[list(values)].sum()) for name, values in scheme.names.items()},
     )
     return Measurement(fingerprint, tuple(_sample(inside) for inside in values), tuple(inspection.remarks))
 
@@ -166,12 +244,6 @@ def _foreground(inspection: Inspection, scheme: LabelScheme) -> list[npt.NDArray
 def _span(used: npt.ArrayLike) -> slice:
     positions = np.flatnonzero(used)
     return slice(int(positions[0]), int(positions[-1]) + 1) if positions.size else slice(0, 0)
-
-
-def _label_voxels(inspection: Inspection, scheme: LabelScheme) -> dict[str, int]:
-    if inspection.label_counts is None:
-        return {}
-    return {name: int(inspection.label_counts[list(values)].sum()) for name, values in scheme.names.items()}
 
 
 def _sample(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

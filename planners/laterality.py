@@ -6,13 +6,8 @@ import re
 from collections.abc import Iterable
 
 _OPPOSITE = {"left": "right", "l": "r", "lt": "rt", "lft": "rgt", "sin": "dex", "sinistra": "dextra"}
-_OPPOSITE |= {
-    "anterior": "posterior",
-    "superior": "inferior",
-    "upper": "lower",
-    "ventral": "dorsal",
-    "cranial": "caudal",
-}
+_OPPOSITE |= {"anterior": "posterior", "superior": "inferior", "upper": "lower", "ventral": "dorsal"}
+_OPPOSITE["cranial"] = "caudal"
 _OPPOSITE |= {right: left for left, right in _OPPOSITE.items()}
 # Up to this length a word that starts with L or R is read as an abbreviation: LV and RV, LUL and RUL.
 _ABBREVIATION = 3

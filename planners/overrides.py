@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from samora_pipeline.contracts.assignments import read_value, split_assignment
-from samora_pipeline.contracts.plans import InPlaneRule, IntensityRule, SliceAxis
+from samora_pipeline.contracts.plans import InPlaneRule, SliceAxis
 from samora_pipeline.errors import UsageError
 from samora_pipeline.imaging.intensity_schemes import INTENSITY_SCHEMES, read_rule
 from samora_pipeline.registry import nearest
@@ -62,16 +62,12 @@ def read_override(key: str, text: str) -> Any:
     Raises:
         UsageError: ``E-SET-02`` an unusable value, ``E-SET-03`` one of another type, ``E-NAME-01`` no such scheme.
     """
-    if key.startswith("intensity."):
-        return _rule(key, text)
-    kind, expected, holds = _KEYS[key]
-    value = read_value(key, text, kind)
-    if not holds(value):
-        raise unusable(key, text, expected)
-    return value
-
-
-def _rule(key: str, text: str) -> IntensityRule:
+    if not key.startswith("intensity."):
+        kind, expected, holds = _KEYS[key]
+        value = read_value(key, text, kind)
+        if not holds(value):
+            raise unusable(key, text, expected)
+        return value
     rule = read_rule(text)
     if rule is None:
         forms = {name: INTENSITY_SCHEMES.get(name).form for name in INTENSITY_SCHEMES.names()}

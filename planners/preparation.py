@@ -1,7 +1,9 @@
-"""The steps of one dataset in their order: list, check and measure, decide, split, store.
+"""The steps of one dataset in their order: list, check and measure, decide, split, store; the plan is written last.
 
 Before every case has passed the checks nothing is written but what is known about them: the report integrity.json
 and the measurements of sound cases, so that a repaired dataset is checked again in the time of its repaired cases.
+A case that is already stored from the same files is verified and kept; one that is missing, stale or damaged is
+written again. A kill at any moment loses at most the case being written.
 """
 
 from __future__ import annotations
@@ -10,33 +12,171 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from planners.cases import CaseSource, list_cases, missing_images
-from planners.experiment_planner import DEFAULT_PLANNER, PLANNERS, channel_names, make_plan, require_known
-from planners.fingerprint_extractor import Survey, same_files, survey
-from planners.integrity import dataset_remarks, integrity_report, require_sound
-from planners.measurements import MEASUREMENTS_FOLDER
-from planners.overrides import check_keys
-from planners.preprocess import (
-    StoreAccount,
-    StoreTask,
-    conclude,
-    descriptions_are_current,
-    is_recorded,
-    read_plans,
-    store_cases,
-    sweep_all,
+import numpy as np
+import numpy.typing as npt
+
+from planners.cases import (
+    CaseSource,
+    count_labels,
+    dataset_remarks,
+    integrity_report,
+    list_cases,
+    missing_images,
+    require_sound,
 )
-from planners.split_planner import PreviousSplits, SplitPlanner, leak_notes
+from planners.experiment_planner import DEFAULT_PLANNER, PLANNERS, channel_names, make_plan, require_known
+from planners.fingerprint_extractor import MEASUREMENTS_FOLDER, Survey, remove_other_measurements, same_files, survey
+from planners.overrides import check_keys
+from planners.split_planner import NNUNET_SPLITS_FILE, SplitPlanner, leak_notes
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
-from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
-from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport, Remark
+from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, CaseFingerprint, Fingerprint
+from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans, SliceAxis
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
-from samora_pipeline.contracts.stored_case import SLICES_FOLDER
+from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import DataError, SamoraError
-from samora_pipeline.files import digest_json
+from samora_pipeline.files import digest_json, sweep, write_bytes
+from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
 from samora_pipeline.parallel import Engine
+from samora_pipeline.slices.store import CasePaths, StoredSlices, write_case
+
+COPIED = ("dataset.json", "samora.json", NNUNET_SPLITS_FILE)
+
+
+@dataclass(frozen=True)
+class StoreTask:
+    """One case to store: its files, what was measured, the axis to slice along and the folder to write to."""
+
+    source: CaseSource
+    fingerprint: CaseFingerprint
+    scheme: LabelScheme
+    axis: SliceAxis
+    folder: Path
+
+    @property
+    def source_digest(self) -> str:
+        """Covers all that determines the stored case: another digest means that it is stale."""
+        return digest_json(
+            {
+                "images": self.fingerprint.image_digests,
+                "label": self.fingerprint.label_digest,
+                "subset": self.fingerprint.subset,
+                "axis": self.axis,
+                "labels": to_plain(self.scheme),
+            }
+        )
+
+
+def store_cases(target: Path, plans: Plans, tasks: Sequence[StoreTask], engine: Engine) -> int:
+    """Store the cases of ``tasks`` that are not there yet in ``target`` (preprocessed/DatasetNNN_Name); count them.
+
+    Raises:
+        DataError, ResourceError: the first error of a case; the others are stored all the same.
+    """
+    (target / SLICES_FOLDER).mkdir(parents=True, exist_ok=True)
+    if read_plans(target) != plans:
+        # A plan must never stand beside slices that were made for another one, not even after a kill.
+        (target / PLANS_FILE).unlink(missing_ok=True)
+    items = [(task.source.name, task) for task in tasks]
+    outcomes = engine.map(store_case, items, "storing", [task.source.bytes_on_disk for task in tasks])
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+    return sum(outcome.result is True for outcome in outcomes)
+
+
+def conclude(target: Path, raw: Path, fingerprint: Fingerprint, plans: Plans, splits: Splits) -> None:
+    """Write what describes the stored cases, the plan last, and remove what belongs to other cases."""
+    names = list(fingerprint.cases)
+    slices = target / SLICES_FOLDER
+    wanted = {path for name in names for path in vars(CasePaths.of(slices, name)).values()}
+    for path in slices.iterdir():
+        if path.suffix in (".b2nd", ".json") and path not in wanted:
+            path.unlink()
+    remove_other_measurements(target / MEASUREMENTS_FOLDER, names)
+    write_json(fingerprint, target / FINGERPRINT_FILE)
+    for name in COPIED:
+        content = _content(raw / name)
+        if content is None:
+            (target / name).unlink(missing_ok=True)
+        else:
+            write_bytes(target / name, content)
+    write_json(splits, target / SPLITS_FILE)
+    write_json(plans, target / PLANS_FILE)
+
+
+def store_case(task: StoreTask) -> bool:
+    """Store one case unless it is there, intact and from the same files; return whether it was written.
+
+    Raises:
+        DataError: ``E-CASE-04`` when its files are no longer those that were measured.
+    """
+    if is_stored(task):
+        return False
+    volumes = tuple(read_volume(path) for path in task.source.raw.channels)
+    images, geometry = to_slices(volumes, task.axis)
+    del volumes
+    labels = labels_to_slices(read_volume(task.source.raw.label), geometry) if task.source.raw.label else None
+    if not same_files(task.source, task.fingerprint):
+        shown = ", ".join(str(path) for path in task.source.raw.channels)
+        raise DataError("E-CASE-04", source=task.source, found=shown)
+    slices, _, rows, columns = images.shape
+    record = StoredCase(
+        case=task.source.name,
+        subset=task.source.subset,
+        shape=(slices, rows, columns),
+        dtype=images.dtype.name,
+        geometry=geometry,
+        intensities=task.fingerprint.volume,
+        image_crcs=(),
+        label_crcs=None,
+        source_digest=task.source_digest,
+        label_pixels={} if labels is None else _label_pixels(labels, task.scheme),
+    )
+    write_case(task.folder, record, images, labels)
+    return True
+
+
+def is_stored(task: StoreTask) -> bool:
+    """Whether the case is stored from these very files and intact; every slice is read."""
+    try:
+        stored = StoredSlices.open(task.folder, task.source.name)
+        if stored.record.source_digest != task.source_digest:
+            return False
+        stored.verify()
+    except DataError:
+        return False
+    return True
+
+
+def is_recorded(task: StoreTask) -> bool:
+    """Whether the record of the case says that it was stored from these very files; nothing else is read.
+
+    Raises:
+        DataError: there is no record that can be read.
+    """
+    record = read_json(StoredCase, CasePaths.of(task.folder, task.source.name).record)
+    return record.source_digest == task.source_digest
+
+
+def read_plans(target: Path) -> Plans | None:
+    """The plan in a preprocessed folder, or None when there is none that can be read."""
+    try:
+        return read_json(Plans, target / PLANS_FILE)
+    except DataError:
+        return None
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _label_pixels(labels: npt.NDArray[np.uint8], scheme: LabelScheme) -> dict[str, tuple[int, ...]]:
+    counts = np.stack([count_labels(slice_labels) for slice_labels in labels])
+    return {name: tuple(counts[:, list(values)].sum(axis=1).tolist()) for name, values in scheme.names.items()}
 
 
 @dataclass(frozen=True)
@@ -57,27 +197,14 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A dataset after its checks: the cases to go on with, what was measured, and what was set aside (with codes).
-
-    ``reused`` counts the cases whose files are those that were measured before.
-    """
-
-    dataset: RawDataset
-    sources: tuple[CaseSource, ...]
-    fingerprint: Fingerprint
-    remarks: tuple[Remark, ...]
-    reused: int
-
-
-@dataclass(frozen=True)
 class Prepared:
-    """A dataset after planning and storing."""
+    """A dataset after planning and storing; cases that were ``written``, and ``kept`` as they were."""
 
     plans: Plans
     splits: Splits
     notes: tuple[str, ...]
-    stored: StoreAccount
+    written: int
+    kept: int
 
 
 def open_dataset(raw: Path, overrides: Mapping[str, str]) -> RawDataset:
@@ -94,7 +221,7 @@ def open_dataset(raw: Path, overrides: Mapping[str, str]) -> RawDataset:
     return dataset
 
 
-def check(request: Request, dataset: RawDataset) -> Checked:
+def check(request: Request, dataset: RawDataset) -> Survey:
     """Check and measure every case, and write all findings to integrity.json whatever they are.
 
     Raises:
@@ -105,38 +232,47 @@ def check(request: Request, dataset: RawDataset) -> Checked:
     if not sources and not faults:
         raise DataError("E-DATA-04", raw=request.raw, found=f"no image in {request.raw}/imagesTr, imagesTs or imagesUn")
     total = len(sources) + len(faults)
-    found = _survey(request, dataset, sources)
+    published = dataset.ours.published_split
+    left_out = frozenset(published.test if published else ())
+    kept = None if request.anew else request.target / MEASUREMENTS_FOLDER
+    found = survey(dataset.folder.name, sources, dataset.scheme, left_out, request.engine, kept)
     faults |= found.faults
-    fingerprint = replace(found.fingerprint, set_aside={case: errors[0].code for case, errors in faults.items()})
-    remarks = (*found.remarks, *remarks_of(dataset, fingerprint, sources))
-    going_on = request.set_aside and bool(fingerprint.cases)
+    set_aside = {case: errors[0].code for case, errors in faults.items()}
+    found.fingerprint = replace(found.fingerprint, set_aside=set_aside)
+    stated, orphans = dataset.description.numTraining, missing_images(dataset, sources)
+    found.remarks += dataset_remarks(found.fingerprint, channel_names(dataset), dataset.scheme, stated, orphans)
+    going_on = request.set_aside and bool(found.sources)
     report = request.target / INTEGRITY_FILE
-    write_json(integrity_report(request.raw.name, total, going_on, faults, remarks), report)
+    write_json(integrity_report(request.raw.name, total, going_on, faults, found.remarks), report)
     if not going_on:
         require_sound(request.raw.name, faults, total, report)
-    sound = tuple(source for source in sources if source.name in fingerprint.cases)
-    return Checked(dataset, sound, fingerprint, remarks, found.reused)
+    return found
 
 
-def prepare(request: Request, checked: Checked) -> Prepared:
+def prepare(request: Request, dataset: RawDataset, checked: Survey) -> Prepared:
     """Decide plan and splits and bring the preprocessed folder up to date; values edited in plans.json stay.
 
     Raises:
         UsageError: ``E-SET-02``, ``E-SET-03``, ``E-NAME-01``.
         DataError, ResourceError: ``E-CASE-04``, ``E-SPLIT-06``, ``E-DISK-01``, ``E-MEM-18``.
     """
-    target, dataset, fingerprint = request.target, checked.dataset, checked.fingerprint
+    target, fingerprint = request.target, checked.fingerprint
     before = read_plans(target)
     edited = {key: value for key, value in (before.edited if before else {}).items() if key not in request.overrides}
     plans, notes = make_plan(request.planner, dataset, fingerprint, request.overrides, edited)
     notes += _dropped_settings(target, before, plans)
-    tasks = store_tasks(dataset, checked.sources, fingerprint, target, plans.slice_axis.value)
-    planned = SplitPlanner(dataset, fingerprint, plans.slice_axis.value).plan(previous_splits(target))
-    sweep_all(target)
-    stored = store_cases(target, plans, tasks, request.engine)
-    conclude(target, request.raw, fingerprint, plans, planned.splits)
-    leaks = leak_notes(dataset, fingerprint, planned.splits)
-    return Prepared(plans, planned.splits, (*notes, *planned.notes, *leaks), stored)
+    axis = plans.slice_axis.value
+    tasks = store_tasks(dataset, checked.sources, fingerprint, target, axis)
+    previous = read_json(Splits, target / SPLITS_FILE) if (target / SPLITS_FILE).is_file() else None
+    splits, remarks = SplitPlanner(dataset, fingerprint, axis).plan(
+        previous, before.slice_axis.value if before else None
+    )
+    for folder in (target, target / SLICES_FOLDER, target / MEASUREMENTS_FOLDER):
+        sweep(folder)
+    written = store_cases(target, plans, tasks, request.engine)
+    conclude(target, request.raw, fingerprint, plans, splits)
+    notes += (*remarks, *leak_notes(dataset, fingerprint, splits))
+    return Prepared(plans, splits, notes, written, len(tasks) - written)
 
 
 def is_current(raw: Path, target: Path) -> bool:
@@ -148,33 +284,24 @@ def is_current(raw: Path, target: Path) -> bool:
     try:
         dataset = read_dataset(raw)
         sources, faults = list_cases(dataset)
-        known = known_fingerprint(dataset, sources, target)
-        plans = read_plans(target)
+        known, plans = read_json(Fingerprint, target / FINGERPRINT_FILE), read_json(Plans, target / PLANS_FILE)
         report = read_json(IntegrityReport, target / INTEGRITY_FILE)
-        if faults or report.faults or known is None or plans is None or not (target / SPLITS_FILE).is_file():
+        if faults or report.faults or known.set_aside or not (target / SPLITS_FILE).is_file():
+            return False
+        if [source.name for source in sources] != list(known.cases) or any(
+            _content(raw / name) != _content(target / name) for name in COPIED
+        ):
+            return False
+        if not all(same_files(source, known.cases[source.name]) for source in sources):
             return False
         if plans.planner not in PLANNERS.names():
-            if plans.fingerprint_digest != digest_json(to_plain(known)):
-                return False
-        elif make_plan(plans.planner, dataset, known, plans.overrides, plans.edited)[0] != plans:
-            return False
+            decided = plans.fingerprint_digest == digest_json(to_plain(known))
+        else:
+            decided = make_plan(plans.planner, dataset, known, plans.overrides, plans.edited)[0] == plans
+        tasks = store_tasks(dataset, sources, known, target, plans.slice_axis.value)
+        return decided and all(is_recorded(task) for task in tasks)
     except SamoraError:
         return False
-    tasks = store_tasks(dataset, sources, known, target, plans.slice_axis.value)
-    return all(is_recorded(task) for task in tasks)
-
-
-def known_fingerprint(dataset: RawDataset, sources: Sequence[CaseSource], target: Path) -> Fingerprint | None:
-    """The fingerprint in ``target``, when descriptions and all files are still those it was measured from."""
-    if not descriptions_are_current(dataset.folder, target):
-        return None
-    try:
-        known = read_json(Fingerprint, target / FINGERPRINT_FILE)
-    except DataError:
-        return None
-    if known.set_aside:
-        return None
-    return known if same_cases(sources, known) else None
 
 
 def store_tasks(
@@ -183,35 +310,6 @@ def store_tasks(
     """One task per case, to store it or to see whether it is stored."""
     cases = fingerprint.cases
     return [StoreTask(source, cases[source.name], dataset.scheme, axis, target / SLICES_FOLDER) for source in sources]
-
-
-def previous_splits(target: Path) -> PreviousSplits | None:
-    """The splits that are there already, with the slice axis that their indices refer to."""
-    if not (target / SPLITS_FILE).is_file():
-        return None
-    plans = read_plans(target)
-    return PreviousSplits(read_json(Splits, target / SPLITS_FILE), plans.slice_axis.value if plans else None)
-
-
-def _survey(request: Request, dataset: RawDataset, sources: list[CaseSource]) -> Survey:
-    published = dataset.ours.published_split
-    left_out = frozenset(published.test if published else ())
-    kept = None if request.anew else request.target / MEASUREMENTS_FOLDER
-    return survey(dataset.folder.name, sources, dataset.scheme, left_out, request.engine, kept)
-
-
-def remarks_of(dataset: RawDataset, fingerprint: Fingerprint, sources: Sequence[CaseSource]) -> tuple[Remark, ...]:
-    """What is doubtful about a dataset as a whole."""
-    orphans = missing_images(dataset, sources)
-    stated = dataset.description.numTraining
-    return tuple(dataset_remarks(fingerprint, channel_names(dataset), dataset.scheme, stated, orphans))
-
-
-def same_cases(sources: Sequence[CaseSource], known: Fingerprint) -> bool:
-    """Whether the raw cases are exactly those of a fingerprint, in its order and with the same bytes."""
-    if [source.name for source in sources] != list(known.cases):
-        return False
-    return all(same_files(source, known.cases[source.name]) for source in sources)
 
 
 def _dropped_settings(target: Path, before: Plans | None, after: Plans) -> tuple[str, ...]:

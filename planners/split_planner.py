@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from planners.nnunet_splits import imported_folds
 from samora_pipeline.contracts.budget import parse_budget
 from samora_pipeline.contracts.dataset import PublishedBudget, RawDataset
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
+from samora_pipeline.contracts.json_io import parse, read_object
 from samora_pipeline.contracts.leakage import groups, protected_names, training_leaks
 from samora_pipeline.contracts.plans import SliceAxis
 from samora_pipeline.contracts.splits import ALL, OFFICIAL, Fold, Selection, Splits
@@ -27,34 +28,22 @@ SEED = 12345
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class PlannedSplits:
-    """The splits and sentences about what a reader would not expect: missing cases, fewer folds, dropped selections."""
-
-    splits: Splits
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PreviousSplits:
-    """The splits that are replaced, and the slice axis that their slice indices refer to (None: not known)."""
-
-    splits: Splits
-    slice_axis: SliceAxis | None
+NNUNET_SPLITS_FILE = "splits_final.json"
 
 
 class SplitPlanner:
     """Plans the splits of one dataset from its fingerprint and the slice axis of its plan."""
 
     def __init__(self, dataset: RawDataset, fingerprint: Fingerprint, slice_axis: SliceAxis) -> None:
-        self.dataset = dataset
-        self.cases = fingerprint.cases
-        self.name = fingerprint.dataset
-        self.slice_axis = slice_axis
+        self.dataset, self.slice_axis = dataset, slice_axis
+        self.cases, self.name = fingerprint.cases, fingerprint.dataset
         self.notes: list[str] = []
 
-    def plan(self, previous: PreviousSplits | None) -> PlannedSplits:
-        """Return all folds, the published budgets, and what still holds of ``previous``.
+    def plan(self, previous: Splits | None, axis: SliceAxis | None = None) -> tuple[Splits, tuple[str, ...]]:
+        """Return all folds, the published budgets, and what still holds of ``previous``; and notes.
+
+        ``axis`` is what the slice indices of ``previous`` refer to, None where that is not known. The notes are
+        about what a reader would not expect: missing cases, fewer folds, dropped selections.
 
         Raises:
             DataError: ``E-SPLIT-06`` for a published slice that its volume does not have, ``E-SPLIT-08`` for an
@@ -73,8 +62,8 @@ class SplitPlanner:
         folds[ALL] = Fold(tuple(training), tuple(training))
         splits = Splits(self.name, SEED, self.dataset.ours.budget_unit, folds, self.published_budgets())
         if previous is not None:
-            splits = self._carry_over(splits, previous)
-        return PlannedSplits(splits, tuple(self.notes))
+            splits = self._carry_over(splits, previous, axis)
+        return splits, tuple(self.notes)
 
     def cross_validation(self, training: list[str]) -> dict[str, Fold]:
         """Up to five folds in which no patient and no scan is on both sides; none when there is one patient only."""
@@ -142,27 +131,27 @@ class SplitPlanner:
             )
         return tuple(sorted(count - 1 - index for index in raw)) if flipped else tuple(raw)
 
-    def _carry_over(self, splits: Splits, previous: PreviousSplits) -> Splits:
+    def _carry_over(self, splits: Splits, previous: Splits, axis: SliceAxis | None) -> Splits:
         """Keep folds that a user added and drawn selections, as long as their cases still are what they were."""
         present = frozenset(self._labelled())
         generated = {*splits.folds, OFFICIAL, ALL, *(str(number) for number in range(FOLDS))}
         own = {
             name: fold
-            for name, fold in previous.splits.folds.items()
+            for name, fold in previous.folds.items()
             if name not in generated and present.issuperset((*fold.train, *fold.scored))
         }
         splits = replace(splits, folds={**splits.folds, **own})
-        for key, selection in previous.splits.selections.items():
+        for key, selection in previous.selections.items():
             if selection.published:
                 continue
-            if self._still_holds(splits, selection, previous):
+            if self._still_holds(splits, selection, previous, axis):
                 splits = splits.with_selection(selection)
             else:
                 self.notes.append(f"the drawn selection {key} was dropped: its cases or slices are no longer the same")
         return splits
 
-    def _still_holds(self, splits: Splits, selection: Selection, previous: PreviousSplits) -> bool:
-        fold, before = splits.folds.get(selection.fold), previous.splits.folds.get(selection.fold)
+    def _still_holds(self, splits: Splits, selection: Selection, previous: Splits, axis: SliceAxis | None) -> bool:
+        fold, before = splits.folds.get(selection.fold), previous.folds.get(selection.fold)
         if fold is None or before is None or not set(selection.cases) <= set(fold.train):
             return False
         # A name in a file runs no code from outside; what such a kind of split would choose now is not known.
@@ -172,7 +161,7 @@ class SplitPlanner:
         if relative and set(fold.train) != set(before.train):
             return False
         return not selection.slices or (
-            previous.slice_axis == self.slice_axis
+            axis == self.slice_axis
             and all(
                 max(indices, default=0) < _slices(self.cases[case], self.slice_axis)[0]
                 for case, indices in selection.slices.items()
@@ -205,3 +194,42 @@ def leak_notes(dataset: RawDataset, fingerprint: Fingerprint, splits: Splits) ->
 def _slices(case: CaseFingerprint, axis: SliceAxis) -> tuple[int, bool]:
     (raw_axis, _, _), (flipped, _, _) = slice_order(case.axes, axis)
     return case.shape[raw_axis], flipped
+
+
+@dataclass(frozen=True)
+class _Entry:
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+def imported_folds(folder: Path, training: list[str]) -> tuple[dict[str, Fold], list[str]] | None:
+    """The folds of ``folder/splits_final.json`` by number, and sentences about them; None without such a file.
+
+    Only cases of ``training`` are used: those that are not here, or that a published test set reserves, are left out
+    and named.
+
+    Raises:
+        DataError: ``E-JSON-..`` another format, ``E-SPLIT-08`` a case on both sides or a fold with an empty side.
+    """
+    path = folder / NNUNET_SPLITS_FILE
+    if not path.is_file():
+        return None
+    entries: tuple[_Entry, ...] = parse(tuple[_Entry, ...], read_object(path), str(path))
+    usable = frozenset(training)
+    folds, absent = {}, set()
+    for number, entry in enumerate(entries):
+        if both := sorted(set(entry.train) & set(entry.val)):
+            raise _unusable(path, number, f"on both sides: {', '.join(both[:5])}")
+        absent |= {*entry.train, *entry.val} - usable
+        fold = Fold(*(tuple(case for case in side if case in usable) for side in (entry.train, entry.val)))
+        if not (fold.train and fold.scored):
+            raise _unusable(path, number, "no labelled case of this dataset on one side")
+        folds[str(number)] = fold
+    notes = [f"the folds {', '.join(folds)} are those of {NNUNET_SPLITS_FILE}"]
+    if absent:
+        notes.append(f"{len(absent)} cases of {NNUNET_SPLITS_FILE} are not used: {', '.join(sorted(absent)[:10])}")
+    return folds, notes
+
+
+def _unusable(path: Path, number: int, found: str) -> DataError:
+    return DataError("E-SPLIT-08", number=number, path=path, found=f"{found} ({path})")

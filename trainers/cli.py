@@ -6,8 +6,9 @@ import argparse
 import os
 import shlex
 import sys
+from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samora_pipeline.command_line import CommandParser, run, say
 
@@ -42,56 +43,40 @@ def build_parser() -> CommandParser:
     parser = CommandParser(
         "samora_train", "Train a run: experts without labels, then fine-tuning, then scores.", _EPILOG
     )
-    _add_what(parser)
-    _add_pool(parser)
+    _add_data(parser)
     _add_method(parser)
-    _add_sitting(parser)
+    _add_session(parser)
     return parser
 
 
-def _add_what(parser: CommandParser) -> None:
-    """The run: dataset, trainer, labels, fold."""
+def _add_data(parser: CommandParser) -> None:
+    """The run: dataset, trainer, labels, fold; what experts learn from, and what they must not see."""
     parser.add_argument("dataset", metavar="DATASET", help="number, name or path")
     parser.add_argument("trainer", metavar="TRAINER", help="SAMoraTrainer, SAMedTrainer, or package.module:Class")
     parser.add_argument(
         "split", metavar="SPLIT", help="full, 10pct, 5pct_cases, 120slices, 4cases, or a published name"
     )
     parser.add_argument("-f", dest="fold", metavar="FOLD", help="official, 0 to 4, or all (default: official, else 0)")
-
-
-def _add_pool(parser: CommandParser) -> None:
-    """What experts learn from, and what they must not see."""
     parser.add_argument(
-        "--unlabeled",
-        nargs="+",
-        default=[],
-        metavar="D",
-        help="more datasets for the unlabelled pool, or paper: 100,000 CT slices of the paper's datasets",
+        "--unlabeled", nargs="+", default=(), metavar="D", help="more datasets for the pool; paper: 100,000 CT slices"
     )
     parser.add_argument(
-        "--transductive",
-        action="store_true",
-        help="let scored scans into the pool, without labels; every report says so",
+        "--transductive", action="store_true", help="scored scans into the pool, unlabelled; every report says so"
     )
     parser.add_argument(
-        "--exclude-leaks",
-        action="store_true",
-        help="take out training and unlabelled scans that show what is scored (the same scan or patient)",
+        "--exclude-leaks", action="store_true", help="take out scans that show what is scored (same scan or patient)"
     )
     parser.add_argument(
-        "--allow-leak", nargs="+", default=[], metavar="CASE", help="let such scans in by name; every report says LEAKY"
+        "--allow-leak", nargs="+", default=(), metavar="CASE", help="let such scans in by name; every report says LEAKY"
     )
 
 
 def _add_method(parser: CommandParser) -> None:
     """How the experts are made, on which base, with which settings."""
     parser.add_argument(
-        "--recipe",
-        metavar="R",
-        help="where experts come from: full (default), T1, T2, nocpt, scratch (default of tiny backbones), "
-        "none, paper_literal",
+        "--recipe", metavar="R", help="full (default), T1, T2, nocpt, scratch (tiny backbones), none, paper_literal"
     )
-    parser.add_argument("--levels", metavar="L,...", help="experts to use: image,patch,pixel (default: all)")
+    parser.add_argument("--levels", type=_levels, metavar="L,...", help="experts: image,patch,pixel (default: all)")
     parser.add_argument(
         "--backbone",
         metavar="B",
@@ -114,8 +99,8 @@ def _add_method(parser: CommandParser) -> None:
     )
 
 
-def _add_sitting(parser: CommandParser) -> None:
-    """How this sitting of the run goes."""
+def _add_session(parser: CommandParser) -> None:
+    """How this session of the run goes."""
     parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
@@ -123,11 +108,13 @@ def _add_sitting(parser: CommandParser) -> None:
         "--tensorboard", action="store_true", help="also write curves for TensorBoard (pip install tensorboard)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
-    parser.add_argument("--fast-dev-run", action="store_true", help="two steps of every stage and one scored case")
+    parser.add_argument(
+        "--fast-dev-run", dest="fast", action="store_true", help="two steps of every stage and one scored case"
+    )
 
 
 def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
-    from trainers.runs.request import find_trainer
+    from trainers.runs.request import Request, find_trainer
 
     # Before anything heavy is imported: the most common mistake is the order of the arguments.
     find_trainer(arguments.trainer)
@@ -135,7 +122,9 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
     from trainers.runs.describe import describe, describe_settings
     from trainers.runs.planning import plan_run
 
-    request = _request(arguments)
+    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request))
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+    request = Request(**values)
     roots = resolve_roots(arguments.root)
     if arguments.dry_run:
         run = plan_run(request, roots)
@@ -182,31 +171,8 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
         say(f"run: {context.folder}")
 
 
-def _request(arguments: argparse.Namespace) -> Request:
-    from trainers.runs.request import Request
-
-    levels = arguments.levels
-    return Request(
-        dataset=arguments.dataset,
-        trainer=arguments.trainer,
-        split=arguments.split,
-        fold=arguments.fold,
-        recipe=arguments.recipe,
-        stage=arguments.stage,
-        unlabeled=tuple(arguments.unlabeled),
-        levels=None if levels is None else tuple(name for name in levels.split(",") if name),
-        transductive=arguments.transductive,
-        exclude_leaks=arguments.exclude_leaks,
-        allow_leak=tuple(arguments.allow_leak),
-        backbone=arguments.backbone,
-        backbone_weights=arguments.backbone_weights,
-        seed=arguments.seed,
-        name=arguments.name,
-        assignments=tuple(arguments.assignments),
-        preset=arguments.preset,
-        resume=arguments.resume,
-        fast=arguments.fast_dev_run,
-    )
+def _levels(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
 
 
 def _device(name: str | None) -> torch.device:

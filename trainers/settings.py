@@ -48,13 +48,10 @@ TargetScale = Literal["channel", "token", "none"]
 RANDOM_WEIGHTS = "random"
 """``weights`` of a teacher that has no public file"""
 
-_POSITIVE = frozenset(
-    {
-        *("epochs", "batch", "micro_batch", "learning_rate", "fusion_rate", "steps_per_epoch", "schedule_epochs"),
-        *("clip_norm", "view_count", "input_size", "temperature"),
-    }
+_POSITIVE = (
+    *("epochs", "batch", "micro_batch", "learning_rate", "fusion_rate", "steps_per_epoch", "schedule_epochs"),
+    *("clip_norm", "input_size", "temperature"),
 )
-_SHARES = frozenset({"masked_share"})
 # Ours: what a few minutes on a CPU allow. Lengths are fixed in steps, whatever the size of the pool.
 _SHORT: dict[str, Any] = {"epochs": 4, "batch": 24, "micro_batch": None, "steps_per_epoch": 12}
 
@@ -73,7 +70,7 @@ class StageSettings:
         for name, value in vars(self).items():
             if name in _POSITIVE and value is not None and value <= 0:
                 raise UsageError("E-SET-04", what=f"{name} must be positive", found=str(value))
-            if name in _SHARES and not 0 <= value < 1:
+            if name == "masked_share" and not 0 <= value < 1:
                 raise UsageError(
                     "E-SET-04", what=f"{name} is a share", found=str(value), expected="at least 0, less than 1"
                 )
@@ -193,13 +190,7 @@ class ImageTeacherSettings(TeacherSettings):
 
     def small(self) -> Self:
         """See ``tiny``; AdamW, because a tiny batch has no use for LARS."""
-        return self.tiny(
-            "simclr_tiny",
-            optimizer="adamw",
-            temperature=0.2,
-            warmup=0.05,
-            warmup_unit="fraction",
-        )
+        return self.tiny("simclr_tiny", optimizer="adamw", temperature=0.2, warmup=0.05, warmup_unit="fraction")
 
 
 @dataclass(frozen=True)
@@ -272,7 +263,6 @@ class DistillationSettings(PretrainingSettings):
 
     ``feature``: one of the teacher's (None: its default). ``scale``: see ``objectives.distillation.scaled_target``.
     ``masked_share``: this share of the patches is hidden from both, and only visible tokens are compared (MAE only).
-    ``view_count``: so many fixed views of each slice, whose targets are kept on disk (None: a new view every epoch).
     LoRA does not decay.
     """
 
@@ -281,7 +271,6 @@ class DistillationSettings(PretrainingSettings):
     feature: str | None = None
     scale: TargetScale = "channel"
     masked_share: float = 0.0
-    view_count: int | None = None
     views: ViewSettings = DISTILLATION_VIEWS
 
     def small(self) -> Self:

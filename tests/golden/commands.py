@@ -20,7 +20,7 @@ def _runs() -> dict[str, tuple[str, ...]]:
         "hsamora_full": ("HSAMoraTrainer", *_TINY, "--recipe", "full"),
         "samora_full": ("SAMoraTrainer", *_TINY, "--recipe", "full", "--set", "finetune.held_out=1"),
         "samora_none": ("SAMoraTrainer", *_TINY, "--recipe", "none"),
-        "samora_nocpt": ("SAMoraTrainer", *_TINY, "--recipe", "nocpt", "--set", "expert_image.view_count=2"),
+        "samora_nocpt": ("SAMoraTrainer", *_TINY, "--recipe", "nocpt"),
         "samora_t1": ("SAMoraTrainer", *_TINY, "--recipe", "T1"),
         "samora_t2": ("SAMoraTrainer", *_TINY, "--recipe", "T2"),
         "samora_literal": ("SAMoraTrainer", *_TINY, "--recipe", "paper_literal"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from samora_pipeline.contracts.json_io import to_plain
 from trainers.methods import TRAINERS
-from trainers.runs.presets import PRESETS
+from trainers.runs.request import PRESETS
 
 METHODS = {
     "SAMed": "SAMedTrainer",

@@ -140,7 +140,7 @@ def test_drawn_selections_outlive_a_new_plan(root: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-import planners.preprocess, samora_pipeline.files
+import planners.preparation, samora_pipeline.files
 from pathlib import Path
 from planners.cli import main
 count = 0

@@ -1,20 +1,25 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from sklearn.model_selection import KFold
 
-from planners.split_planner import PlannedSplits, PreviousSplits, SplitPlanner
+from planners.split_planner import SplitPlanner
 from samora_pipeline.contracts.budget import select
 from samora_pipeline.contracts.dataset import DatasetJson, PublishedBudget, PublishedSplit, RawDataset, SamoraJson
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint, Subset
 from samora_pipeline.contracts.plans import SliceAxis
-from samora_pipeline.contracts.splits import Fold, Selection
+from samora_pipeline.contracts.splits import Fold, Selection, Splits
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.preprocessor import to_slices
 from samora_pipeline.imaging.volume import Volume, make_grid
+
+
+class Planned(NamedTuple):
+    splits: Splits
+    notes: tuple[str, ...]
 
 
 def case(
@@ -24,11 +29,16 @@ def case(
 
 
 def plan(
-    cases: dict[str, CaseFingerprint], previous: PreviousSplits | None = None, axis: SliceAxis = "axial", **ours: Any
-) -> PlannedSplits:
+    cases: dict[str, CaseFingerprint],
+    previous: Splits | None = None,
+    before: SliceAxis | None = "axial",
+    axis: SliceAxis = "axial",
+    **ours: Any,
+) -> Planned:
     description = DatasetJson({"0": "CT"}, {"background": 0, "organ": 1}, len(cases), ".nii.gz")
     dataset = RawDataset(Path("raw"), description, SamoraJson(**ours))
-    return SplitPlanner(dataset, Fingerprint(dataset="Dataset007_Boxes", cases=cases), axis).plan(previous)
+    planner = SplitPlanner(dataset, Fingerprint(dataset="Dataset007_Boxes", cases=cases), axis)
+    return Planned(*planner.plan(previous, before))
 
 
 def named(count: int) -> dict[str, CaseFingerprint]:
@@ -120,14 +130,14 @@ def test_drawn_selections_and_own_folds_outlive_a_new_plan() -> None:
     by_case, by_slice = select(first, "3cases", "0", 7, counts), select(first, "25slices", "0", 7, counts)
     mine = Fold(("case_00", "case_01"), ("case_02",))
     drawn = replace(first.with_selection(by_case).with_selection(by_slice), folds={**first.folds, "mine": mine})
-    assert plan(named(10), PreviousSplits(drawn, "axial")) == PlannedSplits(drawn, ())
-    other_axis = plan(named(10), PreviousSplits(drawn, "axial"), axis="sagittal")
+    assert plan(named(10), drawn) == Planned(drawn, ())
+    other_axis = plan(named(10), drawn, axis="sagittal")
     assert list(other_axis.splits.selections) == ["3cases/0/7"]
     assert "25slices/0/7 was dropped" in other_axis.notes[0]
-    unknown_axis = plan(named(10), PreviousSplits(drawn, None))
+    unknown_axis = plan(named(10), drawn, None)
     assert list(unknown_axis.splits.selections) == ["3cases/0/7"]
     fewer = {name: fingerprint for name, fingerprint in named(10).items() if name not in (by_case.cases[0], "case_02")}
-    gone = plan(fewer, PreviousSplits(drawn, "axial"))
+    gone = plan(fewer, drawn)
     assert gone.splits.selections == {}
     assert "mine" not in gone.splits.folds
 
@@ -137,7 +147,7 @@ def test_new_cases_leave_counts_and_drop_shares() -> None:
     counts = dict.fromkeys(first.folds["0"].train, 10)
     for name in ("full", "50pct", "2cases"):
         first = first.with_selection(select(first, name, "0", 0, counts))
-    later = plan(named(17), PreviousSplits(first, "axial"))
+    later = plan(named(17), first)
     kept = later.splits.selections
     two = first.selections["2cases/0/0"]
     assert set(kept) == ({"2cases/0/0"} if set(two.cases) <= set(later.splits.folds["0"].train) else set())
@@ -150,4 +160,4 @@ def test_a_selection_never_moves_to_the_scored_side() -> None:
     assert moved
     for fold, case in moved:
         selection = Selection("1cases", fold, "cases", 3, False, (case,))
-        assert plan(named(17), PreviousSplits(first.with_selection(selection), "axial")).splits.selections == {}
+        assert plan(named(17), first.with_selection(selection)).splits.selections == {}

@@ -193,18 +193,18 @@ def test_a_damaged_measurement_is_made_again(root: Path, measured: list[str]) ->
 def test_a_file_that_changes_between_check_and_store_is_noticed(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import planners.preprocess
+    import planners.preparation
 
     path = root / "raw" / NAME / "imagesTr/case_02_0000.nii.gz"
     (root / "preprocessed" / NAME / "slices/case_02.json").unlink()
-    original = planners.preprocess.store_case
+    original = planners.preparation.store_case
 
     def after_a_change(task):  # type: ignore[no-untyped-def]
         if task.source.name == "case_02":
             save(path, load(path) + 1)
         return original(task)
 
-    monkeypatch.setattr(planners.preprocess, "store_case", after_a_change)
+    monkeypatch.setattr(planners.preparation, "store_case", after_a_change)
     assert main(["--root", str(root)]) == 4
     assert "E-CASE-04" in capsys.readouterr().err
     assert not (root / "preprocessed" / NAME / "slices/case_02.json").exists()

@@ -19,7 +19,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "scratch": ("SAMoraTrainer", "--recipe", "scratch", "--set", "fusion=mole"),
     "visible": (
         *("SAMoraTrainer", "--recipe", "nocpt", "--levels", "patch"),
-        *("--set", "expert_patch.masked_share=0.5", "--set", "expert_patch.view_count=2"),
+        *("--set", "expert_patch.masked_share=0.5"),
     ),
     "hsam": ("HSAMTrainer",),
     "sam2": ("SAMora2Trainer",),

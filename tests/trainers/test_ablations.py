@@ -26,8 +26,7 @@ from trainers.cli import main
 from trainers.methods import TRAINERS
 from trainers.runs.choices import Method, choose_method, network_spec
 from trainers.runs.planning import plan_run
-from trainers.runs.presets import PRESETS, Preset, resolve
-from trainers.runs.request import Request
+from trainers.runs.request import PRESETS, Preset, Request, resolve
 from trainers.settings import FINETUNE
 from trainers.stages.finetune import LabelledTask
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,8 +21,8 @@ from samora_pipeline.slices.datasets import SliceId, SliceSource
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.methods import DISTILLED_IMAGE, DISTILLED_PATCH
 from trainers.settings import DistillationSettings
-from trainers.stages.distillation import DistillationObjective, DistillationTarget, _first_component
-from trainers.stages.masked import view_of
+from trainers.stages.distillation import DistillationObjective, _first_component
+from trainers.stages.objectives import view_of
 from trainers.stages.stage import network_on_base
 
 CPU = torch.device("cpu")
@@ -66,22 +65,20 @@ def _network(level: Level, backbone: str = "samora_tiny", size: int = INPUT) -> 
 
 
 def _objective(
-    level: Level, settings: DistillationSettings, plans: Plans, network: SegmentationNetwork, folder: Path
+    level: Level, settings: DistillationSettings, plans: Plans, network: SegmentationNetwork
 ) -> DistillationObjective:
     torch.manual_seed(2)
-    target = DistillationTarget(_teacher(level), settings, "teacher", folder)
-    objective = DistillationObjective(_SOURCES[network.input_size], plans, target, network, level.value, 0)
+    source, teacher = _SOURCES[network.input_size], _teacher(level)
+    objective = DistillationObjective(source, plans, settings, network, 0, teacher=teacher, level=level.value)
     objective.prepare(CPU)
     return objective
 
 
 @pytest.mark.parametrize("backbone", ["samora_tiny", "samora2_tiny"])
 @pytest.mark.parametrize("level", list(NETWORKS))
-def test_only_lora_and_projector_learn_and_the_teacher_stays(
-    level: Level, backbone: str, plans: Plans, tmp_path: Path
-) -> None:
+def test_only_lora_and_projector_learn_and_the_teacher_stays(level: Level, backbone: str, plans: Plans) -> None:
     network = _network(level, backbone)
-    objective = _objective(level, DEFAULTS[level], plans, network, tmp_path)
+    objective = _objective(level, DEFAULTS[level], plans, network)
     teacher = objective._teacher
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     loss, metrics = objective.loss(network, objective.load([0, 1, 2, 3], 0))
@@ -96,9 +93,9 @@ def test_only_lora_and_projector_learn_and_the_teacher_stays(
     assert -1 <= float(metrics["cosine"]) <= 1
 
 
-def test_the_patch_loss_is_that_of_normalised_tokens_in_the_same_order(plans: Plans, tmp_path: Path) -> None:
+def test_the_patch_loss_is_that_of_normalised_tokens_in_the_same_order(plans: Plans) -> None:
     network = _network(Level.PATCH)
-    objective = _objective(Level.PATCH, DISTILLED_PATCH, plans, network, tmp_path)
+    objective = _objective(Level.PATCH, DISTILLED_PATCH, plans, network)
     batch = objective.load([0, 3], 0)
     with torch.no_grad():
         loss, _ = objective.loss(network, batch)
@@ -110,12 +107,12 @@ def test_the_patch_loss_is_that_of_normalised_tokens_in_the_same_order(plans: Pl
     assert float(loss) == pytest.approx(float((prediction - target).detach().square().mean()), rel=1e-5)
 
 
-def test_the_image_target_is_standardised_over_the_pool(plans: Plans, tmp_path: Path) -> None:
+def test_the_image_target_is_standardised_over_the_pool(plans: Plans) -> None:
     network = _network(Level.IMAGE)
-    objective = _objective(Level.IMAGE, DISTILLED_IMAGE, plans, network, tmp_path)
+    objective = _objective(Level.IMAGE, DISTILLED_IMAGE, plans, network)
     everything = list(range(15))
     # The views that the statistics were fitted on.
-    features = objective._teacher.features(view_of(objective._drawn(everything, -2)), "pooled")
+    features = objective._teacher.features(view_of(objective.load(everything, -2)), "pooled")
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     batch = objective.load(everything, 0)
     _, target, _ = objective._compare(network, batch)
@@ -124,47 +121,9 @@ def test_the_image_target_is_standardised_over_the_pool(plans: Plans, tmp_path: 
     torch.testing.assert_close(target[:, ~flat], ((raw - mean) / std)[:, ~flat], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("level", "changes"),
-    [
-        (Level.IMAGE, {}),
-        (Level.IMAGE, {"feature": "map16"}),
-        (Level.PATCH, {}),
-        (Level.PATCH, {"masked_share": 0.75}),
-    ],
-)
-def test_targets_from_disk_are_those_of_the_teacher(
-    level: Level, changes: dict[str, object], plans: Plans, tmp_path: Path
-) -> None:
-    network = _network(level)
-    settings = replace(DEFAULTS[level], view_count=2, **changes)
-    objective = _objective(level, settings, plans, network, tmp_path)
-    direct = _objective(level, replace(settings, view_count=None), plans, network, tmp_path)
-    for epoch in (0, 1, 5):
-        batch = objective.load([2, 7, 11], epoch)
-        assert "target" in batch
-        with torch.no_grad():
-            kept = objective.loss(network, batch)[0]
-            computed = direct.loss(network, direct.load([2, 7, 11], epoch % 2))[0]
-        assert float(kept) == pytest.approx(float(computed), rel=2e-3)
-    assert "target" not in objective.load([2], -1)
-    blocks = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
-    _objective(level, settings, plans, network, tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == blocks
-
-
-def test_targets_of_another_input_size_are_not_taken(plans: Plans, tmp_path: Path) -> None:
-    """The pool has the same slices then, and a pooled feature the same width."""
-    settings = replace(DISTILLED_IMAGE, view_count=1)
-    networks = [_network(Level.IMAGE, size=size) for size in (INPUT, 2 * INPUT)]
-    stores = [_objective(Level.IMAGE, settings, plans, network, tmp_path)._store for network in networks]
-    assert len({store.folder for store in stores if store is not None}) == 2
-    assert len({(store.slices, store.shape) for store in stores if store is not None}) == 1
-
-
-def test_hidden_patches_are_compared_at_the_visible_places(plans: Plans, tmp_path: Path) -> None:
+def test_hidden_patches_are_compared_at_the_visible_places(plans: Plans) -> None:
     network = _network(Level.PATCH)
-    objective = _objective(Level.PATCH, replace(DISTILLED_PATCH, masked_share=0.75), plans, network, tmp_path)
+    objective = _objective(Level.PATCH, replace(DISTILLED_PATCH, masked_share=0.75), plans, network)
     prediction, target, _ = objective._compare(network, objective.load([0, 1], 0))
     assert prediction.shape == target.shape == (2, 4, 96)
     objective.loss(network, objective.load([0, 1], 0))[0].backward()
@@ -173,10 +132,10 @@ def test_hidden_patches_are_compared_at_the_visible_places(plans: Plans, tmp_pat
 
 
 @pytest.mark.parametrize(("level", "backbone"), [(Level.IMAGE, "samora_tiny"), (Level.PATCH, "samora2_tiny")])
-def test_patches_cannot_be_hidden_everywhere(level: Level, backbone: str, plans: Plans, tmp_path: Path) -> None:
+def test_patches_cannot_be_hidden_everywhere(level: Level, backbone: str, plans: Plans) -> None:
     settings = replace(DEFAULTS[level], masked_share=0.5)
     with pytest.raises(UsageError, match="E-DISTIL-01"):
-        _objective(level, settings, plans, _network(level, backbone), tmp_path)
+        _objective(level, settings, plans, _network(level, backbone))
 
 
 def test_the_first_direction_is_that_of_the_singular_value_decomposition() -> None:
@@ -196,9 +155,9 @@ def test_the_first_direction_is_that_of_the_singular_value_decomposition() -> No
 
 
 @pytest.mark.parametrize("level", list(NETWORKS))
-def test_mixed_precision_shows_what_full_precision_shows(level: Level, plans: Plans, tmp_path: Path) -> None:
+def test_mixed_precision_shows_what_full_precision_shows(level: Level, plans: Plans) -> None:
     network = _network(level)
-    objective = _objective(level, DEFAULTS[level], plans, network, tmp_path)
+    objective = _objective(level, DEFAULTS[level], plans, network)
     with torch.no_grad():
         exact = objective.examine(network, objective.load(list(range(8)), -1))
         with torch.autocast("cpu", torch.bfloat16):
@@ -212,9 +171,9 @@ def test_mixed_precision_shows_what_full_precision_shows(level: Level, plans: Pl
         assert min(abs(difference).mean(), abs(mixed.columns[name].numpy() - 1 + pictures.numpy()).mean()) < 0.1, name
 
 
-def test_the_student_is_compared_with_its_teacher(plans: Plans, tmp_path: Path) -> None:
+def test_the_student_is_compared_with_its_teacher(plans: Plans) -> None:
     network = _network(Level.PATCH)
-    objective = _objective(Level.PATCH, DISTILLED_PATCH, plans, network, tmp_path)
+    objective = _objective(Level.PATCH, DISTILLED_PATCH, plans, network)
     with torch.no_grad():
         shown = objective.examine(network, objective.load(list(range(8)), -1))
     assert list(shown.columns) == ["original", "teacher", "student", "error"]

@@ -25,8 +25,6 @@ FILES = {stage: f"{stage.split('_')[0]}.safetensors" for stage in STAGES}
 
 def words(root: Path, *more: str) -> list[str]:
     tiny = ("--backbone", "samora_tiny", "--device", "cpu", "--debug", "--recipe", "full")
-    # Two fixed views, so that the second epoch of the image expert reads targets from disk that the first did not.
-    views = ("--set", "expert_image.view_count=2")
     return [
         "90",
         "SAMoraTrainer",
@@ -35,7 +33,6 @@ def words(root: Path, *more: str) -> list[str]:
         str(root),
         *tiny,
         *short(*STAGES, "finetune"),
-        *views,
         "--name",
         "a",
         *more,

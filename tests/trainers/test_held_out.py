@@ -4,7 +4,7 @@ import pytest
 
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.errors import DataError, UsageError
-from trainers.pool.held_out import hold_out
+from trainers.pool.candidates import hold_out
 
 CASES = tuple(f"case{number}" for number in range(8))
 

@@ -20,12 +20,11 @@ from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.loop.monitor_rules import RULES, judge, verdict
-from trainers.loop.monitors import Monitor, MonitorInputs, places_of, spread_evenly
+from trainers.loop.monitor_rules import MEANINGS, RULES, judge, verdict
+from trainers.loop.monitors import Monitor, places_of, spread_evenly
 from trainers.methods import DENOISING, MASKED
 from trainers.settings import PretrainingSettings
-from trainers.stages.denoising import PixelObjective
-from trainers.stages.patch import PatchObjective
+from trainers.stages.objectives import PatchObjective, PixelObjective
 from trainers.stages.stage import network_on_base
 
 CPU = torch.device("cpu")
@@ -54,16 +53,16 @@ def _network(level: Level) -> SegmentationNetwork:
     return network_on_base(ModelSpec("samora_tiny", INPUT, 1, levels=(level,), fusion=None, lora_rank=4), None, 0)
 
 
-def _patch(source: SliceSource, plans: Plans) -> tuple[MonitorInputs, SegmentationNetwork]:
+def _patch(source: SliceSource, plans: Plans) -> tuple[Monitor, SegmentationNetwork]:
     network = _network(Level.PATCH)
     settings = replace(MASKED, epochs=2, batch=512)
     objective = PatchObjective(source, plans, settings, network, 0)
-    return MonitorInputs("expert_patch", network, objective, source, settings, CPU, Level.PATCH), network
+    return Monitor("expert_patch", network, objective, source, settings, CPU, Level.PATCH), network
 
 
 def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans) -> None:
     watched, network = _patch(source, plans)
-    monitor = Monitor(watched)
+    monitor = watched
     untouched = monitor.epoch()
     assert untouched["panel_gap"] == 0.0
     torch.manual_seed(0)
@@ -71,7 +70,7 @@ def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans) 
         torch.nn.init.normal_(block.experts["patch"].v_b, std=0.5)
     changed = monitor.epoch()
     assert changed["panel_loss_off"] == untouched["panel_loss_off"]
-    batch = watched.objective.load(monitor._each, -1)
+    batch = watched.objective.load(monitor.panel(), -1)
     with torch.no_grad(), only_expert(network.image_encoder, Level.PATCH):
         loss_on = float(watched.objective.loss(network, batch)[0])
     assert changed["panel_loss_on"] == pytest.approx(loss_on)
@@ -85,7 +84,7 @@ def test_a_card_has_every_number_and_its_rule(source: SliceSource, plans: Plans,
     for block in network.image_encoder.blocks[1:]:
         torch.nn.init.constant_(block.experts["patch"].v_b, 0.01)
     history = [LINE, {**LINE, "epoch": 2, "loss": 0.5, "skipped_steps": 3}]
-    card = Monitor(watched).finish(history, tmp_path)
+    card = watched.finish(history, tmp_path)
     assert read_json(PretrainingCard, tmp_path / "card.json") == card
     assert (tmp_path / "card.png").read_bytes().startswith(b"\x89PNG")
     assert (card.verdict, card.skipped_steps, card.seconds, card.slices_per_second) == ("warn", 3, 20.0, 4.0)
@@ -128,7 +127,7 @@ def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, pla
     )
 
 
-def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[MonitorInputs, SegmentationNetwork]:
+def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[Monitor, SegmentationNetwork]:
     """A denoising in whose panel some views are nothing but air, with noise that only exchanges pixels."""
     network, settings = _network(Level.PIXEL), replace(DENOISING, epochs=1, batch=8)
     objective = PixelObjective(source, plans, settings, network, 0)
@@ -142,7 +141,7 @@ def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[Mon
         return clean, noisy, tokens
 
     objective._restore = restore
-    return MonitorInputs("expert_pixel", network, objective, source, settings, CPU, Level.PIXEL), network
+    return Monitor("expert_pixel", network, objective, source, settings, CPU, Level.PIXEL), network
 
 
 def test_views_that_the_noise_left_as_they_were_are_not_scored(source: SliceSource, plans: Plans) -> None:
@@ -163,7 +162,7 @@ def test_views_that_the_noise_left_as_they_were_are_not_scored(source: SliceSour
 
 def test_a_panel_of_air_still_gives_a_card(source: SliceSource, plans: Plans, tmp_path: Path) -> None:
     watched, _ = _unchanged(source, plans, [0, 1, 2, 3])
-    card = Monitor(watched).finish([{**LINE, "panel_gap": 0.0}], tmp_path)
+    card = watched.finish([{**LINE, "panel_gap": 0.0}], tmp_path)
     assert "psnr_gain" not in {measure.name for measure in card.measures}
     assert read_json(PretrainingCard, tmp_path / "card.json") == card
 
@@ -178,8 +177,8 @@ def test_a_panel_of_air_still_gives_a_card(source: SliceSource, plans: Plans, tm
 )
 def test_panels_cost_a_fortieth(settings: dict[str, int], each: int, final: int) -> None:
     values = {"micro_batch": None, "learning_rate": 1.0, "weight_decay": 0.0, "betas": (0.9, 0.9), **settings}
-    monitor = Monitor(MonitorInputs("stage", nn.Linear(1, 1), None, range(300), PretrainingSettings(**values), CPU))
-    assert (len(monitor._each), len(monitor._final)) == (each, final)
+    monitor = Monitor("stage", nn.Linear(1, 1), None, range(300), PretrainingSettings(**values), CPU)
+    assert (len(monitor.panel()), len(monitor.panel(last=True))) == (each, final)
 
 
 def test_panels_are_spread_over_the_pool(source: SliceSource) -> None:
@@ -190,8 +189,9 @@ def test_panels_are_spread_over_the_pool(source: SliceSource) -> None:
 
 def test_every_rule_says_what_it_means_and_what_to_do() -> None:
     for name, rule in RULES.items():
-        assert rule.meaning, name
-        assert bool(rule.advice) == (rule.least is not None or rule.most is not None), name
+        assert MEANINGS[name], name
+        assert rule.advice, name
+        assert (rule.least is None) != (rule.most is None), name
     good, bad = judge({"gap": 0.2, "data_wait": 0.0}), judge({"gap": 0.2, "data_wait": 0.5})
     assert (verdict(good), verdict(bad)) == ("pass", "warn")
     assert [measure.advice for measure in good] == ["", ""]

@@ -9,7 +9,7 @@ from samora_pipeline.contracts.model_spec import FusionSpec
 from samora_pipeline.errors import UsageError
 from trainers import methods
 from trainers.methods import SAMoraTrainer
-from trainers.runs.overrides import apply_overrides, differences
+from trainers.runs.choices import apply_overrides, differences
 
 SAMORA = {
     "model": replace(SAMoraTrainer.model, fusion=FusionSpec(options={"order": "2-1-1", "heads": 8, "share": 1.0})),

@@ -20,7 +20,7 @@ from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
 from trainers.runs.folder import check_progress, write_config
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
-from trainers.stages.teachers import teacher_text
+from trainers.stages.unlabelled import teacher_text
 
 BASIC = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", backbone_weights="bootstrap")
 

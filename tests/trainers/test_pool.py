@@ -21,9 +21,9 @@ from samora_pipeline.files import digest_json
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.store import StoredSlices
 from tests.trainers.small_data import DEPTH, INPUT, NAME, SCORED, TRAIN, make_dataset
+from trainers.pool.datasets import PAPER_DATASETS
 from trainers.pool.manifest import pool_manifest
 from trainers.pool.pool import Pool
-from trainers.pool.sources import PAPER_DATASETS
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
 

@@ -26,8 +26,7 @@ from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.small_data import make_dataset
 from trainers.loop import loop
 from trainers.loop.loading import Batch, read_batches
-from trainers.loop.skipping import PATIENCE, Skipping
-from trainers.loop.state import LoopState
+from trainers.loop.session import PATIENCE, LoopState, Skipping
 from trainers.runs.planning import plan_run
 from trainers.runs.request import Request
 from trainers.settings import BOOTSTRAP

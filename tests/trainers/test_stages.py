@@ -31,10 +31,8 @@ from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
 from trainers.settings import BOOTSTRAP, EXPERT_PATCH
 from trainers.stages import experts
-from trainers.stages.contrastive import ImageObjective
-from trainers.stages.denoising import PixelObjective
 from trainers.stages.experts import expert_spec, read_expert, rehearse
-from trainers.stages.patch import PatchObjective
+from trainers.stages.objectives import ImageObjective, PatchObjective, PixelObjective
 from trainers.stages.stage import network_on_base, run_stage
 
 BOTH = ("samora_tiny", "samora2_tiny")
@@ -90,7 +88,7 @@ def _network(*levels: Level, backbone: str = "samora_tiny") -> SegmentationNetwo
 
 def _objective(level: Level, source: SliceSource, plans: Plans, network: SegmentationNetwork) -> Objective:
     if level is Level.IMAGE:
-        return ImageObjective(source, plans, CONTRASTIVE, network.image_encoder.shapes[-1].width, 0)
+        return ImageObjective(source, plans, CONTRASTIVE, network, 0)
     if level is Level.PATCH:
         return PatchObjective(source, plans, MASKED, network, 0)
     return PixelObjective(source, plans, DENOISING, network, 0)

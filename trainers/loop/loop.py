@@ -26,11 +26,16 @@ from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.optimization.optimizers import set_learning_rate
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.run_log import JsonLines, Line, Progress, Sink, TensorBoard, duration, logger
-from trainers.loop.interruption import Interruption
 from trainers.loop.loading import Batch, on_device, read_batches
-from trainers.loop.progress import PROGRESS_FILE, ProgressPicture
-from trainers.loop.skipping import Skipping
-from trainers.loop.state import LoopState, restore_state, save_state
+from trainers.loop.session import (
+    PROGRESS_FILE,
+    Interruption,
+    LoopState,
+    ProgressPicture,
+    Skipping,
+    restore_state,
+    save_state,
+)
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -114,9 +119,7 @@ class _Loop:
         self.path = where.folder / LATEST_CHECKPOINT
         self.state = LoopState()
         if self.path.is_file():
-            self.state = restore_state(
-                self.path, training.parameters, training.buffers, training.optimizer, where.digest
-            )
+            self.state = restore_state(self.path, training, where.digest)
         self.sinks: list[Sink] = [JsonLines(where.folder / LOG_FILE)]
         if where.tensorboard and distributed.is_main():
             self.sinks.append(TensorBoard(where.folder / TENSORBOARD_FOLDER))
@@ -233,7 +236,12 @@ class _Loop:
     def _finish_epoch(self) -> None:
         state, training = self.state, self.training
         counted = max(1, state.counted)
-        watched, watching = self._watch()
+        begun = time.monotonic()
+        watched: Mapping[str, float] = {}
+        if training.monitor is not None and distributed.is_main():
+            with distributed.alone(), torch.no_grad():
+                watched = training.monitor()
+        watching = time.monotonic() - begun
         line: Line = {
             "stage": training.stage,
             "epoch": state.epoch + 1,
@@ -259,21 +267,9 @@ class _Loop:
                 sink.write(line)
             self.picture.update(state.history)
 
-    def _watch(self) -> tuple[Mapping[str, float], float]:
-        """What the monitor sees, on the main rank, and the seconds that it takes."""
-        begun = time.monotonic()
-        if self.training.monitor is None or not distributed.is_main():
-            return {}, 0.0
-        with distributed.alone(), torch.no_grad():
-            watched = self.training.monitor()
-        return watched, time.monotonic() - begun
-
     def _save(self) -> None:
-        training = self.training
         if distributed.is_main():
-            save_state(
-                self.path, self.state, training.parameters, training.buffers, training.optimizer, self.where.digest
-            )
+            save_state(self.path, self.state, self.training, self.where.digest)
         self.saved_at = time.monotonic()
 
     def _leave_if_asked(self) -> None:
@@ -283,13 +279,8 @@ class _Loop:
             return
         self._save()
         if distributed.is_main():
-            logger.info(
-                "stopped after step %d of %s (%s); go on with:\n  %s",
-                self.state.step,
-                self.training.stage,
-                duration(self.state.seconds),
-                self.where.resume_command,
-            )
+            where = f"step {self.state.step} of {self.training.stage} ({duration(self.state.seconds)})"
+            logger.info("stopped after %s; go on with:\n  %s", where, self.where.resume_command)
         sys.exit(128 + (received or signal.SIGTERM))
 
     def _on_any_rank(self, flag: bool) -> bool:

@@ -1,4 +1,7 @@
-"""What a stage without labels has learned, seen on a fixed panel: a few numbers each epoch, and a card at the end."""
+"""What a stage without labels has learned, seen on a fixed panel: a few numbers each epoch, and a card at the end.
+
+The experts of a run are examined side by side before they are fused: do they differ from each other and the base?
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.pretraining_card import CARD_FILE, CARD_PICTURE, PretrainingCard
-from samora_pipeline.evaluation.representations import class_probe, effective_rank, number_probe, spread
+from samora_pipeline.contracts.pretraining_card import (
+    CARD_FILE,
+    CARD_PICTURE,
+    EXPERTS_CARD_FILE,
+    EXPERTS_CARD_PICTURE,
+    ExpertsCard,
+    PretrainingCard,
+)
+from samora_pipeline.evaluation.representations import class_probe, effective_rank, linear_cka, number_probe, spread
 from samora_pipeline.models.expert_block import expert_blocks, only_expert
 from samora_pipeline.models.lora import LoRA
+from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.run_log import Line, logger
 from samora_pipeline.slices.datasets import UnlabelledSource
@@ -41,16 +52,21 @@ _PASSES = 2
 Measures = dict[str, float]
 
 
-@dataclass(frozen=True)
-class MonitorInputs:
-    """What the monitors of a stage look at. ``level`` is that of its expert, None where it trains none.
+BASE = "base"
+_BATCH = 8
 
-    ``taught_by`` and ``stamps`` are told on the card.
+
+@dataclass(frozen=True)
+class Monitor:
+    """Examines a stage on slices spread evenly over its pool, the same ones every time.
+
+    The panel is as large as a fortieth of the training allows, 4 to 32 slices; the last one is the larger. ``level``
+    is that of the stage's expert, None where it trains none. ``taught_by`` and ``stamps`` stand on the card.
     """
 
     stage: str
     network: nn.Module
-    objective: Objective[Any]
+    objective: Objective[Any, Any]
     source: UnlabelledSource
     settings: PretrainingSettings
     device: torch.device
@@ -58,23 +74,17 @@ class MonitorInputs:
     taught_by: str = ""
     stamps: tuple[str, ...] = ()
 
-
-class Monitor:
-    """Examines a stage on slices spread evenly over its pool, the same ones every time.
-
-    The panel is as large as a fortieth of the training allows, 4 to 32 slices; the last one is the larger.
-    """
-
-    def __init__(self, inputs: MonitorInputs) -> None:
-        self._inputs = inputs
-        pool, settings = len(inputs.source), inputs.settings
+    def panel(self, *, last: bool = False) -> list[int]:
+        """The numbers of the slices that are examined after each epoch, or at the end."""
+        pool, settings = len(self.source), self.settings
         per_epoch = min(pool, settings.batch * (settings.steps_per_epoch or pool))
-        self._each = spread_evenly(pool, _size(_EACH_SHARE * per_epoch))
-        self._final = spread_evenly(pool, _size(_FINAL_SHARE * per_epoch * settings.epochs))
+        slices = _FINAL_SHARE * per_epoch * settings.epochs if last else _EACH_SHARE * per_epoch
+        # The panel that costs as much as training on so many slices.
+        return spread_evenly(pool, max(_SMALLEST_PANEL, min(LARGEST_PANEL, int(3 * slices / _PASSES))))
 
     def epoch(self) -> Measures:
         """The numbers of one epoch, for its line of log.jsonl."""
-        measures, _ = self._measure(self._each)
+        measures, _, _ = self._measure(self.panel())
         return {f"panel_{name}": value for name, value in measures.items()}
 
     @torch.no_grad()
@@ -82,8 +92,9 @@ class Monitor:
         """Examine once more, on the larger panel, and write card.json and card.png."""
         begun = time.monotonic()
         with distributed.alone():
-            measures, examination = self._measure(self._final)
-            measures |= self._probes(examination)
+            panel = self.panel(last=True)
+            measures, examination, off = self._measure(panel)
+            measures |= self._probes(panel, examination, off)
             blocks = self._blocks()
         if blocks:
             reached = [value for values in blocks.values() for value in values if value > 0]
@@ -97,15 +108,14 @@ class Monitor:
         return card
 
     @torch.no_grad()
-    def _measure(self, panel: Sequence[int]) -> tuple[Measures, Examination]:
-        """The measures of the panel, and what was seen with LoRA on."""
-        inputs = self._inputs
-        batch = on_device(inputs.objective.load(list(panel), _PANEL_EPOCH), inputs.device)
-        with _evaluating(inputs.network):
+    def _measure(self, panel: list[int]) -> tuple[Measures, Examination, Examination | None]:
+        """The measures of the panel, and what was seen with LoRA on and off."""
+        batch = on_device(self.objective.load(panel, _PANEL_EPOCH), self.device)
+        with _evaluating(self.network):
             on = self._examine(batch)
             off = None
-            if inputs.level is not None:
-                with only_expert(inputs.network, None):
+            if self.level is not None:
+                with only_expert(self.network, None):
                     off = self._examine(batch)
         measures: Measures = {"loss": float(on.loss)}
         if off is not None:
@@ -122,43 +132,40 @@ class Monitor:
             measures["embedding_rank_share"] = measures["embedding_rank"] / max(1, 2 * len(panel) - 1)
         if off is not None and "teacher_similarity" in measures:
             measures["teacher_similarity_gain"] = measures["teacher_similarity"] - off.measures["teacher_similarity"]
-        self._off = off
-        return measures, on
+        return measures, on, off
 
     def _examine(self, batch: dict[str, Any]) -> Examination:
-        inputs = self._inputs
         # Noise that an objective draws from torch's own generator is then the same on and off, and in every epoch.
         torch.manual_seed(derived_seed("panel"))
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
-            return inputs.objective.examine(inputs.network, batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return self.objective.examine(self.network, batch)
 
-    def _probes(self, examination: Examination) -> Measures:
-        keys = self._inputs.source.keys(self._final)
-        places = places_of(keys, self._inputs.source)
+    def _probes(self, panel: list[int], examination: Examination, off: Examination | None) -> Measures:
+        keys = self.source.keys(panel)
+        places = places_of(keys, self.source)
         datasets, cases = [key.split("/")[0] for key in keys], [key.rpartition("/")[0] for key in keys]
         position = number_probe(examination.features, places, cases)
         measures = {"position_error": position.value}
         if len(keys) >= _ENOUGH:
             measures["position_error_over_chance"] = position.value / max(position.chance, 1e-12)
-        if self._off is not None:
-            measures["position_error_off"] = number_probe(self._off.features, places, cases).value
+        if off is not None:
+            measures["position_error_off"] = number_probe(off.features, places, cases).value
         if len(set(datasets)) > 1:
             dataset = class_probe(examination.features, datasets, cases)
             measures |= {"dataset_accuracy": dataset.value, "dataset_chance": dataset.chance}
         return measures
 
     def _blocks(self) -> dict[str, tuple[float, ...]]:
-        level = self._inputs.level
+        level = self.level
         if level is None:
             return {}
-        blocks = expert_blocks(self._inputs.network).values()
+        blocks = expert_blocks(self.network).values()
         pairs = [_lora_size(block.experts[level.value], block.get_submodule("block.attn.qkv")) for block in blocks]
         return {"q": tuple(q for q, _ in pairs), "v": tuple(v for _, v in pairs)}
 
     def _card(
         self, history: Sequence[Line], measures: Measures, blocks: dict[str, tuple[float, ...]], last: float
     ) -> PretrainingCard:
-        inputs = self._inputs
         seconds = sum(line["seconds"] for line in history)
         monitoring = last + sum(line.get("monitor_seconds", 0.0) for line in history)
         slices = sum(line["seconds"] * line["slices_per_second"] for line in history)
@@ -173,14 +180,14 @@ class Monitor:
             "monitor_share": monitoring / max(seconds, 1e-9),
         }
         judged = judge(measures)
-        trained = [inputs.network, inputs.objective.head]
+        trained = [self.network, self.objective.head]
         return PretrainingCard(
-            stage=inputs.stage,
+            stage=self.stage,
             verdict=verdict(judged),
-            taught_by=inputs.taught_by,
+            taught_by=self.taught_by,
             epochs=len(history),
-            pool_slices=len(inputs.source),
-            panel_slices=len(self._final),
+            pool_slices=len(self.source),
+            panel_slices=len(self.panel(last=True)),
             trained_parameters=sum(p.numel() for part in trained for p in part.parameters() if p.requires_grad),
             seconds=round(seconds, 3),
             monitor_seconds=round(monitoring, 3),
@@ -190,7 +197,7 @@ class Monitor:
             skipped_steps=skipped,
             measures=judged,
             blocks=blocks,
-            stamps=inputs.stamps,
+            stamps=self.stamps,
         )
 
 
@@ -207,11 +214,6 @@ def places_of(keys: Sequence[str], source: UnlabelledSource) -> list[float]:
         case, _, index = key.rpartition("/")
         last[case] = max(last.get(case, 1), int(index))
     return [int(index) / last[case] for case, _, index in (key.rpartition("/") for key in keys)]
-
-
-def _size(slices: float) -> int:
-    """The panel that costs as much as training on so many slices."""
-    return max(_SMALLEST_PANEL, min(LARGEST_PANEL, int(3 * slices / _PASSES)))
 
 
 @contextmanager
@@ -239,16 +241,74 @@ def _lora_size(expert: nn.Module, qkv: nn.Module) -> tuple[float, float]:
 def _tell(card: PretrainingCard, picture: Path) -> None:
     values: Mapping[str, float] = {measure.name: measure.value for measure in card.measures}
     if "gap" in values:
-        logger.info(
-            "%s: loss %.4f with the expert off, %.4f with it on, gap %+.1f %%",
-            card.stage,
-            values["loss_off"],
-            values["loss_on"],
-            100 * values["gap"],
-        )
+        off, on = values["loss_off"], values["loss_on"]
+        shown = f"loss {off:.4f} with the expert off, {on:.4f} with it on, gap {100 * values['gap']:+.1f} %"
+        logger.info("%s: %s", card.stage, shown)
     failed = [measure for measure in card.measures if measure.passed is False]
     if not failed:
         logger.info("%s: all monitors pass, see %s", card.stage, picture)
         return
     named = ", ".join(f"{measure.name} {measure.value:.3g} (wanted {measure.wanted})" for measure in failed)
     logger.warning("%s: monitors warn: %s; what to do is in %s", card.stage, named, picture)
+
+
+def compare_experts(
+    network: SegmentationNetwork,
+    levels: tuple[Level, ...],
+    source: UnlabelledSource,
+    device: torch.device,
+    folder: Path,
+    stamps: tuple[str, ...],
+) -> ExpertsCard:
+    """Examine the experts of ``network`` one by one on a panel of the pool; write experts.json and experts.png."""
+    panel = spread_evenly(len(source), LARGEST_PANEL)
+    network.to(device).eval()
+    with distributed.alone(), torch.no_grad():
+        features = {BASE: _pooled(network, None, source, panel, device)}
+        features |= {level.value: _pooled(network, level, source, panel, device) for level in levels}
+    card = _card(features, source, panel, stamps)
+    write_json(card, folder / EXPERTS_CARD_FILE)
+    from samora_pipeline.reporting.pretraining import draw_experts
+
+    draw_experts(card, folder)
+    logger.info("experts side by side: %s, see %s", card.verdict, folder / EXPERTS_CARD_PICTURE)
+    return card
+
+
+def _card(
+    features: dict[str, Tensor], source: UnlabelledSource, panel: list[int], stamps: tuple[str, ...]
+) -> ExpertsCard:
+    keys = source.keys(panel)
+    places, cases = places_of(keys, source), [key.rpartition("/")[0] for key in keys]
+    probes = [number_probe(values, places, cases) for values in features.values()]
+    similarity = tuple(
+        tuple(round(linear_cka(one, other), 6) for other in features.values()) for one in features.values()
+    )
+    values = {"least_change": 1 - max(similarity[0][1:])}
+    pairs = [similarity[i][j] for i in range(1, len(features)) for j in range(i + 1, len(features))]
+    if pairs:
+        values["similarity"] = max(pairs)
+    judged = judge(values)
+    return ExpertsCard(
+        verdict=verdict(judged),
+        panel_slices=len(panel),
+        names=tuple(features),
+        similarity=similarity,
+        position_error=tuple(round(probe.value, 6) for probe in probes),
+        position_chance=round(probes[0].chance, 6),
+        measures=judged,
+        stamps=stamps,
+    )
+
+
+def _pooled(
+    network: SegmentationNetwork, level: Level | None, source: UnlabelledSource, panel: list[int], device: torch.device
+) -> Tensor:
+    """Mean tokens of the last block under one expert, (B,D); None: the plain base."""
+    encoder, parts = network.image_encoder, []
+    with only_expert(encoder, level), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        for start in range(0, len(panel), _BATCH):
+            images = source.images(panel[start : start + _BATCH]).to(device)
+            (tokens,) = encoder.forward_tokens(network.to_rgb(images), (encoder.depth,))
+            parts.append(tokens.float().mean(dim=(1, 2)))
+    return torch.cat(parts)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-import torch
 from torch import Tensor, nn
 
+from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.optimization.lars import lars
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups
-from samora_pipeline.optimization.schedules import (
-    linear_rate,
-    square_root_rate,
-    warmup_cosine,
-    warmup_iterations,
-)
-from samora_pipeline.slices.datasets import EpochOrder
+from samora_pipeline.optimization.schedules import linear_rate, square_root_rate, warmup_cosine, warmup_iterations
+from samora_pipeline.slices.augmentation import allowed_flips
+from samora_pipeline.slices.datasets import EpochOrder, UnlabelledSource
+from samora_pipeline.slices.views import draw_views
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training, numbered
 from trainers.settings import PretrainingSettings
@@ -40,39 +38,56 @@ class Examination:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(Protocol[Network]):
-    """A task that needs no labels."""
+S = TypeVar("S", bound=PretrainingSettings)
 
-    @property
-    def head(self) -> nn.Module:
-        """What is trained with the network and thrown away; without parameters where there is no such thing."""
-        ...
+
+class Objective(Generic[Network, S]):
+    """A task on the slices of a pool, each seen in a view that is drawn for it; the head depends on the network.
+
+    Args:
+        source: the slices.
+        plans: the plan of the run's dataset, whose channels and flips count.
+        settings: of the stage.
+        network: what learns.
+        seed: of everything that is drawn.
+    """
+
+    def __init__(self, source: UnlabelledSource, plans: Plans, settings: S, network: Network, seed: int) -> None:
+        self._source, self._plans, self._settings, self._seed = source, plans, settings, seed
+        self._flips = allowed_flips(plans)
+        self.head = self.make_head(network, len(plans.channel_names))
+
+    @abstractmethod
+    def make_head(self, network: Network, channels: int) -> nn.Module:
+        """What is trained with the network and thrown away, with random weights."""
 
     def load(self, indices: list[int], epoch: int) -> Batch:
-        """Read slices and draw what is random about them, per slice and epoch."""
-        ...
+        """Images (B,C,N,N) and the parameters of their views."""
+        return {"images": self._source.images(indices), "view": self._views_of(indices, epoch)}
 
+    @abstractmethod
     def loss(self, network: Network, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and metrics of the global batch from this rank's share; all is on one device."""
-        ...
 
+    @abstractmethod
     def examine(self, network: Network, batch: Batch) -> Examination:
         """The same task on a panel, with all that a monitor wants to see; without gradients."""
-        ...
+
+    def _views_of(self, indices: list[int], epoch: int, view: int = 0) -> Any:
+        keys = self._source.keys(indices)
+        return draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch, view=view)
 
 
 def pretraining(
     stage: str,
     network: nn.Module,
-    objective: Objective[Any],
+    objective: Objective[Any, Any],
     settings: PretrainingSettings,
     slices: int,
     seed: int,
     *,
     experts: Mapping[str, nn.Parameter],
-    after_first_step: Callable[[], None] = lambda: None,
     buffers: Mapping[str, Tensor] | None = None,
-    monitor: Callable[[], Mapping[str, float]] | None = None,
     names: Callable[[list[int]], Sequence[str]] = numbered,
 ) -> Training:
     """Describe the training of all parameters of ``network`` that require a gradient, and of the objective's head.
@@ -85,11 +100,16 @@ def pretraining(
     trained |= {f"head.{name}": parameter for name, parameter in objective.head.named_parameters()}
     order = EpochOrder(slices, min(settings.batch, slices), seed)
     steps = len(_batches(order, settings, 0))
+    groups = parameter_groups(trained.values(), settings.weight_decay, experts=list(experts.values()))
+    first_beta = settings.betas[0]
+    optimizer = (
+        lars(groups, momentum=first_beta) if settings.optimizer == "lars" else adamw(groups, betas=settings.betas)
+    )
     return Training(
         stage=stage,
         parameters=trained,
         buffers=buffers or {},
-        optimizer=_optimizer(trained, settings, list(experts.values())),
+        optimizer=optimizer,
         learning_rate=partial(
             warmup_cosine,
             base=peak_rate(settings, order.batch_size),
@@ -104,8 +124,6 @@ def pretraining(
         epochs=settings.epochs,
         micro_batch=settings.micro_batch,
         clip_norm=settings.clip_norm,
-        after_first_step=after_first_step,
-        monitor=monitor,
         names=names,
     )
 
@@ -117,15 +135,6 @@ def peak_rate(settings: PretrainingSettings, batch: int) -> float:
     if settings.rate_rule == "linear":
         return linear_rate(settings.learning_rate, batch)
     return settings.learning_rate
-
-
-def _optimizer(
-    trained: Mapping[str, nn.Parameter], settings: PretrainingSettings, experts: Sequence[nn.Parameter]
-) -> torch.optim.Optimizer:
-    groups = parameter_groups(trained.values(), settings.weight_decay, experts=experts)
-    if settings.optimizer == "lars":
-        return lars(groups, momentum=settings.betas[0])
-    return adamw(groups, betas=settings.betas)
 
 
 def _batches(order: EpochOrder, settings: PretrainingSettings, epoch: int) -> list[list[int]]:

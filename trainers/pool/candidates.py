@@ -1,18 +1,22 @@
-"""Which cases may come into an unlabelled pool, and why the others may not."""
+"""Which cases a run may learn from, and why the others stay out: pool candidates, leaks and held-out cases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from samora_pipeline.contracts.leakage import Leak, copy_of, telling_digests, voxel_index
-from samora_pipeline.contracts.splits import OFFICIAL, Splits
-from samora_pipeline.contracts.stored_case import StoredCase
-from trainers.pool.prepared import PreparedDataset
-from trainers.pool.sources import PoolDatasets
+from samora_pipeline.contracts.splits import OFFICIAL, Selection
+from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.paths import Roots
+from trainers.pool.datasets import PoolSettings, PreparedDataset, find_pool_datasets
 
 Reason = Literal["scored", "of a scored patient", "test", "not CT", "a leak", "a copy"]
+
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,40 @@ class Candidates:
 
 
 def find_candidates(
-    own: PreparedDataset, found: PoolDatasets, scored: frozenset[str], *, transductive: bool
+    own: PreparedDataset,
+    tokens: Sequence[str],
+    roots: Roots,
+    settings: PoolSettings,
+    scored: frozenset[str],
+    *,
+    transductive: bool,
 ) -> Candidates:
-    """Sort the cases of all datasets.
+    """Sort the cases of the datasets that ``tokens`` name, see ``find_pool_datasets``.
 
     Kept out are test cases and cases of a published test set, of any dataset; the cases that the run is scored on and
     other scans of their patients; and cases that are no CT where the paper's rule asks for CT. ``transductive`` lets
     the scored cases, their patients and published test sets in, without their labels.
     """
-    reasons = {}
-    for dataset, keep in found.datasets:
-        reason_of = _reasons(own, dataset, keep, scored, transductive=transductive)
-        reasons[dataset.name] = {name: reason_of(name, stored) for name, stored in sorted(dataset.cases.items())}
-    return Candidates(own, tuple(dataset for dataset, _ in found.datasets), reasons, found.missing)
+    found, missing = find_pool_datasets(own, tokens, roots, settings)
+    reasons: dict[str, dict[str, Reason | None]] = {}
+    for dataset, keep in found.values():
+        is_own, folds = dataset.name == own.name, dataset.splits().folds
+        hidden = scored if is_own else frozenset(folds[OFFICIAL].scored if OFFICIAL in folds else ())
+        patients = {dataset.raw.patient(name) for name in hidden}
+        of_dataset = reasons.setdefault(dataset.name, {})
+        for name, stored in sorted(dataset.cases.items()):
+            of_dataset[name] = None
+            if not keep(name):
+                of_dataset[name] = "not CT"
+            elif transductive:
+                of_dataset[name] = "test" if stored.subset == "test" and not (is_own and name in scored) else None
+            elif name in hidden:
+                of_dataset[name] = "scored"
+            elif stored.subset == "test":
+                of_dataset[name] = "test"
+            elif dataset.raw.patient(name) in patients:
+                of_dataset[name] = "of a scored patient"
+    return Candidates(own, tuple(dataset for dataset, _ in found.values()), reasons, missing)
 
 
 def pool_leaks(candidates: Candidates, protected: frozenset[str]) -> tuple[Leak, ...]:
@@ -101,31 +126,95 @@ def pool_leaks(candidates: Candidates, protected: frozenset[str]) -> tuple[Leak,
     )
 
 
-def _reasons(
-    own: PreparedDataset,
-    dataset: PreparedDataset,
-    keep: Callable[[str], bool],
-    scored: frozenset[str],
-    *,
-    transductive: bool,
-) -> Callable[[str, StoredCase], Reason | None]:
-    is_own = dataset.name == own.name
-    hidden = scored if is_own else _published_test(dataset.splits())
-    patients = {dataset.raw.patient(name) for name in hidden}
+@dataclass(frozen=True)
+class LeakReport:
+    """All leaks of a run: those taken out, those let in by name, and those that nothing was said about."""
 
-    def reason(name: str, stored: StoredCase) -> Reason | None:
-        if not keep(name):
-            return "not CT"
-        if transductive:
-            return "test" if stored.subset == "test" and not (is_own and name in scored) else None
-        if name in hidden:
-            return "scored"
-        if stored.subset == "test":
-            return "test"
-        return "of a scored patient" if dataset.raw.patient(name) in patients else None
+    excluded: tuple[Leak, ...] = ()
+    allowed: tuple[Leak, ...] = ()
+    unsettled: tuple[Leak, ...] = ()
 
-    return reason
+    def require_settled(self) -> None:
+        """Refuse to go on with leaks that nothing was said about.
+
+        Raises:
+            DataError: ``E-LEAK-01`` a training case shows a patient, ``E-LEAK-02`` a scan that is scored;
+                ``E-LEAK-03`` such a scan is in the unlabelled pool.
+        """
+        leaks, training = self.unsettled, [leak for leak in self.unsettled if leak.place == "training"]
+        if not leaks:
+            return
+        if not training:
+            code, what = (
+                "E-LEAK-03",
+                f"{len(leaks)} scans of the unlabelled pool are scans that are scored or tested on",
+            )
+        elif any(leak.reason == "voxels" for leak in training):
+            code, what = "E-LEAK-02", f"{len(training)} training cases show what is scored or tested on"
+        else:
+            code, what = "E-LEAK-01", f"{len(training)} training cases are of patients that are scored or tested on"
+        shown = "; ".join(leak.text for leak in leaks[:_SHOWN])
+        more = f"; and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
+        few = " ".join(names(leaks)) if len(leaks) <= _SHOWN else "CASE ..."
+        raise DataError(
+            code,
+            what,
+            found=shown + more,
+            expected="nothing that is scored or tested on, under any name, among what is learned from",
+            fix="the same command with --exclude-leaks, which takes them out"
+            f"\n       or with --allow-leak {few}, which lets them in and marks every report LEAKY",
+        )
 
 
-def _published_test(splits: Splits) -> frozenset[str]:
-    return frozenset(splits.folds[OFFICIAL].scored) if OFFICIAL in splits.folds else frozenset()
+def settle(leaks: Iterable[Leak], *, exclude: bool, allow: Collection[str]) -> LeakReport:
+    """Sort leaks by what was asked for; a case that is allowed by name is not taken out."""
+    every = tuple({leak.case: leak for leak in leaks}.values())
+    allowed = tuple(leak for leak in every if leak.case in allow)
+    rest = tuple(leak for leak in every if leak.case not in allow)
+    return LeakReport(rest, allowed, ()) if exclude else LeakReport((), allowed, rest)
+
+
+def names(leaks: Iterable[Leak]) -> tuple[str, ...]:
+    """The cases of leaks, sorted."""
+    return tuple(sorted(leak.case for leak in leaks))
+
+
+def hold_out(selection: Selection, count: int, patient: Callable[[str], str]) -> tuple[Selection, tuple[str, ...]]:
+    """Divide a selection into what is learned from and at least ``count`` cases to choose post-processing on.
+
+    They are drawn by seed from the run's own labels, whole patients at a time: labels beyond the budget of a split
+    stay unseen here too, and scored cases never come into it.
+
+    Args:
+        selection: the labelled cases of the run.
+        count: how many cases to hold out; 0 leaves the selection as it is.
+        patient: the patient of a case. Patients are not divided, so a few cases more may be held out.
+
+    Raises:
+        UsageError: ``E-SET-05`` a negative number.
+        DataError: ``E-SPLIT-07`` when labels belong to slices and not to whole scans, or nothing would be left.
+    """
+    if count < 0:
+        raise UsageError("E-SET-05", found=str(count))
+    if count == 0:
+        return selection, ()
+    if selection.slices:
+        raise DataError(
+            "E-SPLIT-07", selection=selection, found="labels of single slices, and components belong to whole volumes"
+        )
+    patients: dict[str, list[str]] = {}
+    for case in selection.cases:
+        patients.setdefault(patient(case), []).append(case)
+    order = sorted(patients)
+    random.Random(f"held out/{selection.fold}/{selection.seed}").shuffle(order)
+    held_out: list[str] = []
+    while order and len(held_out) < count:
+        held_out += patients[order.pop()]
+    if not order:
+        raise DataError(
+            "E-SPLIT-07",
+            selection=selection,
+            found=f"{count} of {len(selection.cases)} labelled cases ({len(patients)} patients)",
+        )
+    kept = tuple(case for case in selection.cases if case not in held_out)
+    return replace(selection, cases=kept), tuple(sorted(held_out))

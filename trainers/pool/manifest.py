@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import write_json
@@ -12,8 +11,8 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.parallel import map_cases, suggest_workers
 from samora_pipeline.slices.pool import PoolScan, allot, choice_rule, content_digest, showing_slices, spread
 from samora_pipeline.slices.store import CasePaths
-from trainers.pool.pool import Pool, PoolMember, empty_pool, require_number
-from trainers.pool.prepared import preprocessing
+from trainers.pool.datasets import preprocessing
+from trainers.pool.pool import Pool, PoolMember, require_number
 
 
 def pool_manifest(pool: Pool) -> PoolManifest:
@@ -27,7 +26,11 @@ def pool_manifest(pool: Pool) -> PoolManifest:
         write_json(choose_slices(pool), pool.file)
     distributed.barrier()
     manifest = read_pool(pool.file)
-    _require_same_slices(pool, manifest)
+    # The key names what the slices came from; this looks at what the store holds now.
+    for member in pool.members:
+        for case, entry in manifest.datasets[member.dataset.name].cases.items():
+            if content_digest(member.dataset.cases[case], entry.slices) != entry.content_digest:
+                raise DataError("E-POOL-07", case=case, pool=pool, found=f"other checksums in {member.dataset.slices}")
     return manifest
 
 
@@ -36,7 +39,7 @@ def choose_slices(pool: Pool) -> PoolManifest:
     shown = _look_through(pool)
     count = sum(map(len, shown.values()))
     if count == 0:
-        raise empty_pool(f"{pool.stored} slices, and all of them show only air or nearly one value")
+        raise DataError("E-POOL-03", found=f"{pool.stored} slices, and all of them show only air or nearly one value")
     require_number(pool.settings, count, "show something to learn from")
     sizes = {_name(key): len(indices) for key, indices in shown.items()}
     quota, shares = allot(sizes, pool.settings.slices, pool.seed)
@@ -74,10 +77,13 @@ def describe_choice(manifest: PoolManifest, pool: Pool) -> str:
 
 
 def _look_through(pool: Pool) -> dict[tuple[str, str], tuple[int, ...]]:
-    scans: dict[tuple[str, str], PoolScan] = {
-        (member.dataset.name, case): member.scan(case) for member in pool.members for case in member.cases
+    scans = {
+        (member.dataset.name, case): PoolScan(member.dataset.slices, case, member.plans, member.step)
+        for member in pool.members
+        for case in member.cases
     }
-    sizes = [_size(scan.folder, scan.case) for scan in scans.values()]
+    files = [CasePaths.of(scan.folder, scan.case).images for scan in scans.values()]
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
     items = [(_name(key), scan) for key, scan in scans.items()]
     outcomes = map_cases(showing_slices, items, suggest_workers(sizes), "choosing slices")
     for outcome in outcomes:
@@ -100,18 +106,5 @@ def _pool_case(member: PoolMember, case: str, shown: tuple[int, ...], shares: Ma
     )
 
 
-def _require_same_slices(pool: Pool, manifest: PoolManifest) -> None:
-    """The key names what the slices came from; this looks at what the store holds now."""
-    for member in pool.members:
-        for case, entry in manifest.datasets[member.dataset.name].cases.items():
-            if content_digest(member.dataset.cases[case], entry.slices) != entry.content_digest:
-                raise DataError("E-POOL-07", case=case, pool=pool, found=f"other checksums in {member.dataset.slices}")
-
-
 def _name(key: tuple[str, str]) -> str:
     return "/".join(key)
-
-
-def _size(folder: Path, case: str) -> int:
-    path = CasePaths.of(folder, case).images
-    return path.stat().st_size if path.is_file() else 0

@@ -1,27 +1,60 @@
-"""The unlabelled pool of stage 1, and the promise that no scored scan is in it, under no name."""
+"""The unlabelled pool of stage 1, and the promise that no scored scan is in it, under no name.
+
+Fed-MENU (DIAL-RPI/Fed-MENU), which the paper names for its unlabelled CT, brings scans into LPS orientation, resamples
+the axes that are finer than 0.8 x 0.8 x 1.5 mm to that (never the coarser ones), and scales HU from [-200, 400] to
+[0, 1]. Here the store's axial slices are in that orientation already; in the plane, slices are shrunk and padded;
+across it, the slices nearest to steps of 1.5 mm are taken instead of interpolated ones. What is not CT keeps the
+intensity rule of its own plan: percentiles for MR.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from samora_pipeline import distributed
-from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.contracts.pool import PoolManifest
+from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
+from samora_pipeline.contracts.pool import PoolIntensity, PoolManifest
 from samora_pipeline.contracts.run import PoolRecord
 from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_json
 from samora_pipeline.slices.datasets import DEFAULT_MEMORY, JoinedSource, SliceId, SliceSource, UnlabelledSource
-from samora_pipeline.slices.pool import PoolScan, choice_rule, thinned
-from trainers.pool.candidates import Candidates
-from trainers.pool.leaks import LeakReport, names
-from trainers.pool.prepared import PreparedDataset, preprocessing
-from trainers.pool.rules import PoolSettings, pool_plans, slice_step
+from samora_pipeline.slices.pool import choice_rule, thinned
+from trainers.pool.candidates import Candidates, LeakReport, names
+from trainers.pool.datasets import PoolSettings, PreparedDataset, preprocessing
+
+FED_MENU_WINDOW = (-200.0, 400.0)
+"""HU"""
+FED_MENU_SPACING = 0.8
+"""mm in the plane"""
+FED_MENU_STEP = 1.5
+"""mm across it"""
+
+_WHY = "Fed-MENU"
+
 
 _KEY_LENGTH = 12
+
+
+def pool_plans(dataset: PreparedDataset, own: Plans, intensity: PoolIntensity) -> Plans:
+    """The plan by which a dataset's slices come into a pool: its own, at the sizes of the run's dataset ``own``."""
+    plans = replace(dataset.plans, slice_size=own.slice_size, input_size=own.input_size)
+    if intensity == "plan":
+        return plans
+    window = IntensityRule("window", *FED_MENU_WINDOW)
+    rules = tuple(
+        window if name.strip().lower() == "ct" else rule
+        for name, rule in zip(plans.channel_names, plans.intensity.value, strict=True)
+    )
+    return replace(
+        plans,
+        in_plane=Planned("shrink_and_pad", _WHY),
+        in_plane_spacing=Planned(FED_MENU_SPACING if dataset.raw.ours.spacing_known else None, _WHY),
+        intensity=Planned(rules, _WHY),
+    )
 
 
 @dataclass(frozen=True)
@@ -32,10 +65,6 @@ class PoolMember:
     cases: tuple[str, ...]
     plans: Plans
     step: float | None
-
-    def scan(self, case: str) -> PoolScan:
-        """What is looked through to find the slices of a case."""
-        return PoolScan(self.dataset.slices, case, self.plans, self.step)
 
     @cached_property
     def slices(self) -> int:
@@ -75,10 +104,6 @@ class Pool:
     def file(self) -> Path:
         """Where the manifest lies."""
         return self.folder / f"{self.record.key}.json"
-
-    def identity(self) -> dict[str, Any]:
-        """What determines the pool."""
-        return _identity(self.members, self.settings, self.seed, self.record.excluded)
 
     def check(self) -> None:
         """Make sure, right before the first step, that nothing forbidden is in the pool.
@@ -125,7 +150,15 @@ def make_pool(
     candidates = candidates.without(names(leaks.excluded), "a leak")
     copies = candidates.copies()
     candidates = candidates.without(copies, "a copy")
-    members = tuple(_member(candidates, dataset, settings) for dataset in candidates.datasets)
+    members = tuple(
+        PoolMember(
+            dataset,
+            candidates.cases(dataset),
+            pool_plans(dataset, candidates.own.plans, settings.intensity),
+            FED_MENU_STEP if settings.intensity == "fed_menu" and dataset.raw.ours.spacing_known else None,
+        )
+        for dataset in candidates.datasets
+    )
     _require_channels(candidates.own, members)
     hidden = frozenset() if transductive else scored | candidates.labels("scored", "of a scored patient")
     excluded = tuple(sorted(hidden.union(names(leaks.excluded))))
@@ -141,7 +174,11 @@ def make_pool(
     )
     forbidden = frozenset((*excluded, *names(leaks.unsettled)))
     pool = Pool(members, candidates, settings, seed, record, forbidden, folder, input_size)
-    _require_content(pool)
+    if not any(member.cases for member in members):
+        left_out = sum(reason is not None for reasons in candidates.reasons.values() for reason in reasons.values())
+        found = f"no training or unlabelled scans besides {left_out} that must stay out"
+        raise DataError("E-POOL-03", found=found)
+    require_number(settings, pool.stored, "are stored")
     return pool
 
 
@@ -153,21 +190,6 @@ def require_number(settings: PoolSettings, slices: int, what: str) -> None:
     """
     if settings.complete and settings.slices is not None and slices < settings.slices:
         raise DataError("E-POOL-06", settings=settings, slices=slices, found=f"{slices:,} slices {what}")
-
-
-def empty_pool(found: str) -> DataError:
-    """The error for a pool without a slice (``E-POOL-03``)."""
-    return DataError("E-POOL-03", found=found)
-
-
-def _member(candidates: Candidates, dataset: PreparedDataset, settings: PoolSettings) -> PoolMember:
-    known = dataset.raw.ours.spacing_known
-    return PoolMember(
-        dataset,
-        candidates.cases(dataset),
-        pool_plans(dataset.plans, candidates.own.plans, settings.intensity, spacing_known=known),
-        slice_step(settings.intensity, spacing_known=known),
-    )
 
 
 def _identity(
@@ -199,12 +221,3 @@ def _require_channels(own: PreparedDataset, members: Sequence[PoolMember]) -> No
             expected=f"{count} channels, as {own.name} has ({', '.join(own.plans.channel_names)})",
             fix="leave them out of --unlabeled",
         )
-
-
-def _require_content(pool: Pool) -> None:
-    if not any(member.cases for member in pool.members):
-        left_out = sum(
-            reason is not None for reasons in pool.candidates.reasons.values() for reason in reasons.values()
-        )
-        raise empty_pool(f"no training or unlabelled scans besides {left_out} that must stay out")
-    require_number(pool.settings, pool.stored, "are stored")

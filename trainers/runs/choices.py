@@ -1,35 +1,39 @@
-"""From a request to the stages of a run: method, recipe, levels, backbone and settings, with defaults filled in."""
+"""From a request to the stages of a run: method, recipe, levels, backbone and settings, with ``--set`` applied.
+
+``--set`` makes typed changes, refused when name or type is wrong. The options of an exchangeable part are named like
+its other fields: ``model.fusion.temperature=2``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
-from typing import Any
+from typing import Any, get_type_hints
 
-from samora_pipeline.contracts.json_io import to_plain
+from samora_pipeline.contracts.assignments import read_value, split_assignment
+from samora_pipeline.contracts.json_io import parse, to_plain
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec, ModuleSpec, NetworkSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
+from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.fusions.catalog import fusion_options
+from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
 from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
-from trainers.pool.rules import PAPER_POOL, PoolSettings
-from trainers.pool.sources import PAPER
-from trainers.runs.overrides import apply_overrides, differences
-from trainers.runs.presets import resolve
-from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer
-from trainers.settings import (
-    BOOTSTRAP,
-    FINETUNE,
-    STAGE_NAMES,
-    DenoisingSettings,
-    FinetuneSettings,
-    StageSettings,
-)
+from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
+from trainers.runs.folder import flat
+from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
+from trainers.settings import BOOTSTRAP, FINETUNE, STAGE_NAMES, DenoisingSettings, FinetuneSettings, StageSettings
+
+OPTIONS = "options"
+Leaves = dict[str, Any]
+
 
 MODEL, POOL = "model", "pool"
 INPUT_SIZE, MICRO_BATCH = f"{MODEL}.input_size", f"{FINETUNE}.micro_batch"
@@ -40,45 +44,84 @@ _MEMORY_GIB, _FIXED_GIB, _SLICE_GIB = 16.0, 2.0, 0.75
 _LARGEST_MICRO_BATCH = 32
 
 
+def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return ``settings`` (frozen dataclasses by name) with each ``name.to.field=value`` applied, in order.
+
+    Values are written as in JSON or bare: ``20``, ``5e-3``, ``true``, ``none``, ``0.9,0.99``, ``hl_attn``.
+
+    Raises:
+        UsageError: ``E-SET-01`` an unknown name, with the nearest one; ``E-SET-02`` not of the form name=value;
+            ``E-SET-03`` a value of another type.
+    """
+    types_of = {name: kind for part, value in settings.items() for name, kind in _types(part, value).items()}
+    plain = {name: to_plain(value) for name, value in settings.items()}
+    for assignment in assignments:
+        name, text = split_assignment(assignment, "finetune.epochs=20")
+        if name not in types_of:
+            raise UsageError(
+                "E-SET-01",
+                hints=nearest(name, list(types_of)),
+                hints2=", ".join(types_of),
+                what=f'there is no setting "{name}"',
+                found=name,
+            )
+        *folders, last = name.split(".")
+        part = functools.reduce(lambda inner, folder: inner[folder], folders, plain)
+        (part if last in part else part[OPTIONS])[last] = to_plain(read_value(name, text, types_of[name]))
+    return {name: parse(type(value), plain[name], name) for name, value in settings.items()}
+
+
+def differences(settings: Mapping[str, Any], default: Mapping[str, Any]) -> Leaves:
+    """Return the settings that are not those of ``default``, by dotted name, as plain JSON."""
+    mine, theirs = _leaves(settings), _leaves(default)
+    return {name: value for name, value in mine.items() if name not in theirs or theirs[name] != value}
+
+
+def _types(prefix: str, value: Any) -> Leaves:
+    """Dotted names of all settings of a dataclass and their types; those of options are the types of their values."""
+    found: Leaves = {}
+    hints = get_type_hints(type(value))
+    for field, inner in ((field, vars(value)[field.name]) for field in dataclasses.fields(value)):
+        name = f"{prefix}.{field.name}"
+        if field.name == OPTIONS:
+            found |= {f"{prefix}.{option}": _type_of(given) for option, given in inner.items()}
+        elif dataclasses.is_dataclass(inner):
+            found |= _types(name, inner)
+        else:
+            found[name] = hints[field.name]
+    return found
+
+
+def _type_of(value: Any) -> Any:
+    """The type of an option, from its value as plain JSON."""
+    if value is None:
+        return Any
+    return tuple[Any, ...] if isinstance(value, list) else type(value)
+
+
+def _leaves(settings: Mapping[str, Any]) -> Leaves:
+    leaves = flat(to_plain(dict(settings)))
+    return {name.replace(f".{OPTIONS}.", "."): leaf for name, leaf in leaves.items() if leaf != {}}
+
+
 @dataclass(frozen=True)
 class Method:
     """What a request says about the method; needs no data.
 
-    ``settings`` has ``model``, ``pool`` and every stage by name. ``changes`` names everything that differs from the
-    trainer's defaults, ``unused`` assignments to stages that this run does not have.
+    ``stages`` are in their order. ``changes`` names everything that differs from the trainer's defaults, ``unused``
+    assignments to stages that this run does not have.
     """
 
     trainer: Trainer
     recipe: str
     levels: tuple[Level, ...]
     backbone: str
-    small: bool
-    settings: Mapping[str, Any]
+    model: ModelSettings | NetworkSettings
+    pool: PoolSettings
+    stages: dict[str, StageSettings]
+    finetune: FinetuneSettings
     changes: Mapping[str, Any]
     unused: tuple[str, ...]
-
-    @property
-    def model(self) -> ModelSettings | NetworkSettings:
-        """The settings of the network."""
-        settings: ModelSettings | NetworkSettings = self.settings[MODEL]
-        return settings
-
-    @property
-    def pool(self) -> PoolSettings:
-        """The settings of the pool."""
-        settings: PoolSettings = self.settings[POOL]
-        return settings
-
-    @property
-    def finetune(self) -> FinetuneSettings:
-        """The settings of stage 2."""
-        settings: FinetuneSettings = self.settings[FINETUNE]
-        return settings
-
-    @property
-    def stages(self) -> dict[str, StageSettings]:
-        """The stages in their order."""
-        return {name: value for name, value in self.settings.items() if name not in (MODEL, POOL)}
 
 
 def choose_method(request: Request) -> Method:
@@ -99,13 +142,27 @@ def choose_method(request: Request) -> Method:
     check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
     default = {MODEL: trainer.model_for(small=small), POOL: pool, **stages}
-    unused = tuple(one for one in request.assignments if _stage_of(one) in set(STAGE_NAMES) - set(stages))
+    unused = tuple(
+        one for one in request.assignments if one.partition("=")[0].partition(".")[0] in set(STAGE_NAMES) - set(stages)
+    )
     settings = _with_parts(default, [one for one in request.assignments if one not in unused])
-    changes = _asked(request, trainer, recipe, levels, backbone, small=small)
+    asked = {
+        "seed": (request.seed, 0),
+        "recipe": (recipe, trainer.default_recipe(small=small)),
+        "levels": (list(levels), list(trainer.levels)),
+        "backbone": (backbone, trainer.backbone),
+        "backbone_weights": (request.backbone_weights, None),
+        "unlabeled": (sorted(request.unlabeled), []),
+        "transductive": (request.transductive, False),
+        "exclude_leaks": (request.exclude_leaks, False),
+        "allow_leak": (sorted(request.allow_leak), []),
+    }
+    changes = {name: value for name, (value, usual) in asked.items() if value != usual}
     changes |= differences(settings, _with_parts(default, []))
+    model, pool = settings.pop(MODEL), settings.pop(POOL)
     if request.fast:
-        settings |= {name: stage.short() for name, stage in settings.items() if isinstance(stage, StageSettings)}
-    return Method(trainer, recipe, levels, backbone, small, settings, changes, unused)
+        settings = {name: stage.short() for name, stage in settings.items()}
+    return Method(trainer, recipe, levels, backbone, model, pool, settings, settings[FINETUNE], changes, unused)
 
 
 def choose_sizes(
@@ -124,7 +181,9 @@ def choose_sizes(
     choices: dict[str, Choice] = {}
     size = method.model.input_size
     if size is None:
-        choices[INPUT_SIZE] = earlier.get(INPUT_SIZE) or _preferred_size(plans)
+        preferred, why = plans.input_size.value, plans.input_size.why
+        usual = Choice(_PUBLISHED_SIZE, "the published setting (Table 8)")
+        choices[INPUT_SIZE] = earlier.get(INPUT_SIZE) or (usual if preferred is None else Choice(preferred, why))
         size = int(choices[INPUT_SIZE].value)
     finetune = method.finetune
     if finetune.micro_batch is None:
@@ -149,24 +208,6 @@ def network_spec(method: Method, *, input_size: int, in_channels: int, num_outpu
         decoder=model.decoder,
         block_adapters=method.trainer.block_adapters,
     )
-
-
-def _asked(
-    request: Request, trainer: Trainer, recipe: str, levels: tuple[Level, ...], backbone: str, *, small: bool
-) -> dict[str, Any]:
-    """What the request says besides ``--set`` that is not the default."""
-    asked = {
-        "seed": (request.seed, 0),
-        "recipe": (recipe, trainer.default_recipe(small=small)),
-        "levels": (list(levels), list(trainer.levels)),
-        "backbone": (backbone, trainer.backbone),
-        "backbone_weights": (request.backbone_weights, None),
-        "unlabeled": (sorted(request.unlabeled), []),
-        "transductive": (request.transductive, False),
-        "exclude_leaks": (request.exclude_leaks, False),
-        "allow_leak": (sorted(request.allow_leak), []),
-    }
-    return {name: value for name, (value, usual) in asked.items() if value != usual}
 
 
 def _with_parts(settings: Mapping[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -203,23 +244,11 @@ def _(settings: DenoisingSettings, before: DenoisingSettings) -> DenoisingSettin
     return replace(settings, noise=replace(noise, options=to_plain(noise_options(noise))))
 
 
-def _stage_of(assignment: str) -> str:
-    return assignment.partition("=")[0].partition(".")[0]
-
-
-def _preferred_size(plans: Plans) -> Choice:
-    if plans.input_size.value is not None:
-        return Choice(plans.input_size.value, plans.input_size.why)
-    return Choice(_PUBLISHED_SIZE, "the published setting (Table 8)")
-
-
 def _fitting_micro_batch(input_size: int) -> Choice:
     """The micro-batch for a device of 16 GiB: what is left beside weights, over the need of a slice."""
     need = _SLICE_GIB * (input_size / 224) ** 2
     fits = max(1, int((_MEMORY_GIB - _FIXED_GIB) / need))
-    value = 1
-    while value * 2 <= min(fits, _LARGEST_MICRO_BATCH):
-        value *= 2
+    value = 1 << (min(fits, _LARGEST_MICRO_BATCH).bit_length() - 1)
     return Choice(
         value,
         f"({_MEMORY_GIB:g} - {_FIXED_GIB:g}) GiB / {need:.2f} GiB per slice of {input_size} x {input_size} "

@@ -19,7 +19,7 @@ from trainers.methods import RECIPES
 from trainers.runs.folder import trained
 from trainers.runs.planning import PlannedRun
 from trainers.stages.stage import Stage
-from trainers.stages.teachers import teacher_text
+from trainers.stages.unlabelled import teacher_text
 
 
 def describe(run: PlannedRun, roots: Roots) -> str:

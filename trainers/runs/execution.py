@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import replace
-from typing import Any
 
 from samora_pipeline import distributed
 from samora_pipeline.command_line import say as say_result
@@ -14,15 +13,14 @@ from samora_pipeline.contracts.run import BASE_FILE, SUMMARY_FILE
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.files import atomic_path, digest_file, sweep
 from samora_pipeline.models.samora import SegmentationNetwork
-from trainers.loop.expert_similarity import compare_experts
-from trainers.runs.folder import config_digest, trained, write_config
-from trainers.runs.planning import PlannedRun
-from trainers.runs.timing import record_seconds_per_volume, record_stage
+from trainers.loop.monitors import compare_experts
+from trainers.runs.folder import config_digest, record_seconds_per_volume, record_stage, trained, write_config
+from trainers.runs.planning import PlannedRun, with_bootstrap
 from trainers.settings import BOOTSTRAP, FINETUNE, VALIDATE
 from trainers.stages import validate
 from trainers.stages.experts import rehearse
 from trainers.stages.finetune import Finetune
-from trainers.stages.stage import Stage, missing, run_stage, say, shared_timing
+from trainers.stages.stage import missing, run_stage, say, shared_timing
 
 
 class Execution:
@@ -51,17 +49,13 @@ class Execution:
                     say(f"{stage.name}: reused {stage.result(self.context).parent}")
                 elif only in (None, stage.name):
                     run_stage(stage, self.config, self.context, stage.digest)
-                self._note_bootstrap(stage)
+                if stage.name == BOOTSTRAP:
+                    # Experts keep the digest of the base that they were trained on.
+                    self.config = with_bootstrap(self.config, self.context)
         if only in (None, FINETUNE):
             self._finetune()
         if only in (None, VALIDATE):
             self._validate(again=only is not None)
-
-    def _note_bootstrap(self, stage: Stage[Any]) -> None:
-        """Experts keep the digest of the base that they were trained on."""
-        file, base = stage.result(self.context), self.config.base
-        if stage.name == BOOTSTRAP and base is not None and file.is_file():
-            self.config = replace(self.config, base=replace(base, digest=digest_file(file)))
 
     def _rehearse(self) -> None:
         """Read untrained experts into the network of stage 2 as fine-tuning will, before the first of them learns."""
@@ -130,8 +124,9 @@ class Execution:
             if distributed.is_main():
                 self._report(missing_only=True)
             return
+        known = raw.test() | raw.training()
         names = self.config.scored[:1] if self.one_case else self.config.scored
-        cases = validate.scored_cases(raw, names)
+        cases = tuple(known[name] for name in names if name in known)
         if len(cases) < len(names) or not cases:
             say(
                 f"validation skipped: {len(names) - len(cases)} of {len(names)} scored cases have no files in "
@@ -139,15 +134,14 @@ class Execution:
             )
             return
         begun = time.monotonic()
-        inputs = validate.ValidationInputs(self.config, self.folder, cases, raw, self.context.weights)
-        result = validate.run_validation(inputs, self.context.device)
+        summary, seconds = validate.run_validation(self.config, self.context, cases)
         self._record(VALIDATE, StageTiming(round(time.monotonic() - begun, 3)))
         if distributed.is_main():
-            record_seconds_per_volume(self.folder, result.seconds_per_volume)
-            if result.summary is not None:
+            record_seconds_per_volume(self.folder, seconds)
+            if summary is not None:
                 from samora_pipeline.evaluation.tables import render
 
-                say_result(render(result.summary))
+                say_result(render(summary))
                 self._report()
 
     def _report(self, *, missing_only: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""A run's fold folder: one folder, one configuration; and what of it is finished."""
+"""A run's fold folder: one folder, one configuration; what of it is finished, and how long it took."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samora_pipeline.contracts.json_io import to_plain, write_json
+from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
 from samora_pipeline.contracts.run_reader import read_run_config
+from samora_pipeline.contracts.timing import TIMING_FILE, StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
 
@@ -25,11 +26,6 @@ _STAGE_DIGEST = ".digest"
 def trained(folder: Path) -> bool:
     """Whether the fold has its final checkpoint."""
     return (folder / FINAL_CHECKPOINT).is_file()
-
-
-def finished(folder: Path) -> bool:
-    """Whether the fold is trained and scored."""
-    return trained(folder) and (folder / SUMMARY_FILE).is_file()
 
 
 def existing_config(folder: Path) -> RunConfig | None:
@@ -66,7 +62,7 @@ def check_progress(folder: Path, *, resume: bool) -> None:
     """
     if resume or existing_config(folder) is None:
         return
-    if finished(folder):
+    if trained(folder) and (folder / SUMMARY_FILE).is_file():
         raise UsageError("E-RUN-22", found=f"{FINAL_CHECKPOINT} and {SUMMARY_FILE} in {folder}")
     raise UsageError("E-RUN-21", found=str(folder))
 
@@ -109,13 +105,14 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     """Everything by dotted name, the stages by theirs."""
     plain = to_plain(config)
     stages = {stage.pop("name"): stage for stage in plain.pop("stages")}
-    return _flat({**plain, "stages": stages})
+    return flat({**plain, "stages": stages})
 
 
-def _flat(plain: Any, name: str = "") -> dict[str, Any]:
+def flat(plain: Any, name: str = "") -> dict[str, Any]:
+    """Everything in nested objects by dotted name; an empty one is a leaf."""
     if isinstance(plain, dict):
         joined = {key: f"{name}.{key}" if name else key for key in plain}
-        return {path: leaf for key, value in plain.items() for path, leaf in _flat(value, joined[key]).items()} or {
+        return {path: leaf for key, value in plain.items() for path, leaf in flat(value, joined[key]).items()} or {
             name: {}
         }
     return {name: plain}
@@ -124,3 +121,21 @@ def _flat(plain: Any, name: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_timing(folder: Path) -> Timing:
+    """What is recorded so far."""
+    path = folder / TIMING_FILE
+    return read_json(Timing, path) if path.is_file() else Timing()
+
+
+def record_stage(folder: Path, stage: str, timing: StageTiming, device: str, ranks: int) -> None:
+    """Add or replace one stage."""
+    before = read_timing(folder)
+    stages = {**before.stages, stage: timing}
+    write_json(replace(before, device=device, ranks=ranks, stages=stages), folder / TIMING_FILE)
+
+
+def record_seconds_per_volume(folder: Path, seconds: float) -> None:
+    """Add the time that a volume takes from file to file."""
+    write_json(replace(read_timing(folder), seconds_per_volume=round(seconds, 3)), folder / TIMING_FILE)

@@ -22,17 +22,14 @@ from samora_pipeline.contracts.run import (
     RunConfig,
     TeacherRecord,
 )
-from samora_pipeline.contracts.splits import Fold, Selection, Splits
+from samora_pipeline.contracts.splits import Fold, Selection
 from samora_pipeline.errors import UsageError
 from samora_pipeline.files import digest_file, digest_json
 from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.paths import Roots
-from trainers.pool.candidates import Candidates, find_candidates, pool_leaks
-from trainers.pool.held_out import hold_out
-from trainers.pool.leaks import LeakReport, names, settle
+from trainers.pool.candidates import LeakReport, find_candidates, hold_out, names, pool_leaks, settle
+from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
-from trainers.pool.prepared import PreparedDataset, open_dataset
-from trainers.pool.sources import find_pool_datasets
 from trainers.runs.choices import Method, choose_method, choose_sizes, network_spec
 from trainers.runs.folder import check_config, existing_config
 from trainers.runs.request import Request
@@ -40,7 +37,8 @@ from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, Distill
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
 from trainers.stages.stage import RunContext, Stage
-from trainers.stages.teachers import plan_teacher, teacher_stamp
+from trainers.stages.teachers import plan_teacher
+from trainers.stages.unlabelled import teacher_stamp
 
 PRETRAINING_FOLDER = "pretraining"
 DEFAULT_NAME = "default"
@@ -66,7 +64,6 @@ class PlannedRun:
 class _Data:
     """What a run learns from and is scored on."""
 
-    dataset: PreparedDataset
     selection: Selection
     held_out: tuple[str, ...]
     fold: Fold
@@ -93,7 +90,7 @@ def plan_run(
     results = roots.results / dataset.name
     # Trial runs lie one level deeper, so that nothing ever predicts with them.
     runs = results / FAST_NAME if request.fast else results
-    run_folder = runs / f"{_class_name(request.trainer)}__{request.split}__{_name(request, method)}"
+    run_folder = runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{_name(request, method)}"
     fold_name = request.fold or dataset.splits().default_fold
     folder, pretraining = run_folder / f"fold_{fold_name}", results / PRETRAINING_FOLDER
     existing = None if request.fast else existing_config(folder)
@@ -102,7 +99,7 @@ def plan_run(
     base = None
     if method.trainer.network is None:
         base = find_base(request.backbone_weights or method.backbone, roots.weights)
-    config = replace(_config(request, method, data, base, size), choices=choices)
+    config = replace(_config(request, method, dataset, data, base, size), choices=choices)
     check_spec(config.model)
     settings = {**method.stages, FINETUNE: finetune}
     config = replace(config, teachers=_teachers(settings, size, roots.weights))
@@ -126,12 +123,12 @@ def plan_run(
         resume_command=resume_command,
         tensorboard=tensorboard,
     )
-    config = _with_bootstrap(config, context)
+    config = with_bootstrap(config, context)
     return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
 
 
-def _with_bootstrap(config: RunConfig, context: RunContext) -> RunConfig:
-    """Note the digest of a base that some run has trained already."""
+def with_bootstrap(config: RunConfig, context: RunContext) -> RunConfig:
+    """Note the digest of a base that was trained on the pool already, by this or another run."""
     if config.base is None or BOOTSTRAP not in context.stages:
         return config
     file = context.stages[BOOTSTRAP].result(context)
@@ -147,15 +144,27 @@ def _data(
     pools: Path,
     roots: Roots,
 ) -> _Data:
-    splits = dataset.splits()
+    splits, cases, patient = dataset.splits(), dataset.fingerprint.cases, dataset.raw.patient
     whole = splits.fold(fold_name)
-    scored = scored_names(splits, whole)
-    candidates = _candidates(request, method, dataset, scored, roots)
-    leaks = _leaks(request, dataset, splits, whole, candidates)
+    scored, protected = scored_names(splits, whole), protected_names(splits, whole, cases)
+    found = training_leaks(whole.train, protected, cases, patient)
+    candidates = None
+    if set(method.stages) - {FINETUNE}:
+        candidates = find_candidates(
+            dataset, request.unlabeled, roots, method.pool, scored, transductive=request.transductive
+        )
+        if not request.transductive:
+            found += pool_leaks(candidates, protected)
+    leaks = settle(found, exclude=request.exclude_leaks, allow=request.allow_leak)
     taken_out = frozenset(names(leaks.excluded))
     fold = Fold(tuple(case for case in whole.train if case not in taken_out), whole.scored)
-    drawn = _selection(request, splits, fold_name, _labelled_slices(dataset, fold), taken_out)
-    selection, held_out = hold_out(drawn, method.finetune.held_out, dataset.raw.patient)
+    stored = {case: dataset.cases[case] for case in fold.train if case in dataset.cases}
+    labelled = {case: record.shape[0] for case, record in stored.items() if record.label_crcs is not None}
+    drawn = select(splits, request.split, fold_name, request.seed, labelled)
+    if not taken_out.isdisjoint(drawn.cases):
+        # It was stored with a case that is now taken out.
+        drawn = select(replace(splits, selections={}), request.split, fold_name, request.seed, labelled)
+    selection, held_out = hold_out(drawn, method.finetune.held_out, patient)
     pool = None
     if candidates is not None:
         pool = make_pool(
@@ -168,7 +177,7 @@ def _data(
             input_size=input_size,
             transductive=request.transductive,
         )
-    return _Data(dataset, selection, held_out, fold, pool, leaks)
+    return _Data(selection, held_out, fold, pool, leaks)
 
 
 def _teachers(settings: dict[str, Any], input_size: int, weights: Path) -> dict[str, TeacherRecord]:
@@ -181,8 +190,10 @@ def _teachers(settings: dict[str, Any], input_size: int, weights: Path) -> dict[
     return found
 
 
-def _config(request: Request, method: Method, data: _Data, base: BaseEncoder | None, input_size: int) -> RunConfig:
-    dataset, fold, pool = data.dataset, data.fold, data.pool
+def _config(
+    request: Request, method: Method, dataset: PreparedDataset, data: _Data, base: BaseEncoder | None, input_size: int
+) -> RunConfig:
+    fold, pool = data.fold, data.pool
     plans, scheme = dataset.plans, dataset.raw.scheme
     stamps = {
         PHANTOM_STAMP: dataset.raw.ours.phantom,
@@ -216,43 +227,6 @@ def _config(request: Request, method: Method, data: _Data, base: BaseEncoder | N
     )
 
 
-def _candidates(
-    request: Request, method: Method, dataset: PreparedDataset, scored: frozenset[str], roots: Roots
-) -> Candidates | None:
-    if not (set(method.stages) - {FINETUNE}):
-        return None
-    pool = method.pool
-    found = find_pool_datasets(dataset, request.unlabeled, roots, complete=pool.complete, own_scans=pool.own)
-    return find_candidates(dataset, found, scored, transductive=request.transductive)
-
-
-def _leaks(
-    request: Request, dataset: PreparedDataset, splits: Splits, fold: Fold, candidates: Candidates | None
-) -> LeakReport:
-    cases = dataset.fingerprint.cases
-    protected = protected_names(splits, fold, cases)
-    found = training_leaks(fold.train, protected, cases, dataset.raw.patient)
-    if candidates is not None and not request.transductive:
-        found += pool_leaks(candidates, protected)
-    return settle(found, exclude=request.exclude_leaks, allow=request.allow_leak)
-
-
-def _selection(
-    request: Request, splits: Splits, fold: str, available: dict[str, int], taken_out: frozenset[str]
-) -> Selection:
-    """The labelled selection; one that was stored with a case that is now taken out is drawn again."""
-    selection = select(splits, request.split, fold, request.seed, available)
-    if taken_out.isdisjoint(selection.cases):
-        return selection
-    return select(replace(splits, selections={}), request.split, fold, request.seed, available)
-
-
-def _labelled_slices(dataset: PreparedDataset, fold: Fold) -> dict[str, int]:
-    """The fold's training cases that have labels, with their number of slices."""
-    stored = {case: dataset.cases[case] for case in fold.train if case in dataset.cases}
-    return {case: record.shape[0] for case, record in stored.items() if record.label_crcs is not None}
-
-
 def _name(request: Request, method: Method) -> str:
     if request.fast:
         return FAST_NAME
@@ -261,7 +235,3 @@ def _name(request: Request, method: Method) -> str:
     if not _NAME.match(request.name) or "__" in request.name or request.name == FAST_NAME:
         raise UsageError("E-ARG-15", request=request, found=request.name)
     return request.name
-
-
-def _class_name(trainer: str) -> str:
-    return trainer.rpartition(":")[2]

@@ -8,11 +8,11 @@ from samora_pipeline.contracts.json_io import parse
 from samora_pipeline.contracts.run import StageRecord
 from samora_pipeline.registry import Registry
 from trainers.settings import StageSettings
-from trainers.stages.bootstrap import Bootstrap
 from trainers.stages.experts import ContrastiveExpert, DenoisingExpert, DistilledExpert, MaskedExpert
 from trainers.stages.finetune import Finetune
 from trainers.stages.stage import Stage
 from trainers.stages.teachers import ImageTeacher, PatchTeacher
+from trainers.stages.unlabelled import Bootstrap
 
 STAGES: Registry[type[Stage[Any]]] = Registry("stage")
 for _stage in (
@@ -34,5 +34,4 @@ def read_stage(record: StageRecord) -> Stage[Any]:
         UsageError: ``E-NAME-01`` no such kind. DataError: ``E-JSON-03`` settings that are not its own.
     """
     stage = STAGES.get(record.kind)
-    settings = parse(stage.Settings, record.settings, f"the settings of {record.name}")
-    return stage(record.name, settings, record.digest)
+    return stage(record.name, parse(stage.Settings, record.settings, f"the settings of {record.name}"), record.digest)

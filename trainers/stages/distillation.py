@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from samora_pipeline import distributed
-from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.errors import UsageError
 from samora_pipeline.evaluation.representations import linear_cka
-from samora_pipeline.files import digest_json
 from samora_pipeline.models.backbones.backbone import Encoder
 from samora_pipeline.models.projector import DistillationHead
 from samora_pipeline.models.samora import SegmentationNetwork
@@ -26,33 +21,18 @@ from samora_pipeline.objectives.distillation import (
     on_grid,
     scaled_target,
 )
-from samora_pipeline.run_log import logger
-from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import UnlabelledSource
-from samora_pipeline.slices.views import draw_token_masks, draw_views, visible_count
+from samora_pipeline.slices.views import draw_token_masks, visible_count
 from trainers.loop.loading import Batch, on_device
-from trainers.loop.pretraining import Examination
+from trainers.loop.monitors import spread_evenly
+from trainers.loop.pretraining import Examination, Objective
 from trainers.settings import DistillationSettings
-from trainers.stages.masked import view_of
-from trainers.stages.targets import TargetStore
+from trainers.stages.objectives import view_of
 
 STATISTICS_SLICES = 4096
 _FIT_EPOCH = -2
 """epochs count from 0 and panels have -1, so these views are drawn for nothing else"""
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class DistillationTarget:
-    """What is learned from whom. ``identity`` stands for the teacher and the pool where targets are kept.
-
-    ``targets`` is the folder in which they are kept.
-    """
-
-    teacher: Teacher
-    settings: DistillationSettings
-    identity: str
-    targets: Path
 
 
 class DistilledHead(nn.Module):
@@ -72,52 +52,54 @@ class DistilledHead(nn.Module):
         return projected
 
 
-class DistillationObjective:
+class DistillationObjective(Objective[SegmentationNetwork, DistillationSettings]):
     """A frozen teacher in eval mode, and the student's head. Call ``prepare`` before the first loss.
 
     Raises:
         UsageError: ``E-DISTIL-01`` hidden patches with a teacher that has none, or with grids that differ.
     """
 
+    head: DistilledHead
+
     def __init__(
         self,
         source: UnlabelledSource,
         plans: Plans,
-        target: DistillationTarget,
+        settings: DistillationSettings,
         network: SegmentationNetwork,
-        level: str,
         seed: int,
+        *,
+        teacher: Teacher,
+        level: str,
     ) -> None:
-        settings, teacher, encoder = target.settings, target.teacher, network.image_encoder
-        self._source, self._target, self._seed = source, target, seed
-        self._settings, self._teacher = settings, teacher
-        self._feature = settings.feature or teacher.default_feature
-        self._shape = teacher.shapes[self._feature]
-        self._side, self._pixels = encoder.shapes[-1].side, network.input_size
-        self._flips = allowed_flips(plans)
-        self._visible = visible_count(self._side, settings.masked_share)
-        if settings.masked_share and not (isinstance(teacher, MaeTeacher) and self._shape.grid == self._side):
-            raise _cannot_hide(level, self._shape.grid, self._side)
-        self.head = DistilledHead(encoder, self._shape, masked=settings.masked_share > 0)
+        self._teacher, self._level = teacher, level
         self._statistics: ChannelStatistics | None = None
-        self._store: TargetStore | None = None
+        super().__init__(source, plans, settings, network, seed)
+
+    def make_head(self, network: SegmentationNetwork, channels: int) -> DistilledHead:
+        """See ``Objective.make_head``."""
+        encoder, share = network.image_encoder, self._settings.masked_share
+        self._feature = self._settings.feature or self._teacher.default_feature
+        self._shape, self._side = self._teacher.shapes[self._feature], encoder.shapes[-1].side
+        self._visible = visible_count(self._side, share)
+        if share and not (isinstance(self._teacher, MaeTeacher) and self._shape.grid == self._side):
+            found = f"a teacher with {self._shape.grid} tokens along a side, a student with {self._side}"
+            raise UsageError("E-DISTIL-01", level=self._level, found=found)
+        return DistilledHead(encoder, self._shape, masked=share > 0)
 
     def prepare(self, device: torch.device) -> None:
-        """Move the teacher, fit the scale of its channels, and fill the store of targets; every rank calls this."""
+        """Move the teacher and fit the scale of its channels; every rank calls this."""
         self._teacher.to(device)
         if self._settings.scale == "channel":
             self._statistics = self._fit(device)
-        if self._settings.view_count is not None:
-            self._store = self._targets()
-            logger.info("targets: %.2f GiB in %s", self._store.bytes / 2**30, self._store.folder)
-            self._store.fill(lambda indices, view: self._features(self._drawn(indices, view), device), _BATCH)
 
     def load(self, indices: list[int], epoch: int) -> Batch:
-        """Slices, the parameters of one view of each, hidden patches, and the target where it is kept on disk."""
-        if self._store is None or epoch < 0:
-            return self._drawn(indices, epoch)
-        view = epoch % self._store.views
-        return {**self._drawn(indices, view), "target": self._store.read(indices, view)}
+        """Slices, the parameters of one view of each, and the hidden patches."""
+        batch, share = super().load(indices, epoch), self._settings.masked_share
+        if share:
+            keys = self._source.keys(indices)
+            batch["mask"] = draw_token_masks(keys, self._side, share, seed=self._seed, epoch=epoch)
+        return batch
 
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error to the teacher's scaled features, and the cosine with them."""
@@ -137,7 +119,9 @@ class DistillationObjective:
         measures = {
             "cosine": float(terms.cosine),
             "explained": 1 - float(terms.loss / variance.clamp(min=1e-12)),
-            "teacher_similarity": linear_cka(tokens.mean(dim=(1, 2)), _pooled(target)),
+            "teacher_similarity": linear_cka(
+                tokens.mean(dim=(1, 2)), target if target.ndim == 2 else target.flatten(1, -2).mean(dim=1)
+            ),
         }
         columns = {}
         if target.ndim == 4:
@@ -155,7 +139,7 @@ class DistillationObjective:
     def _compare(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Prediction and target of equal shapes, and the student's tokens (B,m,m,D)."""
         images, mask = view_of(batch), batch.get("mask")
-        features = batch["target"].float() if "target" in batch else self._teach(images, mask)
+        features = batch["target"] if "target" in batch else self._teach(images, mask)
         target = scaled_target(features, self._settings.scale, self._statistics)
         encoder = network.image_encoder
         hidden = {} if mask is None else {"token_mask": mask, "mask_token": self.head.mask_token}
@@ -173,58 +157,14 @@ class DistillationObjective:
         features = self._teacher.features(images, self._feature)
         return on_grid(features.float(), self._side) if self._shape.grid else features
 
-    def _drawn(self, indices: list[int], epoch: int) -> Batch:
-        keys = self._source.keys(indices)
-        batch: Batch = {
-            "images": self._source.images(indices),
-            "view": draw_views(keys, self._settings.views, self._flips, seed=self._seed, epoch=epoch),
-        }
-        share = self._settings.masked_share
-        if share:
-            batch["mask"] = draw_token_masks(keys, self._side, share, seed=self._seed, epoch=epoch)
-        return batch
-
-    def _features(self, batch: Batch, device: torch.device) -> Tensor:
-        moved = on_device(batch, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return self._teach(view_of(moved), moved.get("mask"))
-
     def _fit(self, device: torch.device) -> ChannelStatistics:
-        slices = len(self._source)
-        count = min(slices, STATISTICS_SLICES)
-        own = distributed.own_share([slices * number // count for number in range(count)])
+        own = distributed.own_share(spread_evenly(len(self._source), STATISTICS_SLICES))
         fit = StatisticsFit(self._shape.width)
         for start in range(0, len(own), _BATCH):
-            fit.add(self._features(self._drawn(own[start : start + _BATCH], _FIT_EPOCH), device))
+            batch = on_device(self.load(own[start : start + _BATCH], _FIT_EPOCH), device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                fit.add(self._teach(view_of(batch), batch.get("mask")))
         return fit.result(device)
-
-    def _targets(self) -> TargetStore:
-        settings, views = self._settings, self._settings.view_count or 1
-        key = digest_json(
-            {
-                "teacher": self._target.identity,
-                "feature": self._feature,
-                "pixels": [self._pixels, self._teacher.input_size],
-                "side": self._side if self._shape.grid else 0,
-                "hidden": settings.masked_share,
-                "slices": len(self._source),
-                "views": to_plain(settings.views),
-                "flips": list(self._flips),
-                "seed": self._seed,
-            }
-        )
-        shape: tuple[int, ...] = (self._shape.width,)
-        if settings.masked_share:
-            shape = (self._visible, *shape)
-        elif self._shape.grid:
-            side = min(self._shape.grid, self._side)
-            shape = (side, side, *shape)
-        return TargetStore(self._target.targets / key[:12], len(self._source), views, shape)
-
-
-def _pooled(target: Tensor) -> Tensor:
-    """Targets (B,...,D) to one vector per slice, (B,D)."""
-    return target if target.ndim == 2 else target.flatten(1, -2).mean(dim=1)
 
 
 def _first_component(target: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,9 +180,3 @@ def _first_component(target: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor
     low, high = first.min(), first.max()
     span = (high - low).clamp(min=1e-12)
     return (first - low) / span, (second - low) / span
-
-
-def _cannot_hide(level: str, grid: int, side: int) -> UsageError:
-    return UsageError(
-        "E-DISTIL-01", level=level, found=f"a teacher with {grid} tokens along a side, a student with {side}"
-    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -29,17 +30,13 @@ from trainers.settings import (
     MaskedSettings,
     PretrainingSettings,
 )
-from trainers.stages.contrastive import ImageObjective
-from trainers.stages.denoising import PixelObjective
-from trainers.stages.distillation import DistillationObjective, DistillationTarget
-from trainers.stages.patch import PatchObjective
+from trainers.stages.distillation import DistillationObjective
+from trainers.stages.objectives import ImageObjective, PatchObjective, PixelObjective
 from trainers.stages.stage import RunContext, Trainable, missing, network_on_base
-from trainers.stages.teachers import TeacherStage, teacher_record, teacher_stamp, teacher_text
+from trainers.stages.teachers import TeacherStage, teacher_record
 from trainers.stages.unlabelled import UnlabelledStage, sam_spec
 
 P = TypeVar("P", bound=PretrainingSettings)
-
-TARGETS_FOLDER = "targets"
 
 
 class ExpertStage(UnlabelledStage[P], ABC):
@@ -51,10 +48,6 @@ class ExpertStage(UnlabelledStage[P], ABC):
     def level(self) -> Level:
         """The level of the expert."""
         return LEVEL_OF[self.name]
-
-    @abstractmethod
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """What the expert learns."""
 
     def inputs(self, run: RunConfig) -> Mapping[str, Any]:
         """See ``Stage.inputs``. The recipe's name is not among them: recipes that train an expert alike share it."""
@@ -70,12 +63,7 @@ class ExpertStage(UnlabelledStage[P], ABC):
         """See ``Stage.build``."""
         network = network_on_base(expert_spec(run, self.level), context.base_file, self.seed(run))
         learns = frozenset({Part.EXPERTS})
-        objective = self.objective(network, run, context)
-        return self.trainable(network, objective, run, context, learns=learns, level=self.level, **self.teacher(run))
-
-    def teacher(self, run: RunConfig) -> dict[str, Any]:
-        """``taught_by`` and ``stamp`` of ``trainable``; nothing where the level learns by its own objective."""
-        return {}
+        return self.trainable(network, run, context, learns=learns, level=self.level)
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
         """See ``Stage.save``."""
@@ -86,31 +74,21 @@ class ContrastiveExpert(ExpertStage[ContrastiveSettings]):
     """Image level: two views of a slice are alike, views of other slices are not."""
 
     Settings = ContrastiveSettings
-
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """See ``ExpertStage.objective``."""
-        width = network.image_encoder.shapes[-1].width
-        return ImageObjective(context.source, run.plans, self.settings, width, self.seed(run))
+    task = ImageObjective
 
 
 class MaskedExpert(ExpertStage[MaskedSettings]):
     """Patch level: hidden patches are reconstructed."""
 
     Settings = MaskedSettings
-
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """See ``ExpertStage.objective``."""
-        return PatchObjective(context.source, run.plans, self.settings, network, self.seed(run))
+    task = PatchObjective
 
 
 class DenoisingExpert(ExpertStage[DenoisingSettings]):
     """Pixel level: noise is removed."""
 
     Settings = DenoisingSettings
-
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """See ``ExpertStage.objective``."""
-        return PixelObjective(context.source, run.plans, self.settings, network, self.seed(run))
+    task = PixelObjective
 
 
 class DistilledExpert(ExpertStage[DistillationSettings]):
@@ -127,8 +105,8 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
         size = record.settings["input_size"] if record is not None else None
         return {**super().inputs(run), "teacher": trained or {**start, "input_size": size}}
 
-    def objective(self, network: SegmentationNetwork, run: RunConfig, context: RunContext) -> Objective[Any]:
-        """See ``ExpertStage.objective``.
+    def objective(self, network: Any, run: RunConfig, context: RunContext) -> Objective[Any, Any]:
+        """See ``UnlabelledStage.objective``.
 
         Raises:
             AssetError: ``E-RUN-23`` the teacher's stage has not run.
@@ -136,20 +114,12 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
         stage = context.stages[TEACHER_OF[self.name]]
         if not isinstance(stage, TeacherStage) or (stage.trains() and not stage.result(context).is_file()):
             raise missing(TEACHER_OF[self.name])
-        target = DistillationTarget(
-            stage.ready(run, context),
-            self.settings,
-            f"{stage.identity(run)} {run.pool.key}",
-            self.result(context).parents[2] / TARGETS_FOLDER,
+        teacher, level = stage.ready(run, context), self.level.value
+        objective = DistillationObjective(
+            context.source, run.plans, self.settings, network, self.seed(run), teacher=teacher, level=level
         )
-        objective = DistillationObjective(context.source, run.plans, target, network, self.level.value, self.seed(run))
         objective.prepare(context.device)
         return objective
-
-    def teacher(self, run: RunConfig) -> dict[str, Any]:
-        """See ``ExpertStage.teacher``."""
-        record = teacher_record(TEACHER_OF[self.name], run)
-        return {"taught_by": teacher_text(record), "stamp": teacher_stamp(record)}
 
 
 def expert_spec(run: RunConfig, level: Level) -> ModelSpec:
@@ -158,16 +128,8 @@ def expert_spec(run: RunConfig, level: Level) -> ModelSpec:
     The decoder is built because a network has one; nothing runs it here, so its number of outputs is of no matter.
     """
     model = sam_spec(run)
-    return ModelSpec(
-        backbone=model.backbone,
-        input_size=model.input_size,
-        num_outputs=1,
-        in_channels=model.in_channels,
-        levels=(level,),
-        lora_rank=model.lora_rank,
-        fusion=None,
-        decoder=BACKBONES.get(model.backbone).own_decoder,
-    )
+    decoder = BACKBONES.get(model.backbone).own_decoder
+    return replace(model, num_outputs=1, levels=(level,), fusion=None, decoder=decoder, block_adapters=False)
 
 
 def read_expert(
@@ -196,12 +158,8 @@ def read_expert(
             )
     seen = sorted(set(hidden) & set(record.get("seen", ())))
     if seen:
-        raise DataError(
-            "E-EXP-21",
-            level=level,
-            again=again,
-            found=f"{', '.join(seen[:5])}{(' and more' if len(seen) > 5 else '')} in {file}",
-        )
+        shown = f"{', '.join(seen[:5])}{(' and more' if len(seen) > 5 else '')} in {file}"
+        raise DataError("E-EXP-21", level=level, again=again, found=shown)
     load_expert(network, level, checkpoint.tensors)
 
 

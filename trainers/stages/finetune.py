@@ -19,12 +19,7 @@ from samora_pipeline.models.assembly import build_network, trained_state
 from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
 from samora_pipeline.models.samora import Network
-from samora_pipeline.objectives.segmentation import (
-    SegmentationTerms,
-    low_resolution,
-    segmentation_loss,
-    stage_weights,
-)
+from samora_pipeline.objectives.segmentation import SegmentationTerms, low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups
 from samora_pipeline.optimization.schedules import warmup_cosine, warmup_polynomial
 from samora_pipeline.reproducibility import seed_everything
@@ -143,15 +138,11 @@ class LabelledTask:
             load=self.load,
             loss=self.loss,
             epochs=settings.epochs,
-            micro_batch=self._micro_batch,
+            micro_batch=self._settings.micro_batch or self._settings.batch,
             clip_norm=settings.clip_norm,
             before_epoch=self.before_epoch,
             names=self.source.keys,
         )
-
-    @property
-    def _micro_batch(self) -> int:
-        return self._settings.micro_batch or self._settings.batch
 
     def before_epoch(self, epoch: int) -> None:
         """What a fusion does between epochs, such as LoRAHub's search for the weights of the experts."""
@@ -169,7 +160,7 @@ class LabelledTask:
                 epochs=self._settings.epochs,
                 loss=loss,
                 slices=len(self.source),
-                micro_batch=self._micro_batch,
+                micro_batch=self._settings.micro_batch or self._settings.batch,
                 seed=self._seed,
             ),
         )
@@ -225,15 +216,8 @@ class LabelledTask:
 def _schedule(settings: FinetuneSettings, steps: int) -> Callable[[int], float]:
     """The learning rate by step, for ``steps`` of them in an epoch."""
     iterations = steps * (settings.schedule_epochs or settings.epochs)
-    if settings.schedule == "cosine":
-        return partial(warmup_cosine, base=settings.learning_rate, warmup=settings.warmup, iterations=iterations)
-    return partial(
-        warmup_polynomial,
-        base=settings.learning_rate,
-        warmup=settings.warmup,
-        iterations=iterations,
-        exponent=settings.exponent,
-    )
+    rule = warmup_cosine if settings.schedule == "cosine" else partial(warmup_polynomial, exponent=settings.exponent)
+    return partial(rule, base=settings.learning_rate, warmup=settings.warmup, iterations=iterations)
 
 
 def _batches(order: EpochOrder, settings: FinetuneSettings, epoch: int) -> list[list[int]]:

@@ -30,10 +30,10 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.loop.loop import LoopContext, Training, train
-from trainers.loop.monitors import Monitor, MonitorInputs
+from trainers.loop.monitors import Monitor
+from trainers.pool.datasets import PreparedDataset
 from trainers.pool.manifest import describe_choice, pool_manifest
 from trainers.pool.pool import Pool
-from trainers.pool.prepared import PreparedDataset
 from trainers.settings import BOOTSTRAP, StageSettings
 from trainers.stages.encoder import BaseEncoder
 
@@ -112,14 +112,14 @@ class Trainable:
 
     ``learns`` are the parts of the network that are trained, None for the whole of a network without parts.
     ``training`` describes the steps once everything is where it belongs; ``head`` is trained with the network and
-    thrown away. ``monitored`` is what the monitors examine, None for none.
+    thrown away. ``monitor`` examines what is learned, None for nothing.
     """
 
     network: Any
     training: Callable[[], Training]
     learns: frozenset[Part] | None = None
     head: nn.Module | None = None
-    monitored: MonitorInputs | None = None
+    monitor: Monitor | None = None
 
 
 @dataclass(frozen=True)
@@ -212,14 +212,14 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
             sweep(file.parent)
             # For people who wonder why two keys differ.
             write_text(file.parent / INPUTS_FILE, json.dumps(stage.key(run), indent=2, sort_keys=True) + "\n")
-    training, monitor = _on_device(trainable, context.device)
+    training = _on_device(trainable, context.device)
     where = LoopContext(
         file.parent, context.device, stage.seed(run), digest, context.resume_command, context.tensorboard
     )
     history = train(training, where)
     if distributed.is_main():
-        if monitor is not None:
-            monitor.finish(history, file.parent)
+        if trainable.monitor is not None:
+            trainable.monitor.finish(history, file.parent)
         stage.finished(trainable, history)
         stage.save(trainable, run, file)
         (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)
@@ -230,8 +230,8 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
     return of_history(history)
 
 
-def _on_device(trainable: Trainable, device: torch.device) -> tuple[Training, Monitor | None]:
-    """Freeze and move the network; return its steps, with the check of the first one, and the monitor."""
+def _on_device(trainable: Trainable, device: torch.device) -> Training:
+    """Freeze and move the network; return its steps, with the check of the first one and the monitor."""
     network = trainable.network
     if trainable.learns is not None:
         freeze(network, trainable.learns)
@@ -239,11 +239,10 @@ def _on_device(trainable: Trainable, device: torch.device) -> tuple[Training, Mo
     if trainable.head is not None:
         trainable.head.to(device)
     before = snapshot(network)
-    monitor = Monitor(trainable.monitored) if trainable.monitored is not None else None
     training = trainable.training()
     if trainable.learns is not None:
         training = replace(training, after_first_step=lambda: verify(network, before))
-    return (replace(training, monitor=monitor.epoch), monitor) if monitor is not None else (training, None)
+    return training if trainable.monitor is None else replace(training, monitor=trainable.monitor.epoch)
 
 
 def shared_timing(stage: Stage[Any], context: RunContext) -> StageTiming | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,7 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.contracts.run import (
-    RANDOM_TEACHER_STAMP,
-    UNTRAINED_TEACHER_STAMP,
-    RunConfig,
-    TeacherRecord,
-)
+from samora_pipeline.contracts.run import RunConfig, TeacherRecord
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.teachers.catalog import TEACHERS
 from samora_pipeline.models.teachers.mae import MaeTeacher
@@ -27,21 +21,12 @@ from samora_pipeline.models.teachers.simclr import SimclrTeacher
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import logger
-from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.views import visible_count
 from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.obtain import find
 from samora_pipeline.weights.teacher_checkpoint import load_teacher
-from trainers.loop.pretraining import Objective
-from trainers.settings import (
-    LEVEL_OF,
-    RANDOM_WEIGHTS,
-    ImageTeacherSettings,
-    PatchTeacherSettings,
-    TeacherSettings,
-)
-from trainers.stages.contrastive import ContrastiveObjective
-from trainers.stages.masked import MaskedObjective, Prediction
+from trainers.settings import LEVEL_OF, RANDOM_WEIGHTS, ImageTeacherSettings, PatchTeacherSettings, TeacherSettings
+from trainers.stages.objectives import ContrastiveObjective, MaskedObjective, Prediction
 from trainers.stages.stage import RunContext, Trainable
 from trainers.stages.unlabelled import UnlabelledStage
 
@@ -51,9 +36,11 @@ T = TypeVar("T", bound=TeacherSettings)
 class ContrastiveTeacher(ContrastiveObjective[SimclrTeacher]):
     """SimCLRv2's own training: encoder and projection head, batch norm over both views of all ranks."""
 
-    def __init__(self, source: UnlabelledSource, plans: Plans, settings: ImageTeacherSettings, seed: int) -> None:
-        super().__init__(source, plans, settings, seed)
-        self.head = nn.Identity()
+    def make_head(self, network: SimclrTeacher, channels: int) -> nn.Module:
+        """None beside the teacher's own."""
+        if isinstance(self._settings, ImageTeacherSettings):
+            network.encoder.checkpointing = self._settings.checkpointing
+        return nn.Identity()
 
     def embed(self, network: SimclrTeacher, images: Tensor) -> tuple[Tensor, Tensor]:
         """See ``ContrastiveObjective.embed``."""
@@ -64,12 +51,11 @@ class ContrastiveTeacher(ContrastiveObjective[SimclrTeacher]):
 class MaskedTeacher(MaskedObjective[MaeTeacher]):
     """MAE's own training: the encoder sees the visible patches alone, its decoder predicts the hidden ones."""
 
-    def __init__(
-        self, source: UnlabelledSource, plans: Plans, settings: PatchTeacherSettings, teacher: MaeTeacher, seed: int
-    ) -> None:
-        super().__init__(source, plans, teacher.grid, settings, seed)
-        self.head = nn.Identity()
-        self._teacher, self._visible = teacher, visible_count(teacher.grid, settings.masked_share)
+    def make_head(self, network: MaeTeacher, channels: int) -> nn.Module:
+        """None beside the teacher's own decoder."""
+        self._grid, self._intensities = network.grid, network.intensities
+        self._visible = visible_count(network.grid, self._settings.masked_share)
+        return nn.Identity()
 
     def predict(self, network: MaeTeacher, images: Tensor, mask: Tensor) -> Prediction:
         """See ``MaskedObjective.predict``; patches and images are normalised with ImageNet's statistics."""
@@ -78,17 +64,17 @@ class MaskedTeacher(MaskedObjective[MaeTeacher]):
         return Prediction(network.decode(latent, mask), prepared, latent[:, 1:].mean(dim=1))
 
     def _shown(self, images: Tensor) -> Tensor:
-        return self._teacher.intensities(images)
+        return self._intensities(images)
 
 
 class TeacherStage(UnlabelledStage[T], ABC):
-    """A teacher of one level. It does not depend on the backbone, so runs on different backbones share it."""
+    """A teacher of one level. It does not depend on the backbone, so runs on different backbones share it.
+
+    ``family`` are the networks that its ``task`` can train.
+    """
 
     file = "teacher.safetensors"
-
-    @abstractmethod
-    def objective(self, teacher: Teacher, source: UnlabelledSource, plans: Plans, seed: int) -> Objective[Any]:
-        """The teacher's own training; ``E-TEACH-05`` where its family is another one."""
+    family: ClassVar[type[Teacher]]
 
     def trains(self) -> bool:
         """Not without CPT."""
@@ -98,27 +84,12 @@ class TeacherStage(UnlabelledStage[T], ABC):
         """See ``Stage.inputs``."""
         return {**self.common(run), "weights": teacher_record(self.name, run).identity}
 
-    def identity(self, run: RunConfig) -> str:
-        """What stands for the teacher in the key of its expert."""
-        if self.trains():
-            return f"{self.name}/{self.digest}"
-        # A random network is determined by the seed of the run, which is among what all keys depend on.
-        settings = self.settings
-        return f"{settings.network} at {settings.input_size}: {teacher_record(self.name, run).identity}"
-
     def build(self, run: RunConfig, context: RunContext) -> Trainable:
-        """See ``Stage.build``."""
-        record = teacher_record(self.name, run)
+        """See ``Stage.build``; ``E-TEACH-05`` a network of another family."""
         teacher = self.start(run, context).to(context.device).train()
-        return self.trainable(
-            teacher,
-            self.objective(teacher, context.source, run.plans, self.seed(run)),
-            run,
-            context,
-            learns=None,
-            taught_by=teacher_text(record),
-            stamp=teacher_stamp(record),
-        )
+        if not isinstance(teacher, self.family):
+            raise UsageError("E-TEACH-05", settings=self.settings, found=type(teacher).__name__)
+        return self.trainable(teacher, run, context, learns=None)
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
         """See ``Stage.save``."""
@@ -171,54 +142,26 @@ class TeacherStage(UnlabelledStage[T], ABC):
     def _empty(self, run: RunConfig) -> Teacher:
         return TEACHERS.get(self.settings.network).build(self.settings.input_size or run.model.input_size)
 
-    def _foreign(self, teacher: Teacher) -> UsageError:
-        return UsageError("E-TEACH-05", settings=self.settings, found=type(teacher).__name__)
-
 
 class ImageTeacher(TeacherStage[ImageTeacherSettings]):
     """SimCLRv2."""
 
     Settings = ImageTeacherSettings
-
-    def objective(self, teacher: Teacher, source: UnlabelledSource, plans: Plans, seed: int) -> Objective[Any]:
-        """See ``TeacherStage.objective``."""
-        if not isinstance(teacher, SimclrTeacher):
-            raise self._foreign(teacher)
-        teacher.encoder.checkpointing = self.settings.checkpointing
-        return ContrastiveTeacher(source, plans, self.settings, seed)
+    task = ContrastiveTeacher
+    family = SimclrTeacher
 
 
 class PatchTeacher(TeacherStage[PatchTeacherSettings]):
     """MAE."""
 
     Settings = PatchTeacherSettings
-
-    def objective(self, teacher: Teacher, source: UnlabelledSource, plans: Plans, seed: int) -> Objective[Any]:
-        """See ``TeacherStage.objective``."""
-        if not isinstance(teacher, MaeTeacher):
-            raise self._foreign(teacher)
-        return MaskedTeacher(source, plans, self.settings, teacher, seed)
+    task = MaskedTeacher
+    family = MaeTeacher
 
 
 def teacher_record(stage: str, run: RunConfig) -> TeacherRecord:
     """What the run says about the teacher of a stage."""
     return run.teachers[LEVEL_OF[stage].value]
-
-
-def teacher_stamp(record: TeacherRecord) -> str | None:
-    """What every report has to say about a teacher."""
-    if record.origin != RANDOM_WEIGHTS:
-        return None
-    return RANDOM_TEACHER_STAMP if record.continued else UNTRAINED_TEACHER_STAMP
-
-
-def teacher_text(record: TeacherRecord) -> str:
-    """A teacher in words."""
-    if record.origin == RANDOM_WEIGHTS:
-        start = "random weights, because it has no public file"
-    else:
-        start = f"{record.weights} ({record.licence or 'own file'})"
-    return f"{record.network} from {start}; {'trained on the pool first' if record.continued else 'taken as it is'}"
 
 
 def plan_teacher(
