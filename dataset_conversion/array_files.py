@@ -4,8 +4,6 @@ A truncated file is an error in both. Flipped bits are found in .npz, which keep
 that were written without them (those of Synapse and LA).
 """
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ in ``dataset_conversion/datasets`` with a subclass of ``Converter``, and a line 
 a class outside the repository needs no line: ``samora_convert -d my_package.my_module:MyConverter``.
 """
 
-from __future__ import annotations
-
 import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping

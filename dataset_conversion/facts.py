@@ -1,7 +1,5 @@
 """What a converter states about itself: for ``samora_convert -d list`` and for the page docs/datasets.md."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Names of files in a source: which belong to one case, which lead out of their folder, and sentences about them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 

@@ -4,8 +4,6 @@ The scans are written to a folder of their own first and moved into imagesUn whe
 with the same bytes is left alone, so that a command that was killed can be repeated.
 """
 
-from __future__ import annotations
-
 import secrets
 import shutil
 from dataclasses import replace

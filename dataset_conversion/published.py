@@ -3,8 +3,6 @@
 A list is kept whole in ``lists/NAME.json``. A copy of the data that lacks some of its cases uses the rest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shape legend: X, Y, Z raw axes in file order; C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

@@ -1,12 +1,10 @@
 """What a converter hands over: the cases of a source, what the dataset states of itself, and what became of them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
 from samora_pipeline.errors import UsageError
@@ -24,7 +22,7 @@ class Identity:
     home: int | None = None
 
     @classmethod
-    def named(cls, name: str, *, expected: str, fix: str) -> Identity:
+    def named(cls, name: str, *, expected: str, fix: str) -> Self:
         """The identity of a dataset that the user names.
 
         Raises:

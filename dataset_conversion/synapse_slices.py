@@ -6,8 +6,6 @@ like all others. Spacing and orientation are lost; rows and columns are taken as
 Shape legend: D slices; H, W rows and columns; X, Y, Z = W, H, D.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ Where labels and image have one shape but headers that disagree, the case is ski
 on the scan by index; a case that is right there can be made to take over the header of its image.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """What all commands share: strict parsing, exit codes, errors without tracebacks, console logging."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import signal

@@ -5,8 +5,6 @@ yields the part of its gradient that flows through that rank's own samples. Grad
 (never averaged), and losses that do not decompose over samples (Dice, NT-Xent) stay exact.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

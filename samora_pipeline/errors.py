@@ -4,8 +4,6 @@ Exit codes (the contract of every command): 0 ok, 1 our bug, 2 usage, 3 finished
 4 data or contract, 5 missing asset, 6 resources.
 """
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writing so that a kill at any moment leaves the old file or the new one; digests that tell two files apart."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import json

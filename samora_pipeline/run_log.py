@@ -3,8 +3,6 @@
 log.jsonl is the record; other destinations (TensorBoard, a web service) implement ``Sink`` and get the same lines.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import sys
@@ -12,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from samora_pipeline.errors import AssetError
 from samora_pipeline.files import write_text
@@ -93,7 +91,7 @@ class Progress:
         self._quiet = quiet
         self._bar: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
             from tqdm import tqdm
 

@@ -1,7 +1,5 @@
 """AMOS22: abdominal CT, and as a dataset of its own abdominal MR, with 15 organs. The modality follows from the id."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Synapse has the same raw scans; ``find_raw_scans`` serves both.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from functools import partial

@@ -4,8 +4,6 @@
 of cases of its lists. Antonelli et al., Table 1 counts a few cases more.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Your own scans: any folder of images and any folder of label maps, matched by file name."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from functools import partial

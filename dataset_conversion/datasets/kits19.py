@@ -4,8 +4,6 @@ The files have their slices along the first axis and say so in their affine. The
 taken by anatomical direction later, so that no axis order has to be assumed.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from functools import partial

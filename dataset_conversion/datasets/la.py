@@ -1,7 +1,5 @@
 """LA: late-gadolinium MR of the left atrium, from the challenge's NRRD folders or from the mri_norm2.h5 files."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace

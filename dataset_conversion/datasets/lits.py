@@ -1,7 +1,5 @@
 """LiTS: abdominal CT with liver and liver tumours, in the numbered files of the challenge."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from functools import partial

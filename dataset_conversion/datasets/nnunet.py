@@ -1,7 +1,5 @@
 """A folder that is an nnU-Net raw dataset already: adopted as it is, by links to its files or as a copy."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """PROMISE12: T2-weighted MR of the prostate, in the MetaImage files of the challenge."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from functools import partial

@@ -1,7 +1,5 @@
 """Synapse multi-organ: 30 abdominal CT scans with 8 organs, from the raw scans or from the preprocessed slices."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from functools import partial

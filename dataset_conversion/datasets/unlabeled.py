@@ -1,7 +1,5 @@
 """Scans without labels: any folder of volumes, DICOM series or pictures, as a dataset of its own or added to one."""
 
-from __future__ import annotations
-
 import argparse
 import fnmatch
 import re

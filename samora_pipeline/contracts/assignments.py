@@ -1,7 +1,5 @@
 """``--set key=value``: splitting the text, and reading a value as the type of a field."""
 
-from __future__ import annotations
-
 import json
 import types
 from typing import Any, Union, get_args, get_origin

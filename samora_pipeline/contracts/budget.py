@@ -4,8 +4,6 @@ For one seed and fold, smaller budgets are subsets of larger ones, so that a cur
 swaps them. Another kind of budget is one class in ``BUDGETS``; ``package.module:Class:TEXT`` is one from outside.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """dataset_fingerprint.json: what was measured from the raw data, case by case. Nothing is decided here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """JSON to frozen dataclasses and back. Unknown keys and wrong types are refused with the path of the fault."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """LabelScheme: from label values on disk to network outputs and back, with nnU-Net's regions and ignore label."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

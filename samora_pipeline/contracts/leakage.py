@@ -4,8 +4,6 @@ Two scans count as the same when their voxel digests are equal (``imaging.voxel_
 that was resampled, cropped or clipped has another digest and is not found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal

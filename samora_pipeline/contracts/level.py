@@ -1,7 +1,5 @@
 """The three levels of self-supervision and their order (SAMora, section 3.2 and Fig. 3)."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

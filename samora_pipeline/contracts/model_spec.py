@@ -3,8 +3,6 @@
 ``NetworkSpec`` is the union of both descriptions; JSON distinguishes them by ``kind``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Options of an exchangeable part (fusion, noise, network): a dictionary in a file, a frozen dataclass in code."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_type_hints

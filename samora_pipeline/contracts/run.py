@@ -1,7 +1,5 @@
 """config.json of a fold folder: everything that determined a run, and all that prediction needs besides weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

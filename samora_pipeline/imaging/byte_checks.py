@@ -5,8 +5,6 @@ errors here; SimpleITK, for one, returns such volumes without a word. Readers ra
 without knowing the file; ``reading`` adds its path and the fix.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager

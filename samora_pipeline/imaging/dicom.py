@@ -6,8 +6,6 @@ file is whole is read from its bytes. Enhanced files with many frames are refuse
 Shape legend: X, Y columns and rows; Z slices along the patient axis, in the order of their positions.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ Orientation of NIfTI: the sform where its code is set, else the qform, else the 
 of them disagree the volume carries a warning.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import zlib

@@ -3,8 +3,6 @@
 Shape legend: C channels; H, W rows and columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ A scheme is one class in ``INTENSITY_SCHEMES``, or one from outside as ``package
 says nothing about its intensities is an error, never a default.
 """
 
-from __future__ import annotations
-
 import re
 import statistics
 from abc import abstractmethod

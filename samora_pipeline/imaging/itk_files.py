@@ -4,8 +4,6 @@ SimpleITK returns truncated files without an error. Only what the checks need is
 from SimpleITK, which counts in LPS millimetres.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

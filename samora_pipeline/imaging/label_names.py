@@ -3,8 +3,6 @@
 Readers that do not know it pass over it, as the format demands. TotalSegmentator's files carry the same XML.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree

@@ -6,8 +6,6 @@ rows to the back, as slices are drawn. PNG carries checksums; TIFF has none, so 
 Shape legend: X, Y columns and rows of a picture; S slices; C channels.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

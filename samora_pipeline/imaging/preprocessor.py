@@ -3,8 +3,6 @@
 Shape legend: X, Y, Z raw axes; S slices; C channels; H, W rows and columns in source pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeVar
 
 import numpy as np

@@ -3,12 +3,10 @@
 Shape legend: X, Y, Z raw axes in file order; C channels. Affines map voxel indices to RAS millimetres.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -52,12 +50,12 @@ class Grid:
             for axis, direction in enumerate(world)
         )
 
-    def corner_distance(self, other: Grid) -> float:
+    def corner_distance(self, other: Self) -> float:
         """The largest distance in mm between corresponding corner voxels of two grids of equal shape."""
         corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in self.shape))])
         return float(np.linalg.norm((corners @ (self.matrix - other.matrix).T)[:, :3], axis=1).max())
 
-    def matches(self, other: Grid, tolerance: float = GRID_TOLERANCE) -> bool:
+    def matches(self, other: Self, tolerance: float = GRID_TOLERANCE) -> bool:
         """Whether shapes are equal and no corner is off by more than ``tolerance`` times the finest voxel edge."""
         return self.shape == other.shape and self.corner_distance(other) <= tolerance * min(self.spacing)
 

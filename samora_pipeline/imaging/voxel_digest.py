@@ -3,8 +3,6 @@
 Shape legend: S, P, L the axes of a volume in slice order: upwards, to the back, to the left.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

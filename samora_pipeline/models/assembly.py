@@ -4,8 +4,6 @@ Three kinds of state: an expert (its LoRA on every block), everything that is tr
 encoder), and the base under the names of the public checkpoint files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import overload
 

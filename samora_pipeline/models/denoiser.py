@@ -4,8 +4,6 @@ Shapes: B batch, N pixels along a side, C channels, f width; taps have s tokens 
 (s = N / 16 and one D for SAM; N / 4 to N / 32 and growing D for Hiera).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

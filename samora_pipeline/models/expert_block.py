@@ -3,8 +3,6 @@
 Shapes: B batch, H W token grid, D width, E experts, n windows over the whole batch, k branches (base and experts).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast

@@ -1,7 +1,5 @@
 """Any module as a segmentation network: from images to logits, without base, experts and parts."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: B batch, g tokens along a side, D encoder width, D' width and t side of a teacher's feature.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional
 

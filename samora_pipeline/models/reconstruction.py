@@ -4,8 +4,6 @@ Shapes: B batch, g tokens along a side, D width of the last block's tokens, D0 w
 but for Hiera), P pixels along a side of a patch, C channels.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -7,8 +7,6 @@ is touched, so that it stays in the processor's cache, and nothing but the proba
 Shapes: B batch, K classes, h w pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Shapes: B batch (this rank's part), D width of the teacher's feature, g side of 
 pooled feature is (B,D), one with a grid (B,g,g,D), one of some visible tokens (B,K,D).
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import torch

@@ -4,8 +4,6 @@ Shapes: B batch (this rank's part), C channels, N pixels along a side, g = N / P
 side of a patch; a patch is P P C numbers, channels innermost.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -6,8 +6,6 @@ Shapes: B batch (this rank's part), K output maps (classes with background first
 V label values.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

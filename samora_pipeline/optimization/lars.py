@@ -1,7 +1,5 @@
 """LARS (arXiv 1708.03888) in the form of SimCLR, for the continual pre-training of the ResNet."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

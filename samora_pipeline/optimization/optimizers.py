@@ -1,7 +1,5 @@
 """AdamW and its parameter groups: which parameters decay and which do not."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import TypedDict
 

@@ -1,7 +1,5 @@
 """Learning rates as pure functions of the iteration, which counts from 1, and of the batch."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

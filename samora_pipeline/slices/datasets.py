@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, N the network's input size in pixels.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ drawn on a coarse grid. Magnitude images of MR carry Rician noise instead of Gau
 Shapes: B batch, C channels, N pixels along a side; images are (B,C,N,N) in [0,1].
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -5,8 +5,6 @@ n = B times the number of windows, D and D' width of a block's input and output,
 pixels, g side of the embedding's grid, m side of the last block's grid (g for SAM, g / 2 for SAM 2).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

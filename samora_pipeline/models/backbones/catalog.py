@@ -1,7 +1,5 @@
 """The backbones by name. A new one is a file beside this one and a line here."""
 
-from __future__ import annotations
-
 from samora_pipeline.models.backbones.backbone import Backbone
 from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMORA_TINY
 from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, SAMORA2_TINY

@@ -7,8 +7,6 @@ Shapes: B batch, N input size in pixels, g = N / 16 token grid, D encoder width,
 those of a block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

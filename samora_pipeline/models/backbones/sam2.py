@@ -8,8 +8,6 @@ Shapes: B batch, N input size in pixels, g = N / 16 grid of the embedding, m = N
 D width of the first stage, P prompt width; see BlockSteps for those of a block.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

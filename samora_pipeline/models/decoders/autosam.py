@@ -3,8 +3,6 @@
 Shapes: B batch, P prompt width, g side of the embedding grid, K output maps.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """The decoders by name. A new one is a file beside this one and a line here."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from samora_pipeline.models.decoders.autosam import AutoSamDecoder

@@ -3,8 +3,6 @@
 Shapes: B batch, P prompt width, g side of the embedding grid, L = g g, K output maps, N = 16 g input size.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B batch, K output maps, g side of the embedding grid, s side of the mask features inside, n = s s.
 """
 
-from __future__ import annotations
-
 import torch
 from segment_anything.modeling.common import MLPBlock
 from segment_anything.modeling.transformer import Attention

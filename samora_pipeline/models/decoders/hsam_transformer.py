@@ -3,8 +3,6 @@
 Shapes: B batch, K mask tokens (one per output map), T tokens (K, in stage 1 one more), L = g g image tokens, P width.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

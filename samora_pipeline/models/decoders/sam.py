@@ -3,8 +3,6 @@
 Shapes: B batch, P prompt width, g side of the embedding grid, K output maps.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from sam2.modeling.sam.mask_decoder import MaskDecoder as Sam2MaskDecoder

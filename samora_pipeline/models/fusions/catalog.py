@@ -1,7 +1,5 @@
 """The fusions by name. A new one is a file beside this one and a line here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any

@@ -8,8 +8,6 @@ carry their positions.
 Shapes: B batch, H W token grid, D width of the block, d = min(128, D) width inside.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from samora_pipeline.models.fusions.hl_attn import attend, attention_width, normed, output_layer

@@ -8,8 +8,6 @@ Shapes: B batch, H W token grid, D width of the block, d = min(128, D) width ins
 n windows over the whole batch, h w tokens of one window.
 """
 
-from __future__ import annotations
-
 import torch
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The teachers by name. A new one is a file beside this one and a line here."""
 
-from __future__ import annotations
-
 from samora_pipeline.models.teachers.mae import MAE_TINY, MAE_VIT_L
 from samora_pipeline.models.teachers.simclr import SIMCLR_R50_2X_SK, SIMCLR_TINY
 from samora_pipeline.models.teachers.teacher import TeacherDesign

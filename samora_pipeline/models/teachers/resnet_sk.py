@@ -7,8 +7,6 @@ Shapes: B batch, N input size, F filters of a group, m width of the mixing weigh
 gives (B,128,56,56) and the groups (B,512,56,56), (B,1024,28,28), (B,2048,14,14), (B,4096,7,7).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

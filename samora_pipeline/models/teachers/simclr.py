@@ -3,8 +3,6 @@
 Shapes: B batch, C channels of a stored slice, N side of a slice, T the network's input size, D encoder width.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -4,8 +4,6 @@ Shapes: B batch, C channels of a stored slice, N side of any slice, T the teache
 feature, g side of its grid.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple

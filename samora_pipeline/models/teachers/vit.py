@@ -3,8 +3,6 @@
 Shapes: B batch, L tokens, D width, g side of a grid.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch
