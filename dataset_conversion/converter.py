@@ -12,9 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.published import Published, read_published
-from dataset_conversion.survey import CaseSource, ConversionReport, Identity, Placement, Survey
+from dataset_conversion.scans import LabelMap
+from dataset_conversion.survey import (
+    CaseSource,
+    ConversionReport,
+    Identity,
+    Placement,
+    Published,
+    Survey,
+    read_published,
+)
 from dataset_conversion.writing import write_survey
 from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
 from samora_pipeline.errors import DataError

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import shortened
+from dataset_conversion.survey import shortened
 
 # Lists up to this length stand on the page whole; all are in dataset_conversion/lists.
 _SHOWN = 40

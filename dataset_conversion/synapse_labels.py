@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from dataset_conversion.label_map import LabelMap
+from dataset_conversion.scans import LabelMap
 from samora_pipeline.errors import DataError
 
 ORGANS = ("spleen", "right_kidney", "left_kidney", "gallbladder", "liver", "stomach", "aorta", "pancreas")

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dataset_conversion.array_files import read_arrays
-from dataset_conversion.file_names import list_files
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.survey import LoadedCase, Part
+from dataset_conversion.scans import LabelMap
+from dataset_conversion.survey import LoadedCase, Part, list_files
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import Volume, label_array, make_grid
 

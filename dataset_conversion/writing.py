@@ -16,15 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_conversion.file_names import shortened
-from dataset_conversion.survey import CaseSource, ConversionReport, LoadedCase, Skipped, Survey
+from dataset_conversion.survey import CaseSource, ConversionReport, LoadedCase, Skipped, Survey, shortened
 from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson, write_dataset
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.files import TEMPORARY_MARK, atomic_folder, exclusive
 from samora_pipeline.imaging.files import write_labels, write_volume
-from samora_pipeline.imaging.preprocessor import require_same_grid
-from samora_pipeline.imaging.volume import Volume, label_array, require_finite
+from samora_pipeline.imaging.volume import Volume, label_array, require_finite, require_same_grid
 from samora_pipeline.parallel import Outcome, map_cases
 
 REPORT_FILE = "conversion.json"

@@ -17,7 +17,7 @@ from samora_pipeline.contracts.integrity import Remark
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.intensity import measure
-from samora_pipeline.imaging.voxel_digest import digest_voxels
+from samora_pipeline.imaging.volume import digest_voxels
 from samora_pipeline.parallel import Engine
 
 SAMPLES_PER_CASE = 10_000

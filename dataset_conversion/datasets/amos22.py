@@ -7,11 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted, list_files, stem
-from dataset_conversion.label_map import ABDOMEN, LabelMap
-from dataset_conversion.published import Published
-from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Identity, Part, Survey
+from dataset_conversion.scans import ABDOMEN, LabelMap, load_files
+from dataset_conversion.survey import CaseSource, Identity, Part, Published, Survey, counted, list_files, stem
 from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson
 
 _ENDINGS = (".nii.gz", ".nii")

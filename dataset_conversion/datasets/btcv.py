@@ -9,11 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import list_files, stem, unpaired
-from dataset_conversion.label_map import ABDOMEN, LabelMap
-from dataset_conversion.published import Published, limit, read_published
-from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Survey
+from dataset_conversion.scans import ABDOMEN, LabelMap, load_files
+from dataset_conversion.survey import CaseSource, Published, Survey, limit, list_files, read_published, stem, unpaired
 from samora_pipeline.contracts.dataset import SamoraJson
 
 ORGANS = LabelMap.numbered(

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import group_channels, list_files, stem
-from dataset_conversion.label_map import MAP_FORM, LabelMap, read_label_map
-from dataset_conversion.scans import load_files, read_scan
-from dataset_conversion.survey import CaseSource, Identity, LoadedCase, Survey
+from dataset_conversion.scans import MAP_FORM, LabelMap, load_files, read_label_map, read_scan
+from dataset_conversion.survey import CaseSource, Identity, LoadedCase, Survey, group_channels, list_files, stem
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import label_array

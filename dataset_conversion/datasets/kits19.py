@@ -10,10 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Survey
+from dataset_conversion.scans import LabelMap, load_files
+from dataset_conversion.survey import CaseSource, Survey, counted
 from samora_pipeline.contracts.dataset import SamoraJson
 
 _IMAGE, _LABEL = "imaging.nii.gz", "segmentation.nii.gz"

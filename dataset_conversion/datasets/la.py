@@ -10,11 +10,8 @@ import numpy as np
 
 from dataset_conversion.array_files import read_arrays
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted, find_once, shortened
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.published import Published, limit
-from dataset_conversion.scans import Spacing, doubtful_spacings, load_files
-from dataset_conversion.survey import CaseSource, LoadedCase, Survey
+from dataset_conversion.scans import LabelMap, Spacing, doubtful_spacings, load_files
+from dataset_conversion.survey import CaseSource, LoadedCase, Published, Survey, counted, find_once, limit, shortened
 from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import Volume, make_grid

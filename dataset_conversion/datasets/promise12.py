@@ -6,11 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted, find_once
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.published import Published, limit
-from dataset_conversion.scans import Spacing, doubtful_spacings, load_files
-from dataset_conversion.survey import CaseSource, Survey
+from dataset_conversion.scans import LabelMap, Spacing, doubtful_spacings, load_files
+from dataset_conversion.survey import CaseSource, Published, Survey, counted, find_once, limit
 from samora_pipeline.contracts.dataset import SamoraJson
 
 _LABELS = LabelMap.numbered("prostate")

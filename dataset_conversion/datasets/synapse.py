@@ -7,9 +7,7 @@ from pathlib import Path
 
 from dataset_conversion.converter import Converter
 from dataset_conversion.datasets.btcv import BTCV, find_raw_scans
-from dataset_conversion.file_names import counted
-from dataset_conversion.published import Published, limit
-from dataset_conversion.survey import CaseSource, Part, Survey
+from dataset_conversion.survey import CaseSource, Part, Published, Survey, counted, limit
 from dataset_conversion.synapse_labels import ORDERS, FoundOrder, find_order
 from dataset_conversion.synapse_slices import WINDOW, StoredCase, count_labels, find_stored_slices
 from samora_pipeline.contracts.dataset import SamoraJson

@@ -4,9 +4,23 @@
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal
 
-from samora_pipeline.contracts.level import LEVELS, Level
+
+class Level(StrEnum):
+    """What an expert learned from: the whole image, patches of it, or single pixels.
+
+    The order of definition is the hierarchy from high to low; HL-Attn takes the higher level as the query.
+    """
+
+    IMAGE = "image"
+    PATCH = "patch"
+    PIXEL = "pixel"
+
+
+LEVELS: tuple[Level, ...] = tuple(Level)
+
 
 Scope = Literal["block", "attention"]
 
@@ -15,9 +29,9 @@ Scope = Literal["block", "attention"]
 class FusionSpec:
     """How the experts of a block are fused.
 
-    ``name`` is one of ``models.fusions.catalog`` or ``package.module:Class``. ``scope``: ``block`` fuses whole block
+    ``name`` is one of ``models.catalog`` or ``package.module:Class``. ``scope``: ``block`` fuses whole block
     outputs (Eq. 2-7), ``attention`` fuses attention residuals and runs the MLP once; fusions that join weights run one
-    branch, whatever the scope. ``options`` are the fusion's own, checked by ``models.fusions.catalog.fusion_options``.
+    branch, whatever the scope. ``options`` are the fusion's own, checked by ``models.catalog.fusion_options``.
     """
 
     name: str = "hl_attn"

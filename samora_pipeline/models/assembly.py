@@ -10,14 +10,11 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import ModelSpec, ModuleSpec, NetworkSpec
+from samora_pipeline.contracts.model_spec import LEVELS, Level, ModelSpec, ModuleSpec, NetworkSpec
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.backbones.backbone import Backbone
-from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.decoders.catalog import DECODERS
+from samora_pipeline.models.catalog import BACKBONES, DECODERS, FUSIONS, build_fusion, fusion_options
 from samora_pipeline.models.expert_block import ExpertBlock, block_widths, expert_blocks
-from samora_pipeline.models.fusions.catalog import FUSIONS, build_fusion, fusion_options
 from samora_pipeline.models.module import ModuleNetwork, build_module, module_arguments
 from samora_pipeline.models.sam_adapter import BlockAdapters
 from samora_pipeline.models.samora import Network, SegmentationNetwork

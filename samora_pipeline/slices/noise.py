@@ -18,7 +18,7 @@ from torch.nn import functional
 from samora_pipeline.contracts.options import read_options
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import NoiseSpec
-from samora_pipeline.imaging.intensity_schemes import scheme_of
+from samora_pipeline.imaging.intensity import scheme_of
 from samora_pipeline.registry import Registry
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.slices.views import between, draw_uniform

@@ -12,10 +12,9 @@ from trainers.recipes import NO_PRETRAINING, RECIPES
 from trainers.request import choose_levels, choose_recipe
 from trainers.trainer import Trainer
 
-from samora_pipeline.contracts.level import LEVELS
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, ModelSpec
 from samora_pipeline.models.assembly import build_network
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, account, freeze
 
 

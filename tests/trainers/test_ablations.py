@@ -18,8 +18,7 @@ from trainers.catalog import TRAINERS
 from trainers.planning import Choices, make_choices, plan_run
 from trainers.request import Request
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze, parameters_by_part, snapshot, verify

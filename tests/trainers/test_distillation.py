@@ -10,14 +10,12 @@ from torch.nn import functional
 from trainers.pretraining_config import DISTILLED_IMAGE, DISTILLED_PATCH, DistillationSettings
 
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES, TEACHERS
 from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.models.teachers.catalog import TEACHERS
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset

@@ -10,7 +10,7 @@ from trainers.planning import RunPlan, plan_run
 from trainers.request import Request
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.paths import resolve_roots

@@ -17,7 +17,7 @@ from trainers.planning import FAST_NAME
 
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.processes import exit_code, forked
 from tests.trainers.runs import draw_nothing, losses

@@ -12,7 +12,7 @@ from trainers.run_folder import check_progress, write_config
 
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, write_json
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits

@@ -5,7 +5,7 @@ from trainers.request import check_stage, choose_levels, choose_recipe, find_tra
 from trainers.samed import SAMedTrainer
 from trainers.samora import SAMoraTrainer
 
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
 
 

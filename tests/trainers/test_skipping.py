@@ -21,7 +21,7 @@ from trainers.teachers import PlannedTeacher
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.contracts.pretraining_card import PretrainingCard
 from samora_pipeline.contracts.run import PoolRecord, TeacherRecord

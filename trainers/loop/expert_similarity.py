@@ -9,7 +9,7 @@ from torch import Tensor
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import write_json
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.pretraining_card import EXPERTS_CARD_FILE, EXPERTS_CARD_PICTURE, ExpertsCard
 from samora_pipeline.evaluation.representations import linear_cka, number_probe
 from samora_pipeline.models.expert_block import only_expert

@@ -14,7 +14,7 @@ from torch import nn
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import write_json
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.pretraining_card import CARD_FILE, CARD_PICTURE, PretrainingCard
 from samora_pipeline.evaluation.representations import class_probe, effective_rank, number_probe, spread
 from samora_pipeline.models.expert_block import expert_blocks, only_expert

@@ -10,10 +10,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.optimization.lars import lars
-from samora_pipeline.optimization.optimizers import adamw, parameter_groups
-from samora_pipeline.optimization.schedules import (
+from samora_pipeline.optimization.optimizers import (
+    adamw,
+    lars,
     linear_rate,
+    parameter_groups,
     square_root_rate,
     warmup_cosine,
     warmup_iterations,

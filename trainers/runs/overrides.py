@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
-from samora_pipeline.contracts.assignments import read_value, split_assignment
 from samora_pipeline.contracts.json_io import parse, to_plain
+from samora_pipeline.contracts.options import read_value, split_assignment
 from samora_pipeline.errors import UsageError
 from samora_pipeline.registry import nearest
 

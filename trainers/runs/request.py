@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
 from samora_pipeline.registry import nearest
 from trainers.methods import TRAINERS, Trainer

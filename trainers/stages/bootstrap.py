@@ -19,11 +19,11 @@ from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import BASE_FILE, RunConfig
 from samora_pipeline.files import atomic_path
 from samora_pipeline.models.backbones.backbone import Encoder, Features
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part
-from samora_pipeline.models.reconstruction import PatchDecoder
+from samora_pipeline.models.pretraining_heads import PatchDecoder
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.objectives.reconstruction import masked_reconstruction
+from samora_pipeline.objectives.features import masked_reconstruction
 from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.sam_checkpoint import base_state
 from trainers.loop.loading import Batch

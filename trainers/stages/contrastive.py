@@ -13,7 +13,7 @@ from torch.nn import functional
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.distributed import sum_over_ranks
 from samora_pipeline.evaluation.representations import alignment, effective_rank, spread, uniformity
-from samora_pipeline.models.projector import ContrastiveHead
+from samora_pipeline.models.pretraining_heads import ContrastiveHead
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.objectives.contrastive import nt_xent
 from samora_pipeline.slices.augmentation import allowed_flips

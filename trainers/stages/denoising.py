@@ -8,9 +8,9 @@ from torch import Tensor
 
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.evaluation.representations import LARGEST_PSNR, RestorationScores, restoration_scores
-from samora_pipeline.models.denoiser import DenoisingDecoder, tap_blocks
+from samora_pipeline.models.pretraining_heads import DenoisingDecoder, tap_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.objectives.reconstruction import mean_squared_error, soft_dice
+from samora_pipeline.objectives.features import mean_squared_error, soft_dice
 from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.noise import make_noise, rician_channels

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.objectives.reconstruction import images_from, masked_reconstruction
+from samora_pipeline.objectives.features import images_from, masked_reconstruction
 from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.views import apply_views, draw_token_masks, draw_views

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.models.reconstruction import PatchDecoder
+from samora_pipeline.models.pretraining_heads import PatchDecoder
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import UnlabelledSource
 from trainers.settings import MaskedSettings

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from typing import Any, TypeVar
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.run import POOL_STAMPS, RunConfig
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.freezing import Part, parameters_by_part

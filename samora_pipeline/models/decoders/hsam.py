@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.backbone import Backbone, Features
-from samora_pipeline.models.decoders.hsam_mask_attention import MaskGuidedAttention
-from samora_pipeline.models.decoders.hsam_transformer import MaskedTwoWayTransformer, cross_first
+from samora_pipeline.models.decoders.hsam_attention import MaskedTwoWayTransformer, MaskGuidedAttention, cross_first
 from samora_pipeline.models.decoders.sam import OnMaskDecoder
 
 EMBEDDING_NOISE = 0.2

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
 
 RGB = 3

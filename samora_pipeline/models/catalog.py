@@ -1,18 +1,54 @@
-"""The fusions by name. A new one is a file beside this one and a line here."""
+"""Backbones, decoders, teachers and fusions by name. A new one is a file of its family and a line here."""
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from samora_pipeline.contracts.json_io import parse
 from samora_pipeline.contracts.model_spec import FusionSpec
 from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.models.backbones.backbone import Backbone
+from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMORA_TINY
+from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, SAMORA2_TINY
+from samora_pipeline.models.decoders.decoder import DecoderFactory
+from samora_pipeline.models.decoders.hsam import HSamDecoder
+from samora_pipeline.models.decoders.sam import AutoSamDecoder, Sam2Decoder, SamedDecoder
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
-from samora_pipeline.models.fusions.hcat import HCAT
-from samora_pipeline.models.fusions.hl_attn import HLAttention, SelfHLAttention
 from samora_pipeline.models.fusions.merges import LAC, LoRAHub
 from samora_pipeline.models.fusions.mole import MoLE
+from samora_pipeline.models.fusions.stepwise import HCAT, HLAttention, SelfHLAttention
+from samora_pipeline.models.teachers.mae import MAE_TINY, MAE_VIT_L
+from samora_pipeline.models.teachers.simclr import SIMCLR_R50_2X_SK, SIMCLR_TINY
+from samora_pipeline.models.teachers.teacher import TeacherDesign
 from samora_pipeline.registry import Registry, nearest
+
+BACKBONES: Registry[Backbone] = Registry("backbone")
+
+BACKBONES.register("sam_vit_b")(SAM_VIT_B)
+BACKBONES.register("sam_vit_l")(SAM_VIT_L)
+BACKBONES.register("sam_vit_h")(SAM_VIT_H)
+BACKBONES.register("sam2_hiera_b+")(SAM2_HIERA_B_PLUS)
+BACKBONES.register("samora_tiny")(SAMORA_TINY)
+BACKBONES.register("samora2_tiny")(SAMORA2_TINY)
+
+
+DECODERS: Registry[DecoderFactory] = Registry("decoder")
+
+DECODERS.register("samed")(SamedDecoder)
+DECODERS.register("sam2")(Sam2Decoder)
+DECODERS.register("hsam")(HSamDecoder)
+DECODERS.register("hsam_released")(partial(HSamDecoder, released=True))
+DECODERS.register("autosam")(AutoSamDecoder)
+
+
+TEACHERS: Registry[TeacherDesign] = Registry("teacher")
+
+TEACHERS.register("simclr_r50_2x_sk1")(SIMCLR_R50_2X_SK)
+TEACHERS.register("simclr_tiny")(SIMCLR_TINY)
+TEACHERS.register("mae_vit_l")(MAE_VIT_L)
+TEACHERS.register("mae_tiny")(MAE_TINY)
+
 
 FUSIONS: Registry[type[Fusion] | type[Merge]] = Registry("fusion")
 

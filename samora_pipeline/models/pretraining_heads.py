@@ -1,7 +1,9 @@
-"""The U-Net decoder of the pixel level: from tokens of four depths to a clean image; thrown away after stage 1.
+"""What stands on a student's tokens in stage 1 and is thrown away after it: projectors and decoders.
 
-Shapes: B batch, N pixels along a side, C channels, f width; taps have s tokens along a side and width D each
-(s = N / 16 and one D for SAM; N / 4 to N / 32 and growing D for Hiera).
+Shapes: B batch, N pixels along a side, g tokens along a side, D width of the last block's tokens, D0 width in front of
+the first block (D0 = D but for Hiera), D' width and t side of a teacher's feature, P pixels along a side of a patch, C
+channels, f width of the denoiser, whose taps have s tokens along a side (s = N / 16 and one D for SAM; N / 4 to N / 32
+and growing D for Hiera).
 """
 
 from collections.abc import Sequence
@@ -11,6 +13,85 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.models.backbones.backbone import TokenShape
+
+PROJECTION_WIDTH = 128
+
+
+class ContrastiveHead(nn.Module):
+    """Mean of the tokens, then three layers D-D-128 (SimCLRv2's depth and output width).
+
+    SimCLRv2 has batch norm after each layer; here LayerNorm follows the two hidden layers, so that an embedding does
+    not depend on its batch and ranks need not exchange statistics. SAM has no norm behind its last block, hence one
+    without parameters on each token. The output is not normalised: the loss does that.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.layers = nn.Sequential(
+            nn.Linear(embed_dim, embed_dim, bias=False),
+            nn.LayerNorm(embed_dim),
+            nn.ReLU(),
+            nn.Linear(embed_dim, embed_dim, bias=False),
+            nn.LayerNorm(embed_dim),
+            nn.ReLU(),
+            nn.Linear(embed_dim, PROJECTION_WIDTH, bias=False),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B,g,g,D) of the last block to embeddings (B,128)."""
+        pooled = functional.layer_norm(tokens, (self.embed_dim,)).mean(dim=(1, 2))
+        return self.layers(pooled)
+
+
+class DistillationHead(nn.Module):
+    """A linear projector from the student's tokens to a teacher's feature, on the student's side only.
+
+    SAM has no norm behind its last block, hence one without parameters on each token. For a feature without a grid
+    (``grid`` 0) the tokens are averaged first; for a coarser one they are averaged onto its grid. Linear, because
+    a stronger projector can solve the task by itself and leave the LoRA as it is.
+    """
+
+    def __init__(self, embed_dim: int, width: int, grid: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.grid = grid
+        self.projector = nn.Linear(embed_dim, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B,g,g,D) to (B,D') without a grid, else to (B,t,t,D') with t the smaller of both sides."""
+        normed = functional.layer_norm(tokens, (self.embed_dim,))
+        if self.grid == 0:
+            normed = normed.mean(dim=(1, 2))
+        elif normed.shape[1] > self.grid:
+            normed = functional.adaptive_avg_pool2d(normed.permute(0, 3, 1, 2), self.grid).permute(0, 2, 3, 1)
+        return self.projector(normed)
+
+
+PATCH_SIZE = 16
+
+
+class PatchDecoder(nn.Module):
+    """A norm and one linear layer from a token to the pixels of its patch, and the token that stands for hidden ones.
+
+    The encoder sees the whole grid with hidden patches replaced (SimMIM, arXiv 2111.09886), because SAM's relative
+    positions and windows need it. So that light a decoder cannot solve the task by itself; the encoder has to.
+    """
+
+    def __init__(
+        self, embed_dim: int, channels: int, patch_size: int = PATCH_SIZE, *, mask_width: int | None = None
+    ) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.empty(mask_width or embed_dim))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.layers = nn.Sequential(
+            nn.LayerNorm(embed_dim, elementwise_affine=False), nn.Linear(embed_dim, patch_size**2 * channels)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B,g,g,D) of the last block to patches (B,g,g,P*P*C), channels innermost."""
+        return self.layers(tokens)
+
 
 _GROUPS = 8
 _LEVELS = 4
