@@ -141,10 +141,7 @@ def _only(source: Path, pattern: str) -> Path | None:
     found = [path for path in sorted([*source.glob(pattern), *source.glob(f"*/{pattern}")]) if path.is_dir()]
     if len(found) > 1:
         raise DataError(
-            "E-SRC-11",
-            source=source,
-            pattern=pattern,
-            found=", ".join(str(path.relative_to(source)) for path in found),
+            "E-SRC-11", source=source, pattern=pattern, found=", ".join(str(path.relative_to(source)) for path in found)
         )
     return found[0] if found else None
 

@@ -120,13 +120,8 @@ def require_space(path: Path, needed: int) -> None:
     folder = existing_folder(path)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ResourceError(
-            "E-DISK-02",
-            path=path,
-            needed=needed / 1000000.0,
-            folder=folder,
-            found=f"{free / 1000000.0:,.0f} MB free in {folder}",
-        )
+        found = f"{free / 1e6:,.0f} MB free in {folder}"
+        raise ResourceError("E-DISK-02", path=path, needed=needed / 1e6, folder=folder, found=found)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

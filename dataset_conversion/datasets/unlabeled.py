@@ -131,10 +131,7 @@ class _Found:
         pictures = f"{self.pictures} cases are pictures, which state no spacing: distances come in pixels"
         # The voxels of .mhd files lie beside them.
         strange = [name for name in self.others if not name.lower().endswith((".raw", ".zraw"))]
-        return (
-            *([pictures] if self.pictures else []),
-            *counted(strange, "files are no scans and were left out"),
-        )
+        return (*([pictures] if self.pictures else []), *counted(strange, "files are no scans and were left out"))
 
     def _add_volumes(self, paths: Sequence[Path]) -> None:
         if len(self.options.channel) > 1:

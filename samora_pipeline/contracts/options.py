@@ -28,19 +28,13 @@ def read_options(cls: type[T], options: Mapping[str, Any], part: str) -> T:
     values = {}
     for name, value in options.items():
         if name not in hints:
-            raise UsageError(
-                "E-SET-01",
-                hints=nearest(name, list(hints)),
-                hints2=", ".join(hints) or "none",
-                what=f'{part} has no option "{name}"',
-                found=name,
-            )
+            known = f"{nearest(name, list(hints))}known: {', '.join(hints) or 'none'}"
+            raise UsageError("E-SET-01", f'{part} has no option "{name}"', found=name, expected=known)
         try:
             values[name] = parse(hints[name], to_plain(value), name)
         except DataError as error:
-            raise UsageError(
-                "E-SET-03", what=f"{name} of {part} does not take this value", found=str(value), expected=error.expected
-            ) from error
+            what = f"{name} of {part} does not take this value"
+            raise UsageError("E-SET-03", what, found=str(value), expected=error.expected) from error
     return cls(**values)
 
 
@@ -52,13 +46,7 @@ def split_assignment(text: str, example: str) -> tuple[str, str]:
     """
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise UsageError(
-            "E-SET-02",
-            what=f'--set "{text}" assigns nothing',
-            found=text,
-            expected="name=value",
-            fix=f"--set {example}",
-        )
+        raise UsageError("E-SET-02", found=text, expected="name=value", fix=f"--set {example}")
     return key, value
 
 

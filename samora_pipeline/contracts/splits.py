@@ -74,14 +74,7 @@ class Splits:
             UsageError: ``E-FOLD-01`` when there is none.
         """
         if name not in self.folds:
-            raise UsageError(
-                "E-FOLD-01",
-                dataset=self.dataset,
-                name=name,
-                default_fold=self.default_fold,
-                found=name,
-                expected=", ".join(self.folds),
-            )
+            raise UsageError("E-FOLD-01", splits=self, name=name, found=name, expected=", ".join(self.folds))
         return self.folds[name]
 
     def with_selection(self, selection: Selection) -> Splits:
@@ -164,6 +157,7 @@ class Budget(Protocol):
 
 
 BUDGETS: Registry[type[Budget]] = Registry("split")
+_UNITS: dict[str, BudgetUnit] = {"cases": "cases", "slices": "slices"}
 
 
 @BUDGETS.register("full")
@@ -198,7 +192,7 @@ class Share(Budget):
     def read(cls, text: str) -> Self | None:
         """``10pct``, ``7.5pct_cases``."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)pct(?:_(cases|slices))?", text)
-        return cls(float(match[1]), _unit(match[2])) if match and 0 < float(match[1]) <= 100 else None
+        return cls(float(match[1]), _UNITS.get(match[2] or "")) if match and 0 < float(match[1]) <= 100 else None
 
     def choose(self, draw: Draw) -> Choice:
         """At least one, rounded down."""
@@ -220,8 +214,7 @@ class Count(Budget):
     def read(cls, text: str) -> Self | None:
         """``4cases``, ``120slices``."""
         match = re.fullmatch(r"(\d+)(cases|slices)", text)
-        unit = _unit(match[2]) if match else None
-        return cls(int(match[1]), unit) if match and unit and int(match[1]) > 0 else None
+        return cls(int(match[1]), _UNITS[match[2]]) if match and int(match[1]) > 0 else None
 
     def choose(self, draw: Draw) -> Choice:
         """So many."""
@@ -257,13 +250,8 @@ def select(splits: Splits, name: str, fold: str, seed: int, slices_per_case: dic
         return _published(splits, name, seed, slices_per_case)
     budget = parse_budget(name)
     if budget is None:
-        raise DataError(
-            "E-SPLIT-04",
-            name=name,
-            splits=splits,
-            found=name,
-            expected=", ".join([*(BUDGETS.get(kind).forms for kind in BUDGETS.names()), *splits.published]),
-        )
+        forms = ", ".join([*(BUDGETS.get(kind).forms for kind in BUDGETS.names()), *splits.published])
+        raise DataError("E-SPLIT-04", name=name, splits=splits, found=name, expected=forms)
     draw = Draw(splits.dataset, name, slices_per_case, splits.budget_unit, f"{splits.dataset}/{fold}/{seed}")
     choice = budget.choose(draw)
     slices = {case: indices for case, indices in choice.items() if indices is not None}
@@ -283,9 +271,3 @@ def _published(splits: Splits, name: str, seed: int, available: dict[str, int]) 
         )
     slices = {case: budget.slices[case] for case in cases if case in budget.slices}
     return Selection(name, OFFICIAL, budget.unit, seed, True, cases, slices)
-
-
-def _unit(text: str | None) -> BudgetUnit | None:
-    if text == "cases":
-        return "cases"
-    return "slices" if text == "slices" else None

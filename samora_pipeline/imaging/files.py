@@ -26,15 +26,7 @@ from nibabel.volumeutils import apply_read_scaling
 from samora_pipeline.contracts.label_table import LabelEntry, LabelTable
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import write_bytes
-from samora_pipeline.imaging.byte_checks import (
-    GZIP_MAGIC,
-    GZIP_WINDOW,
-    DamagedError,
-    HeaderError,
-    check_claim,
-    inflate,
-    reading,
-)
+from samora_pipeline.imaging.byte_checks import GZIP_MAGIC, DamagedError, HeaderError, check_claim, inflate, reading
 from samora_pipeline.imaging.itk_files import META_ENDINGS, NRRD_ENDINGS, read_itk, write_itk
 from samora_pipeline.imaging.volume import GRID_TOLERANCE, Grid, Volume, make_grid
 
@@ -107,7 +99,7 @@ _HEADERS = {
     for size, kind in ((348, nibabel.Nifti1Header), (540, nibabel.Nifti2Header))
 }
 _MAGIC = (b"n+1", b"n+2", b"ni1", b"ni2")
-_GZIP_LEVEL = 3
+_GZIP_LEVEL, _GZIP_WINDOW = 3, 31
 # cos of the angle between two axes: 0.01 is half a degree, more than rounding of a header gives.
 _SHEAR = 0.01
 # Types that NIfTI has no everyday code for, and what holds their values.
@@ -175,7 +167,7 @@ def _read_nifti(path: Path) -> Volume:
     compressed = content.startswith(GZIP_MAGIC)
     if not compressed and path.name.lower().endswith(".gz"):
         raise DamagedError(f"first bytes {content[:8]!r}, no gzip stream")
-    start = zlib.decompressobj(GZIP_WINDOW).decompress(content, 540) if compressed else content[:540]
+    start = zlib.decompressobj(_GZIP_WINDOW).decompress(content, 540) if compressed else content[:540]
     if compressed and len(start) < 540:
         raise DamagedError(f"compressed data that end after {len(start)} bytes, within the header")
     header = _nifti_header(start)

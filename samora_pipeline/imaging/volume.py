@@ -150,13 +150,7 @@ def slice_geometry(grid: Grid, axis: SliceAxis) -> SliceGeometry:
     permutation, flips = slice_order(grid.axes, axis)
     first, second, third = permutation
     spacing = grid.spacing
-    return SliceGeometry(
-        raw_shape=grid.shape,
-        raw_affine=grid.affine,
-        permutation=permutation,
-        flips=flips,
-        spacing=(spacing[first], spacing[second], spacing[third]),
-    )
+    return SliceGeometry(grid.shape, grid.affine, permutation, flips, (spacing[first], spacing[second], spacing[third]))
 
 
 def to_slices(volumes: tuple[Volume, ...], axis: SliceAxis) -> tuple[npt.NDArray[Any], SliceGeometry]:
@@ -200,21 +194,15 @@ def require_same_grid(first: Volume, other: Volume) -> None:
         DataError: ``E-GEO-01`` other shape, ``E-GEO-02`` other affine, with both values and the tolerance.
     """
     if first.grid.shape != other.grid.shape:
-        raise DataError(
-            "E-GEO-01",
-            other=other.path,
-            first=first.path,
-            found=f"{_shown(other.grid.shape)} in {other.path}",
-            expected=f"{_shown(first.grid.shape)} as in {first.path}",
+        found, expected = (
+            f"{_shown(other.grid.shape)} in {other.path}",
+            f"{_shown(first.grid.shape)} as in {first.path}",
         )
+        raise DataError("E-GEO-01", other=other.path, first=first.path, found=found, expected=expected)
     if not first.grid.matches(other.grid):
-        raise DataError(
-            "E-GEO-02",
-            other=other.path,
-            first=first.path,
-            expected=f"{_where(first.grid)} within {GRID_TOLERANCE:g} of a voxel",
-            found=f"{_where(other.grid)}; corners are off by {first.grid.corner_distance(other.grid):.3g} mm",
-        )
+        found = f"{_where(other.grid)}; corners are off by {first.grid.corner_distance(other.grid):.3g} mm"
+        expected = f"{_where(first.grid)} within {GRID_TOLERANCE:g} of a voxel"
+        raise DataError("E-GEO-02", other=other.path, first=first.path, found=found, expected=expected)
 
 
 def _where(grid: Grid) -> str:

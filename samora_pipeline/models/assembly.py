@@ -72,12 +72,7 @@ def _with_experts(block: nn.Module, backbone: Backbone, spec: ModelSpec) -> Expe
     if len(levels) < 2:
         return ExpertBlock(block, backbone.steps, levels, spec.lora_rank)
     if spec.fusion is None:
-        raise UsageError(
-            "E-MODEL-02",
-            names=", ".join(FUSIONS.names()),
-            levels=levels[0],
-            found=f"levels {', '.join(levels)} and no fusion",
-        )
+        raise UsageError("E-MODEL-02", names=", ".join(FUSIONS.names()), level=levels[0], found=", ".join(levels))
     _, width = block_widths(block)
     fusion = build_fusion(spec.fusion, num_experts=len(levels), dim=width, window=backbone.steps.window(block))
     return ExpertBlock(block, backbone.steps, levels, spec.lora_rank, fusion=fusion, scope=spec.fusion.scope)
@@ -131,13 +126,9 @@ def load_trained(network: Network, state: Mapping[str, Tensor]) -> None:
     own = trained_state(network)
     wrong = sorted(set(_shapes(own).items()) ^ set(_shapes(state).items()))
     if wrong:
-        name = wrong[0][0]
-        raise DataError(
-            "E-MODEL-03",
-            name=name,
-            name2=_shapes(own).get(name, "absent"),
-            found=f"{name} {_shapes(state).get(name, 'missing')} ({len({name for name, _ in wrong})} tensors differ)",
-        )
+        name, count = wrong[0][0], len({name for name, _ in wrong})
+        found = f"{name} {_shapes(state).get(name, 'missing')} ({count} tensors differ)"
+        raise DataError("E-MODEL-03", found=found, expected=f"{name} {_shapes(own).get(name, 'absent')}")
     network.load_state_dict(dict(state), strict=False)
 
 

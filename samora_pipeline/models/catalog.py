@@ -1,13 +1,11 @@
 """Backbones, decoders, teachers and fusions by name. A new one is a file of its family and a line here."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from samora_pipeline.contracts.json_io import parse
 from samora_pipeline.contracts.model_spec import FusionSpec
-from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.contracts.options import read_options
 from samora_pipeline.models.backbones.backbone import Backbone
 from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMORA_TINY
 from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, SAMORA2_TINY
@@ -21,7 +19,7 @@ from samora_pipeline.models.fusions.stepwise import HCAT, HLAttention, SelfHLAtt
 from samora_pipeline.models.teachers.mae import MAE_TINY, MAE_VIT_L
 from samora_pipeline.models.teachers.simclr import SIMCLR_R50_2X_SK, SIMCLR_TINY
 from samora_pipeline.models.teachers.teacher import TeacherDesign
-from samora_pipeline.registry import Registry, nearest
+from samora_pipeline.registry import Registry
 
 BACKBONES: Registry[Backbone] = Registry("backbone")
 
@@ -71,26 +69,7 @@ def fusion_options(name: str, options: Mapping[str, Any]) -> Any:
         UsageError: ``E-NAME-01`` an unknown fusion, ``E-SET-01`` an option that it does not have, with the nearest
             one, ``E-SET-03`` a value of another type.
     """
-    kind = FUSIONS.get(name).Options
-    known = [field.name for field in fields(kind)]
-    for option in options:
-        if option not in known:
-            raise UsageError(
-                "E-SET-01",
-                hints=nearest(option, known),
-                hints2=", ".join(known) or "none",
-                what=f'the fusion {name} has no option "{option}"',
-                found=option,
-            )
-    try:
-        return parse(kind, dict(options), name)
-    except DataError as error:
-        raise UsageError(
-            "E-SET-03",
-            what=f"an option of the fusion {name} has another type",
-            found=str(error),
-            expected=error.expected,
-        ) from error
+    return read_options(FUSIONS.get(name).Options, options, f'fusion "{name}"')
 
 
 def build_fusion(spec: FusionSpec, *, num_experts: int, dim: int, window: int) -> Fusion | Merge:

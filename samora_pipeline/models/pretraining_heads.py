@@ -166,7 +166,5 @@ class _Lateral(nn.Sequential):
 
 def _convolution(incoming: int, outgoing: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=False),
-        nn.GroupNorm(_GROUPS, outgoing),
-        nn.GELU(),
+        nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=False), nn.GroupNorm(_GROUPS, outgoing), nn.GELU()
     )

@@ -185,8 +185,8 @@ def scaled_target(features: Tensor, scale: TargetScale, statistics: ChannelStati
 def on_grid(target: Tensor, side: int) -> Tensor:
     """A target on a grid (B,g,g,D), averaged to the side of the student's prediction where it is finer, (B,t,t,D).
 
-    The reverse, a student's finer grid, is averaged before its projector (``models.pretraining_heads.DistillationHead``):
-    a teacher's features are never made finer than they are.
+    The reverse, a student's finer grid, is averaged before its projector
+    (``models.pretraining_heads.DistillationHead``): a teacher's features are never made finer than they are.
     """
     if target.shape[1] <= side:
         return target

@@ -129,9 +129,8 @@ class StoredSlices:
             DataError: ``E-STORE-02`` damaged, ``E-STORE-03`` when the case has no labels.
         """
         if self._labels is None or self.record.label_crcs is None:
-            raise DataError(
-                "E-STORE-03", record=self.record, found=f"no label file when it was preprocessed ({self.folder})"
-            )
+            found = f"no label file when it was preprocessed ({self.folder})"
+            raise DataError("E-STORE-03", record=self.record, found=found)
         labels: npt.NDArray[np.uint8] = self._read(self._labels, index)
         if _crc(labels) != self.record.label_crcs[index]:
             raise self._damaged(f"slice {index} of the labels has another checksum")

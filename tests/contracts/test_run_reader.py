@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scored_run import write_scored_run
+from tests.fake_run import write_scored_run
 
 from samora_pipeline.contracts.run import CONFIG_FILE
 from samora_pipeline.contracts.run_reader import named_code, read_run_config

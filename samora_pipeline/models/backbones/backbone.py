@@ -200,6 +200,13 @@ class SamParts(Backbone):
         )
 
 
+TINY_PARTS: dict[str, Any] = {
+    **{"prompt_dim": 64, "decoder_heads": 4, "decoder_mlp_dim": 256, "iou_hidden_dim": 64},
+    **{"native_size": 128, "small": True},
+}
+"""what the small members of both families share"""
+
+
 def check_size(input_size: int, multiple: int) -> None:
     """Refuse an input size in pixels that is no positive multiple of ``multiple``.
 
@@ -207,9 +214,5 @@ def check_size(input_size: int, multiple: int) -> None:
         UsageError: ``E-MODEL-01``.
     """
     if input_size <= 0 or input_size % multiple:
-        raise UsageError(
-            "E-MODEL-01",
-            multiple=multiple,
-            multiple2=max(1, round(input_size / multiple)) * multiple,
-            found=f"{input_size} px",
-        )
+        nearest = max(1, round(input_size / multiple)) * multiple
+        raise UsageError("E-MODEL-01", multiple=multiple, nearest=nearest, found=f"{input_size} px")

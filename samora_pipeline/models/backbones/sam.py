@@ -13,15 +13,10 @@ from functools import partial
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.image_encoder import (
-    Block,
-    add_decomposed_rel_pos,
-    window_partition,
-    window_unpartition,
-)
+from segment_anything.modeling.image_encoder import Block, add_decomposed_rel_pos, window_partition, window_unpartition
 from torch import Tensor, nn
 
-from samora_pipeline.models.backbones.backbone import Encoder, Features, SamParts, TokenShape, check_size
+from samora_pipeline.models.backbones.backbone import TINY_PARTS, Encoder, Features, SamParts, TokenShape, check_size
 
 
 class SamEncoder(Encoder):
@@ -150,16 +145,5 @@ SAM_VIT_H = SamBackbone(embed_dim=1280, depth=32, heads=16, global_attn_indexes=
 # Depth 6 keeps the thirds that taps are taken at; an MLP ratio of 3 pays for it (0.88 M with 4 outputs).
 # Eight by eight tokens are fewer than one window of the large models, so every block is global.
 SAMORA_TINY = SamBackbone(
-    embed_dim=96,
-    depth=6,
-    heads=3,
-    global_attn_indexes=tuple(range(6)),
-    window_size=0,
-    mlp_ratio=3.0,
-    prompt_dim=64,
-    decoder_heads=4,
-    decoder_mlp_dim=256,
-    iou_hidden_dim=64,
-    native_size=128,
-    small=True,
+    embed_dim=96, depth=6, heads=3, global_attn_indexes=tuple(range(6)), window_size=0, mlp_ratio=3.0, **TINY_PARTS
 )

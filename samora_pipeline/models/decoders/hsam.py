@@ -147,9 +147,5 @@ def _unused(dim: int, num_outputs: int, depth: int) -> nn.ModuleDict:
     """What the public code owns and never uses: a quality head, norms in every masked attention, point embeddings."""
     norms = [nn.LayerNorm(size) for _ in range(2 * depth) for size in (196, 9, 1024)]
     return nn.ModuleDict(
-        {
-            "quality": MLP(dim, 256, num_outputs, 3),
-            "norms": nn.ModuleList(norms),
-            "points": nn.Embedding(7, dim),
-        }
+        {"quality": MLP(dim, 256, num_outputs, 3), "norms": nn.ModuleList(norms), "points": nn.Embedding(7, dim)}
     )

@@ -30,18 +30,11 @@ class OnMaskDecoder(Decoder):
         super().__init__()
         self.mask_decoder: Any = backbone.build_mask_decoder(num_outputs)
         if not isinstance(self.mask_decoder, self.family):
-            raise UsageError(
-                "E-MODEL-06",
-                name=type(self).__name__,
-                family=self.family,
-                backbone=backbone,
-                found=f"{type(self.mask_decoder).__module__}.{type(self.mask_decoder).__name__}",
-            )
+            raise UsageError("E-MODEL-06", decoder=self, backbone=backbone, found=str(type(self.mask_decoder)))
 
     def public_names(self) -> dict[str, str]:
         """All of the mask decoder."""
-        names = [f"mask_decoder.{name}" for name in self.mask_decoder.state_dict()]
-        return dict(zip(names, names, strict=True))
+        return {f"mask_decoder.{name}": f"mask_decoder.{name}" for name in self.mask_decoder.state_dict()}
 
 
 class SamedDecoder(OnMaskDecoder):

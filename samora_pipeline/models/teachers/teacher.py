@@ -95,7 +95,6 @@ class TeacherDesign(ABC):
         """
         size = self.native_size if input_size is None else input_size
         if size <= 0 or size % multiple:
-            raise UsageError(
-                "E-TEACH-01", multiple=multiple, multiple2=max(1, round(size / multiple)) * multiple, found=f"{size} px"
-            )
+            nearest = max(1, round(size / multiple)) * multiple
+            raise UsageError("E-TEACH-01", multiple=multiple, nearest=nearest, found=f"{size} px")
         return size
