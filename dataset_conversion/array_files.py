@@ -60,9 +60,5 @@ def _check_kept_here(stored: h5py.Dataset) -> None:
 def _require(path: Path, names: tuple[str, ...], present: set[str]) -> None:
     missing = [name for name in names if name not in present]
     if missing:
-        raise DataError(
-            "E-ARRAY-01",
-            path=path,
-            found=f"{', '.join(sorted(present)) or 'none'} in {path}",
-            expected=", ".join(names),
-        )
+        found = f"{', '.join(sorted(present)) or 'none'} in {path}"
+        raise DataError("E-ARRAY-01", path=path, found=found, expected=", ".join(names))

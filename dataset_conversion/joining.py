@@ -64,9 +64,8 @@ def _check_fit(survey: Survey, dataset: RawDataset) -> None:
     """Refuse scans of other channels than the dataset's, and names that its labelled or test scans have."""
     given, known = survey.description.channel_names, dataset.description.channel_names
     if given and [name.lower() for name in given.values()] != [name.lower() for name in known.values()]:
-        raise DataError(
-            "E-CHAN-05", dataset=dataset, found=", ".join(given.values()), expected=", ".join(known.values())
-        )
+        found, expected = ", ".join(given.values()), ", ".join(known.values())
+        raise DataError("E-CHAN-05", dataset=dataset, found=found, expected=expected)
     if taken := sorted({*survey.names("Un")} & {*dataset.training(), *dataset.test()}):
         raise _names_taken(dataset.folder.name, "labelled or test", taken, "")
 

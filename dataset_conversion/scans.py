@@ -54,15 +54,9 @@ class LabelMap:
         """
         array = label_array(volume)
         listed = {0} | {value for values in self.values.values() for value in values}
-        unknown = sorted(set(np.unique(array).tolist()) - listed)
-        if unknown:
-            raise DataError(
-                "E-LABEL-09",
-                what=f"{volume.path.name} has label values that are not in the label map",
-                found=", ".join(map(str, unknown[:20])),
-                expected=", ".join(map(str, sorted(listed))),
-                fix=f"add them to the map, for example {MAP_FORM}",
-            )
+        if unknown := sorted(set(np.unique(array).tolist()) - listed):
+            found, fix = f"{shortened(unknown, 20)} in {volume.path.name}", f"add them to the map, such as {MAP_FORM}"
+            raise DataError("E-LABEL-09", found=found, expected=", ".join(map(str, sorted(listed))), fix=fix)
         table = np.zeros(256, dtype=np.uint8)
         numbers = self.labels
         for name, values in self.values.items():

@@ -52,9 +52,8 @@ def find_once(source: Path, pattern: str, name_of: Callable[[Path], str | None])
         if name is None or not path.is_file() or "__MACOSX" in path.parts:
             continue
         if name in found:
-            raise DataError(
-                "E-SRC-13", name=name, found=f"{found[name].relative_to(source)} and {path.relative_to(source)}"
-            )
+            both = f"{found[name].relative_to(source)} and {path.relative_to(source)}"
+            raise DataError("E-SRC-13", name=name, found=both)
         found[name] = path
     return dict(sorted(found.items()))
 

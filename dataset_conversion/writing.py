@@ -7,7 +7,6 @@ Where labels and image have one shape but headers that disagree, the case is ski
 on the scan by index; a case that is right there can be made to take over the header of its image.
 """
 
-import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -139,15 +138,9 @@ class CaseWriter:
 
     def _check_labels(self, case: CaseSource, label: Volume) -> None:
         declared = self.survey.description.scheme.values
-        unknown = sorted(set(np.unique(label_array(label)).tolist()) - declared)
-        if unknown:
-            raise _fault(
-                "E-LABEL-09",
-                case,
-                "has label values that are not declared",
-                f"{shortened(unknown, 20)} in {label.path.name}",
-                shortened(sorted(declared), 20),
-            )
+        if unknown := sorted(set(np.unique(label_array(label)).tolist()) - declared):
+            found, expected = f"{shortened(unknown, 20)} in {label.path.name}", shortened(sorted(declared), 20)
+            raise _fault("E-LABEL-09", case, "has label values that are not declared", found, expected)
 
     def _place(self, loaded: LoadedCase, volume: Volume, path: Path) -> bool:
         """Link or copy the volume's own file to ``path`` if it can stay as it is; False when it must be written."""
@@ -159,7 +152,7 @@ class CaseWriter:
             path.symlink_to(original)
             return True
         try:
-            os.link(original, path)
+            path.hardlink_to(original)
         except OSError:
             # Another file system, or one without hard links.
             shutil.copyfile(original, path)

@@ -70,21 +70,17 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         ResourceError: ``E-LOCK-01`` when another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if _fcntl is None:
-        yield
-        return
-    with (folder / ".lock").open("w") as stream:
-        try:
-            _fcntl.flock(stream, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ResourceError("E-LOCK-01", folder=folder, found=str(folder)) from error
+
+    def refuse() -> None:
+        raise ResourceError("E-LOCK-01", folder=folder, found=str(folder))
+
+    with in_turn(folder / ".lock", refuse):
         yield
 
 
 @contextmanager
 def in_turn(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file, waiting for the process that has it; ``waiting`` is called once if that is needed.
+    """Hold a lock file, waiting for the process that has it; ``waiting`` is called once where that is so, and may raise.
 
     The file stays behind, empty: to remove it would let two processes hold two files of one name.
     """

@@ -57,13 +57,8 @@ class Roots:
 
     def datasets(self) -> list[DatasetFolder]:
         """All datasets under ``raw``, by number."""
-        if not self.raw.is_dir():
-            return []
-        found = []
-        for entry in self.raw.iterdir():
-            match = _DATASET_FOLDER.match(entry.name)
-            if match and entry.is_dir():
-                found.append(DatasetFolder(int(match[1]), match[2], entry))
+        entries = [(_DATASET_FOLDER.match(entry.name), entry) for entry in self.raw.glob("*") if entry.is_dir()]
+        found = (DatasetFolder(int(match[1]), match[2], entry) for match, entry in entries if match)
         return sorted(found, key=lambda folder: folder.number)
 
 

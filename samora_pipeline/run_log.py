@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from samora_pipeline.errors import AssetError
@@ -98,9 +97,7 @@ class Progress:
             self._bar = tqdm(total=self._total, initial=self._done, desc=self._title, unit=self._unit, file=sys.stderr)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
 

@@ -69,9 +69,7 @@ class AMOS22(Converter):
 
     def add_options(self, parser: argparse._ActionsContainer) -> None:
         """The modality."""
-        parser.add_argument(
-            "--modality", choices=list(_CHANNELS), default="CT", help="CT (ids below 500) or MR (default CT)"
-        )
+        parser.add_argument("--modality", choices=list(_CHANNELS), default="CT", help="CT (ids below 500) or MR")
 
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
         """CT at home, MR as a dataset of its own."""
@@ -80,8 +78,7 @@ class AMOS22(Converter):
     def published(self) -> Published:
         """The parts of the challenge; which scans they are, the folders say."""
         return Published(
-            "SAMora states no split for AMOS22; this is the challenge's own: trained on imagesTr, scored on imagesVa, "
-            "the part whose labels are public"
+            "SAMora states none; the challenge's own: trained on imagesTr, scored on imagesVa (public labels)"
         )
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
@@ -96,12 +93,10 @@ class AMOS22(Converter):
             others = f"{len(found)} scans, but none to train on with modality {options.modality}"
             raise self.missing_source(source, others if found else "no file imagesTr/amos_NNNN.nii.gz")
         test = tuple(scan.name for scan in scans if scan.folder == "Va" and scan.label)
+        split = PublishedSplit(train, test) if test else None
         return self.describe(
             cases,
-            SamoraJson(
-                origin=f"AMOS22, {options.modality} scans",
-                published_split=PublishedSplit(train, test) if test else None,
-            ),
+            SamoraJson(origin=f"AMOS22, {options.modality} scans", published_split=split),
             _notes(scans, len(found) - len(scans), options.modality),
             about={"name": self.identify("", source, options).name},
             channels=(_CHANNELS[options.modality],),

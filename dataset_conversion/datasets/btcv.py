@@ -46,10 +46,7 @@ class BTCV(Converter):
 
     def published(self) -> Published:
         """The split of Synapse, so that a test scan of the one is never trained on in the other."""
-        origin = (
-            "SAMora states no split for BTCV; this is the one of Synapse (18 training and 12 test cases), whose scans "
-            "these are"
-        )
+        origin = "SAMora states none; that of Synapse, whose scans these are (18 training and 12 test cases)"
         return Published(origin, read_published("synapse").split)
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:

@@ -51,12 +51,8 @@ class Synapse(Converter):
 
     def add_options(self, parser: argparse._ActionsContainer) -> None:
         """The label order, where the volumes leave a doubt."""
-        parser.add_argument(
-            "--label-order",
-            choices=sorted(ORDERS),
-            default="",
-            help="which values the organs have in preprocessed files (default: found by the volumes of organs)",
-        )
+        values = "which values the organs have in preprocessed files (default: found by the volumes of organs)"
+        parser.add_argument("--label-order", choices=sorted(ORDERS), default="", help=values)
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Find one of the two layouts; of preprocessed files some label maps are read, to find their order."""
@@ -64,14 +60,10 @@ class Synapse(Converter):
         raw, raw_notes = find_raw_scans(source, ORDERS["btcv"], published)
         stored, folders = find_stored_slices(source)
         if (raw or raw_notes) and stored:
-            raise DataError(
-                "E-SRC-12",
-                source=source,
-                found=", ".join(str(folder.relative_to(source)) for folder in folders) + " and img",
-            )
+            places = ", ".join(str(folder.relative_to(source)) for folder in folders)
+            raise DataError("E-SRC-12", source=source, found=f"{places} and img")
         if not raw and not stored:
-            found = "; ".join(raw_notes) or "no img/imgNNNN.nii.gz, no train_npz, no test_vol_h5"
-            raise self.missing_source(source, found)
+            raise self.missing_source(source, "; ".join(raw_notes) or "no imgNNNN.nii.gz, train_npz or test_vol_h5")
         here, notes = limit(published, {*(case.name for case in raw), *(case.name for case in stored)})
         cases, origin, notes = raw, "raw scans", raw_notes + notes
         if stored:

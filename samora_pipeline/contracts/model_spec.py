@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 class Level(StrEnum):
@@ -77,30 +77,16 @@ class ModuleSpec:
     in_channels: int = 1
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
+    # There are no blocks for experts, and so neither fusion nor decoder.
+    levels: ClassVar[tuple[Level, ...]] = ()
+    fusion: ClassVar[None] = None
+    decoder: ClassVar[str] = ""
+    lora_rank: ClassVar[int] = 0
+
     @property
     def backbone(self) -> str:
         """The network itself."""
         return self.network
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """None: there are no blocks for experts, and so neither fusion nor decoder."""
-        return ()
-
-    @property
-    def fusion(self) -> None:
-        """See ``levels``."""
-        return None
-
-    @property
-    def decoder(self) -> str:
-        """See ``levels``."""
-        return ""
-
-    @property
-    def lora_rank(self) -> int:
-        """See ``levels``."""
-        return 0
 
 
 NetworkSpec = ModelSpec | ModuleSpec

@@ -190,15 +190,8 @@ def measure(values: npt.NDArray[Any]) -> IntensityStats:
     mean = float(flat.mean(dtype=np.float64))
     # In blocks: a second volume in float64 would be four to eight times as large as the first.
     squares = sum(float(np.square(block.astype(np.float64) - mean).sum()) for block in _blocks(flat))
-    return IntensityStats(
-        mean=mean,
-        std=float(np.sqrt(squares / values.size)),
-        minimum=float(values.min()),
-        maximum=float(values.max()),
-        percentile_00_5=low,
-        median=median,
-        percentile_99_5=high,
-    )
+    std, minimum, maximum = float(np.sqrt(squares / values.size)), float(values.min()), float(values.max())
+    return IntensityStats(mean, std, minimum, maximum, low, median, high)
 
 
 def fits_int16(array: npt.NDArray[Any]) -> bool:
@@ -232,15 +225,9 @@ def _measure_counts(counts: npt.NDArray[np.int64]) -> IntensityStats:
         )
         return float(lower + (upper - lower) * (position - np.floor(position)))
 
-    return IntensityStats(
-        mean=mean,
-        std=float(np.sqrt((np.square(values - mean) * numbers).sum() / total)),
-        minimum=float(values[0]),
-        maximum=float(values[-1]),
-        percentile_00_5=percentile(LOW_PERCENTILE),
-        median=percentile(50.0),
-        percentile_99_5=percentile(HIGH_PERCENTILE),
-    )
+    std = float(np.sqrt((np.square(values - mean) * numbers).sum() / total))
+    low, median, high = (percentile(share) for share in (LOW_PERCENTILE, 50.0, HIGH_PERCENTILE))
+    return IntensityStats(mean, std, float(values[0]), float(values[-1]), low, median, high)
 
 
 def _blocks(flat: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:

@@ -95,12 +95,10 @@ def load_expert(network: SegmentationNetwork, level: Level, state: Mapping[str, 
     """
     own = expert_state(network, level)
     if _shapes(own) != _shapes(state):
+        found, expected = _describe_expert(state), _describe_expert(own)
+        fix = "train the expert again with this backbone and rank, or leave it out with --levels"
         raise DataError(
-            "E-EXP-20",
-            what=f"the {level} expert does not fit the network",
-            found=_describe_expert(state),
-            expected=_describe_expert(own),
-            fix="train the expert again with this backbone and rank, or leave it out with --levels",
+            "E-EXP-20", f"the {level} expert does not fit the network", found=found, expected=expected, fix=fix
         )
     blocks = expert_blocks(network.image_encoder)
     for path, block in blocks.items():

@@ -9,7 +9,7 @@ Shapes: B batch, C channels, N pixels along a side; images are (B,C,N,N) in [0,1
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -111,7 +111,14 @@ def _replace(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 class Noise(Protocol):
-    """A kind of noise: what is random is drawn for samples by name, then applied on their device."""
+    """A kind of noise: what is random is drawn for samples by name, then applied on their device.
+
+    It is made from its options, an instance of the frozen dataclass ``Options``.
+    """
+
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any) -> None: ...
 
     def draw(self, keys: Sequence[str], *, seed: int, epoch: int) -> Any:
         """Parameters for the samples ``keys`` (B of them), determined by (seed, epoch, sample)."""
@@ -119,16 +126,6 @@ class Noise(Protocol):
 
     def apply(self, images: Tensor, drawn: Any, rician: tuple[bool, ...]) -> Tensor:
         """Noisy images (B,C,N,N) from clean ones; ``rician``: see ``apply_noise``."""
-        ...
-
-
-class NoiseFactory(Protocol):
-    """Makes a noise from its options; ``Options`` is their frozen dataclass."""
-
-    Options: type[Any]
-
-    def __call__(self, options: Any) -> Noise:
-        """``options`` is an instance of ``Options``."""
         ...
 
 
@@ -149,7 +146,7 @@ class Mixture:
         return apply_noise(images, drawn, rician)
 
 
-NOISES: Registry[NoiseFactory] = Registry("noise")
+NOISES: Registry[type[Noise]] = Registry("noise")
 NOISES.register("mixture")(Mixture)
 
 
