@@ -196,6 +196,11 @@ class Published:
     split: PublishedSplit | None = None
     budgets: dict[str, PublishedBudget] = field(default_factory=dict)
 
+    def samora_json(self, origin: str, spacing_known: bool) -> SamoraJson:
+        """samora.json of a dataset with these lists."""
+        ours = SamoraJson(origin=origin, spacing_known=spacing_known)
+        return replace(ours, published_split=self.split, budgets=self.budgets)
+
     def part(self, case: str) -> Part:
         """``Ts`` for a case of the published test set, else ``Tr``."""
         return "Ts" if self.split is not None and case in self.split.test else "Tr"

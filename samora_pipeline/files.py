@@ -80,7 +80,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file, waiting for the process that has it; ``waiting`` is called once where that is so, and may raise.
+    """Hold a lock file, waiting for the process that has it; ``waiting`` is called once if so, and may raise.
 
     The file stays behind, empty: to remove it would let two processes hold two files of one name.
     """

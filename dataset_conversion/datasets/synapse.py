@@ -10,7 +10,6 @@ from dataset_conversion.datasets.btcv import BTCV, find_raw_scans
 from dataset_conversion.survey import CaseSource, Part, Published, Survey, counted, limit
 from dataset_conversion.synapse_labels import ORDERS, FoundOrder, find_order
 from dataset_conversion.synapse_slices import WINDOW, StoredCase, count_labels, find_stored_slices
-from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError
 
 _NO_SPACING = "preprocessed slices state no spacing: distances will be in pixels, not in mm"
@@ -41,8 +40,7 @@ class Synapse(Converter):
     }
     lists = "synapse"
     remarks = (
-        "Preprocessed copies come in several label orders, which are distinguished by the volumes of gallbladder and "
-        "kidneys; where these leave a doubt, --label-order has to say it.",
+        "Preprocessed copies come in several label orders, found by the volumes of organs or said with --label-order.",
         "Preprocessed slices were clipped to [-125, 275] HU and scaled to [0, 1]. The scaling is undone, the clipping "
         "cannot be; their spacing and orientation are not known, so distances come in pixels.",
         "Slices are mirrored in training, as in the published recipes, although left and right kidney are labels.",
@@ -72,16 +70,8 @@ class Synapse(Converter):
             here, lost = _renumbered(here, stored)
             origin = f"TransUNet's preprocessed slices, label order {told.order}, scaling to [0, 1] undone"
             notes = (told.why, _NO_SPACING, *_gaps(stored), *notes, *lost)
-        ours = SamoraJson(
-            origin=f"BTCV (Synapse syn3193805), {origin}",
-            spacing_known=not stored,
-            budget_unit="slices",
-            published_split=here.split,
-            budgets=here.budgets,
-            window=WINDOW,
-            mirror=True,
-        )
-        return self.describe(cases, ours, notes)
+        ours = here.samora_json(f"BTCV (Synapse syn3193805), {origin}", not stored)
+        return self.describe(cases, replace(ours, budget_unit="slices", window=WINDOW, mirror=True), notes)
 
 
 def _gaps(stored: tuple[StoredCase, ...]) -> tuple[str, ...]:

@@ -122,14 +122,12 @@ class Noise(Protocol):
 
     def draw(self, keys: Sequence[str], *, seed: int, epoch: int) -> Any:
         """Parameters for the samples ``keys`` (B of them), determined by (seed, epoch, sample)."""
-        ...
 
     def apply(self, images: Tensor, drawn: Any, rician: tuple[bool, ...]) -> Tensor:
         """Noisy images (B,C,N,N) from clean ones; ``rician``: see ``apply_noise``."""
-        ...
 
 
-class Mixture:
+class Mixture(Noise):
     """The mixture of ``NoiseSettings``."""
 
     Options = NoiseSettings

@@ -108,7 +108,8 @@ class BlockSteps(Protocol):
         """From the qkv product (n,h,w,3D') to the attention's output on the grid ``size``, (B,H',W',D')."""
 
     def leave(self, block: Any, x: Tensor) -> Tensor:
-        """The MLP with its norm and its residual, (B,H',W',D') to the same shape."""
+        """Add the MLP's output, (B,H',W',D') to the same shape."""
+        return x + block.mlp(block.norm2(x))
 
 
 class Backbone(ABC):

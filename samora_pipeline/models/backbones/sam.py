@@ -16,7 +16,15 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.modeling.image_encoder import Block, add_decomposed_rel_pos, window_partition, window_unpartition
 from torch import Tensor, nn
 
-from samora_pipeline.models.backbones.backbone import TINY_PARTS, Encoder, Features, SamParts, TokenShape, check_size
+from samora_pipeline.models.backbones.backbone import (
+    TINY_PARTS,
+    BlockSteps,
+    Encoder,
+    Features,
+    SamParts,
+    TokenShape,
+    check_size,
+)
 
 
 class SamEncoder(Encoder):
@@ -59,7 +67,7 @@ class SamEncoder(Encoder):
         return tokens + self.pos_embed
 
 
-class SamBlockSteps:
+class SamBlockSteps(BlockSteps):
     """SAM's transformer block, cut open around its qkv product: the arithmetic of segment_anything's ``Block``,
     operation by operation, so that results stay bit-equal to it.
     """
@@ -91,10 +99,6 @@ class SamBlockSteps:
             padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)
             output = window_unpartition(output, side, padded, size)
         return output
-
-    def leave(self, block: Block, x: Tensor) -> Tensor:
-        """Add the MLP's output."""
-        return x + block.mlp(block.norm2(x))
 
 
 @dataclass(frozen=True, kw_only=True)

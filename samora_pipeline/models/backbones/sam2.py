@@ -23,7 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from samora_pipeline.models.backbones.backbone import TINY_PARTS, Encoder, Features, SamParts, TokenShape, check_size
+from samora_pipeline.models.backbones.backbone import (
+    TINY_PARTS,
+    BlockSteps,
+    Encoder,
+    Features,
+    SamParts,
+    TokenShape,
+    check_size,
+)
 
 FIRST_STRIDE = 4
 EMBEDDING_STRIDE = 16
@@ -119,7 +127,7 @@ def _enlarged(mask: Tensor, factor: int) -> Tensor:
     return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
-class Sam2BlockSteps:
+class Sam2BlockSteps(BlockSteps):
     """Hiera's block, cut open around its qkv product: the arithmetic of sam2's ``MultiScaleBlock``, operation by
     operation, so that results stay bit-equal to it.
 
@@ -155,10 +163,6 @@ class Sam2BlockSteps:
             padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)
             output = window_unpartition(output, side, padded, size)
         return output
-
-    def leave(self, block: MultiScaleBlock, x: Tensor) -> Tensor:
-        """Add the MLP's output."""
-        return x + block.mlp(block.norm2(x))
 
 
 @dataclass(frozen=True, kw_only=True)
