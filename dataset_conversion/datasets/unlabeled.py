@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.joining import join_survey
 from dataset_conversion.scans import load_files, split_channels
 from dataset_conversion.survey import (
     CaseSource,
@@ -22,6 +21,7 @@ from dataset_conversion.survey import (
     group_channels,
     stem,
 )
+from dataset_conversion.writing import join_survey
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.dicom import find_series, is_dicom, read_series
