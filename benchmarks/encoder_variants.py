@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from samora_pipeline.contracts.level import LEVELS
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.backbone import Encoder
 from samora_pipeline.models.expert_block import ExpertBlock

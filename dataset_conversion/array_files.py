@@ -4,8 +4,6 @@ A truncated file is an error in both. Flipped bits are found in .npz, which keep
 that were written without them (those of Synapse and LA).
 """
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -62,9 +60,5 @@ def _check_kept_here(stored: h5py.Dataset) -> None:
 def _require(path: Path, names: tuple[str, ...], present: set[str]) -> None:
     missing = [name for name in names if name not in present]
     if missing:
-        raise DataError(
-            "E-ARRAY-01",
-            path=path,
-            found=f"{', '.join(sorted(present)) or 'none'} in {path}",
-            expected=", ".join(names),
-        )
+        found = f"{', '.join(sorted(present)) or 'none'} in {path}"
+        raise DataError("E-ARRAY-01", path=path, found=found, expected=", ".join(names))

@@ -53,21 +53,12 @@ def _parser(converter: Converter | None) -> CommandParser:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--dataset", required=True, metavar="NAME", help="a converter, or list")
     parser.add_argument("-i", "--source", metavar="DIR", help="folder of the source (default ROOT/downloads/NAME)")
-    parser.add_argument(
-        "--id", type=int, metavar="N", help="number of the dataset (default: its home, else a free one)"
-    )
-    parser.add_argument(
-        "-np", dest="workers", type=int, default=1, metavar="N", help="cases converted at a time (default 1)"
-    )
+    parser.add_argument("--id", type=int, metavar="N", help="number of the dataset (default: its home or a free one)")
+    parser.add_argument("-np", dest="workers", type=int, default=1, metavar="N", help="cases at a time (default 1)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
-    parser.add_argument(
-        "--adopt-image-header",
-        nargs="+",
-        metavar="CASE",
-        default=[],
-        help="cases (or all) whose labels take over the header of their image; look at their overlays first",
-    )
+    adopted = "cases (or all) whose labels take over the header of their image; look at their overlays first"
+    parser.add_argument("--adopt-image-header", nargs="+", metavar="CASE", default=[], help=adopted)
 
 
 def _named(argv: list[str]) -> str | None:
@@ -119,13 +110,8 @@ def choose_dataset(roots: Roots, identity: Identity, number: int | None, overwri
     present = roots.datasets()
     twin = next((folder for folder in present if folder.name == identity.name), None)
     if twin is not None and (not overwrite or number not in (None, twin.number)):
-        raise DataError(
-            "E-OUT-03",
-            identity=identity,
-            twin=twin,
-            found=str(twin.raw),
-            expected="a new name, or --overwrite" if number in (None, twin.number) else f"its number {twin.number}",
-        )
+        expected = "a new name, or --overwrite" if number in (None, twin.number) else f"its number {twin.number}"
+        raise DataError("E-OUT-03", identity=identity, twin=twin, found=str(twin.raw), expected=expected)
     taken = {folder.number: folder.folder_name for folder in present if folder is not twin}
     free = next(candidate for candidate in range(FIRST_FREE_NUMBER, 10_000) if candidate not in taken)
     if number is not None and (number in taken or not 0 <= number <= 999):
@@ -141,11 +127,8 @@ def _keep_apart(source: Path, dataset: DatasetFolder) -> None:
     here, there = source.resolve(), dataset.raw.resolve()
     if here == there or here in there.parents or there in here.parents:
         adopted = f"samora_plan_and_preprocess -d {dataset.number}  needs no conversion"
-        raise UsageError(
-            "E-SRC-05",
-            found=f"{source} and {dataset.raw}",
-            fix=adopted if here == there else "choose another --root or another source",
-        )
+        fix = adopted if here == there else "choose another --root or another source"
+        raise UsageError("E-SRC-05", found=f"{source} and {dataset.raw}", fix=fix)
 
 
 def _say_converters() -> None:

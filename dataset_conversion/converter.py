@@ -5,8 +5,6 @@ in ``dataset_conversion/datasets`` with a subclass of ``Converter``, and a line 
 a class outside the repository needs no line: ``samora_convert -d my_package.my_module:MyConverter``.
 """
 
-from __future__ import annotations
-
 import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -14,9 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.published import Published, read_published
-from dataset_conversion.survey import CaseSource, ConversionReport, Identity, Placement, Survey
+from dataset_conversion.scans import LabelMap
+from dataset_conversion.survey import (
+    CaseSource,
+    ConversionReport,
+    Identity,
+    Placement,
+    Published,
+    Survey,
+    read_published,
+)
 from dataset_conversion.writing import write_survey
 from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
 from samora_pipeline.errors import DataError

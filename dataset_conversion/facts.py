@@ -1,12 +1,10 @@
 """What a converter states about itself: for ``samora_convert -d list`` and for the page docs/datasets.md."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import shortened
+from dataset_conversion.survey import shortened
 
 # Lists up to this length stand on the page whole; all are in dataset_conversion/lists.
 _SHOWN = 40

@@ -1,16 +1,92 @@
-"""What a converter hands over: the cases of a source, what the dataset states of itself, and what became of them."""
+"""What a converter finds and hands over: files by name, cases, published lists, and what became of them.
 
-from __future__ import annotations
+A published list is kept whole in ``lists/NAME.json``. A copy of the data that lacks some of its cases uses the rest.
+"""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal, Self
 
-from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
-from samora_pipeline.errors import UsageError
+from samora_pipeline.contracts.dataset import CHANNEL_NAME, DatasetJson, PublishedBudget, PublishedSplit, SamoraJson
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.volume import Volume
+
+
+def list_files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Files of ``folder`` with one of the endings, by name, without hidden ones (such as macOS's ``._`` copies)."""
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if path.name.lower().endswith(endings) and path.is_file())
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def stem(path: Path, endings: tuple[str, ...]) -> str:
+    """The file's name without the longest of the endings that it has."""
+    fitting = [ending for ending in endings if path.name.lower().endswith(ending)]
+    return path.name[: -len(max(fitting, key=len))] if fitting else path.name
+
+
+def group_channels(paths: Iterable[Path], endings: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
+    """Group CASE_0000, CASE_0001, ... by case, in the order of their numbers; a name without a number is a case."""
+    numbered: dict[str, list[tuple[int, Path]]] = {}
+    for path in paths:
+        name = stem(path, endings)
+        match = CHANNEL_NAME.match(name)
+        case, number = (match["case"], int(match["channel"])) if match else (name, 0)
+        numbered.setdefault(case, []).append((number, path))
+    return {case: tuple(path for _, path in sorted(numbered[case])) for case in sorted(numbered)}
+
+
+def find_once(source: Path, pattern: str, name_of: Callable[[Path], str | None]) -> dict[str, Path]:
+    """Files below ``source`` by the name that ``name_of`` gives them, sorted; None passes a file over.
+
+    Raises:
+        DataError: ``E-SRC-13`` when two files get the same name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(source.rglob(pattern)):
+        name = name_of(path)
+        if name is None or not path.is_file() or "__MACOSX" in path.parts:
+            continue
+        if name in found:
+            both = f"{found[name].relative_to(source)} and {path.relative_to(source)}"
+            raise DataError("E-SRC-13", name=name, found=both)
+        found[name] = path
+    return dict(sorted(found.items()))
+
+
+def listed_path(root: Path, name: str) -> Path:
+    """Return the file that a description names relative to ``root``. Symbolic links of the user's own may lead away.
+
+    Raises:
+        DataError: ``E-PATH-01`` for absolute names, ``..`` and control characters.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise DataError("E-PATH-01", root=root, found=repr(name))
+    return root / path
+
+
+def shortened(names: Sequence[object], shown: int = 10) -> str:
+    """The first names of a list, for a sentence."""
+    return ", ".join(map(str, names[:shown])) + (", ..." if len(names) > shown else "")
+
+
+def counted(names: Sequence[str], what: str, shown: int = 10) -> tuple[str, ...]:
+    """The note ``N WHAT: a, b, ...``; none where there are no names."""
+    return (f"{len(names)} {what}: {shortened(names, shown)}",) if names else ()
+
+
+def unpaired(scans: Mapping[str, Path], labels: Mapping[str, Path]) -> tuple[str, ...]:
+    """Notes about scans without label map and label maps without scan, by file name."""
+    bare = [path.name for name, path in scans.items() if name not in labels]
+    alone = [path.name for name, path in labels.items() if name not in scans]
+    left_out = "and were left out"
+    return counted(bare, f"scans have no label map {left_out}") + counted(alone, f"label maps have no scan {left_out}")
+
 
 Part = Literal["Tr", "Ts", "Un"]
 Placement = Literal["copy", "symlink"]
@@ -24,7 +100,7 @@ class Identity:
     home: int | None = None
 
     @classmethod
-    def named(cls, name: str, *, expected: str, fix: str) -> Identity:
+    def named(cls, name: str, *, expected: str, fix: str) -> Self:
         """The identity of a dataset that the user names.
 
         Raises:
@@ -103,3 +179,58 @@ class ConversionReport:
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     schema_version: int = 2
+
+
+_LISTS = Path(__file__).with_name("lists")
+_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class Published:
+    """The lists of one dataset; ``origin`` is a sentence that says whose they are.
+
+    ``budgets`` is keyed by the name of the split (``10pct``); its slices count along the raw through-plane axis.
+    """
+
+    origin: str
+    split: PublishedSplit | None = None
+    budgets: dict[str, PublishedBudget] = field(default_factory=dict)
+
+    def samora_json(self, origin: str, spacing_known: bool) -> SamoraJson:
+        """samora.json of a dataset with these lists."""
+        ours = SamoraJson(origin=origin, spacing_known=spacing_known)
+        return replace(ours, published_split=self.split, budgets=self.budgets)
+
+    def part(self, case: str) -> Part:
+        """``Ts`` for a case of the published test set, else ``Tr``."""
+        return "Ts" if self.split is not None and case in self.split.test else "Tr"
+
+
+def read_published(name: str) -> Published:
+    """Read ``lists/NAME.json``."""
+    return read_json(Published, _LISTS / f"{name}.json")
+
+
+def limit(published: Published, present: Collection[str]) -> tuple[Published, tuple[str, ...]]:
+    """Return the lists without the cases that are not ``present``, and a sentence for each list that lost some.
+
+    A budget of which no case is left is dropped.
+    """
+    notes: list[str] = []
+
+    def kept(cases: tuple[str, ...], what: str) -> tuple[str, ...]:
+        missing = [case for case in cases if case not in present]
+        notes.extend(counted(missing, f"of the {len(cases)} cases of {what} are missing", _SHOWN))
+        return tuple(case for case in cases if case in present)
+
+    split = published.split
+    if split is not None:
+        train = kept(split.train, "the published training set")
+        split = PublishedSplit(train, kept(split.test, "the published test set"))
+    budgets = {}
+    for name, budget in published.budgets.items():
+        cases = kept(budget.cases, f"the published list {name}")
+        if cases:
+            slices = {case: indices for case, indices in budget.slices.items() if case in cases}
+            budgets[name] = replace(budget, cases=cases, slices=slices)
+    return replace(published, split=split, budgets=budgets), tuple(notes)

@@ -4,13 +4,11 @@ Two of the orders share all label values. They are distinguished by the gallblad
 and a kidney, at 4 in the one and at 2 in the other; the liver is at 5 in both.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from dataset_conversion.label_map import LabelMap
+from dataset_conversion.scans import LabelMap
 from samora_pipeline.errors import DataError
 
 ORGANS = ("spleen", "right_kidney", "left_kidney", "gallbladder", "liver", "stomach", "aorta", "pancreas")

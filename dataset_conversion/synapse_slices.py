@@ -6,8 +6,6 @@ like all others. Spacing and orientation are lost; rows and columns are taken as
 Shape legend: D slices; H, W rows and columns; X, Y, Z = W, H, D.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dataset_conversion.array_files import read_arrays
-from dataset_conversion.file_names import list_files
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.survey import LoadedCase, Part
+from dataset_conversion.scans import LabelMap
+from dataset_conversion.survey import LoadedCase, Part, list_files
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import Volume, label_array, make_grid
 
@@ -82,13 +79,10 @@ class StoredCase:
         shapes = {array.shape for array in arrays}
         axes = 2 if self.numbers else 3
         if len(shapes) > 1 or len(arrays[0].shape) != axes:
-            raise DataError(
-                "E-GEO-01",
-                what=f'the files of "{self.name}" do not make one volume',
-                found=", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes)[:5]),
-                expected="slices H x W of one size" if self.numbers else "a volume D x H x W",
-                fix="get the case again from its source",
-            )
+            what = f'the files of "{self.name}" do not make one volume'
+            found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes)[:5])
+            expected = "slices H x W of one size" if self.numbers else "a volume D x H x W"
+            raise DataError("E-GEO-01", what, found=found, expected=expected, fix="get the case again from its source")
         array = np.stack(arrays) if self.numbers else arrays[0]
         return Volume(array, make_grid(array.shape, np.eye(4)), self.files[0])
 
@@ -114,13 +108,7 @@ def restore_hounsfield(scaled: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]
     if not np.isfinite((low, high)).all():
         raise DataError("E-IMG-05", path=path, found=str(path), expected="", fix="")
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT or high - low > 1 + 2 * _OVERSHOOT:
-        raise DataError(
-            "E-SCALE-01",
-            path=path,
-            window=WINDOW[0],
-            window2=WINDOW[1],
-            found=f"values from {low:g} to {high:g} in {path}",
-        )
+        raise DataError("E-SCALE-01", path=path, window=WINDOW, found=f"values from {low:g} to {high:g} in {path}")
     hu = scaled.astype(np.float32)
     hu *= np.float32(WINDOW[1] - WINDOW[0])
     hu += np.float32(WINDOW[0])
@@ -143,12 +131,8 @@ def _placed(stack: npt.NDArray[Any], path: Path) -> Volume:
 def _only(source: Path, pattern: str) -> Path | None:
     found = [path for path in sorted([*source.glob(pattern), *source.glob(f"*/{pattern}")]) if path.is_dir()]
     if len(found) > 1:
-        raise DataError(
-            "E-SRC-11",
-            source=source,
-            pattern=pattern,
-            found=", ".join(str(path.relative_to(source)) for path in found),
-        )
+        places = ", ".join(str(path.relative_to(source)) for path in found)
+        raise DataError("E-SRC-11", source=source, pattern=pattern, found=places)
     return found[0] if found else None
 
 

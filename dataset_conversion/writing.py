@@ -5,11 +5,12 @@ the full ones. All is written to a temporary folder that gets its name at the ve
 
 Where labels and image have one shape but headers that disagree, the case is skipped, with an image of the labels laid
 on the scan by index; a case that is right there can be made to take over the header of its image.
+
+Scans without labels that are added to a dataset are moved into its imagesUn when all are there. A scan that lies there
+with the same bytes is left alone, so that a command that was killed can be repeated.
 """
 
-from __future__ import annotations
-
-import os
+import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -18,15 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_conversion.file_names import shortened
-from dataset_conversion.survey import CaseSource, ConversionReport, LoadedCase, Skipped, Survey
-from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson, write_dataset
+from dataset_conversion.survey import CaseSource, ConversionReport, LoadedCase, Skipped, Survey, shortened
+from samora_pipeline.contracts.dataset import PublishedSplit, RawDataset, SamoraJson, read_dataset, write_dataset
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.errors import DataError, ResourceError
-from samora_pipeline.files import TEMPORARY_MARK, atomic_folder, exclusive
+from samora_pipeline.files import TEMPORARY_MARK, atomic_folder, digest_file, exclusive
 from samora_pipeline.imaging.files import write_labels, write_volume
-from samora_pipeline.imaging.preprocessor import require_same_grid
-from samora_pipeline.imaging.volume import Volume, label_array, require_finite
+from samora_pipeline.imaging.volume import Volume, label_array, require_finite, require_same_grid
 from samora_pipeline.parallel import Outcome, map_cases
 
 REPORT_FILE = "conversion.json"
@@ -143,15 +142,9 @@ class CaseWriter:
 
     def _check_labels(self, case: CaseSource, label: Volume) -> None:
         declared = self.survey.description.scheme.values
-        unknown = sorted(set(np.unique(label_array(label)).tolist()) - declared)
-        if unknown:
-            raise _fault(
-                "E-LABEL-09",
-                case,
-                "has label values that are not declared",
-                f"{shortened(unknown, 20)} in {label.path.name}",
-                shortened(sorted(declared), 20),
-            )
+        if unknown := sorted(set(np.unique(label_array(label)).tolist()) - declared):
+            found, expected = f"{shortened(unknown, 20)} in {label.path.name}", shortened(sorted(declared), 20)
+            raise _fault("E-LABEL-09", case, "has label values that are not declared", found, expected)
 
     def _place(self, loaded: LoadedCase, volume: Volume, path: Path) -> bool:
         """Link or copy the volume's own file to ``path`` if it can stay as it is; False when it must be written."""
@@ -163,7 +156,7 @@ class CaseWriter:
             path.symlink_to(original)
             return True
         try:
-            os.link(original, path)
+            path.hardlink_to(original)
         except OSError:
             # Another file system, or one without hard links.
             shutil.copyfile(original, path)
@@ -244,3 +237,60 @@ def _limited(ours: SamoraJson, skipped: Collection[str]) -> SamoraJson:
 
 def _fault(code: str, case: CaseSource, what: str, found: str, expected: str) -> DataError:
     return DataError(code, f'the case "{case.name}" {what}', found=found, expected=expected)
+
+
+def join_survey(
+    survey: Survey, target: Path, converter: str, source: str, *, overwrite: bool = False, workers: int = 1
+) -> ConversionReport:
+    """Write the unlabelled cases of ``survey`` to imagesUn of the raw dataset ``target``.
+
+    The report goes to conversion_SOURCE.json beside the dataset's own.
+
+    Raises:
+        DataError: ``E-CONV-01`` unfit names, ``E-CONV-02`` no usable case, ``E-CONV-04`` names that the dataset has
+            already, ``E-CHAN-05`` channels that it does not have.
+        ResourceError: ``E-DISK-01``, or ``E-LOCK-01`` while another process converts to the same target.
+    """
+    check_names(survey)
+    dataset = read_dataset(target)
+    _check_fit(survey, dataset)
+    sweep(target)
+    folder = target.parent / f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{target.name}"
+    try:
+        with alone(folder):
+            writer = CaseWriter(replace(survey, description=dataset.description), folder, folder)
+            report = writer.write_all(f"adding to {target.name}", converter, source, workers)
+            added = _move(folder / "imagesUn", target / "imagesUn", overwrite)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report = replace(report, notes=(*report.notes, f"{added} of the files were not in {target.name} yet"))
+    write_json(report, target / f"conversion_{Path(source).resolve().name}.json")
+    return report
+
+
+def _move(source: Path, target: Path, overwrite: bool) -> int:
+    """Move all files, and return how many were new or changed."""
+    target.mkdir(exist_ok=True)
+    files = sorted(source.iterdir())
+    present = [path.name for path in files if (target / path.name).exists()]
+    changed = [name for name in present if digest_file(source / name) != digest_file(target / name)]
+    if changed and not overwrite:
+        raise _names_taken(target.parent.name, "other", changed, "; --overwrite replaces the scans")
+    new = [path for path in files if path.name not in present or path.name in changed]
+    for path in new:
+        path.replace(target / path.name)
+    return len(new)
+
+
+def _check_fit(survey: Survey, dataset: RawDataset) -> None:
+    """Refuse scans of other channels than the dataset's, and names that its labelled or test scans have."""
+    given, known = survey.description.channel_names, dataset.description.channel_names
+    if given and [name.lower() for name in given.values()] != [name.lower() for name in known.values()]:
+        found, expected = ", ".join(given.values()), ", ".join(known.values())
+        raise DataError("E-CHAN-05", dataset=dataset, found=found, expected=expected)
+    if taken := sorted({*survey.names("Un")} & {*dataset.training(), *dataset.test()}):
+        raise _names_taken(dataset.folder.name, "labelled or test", taken, "")
+
+
+def _names_taken(dataset: str, which: str, names: list[str], otherwise: str) -> DataError:
+    return DataError("E-CONV-04", dataset=dataset, which=which, otherwise=otherwise, found=", ".join(names[:10]))

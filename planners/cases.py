@@ -21,8 +21,7 @@ from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.leakage import copies
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.preprocessor import require_same_grid
-from samora_pipeline.imaging.volume import Volume, label_array, require_finite
+from samora_pipeline.imaging.volume import Volume, label_array, require_finite, require_same_grid
 
 FOLDERS: dict[ImageFolder, Subset] = {"imagesTr": "train", "imagesTs": "test", "imagesUn": "unlabelled"}
 

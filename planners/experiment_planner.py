@@ -28,8 +28,8 @@ from samora_pipeline.contracts.plans import (
 )
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import digest_json
-from samora_pipeline.imaging.intensity_schemes import INTENSITY_SCHEMES, ChannelEvidence, scheme_of_channel
-from samora_pipeline.imaging.preprocessor import slice_order
+from samora_pipeline.imaging.intensity import INTENSITY_SCHEMES, ChannelEvidence, scheme_of_channel
+from samora_pipeline.imaging.volume import slice_order
 from samora_pipeline.registry import Registry
 
 T = TypeVar("T")

@@ -27,7 +27,7 @@ from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import digest_file, digest_json, write_bytes
 from samora_pipeline.imaging.intensity import measure
-from samora_pipeline.imaging.voxel_digest import digest_voxels
+from samora_pipeline.imaging.volume import digest_voxels
 from samora_pipeline.parallel import Engine
 
 MEASUREMENTS_FOLDER = ".fingerprints"

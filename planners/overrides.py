@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from samora_pipeline.contracts.assignments import read_value, split_assignment
+from samora_pipeline.contracts.options import read_value, split_assignment
 from samora_pipeline.contracts.plans import InPlaneRule, SliceAxis
 from samora_pipeline.errors import UsageError
-from samora_pipeline.imaging.intensity_schemes import INTENSITY_SCHEMES, read_rule
+from samora_pipeline.imaging.intensity import INTENSITY_SCHEMES, read_rule
 from samora_pipeline.registry import nearest
 
 # The type of each value, and the condition that it has to meet.

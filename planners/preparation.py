@@ -39,7 +39,7 @@ from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_json, sweep, write_bytes
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
+from samora_pipeline.imaging.volume import labels_to_slices, to_slices
 from samora_pipeline.parallel import Engine
 from samora_pipeline.slices.store import CasePaths, StoredSlices, write_case
 

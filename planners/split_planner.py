@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from samora_pipeline.contracts.budget import parse_budget
 from samora_pipeline.contracts.dataset import PublishedBudget, RawDataset
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.json_io import parse, read_object
 from samora_pipeline.contracts.leakage import groups, protected_names, training_leaks
 from samora_pipeline.contracts.plans import SliceAxis
-from samora_pipeline.contracts.splits import ALL, OFFICIAL, Fold, Selection, Splits
+from samora_pipeline.contracts.splits import ALL, OFFICIAL, Fold, Selection, Splits, parse_budget
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.preprocessor import slice_order
+from samora_pipeline.imaging.volume import slice_order
 
 FOLDS = 5
 SEED = 12345

@@ -1,7 +1,5 @@
 """What all commands share: strict parsing, exit codes, errors without tracebacks, console logging."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import signal
@@ -21,13 +19,8 @@ class CommandParser(argparse.ArgumentParser):
     """An ``ArgumentParser`` that never abbreviates and carries the options every command has."""
 
     def __init__(self, prog: str, description: str, epilog: str = "") -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        as_written = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=as_written)
         self.add_argument("--root", metavar="DIR", help="data root (default: SAMORA_ROOT, else ./samora_data)")
         self.add_argument("--debug", action="store_true", help="show tracebacks")
 

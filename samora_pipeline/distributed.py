@@ -5,8 +5,6 @@ yields the part of its gradient that flows through that rank's own samples. Grad
 (never averaged), and losses that do not decompose over samples (Dice, NT-Xent) stay exact.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -79,7 +77,8 @@ def sum_with_all_gradients(value: torch.Tensor) -> torch.Tensor:
     Each rank uses the sum on its own samples only, so the gradients that arrive on all ranks are summed as well. Every
     rank has to run the backward pass.
     """
-    return value if world_size() == 1 else _sum_both_ways(value)
+    total: torch.Tensor = value if world_size() == 1 else _SumBothWays.apply(value)
+    return total
 
 
 class _SumBothWays(torch.autograd.Function):
@@ -94,11 +93,6 @@ class _SumBothWays(torch.autograd.Function):
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total
-
-
-def _sum_both_ways(value: torch.Tensor) -> torch.Tensor:
-    total: torch.Tensor = _SumBothWays.apply(value)
-    return total
 
 
 def gather_over_ranks(value: torch.Tensor) -> torch.Tensor:
@@ -116,10 +110,8 @@ def gather_over_ranks(value: torch.Tensor) -> torch.Tensor:
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Sum the gradients of ``parameters`` over ranks, in one message."""
-    if world_size() == 1:
-        return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
+    if world_size() == 1 or not gradients:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)

@@ -4,10 +4,9 @@ Exit codes (the contract of every command): 0 ok, 1 our bug, 2 usage, 3 finished
 4 data or contract, 5 missing asset, 6 resources.
 """
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,11 +64,8 @@ class SamoraError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes send errors back pickled; keyword-only arguments need help to survive that.
-        return _rebuild, (type(self), self.code, self.what, self.found, self.expected, self.fix)
-
-
-def _rebuild(kind: type[SamoraError], code: str, what: str, found: str, expected: str, fix: str) -> SamoraError:
-    return kind(code, what, found=found, expected=expected, fix=fix)
+        parts = {"found": self.found, "expected": self.expected, "fix": self.fix}
+        return partial(type(self), self.code, self.what, **parts), ()
 
 
 class UsageError(SamoraError):

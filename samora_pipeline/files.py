@@ -1,7 +1,5 @@
 """Writing so that a kill at any moment leaves the old file or the new one; digests that tell two files apart."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import json
@@ -72,21 +70,17 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         ResourceError: ``E-LOCK-01`` when another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if _fcntl is None:
-        yield
-        return
-    with (folder / ".lock").open("w") as stream:
-        try:
-            _fcntl.flock(stream, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ResourceError("E-LOCK-01", folder=folder, found=str(folder)) from error
+
+    def refuse() -> None:
+        raise ResourceError("E-LOCK-01", folder=folder, found=str(folder))
+
+    with in_turn(folder / ".lock", refuse):
         yield
 
 
 @contextmanager
 def in_turn(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file, waiting for the process that has it; ``waiting`` is called once if that is needed.
+    """Hold a lock file, waiting for the process that has it; ``waiting`` is called once if so, and may raise.
 
     The file stays behind, empty: to remove it would let two processes hold two files of one name.
     """
@@ -122,13 +116,8 @@ def require_space(path: Path, needed: int) -> None:
     folder = existing_folder(path)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ResourceError(
-            "E-DISK-02",
-            path=path,
-            needed=needed / 1000000.0,
-            folder=folder,
-            found=f"{free / 1000000.0:,.0f} MB free in {folder}",
-        )
+        found = f"{free / 1e6:,.0f} MB free in {folder}"
+        raise ResourceError("E-DISK-02", path=path, needed=needed / 1e6, folder=folder, found=found)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -4,8 +4,6 @@ Workers of our own are spawned, not forked, and ended when the parent ends; a wo
 reported with the case it held, and the other cases go on.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import multiprocessing.connection

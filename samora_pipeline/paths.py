@@ -1,7 +1,5 @@
 """Where things lie: SAMORA_ROOT and the four folders below it, read late so that importing has no side effect."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass
@@ -12,6 +10,20 @@ from samora_pipeline.registry import nearest
 
 DEFAULT_ROOT = Path("samora_data")
 _DATASET_FOLDER = re.compile(r"^Dataset(\d{3,})_(.+)$")
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """One dataset's number, name and raw folder."""
+
+    number: int
+    name: str
+    raw: Path
+
+    @property
+    def folder_name(self) -> str:
+        """``DatasetNNN_Name``, the same under raw, preprocessed and results."""
+        return f"Dataset{self.number:03d}_{self.name}"
 
 
 @dataclass(frozen=True)
@@ -45,28 +57,9 @@ class Roots:
 
     def datasets(self) -> list[DatasetFolder]:
         """All datasets under ``raw``, by number."""
-        if not self.raw.is_dir():
-            return []
-        found = []
-        for entry in self.raw.iterdir():
-            match = _DATASET_FOLDER.match(entry.name)
-            if match and entry.is_dir():
-                found.append(DatasetFolder(int(match[1]), match[2], entry))
+        entries = [(_DATASET_FOLDER.match(entry.name), entry) for entry in self.raw.glob("*") if entry.is_dir()]
+        found = (DatasetFolder(int(match[1]), match[2], entry) for match, entry in entries if match)
         return sorted(found, key=lambda folder: folder.number)
-
-
-@dataclass(frozen=True)
-class DatasetFolder:
-    """One dataset's number, name and raw folder."""
-
-    number: int
-    name: str
-    raw: Path
-
-    @property
-    def folder_name(self) -> str:
-        """``DatasetNNN_Name``, the same under raw, preprocessed and results."""
-        return f"Dataset{self.number:03d}_{self.name}"
 
 
 def resolve_roots(root: str | None) -> Roots:

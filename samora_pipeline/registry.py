@@ -1,7 +1,5 @@
 """Look-up by name, with the nearest names in the error; ``package.module:Name`` reaches code outside."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import re

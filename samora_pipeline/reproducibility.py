@@ -1,7 +1,5 @@
 """Seeds that depend on what is drawn and not on when, and a record of the software that ran."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import random

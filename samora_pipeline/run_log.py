@@ -3,16 +3,13 @@
 log.jsonl is the record; other destinations (TensorBoard, a web service) implement ``Sink`` and get the same lines.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from samora_pipeline.errors import AssetError
 from samora_pipeline.files import write_text
@@ -93,16 +90,14 @@ class Progress:
         self._quiet = quiet
         self._bar: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=self._total, initial=self._done, desc=self._title, unit=self._unit, file=sys.stderr)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
 

@@ -44,7 +44,7 @@ from samora_pipeline.evaluation.tables import write_summary
 from samora_pipeline.files import digest_file
 from samora_pipeline.imaging.files import read_volume, write_labels
 from samora_pipeline.imaging.intensity import measure
-from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
+from samora_pipeline.imaging.volume import labels_to_slices, to_slices
 from samora_pipeline.models.assembly import build_network, trained_state
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.reporting.report_run import Places

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import FusionSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level
 from samora_pipeline.registry import Registry
 from trainers.settings import (
     EXPERT_IMAGE,

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.random_steps import (
     CONTRASTIVE_VIEWS,
     DISTILLATION_VIEWS,
@@ -20,7 +20,7 @@ from samora_pipeline.contracts.random_steps import (
     ViewSettings,
 )
 from samora_pipeline.errors import UsageError
-from samora_pipeline.optimization.schedules import WarmupUnit
+from samora_pipeline.optimization.optimizers import WarmupUnit
 
 BOOTSTRAP, TEACHER_IMAGE, TEACHER_PATCH = "bootstrap", "teacher_image", "teacher_patch"
 EXPERT_IMAGE, EXPERT_PATCH, EXPERT_PIXEL = "expert_image", "expert_patch", "expert_pixel"
@@ -42,7 +42,7 @@ TEACHER_OF = {EXPERT_IMAGE: TEACHER_IMAGE, EXPERT_PATCH: TEACHER_PATCH}
 Betas = tuple[float, float]
 OptimizerName = Literal["adamw", "lars"]
 RateRule = Literal["fixed", "square_root", "linear"]
-# Those of objectives.distillation, which is not imported here because it imports torch.
+# Those of objectives.features, which is not imported here because it imports torch.
 TargetScale = Literal["channel", "token", "none"]
 
 RANDOM_WEIGHTS = "random"
@@ -131,7 +131,7 @@ class PretrainingSettings(StageSettings):
 
 @dataclass(frozen=True)
 class MaskingSettings(PretrainingSettings):
-    """Masked modelling. ``normalised``, ``skip_flat``: see ``objectives.reconstruction.masked_reconstruction``."""
+    """Masked modelling. ``normalised``, ``skip_flat``: see ``objectives.features.masked_reconstruction``."""
 
     masked_share: float = 0.6  # SimMIM; MAE's 75 % belongs to an encoder that never sees hidden patches
     normalised: bool = True  # MAE: targets normalised patch by patch
@@ -151,7 +151,7 @@ class BootstrapSettings(MaskingSettings):
 
 @dataclass(frozen=True)
 class TeacherSettings(PretrainingSettings):
-    """What both teachers have: a network of ``models.teachers.catalog`` and what it starts from.
+    """What both teachers have: a network of ``models.catalog`` and what it starts from.
 
     ``weights`` is a catalogue name, a file, or ``random``; ``input_size`` None is that of the run. Without
     ``continued`` the teacher is taken as it is and not trained on the pool (no CPT).
@@ -261,7 +261,7 @@ class DenoisingSettings(PretrainingSettings):
 class DistillationSettings(PretrainingSettings):
     """An expert that learns a teacher's features from the same view of the same slice (Eq. 1).
 
-    ``feature``: one of the teacher's (None: its default). ``scale``: see ``objectives.distillation.scaled_target``.
+    ``feature``: one of the teacher's (None: its default). ``scale``: see ``objectives.features.scaled_target``.
     ``masked_share``: this share of the patches is hidden from both, and only visible tokens are compared (MAE only).
     LoRA does not decay.
     """

@@ -14,10 +14,10 @@ from pathlib import Path
 from benchmarks.studies.arms import NnunetArm
 from benchmarks.studies.state import Status
 from benchmarks.studies.steps import Setting, Words
-from samora_pipeline.contracts.budget import parse_budget, select
 from samora_pipeline.contracts.dataset import RawCase, RawDataset, read_dataset, write_dataset
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import SUMMARY_FILE
+from samora_pipeline.contracts.splits import parse_budget, select
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import AssetError, UsageError
 

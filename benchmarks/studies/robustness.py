@@ -96,7 +96,7 @@ def degraded_scans(
     from benchmarks.studies.degradation import degrade
     from samora_pipeline.contracts.plans import SliceAxis
     from samora_pipeline.imaging.files import read_volume, write_volume
-    from samora_pipeline.imaging.preprocessor import slice_geometry
+    from samora_pipeline.imaging.volume import slice_geometry
     from samora_pipeline.reproducibility import derived_seed
 
     found = raw.training() | raw.test()

@@ -1,7 +1,5 @@
 """AMOS22: abdominal CT, and as a dataset of its own abdominal MR, with 15 organs. The modality follows from the id."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from dataclasses import dataclass
@@ -9,11 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted, list_files, stem
-from dataset_conversion.label_map import ABDOMEN, LabelMap
-from dataset_conversion.published import Published
-from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Identity, Part, Survey
+from dataset_conversion.scans import ABDOMEN, LabelMap, load_files
+from dataset_conversion.survey import CaseSource, Identity, Part, Published, Survey, counted, list_files, stem
 from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson
 
 _ENDINGS = (".nii.gz", ".nii")
@@ -74,9 +69,7 @@ class AMOS22(Converter):
 
     def add_options(self, parser: argparse._ActionsContainer) -> None:
         """The modality."""
-        parser.add_argument(
-            "--modality", choices=list(_CHANNELS), default="CT", help="CT (ids below 500) or MR (default CT)"
-        )
+        parser.add_argument("--modality", choices=list(_CHANNELS), default="CT", help="CT (ids below 500) or MR")
 
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
         """CT at home, MR as a dataset of its own."""
@@ -85,8 +78,7 @@ class AMOS22(Converter):
     def published(self) -> Published:
         """The parts of the challenge; which scans they are, the folders say."""
         return Published(
-            "SAMora states no split for AMOS22; this is the challenge's own: trained on imagesTr, scored on imagesVa, "
-            "the part whose labels are public"
+            "SAMora states none; the challenge's own: trained on imagesTr, scored on imagesVa (public labels)"
         )
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
@@ -101,12 +93,10 @@ class AMOS22(Converter):
             others = f"{len(found)} scans, but none to train on with modality {options.modality}"
             raise self.missing_source(source, others if found else "no file imagesTr/amos_NNNN.nii.gz")
         test = tuple(scan.name for scan in scans if scan.folder == "Va" and scan.label)
+        split = PublishedSplit(train, test) if test else None
         return self.describe(
             cases,
-            SamoraJson(
-                origin=f"AMOS22, {options.modality} scans",
-                published_split=PublishedSplit(train, test) if test else None,
-            ),
+            SamoraJson(origin=f"AMOS22, {options.modality} scans", published_split=split),
             _notes(scans, len(found) - len(scans), options.modality),
             about={"name": self.identify("", source, options).name},
             channels=(_CHANNELS[options.modality],),

@@ -3,19 +3,14 @@
 Synapse has the same raw scans; ``find_raw_scans`` serves both.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import list_files, stem, unpaired
-from dataset_conversion.label_map import ABDOMEN, LabelMap
-from dataset_conversion.published import Published, limit, read_published
-from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Survey
+from dataset_conversion.scans import ABDOMEN, LabelMap, load_files
+from dataset_conversion.survey import CaseSource, Published, Survey, limit, list_files, read_published, stem, unpaired
 from samora_pipeline.contracts.dataset import SamoraJson
 
 ORGANS = LabelMap.numbered(
@@ -51,10 +46,7 @@ class BTCV(Converter):
 
     def published(self) -> Published:
         """The split of Synapse, so that a test scan of the one is never trained on in the other."""
-        origin = (
-            "SAMora states no split for BTCV; this is the one of Synapse (18 training and 12 test cases), whose scans "
-            "these are"
-        )
+        origin = "SAMora states none; that of Synapse, whose scans these are (18 training and 12 test cases)"
         return Published(origin, read_published("synapse").split)
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:

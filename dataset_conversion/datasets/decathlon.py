@@ -4,8 +4,6 @@
 of cases of its lists. Antonelli et al., Table 1 counts a few cases more.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterator
@@ -14,9 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted, list_files, listed_path, stem
 from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Identity, Part, Survey
+from dataset_conversion.survey import CaseSource, Identity, Part, Survey, counted, list_files, listed_path, stem
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.contracts.json_io import parse, read_object
 

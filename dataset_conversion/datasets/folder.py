@@ -1,7 +1,5 @@
 """Your own scans: any folder of images and any folder of label maps, matched by file name."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from functools import partial
@@ -10,10 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import group_channels, list_files, stem
-from dataset_conversion.label_map import MAP_FORM, LabelMap, read_label_map
-from dataset_conversion.scans import load_files, read_scan
-from dataset_conversion.survey import CaseSource, Identity, LoadedCase, Survey
+from dataset_conversion.scans import MAP_FORM, LabelMap, load_files, read_label_map, read_scan
+from dataset_conversion.survey import CaseSource, Identity, LoadedCase, Survey, group_channels, list_files, stem
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import label_array
@@ -43,24 +39,14 @@ class Folder(Converter):
         parser.add_argument("--name", default="", help="what the dataset is called: letters and digits")
         parser.add_argument("--images", metavar="DIR", default="", help="folder of images (default SOURCE/images)")
         parser.add_argument("--labels", metavar="DIR", default="", help="folder of label maps (default SOURCE/labels)")
-        parser.add_argument(
-            "--label-map", metavar="FILE", default="", help=f"JSON: which values make which label, {MAP_FORM}"
-        )
-        parser.add_argument(
-            "--channel",
-            nargs="+",
-            metavar="NAME",
-            default=[],
-            help="what the channels are, in order: CT, or T1 T2 (default: zscore)",
-        )
+        parser.add_argument("--label-map", metavar="FILE", default="", help=f"values of each label, JSON: {MAP_FORM}")
+        channels = "what the channels are, in order: CT, or T1 T2 (default: zscore)"
+        parser.add_argument("--channel", nargs="+", metavar="NAME", default=[], help=channels)
 
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
         """The name given with ``--name``."""
-        return Identity.named(
-            options.name,
-            expected="letters, digits, - and _",
-            fix="samora_convert -d Folder --name MyData --images DIR --labels DIR",
-        )
+        fix = "samora_convert -d Folder --name MyData --images DIR --labels DIR"
+        return Identity.named(options.name, expected="letters, digits, - and _", fix=fix)
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Match images and labels by name; without a map, read the label values that occur."""
@@ -89,12 +75,8 @@ class Folder(Converter):
             raise self.missing_source(folder, f"no folder {folder}")
         labels = {stem(path, _ENDINGS): path for path in list_files(folder, _ENDINGS)}
         if alone := sorted(set(labels) - set(images)):
-            raise DataError(
-                "E-SRC-03",
-                number=len(alone),
-                images=", ".join([*images][:5]),
-                found=", ".join(labels[name].name for name in alone),
-            )
+            found = ", ".join(labels[name].name for name in alone)
+            raise DataError("E-SRC-03", number=len(alone), images=", ".join([*images][:5]), found=found)
         return labels
 
 
@@ -111,13 +93,9 @@ def _counted_map(labels: dict[str, Path]) -> LabelMap:
     foreground = sorted(occurring - {0})
     if foreground != list(range(1, len(foreground) + 1)) or not foreground:
         suggested = ", ".join(f'"label_{number}": [{value}]' for number, value in enumerate(foreground, start=1))
-        raise DataError(
-            "E-LABEL-09",
-            what="label values are not 0, 1, 2, ...",
-            found=", ".join(map(str, sorted(occurring))) or "no readable label map",
-            expected="consecutive values from 0, or a label map",
-            fix=f"--label-map map.json  with  {{{suggested}}}",
-        )
+        found = ", ".join(map(str, sorted(occurring))) or "no readable label map"
+        fix = f"--label-map map.json  with  {{{suggested}}}"
+        raise DataError("E-LABEL-09", found=found, expected="consecutive values from 0, or a label map", fix=fix)
     return LabelMap({f"label_{value}": (value,) for value in foreground})
 
 

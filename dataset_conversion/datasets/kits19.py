@@ -4,18 +4,14 @@ The files have their slices along the first axis and say so in their affine. The
 taken by anatomical direction later, so that no axis order has to be assumed.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Survey
+from dataset_conversion.scans import LabelMap, load_files
+from dataset_conversion.survey import CaseSource, Survey, counted
 from samora_pipeline.contracts.dataset import SamoraJson
 
 _IMAGE, _LABEL = "imaging.nii.gz", "segmentation.nii.gz"

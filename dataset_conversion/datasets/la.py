@@ -1,7 +1,5 @@
 """LA: late-gadolinium MR of the left atrium, from the challenge's NRRD folders or from the mri_norm2.h5 files."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,12 +10,9 @@ import numpy as np
 
 from dataset_conversion.array_files import read_arrays
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted, find_once, shortened
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.published import Published, limit
-from dataset_conversion.scans import Spacing, doubtful_spacings, load_files
-from dataset_conversion.survey import CaseSource, LoadedCase, Survey
-from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson
+from dataset_conversion.scans import LabelMap, Spacing, doubtful_spacings, load_files
+from dataset_conversion.survey import CaseSource, LoadedCase, Published, Survey, counted, find_once, limit, shortened
+from samora_pipeline.contracts.dataset import PublishedSplit
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import Volume, make_grid
 
@@ -38,9 +33,7 @@ class LA(Converter):
     page = "https://www.cardiacatlas.org/atriaseg2018-challenge/atria-seg-data/"
     terms = "research; the terms of the challenge decide. The HDF5 copy (https://github.com/yulequan/UA-MT) states none"
     citation = (
-        "Xiong et al., A global benchmark of algorithms for segmenting the left atrium from late gadolinium-enhanced "
-        "cardiac magnetic resonance imaging, Medical Image Analysis 67:101832, 2021; for the HDF5 files also Yu et "
-        "al., Uncertainty-aware Self-ensembling Model, MICCAI 2019"
+        "Xiong et al., Medical Image Analysis 67:101832, 2021; for HDF5 files also Yu et al. (UA-MT), MICCAI 2019"
     )
     tree = (
         "FOLDER/\n"
@@ -57,8 +50,7 @@ class LA(Converter):
     label_maps = {_NRRD_LABEL: _NRRD_LABELS, _HDF5: _HDF5_LABELS}
     lists = "la"
     remarks = (
-        "Published tables score scans cropped around the atrium (mri_norm2.h5); whole scans of the challenge score "
-        "differently.",
+        "Published tables score scans cropped around the atrium (mri_norm2.h5); whole scans score differently.",
         "HDF5 files hold z-scores and no spacing: the challenge's 0.625 mm are written, and each volume is scaled by "
         "its own percentiles, which undoes the z-score.",
         "5pct is 4 of 80 scans, the first four of train.list (the paper writes 4/100).",
@@ -74,12 +66,8 @@ class LA(Converter):
         labelled = {case.name for case in cases if case.part != "Un"}
         here, missing = limit(lists, labelled)
         known, doubts = doubtful_spacings(scans, _plausible, f"not the {_SPACING} mm of the challenge")
-        ours = SamoraJson(
-            origin=f"LA 2018 challenge, {_NRRD if scans else f'{_HDF5} (z-scores)'}; lists: {here.origin}",
-            spacing_known=known,
-            published_split=here.split,
-            budgets=here.budgets,
-        )
+        layout = _NRRD if scans else f"{_HDF5} (z-scores)"
+        ours = here.samora_json(f"LA 2018 challenge, {layout}; lists: {here.origin}", known)
         notes = replaced + doubts + missing + _other_notes(scans, stored, labelled, here)
         return self.describe(cases, ours, notes)
 

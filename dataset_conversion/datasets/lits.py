@@ -1,17 +1,13 @@
 """LiTS: abdominal CT with liver and liver tumours, in the numbered files of the challenge."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import find_once, unpaired
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Survey
+from dataset_conversion.scans import LabelMap, load_files
+from dataset_conversion.survey import CaseSource, Survey, find_once, unpaired
 from samora_pipeline.contracts.dataset import SamoraJson
 
 _LABELS = LabelMap.numbered("liver", "tumour")

@@ -1,7 +1,5 @@
 """A folder that is an nnU-Net raw dataset already: adopted as it is, by links to its files or as a copy."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from dataclasses import replace
@@ -9,9 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import group_channels, list_files
 from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Identity, LoadedCase, Part, Survey
+from dataset_conversion.survey import CaseSource, Identity, LoadedCase, Part, Survey, group_channels, list_files
 from samora_pipeline.contracts.dataset import RawDataset, SamoraJson, read_dataset
 from samora_pipeline.errors import DataError
 

@@ -1,19 +1,13 @@
 """PROMISE12: T2-weighted MR of the prostate, in the MetaImage files of the challenge."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted, find_once
-from dataset_conversion.label_map import LabelMap
-from dataset_conversion.published import Published, limit
-from dataset_conversion.scans import Spacing, doubtful_spacings, load_files
-from dataset_conversion.survey import CaseSource, Survey
-from samora_pipeline.contracts.dataset import SamoraJson
+from dataset_conversion.scans import LabelMap, Spacing, doubtful_spacings, load_files
+from dataset_conversion.survey import CaseSource, Published, Survey, counted, find_once, limit
 
 _LABELS = LabelMap.numbered("prostate")
 
@@ -25,10 +19,7 @@ class PROMISE12(Converter):
     summary = "50 T2-weighted MR scans of the prostate with labels, and the challenge's 30 test scans without."
     page = "https://promise12.grand-challenge.org"
     terms = "research; the terms of the challenge decide"
-    citation = (
-        "Litjens et al., Evaluation of prostate segmentation algorithms for MRI: The PROMISE12 challenge, Medical "
-        "Image Analysis 18:359-373, 2014, doi 10.1016/j.media.2013.12.002"
-    )
+    citation = "Litjens et al., Medical Image Analysis 18:359-373, 2014, doi 10.1016/j.media.2013.12.002"
     tree = (
         "FOLDER/\n"
         "  TrainingData/CaseNN.mhd, CaseNN.raw            50 scans, in any folders\n"
@@ -55,12 +46,7 @@ class PROMISE12(Converter):
         bare = [case.name for case in cases if case.part == "Un"]
         here, missing = limit(published, {*scans} - {*bare})
         known, doubts = doubtful_spacings(scans, _plausible, "where prostate MR has slices thicker than its pixels")
-        ours = SamoraJson(
-            origin=f"PROMISE12 challenge; lists: {here.origin}",
-            spacing_known=known,
-            published_split=here.split,
-            budgets=here.budgets,
-        )
+        ours = here.samora_json(f"PROMISE12 challenge; lists: {here.origin}", known)
         notes = missing + doubts + counted(bare, "scans have no label map and went to imagesUn")
         return self.describe(cases, ours, notes)
 

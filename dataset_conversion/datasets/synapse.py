@@ -1,7 +1,5 @@
 """Synapse multi-organ: 30 abdominal CT scans with 8 organs, from the raw scans or from the preprocessed slices."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from functools import partial
@@ -9,12 +7,9 @@ from pathlib import Path
 
 from dataset_conversion.converter import Converter
 from dataset_conversion.datasets.btcv import BTCV, find_raw_scans
-from dataset_conversion.file_names import counted
-from dataset_conversion.published import Published, limit
-from dataset_conversion.survey import CaseSource, Part, Survey
+from dataset_conversion.survey import CaseSource, Part, Published, Survey, counted, limit
 from dataset_conversion.synapse_labels import ORDERS, FoundOrder, find_order
 from dataset_conversion.synapse_slices import WINDOW, StoredCase, count_labels, find_stored_slices
-from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError
 
 _NO_SPACING = "preprocessed slices state no spacing: distances will be in pixels, not in mm"
@@ -45,8 +40,7 @@ class Synapse(Converter):
     }
     lists = "synapse"
     remarks = (
-        "Preprocessed copies come in several label orders, which are distinguished by the volumes of gallbladder and "
-        "kidneys; where these leave a doubt, --label-order has to say it.",
+        "Preprocessed copies come in several label orders, found by the volumes of organs or said with --label-order.",
         "Preprocessed slices were clipped to [-125, 275] HU and scaled to [0, 1]. The scaling is undone, the clipping "
         "cannot be; their spacing and orientation are not known, so distances come in pixels.",
         "Slices are mirrored in training, as in the published recipes, although left and right kidney are labels.",
@@ -55,12 +49,8 @@ class Synapse(Converter):
 
     def add_options(self, parser: argparse._ActionsContainer) -> None:
         """The label order, where the volumes leave a doubt."""
-        parser.add_argument(
-            "--label-order",
-            choices=sorted(ORDERS),
-            default="",
-            help="which values the organs have in preprocessed files (default: found by the volumes of organs)",
-        )
+        values = "which values the organs have in preprocessed files (default: found by the volumes of organs)"
+        parser.add_argument("--label-order", choices=sorted(ORDERS), default="", help=values)
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Find one of the two layouts; of preprocessed files some label maps are read, to find their order."""
@@ -68,14 +58,10 @@ class Synapse(Converter):
         raw, raw_notes = find_raw_scans(source, ORDERS["btcv"], published)
         stored, folders = find_stored_slices(source)
         if (raw or raw_notes) and stored:
-            raise DataError(
-                "E-SRC-12",
-                source=source,
-                found=", ".join(str(folder.relative_to(source)) for folder in folders) + " and img",
-            )
+            places = ", ".join(str(folder.relative_to(source)) for folder in folders)
+            raise DataError("E-SRC-12", source=source, found=f"{places} and img")
         if not raw and not stored:
-            found = "; ".join(raw_notes) or "no img/imgNNNN.nii.gz, no train_npz, no test_vol_h5"
-            raise self.missing_source(source, found)
+            raise self.missing_source(source, "; ".join(raw_notes) or "no imgNNNN.nii.gz, train_npz or test_vol_h5")
         here, notes = limit(published, {*(case.name for case in raw), *(case.name for case in stored)})
         cases, origin, notes = raw, "raw scans", raw_notes + notes
         if stored:
@@ -84,16 +70,8 @@ class Synapse(Converter):
             here, lost = _renumbered(here, stored)
             origin = f"TransUNet's preprocessed slices, label order {told.order}, scaling to [0, 1] undone"
             notes = (told.why, _NO_SPACING, *_gaps(stored), *notes, *lost)
-        ours = SamoraJson(
-            origin=f"BTCV (Synapse syn3193805), {origin}",
-            spacing_known=not stored,
-            budget_unit="slices",
-            published_split=here.split,
-            budgets=here.budgets,
-            window=WINDOW,
-            mirror=True,
-        )
-        return self.describe(cases, ours, notes)
+        ours = here.samora_json(f"BTCV (Synapse syn3193805), {origin}", not stored)
+        return self.describe(cases, replace(ours, budget_unit="slices", window=WINDOW, mirror=True), notes)
 
 
 def _gaps(stored: tuple[StoredCase, ...]) -> tuple[str, ...]:

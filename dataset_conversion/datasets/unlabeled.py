@@ -1,7 +1,5 @@
 """Scans without labels: any folder of volumes, DICOM series or pictures, as a dataset of its own or added to one."""
 
-from __future__ import annotations
-
 import argparse
 import fnmatch
 import re
@@ -12,10 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import counted, group_channels, stem
-from dataset_conversion.joining import join_survey
 from dataset_conversion.scans import load_files, split_channels
-from dataset_conversion.survey import CaseSource, ConversionReport, Identity, LoadedCase, Survey
+from dataset_conversion.survey import (
+    CaseSource,
+    ConversionReport,
+    Identity,
+    LoadedCase,
+    Survey,
+    counted,
+    group_channels,
+    stem,
+)
+from dataset_conversion.writing import join_survey
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.dicom import find_series, is_dicom, read_series
@@ -66,11 +72,8 @@ class Unlabeled(Converter):
 
     def identify(self, token: str, source: Path, options: argparse.Namespace) -> Identity:
         """The name given with ``--name``."""
-        return Identity.named(
-            options.name,
-            expected="letters, digits, - and _, or a dataset to add the scans to",
-            fix="samora_convert -d Unlabeled -i FOLDER --name MyScans  (or --add-to DATASET)",
-        )
+        fix = "samora_convert -d Unlabeled -i FOLDER --name MyScans  (or --add-to DATASET)"
+        return Identity.named(options.name, expected="letters, digits, - and _, or a dataset to add to", fix=fix)
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """List the scans; of DICOM files the headers are read, to tell series apart."""
@@ -125,10 +128,7 @@ class _Found:
         pictures = f"{self.pictures} cases are pictures, which state no spacing: distances come in pixels"
         # The voxels of .mhd files lie beside them.
         strange = [name for name in self.others if not name.lower().endswith((".raw", ".zraw"))]
-        return (
-            *([pictures] if self.pictures else []),
-            *counted(strange, "files are no scans and were left out"),
-        )
+        return (*([pictures] if self.pictures else []), *counted(strange, "files are no scans and were left out"))
 
     def _add_volumes(self, paths: Sequence[Path]) -> None:
         if len(self.options.channel) > 1:
@@ -136,12 +136,10 @@ class _Found:
         else:
             plain = [stem(path, _VOLUMES) for path in paths]
             numbered = all(name.endswith("_0000") for name in plain)
-            grouped = {
-                name.removesuffix("_0000") if numbered else name: (path,)
-                for name, path in zip(plain, paths, strict=True)
-            }
+            names = [name.removesuffix("_0000") if numbered else name for name in plain]
+            grouped = {name: (path,) for name, path in zip(names, paths, strict=True)}
         for name, channels in grouped.items():
-            self._case(channels[0].parent, name, partial(_load_volumes, channels))
+            self._case(channels[0].parent, name, partial(load_files, channels, None))
 
     def _add_pictures(self, paths: Sequence[Path]) -> None:
         stacks: dict[str, list[Path]] = {}
@@ -161,10 +159,11 @@ class _Found:
             self.modalities.add(one.modality)
             self._case(folder, f"series{number}" if series[1:] else "", partial(_load_series, one.paths))
 
-    def _case(self, folder: Path, name: str, load: Callable[[], LoadedCase]) -> None:
+    def _case(self, folder: Path, name: str, read: Callable[[], LoadedCase]) -> None:
         parts = [*folder.relative_to(self.source).parts, *([name] if name else [])]
         joined = "_".join(parts) or self.source.resolve().name
-        self.cases.append(CaseSource(self.options.prefix + re.sub(r"[^\w.-]+", "_", joined), "Un", load))
+        name = self.options.prefix + re.sub(r"[^\w.-]+", "_", joined)
+        self.cases.append(CaseSource(name, "Un", partial(_load, read)))
 
 
 def _channels(options: argparse.Namespace, found: _Found) -> tuple[str, ...]:
@@ -175,36 +174,27 @@ def _channels(options: argparse.Namespace, found: _Found) -> tuple[str, ...]:
         return tuple(found.modalities)
     if options.add_to:
         return ()
-    raise UsageError(
-        "E-ARG-10",
-        found=f"modalities {', '.join(sorted(found.modalities))}" if found.modalities else "files that do not say it",
-    )
-
-
-def _load_volumes(paths: tuple[Path, ...]) -> LoadedCase:
-    return _without_labels(load_files(paths, None))
+    raise UsageError("E-ARG-10", found=f"modalities {', '.join(sorted(found.modalities)) or 'that no file states'}")
 
 
 def _load_pictures(paths: tuple[Path, ...]) -> LoadedCase:
-    return _without_labels(LoadedCase(split_channels(read_slices(paths) if paths[1:] else read_picture(paths[0]))))
+    return LoadedCase(split_channels(read_slices(paths) if paths[1:] else read_picture(paths[0])))
 
 
 def _load_series(paths: tuple[Path, ...]) -> LoadedCase:
-    return _without_labels(LoadedCase(split_channels(read_series(paths))))
+    return LoadedCase(split_channels(read_series(paths)))
 
 
-def _without_labels(loaded: LoadedCase) -> LoadedCase:
-    """The case itself.
+def _load(read: Callable[[], LoadedCase]) -> LoadedCase:
+    """The case that ``read`` reads.
 
     Raises:
         DataError: ``E-IMG-06`` when one of its volumes has so few values that it is a label map.
     """
+    loaded = read()
     for volume in loaded.channels:
         sample = volume.array[::_SAMPLED, ::_SAMPLED, ::_SAMPLED]
         if len(np.unique(sample)) < _FEWEST_VALUES and len(values := np.unique(volume.array)) < _FEWEST_VALUES:
-            raise DataError(
-                "E-IMG-06",
-                volume=volume,
-                found=f"only the values {', '.join(f'{value:g}' for value in values)} in {volume.path}",
-            )
+            shown = ", ".join(f"{value:g}" for value in values)
+            raise DataError("E-IMG-06", volume=volume, found=f"only the values {shown} in {volume.path}")
     return loaded

@@ -4,8 +4,6 @@ Codes are those of pydicom's concept dictionary (DICOM PS3.16). A name that is n
 claims nothing.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One file per checkpoint: tensors in safetensors, everything else as JSON in its header, and a digest of both."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

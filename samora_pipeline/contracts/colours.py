@@ -1,7 +1,5 @@
 """The one home of colours: those that stay apart for colour-blind readers and in grey print (Okabe and Ito, 2008)."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 ORANGE = "#E69F00"

@@ -4,8 +4,6 @@
 imagesUn}``. The folder stays a valid nnU-Net raw dataset.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """dataset_fingerprint.json: what was measured from the raw data, case by case. Nothing is decided here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,7 +28,7 @@ class CaseFingerprint:
     ``volume`` and ``foreground`` hold one entry per channel: over all voxels, and over voxels with a foreground
     label (None without labels or without foreground). ``label_voxels`` counts voxels per foreground name.
     ``image_digests`` are those of the files' bytes, ``voxel_digests`` those of what the files show, per channel:
-    equal for the same scan under another name, in another format or orientation (``imaging.voxel_digest``).
+    equal for the same scan under another name, in another format or orientation (``imaging.volume``).
     """
 
     subset: Subset

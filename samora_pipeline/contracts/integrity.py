@@ -1,7 +1,5 @@
 """integrity.json: all that is wrong or doubtful about the cases of a raw dataset, as the last check found it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 INTEGRITY_FILE = "integrity.json"

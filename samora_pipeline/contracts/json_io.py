@@ -1,7 +1,5 @@
 """JSON to frozen dataclasses and back. Unknown keys and wrong types are refused with the path of the fault."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -197,6 +195,9 @@ def _dataclass(plain: Any, cls: Any) -> Any:
 def _mapping(plain: Any, cls: Any) -> Any:
     if not isinstance(plain, dict):
         raise ValueError("an object")
+    if get_args(cls)[:1] == (int,):
+        # Keys are texts in JSON.
+        plain = {int(key) if key.isdecimal() else key: value for key, value in plain.items()}
     return _compiled(cls)(plain, cls)
 
 

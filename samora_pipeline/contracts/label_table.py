@@ -1,7 +1,5 @@
 """The label table: value, name and colour of everything that may stand in a label file, the same for every viewer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from samora_pipeline.contracts.colours import GREY, Rgb, label_colour

@@ -1,7 +1,5 @@
 """LabelScheme: from label values on disk to network outputs and back, with nnU-Net's regions and ignore label."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,9 +107,7 @@ def label_scheme(labels: dict[str, int | tuple[int, ...]], region_order: tuple[i
     if not scheme.regions and len(set(flat)) != len(flat):
         raise _wrong("a label value is declared twice", str(labels), "each value once (regions are lists)")
     if scheme.regions and len(scheme.region_order) != len(as_values):
-        raise _wrong(
-            "regions need regions_class_order, one value per region", str(region_order), f"{len(as_values)} values"
-        )
+        raise _wrong("each region needs a value in regions_class_order", str(region_order), f"{len(as_values)} values")
     return scheme
 
 

@@ -1,10 +1,8 @@
 """Scans that must not be learned from, because they show what is scored: copies under other names, same patients.
 
-Two scans count as the same when their voxel digests are equal (``imaging.voxel_digest``). That proves sameness; a copy
+Two scans count as the same when their voxel digests are equal (``imaging.volume``). That proves sameness; a copy
 that was resampled, cropped or clipped has another digest and is not found.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

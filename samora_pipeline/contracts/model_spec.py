@@ -3,12 +3,24 @@
 ``NetworkSpec`` is the union of both descriptions; JSON distinguishes them by ``kind``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
 
-from samora_pipeline.contracts.level import LEVELS, Level
+
+class Level(StrEnum):
+    """What an expert learned from: the whole image, patches of it, or single pixels.
+
+    The order of definition is the hierarchy from high to low; HL-Attn takes the higher level as the query.
+    """
+
+    IMAGE = "image"
+    PATCH = "patch"
+    PIXEL = "pixel"
+
+
+LEVELS: tuple[Level, ...] = tuple(Level)
+
 
 Scope = Literal["block", "attention"]
 
@@ -17,9 +29,9 @@ Scope = Literal["block", "attention"]
 class FusionSpec:
     """How the experts of a block are fused.
 
-    ``name`` is one of ``models.fusions.catalog`` or ``package.module:Class``. ``scope``: ``block`` fuses whole block
+    ``name`` is one of ``models.catalog`` or ``package.module:Class``. ``scope``: ``block`` fuses whole block
     outputs (Eq. 2-7), ``attention`` fuses attention residuals and runs the MLP once; fusions that join weights run one
-    branch, whatever the scope. ``options`` are the fusion's own, checked by ``models.fusions.catalog.fusion_options``.
+    branch, whatever the scope. ``options`` are the fusion's own, checked by ``models.catalog.fusion_options``.
     """
 
     name: str = "hl_attn"
@@ -65,30 +77,16 @@ class ModuleSpec:
     in_channels: int = 1
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
+    # There are no blocks for experts, and so neither fusion nor decoder.
+    levels: ClassVar[tuple[Level, ...]] = ()
+    fusion: ClassVar[None] = None
+    decoder: ClassVar[str] = ""
+    lora_rank: ClassVar[int] = 0
+
     @property
     def backbone(self) -> str:
         """The network itself."""
         return self.network
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """None: there are no blocks for experts, and so neither fusion nor decoder."""
-        return ()
-
-    @property
-    def fusion(self) -> None:
-        """See ``levels``."""
-        return None
-
-    @property
-    def decoder(self) -> str:
-        """See ``levels``."""
-        return ""
-
-    @property
-    def lora_rank(self) -> int:
-        """See ``levels``."""
-        return 0
 
 
 NetworkSpec = ModelSpec | ModuleSpec

@@ -1,7 +1,5 @@
 """plans.json: what was decided from the data. Every value carries its reason; later stages read only this."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Literal, TypeVar

@@ -3,8 +3,6 @@
 ``results/DATASET/pretraining/pools/KEY.json``, beside the results of stage 1.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """postprocessing.json of a fold folder: which labels keep their largest component only, and what that rests on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

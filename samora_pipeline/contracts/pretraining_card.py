@@ -1,7 +1,5 @@
 """card.json of a stage without labels: whether it learned anything, in numbers with thresholds and what to do."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -3,8 +3,6 @@
 Free of torch, so that a command line is checked before it is imported.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,13 +1,10 @@
 """config.json of a fold folder: everything that determined a run, and all that prediction needs besides weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import NetworkSpec
+from samora_pipeline.contracts.model_spec import Level, NetworkSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.pool import PoolIntensity
 from samora_pipeline.contracts.splits import Selection

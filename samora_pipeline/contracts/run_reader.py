@@ -4,8 +4,6 @@ A config.json may come from anywhere, and a name such as ``package.module:Class`
 the network is built. Names that are typed in a command or passed in Python are trusted; names in a file are not.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ nnU-Net's keys stay where its tools look for them (``foreground_mean``, ``mean``
 them: ``"1"`` for a label, ``"(1, 2)"`` for a region. A value that is not defined is null, never NaN.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """CASE.json beside CASE.b2nd: what a preprocessed case is, how to check it and how to go back to the raw grid."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from samora_pipeline.contracts.fingerprint import IntensityStats, Subset

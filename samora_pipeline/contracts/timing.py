@@ -1,7 +1,5 @@
 """timing.json of a fold: seconds and peak memory of every stage, and seconds per predicted volume."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 TIMING_FILE = "timing.json"

@@ -21,8 +21,7 @@ from samora_pipeline.contracts.label_table import LabelEntry, LabelTable
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import atomic_path
 from samora_pipeline.imaging.dicom import find_series, is_dicom, read_series
-from samora_pipeline.imaging.preprocessor import require_same_grid
-from samora_pipeline.imaging.volume import Volume
+from samora_pipeline.imaging.volume import Volume, require_same_grid
 from samora_pipeline.reproducibility import snapshot
 
 ENDING = ".dcm"

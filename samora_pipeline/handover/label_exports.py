@@ -16,8 +16,7 @@ from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.files import write_text
 from samora_pipeline.handover import dicom_seg, seg_nrrd
-from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_volume, write_labels
-from samora_pipeline.imaging.label_names import read_label_names
+from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_label_names, read_volume, write_labels
 from samora_pipeline.imaging.volume import label_array
 from samora_pipeline.inference.probabilities import UNCERTAINTY
 from samora_pipeline.inference.runs import named_run

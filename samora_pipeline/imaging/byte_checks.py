@@ -5,8 +5,6 @@ errors here; SimpleITK, for one, returns such volumes without a word. Readers ra
 without knowing the file; ``reading`` adds its path and the fix.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +18,6 @@ MAX_BYTES = 8 << 30
 # Deflate cannot expand by more than this factor (1032 : 1), so a larger claim is a wrong header or a truncated file.
 _MAX_RATIO = 1032
 GZIP_MAGIC = b"\x1f\x8b"
-GZIP_WINDOW = 31
-ZLIB_WINDOW = 15
 
 
 class DamagedError(Exception):
@@ -69,9 +65,10 @@ def check_claim(claimed: int, available: int = MAX_BYTES, compressed: bool = Fal
         raise DamagedError(f"{available:,} bytes on disk, too few for the {claimed:,} that its header claims")
 
 
-def inflate(content: bytes, claimed: int, window: int = GZIP_WINDOW) -> bytes:
+def inflate(content: bytes, claimed: int, window: int = 31) -> bytes:
     """Decode a whole gzip (all members) or zlib stream and verify checksums, end and length.
 
+    ``window`` is zlib's: 31 for gzip, 15 for zlib.
     No more than one byte beyond ``claimed`` is ever decoded. Zeros behind the stream are padding.
 
     Raises:

@@ -6,8 +6,6 @@ file is whole is read from its bytes. Enhanced files with many frames are refuse
 Shape legend: X, Y columns and rows; Z slices along the patient axis, in the order of their positions.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,10 +162,8 @@ def _require_alike(first: Any, other: Any) -> None:
         and np.allclose(first.GetDirection(), other.GetDirection(), atol=1e-3)
     )
     if not alike:
-        expected = f"{_described(first)} as in {_path(first).name}"
-        raise DataError(
-            "E-SER-02", path=_path(other), found=f"{_described(other)} in {_path(other)}", expected=expected
-        )
+        found, expected = f"{_described(other)} in {_path(other)}", f"{_described(first)} as in {_path(first).name}"
+        raise DataError("E-SER-02", path=_path(other), found=found, expected=expected)
 
 
 def _check_positions(headers: Sequence[Any], origins: Vector, normal: Vector) -> float:

@@ -1,40 +1,93 @@
-"""Reading and writing of volumes by the ending of their file; with ``label_names`` the only importer of nibabel.
+"""Reading and writing of volumes by the ending of their file; the only importer of nibabel.
 
 NIfTI goes through nibabel's header with a full checked read of the bytes, NRRD and MetaImage through ``itk_files``.
 
 Orientation of NIfTI: the sform where its code is set, else the qform, else the voxel sizes (taken as LAS). Where two
 of them disagree the volume carries a warning.
-"""
 
-from __future__ import annotations
+Names and colours of labels stand in the XML extension of Connectome Workbench (NIfTI code 30, "caret"). Readers that do
+not know it pass over it, as the format demands. TotalSegmentator's files carry the same XML.
+"""
 
 import gzip
 import math
 import zlib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
-from samora_pipeline.contracts.label_table import LabelTable
+from samora_pipeline.contracts.label_table import LabelEntry, LabelTable
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import write_bytes
-from samora_pipeline.imaging.byte_checks import (
-    GZIP_MAGIC,
-    GZIP_WINDOW,
-    DamagedError,
-    HeaderError,
-    check_claim,
-    inflate,
-    reading,
-)
+from samora_pipeline.imaging.byte_checks import GZIP_MAGIC, DamagedError, HeaderError, check_claim, inflate, reading
 from samora_pipeline.imaging.itk_files import META_ENDINGS, NRRD_ENDINGS, read_itk, write_itk
-from samora_pipeline.imaging.label_names import name_labels
 from samora_pipeline.imaging.volume import GRID_TOLERANCE, Grid, Volume, make_grid
+
+_CARET = 30
+# Beyond this it is no table of at most 255 names.
+_LARGEST = 1 << 20
+
+
+def name_labels(image: Any, table: LabelTable) -> None:
+    """Add the table to the header of a nibabel NIfTI image."""
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(_CARET, as_xml(table)))
+
+
+def read_label_names(path: Path) -> LabelTable:
+    """The table in a NIfTI file's header; empty where the file names no labels.
+
+    Raises:
+        DataError: ``E-LABEL-13`` for a table that cannot be understood; ``E-IMG-02`` for a file without a header.
+    """
+    with reading(path, ImageFileError, OSError, EOFError, ValueError):
+        extensions = nibabel.load(path).header.extensions
+    for extension in extensions:
+        # nibabel before 5.3 knows get_content alone, later ones refuse it for codes that they do not interpret.
+        content = extension.content if hasattr(extension, "content") else extension.get_content()
+        if isinstance(content, bytes) and b"<LabelTable" in content[:_LARGEST]:
+            return from_xml(content, path)
+    return ()
+
+
+def as_xml(table: LabelTable) -> bytes:
+    """The table as the text of the extension."""
+    root = ElementTree.Element("CaretExtension")
+    volume = ElementTree.SubElement(root, "VolumeInformation", Index="0")
+    labels = ElementTree.SubElement(volume, "LabelTable")
+    for entry in table:
+        red, green, blue = (f"{value / 255:.6g}" for value in entry.colour)
+        attributes = {"Key": str(entry.value), "Red": red, "Green": green, "Blue": blue, "Alpha": "1"}
+        ElementTree.SubElement(labels, "Label", attributes).text = entry.name
+    ElementTree.SubElement(volume, "VolumeType").text = "Label"
+    content: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return content
+
+
+def from_xml(content: bytes, path: Path) -> LabelTable:
+    """The table in the text of an extension; ``path`` is named in errors."""
+    text = content.rstrip(b"\0 \n")
+    if len(text) > _LARGEST or b"<!" in text.replace(b"<![CDATA[", b""):
+        # No table needs a document type, and entities can grow without end.
+        raise DataError("E-LABEL-13", path=path, found=f"it is too large or declares entities in {path}")
+    try:
+        labels = ElementTree.fromstring(text).iter("Label")
+        table = tuple(_entry(label) for label in labels)
+    except (ElementTree.ParseError, KeyError, ValueError) as error:
+        raise DataError("E-LABEL-13", path=path, found=f"{error} in {path}") from error
+    return tuple(sorted((entry for entry in table if entry.value > 0), key=lambda entry: entry.value))
+
+
+def _entry(label: ElementTree.Element) -> LabelEntry:
+    red, green, blue = (min(255, max(0, round(255 * float(label.attrib[key])))) for key in ("Red", "Green", "Blue"))
+    return LabelEntry(int(label.attrib["Key"]), (label.text or "").strip(), (red, green, blue))
+
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 READABLE = NIFTI_ENDINGS + NRRD_ENDINGS + META_ENDINGS
@@ -46,7 +99,7 @@ _HEADERS = {
     for size, kind in ((348, nibabel.Nifti1Header), (540, nibabel.Nifti2Header))
 }
 _MAGIC = (b"n+1", b"n+2", b"ni1", b"ni2")
-_GZIP_LEVEL = 3
+_GZIP_LEVEL, _GZIP_WINDOW = 3, 31
 # cos of the angle between two axes: 0.01 is half a degree, more than rounding of a header gives.
 _SHEAR = 0.01
 # Types that NIfTI has no everyday code for, and what holds their values.
@@ -114,8 +167,8 @@ def _read_nifti(path: Path) -> Volume:
     compressed = content.startswith(GZIP_MAGIC)
     if not compressed and path.name.lower().endswith(".gz"):
         raise DamagedError(f"first bytes {content[:8]!r}, no gzip stream")
-    start = zlib.decompressobj(GZIP_WINDOW).decompress(content, 540) if compressed else content[:540]
-    if compressed and len(start) < 540:
+    start = zlib.decompressobj(_GZIP_WINDOW).decompress(content, 540) if compressed else content[:540]
+    if compressed and len(start) < 348:
         raise DamagedError(f"compressed data that end after {len(start)} bytes, within the header")
     header = _nifti_header(start)
     shape = _nifti_shape(header)

@@ -4,8 +4,6 @@ SimpleITK returns truncated files without an error. Only what the checks need is
 from SimpleITK, which counts in LPS millimetres.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path
@@ -16,15 +14,7 @@ import numpy.typing as npt
 import SimpleITK
 
 from samora_pipeline.files import atomic_path, inside
-from samora_pipeline.imaging.byte_checks import (
-    GZIP_WINDOW,
-    ZLIB_WINDOW,
-    DamagedError,
-    HeaderError,
-    check_claim,
-    inflate,
-    reading,
-)
+from samora_pipeline.imaging.byte_checks import DamagedError, HeaderError, check_claim, inflate, reading
 from samora_pipeline.imaging.volume import Grid, Volume, make_grid
 
 NRRD_ENDINGS = (".nrrd", ".nhdr")
@@ -32,6 +22,8 @@ META_ENDINGS = (".mha", ".mhd")
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_LIMIT = 1 << 16
+# What zlib calls a gzip stream and one of its own.
+_NRRD_WINDOW, _META_WINDOW = 31, 15
 
 # Fields of both formats: "key: value" and "Key = value", but not NRRD's own "key:=value".
 _FIELD = re.compile(rb"^([^#:=\n]+?)[ \t]*(?::(?!=)|=)[ \t]*(.*?)\s*$", re.MULTILINE)
@@ -114,7 +106,7 @@ def _check_bytes(path: Path) -> None:
     claimed, compressed = _claimed(path), encoding not in ("raw", "false")
     check_claim(claimed, len(data), compressed)
     if compressed:
-        inflate(data, claimed, GZIP_WINDOW if nrrd else ZLIB_WINDOW)
+        inflate(data, claimed, _NRRD_WINDOW if nrrd else _META_WINDOW)
 
 
 def _read_beside(path: Path, name: str) -> bytes:

@@ -6,8 +6,6 @@ rows to the back, as slices are drawn. PNG carries checksums; TIFF has none, so 
 Shape legend: X, Y columns and rows of a picture; S slices; C channels.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,13 +81,8 @@ def order_slices(paths: Sequence[Path]) -> list[Path]:
     if missing or repeated or (len(numbers) < len(numbered) > 1):
         first, last = numbered[0][1].name, numbered[-1][1].name
         fault = f"no picture {_listed(missing)}" if missing else f"twice the number {_listed(repeated)}"
-        raise DataError(
-            "E-SER-01",
-            first=first,
-            last=last,
-            found=f"{fault}; {len(numbered)} pictures in {numbered[0][1].parent}",
-            expected="running numbers, one picture each",
-        )
+        found = f"{fault}; {len(numbered)} pictures in {numbered[0][1].parent}"
+        raise DataError("E-SER-01", first=first, last=last, found=found, expected="running numbers, one picture each")
     return [path for _, path in numbered]
 
 

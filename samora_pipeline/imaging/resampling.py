@@ -8,11 +8,9 @@ Shape legend: H, W source rows and columns; N the network's input size; n the si
 K outputs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +54,7 @@ class InPlaneMap:
     columns: AxisMap
 
     @classmethod
-    def for_plan(cls, rows: int, cols: int, spacing: tuple[float, float], plans: Plans, input_size: int) -> InPlaneMap:
+    def for_plan(cls, rows: int, cols: int, spacing: tuple[float, float], plans: Plans, input_size: int) -> Self:
         """Build the map for slices of ``rows`` x ``cols`` pixels of ``spacing`` (mm per row, mm per column) to a
         network's input of ``input_size`` pixels a side.
         """
@@ -65,7 +63,7 @@ class InPlaneMap:
         return cls(_axis_map(rows, spacing[0], plans, input_size), _axis_map(cols, spacing[1], plans, input_size))
 
     @classmethod
-    def for_case(cls, record: StoredCase, plans: Plans, input_size: int) -> InPlaneMap:
+    def for_case(cls, record: StoredCase, plans: Plans, input_size: int) -> Self:
         """Build the map for the slices of a stored case."""
         _, rows, cols = record.shape
         return cls.for_plan(rows, cols, record.geometry.spacing[1:], plans, input_size)

@@ -1,20 +1,24 @@
-"""Volumes in memory: voxels in file order and the grid that says where they lie in the patient.
+"""Volumes in memory: voxels in file order, the grid that says where they lie, their slices in anatomical order.
 
-Shape legend: X, Y, Z raw axes in file order; C channels. Affines map voxel indices to RAS millimetres.
+From a volume to slices and back nothing is resampled.
+
+Shape legend: X, Y, Z raw axes in file order; C channels; S slices; H, W rows and columns in source pixels; S, P, L the
+axes of a digest: upwards, to the back, to the left. Affines map voxel indices to RAS millimetres.
 """
 
-from __future__ import annotations
-
+import hashlib
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from samora_pipeline.contracts.stored_case import Affine
+from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
+from samora_pipeline.contracts.stored_case import Affine, SliceGeometry
 from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.intensity import fits_int16
 
 # A twentieth of the finest voxel edge: above the rounding of headers, below any shift that would move a label.
 GRID_TOLERANCE = 0.05
@@ -52,12 +56,12 @@ class Grid:
             for axis, direction in enumerate(world)
         )
 
-    def corner_distance(self, other: Grid) -> float:
+    def corner_distance(self, other: Self) -> float:
         """The largest distance in mm between corresponding corner voxels of two grids of equal shape."""
         corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in self.shape))])
         return float(np.linalg.norm((corners @ (self.matrix - other.matrix).T)[:, :3], axis=1).max())
 
-    def matches(self, other: Grid, tolerance: float = GRID_TOLERANCE) -> bool:
+    def matches(self, other: Self, tolerance: float = GRID_TOLERANCE) -> bool:
         """Whether shapes are equal and no corner is off by more than ``tolerance`` times the finest voxel edge."""
         return self.shape == other.shape and self.corner_distance(other) <= tolerance * min(self.spacing)
 
@@ -124,3 +128,114 @@ def label_array(volume: Volume) -> npt.NDArray[np.uint8]:
 
 def _bad_labels(volume: Volume, found: str, expected: str) -> DataError:
     return DataError("E-LABEL-02", path=volume.path, found=f"{found} in {volume.path}", expected=expected)
+
+
+_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def slice_order(axes: str, axis: SliceAxis) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """The permutation and flips that bring raw axes (codes such as ``LAS``) into (slice, row, column) of ``axis``."""
+    permutation, flips = [], []
+    for direction in SLICE_AXES[axis]:
+        flipped = direction not in axes
+        permutation.append(axes.index(_OPPOSITE[direction] if flipped else direction))
+        flips.append(flipped)
+    return (permutation[0], permutation[1], permutation[2]), (flips[0], flips[1], flips[2])
+
+
+def slice_geometry(grid: Grid, axis: SliceAxis) -> SliceGeometry:
+    """The way between a raw grid and the slices of ``axis``."""
+    permutation, flips = slice_order(grid.axes, axis)
+    first, second, third = permutation
+    spacing = grid.spacing
+    return SliceGeometry(grid.shape, grid.affine, permutation, flips, (spacing[first], spacing[second], spacing[third]))
+
+
+def to_slices(volumes: tuple[Volume, ...], axis: SliceAxis) -> tuple[npt.NDArray[Any], SliceGeometry]:
+    """Turn the channels of a case into slices [S, C, H, W]: int16 where that is exact, else float32.
+
+    Raises:
+        DataError: ``E-GEO-01`` when the channels do not lie on one grid.
+    """
+    for other in volumes[1:]:
+        require_same_grid(volumes[0], other)
+    geometry = slice_geometry(volumes[0].grid, axis)
+    dtype = np.int16 if all(fits_int16(volume.array) for volume in volumes) else np.float32
+    permuted = [_permute(volume.array, geometry) for volume in volumes]
+    slices = np.empty((permuted[0].shape[0], len(volumes), *permuted[0].shape[1:]), dtype=dtype)
+    for channel, array in enumerate(permuted):
+        slices[:, channel] = array
+    return slices, geometry
+
+
+def labels_to_slices(volume: Volume, geometry: SliceGeometry) -> npt.NDArray[np.uint8]:
+    """Turn a label volume into slices [S, H, W] uint8 with the geometry of its image.
+
+    Raises:
+        DataError: ``E-LABEL-02`` for values that are not whole numbers in 0..255.
+    """
+    return np.ascontiguousarray(_permute(label_array(volume), geometry))
+
+
+def to_raw_grid(stack: npt.NDArray[Scalar], geometry: SliceGeometry) -> npt.NDArray[Scalar]:
+    """Turn slices [..., S, H, W] back into the raw order [..., X, Y, Z]; the exact inverse of the functions above."""
+    leading = stack.ndim - 3
+    reversed_axes = tuple(leading + i for i, flipped in enumerate(geometry.flips) if flipped)
+    inverse = tuple(leading + geometry.permutation.index(axis) for axis in range(3))
+    return np.ascontiguousarray(np.flip(stack, reversed_axes).transpose(*range(leading), *inverse))
+
+
+def require_same_grid(first: Volume, other: Volume) -> None:
+    """Refuse two volumes of a case that do not lie on the same grid.
+
+    Raises:
+        DataError: ``E-GEO-01`` other shape, ``E-GEO-02`` other affine, with both values and the tolerance.
+    """
+    if first.grid.shape != other.grid.shape:
+        found, expected = (
+            f"{_shown(other.grid.shape)} in {other.path}",
+            f"{_shown(first.grid.shape)} as in {first.path}",
+        )
+        raise DataError("E-GEO-01", other=other.path, first=first.path, found=found, expected=expected)
+    if not first.grid.matches(other.grid):
+        found = f"{_where(other.grid)}; corners are off by {first.grid.corner_distance(other.grid):.3g} mm"
+        expected = f"{_where(first.grid)} within {GRID_TOLERANCE:g} of a voxel"
+        raise DataError("E-GEO-02", other=other.path, first=first.path, found=found, expected=expected)
+
+
+def _where(grid: Grid) -> str:
+    spacing = ", ".join(f"{value:.4g}" for value in grid.spacing)
+    origin = ", ".join(f"{value:.5g}" for value in grid.matrix[:3, 3])
+    return f"spacing ({spacing}) mm, origin ({origin}), axes {grid.axes}"
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(size) for size in shape)
+
+
+def _permute(array: npt.NDArray[Scalar], geometry: SliceGeometry) -> npt.NDArray[Scalar]:
+    return np.flip(array.transpose(geometry.permutation), tuple(i for i, flip in enumerate(geometry.flips) if flip))
+
+
+def digest_voxels(volume: Volume) -> str:
+    """Return the SHA-256 of the canonical voxel array of a volume [X, Y, Z].
+
+    Canonical means: axes brought into the order [S, P, L] by permuting and flipping alone (the nearest anatomical
+    directions when oblique), int16 where that is exact and float32 otherwise. So one scan has one digest whether it is
+    stored as NIfTI, NRRD or MetaImage, compressed or not, in any orientation that its header states. Spacing and
+    position do not count. A scan that was resampled, cropped, clipped, or that has a wrong orientation in its header,
+    has another digest: equal digests prove that two scans are the same, other digests prove nothing.
+    """
+    permutation, flips = slice_order(volume.grid.axes, "axial")
+    stack = np.flip(volume.array.transpose(permutation), tuple(axis for axis, flip in enumerate(flips) if flip))
+    dtype = np.dtype("<i2" if fits_int16(volume.array) else "<f4")
+    digest = hashlib.sha256(f"{dtype.str}{stack.shape}".encode())
+    for plane in stack:
+        values = plane.astype(dtype)
+        if dtype.kind == "f":
+            # Minus zero is zero: readers differ in the sign that they keep.
+            values += 0.0
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()

@@ -24,11 +24,9 @@ from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.postprocessing import Step, read_steps
 from samora_pipeline.errors import DataError, ResourceError
-from samora_pipeline.imaging.intensity import measure, normalize
-from samora_pipeline.imaging.intensity_schemes import scheme_of
-from samora_pipeline.imaging.preprocessor import to_raw_grid, to_slices
+from samora_pipeline.imaging.intensity import measure, normalize, scheme_of
 from samora_pipeline.imaging.resampling import InPlaneMap
-from samora_pipeline.imaging.volume import Volume, require_finite
+from samora_pipeline.imaging.volume import Volume, require_finite, to_raw_grid, to_slices
 from samora_pipeline.inference.arrays import SLICES_ROWS_COLUMNS, array_volumes
 from samora_pipeline.inference.device import (
     Precision,

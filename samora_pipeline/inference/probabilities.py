@@ -28,8 +28,7 @@ from samora_pipeline.contracts.labels import BACKGROUND, LabelScheme
 from samora_pipeline.contracts.stored_case import SliceGeometry
 from samora_pipeline.files import atomic_path
 from samora_pipeline.imaging.files import write_volume
-from samora_pipeline.imaging.preprocessor import to_raw_grid
-from samora_pipeline.imaging.volume import Grid
+from samora_pipeline.imaging.volume import Grid, to_raw_grid
 
 PROBABILITIES = "_probabilities.b2nd"
 UNCERTAINTY = "_uncertainty.nii.gz"

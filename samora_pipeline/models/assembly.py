@@ -4,22 +4,17 @@ Three kinds of state: an expert (its LoRA on every block), everything that is tr
 encoder), and the base under the names of the public checkpoint files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import overload
 
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import ModelSpec, ModuleSpec, NetworkSpec
+from samora_pipeline.contracts.model_spec import LEVELS, Level, ModelSpec, ModuleSpec, NetworkSpec
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.backbones.backbone import Backbone
-from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.decoders.catalog import DECODERS
+from samora_pipeline.models.catalog import BACKBONES, DECODERS, FUSIONS, build_fusion, fusion_options
 from samora_pipeline.models.expert_block import ExpertBlock, block_widths, expert_blocks
-from samora_pipeline.models.fusions.catalog import FUSIONS, build_fusion, fusion_options
 from samora_pipeline.models.module import ModuleNetwork, build_module, module_arguments
 from samora_pipeline.models.sam_adapter import BlockAdapters
 from samora_pipeline.models.samora import Network, SegmentationNetwork
@@ -77,12 +72,7 @@ def _with_experts(block: nn.Module, backbone: Backbone, spec: ModelSpec) -> Expe
     if len(levels) < 2:
         return ExpertBlock(block, backbone.steps, levels, spec.lora_rank)
     if spec.fusion is None:
-        raise UsageError(
-            "E-MODEL-02",
-            names=", ".join(FUSIONS.names()),
-            levels=levels[0],
-            found=f"levels {', '.join(levels)} and no fusion",
-        )
+        raise UsageError("E-MODEL-02", names=", ".join(FUSIONS.names()), level=levels[0], found=", ".join(levels))
     _, width = block_widths(block)
     fusion = build_fusion(spec.fusion, num_experts=len(levels), dim=width, window=backbone.steps.window(block))
     return ExpertBlock(block, backbone.steps, levels, spec.lora_rank, fusion=fusion, scope=spec.fusion.scope)
@@ -105,12 +95,10 @@ def load_expert(network: SegmentationNetwork, level: Level, state: Mapping[str, 
     """
     own = expert_state(network, level)
     if _shapes(own) != _shapes(state):
+        found, expected = _describe_expert(state), _describe_expert(own)
+        fix = "train the expert again with this backbone and rank, or leave it out with --levels"
         raise DataError(
-            "E-EXP-20",
-            what=f"the {level} expert does not fit the network",
-            found=_describe_expert(state),
-            expected=_describe_expert(own),
-            fix="train the expert again with this backbone and rank, or leave it out with --levels",
+            "E-EXP-20", f"the {level} expert does not fit the network", found=found, expected=expected, fix=fix
         )
     blocks = expert_blocks(network.image_encoder)
     for path, block in blocks.items():
@@ -136,13 +124,9 @@ def load_trained(network: Network, state: Mapping[str, Tensor]) -> None:
     own = trained_state(network)
     wrong = sorted(set(_shapes(own).items()) ^ set(_shapes(state).items()))
     if wrong:
-        name = wrong[0][0]
-        raise DataError(
-            "E-MODEL-03",
-            name=name,
-            name2=_shapes(own).get(name, "absent"),
-            found=f"{name} {_shapes(state).get(name, 'missing')} ({len({name for name, _ in wrong})} tensors differ)",
-        )
+        name, count = wrong[0][0], len({name for name, _ in wrong})
+        found = f"{name} {_shapes(state).get(name, 'missing')} ({count} tensors differ)"
+        raise DataError("E-MODEL-03", found=found, expected=f"{name} {_shapes(own).get(name, 'absent')}")
     network.load_state_dict(dict(state), strict=False)
 
 

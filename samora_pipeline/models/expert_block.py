@@ -3,8 +3,6 @@
 Shapes: B batch, H W token grid, D width, E experts, n windows over the whole batch, k branches (base and experts).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -12,8 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import Scope
+from samora_pipeline.contracts.model_spec import LEVELS, Level, Scope
 from samora_pipeline.models.backbones.backbone import BlockSteps
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
 from samora_pipeline.models.lora import LoRA

@@ -3,8 +3,6 @@
 A parameter belongs to a part because of the module that owns it, never because of its name.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 import torch

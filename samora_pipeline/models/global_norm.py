@@ -3,8 +3,6 @@
 Shapes: B batch (this rank's part), C channels, any further axes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -3,8 +3,6 @@
 Shapes: D width of the input, D' width of query, key and value (D' = D except where Hiera changes stage), r rank.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

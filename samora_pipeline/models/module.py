@@ -1,7 +1,5 @@
 """Any module as a segmentation network: from images to logits, without base, experts and parts."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -55,10 +53,6 @@ def module_arguments(spec: ModuleSpec) -> dict[str, Any]:
     try:
         signature.bind(**accepted, **spec.options)
     except TypeError as error:
-        raise UsageError(
-            "E-SET-01",
-            what=f"the network {spec.network} cannot be made with these options",
-            found=str(error),
-            expected=f"keywords of {signature}",
-        ) from error
+        what = f"the network {spec.network} cannot be made with these options"
+        raise UsageError("E-SET-01", what, found=str(error), expected=f"keywords of {signature}") from error
     return accepted | spec.options

@@ -5,8 +5,6 @@ Written from the behaviour of the public code (github.com/tianrun-chen/SAM-Adapt
 Shapes: B batch, N input size in pixels, g token grid, D encoder width, d = D / 32.
 """
 
-from __future__ import annotations
-
 import math
 from typing import cast
 

@@ -4,8 +4,6 @@ Shapes: B batch, C channels of a stored slice, N input size in pixels, P prompt 
 K output maps, n side of the output (4g for SAMed's decoder, N for H-SAM's).
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from samora_pipeline.contracts.model_spec import ModelSpec, NetworkSpec

@@ -3,8 +3,6 @@
 Shapes: B images on this rank, N images on all ranks, D width of an embedding.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

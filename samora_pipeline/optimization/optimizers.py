@@ -1,12 +1,14 @@
-"""AdamW and its parameter groups: which parameters decay and which do not."""
+"""AdamW, LARS (arXiv 1708.03888, in the form of SimCLR), their parameter groups and their learning rates.
 
-from __future__ import annotations
+Learning rates are pure functions of the iteration, which counts from 1, and of the batch.
+"""
 
-from collections.abc import Iterable
-from typing import TypedDict
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class ParameterGroup(TypedDict):
@@ -74,3 +76,120 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give each group its share of the learning rate that a schedule returned: all of it, where none is named."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)
+
+
+TRUST = 0.001
+
+
+class Lars(torch.optim.Optimizer):
+    """Momentum whose steps are scaled tensor by tensor to the length of what they change.
+
+    With g the gradient plus ``weight_decay`` times the weight w: v = momentum v + lr r g and w = w - v, where the trust
+    ratio r is ``trust`` |w| / |g| in groups that are ``adapted`` and 1 in the others, also where |w| or |g| is 0
+    (google-research/simclr, lars_optimizer.py, classic momentum). A tensor that starts at zero, as LoRA's B does,
+    therefore takes a first step that is not scaled down.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], *, momentum: float = 0.9, trust: float = TRUST) -> None:
+        super().__init__(
+            groups, {"lr": 0.0, "weight_decay": 0.0, "adapted": True, "momentum": momentum, "trust": trust}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Take one step; parameters without a gradient stay as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self._change(parameter, group)
+        return loss
+
+    def _change(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        gradient = parameter.grad
+        if gradient is None:
+            return
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        if group["weight_decay"]:
+            gradient = gradient.add(parameter, alpha=group["weight_decay"])
+        scaled = gradient * group["lr"]
+        if group["adapted"]:
+            scaled = scaled * _trust_ratio(parameter, gradient, group["trust"])
+        buffer = state["momentum_buffer"]
+        buffer.mul_(group["momentum"]).add_(scaled)
+        parameter.sub_(buffer)
+
+
+def lars(groups: list[ParameterGroup], *, momentum: float = 0.9) -> Lars:
+    """Return LARS over the groups of ``parameter_groups``: ``vectors`` (norms, biases) neither decay nor are adapted.
+
+    The learning rate is set before each step by ``set_learning_rate``.
+    """
+    return Lars([{**group, "adapted": group["name"] != "vectors"} for group in groups], momentum=momentum)
+
+
+def _trust_ratio(weight: Tensor, gradient: Tensor, trust: float) -> Tensor:
+    # Without a branch in Python, which would make the host wait for the device at every tensor.
+    weight_norm, gradient_norm = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(gradient)
+    ratio = trust * weight_norm / gradient_norm
+    return torch.where((weight_norm > 0) & (gradient_norm > 0), ratio, torch.ones_like(ratio))
+
+
+WarmupUnit = Literal["fraction", "epochs", "steps"]
+
+_LINEAR_RULE_BATCH = 256
+
+
+def warmup_polynomial(iteration: int, *, base: float, warmup: int, iterations: int, exponent: float = 1.0) -> float:
+    """Eq. 11 of SAMora: linear warm-up, then base * (1 - (T - WP) / MI) ** exponent.
+
+    The printed equation has exponent 1; SAMed's and H-SAM's code has 0.9. As printed, the warm-up is not taken off
+    MI, so the last of MI iterations still has base * (WP / MI) ** exponent.
+
+    Args:
+        iteration: T, from 1.
+        base: I_lr, the rate at the end of the warm-up.
+        warmup: WP, in iterations; 0 for none.
+        iterations: MI, all iterations of the run.
+        exponent: of the decay.
+    """
+    if iteration <= warmup:
+        return base * iteration / warmup
+    left = 1.0 - (iteration - warmup) / iterations
+    return float(base * max(0.0, left) ** exponent)
+
+
+def warmup_cosine(iteration: int, *, base: float, warmup: int, iterations: int) -> float:
+    """Linear warm-up over ``warmup`` iterations, then half a cosine down to 0 at ``iterations`` (SimCLRv2, MAE)."""
+    if iteration <= warmup:
+        return base * iteration / warmup
+    share = min(1.0, (iteration - warmup) / max(1, iterations - warmup))
+    return base * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def square_root_rate(base: float, batch: int) -> float:
+    """SimCLRv2's rule for the learning rate: base * sqrt(batch), 1.697 for 0.075 at a batch of 512."""
+    return base * math.sqrt(batch)
+
+
+def linear_rate(base: float, batch: int) -> float:
+    """MAE's rule for the learning rate: base * batch / 256, 3e-4 for 1.5e-4 at a batch of 512."""
+    return base * batch / _LINEAR_RULE_BATCH
+
+
+def warmup_iterations(value: float, unit: WarmupUnit, *, steps_per_epoch: int, epochs: int) -> int:
+    """Return the length of a warm-up in iterations, never longer than the run.
+
+    Args:
+        value: of the warm-up; 0 for none.
+        unit: ``fraction`` of the run, ``epochs``, or ``steps``.
+        steps_per_epoch: iterations of one epoch.
+        epochs: of the run.
+    """
+    iterations = steps_per_epoch * epochs
+    factor = {"fraction": iterations, "epochs": steps_per_epoch, "steps": 1}[unit]
+    return min(iterations, round(value * factor))

@@ -1,7 +1,5 @@
 """Minimising a function of a few numbers that has no gradient, in a few dozen evaluations."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.imaging.preprocessor import labels_to_slices, slice_geometry, to_slices
-from samora_pipeline.imaging.volume import Volume
+from samora_pipeline.imaging.volume import Volume, labels_to_slices, slice_geometry, to_slices
 from samora_pipeline.reporting.overlays import below, save, written
 from samora_pipeline.reporting.painting import frame_around, organs_layer, sheet
 

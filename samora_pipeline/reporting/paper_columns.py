@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import fmean
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import NetworkSpec
+from samora_pipeline.contracts.model_spec import LEVELS, Level, NetworkSpec
 from samora_pipeline.contracts.run import PHANTOM_STAMP
 from samora_pipeline.contracts.splits import OFFICIAL
 from samora_pipeline.errors import SamoraError
@@ -100,7 +99,7 @@ def fusion(run: ScoredRun) -> tuple[str, str, str, str]:
         return image, patch, pixel, "none"
     name = _FUSIONS.get(spec.fusion.name, spec.fusion.name)
     if spec.fusion.name == "hl_attn" and len(spec.levels) == len(LEVELS):
-        from samora_pipeline.models.fusions.catalog import fusion_options
+        from samora_pipeline.models.catalog import fusion_options
 
         image, patch, pixel = fusion_options(spec.fusion.name, spec.fusion.options).order.split("-")
     else:

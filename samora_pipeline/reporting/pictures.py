@@ -19,7 +19,7 @@ from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.scores import CaseMetrics, Summary
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.intensity import measure, normalize
-from samora_pipeline.imaging.preprocessor import labels_to_slices, require_same_grid, to_slices
+from samora_pipeline.imaging.volume import labels_to_slices, require_same_grid, to_slices
 
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

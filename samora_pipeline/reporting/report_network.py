@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
 from samora_pipeline.errors import ResourceError, UsageError
 from samora_pipeline.imaging.resampling import InPlaneMap

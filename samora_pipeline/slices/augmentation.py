@@ -7,8 +7,6 @@ is composed on a coarse grid, where it is cheap, and applied to a batch on its d
 Shapes: B batch, C channels, N pixels along a side, n points along a side of the coarse grid.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, N the network's input size in pixels.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,13 +49,9 @@ def labelled_ids(selection: Selection, folder: Path) -> list[SliceId]:
         count = len(StoredSlices.open(folder, case))
         indices = sorted(selection.slices.get(case, range(count)))
         if indices and not 0 <= indices[0] <= indices[-1] < count:
-            raise DataError(
-                "E-SPLIT-06",
-                count=count - 1,
-                what=f'the split "{selection.split}" lists a slice that the case "{case}" does not have',
-                found=f"slices {indices[0]} to {indices[-1]}",
-                fix="the list belongs to another copy of the data; use a drawn split such as 10pct_cases",
-            )
+            found = f'slices {indices[0]} to {indices[-1]} of "{case}" in the split "{selection.split}"'
+            fix = "the list belongs to another copy of the data; use a drawn split such as 10pct_cases"
+            raise DataError("E-SPLIT-06", count=count - 1, found=found, fix=fix)
         ids += [SliceId(case, index) for index in indices]
     return ids
 

@@ -7,11 +7,9 @@ drawn on a coarse grid. Magnitude images of MR carry Rician noise instead of Gau
 Shapes: B batch, C channels, N pixels along a side; images are (B,C,N,N) in [0,1].
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +18,7 @@ from torch.nn import functional
 from samora_pipeline.contracts.options import read_options
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import NoiseSpec
-from samora_pipeline.imaging.intensity_schemes import scheme_of
+from samora_pipeline.imaging.intensity import scheme_of
 from samora_pipeline.registry import Registry
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.slices.views import between, draw_uniform
@@ -113,28 +111,23 @@ def _replace(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 class Noise(Protocol):
-    """A kind of noise: what is random is drawn for samples by name, then applied on their device."""
+    """A kind of noise: what is random is drawn for samples by name, then applied on their device.
+
+    It is made from its options, an instance of the frozen dataclass ``Options``.
+    """
+
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any) -> None: ...
 
     def draw(self, keys: Sequence[str], *, seed: int, epoch: int) -> Any:
         """Parameters for the samples ``keys`` (B of them), determined by (seed, epoch, sample)."""
-        ...
 
     def apply(self, images: Tensor, drawn: Any, rician: tuple[bool, ...]) -> Tensor:
         """Noisy images (B,C,N,N) from clean ones; ``rician``: see ``apply_noise``."""
-        ...
 
 
-class NoiseFactory(Protocol):
-    """Makes a noise from its options; ``Options`` is their frozen dataclass."""
-
-    Options: type[Any]
-
-    def __call__(self, options: Any) -> Noise:
-        """``options`` is an instance of ``Options``."""
-        ...
-
-
-class Mixture:
+class Mixture(Noise):
     """The mixture of ``NoiseSettings``."""
 
     Options = NoiseSettings
@@ -151,7 +144,7 @@ class Mixture:
         return apply_noise(images, drawn, rician)
 
 
-NOISES: Registry[NoiseFactory] = Registry("noise")
+NOISES: Registry[type[Noise]] = Registry("noise")
 NOISES.register("mixture")(Mixture)
 
 

@@ -1,7 +1,5 @@
 """Which slices of unlabelled scans are worth learning from, and a fair, seeded choice among them."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Mapping, Sequence

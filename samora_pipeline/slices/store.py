@@ -6,12 +6,10 @@ last, so a case without it does not exist. blosc2 does not notice flipped bits, 
 Shape legend: S slices; C channels; H, W rows and columns in source pixels.
 """
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import blosc2
 import numpy as np
@@ -37,7 +35,7 @@ class CasePaths:
     record: Path
 
     @classmethod
-    def of(cls, folder: Path, case: str) -> CasePaths:
+    def of(cls, folder: Path, case: str) -> Self:
         """The files of ``case`` in ``folder``."""
         return cls(folder / f"{case}.b2nd", folder / f"{case}_label.b2nd", folder / f"{case}.json")
 
@@ -90,7 +88,7 @@ class StoredSlices:
         self._labels = self._open_array(paths.labels, record.shape, "uint8") if labelled else None
 
     @classmethod
-    def open(cls, folder: Path, case: str) -> StoredSlices:
+    def open(cls, folder: Path, case: str) -> Self:
         """Open ``case`` in a ``slices`` folder.
 
         Raises:
@@ -131,9 +129,8 @@ class StoredSlices:
             DataError: ``E-STORE-02`` damaged, ``E-STORE-03`` when the case has no labels.
         """
         if self._labels is None or self.record.label_crcs is None:
-            raise DataError(
-                "E-STORE-03", record=self.record, found=f"no label file when it was preprocessed ({self.folder})"
-            )
+            found = f"no label file when it was preprocessed ({self.folder})"
+            raise DataError("E-STORE-03", record=self.record, found=found)
         labels: npt.NDArray[np.uint8] = self._read(self._labels, index)
         if _crc(labels) != self.record.label_crcs[index]:
             raise self._damaged(f"slice {index} of the labels has another checksum")

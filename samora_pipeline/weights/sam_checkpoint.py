@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import public_names
-from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("encoder", "encoder_variants")

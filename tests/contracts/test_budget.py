@@ -5,9 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from samora_pipeline.contracts.budget import Budget, Count, Full, Share, parse_budget, select
 from samora_pipeline.contracts.dataset import PublishedBudget
-from samora_pipeline.contracts.splits import Fold, Splits
+from samora_pipeline.contracts.splits import Budget, Count, Fold, Full, Share, Splits, parse_budget, select
 from samora_pipeline.errors import DataError
 
 CASES = {f"case_{i:02d}": 10 + i for i in range(20)}

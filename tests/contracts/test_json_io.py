@@ -9,7 +9,7 @@ import pytest
 
 from samora_pipeline.contracts.fingerprint import Fingerprint
 from samora_pipeline.contracts.json_io import parse, read_json, write_json
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.plans import IntensityRule, Planned
 from samora_pipeline.errors import DataError
 

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 
 from samora_pipeline.contracts.json_io import parse, to_plain
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec, ModuleSpec, NetworkSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.models.fusions.catalog import FUSIONS, fusion_options
+from samora_pipeline.models.catalog import FUSIONS, fusion_options
 
 SPECS = [
     ModelSpec("sam_vit_b", 224, 9, lora_rank=4, fusion=FusionSpec("hcat", "attention", {"order": "1-2-1"})),

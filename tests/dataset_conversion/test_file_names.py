@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_conversion.file_names import group_channels, list_files, listed_path, stem
+from dataset_conversion.survey import group_channels, list_files, listed_path, stem
 from samora_pipeline.errors import DataError
 
 ENDINGS = (".nii", ".nii.gz")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dataset_conversion.phantom import LABELS, SHAPE, PatientParameters, draw_patient, render
+from dataset_conversion.anatomy.canvas import SHAPE
+from dataset_conversion.anatomy.patient import PatientParameters
+from dataset_conversion.phantom import LABELS, draw_patient, render
 
 SEEDS = range(8)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataset_conversion.published import limit, read_published
+from dataset_conversion.survey import limit, read_published
 
 # Slices per training case in the published list of all training slices (2211 lines).
 SLICES = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samora_pipeline.distributed import own_share, sum_gradients
 from samora_pipeline.objectives.contrastive import nt_xent
-from samora_pipeline.objectives.reconstruction import masked_reconstruction, mean_squared_error
+from samora_pipeline.objectives.features import masked_reconstruction, mean_squared_error
 from samora_pipeline.objectives.segmentation import segmentation_loss
 
 WIDTH = 6

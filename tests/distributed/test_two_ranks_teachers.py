@@ -14,13 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samora_pipeline.distributed import own_share, sum_gradients
-from samora_pipeline.models.projector import DistillationHead
+from samora_pipeline.models.pretraining_heads import DistillationHead
 from samora_pipeline.models.teachers.mae import MaeDesign
-from samora_pipeline.models.teachers.resnet_sk import ResNetGeometry
-from samora_pipeline.models.teachers.simclr import SimclrDesign
+from samora_pipeline.models.teachers.simclr import ResNetGeometry, SimclrDesign
 from samora_pipeline.objectives.contrastive import nt_xent
-from samora_pipeline.objectives.distillation import StatisticsFit, distillation, scaled_target
-from samora_pipeline.objectives.reconstruction import masked_reconstruction
+from samora_pipeline.objectives.features import StatisticsFit, distillation, masked_reconstruction, scaled_target
 
 SIZE = 32
 BATCH = list(range(5))

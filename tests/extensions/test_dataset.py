@@ -20,8 +20,8 @@ from functools import partial
 import numpy as np
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.file_names import list_files, stem
-from dataset_conversion.label_map import LabelMap
+from dataset_conversion.survey import list_files, stem
+from dataset_conversion.scans import LabelMap
 from dataset_conversion.scans import load_files
 from dataset_conversion.survey import CaseSource
 from samora_pipeline.contracts.dataset import SamoraJson

@@ -10,7 +10,7 @@ from samora_pipeline.contracts.fingerprint import IntensityStats
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.plans import IntensityRule, Plans
 from samora_pipeline.errors import UsageError
-from samora_pipeline.imaging.intensity_schemes import (
+from samora_pipeline.imaging.intensity import (
     INTENSITY_SCHEMES,
     ChannelEvidence,
     plain_name,
@@ -26,7 +26,7 @@ from tests.raw_data import make_raw_dataset
 NAME = "Dataset007_Boxes"
 SCHEME = """
 from samora_pipeline.contracts.plans import IntensityRule, Planned
-from samora_pipeline.imaging.intensity_schemes import IntensityScheme
+from samora_pipeline.imaging.intensity import IntensityScheme
 
 
 class ZScore(IntensityScheme):

@@ -7,15 +7,12 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network, public_names
-from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.decoders.catalog import DECODERS
+from samora_pipeline.models.catalog import BACKBONES, DECODERS, FUSIONS, build_fusion
 from samora_pipeline.models.decoders.sam import OnMaskDecoder
 from samora_pipeline.models.expert_block import block_widths, expert_blocks, only_expert
-from samora_pipeline.models.fusions.catalog import FUSIONS, build_fusion
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
 from samora_pipeline.models.lora import LoRA
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from samora_pipeline.contracts.json_io import parse, to_plain
-from samora_pipeline.contracts.level import LEVELS
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec, ModuleSpec, NetworkSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, ModelSpec, ModuleSpec, NetworkSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network, check_spec, load_trained, public_names, trained_state
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, account, freeze, parameters_by_part, snapshot, verify
 from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch, fusions_of
 from samora_pipeline.models.samora import Network

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from samora_pipeline.contracts.budget import BUDGETS, Draw, parse_budget, select
 from samora_pipeline.contracts.json_io import read_json, write_json
-from samora_pipeline.contracts.splits import Fold, Splits
+from samora_pipeline.contracts.splits import BUDGETS, Draw, Fold, Splits, parse_budget, select
 from samora_pipeline.errors import DataError
 
 CASES = {"a": 10, "b": 7, "c": 3}
@@ -15,7 +14,7 @@ SPLITS = Splits("Dataset001_Test", 0, "cases", {"0": Fold(tuple(CASES), ())})
 KIND = """
 from dataclasses import dataclass
 
-from samora_pipeline.contracts.budget import Budget
+from samora_pipeline.contracts.splits import Budget
 
 
 @dataclass(frozen=True)

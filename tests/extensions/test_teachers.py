@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.teachers.catalog import TEACHERS
+from samora_pipeline.models.catalog import TEACHERS
 
 TINY = ["simclr_tiny", "mae_tiny"]
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from samora_pipeline.contracts.level import LEVELS
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, ModelSpec
 from samora_pipeline.models.assembly import build_network
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, account, freeze
 from trainers.methods import NO_PRETRAINING, RECIPES, TRAINERS
 from trainers.runs.choices import choose_method, network_spec

@@ -14,8 +14,7 @@ from samora_pipeline.contracts.colours import label_colour
 from samora_pipeline.contracts.label_table import label_table
 from samora_pipeline.handover.cli import main
 from samora_pipeline.imaging.dicom import read_series
-from samora_pipeline.imaging.files import read_volume, write_labels
-from samora_pipeline.imaging.label_names import read_label_names
+from samora_pipeline.imaging.files import read_label_names, read_volume, write_labels
 from samora_pipeline.imaging.volume import Volume
 from tests.fake_run import LABELS, write_fake_run, write_image
 from tests.imaging.dicom_files import SHAPE, write_series

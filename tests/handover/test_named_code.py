@@ -27,7 +27,7 @@ from tests.fake_run import DATASET, LABELS, case_scores, write_fake_run, write_i
 
 _INTRUDER = """
 from pathlib import Path
-from samora_pipeline.models.decoders.catalog import DECODERS
+from samora_pipeline.models.catalog import DECODERS
 
 Path({marker!r}).touch()
 Decoder = DECODERS.get("samed")

@@ -12,7 +12,7 @@ import pytest
 
 from samora_pipeline.handover.cli import main as export_main
 from samora_pipeline.handover.import_cli import main as import_main
-from samora_pipeline.imaging.label_names import read_label_names
+from samora_pipeline.imaging.files import read_label_names
 from samora_pipeline.inference.cli import main as predict_main
 from tests.trainers.runs import command, fold_folder, sitting
 from tests.trainers.small_data import NAME, TRAIN, make_dataset

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.byte_checks import ZLIB_WINDOW, DamagedError, HeaderError, check_claim, inflate, reading
+from samora_pipeline.imaging.byte_checks import DamagedError, HeaderError, check_claim, inflate, reading
 
 GENERATOR = np.random.default_rng(4)
 # More than one piece of 256 KiB on both sides of the stream.
 CONTENT = GENERATOR.integers(0, 40, 1_500_000).astype(np.uint8).tobytes()
 
 
-@pytest.mark.parametrize("window", [31, ZLIB_WINDOW])
+@pytest.mark.parametrize("window", [31, 15])
 def test_long_streams_equal_zlibs_one_shot(window: int) -> None:
     stream = gzip.compress(CONTENT, 1) if window == 31 else zlib.compress(CONTENT, 1)
     assert len(stream) > 1 << 19

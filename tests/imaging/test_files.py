@@ -12,8 +12,7 @@ import SimpleITK
 
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume, write_labels, write_volume
-from samora_pipeline.imaging.preprocessor import require_same_grid
-from samora_pipeline.imaging.volume import make_grid, require_finite
+from samora_pipeline.imaging.volume import make_grid, require_finite, require_same_grid
 
 GENERATOR = np.random.default_rng(2)
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, 0.7, 0, -120], [0, 0, 3, 20], [0, 0, 0, 1.0]])

@@ -9,8 +9,7 @@ import SimpleITK
 
 from samora_pipeline.contracts.label_table import LabelEntry
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.files import read_volume, write_labels
-from samora_pipeline.imaging.label_names import as_xml, from_xml, read_label_names
+from samora_pipeline.imaging.files import as_xml, from_xml, read_label_names, read_volume, write_labels
 from tests.fake_run import write_image
 
 TABLE = (LabelEntry(1, "liver", (213, 94, 0)), LabelEntry(4, "Milz <links> & mehr", (86, 180, 233)))

@@ -6,8 +6,15 @@ import pytest
 
 from samora_pipeline.contracts.plans import SLICE_AXES
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.preprocessor import labels_to_slices, require_same_grid, to_raw_grid, to_slices
-from samora_pipeline.imaging.volume import Volume, label_array, make_grid
+from samora_pipeline.imaging.volume import (
+    Volume,
+    label_array,
+    labels_to_slices,
+    make_grid,
+    require_same_grid,
+    to_raw_grid,
+    to_slices,
+)
 
 GENERATOR = np.random.default_rng(3)
 

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK
 
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.voxel_digest import digest_voxels
+from samora_pipeline.imaging.volume import digest_voxels
 
 SHAPE = (7, 6, 5)
 

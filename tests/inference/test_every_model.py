@@ -20,8 +20,8 @@ from samora_pipeline.imaging.intensity import normalize
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.inference.loading import load_folds
 from samora_pipeline.inference.predictor import Predictor
+from samora_pipeline.models.catalog import FUSIONS
 from samora_pipeline.models.expert_block import only_expert
-from samora_pipeline.models.fusions.catalog import FUSIONS
 from tests.fake_run import LABELS, make_plans, write_fake_run
 from trainers.methods import TRAINERS
 from trainers.runs.choices import choose_method, network_spec

@@ -17,8 +17,7 @@ from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import IntensityRule
 from samora_pipeline.contracts.postprocessing import Step
 from samora_pipeline.errors import DataError, ResourceError
-from samora_pipeline.imaging.preprocessor import to_raw_grid, to_slices
-from samora_pipeline.imaging.volume import Volume, make_grid
+from samora_pipeline.imaging.volume import Volume, make_grid, to_raw_grid, to_slices
 from samora_pipeline.inference import predictor as predictor_module
 from samora_pipeline.inference.predictor import Predictor, mirrored_views
 from tests.fake_run import LABELS, REGIONS, make_plans, write_fake_run

@@ -11,9 +11,9 @@ from sam2.modeling.position_encoding import PositionEmbeddingSine
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
-from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SamBackbone
 from samora_pipeline.models.backbones.sam2 import Sam2Backbone
+from samora_pipeline.models.catalog import BACKBONES
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.assembly import (
     build_network,
@@ -18,8 +17,8 @@ from samora_pipeline.models.assembly import (
     public_names,
     trained_state,
 )
-from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SAM_VIT_B, SamBackbone
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
 

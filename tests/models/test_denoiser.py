@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from samora_pipeline.models.backbones.backbone import TokenShape
-from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.denoiser import DenoisingDecoder, tap_blocks
-from samora_pipeline.objectives.reconstruction import mean_squared_error, patches
+from samora_pipeline.models.catalog import BACKBONES
+from samora_pipeline.models.pretraining_heads import DenoisingDecoder, tap_blocks
+from samora_pipeline.objectives.features import mean_squared_error, patches
 
 
 def denoiser(width: int, grid: int, channels: int = 1) -> DenoisingDecoder:

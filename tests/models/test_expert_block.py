@@ -10,12 +10,11 @@ import torch
 from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import FusionSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level
 from samora_pipeline.models.backbones.sam import SamBlockSteps
+from samora_pipeline.models.catalog import build_fusion
 from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks, only_expert
-from samora_pipeline.models.fusions.catalog import build_fusion
-from samora_pipeline.models.fusions.hl_attn import HLAttention
+from samora_pipeline.models.fusions.stepwise import HLAttention
 from samora_pipeline.models.lora import LoRA
 
 DIM = 24

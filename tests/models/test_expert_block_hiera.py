@@ -11,13 +11,11 @@ import torch
 from sam2.modeling.backbones.hieradet import MultiScaleBlock
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
 from samora_pipeline.models.assembly import build_network, expert_state, load_expert
-from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, Sam2Backbone, Sam2BlockSteps
+from samora_pipeline.models.catalog import BACKBONES, build_fusion
 from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks, only_expert
-from samora_pipeline.models.fusions.catalog import build_fusion
 from samora_pipeline.models.lora import LoRA
 
 STEPS = Sam2BlockSteps()

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.models.assembly import build_network
+from samora_pipeline.models.catalog import FUSIONS
 from samora_pipeline.models.freezing import Part, account, freeze, parameters_by_part, snapshot, verify
-from samora_pipeline.models.fusions.catalog import FUSIONS
 from samora_pipeline.models.samora import SegmentationNetwork
 
 STAGE_2 = frozenset({Part.FUSION, Part.DECODER, Part.PROMPT, Part.ADAPTER})

@@ -11,14 +11,13 @@ from sam2.modeling.backbones.hieradet import MultiScaleBlock
 from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
 from samora_pipeline.models.assembly import build_network, load_trained, public_names, trained_state
 from samora_pipeline.models.backbones.backbone import BlockSteps
 from samora_pipeline.models.backbones.sam import SamBlockSteps
 from samora_pipeline.models.backbones.sam2 import Sam2BlockSteps
+from samora_pipeline.models.catalog import build_fusion
 from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks, only_expert
-from samora_pipeline.models.fusions.catalog import build_fusion
 from samora_pipeline.models.fusions.fusion import fusions_of
 from samora_pipeline.models.fusions.merges import set_weights
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from samora_pipeline.models.backbones.sam import SAMORA_TINY
-from samora_pipeline.models.reconstruction import PatchDecoder
-from samora_pipeline.objectives.reconstruction import masked_reconstruction, patches
+from samora_pipeline.models.pretraining_heads import PatchDecoder
+from samora_pipeline.objectives.features import masked_reconstruction, patches
 
 
 def test_shapes_agree_with_the_patches_of_the_loss() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from samora_pipeline.models.projector import PROJECTION_WIDTH, ContrastiveHead, DistillationHead
+from samora_pipeline.models.pretraining_heads import PROJECTION_WIDTH, ContrastiveHead, DistillationHead
 
 
 def test_three_layers_end_in_128_numbers() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network, load_trained, public_names, trained_state
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.models.sam_adapter import high_frequencies
 from samora_pipeline.models.samora import SegmentationNetwork

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from samora_pipeline.objectives.class_sums import class_sums
+from samora_pipeline.objectives.segmentation import class_sums
 
 
 def batch(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

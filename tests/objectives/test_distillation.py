@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samora_pipeline.objectives.distillation import (
+from samora_pipeline.objectives.features import (
     ChannelStatistics,
     StatisticsFit,
     distillation,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samora_pipeline.objectives.reconstruction import (
+from samora_pipeline.objectives.features import (
     images_from,
     masked_reconstruction,
     mean_squared_error,

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from samora_pipeline.models.lora import LoRA
-from samora_pipeline.optimization.lars import Lars, lars
-from samora_pipeline.optimization.optimizers import parameter_groups, set_learning_rate
+from samora_pipeline.optimization.optimizers import Lars, lars, parameter_groups, set_learning_rate
 
 RATE, DECAY = 0.3, 1e-2
 

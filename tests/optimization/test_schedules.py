@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from samora_pipeline.optimization.schedules import (
+from samora_pipeline.optimization.optimizers import (
     WarmupUnit,
     linear_rate,
     square_root_rate,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from samora_pipeline.models.backbones.sam_block import SamBlockSteps
 from segment_anything.modeling.image_encoder import Block
 from torch import nn
 
-from samora_pipeline.contracts.level import LEVELS
-from samora_pipeline.contracts.model_spec import FusionSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec
+from samora_pipeline.models.backbones.sam import SamBlockSteps
 from samora_pipeline.models.expert_block import ExpertBlock
-from samora_pipeline.models.fusions.hl_attn import HLAttention
+from samora_pipeline.models.fusions.stepwise import HLAttention
 
 DIM, HEADS = 16, 8
 

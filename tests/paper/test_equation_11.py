@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samora_pipeline.optimization.schedules import warmup_polynomial
+from samora_pipeline.optimization.optimizers import warmup_polynomial
 
 # Table 8, SAMora: base 5e-3, warm-up 25, 20 epochs of ceil(2211 / 32) = 70 iterations.
 SAMORA = {"base": 5e-3, "warmup": 25, "iterations": 1400}

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samora_pipeline.evaluation.metrics import measure
-from samora_pipeline.objectives.distillation import distillation, scaled_target
-from samora_pipeline.objectives.reconstruction import mean_squared_error
+from samora_pipeline.objectives.features import distillation, mean_squared_error, scaled_target
 from samora_pipeline.objectives.segmentation import segmentation_loss
 from tests.paper.parts import DIM, HEADS, block_with_experts, changed_weights, literal_fusion
 

@@ -18,7 +18,7 @@ import pytest
 from planners.cli import main
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.imaging.preprocessor import to_raw_grid
+from samora_pipeline.imaging.volume import to_raw_grid
 from samora_pipeline.slices.store import StoredSlices
 from tests.raw_data import AFFINE, load, make_raw_dataset, save, written
 

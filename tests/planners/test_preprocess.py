@@ -16,7 +16,7 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.splits import Splits
 from samora_pipeline.files import exclusive
-from samora_pipeline.imaging.preprocessor import to_raw_grid
+from samora_pipeline.imaging.volume import to_raw_grid
 from samora_pipeline.slices.store import StoredSlices
 from tests.raw_data import load, make_raw_dataset, save, tree
 
@@ -126,8 +126,8 @@ def test_cases_that_are_gone_leave_the_store_and_left_overs_are_swept(root: Path
 
 
 def test_drawn_selections_outlive_a_new_plan(root: Path) -> None:
-    from samora_pipeline.contracts.budget import select
     from samora_pipeline.contracts.json_io import write_json
+    from samora_pipeline.contracts.splits import select
 
     assert run(root) == 0
     path = root / "preprocessed" / NAME / "splits.json"

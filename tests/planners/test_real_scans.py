@@ -13,8 +13,8 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.intensity import normalize
-from samora_pipeline.imaging.preprocessor import to_raw_grid
 from samora_pipeline.imaging.resampling import InPlaneMap
+from samora_pipeline.imaging.volume import to_raw_grid
 from samora_pipeline.slices.store import StoredSlices
 
 DATA = Path(os.environ.get("SAMORA_TEST_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()

@@ -7,14 +7,12 @@ import pytest
 from sklearn.model_selection import KFold
 
 from planners.split_planner import SplitPlanner
-from samora_pipeline.contracts.budget import select
 from samora_pipeline.contracts.dataset import DatasetJson, PublishedBudget, PublishedSplit, RawDataset, SamoraJson
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint, Subset
 from samora_pipeline.contracts.plans import SliceAxis
-from samora_pipeline.contracts.splits import Fold, Selection, Splits
+from samora_pipeline.contracts.splits import Fold, Selection, Splits, select
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.preprocessor import to_slices
-from samora_pipeline.imaging.volume import Volume, make_grid
+from samora_pipeline.imaging.volume import Volume, make_grid, to_slices
 
 
 class Planned(NamedTuple):

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.inference import predictor
+from samora_pipeline.models.catalog import TEACHERS
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
-from samora_pipeline.models.teachers.catalog import TEACHERS
-from samora_pipeline.objectives.distillation import ChannelStatistics
+from samora_pipeline.objectives.features import ChannelStatistics
 from tests.pretend_cuda.full_size import Cost, CostOfSecondStep, Slices
 from trainers import methods
 from trainers.loop import loop, monitors

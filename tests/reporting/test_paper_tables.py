@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec
 from samora_pipeline.contracts.run import BaseRecord
 from samora_pipeline.contracts.timing import StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError

@@ -15,7 +15,7 @@ from samora_pipeline.contracts import run as contracts
 from samora_pipeline.contracts.colours import VERMILLION, rgb
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.level import LEVELS
+from samora_pipeline.contracts.model_spec import LEVELS
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.run_scores import read_run

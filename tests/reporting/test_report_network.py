@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, Level, ModelSpec
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.preprocessor import slice_geometry, to_raw_grid
+from samora_pipeline.imaging.volume import slice_geometry, to_raw_grid
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.backbone import Features

@@ -12,9 +12,9 @@ from batchgenerators.augmentations.utils import interpolate_img
 from scipy import ndimage
 
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans, SliceAxis
+from samora_pipeline.contracts.random_steps import AugmentationSettings
 from samora_pipeline.slices.augmentation import (
     AugmentationParameters,
-    AugmentationSettings,
     allowed_flips,
     apply_augmentation,
     draw_augmentation,

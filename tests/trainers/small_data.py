@@ -21,8 +21,7 @@ from samora_pipeline.contracts.splits import ALL, SPLITS_FILE, Fold, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.files import digest_file, digest_json
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
-from samora_pipeline.imaging.voxel_digest import digest_voxels
+from samora_pipeline.imaging.volume import digest_voxels, labels_to_slices, to_slices
 from samora_pipeline.slices.store import write_case
 
 NAME = "Dataset090_Balls"

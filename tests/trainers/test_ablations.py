@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze, parameters_by_part, snapshot, verify

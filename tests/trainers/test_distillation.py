@@ -8,14 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES, TEACHERS
 from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.models.teachers.catalog import TEACHERS
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset

@@ -19,7 +19,7 @@ from samora_pipeline.contracts.checkpoints import Checkpoint, load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
 from samora_pipeline.inference.cli import main as predict
-from samora_pipeline.models.fusions.catalog import FUSIONS
+from samora_pipeline.models.catalog import FUSIONS
 from tests.trainers.processes import exit_code, forked
 from tests.trainers.runs import STAGES, losses, short, sitting
 from trainers.methods import TRAINERS

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss, stage_weights

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.fusions import merges
 from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.processes import exit_code, forked

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.level import LEVELS, Level
+from samora_pipeline.contracts.model_spec import LEVELS, Level
 from samora_pipeline.contracts.pretraining_card import ExpertsCard, PretrainingCard
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.errors import DataError

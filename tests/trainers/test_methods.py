@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from samora_pipeline.contracts.level import LEVELS
+from samora_pipeline.contracts.model_spec import LEVELS
 from samora_pipeline.errors import UsageError
 from trainers import methods
 from trainers.loop.pretraining import peak_rate

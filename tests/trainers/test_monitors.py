@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.contracts.pretraining_card import PretrainingCard
 from samora_pipeline.models.expert_block import only_expert

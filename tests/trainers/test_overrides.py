@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from samora_pipeline.contracts.level import LEVELS
-from samora_pipeline.contracts.model_spec import FusionSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec
 from samora_pipeline.errors import UsageError
 from trainers import methods
 from trainers.methods import SAMoraTrainer

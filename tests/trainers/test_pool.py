@@ -13,7 +13,7 @@ import pytest
 
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
 from samora_pipeline.errors import DataError, SamoraError, UsageError

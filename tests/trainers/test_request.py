@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
 from trainers.methods import TRAINERS, SAMedTrainer, SAMoraTrainer
 from trainers.runs.request import check_stage, choose_levels, choose_recipe, find_trainer

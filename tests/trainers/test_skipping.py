@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.pretraining_card import PretrainingCard
 from samora_pipeline.errors import DataError
 from samora_pipeline.paths import resolve_roots

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.level import LEVELS, Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import expert_state
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.paths import resolve_roots

@@ -12,8 +12,7 @@ from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.transformer import TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.sam2 import PIXEL_MEAN, PIXEL_STD

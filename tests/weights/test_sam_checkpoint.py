@@ -10,12 +10,11 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import build_network, public_names, trained_state
-from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SamBackbone
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.weights.sam_checkpoint import base_state, load_base
 

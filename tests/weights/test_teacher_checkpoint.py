@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from samora_pipeline.errors import AssetError, DataError
-from samora_pipeline.models.teachers.catalog import TEACHERS
+from samora_pipeline.models.catalog import TEACHERS
 from samora_pipeline.models.teachers.mae import MAE_TINY, MaeTeacher
-from samora_pipeline.models.teachers.resnet_sk import ResNetGeometry
-from samora_pipeline.models.teachers.simclr import SimclrDesign, SimclrTeacher
+from samora_pipeline.models.teachers.simclr import ResNetGeometry, SimclrDesign, SimclrTeacher
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.weights.simclr_checkpoint import load_simclr
 from samora_pipeline.weights.teacher_checkpoint import load_teacher

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from samora_pipeline.errors import AssetError, DataError, UsageError
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.weights.catalog import ASSETS, Asset, named, resolve, verify
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import write_json
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.pretraining_card import (
     CARD_FILE,
     CARD_PICTURE,

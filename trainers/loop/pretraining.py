@@ -11,9 +11,15 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from samora_pipeline.contracts.plans import Plans
-from samora_pipeline.optimization.lars import lars
-from samora_pipeline.optimization.optimizers import adamw, parameter_groups
-from samora_pipeline.optimization.schedules import linear_rate, square_root_rate, warmup_cosine, warmup_iterations
+from samora_pipeline.optimization.optimizers import (
+    adamw,
+    lars,
+    linear_rate,
+    parameter_groups,
+    square_root_rate,
+    warmup_cosine,
+    warmup_iterations,
+)
 from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import EpochOrder, UnlabelledSource
 from samora_pipeline.slices.views import draw_views

@@ -13,16 +13,14 @@ from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any, get_type_hints
 
-from samora_pipeline.contracts.assignments import read_value, split_assignment
 from samora_pipeline.contracts.json_io import parse, to_plain
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec, ModuleSpec, NetworkSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec
+from samora_pipeline.contracts.options import read_value, split_assignment
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.fusions.catalog import fusion_options
+from samora_pipeline.models.catalog import BACKBONES, fusion_options
 from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
 from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer

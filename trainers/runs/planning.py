@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from samora_pipeline.contracts.budget import select
 from samora_pipeline.contracts.leakage import protected_names, scored_names, training_leaks
 from samora_pipeline.contracts.pool import POOLS_FOLDER
 from samora_pipeline.contracts.run import (
@@ -22,7 +21,7 @@ from samora_pipeline.contracts.run import (
     RunConfig,
     TeacherRecord,
 )
-from samora_pipeline.contracts.splits import Fold, Selection
+from samora_pipeline.contracts.splits import Fold, Selection, select
 from samora_pipeline.errors import UsageError
 from samora_pipeline.files import digest_file, digest_json
 from samora_pipeline.models.assembly import check_spec

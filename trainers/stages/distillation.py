@@ -10,11 +10,11 @@ from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.errors import UsageError
 from samora_pipeline.evaluation.representations import linear_cka
 from samora_pipeline.models.backbones.backbone import Encoder
-from samora_pipeline.models.projector import DistillationHead
+from samora_pipeline.models.pretraining_heads import DistillationHead
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.models.teachers.mae import MaeTeacher, visible_tokens
 from samora_pipeline.models.teachers.teacher import FeatureShape, Teacher
-from samora_pipeline.objectives.distillation import (
+from samora_pipeline.objectives.features import (
     ChannelStatistics,
     StatisticsFit,
     distillation,

@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import expert_state, load_expert
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part
 from samora_pipeline.models.samora import SegmentationNetwork
 from trainers.loop.pretraining import Objective

@@ -20,8 +20,7 @@ from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import SegmentationTerms, low_resolution, segmentation_loss, stage_weights
-from samora_pipeline.optimization.optimizers import adamw, parameter_groups
-from samora_pipeline.optimization.schedules import warmup_cosine, warmup_polynomial
+from samora_pipeline.optimization.optimizers import adamw, parameter_groups, warmup_cosine, warmup_polynomial
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import Line, logger
 from samora_pipeline.slices.augmentation import allowed_flips, apply_augmentation, draw_augmentation

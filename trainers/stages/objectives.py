@@ -21,12 +21,10 @@ from samora_pipeline.evaluation.representations import (
     spread,
     uniformity,
 )
-from samora_pipeline.models.denoiser import DenoisingDecoder, tap_blocks
-from samora_pipeline.models.projector import ContrastiveHead
-from samora_pipeline.models.reconstruction import PatchDecoder
+from samora_pipeline.models.pretraining_heads import ContrastiveHead, DenoisingDecoder, PatchDecoder, tap_blocks
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.objectives.contrastive import nt_xent
-from samora_pipeline.objectives.reconstruction import images_from, masked_reconstruction, mean_squared_error, soft_dice
+from samora_pipeline.objectives.features import images_from, masked_reconstruction, mean_squared_error, soft_dice
 from samora_pipeline.slices.noise import make_noise, rician_channels
 from samora_pipeline.slices.views import apply_views, draw_token_masks
 from trainers.loop.loading import Batch

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.run import RunConfig, TeacherRecord
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.models.teachers.catalog import TEACHERS
+from samora_pipeline.models.catalog import TEACHERS
 from samora_pipeline.models.teachers.mae import MaeTeacher
 from samora_pipeline.models.teachers.simclr import SimclrTeacher
 from samora_pipeline.models.teachers.teacher import Teacher

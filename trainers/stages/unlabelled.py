@@ -17,8 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.run import (
     BASE_FILE,
     POOL_STAMPS,
@@ -30,11 +29,11 @@ from samora_pipeline.contracts.run import (
 from samora_pipeline.errors import UsageError
 from samora_pipeline.files import atomic_path
 from samora_pipeline.models.backbones.backbone import Encoder, Features
-from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, parameters_by_part
-from samora_pipeline.models.reconstruction import PatchDecoder
+from samora_pipeline.models.pretraining_heads import PatchDecoder
 from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.objectives.reconstruction import masked_reconstruction
+from samora_pipeline.objectives.features import masked_reconstruction
 from samora_pipeline.weights.sam_checkpoint import base_state
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training

@@ -5,8 +5,6 @@ n = B times the number of windows, D and D' width of a block's input and output,
 pixels, g side of the embedding's grid, m side of the last block's grid (g for SAM, g / 2 for SAM 2).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,7 +108,8 @@ class BlockSteps(Protocol):
         """From the qkv product (n,h,w,3D') to the attention's output on the grid ``size``, (B,H',W',D')."""
 
     def leave(self, block: Any, x: Tensor) -> Tensor:
-        """The MLP with its norm and its residual, (B,H',W',D') to the same shape."""
+        """Add the MLP's output, (B,H',W',D') to the same shape."""
+        return x + block.mlp(block.norm2(x))
 
 
 class Backbone(ABC):
@@ -202,6 +201,13 @@ class SamParts(Backbone):
         )
 
 
+TINY_PARTS: dict[str, Any] = {
+    **{"prompt_dim": 64, "decoder_heads": 4, "decoder_mlp_dim": 256, "iou_hidden_dim": 64},
+    **{"native_size": 128, "small": True},
+}
+"""what the small members of both families share"""
+
+
 def check_size(input_size: int, multiple: int) -> None:
     """Refuse an input size in pixels that is no positive multiple of ``multiple``.
 
@@ -209,9 +215,5 @@ def check_size(input_size: int, multiple: int) -> None:
         UsageError: ``E-MODEL-01``.
     """
     if input_size <= 0 or input_size % multiple:
-        raise UsageError(
-            "E-MODEL-01",
-            multiple=multiple,
-            multiple2=max(1, round(input_size / multiple)) * multiple,
-            found=f"{input_size} px",
-        )
+        nearest = max(1, round(input_size / multiple)) * multiple
+        raise UsageError("E-MODEL-01", multiple=multiple, nearest=nearest, found=f"{input_size} px")

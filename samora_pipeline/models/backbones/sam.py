@@ -7,23 +7,24 @@ Shapes: B batch, N input size in pixels, g = N / 16 token grid, D encoder width,
 those of a block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.image_encoder import (
-    Block,
-    add_decomposed_rel_pos,
-    window_partition,
-    window_unpartition,
-)
+from segment_anything.modeling.image_encoder import Block, add_decomposed_rel_pos, window_partition, window_unpartition
 from torch import Tensor, nn
 
-from samora_pipeline.models.backbones.backbone import Encoder, Features, SamParts, TokenShape, check_size
+from samora_pipeline.models.backbones.backbone import (
+    TINY_PARTS,
+    BlockSteps,
+    Encoder,
+    Features,
+    SamParts,
+    TokenShape,
+    check_size,
+)
 
 
 class SamEncoder(Encoder):
@@ -66,7 +67,7 @@ class SamEncoder(Encoder):
         return tokens + self.pos_embed
 
 
-class SamBlockSteps:
+class SamBlockSteps(BlockSteps):
     """SAM's transformer block, cut open around its qkv product: the arithmetic of segment_anything's ``Block``,
     operation by operation, so that results stay bit-equal to it.
     """
@@ -98,10 +99,6 @@ class SamBlockSteps:
             padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)
             output = window_unpartition(output, side, padded, size)
         return output
-
-    def leave(self, block: Block, x: Tensor) -> Tensor:
-        """Add the MLP's output."""
-        return x + block.mlp(block.norm2(x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,16 +149,5 @@ SAM_VIT_H = SamBackbone(embed_dim=1280, depth=32, heads=16, global_attn_indexes=
 # Depth 6 keeps the thirds that taps are taken at; an MLP ratio of 3 pays for it (0.88 M with 4 outputs).
 # Eight by eight tokens are fewer than one window of the large models, so every block is global.
 SAMORA_TINY = SamBackbone(
-    embed_dim=96,
-    depth=6,
-    heads=3,
-    global_attn_indexes=tuple(range(6)),
-    window_size=0,
-    mlp_ratio=3.0,
-    prompt_dim=64,
-    decoder_heads=4,
-    decoder_mlp_dim=256,
-    iou_hidden_dim=64,
-    native_size=128,
-    small=True,
+    embed_dim=96, depth=6, heads=3, global_attn_indexes=tuple(range(6)), window_size=0, mlp_ratio=3.0, **TINY_PARTS
 )

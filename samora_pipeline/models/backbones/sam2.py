@@ -8,8 +8,6 @@ Shapes: B batch, N input size in pixels, g = N / 16 grid of the embedding, m = N
 D width of the first stage, P prompt width; see BlockSteps for those of a block.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,24 +23,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from samora_pipeline.models.backbones.backbone import Encoder, Features, SamParts, TokenShape, check_size
+from samora_pipeline.models.backbones.backbone import (
+    TINY_PARTS,
+    BlockSteps,
+    Encoder,
+    Features,
+    SamParts,
+    TokenShape,
+    check_size,
+)
 
 FIRST_STRIDE = 4
 EMBEDDING_STRIDE = 16
 LAST_STRIDE = 32
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-VIDEO_PARTS = (
-    "memory_attention.",
-    "memory_encoder.",
-    "maskmem_tpos_enc",
-    "mask_downsample.",
-    "no_mem_pos_enc",
-    "no_obj_ptr",
-    "no_obj_embed_spatial",
-    "obj_ptr_proj.",
-    "obj_ptr_tpos_proj.",
-)
+VIDEO_PARTS = ("memory_", "maskmem_tpos_enc", "mask_downsample.", "no_mem_pos_enc", "no_obj_", "obj_ptr_")
 
 
 class Sam2Encoder(Encoder):
@@ -131,7 +127,7 @@ def _enlarged(mask: Tensor, factor: int) -> Tensor:
     return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
-class Sam2BlockSteps:
+class Sam2BlockSteps(BlockSteps):
     """Hiera's block, cut open around its qkv product: the arithmetic of sam2's ``MultiScaleBlock``, operation by
     operation, so that results stay bit-equal to it.
 
@@ -167,10 +163,6 @@ class Sam2BlockSteps:
             padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)
             output = window_unpartition(output, side, padded, size)
         return output
-
-    def leave(self, block: MultiScaleBlock, x: Tensor) -> Tensor:
-        """Add the MLP's output."""
-        return x + block.mlp(block.norm2(x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,15 +240,4 @@ class Sam2Backbone(SamParts):
 SAM2_HIERA_B_PLUS = Sam2Backbone(embed_dim=112, heads=2, stages=(2, 3, 16, 3), global_attn_indexes=(12, 16, 20))
 
 # One block of every kind: windowed, three that change stage, global.
-SAMORA2_TINY = Sam2Backbone(
-    embed_dim=24,
-    heads=1,
-    stages=(1, 1, 2, 1),
-    global_attn_indexes=(3,),
-    prompt_dim=64,
-    decoder_heads=4,
-    decoder_mlp_dim=256,
-    iou_hidden_dim=64,
-    native_size=128,
-    small=True,
-)
+SAMORA2_TINY = Sam2Backbone(embed_dim=24, heads=1, stages=(1, 1, 2, 1), global_attn_indexes=(3,), **TINY_PARTS)

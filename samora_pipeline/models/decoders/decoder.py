@@ -3,8 +3,6 @@
 Shapes: B batch, P prompt width, g side of the embedding grid, K output maps, n side of the output.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Protocol
 

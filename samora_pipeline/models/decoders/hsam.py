@@ -3,8 +3,6 @@
 Shapes: B batch, P prompt width, g side of the embedding grid, L = g g, K output maps, N = 16 g input size.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -15,8 +13,7 @@ from torch.nn import functional
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.backbone import Backbone, Features
-from samora_pipeline.models.decoders.hsam_mask_attention import MaskGuidedAttention
-from samora_pipeline.models.decoders.hsam_transformer import MaskedTwoWayTransformer, cross_first
+from samora_pipeline.models.decoders.hsam_attention import MaskedTwoWayTransformer, MaskGuidedAttention, cross_first
 from samora_pipeline.models.decoders.sam import OnMaskDecoder
 
 EMBEDDING_NOISE = 0.2
@@ -150,9 +147,5 @@ def _unused(dim: int, num_outputs: int, depth: int) -> nn.ModuleDict:
     """What the public code owns and never uses: a quality head, norms in every masked attention, point embeddings."""
     norms = [nn.LayerNorm(size) for _ in range(2 * depth) for size in (196, 9, 1024)]
     return nn.ModuleDict(
-        {
-            "quality": MLP(dim, 256, num_outputs, 3),
-            "norms": nn.ModuleList(norms),
-            "points": nn.Embedding(7, dim),
-        }
+        {"quality": MLP(dim, 256, num_outputs, 3), "norms": nn.ModuleList(norms), "points": nn.Embedding(7, dim)}
     )

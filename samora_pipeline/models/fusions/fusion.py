@@ -3,8 +3,6 @@
 Shapes: B batch, H W token grid, D width, E experts.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

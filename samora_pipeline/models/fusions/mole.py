@@ -3,8 +3,6 @@
 Shapes: B batch, H W token grid, D width of the block, E experts.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

@@ -4,8 +4,6 @@ Shapes: B batch, C channels of a stored slice, N side of any slice, T the teache
 feature, g side of its grid.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
@@ -13,7 +11,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samora_pipeline.contracts.level import Level
+from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
 
 RGB = 3
@@ -97,7 +95,6 @@ class TeacherDesign(ABC):
         """
         size = self.native_size if input_size is None else input_size
         if size <= 0 or size % multiple:
-            raise UsageError(
-                "E-TEACH-01", multiple=multiple, multiple2=max(1, round(size / multiple)) * multiple, found=f"{size} px"
-            )
+            nearest = max(1, round(size / multiple)) * multiple
+            raise UsageError("E-TEACH-01", multiple=multiple, nearest=nearest, found=f"{size} px")
         return size

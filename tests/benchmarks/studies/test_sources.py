@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.studies.sources import SOURCES
 from dataset_conversion.catalogue import find_converter
-from samora_pipeline.contracts.budget import parse_budget
+from samora_pipeline.contracts.splits import parse_budget
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -15,7 +15,7 @@ from dataset_conversion.datasets.lits import LiTS
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.intensity_schemes import scheme_of_channel
+from samora_pipeline.imaging.intensity import scheme_of_channel
 from tests.dataset_conversion.sources import labels, make_decathlon, scan, write_nifti
 
 REAL = (

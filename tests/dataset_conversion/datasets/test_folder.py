@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_conversion.datasets.folder import Folder, read_label_map
+from dataset_conversion.datasets.folder import Folder
+from dataset_conversion.scans import read_label_map
 from dataset_conversion.survey import ConversionReport
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.intensity_schemes import scheme_of_channel
+from samora_pipeline.imaging.intensity import scheme_of_channel
 from tests.dataset_conversion.sources import labels, make_folder, scan, write_nifti, write_png
 
 CONVERTER = Folder()

@@ -14,7 +14,7 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.preprocessor import labels_to_slices, to_slices
+from samora_pipeline.imaging.volume import labels_to_slices, to_slices
 from tests.dataset_conversion.public_sources import make_kits
 from tests.dataset_conversion.sources import labels, scan
 

@@ -15,7 +15,7 @@ from dataset_conversion.survey import ConversionReport
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.intensity_schemes import scheme_of_channel
+from samora_pipeline.imaging.intensity import scheme_of_channel
 from samora_pipeline.imaging.volume import Volume
 from tests.dataset_conversion.scan_sources import ATRIA, grey, make_la, make_la_hdf5, mask, write_itk
 

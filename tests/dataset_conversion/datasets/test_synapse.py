@@ -18,7 +18,7 @@ from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.splits import Splits
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.preprocessor import to_slices
+from samora_pipeline.imaging.volume import to_slices
 from tests.dataset_conversion.public_sources import (
     in_order,
     make_btcv,

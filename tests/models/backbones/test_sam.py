@@ -10,8 +10,8 @@ from segment_anything import sam_model_registry
 from torch import nn
 
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SAMORA_TINY, SamBackbone
+from samora_pipeline.models.catalog import BACKBONES
 
 NARROW = SamBackbone(embed_dim=48, depth=3, heads=3, global_attn_indexes=(2,), prompt_dim=32, decoder_mlp_dim=64)
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam2 import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -20,6 +19,7 @@ from samora_pipeline.models.backbones.sam2 import (
     Sam2Backbone,
     Sam2Encoder,
 )
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.expert_block import block_widths
 
 SHORT_B_PLUS = Sam2Backbone(embed_dim=112, heads=2, stages=(1, 1, 2, 1), global_attn_indexes=(3,))

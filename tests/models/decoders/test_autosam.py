@@ -12,8 +12,8 @@ from torch import Tensor
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network, public_names
 from samora_pipeline.models.backbones.backbone import Features
-from samora_pipeline.models.backbones.catalog import BACKBONES
-from samora_pipeline.models.decoders.autosam import AutoSamDecoder
+from samora_pipeline.models.catalog import BACKBONES
+from samora_pipeline.models.decoders.sam import AutoSamDecoder
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.weights.sam_checkpoint import base_state, load_base
 

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.backbone import Features
-from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAMORA_TINY
+from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.decoders.hsam import HSamDecoder
 from samora_pipeline.models.decoders.sam import SamedDecoder
 from samora_pipeline.models.freezing import Part, account, freeze

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samora_pipeline.models.decoders.hsam_mask_attention import MaskGuidedAttention, noise_shares
+from samora_pipeline.models.decoders.hsam_attention import MaskGuidedAttention, noise_shares
 from tests.models.decoders.test_hsam_transformer import slow_attention
 
 K, SIDE, HEADS = 3, 4, 2

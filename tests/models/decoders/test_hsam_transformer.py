@@ -12,7 +12,7 @@ from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
-from samora_pipeline.models.decoders.hsam_transformer import (
+from samora_pipeline.models.decoders.hsam_attention import (
     MaskedCrossAttention,
     MaskedTwoWayTransformer,
     cross_first,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.models.fusions.hcat import HCAT, CrossLayer, TwoWayStep
+from samora_pipeline.models.fusions.stepwise import HCAT, CrossLayer, TwoWayStep
 
 DIM = 20  # the width inside is 16: eight heads of two
 WIDTH = 16

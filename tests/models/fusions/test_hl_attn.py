@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.models.fusions.hl_attn import CrossAttention, HLAttention
+from samora_pipeline.models.fusions.stepwise import CrossAttention, HLAttention
 
 ORDERS = ("2-1-1", "1-2-1", "1-1-2")
 DIM = 20  # the width inside is 16: eight heads of two

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from samora_pipeline.models.fusions.hl_attn import SelfHLAttention, SelfThenCross
+from samora_pipeline.models.fusions.stepwise import SelfHLAttention, SelfThenCross
 from tests.models.fusions.test_hl_attn import DIM, ORDERS, looped
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.expert_block import only_expert
 from samora_pipeline.models.fusions.mole import MoLE

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from samora_pipeline.models.teachers.mae import (
     MAE_TINY,
     MAE_VIT_L,
+    Block,
     MaeDesign,
     MaeTeacher,
+    position_table,
     visible_places,
     visible_tokens,
 )
-from samora_pipeline.models.teachers.vit import Block, position_table
 from samora_pipeline.slices.views import draw_token_masks, visible_count
 
 SMALL = MaeDesign(

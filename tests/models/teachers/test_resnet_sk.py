@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from samora_pipeline.models.global_norm import GlobalBatchNorm
-from samora_pipeline.models.teachers.resnet_sk import (
+from samora_pipeline.models.teachers.simclr import (
     MaxPoolSame,
     ProjectionHead,
     ResNetGeometry,

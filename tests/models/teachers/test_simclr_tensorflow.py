@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from samora_pipeline.models.teachers.resnet_sk import ResNetGeometry, ResNetSK
+from samora_pipeline.models.teachers.simclr import ResNetGeometry, ResNetSK
 from tests.models.teachers import simclr_reference as reference
 
 GEOMETRY = ResNetGeometry(filters=8, depths=(2, 1, 2, 1))
