@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
-from trainers.catalog import TRAINERS
+from trainers.methods import TRAINERS
 
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.imaging.intensity import normalize
