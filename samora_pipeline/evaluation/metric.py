@@ -1,10 +1,16 @@
-"""The metrics: one class each, by name in ``METRICS``; ``package.module:Class`` reaches one outside of this package.
+"""The metrics, and the two protocols under which a measurement becomes scores and means.
 
-A metric scores an organ that both masks hold. What a mask without the organ counts is a rule of the protocol:
+A metric is one class, by name in ``METRICS``; ``package.module:Class`` reaches one outside of this package. It scores
+an organ that both masks hold. What a mask without the organ counts is a rule of the protocol:
 
-``physical``: an organ absent from the reference has no score; a missed one has what ``missed`` returns.
-``sam_family``: a metric takes part that names ``false_positive``, its score where the organ is predicted though absent;
-where it is missed or in neither mask, its score is 0.
+``physical``: distances in mm. An organ absent from the reference is left out of every mean and counted, predicted or
+not; a missed one has what ``missed`` returns (Dice, IoU and NSD 0, no distances, and as ``HD95_penalised`` the diagonal
+of the volume), and is counted.
+
+``sam_family``: the rules of the TransUNet, SAMed and H-SAM code, and so of the tables of the SAMora paper. Distances
+are in voxels. A metric takes part that names ``false_positive``, its score where the organ is predicted though absent;
+where it is missed or in neither mask, its score is 0. (Dice, HD95) is so (1, 0) for an organ that only the prediction
+has and (0, 0) for a missed one or one that neither has. Every case counts.
 
 Under both protocols the mean is taken over the cases in which the metric is defined, then over the labels.
 """
@@ -12,12 +18,21 @@ Under both protocols the mean is taken over the cases in which the metric is def
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar
+from statistics import fmean
+from typing import Any, ClassVar
 
-from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, MeanMetrics, MetricRecord
+from samora_pipeline.contracts.scores import (
+    NSD_TOLERANCE,
+    Convention,
+    MeanMetrics,
+    MetricRecord,
+    OrganCounts,
+    OrganMetrics,
+    SamFamilyMetrics,
+)
 from samora_pipeline.errors import UsageError
 from samora_pipeline.evaluation.metrics import Masks, Measurement, Overlap
 from samora_pipeline.evaluation.surfaces import SurfaceDistances
@@ -194,3 +209,75 @@ def scored_metrics(added: Sequence[str] = ()) -> list[Metric]:
             )
         chosen[own.record.name] = own()
     return list(chosen.values())
+
+
+def label_key(values: Sequence[int]) -> str:
+    """The key of a label or region as nnU-Net writes it: ``"1"`` or ``"(1, 2)"``."""
+    return str(values[0]) if len(values) == 1 else str(tuple(values))
+
+
+def physical(
+    measurement: Measurement,
+    spacing: Sequence[float],
+    tolerance: float,
+    *,
+    diagonal: float,
+    convention: Convention = "medpy",
+    metrics: Sequence[Metric] = (),
+) -> OrganMetrics:
+    """Score one organ.
+
+    ``spacing`` per axis, the NSD ``tolerance`` and the ``diagonal`` of the volume are in the unit of the distances. The
+    convention ``deepmind`` needs a measurement with surfels. ``metrics`` are by default those that are registered.
+    """
+    organ, overlap = ScoredOrgan(measurement, spacing, tolerance, diagonal, convention), measurement.overlap
+    scores: dict[str, Any] = {"TP": overlap.tp, "FP": overlap.fp, "FN": overlap.fn, "TN": overlap.tn}
+    scores |= {"n_pred": overlap.n_pred, "n_ref": overlap.n_ref}
+    scores |= {metric.record.name: metric.physical(organ) for metric in metrics or scored_metrics()}
+    return OrganMetrics(**_by_field(scores))
+
+
+def sam_family(measurement: Measurement, *, metrics: Sequence[Metric] = ()) -> SamFamilyMetrics:
+    """Score one organ by the rules of the SAMed code; ``metrics`` without a rule for it take no part."""
+    in_voxels = ScoredOrgan(measurement, (1.0,) * measurement.volumes[0].ndim)
+    taking_part = (metric for metric in metrics or scored_metrics() if metric.false_positive is not None)
+    scores = {metric.record.name: metric.sam_family(in_voxels) for metric in taking_part}
+    return SamFamilyMetrics(**_by_field(scores))
+
+
+def physical_mean(scores: Iterable[MeanMetrics]) -> MeanMetrics:
+    """Mean over the cases in which each metric is defined, or (``foreground_mean``) over the labels' means."""
+    return MeanMetrics(**_means(list(scores), FIXED - {"further"}))
+
+
+def sam_family_mean(scores: Iterable[SamFamilyMetrics]) -> SamFamilyMetrics:
+    """Mean over cases, or over labels: in this protocol every value counts."""
+    return SamFamilyMetrics(**_means(list(scores), ("Dice", "HD95")))
+
+
+def count(organs: Sequence[OrganMetrics]) -> OrganCounts:
+    """Count what stands behind an organ's means."""
+    present = [organ for organ in organs if organ.n_ref]
+    absent = [organ for organ in organs if not organ.n_ref]
+    missed = sum(organ.n_pred == 0 for organ in present)
+    return OrganCounts(
+        scored=len(present),
+        missed=missed,
+        distances=len(present) - missed,
+        absent=len(absent),
+        false_positive=sum(organ.n_pred > 0 for organ in absent),
+        false_positive_voxels=sum(organ.n_pred for organ in absent),
+    )
+
+
+def _by_field(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores as arguments: those that have a field of their own, and all others as ``further``."""
+    fixed = {name: value for name, value in scores.items() if name in FIXED}
+    return {**fixed, "further": {name: value for name, value in scores.items() if name not in FIXED}}
+
+
+def _means(scores: Sequence[MeanMetrics] | Sequence[SamFamilyMetrics], fixed: Collection[str]) -> dict[str, Any]:
+    """Means over the scores in which each metric is defined."""
+    names = dict.fromkeys((*fixed, *(name for one in scores for name in one.further)))
+    defined = {name: [value for one in scores if (value := one.value(name)) is not None] for name in names}
+    return _by_field({name: fmean(values) if values else None for name, values in defined.items()})

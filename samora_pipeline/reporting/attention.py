@@ -59,7 +59,7 @@ def relevance(probe: NetworkProbe, stack: CaseStack, index: int, organ: int) -> 
     reference = np.isin(stack.reference[index], values)
     freeze(network, frozenset())
     embedding, logits = _run(probe, probe.inputs(stack, (index,)))
-    chosen = _chosen(logits, output, regions=labels.regions)
+    chosen = logits[:, output] > 0 if labels.regions else logits.argmax(1) == output
     found = bool(chosen.any())
     if not found:
         chosen = _seen_along(probe, stack, index, values, logits)
@@ -69,13 +69,12 @@ def relevance(probe: NetworkProbe, stack: CaseStack, index: int, organ: int) -> 
     return Relevance(placed / max(float(placed.max()), 1e-12), _lift(placed, reference), found)
 
 
-def attention_section(
-    probes: dict[str, NetworkProbe], stack: CaseStack, labels: LabelScheme, stamps: tuple[str, ...]
-) -> Section:
+def attention_section(probes: dict[str, NetworkProbe], stack: CaseStack, stamps: tuple[str, ...]) -> Section:
     """One picture per organ and run, each in the slice where the organ is largest, and the lifts as a table.
 
-    ``probe`` holds the networks by a short name, which is empty where there is one.
+    ``probes`` are the networks by a short name, which is empty where there is one.
     """
+    labels = next(iter(probes.values())).config.labels
     sizes = {
         place: np.isin(stack.reference, values).sum(axis=(1, 2)) for place, (_, values) in enumerate(labels.foreground)
     }
@@ -133,11 +132,6 @@ def _run(probe: NetworkProbe, images: Tensor) -> tuple[Tensor, Tensor]:
     finally:
         handle.remove()
     return kept[0], logits
-
-
-def _chosen(logits: Tensor, output: int, *, regions: bool) -> Tensor:
-    """The pixels (1,n,n) that the network gives to an output."""
-    return logits[:, output] > 0 if regions else logits.argmax(1) == output
 
 
 def _seen_along(probe: NetworkProbe, stack: CaseStack, index: int, values: tuple[int, ...], logits: Tensor) -> Tensor:

@@ -10,15 +10,7 @@ from pathlib import Path
 
 import torch
 
-from samora_pipeline.contracts.run import (
-    BOOTSTRAP_STAMP,
-    LEAK_STAMP,
-    PHANTOM_STAMP,
-    RANDOM_TEACHER_STAMP,
-    TRAINING_STAMP,
-    TRANSDUCTIVE_STAMP,
-    UNTRAINED_TEACHER_STAMP,
-)
+from samora_pipeline.contracts import run as rec
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.files import write_text
 from samora_pipeline.reporting.attention import attention_section
@@ -26,13 +18,11 @@ from samora_pipeline.reporting.html_blocks import Block, Note, Section
 from samora_pipeline.reporting.html_page import Page, render_page
 from samora_pipeline.reporting.pictures import CaseStack, SelectedCase, choose_cases, dice_by_organ, read_case
 from samora_pipeline.reporting.report_data import data_section
-from samora_pipeline.reporting.report_experts import experts_section
-from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, load_probe
-from samora_pipeline.reporting.report_pretraining import pretraining_section
+from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, experts_section, load_probe
 from samora_pipeline.reporting.report_record import record_section
 from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
 from samora_pipeline.reporting.report_scores import case_section, headline, organ_section
-from samora_pipeline.reporting.report_training import training_section
+from samora_pipeline.reporting.report_training import pretraining_section, training_section
 from samora_pipeline.reporting.slider import ShownCase, make_viewer, size_of
 
 logger = logging.getLogger("samora")
@@ -45,13 +35,13 @@ RUN_LETTERS = ("A", "B", "C", "D")
 """of the runs of a comparison, the baseline first"""
 
 _WARNINGS = {
-    PHANTOM_STAMP: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
-    LEAK_STAMP: "Scans that show what is scored were let into the training: these scores are too good.",
-    TRAINING_STAMP: "What is scored was trained on: these scores say how well it was learned by heart, and no more.",
-    TRANSDUCTIVE_STAMP: "The scored scans were in the unlabelled pool: compare with transductive results only.",
-    BOOTSTRAP_STAMP: "The base encoder was trained on the unlabelled pool: this is not SAM.",
-    RANDOM_TEACHER_STAMP: "A teacher started from random weights, not from the published ones.",
-    UNTRAINED_TEACHER_STAMP: "A teacher was used without training it on the pool.",
+    rec.PHANTOM_STAMP: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
+    rec.LEAK_STAMP: "Scans that show what is scored were let into the training: these scores are too good.",
+    rec.TRAINING_STAMP: "What is scored was trained on: these scores say how well it was learned by heart, and no more.",
+    rec.TRANSDUCTIVE_STAMP: "The scored scans were in the unlabelled pool: compare with transductive results only.",
+    rec.BOOTSTRAP_STAMP: "The base encoder was trained on the unlabelled pool: this is not SAM.",
+    rec.RANDOM_TEACHER_STAMP: "A teacher started from random weights, not from the published ones.",
+    rec.UNTRAINED_TEACHER_STAMP: "A teacher was used without training it on the pool.",
 }
 
 
@@ -116,11 +106,8 @@ def picture_section(
         viewers.append(viewer)
         budget -= size_of(viewer)
     blocks = tuple(viewers) or (Note("No scored case has an organ in its reference."),)
-    return Section("pictures", blocks, words=(_of_which_run(runs),))
-
-
-def _of_which_run(runs: list[ReportedRun]) -> str:
-    return f"{_of_the_last(runs)} ({lettered(runs)})" if len(runs) > 1 else ""
+    of_which = f"{_of_the_last(runs)} ({lettered(runs)})" if len(runs) > 1 else ""
+    return Section("pictures", blocks, words=(of_which,))
 
 
 def _of_the_last(runs: list[ReportedRun]) -> str:
@@ -184,16 +171,13 @@ def _probed_sections(
         with enough_memory():
             return make(probe, stack_of([run], median_of(chosen).case.case))
 
-    def experts(own: NetworkProbe, stack: CaseStack) -> Section:
-        return experts_section(own, stack, stamps)
-
-    def attention(own: NetworkProbe, stack: CaseStack) -> Section:
-        return attention_section({"": own}, stack, run.config.labels, stamps)
-
-    sections = [section_or_reason("attention", partial(made, attention))]
-    if len(run.config.model.levels) > 1:
-        sections.insert(0, section_or_reason("experts", partial(made, experts)))
-    return sections
+    makers = {
+        "experts": lambda own, stack: experts_section(own, stack, stamps),
+        "attention": lambda own, stack: attention_section({"": own}, stack, stamps),
+    }
+    if len(run.config.model.levels) < 2:
+        del makers["experts"]
+    return [section_or_reason(name, partial(made, make)) for name, make in makers.items()]
 
 
 def _facts(run: ReportedRun) -> tuple[tuple[str, str], ...]:

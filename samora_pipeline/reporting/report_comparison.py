@@ -21,7 +21,6 @@ from samora_pipeline.reporting.forest import forest_figure
 from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image
 from samora_pipeline.reporting.html_page import Page, render_page
-from samora_pipeline.reporting.paired_tables import paired_text, run_table, shared_stamps, signed
 from samora_pipeline.reporting.pictures import SelectedCase, case_dice, choose_cases
 from samora_pipeline.reporting.report import RUN_LETTERS, lettered, median_of, stack_of, warnings_for, with_pictures
 from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, load_probe, trained_parts
@@ -29,7 +28,7 @@ from samora_pipeline.reporting.report_record import account_table
 from samora_pipeline.reporting.report_run import ReportedRun, reason, section_or_reason
 from samora_pipeline.reporting.report_scores import case_cell
 from samora_pipeline.reporting.report_training import curves_figure, flattened
-from samora_pipeline.reporting.text_tables import TextTable
+from samora_pipeline.reporting.text_tables import TextTable, paired_text, run_table, shared_stamps, signed
 
 # Forest plots of the others would only repeat the tables.
 _DRAWN = ("Dice", "HD95")
@@ -80,7 +79,7 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
 
 
 def _headline(tables: list[PairedTable]) -> tuple[str, ...]:
-    rows = next((table.overall for table in tables if table.metric == "Dice"), ())
+    rows = next((table.overall for table in tables if table.record.name == "Dice"), ())
     sentences = [
         _difference(row, f"{letter}: mean" if len(rows) > 1 else "Mean")
         for letter, row in zip(RUN_LETTERS[1:], rows, strict=False)
@@ -103,14 +102,14 @@ def _difference(row: PairedRow, begin: str) -> str:
 def _paired_section(variants: list[Variant], tables: list[PairedTable], stamps: tuple[str, ...]) -> Section:
     blocks: list[Block] = [_block(run_table(variants, stamps), folded=False)]
     for table in tables:
-        if table.protocol == "physical" and table.metric in _DRAWN:
+        if table.protocol == "physical" and table.record.name in _DRAWN:
             blocks.append(_forest(table, stamps))
         text = paired_text(table, stamps)
         if len(variants) == 2:
             # There is one run beside the baseline, so its name need not stand in every row.
             header = tuple(_BY_LETTER.get(name, name) for name in text.header[1:])
             text = replace(text, header=header, rows=tuple(row[1:] for row in text.rows))
-        blocks.append(_block(text, folded=table.metric != "Dice"))
+        blocks.append(_block(text, folded=table.record.name != "Dice"))
     minus = "Run (B) minus baseline (A)" if len(variants) == 2 else "Each run minus the baseline (A)"
     return Section("paired", tuple(blocks), words=(minus,))
 
@@ -122,9 +121,9 @@ def _forest(table: PairedTable, stamps: tuple[str, ...]) -> Figure:
     rows = [row for row in (*table.overall, *table.organs) if row.test.difference is not None]
     words = "; ".join(f"{row.organ} {signed(row.test.difference or 0.0, 3)}" for row in rows)
     return Figure(
-        f"forest-{table.metric}",
+        f"forest-{table.record.name}",
         image,
-        f"Forest plot of differences of {table.metric}: {words}",
+        f"Forest plot of differences of {table.record.name}: {words}",
         "Marks: mean difference over patients. Lines: 95 % t intervals. The numbers are in the table below.",
     )
 
@@ -168,7 +167,7 @@ def _attention(
     if not probes:
         raise next(iter(faults.values()))
     with enough_memory():
-        section = attention_section(probes, stack_of(runs, case), runs[0].config.labels, stamps)
+        section = attention_section(probes, stack_of(runs, case), stamps)
     notes = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
     return replace(section, blocks=(*section.blocks, *notes))
 

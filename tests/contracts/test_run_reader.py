@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scored_run import write_scored_run
 
 from samora_pipeline.contracts.run import CONFIG_FILE
 from samora_pipeline.contracts.run_reader import named_code, read_run_config
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.registry import Registry, is_code_name
-from tests.scored_run import write_scored_run
 
 Plain = dict[str, Any]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from tests.scored_run import case_scores
 
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, VALIDATION_FOLDER
@@ -24,7 +25,6 @@ from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.reporting.compare_cli import main as compare_main
 from samora_pipeline.reporting.report_cli import main as report_main
 from tests.fake_run import DATASET, LABELS, write_fake_run, write_image
-from tests.scored_run import case_scores
 
 _INTRUDER = """
 from pathlib import Path

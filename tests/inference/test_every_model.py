@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
-from trainers.methods import TRAINERS
 
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.imaging.intensity import normalize
@@ -24,6 +23,7 @@ from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.models.expert_block import only_expert
 from samora_pipeline.models.fusions.catalog import FUSIONS
 from tests.fake_run import LABELS, make_plans, write_fake_run
+from trainers.methods import TRAINERS
 
 SPACING = (3.0, 1.1, 0.9)
 

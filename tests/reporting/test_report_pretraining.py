@@ -19,8 +19,8 @@ from samora_pipeline.contracts.pretraining_card import (
 from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig, TeacherRecord
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Table, cell
-from samora_pipeline.reporting.report_pretraining import pretraining_section
 from samora_pipeline.reporting.report_run import ReportedRun
+from samora_pipeline.reporting.report_training import pretraining_section
 from tests.fake_run import places, write_reported_run
 
 MEASURES = (
