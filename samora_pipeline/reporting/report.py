@@ -37,7 +37,7 @@ RUN_LETTERS = ("A", "B", "C", "D")
 _WARNINGS = {
     rec.PHANTOM_STAMP: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
     rec.LEAK_STAMP: "Scans that show what is scored were let into the training: these scores are too good.",
-    rec.TRAINING_STAMP: "What is scored was trained on: these scores say how well it was learned by heart, and no more.",
+    rec.TRAINING_STAMP: "What is scored was trained on: these scores say how well it was learned by heart, no more.",
     rec.TRANSDUCTIVE_STAMP: "The scored scans were in the unlabelled pool: compare with transductive results only.",
     rec.BOOTSTRAP_STAMP: "The base encoder was trained on the unlabelled pool: this is not SAM.",
     rec.RANDOM_TEACHER_STAMP: "A teacher started from random weights, not from the published ones.",
