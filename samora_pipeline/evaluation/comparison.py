@@ -174,17 +174,19 @@ def _mean_pair(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _variant_scores(variant: Variant, protocol: Protocol, metric: str) -> Scores:
-    seeds = [_scores(run.summary, protocol, metric) for run in variant.runs]
+    seeds = [
+        {
+            (row.case, key): row.metrics[key].value(metric)
+            for row in sides(run.summary)[protocol].metric_per_case
+            for key in run.summary.labels
+        }
+        for run in variant.runs
+    ]
     means: dict[tuple[str, str], float | None] = {}
     for place in seeds[0]:
         defined = [value for seed in seeds if (value := seed[place]) is not None]
         means[place] = fmean(defined) if defined else None
     return means
-
-
-def _scores(summary: Summary, protocol: Protocol, metric: str) -> dict[tuple[str, str], float | None]:
-    rows = sides(summary)[protocol].metric_per_case
-    return {(row.case, key): row.metrics[key].value(metric) for row in rows for key in summary.labels}
 
 
 def _rules(run: ScoredRun, same_split: bool) -> dict[str, object]:

@@ -24,15 +24,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, ClassVar
 
-from samora_pipeline.contracts.scores import (
-    NSD_TOLERANCE,
-    Convention,
-    MeanMetrics,
-    MetricRecord,
-    OrganCounts,
-    OrganMetrics,
-    SamFamilyMetrics,
-)
+from samora_pipeline.contracts import scores as schema
 from samora_pipeline.errors import UsageError
 from samora_pipeline.evaluation.metrics import Masks, Measurement, Overlap
 from samora_pipeline.evaluation.surfaces import SurfaceDistances
@@ -45,9 +37,9 @@ class ScoredOrgan:
 
     measurement: Measurement
     spacing: Sequence[float]
-    tolerance: float = NSD_TOLERANCE
+    tolerance: float = schema.NSD_TOLERANCE
     diagonal: float = 0.0
-    convention: Convention = "medpy"
+    convention: schema.Convention = "medpy"
 
     @property
     def overlap(self) -> Overlap:
@@ -75,7 +67,7 @@ class ScoredOrgan:
 class Metric(ABC):
     """One number for one organ in one case. ``record`` says how it is called and read."""
 
-    record: ClassVar[MetricRecord]
+    record: ClassVar[schema.MetricRecord]
     false_positive: ClassVar[float | None] = None
 
     @abstractmethod
@@ -106,7 +98,7 @@ METRICS: Registry[type[Metric]] = Registry("metric")
 class Dice(Metric):
     """Twice the common voxels over all voxels of both masks."""
 
-    record = MetricRecord("Dice")
+    record = schema.MetricRecord("Dice")
     false_positive = 1.0
 
     def score(self, organ: ScoredOrgan) -> float | None:
@@ -118,7 +110,7 @@ class Dice(Metric):
 class IoU(Metric):
     """Common voxels over the voxels of the union."""
 
-    record = MetricRecord("IoU", tabled=False, compared=False)
+    record = schema.MetricRecord("IoU", tabled=False, compared=False)
 
     def score(self, organ: ScoredOrgan) -> float | None:
         """Return 0 to 1."""
@@ -129,8 +121,8 @@ class IoU(Metric):
 class HD95(Metric):
     """95th percentile of the surface distances."""
 
-    record = MetricRecord("HD95", higher_is_better=False, distance=True, digits=2)
-    false_positive = 0.0
+    record = schema.MetricRecord("HD95", higher_is_better=False, distance=True, digits=2)
+    false_positive: ClassVar[float | None] = 0.0
 
     def score(self, organ: ScoredOrgan) -> float | None:
         """Return a distance."""
@@ -141,7 +133,7 @@ class HD95(Metric):
 class HD(Metric):
     """Largest surface distance."""
 
-    record = MetricRecord("HD", higher_is_better=False, distance=True, digits=2, compared=False)
+    record = schema.MetricRecord("HD", higher_is_better=False, distance=True, digits=2, compared=False)
 
     def score(self, organ: ScoredOrgan) -> float | None:
         """Return a distance."""
@@ -152,7 +144,7 @@ class HD(Metric):
 class ASSD(Metric):
     """Average symmetric surface distance."""
 
-    record = MetricRecord("ASSD", higher_is_better=False, distance=True, digits=2)
+    record = schema.MetricRecord("ASSD", higher_is_better=False, distance=True, digits=2)
 
     def score(self, organ: ScoredOrgan) -> float | None:
         """Return a distance."""
@@ -163,7 +155,7 @@ class ASSD(Metric):
 class NSD(Metric):
     """Normalized surface distance (surface Dice) at the tolerance."""
 
-    record = MetricRecord("NSD")
+    record = schema.MetricRecord("NSD")
 
     def score(self, organ: ScoredOrgan) -> float | None:
         """Return 0 to 1."""
@@ -171,21 +163,18 @@ class NSD(Metric):
 
 
 @METRICS.register("HD95_penalised")
-class PenalisedHD95(Metric):
+class PenalisedHD95(HD95):
     """HD95, and the diagonal of the volume where the organ is missed."""
 
-    record = MetricRecord("HD95_penalised", higher_is_better=False, distance=True, digits=2)
-
-    def score(self, organ: ScoredOrgan) -> float | None:
-        """Return a distance."""
-        return organ.hd95
+    record = schema.MetricRecord("HD95_penalised", higher_is_better=False, distance=True, digits=2)
+    false_positive = None
 
     def missed(self, organ: ScoredOrgan) -> float:
         """Return the longest distance that the volume holds."""
         return organ.diagonal
 
 
-FIXED = frozenset(field.name for field in fields(MeanMetrics))
+FIXED = frozenset(field.name for field in fields(schema.MeanMetrics))
 """names that ``OrganMetrics`` has as attributes; scores by other names are ``further`` ones"""
 
 
@@ -222,9 +211,9 @@ def physical(
     tolerance: float,
     *,
     diagonal: float,
-    convention: Convention = "medpy",
+    convention: schema.Convention = "medpy",
     metrics: Sequence[Metric] = (),
-) -> OrganMetrics:
+) -> schema.OrganMetrics:
     """Score one organ.
 
     ``spacing`` per axis, the NSD ``tolerance`` and the ``diagonal`` of the volume are in the unit of the distances. The
@@ -234,33 +223,33 @@ def physical(
     scores: dict[str, Any] = {"TP": overlap.tp, "FP": overlap.fp, "FN": overlap.fn, "TN": overlap.tn}
     scores |= {"n_pred": overlap.n_pred, "n_ref": overlap.n_ref}
     scores |= {metric.record.name: metric.physical(organ) for metric in metrics or scored_metrics()}
-    return OrganMetrics(**_by_field(scores))
+    return schema.OrganMetrics(**_by_field(scores))
 
 
-def sam_family(measurement: Measurement, *, metrics: Sequence[Metric] = ()) -> SamFamilyMetrics:
+def sam_family(measurement: Measurement, *, metrics: Sequence[Metric] = ()) -> schema.SamFamilyMetrics:
     """Score one organ by the rules of the SAMed code; ``metrics`` without a rule for it take no part."""
     in_voxels = ScoredOrgan(measurement, (1.0,) * measurement.volumes[0].ndim)
     taking_part = (metric for metric in metrics or scored_metrics() if metric.false_positive is not None)
     scores = {metric.record.name: metric.sam_family(in_voxels) for metric in taking_part}
-    return SamFamilyMetrics(**_by_field(scores))
+    return schema.SamFamilyMetrics(**_by_field(scores))
 
 
-def physical_mean(scores: Iterable[MeanMetrics]) -> MeanMetrics:
+def physical_mean(scores: Iterable[schema.MeanMetrics]) -> schema.MeanMetrics:
     """Mean over the cases in which each metric is defined, or (``foreground_mean``) over the labels' means."""
-    return MeanMetrics(**_means(list(scores), FIXED - {"further"}))
+    return schema.MeanMetrics(**_means(list(scores), FIXED - {"further"}))
 
 
-def sam_family_mean(scores: Iterable[SamFamilyMetrics]) -> SamFamilyMetrics:
+def sam_family_mean(scores: Iterable[schema.SamFamilyMetrics]) -> schema.SamFamilyMetrics:
     """Mean over cases, or over labels: in this protocol every value counts."""
-    return SamFamilyMetrics(**_means(list(scores), ("Dice", "HD95")))
+    return schema.SamFamilyMetrics(**_means(list(scores), ("Dice", "HD95")))
 
 
-def count(organs: Sequence[OrganMetrics]) -> OrganCounts:
+def count(organs: Sequence[schema.OrganMetrics]) -> schema.OrganCounts:
     """Count what stands behind an organ's means."""
     present = [organ for organ in organs if organ.n_ref]
     absent = [organ for organ in organs if not organ.n_ref]
     missed = sum(organ.n_pred == 0 for organ in present)
-    return OrganCounts(
+    return schema.OrganCounts(
         scored=len(present),
         missed=missed,
         distances=len(present) - missed,
@@ -276,7 +265,7 @@ def _by_field(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {**fixed, "further": {name: value for name, value in scores.items() if name not in FIXED}}
 
 
-def _means(scores: Sequence[MeanMetrics] | Sequence[SamFamilyMetrics], fixed: Collection[str]) -> dict[str, Any]:
+def _means(scores: Sequence[schema.MeanMetrics | schema.SamFamilyMetrics], fixed: Collection[str]) -> dict[str, Any]:
     """Means over the scores in which each metric is defined."""
     names = dict.fromkeys((*fixed, *(name for one in scores for name in one.further)))
     defined = {name: [value for one in scores if (value := one.value(name)) is not None] for name in names}

@@ -14,24 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from samora_pipeline.contracts import scores as schema
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json
 from samora_pipeline.contracts.json_io import parse, read_json, read_object
 from samora_pipeline.contracts.labels import BACKGROUND, IGNORE, LabelScheme, label_scheme
 from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_STAMP, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.run_reader import read_run_config
-from samora_pipeline.contracts.scores import (
-    NSD_TOLERANCE,
-    Bootstrap,
-    CaseMetrics,
-    Convention,
-    DistanceUnit,
-    Interval,
-    Intervals,
-    MetricRecord,
-    SamFamilyCase,
-    SamFamilySummary,
-    Summary,
-)
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.evaluation.metric import FIXED, count, label_key, physical_mean, sam_family_mean, scored_metrics
 from samora_pipeline.evaluation.scoring import CaseScores, Rules, pair_files, score_files
@@ -47,13 +35,13 @@ def summarize(
     cases: Sequence[CaseScores],
     labels: Mapping[str, str],
     *,
-    tolerance: float = NSD_TOLERANCE,
-    distance_unit: DistanceUnit = "mm",
-    convention: Convention = "medpy",
+    tolerance: float = schema.NSD_TOLERANCE,
+    distance_unit: schema.DistanceUnit = "mm",
+    convention: schema.Convention = "medpy",
     stamps: tuple[str, ...] = (),
     unscored: tuple[str, ...] = (),
-    metrics: Sequence[MetricRecord] | None = None,
-) -> Summary:
+    metrics: Sequence[schema.MetricRecord] | None = None,
+) -> schema.Summary:
     """Summarize at least one case; ``labels`` names each label key, ``tolerance`` is that of the scored NSD.
 
     ``metrics`` describes all scores, by default those of the registered metrics.
@@ -61,11 +49,11 @@ def summarize(
     records = [metric.record for metric in scored_metrics()] if metrics is None else metrics
     rows, families = [case.physical for case in cases], [case.sam_family for case in cases]
     patients = [row.patient for row in rows]
-    bootstrap = Bootstrap(n=len(set(patients)))
+    bootstrap = schema.Bootstrap(n=len(set(patients)))
     draws = resampler(patients, bootstrap)
     means = {key: physical_mean(row.metrics[key] for row in rows) for key in labels}
     family = {key: sam_family_mean(row.metrics[key] for row in families) for key in labels}
-    return Summary(
+    return schema.Summary(
         stamps=stamps,
         n=len(cases),
         labels=dict(labels),
@@ -77,7 +65,7 @@ def summarize(
         counts={key: count([row.metrics[key] for row in rows]) for key in labels},
         bootstrap=bootstrap,
         intervals=_intervals(draws, rows, labels, records),
-        sam_family=SamFamilySummary(
+        sam_family=schema.SamFamilySummary(
             foreground_mean=sam_family_mean(family.values()),
             mean=family,
             intervals=_intervals(draws, families, labels, records),
@@ -94,11 +82,11 @@ def score_folder(
     references: Path,
     predictions: Path,
     labels: Path | LabelScheme | None = None,
-    tolerance: float = NSD_TOLERANCE,
+    tolerance: float = schema.NSD_TOLERANCE,
     processes: int = 1,
-    convention: Convention = "medpy",
+    convention: schema.Convention = "medpy",
     metrics: tuple[str, ...] = (),
-) -> Summary:
+) -> schema.Summary:
     """Score every reference, or, in a fold's validation folder, the cases of that fold; nothing is written.
 
     ``labels`` is a dataset.json or the scheme itself; by default dataset.json is looked for beside ``references``, in
@@ -153,7 +141,7 @@ def named_labels(names: Sequence[str]) -> LabelScheme:
     return label_scheme(labels, tuple(range(1, len(painted) + 1)))
 
 
-def sum_up_folds(run: Path) -> Summary:
+def sum_up_folds(run: Path) -> schema.Summary:
     """One summary over the numbered folds of a run (cross-validation), one row per case.
 
     The folds ``official`` and ``all`` score other cases by another rule and are left out.
@@ -162,12 +150,13 @@ def sum_up_folds(run: Path) -> Summary:
         DataError: ``E-EVAL-05`` when a fold has no summary.json, when folds were scored differently, or when a case
             was scored in two of them.
     """
-    folders = sorted(folder for folder in run.glob("fold_*") if folder.name.removeprefix("fold_").isdigit())
-    unfinished = [folder.name for folder in folders if not (folder / SUMMARY_FILE).is_file()]
-    if unfinished or not folders:
+    folds = sorted(fold for folder in run.glob("fold_*") if (fold := folder.name.removeprefix("fold_")).isdigit())
+    paths = {fold: run / f"fold_{fold}" / SUMMARY_FILE for fold in folds}
+    unfinished = [path.parent.name for path in paths.values() if not path.is_file()]
+    if unfinished or not folds:
         found = f"no {SUMMARY_FILE} in {', '.join(unfinished)}" if unfinished else "no folder fold_0, fold_1, ..."
         raise DataError("E-EVAL-05", run=run, found=found)
-    summaries = {folder.name.removeprefix("fold_"): read_json(Summary, folder / SUMMARY_FILE) for folder in folders}
+    summaries = {fold: read_json(schema.Summary, path) for fold, path in paths.items()}
     cases = [row for fold, summary in summaries.items() for row in _rows(summary, fold)]
     first = next(iter(summaries.values()))
     _check_folds(run, summaries, cases)
@@ -182,34 +171,34 @@ def sum_up_folds(run: Path) -> Summary:
     )
 
 
-def described(summary: Summary) -> tuple[MetricRecord, ...]:
+def described(summary: schema.Summary) -> tuple[schema.MetricRecord, ...]:
     """All metrics of a summary: those that this package has fields for, then those that the summary describes."""
     return (*(own.record for own in scored_metrics() if own.record.name in FIXED), *summary.metrics)
 
 
 def _intervals(
     draws: Resampler,
-    cases: Sequence[CaseMetrics] | Sequence[SamFamilyCase],
+    cases: Sequence[schema.CaseMetrics] | Sequence[schema.SamFamilyCase],
     labels: Mapping[str, str],
-    records: Sequence[MetricRecord],
-) -> Intervals:
-    overall: dict[str, Interval | None] = {}
-    per_label: dict[str, dict[str, Interval | None]] = {key: {} for key in labels}
+    records: Sequence[schema.MetricRecord],
+) -> schema.Intervals:
+    overall: dict[str, schema.Interval | None] = {}
+    per_label: dict[str, dict[str, schema.Interval | None]] = {key: {} for key in labels}
     for name in (record.name for record in records if any(one.has(record.name) for one in cases[0].metrics.values())):
         # None becomes NaN: no score.
         values = np.array([[case.metrics[key].value(name) for key in labels] for case in cases], dtype=np.float64)
         overall[name], listed = draws.intervals(values)
         for key, interval in zip(labels, listed, strict=True):
             per_label[key][name] = interval
-    return Intervals(overall, per_label)
+    return schema.Intervals(overall, per_label)
 
 
-def _rows(summary: Summary, fold: str) -> list[CaseScores]:
+def _rows(summary: schema.Summary, fold: str) -> list[CaseScores]:
     families = {row.case: row for row in summary.sam_family.metric_per_case}
     return [CaseScores(replace(row, fold=fold), families[row.case]) for row in summary.metric_per_case]
 
 
-def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[CaseScores]) -> None:
+def _check_folds(run: Path, summaries: Mapping[str, schema.Summary], cases: Sequence[CaseScores]) -> None:
     settings = {
         (str(one.labels), one.nsd_tolerance, one.distance_unit, one.convention, one.metrics)
         for one in summaries.values()

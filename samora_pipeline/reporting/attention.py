@@ -22,7 +22,6 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from samora_pipeline.contracts.colours import SKY_BLUE, rgb
-from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.freezing import freeze
 from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, Value, cell
@@ -92,9 +91,14 @@ def attention_section(probes: dict[str, NetworkProbe], stack: CaseStack, stamps:
         lifts[name] = (index + 1, *(_lift_cell(one) for one in found.values()))
     header = ("organ", "slice", *(f"lift {name}".strip() for name in probes))
     rows = [(name, *row) for name, row in lifts.items()]
-    notes = _not_drawn(labels, present)
+    names = [name.replace("_", " ") for name, _ in labels.foreground]
+    skipped = {
+        "Not in the reference of this case": [name for place, name in enumerate(names) if place not in present],
+        f"Beyond the {_MOST_ORGANS} that are drawn": [names[place] for place in present[_MOST_ORGANS:]],
+    }
+    notes = [f"{why}: {', '.join(listed)}." for why, listed in skipped.items() if listed]
     if any(cell(one, 1).value is None for row in lifts.values() for one in row):
-        notes += ("-: nothing in the slice speaks for the organ; all that the network uses there speaks against it.",)
+        notes.append("-: nothing in the slice speaks for the organ; all that the network uses there speaks against it.")
     table = Table("lifts", "Relevance inside the organ against the whole slice", header, rows, notes=notes)
     words = "; ".join(f"{name}: {', '.join(cell(one, 1).text for one in row[1:])}" for name, row in lifts.items())
     figure = Figure(
@@ -106,15 +110,6 @@ def attention_section(probes: dict[str, NetworkProbe], stack: CaseStack, stamps:
         "scaled to its own maximum. The grid of the encoder is coarse, so a map cannot be sharper than its cells.",
     )
     return Section("attention", (figure, table), words=(METHOD,))
-
-
-def _not_drawn(labels: LabelScheme, present: list[int]) -> tuple[str, ...]:
-    """Which organs have no picture, and why."""
-    names = [name.replace("_", " ") for name, _ in labels.foreground]
-    absent = [name for place, name in enumerate(names) if place not in present]
-    further = [names[place] for place in present[_MOST_ORGANS:]]
-    groups = (("Not in the reference of this case", absent), (f"Beyond the {_MOST_ORGANS} that are drawn", further))
-    return tuple(f"{words}: {', '.join(listed)}." for words, listed in groups if listed)
 
 
 def _run(probe: NetworkProbe, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,14 +24,7 @@ from samora_pipeline.reporting.html_images import font, stamped
 from samora_pipeline.reporting.pictures import Picture, seen_along
 
 OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
-SIDES = {
-    "R": "the patient's right",
-    "L": "the patient's left",
-    "A": "front",
-    "P": "back",
-    "S": "head",
-    "I": "feet",
-}
+SIDES = {"R": "the patient's right", "L": "the patient's left", "A": "front", "P": "back", "S": "head", "I": "feet"}
 _PANEL, _LEGEND, _LINE, _TEXT = 290, 300, 19, 13
 _DICE = "Dice compares the whole volumes: 1 is perfect, 0 is no overlap. Each organ has its colour in every row."
 # The part around the organs is enlarged when it is smaller than this share of the slice.

@@ -117,9 +117,7 @@ def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, st
         DataError: ``E-CMP-03`` for runs that were not scored alike.
     """
     if number not in SHAPES:
-        raise UsageError(
-            "E-CMP-04", number=number, found=str(number), expected=", ".join(str(known) for known in SHAPES)
-        )
+        raise UsageError("E-CMP-04", number=number, found=str(number), expected=", ".join(map(str, SHAPES)))
     shape = SHAPES[number]
     _check(variants, shape)
     rows = _rows(number, shape, variants, protocol)
@@ -152,9 +150,8 @@ def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, st
 
 
 def _check(variants: Sequence[Variant], shape: Shape) -> None:
-    runs = [run for variant in variants for run in variant.runs]
     groups: dict[str, list[ScoredRun]] = {}
-    for run in runs:
+    for run in (run for variant in variants for run in variant.runs):
         groups.setdefault("" if shape.one_dataset else run.config.dataset, []).append(run)
     for group in groups.values():
         check_comparable(group, same_split=shape.one_split)
@@ -171,8 +168,7 @@ def _rows(number: int, shape: Shape, variants: Sequence[Variant], protocol: Prot
             row = _Row(keys, [], {}, {})
             rows.append(row)
         row.variants.append(variant)
-        for name, values in cells.items():
-            row.cells.setdefault(name, []).extend(values)
+        _add(row.cells, cells)
         row.reported |= _reported(number, shape, variant.first, protocol, cells)
     return rows
 
@@ -180,9 +176,13 @@ def _rows(number: int, shape: Shape, variants: Sequence[Variant], protocol: Prot
 def _cells(shape: Shape, variant: Variant, protocol: Protocol) -> Cells:
     cells: Cells = {}
     for run in variant.runs:
-        for name, values in shape.cells(run, protocol).items():
-            cells.setdefault(name, []).extend(values)
+        _add(cells, shape.cells(run, protocol))
     return cells
+
+
+def _add(cells: Cells, further: Cells) -> None:
+    for name, values in further.items():
+        cells.setdefault(name, []).extend(values)
 
 
 def _reported(number: int, shape: Shape, run: ScoredRun, protocol: Protocol, cells: Cells) -> dict[str, Reported]:

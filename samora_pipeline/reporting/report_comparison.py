@@ -21,11 +21,18 @@ from samora_pipeline.reporting.forest import forest_figure
 from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image
 from samora_pipeline.reporting.html_page import Page, render_page
-from samora_pipeline.reporting.pictures import SelectedCase, case_dice, choose_cases
-from samora_pipeline.reporting.report import RUN_LETTERS, lettered, median_of, stack_of, warnings_for, with_pictures
-from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, load_probe, trained_parts
+from samora_pipeline.reporting.pictures import SelectedCase, case_mean, choose_cases
+from samora_pipeline.reporting.report import (
+    RUN_LETTERS,
+    lettered,
+    load_networks,
+    probed_section,
+    warnings_for,
+    with_pictures,
+)
+from samora_pipeline.reporting.report_network import trained_parts
 from samora_pipeline.reporting.report_record import account_table
-from samora_pipeline.reporting.report_run import ReportedRun, reason, section_or_reason
+from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
 from samora_pipeline.reporting.report_scores import case_cell
 from samora_pipeline.reporting.report_training import curves_figure, flattened
 from samora_pipeline.reporting.text_tables import TextTable, paired_text, run_table, shared_stamps, signed
@@ -133,7 +140,7 @@ def _block(table: TextTable, *, folded: bool) -> Table:
 
 
 def _case_section(runs: list[ReportedRun], chosen: list[SelectedCase]) -> Section:
-    scored = [{row.case: case_dice(row) for row in run.scored.summary.metric_per_case} for run in runs]
+    scored = [{row.case: case_mean(row) for row in run.scored.summary.metric_per_case} for run in runs]
     rows = []
     for row in runs[0].scored.summary.metric_per_case:
         first, *others = (dice[row.case] for dice in scored)
@@ -156,20 +163,8 @@ def _attention(
 ) -> Section:
     if not chosen:
         return Section("attention", (Note("No scored case has an organ in its reference."),), words=(METHOD,))
-    case = median_of(chosen).case.case
-    probes: dict[str, NetworkProbe] = {}
-    faults: dict[str, SamoraError] = {}
-    for letter, run in zip(RUN_LETTERS, runs, strict=False):
-        try:
-            probes[letter] = load_probe(run, run.fold_of(case), device)
-        except SamoraError as error:
-            faults[letter] = error
-    if not probes:
-        raise next(iter(faults.values()))
-    with enough_memory():
-        section = attention_section(probes, stack_of(runs, case), stamps)
-    notes = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
-    return replace(section, blocks=(*section.blocks, *notes))
+    make = partial(attention_section, stamps=stamps)
+    return probed_section(load_networks(runs, chosen, device), runs, chosen, make)
 
 
 def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Section:

@@ -168,11 +168,7 @@ def _variants(probe: NetworkProbe) -> Iterator[tuple[str, AbstractContextManager
 
 
 def _figure(
-    stack: CaseStack,
-    index: int,
-    predicted: dict[str, Labels],
-    labels: LabelScheme,
-    stamps: tuple[str, ...],
+    stack: CaseStack, index: int, predicted: dict[str, Labels], labels: LabelScheme, stamps: tuple[str, ...]
 ) -> Figure:
     frame = painting.frame_around(pictures.seen_along(labels, stack.reference), stack.aspect, _SIDE, _LEAST_WIDTH)
     scan, reference = frame.scan(stack.images[index, 0]), stack.reference[index]

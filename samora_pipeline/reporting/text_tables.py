@@ -157,8 +157,11 @@ def paired_frame(tables: Sequence[PairedTable], stamps: tuple[str, ...]) -> pd.D
             "baseline_mean": row.baseline_mean,
             "run_mean": row.variant_mean,
             "difference": row.test.difference,
-            **_ends("t", row.test.interval),
-            **_ends("bootstrap", row.test.bootstrap),
+            **{
+                f"{name}_{end}": getattr(interval, end, None)
+                for name, interval in (("t", row.test.interval), ("bootstrap", row.test.bootstrap))
+                for end in ("low", "high")
+            },
             "p_t": row.test.t_p,
             "p_wilcoxon": row.test.wilcoxon_p,
             "holm_t": row.holm_t,
@@ -204,8 +207,3 @@ def signed(value: float, digits: int) -> str:
 def interval_text(interval: Interval | None, digits: int) -> str:
     """Both ends of an interval of differences."""
     return "-" if interval is None else f"[{signed(interval.low, digits)}, {signed(interval.high, digits)}]"
-
-
-def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
-    low, high = (None, None) if interval is None else (interval.low, interval.high)
-    return {f"{name}_low": low, f"{name}_high": high}
