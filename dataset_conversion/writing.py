@@ -133,7 +133,7 @@ class CaseWriter:
             fix = f"repair the headers at their source, or: --adopt-image-header {case.name}"
             if label is not None:
                 # Drawing needs a plotting library, and hardly any source needs a drawing.
-                from samora_pipeline.reporting.label_check import draw_label_check
+                from samora_pipeline.reporting.overlays import draw_label_check
 
                 picture = self.overlays / f"{case.name}.png"
                 draw_label_check(picture, image, label, f"{case.name}: labels laid on the image, headers ignored")

@@ -118,8 +118,7 @@ def degraded_scans(
 
 def robustness_table(runs: Sequence[ScoredRun], conditions: Sequence[Condition], folder: Path) -> TextTable:
     """Mean Dice (protocol ``physical``) of each run on clean scans and at each level of each kind."""
-    from samora_pipeline.reporting.paired_tables import shared_stamps
-    from samora_pipeline.reporting.text_tables import TextTable
+    from samora_pipeline.reporting.text_tables import TextTable, shared_stamps
 
     levels = sorted({condition.level for condition in conditions})
     rows = []

@@ -92,8 +92,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _summary(arguments: argparse.Namespace) -> Summary:
-    from samora_pipeline.evaluation.folder import named_labels, score_folder
-    from samora_pipeline.evaluation.summary import sum_up_folds
+    from samora_pipeline.evaluation.summary import named_labels, score_folder, sum_up_folds
 
     if arguments.folds:
         return sum_up_folds(arguments.folds)

@@ -65,11 +65,6 @@ class PairedTable:
     overall: tuple[PairedRow, ...]
     organs: tuple[PairedRow, ...]
 
-    @property
-    def metric(self) -> str:
-        """The name of the metric."""
-        return self.record.name
-
 
 def distance_unit(summary: Summary, protocol: Protocol) -> str:
     """The unit of distances."""
@@ -97,33 +92,23 @@ def group_seeds(runs: Sequence[ScoredRun]) -> list[Variant]:
     return sorted(variants, key=lambda variant: order[variant.first.label])
 
 
-def differences(runs: Sequence[ScoredRun], *, same_split: bool = True) -> list[str]:
-    """What keeps the runs from being compared, in words; empty when they were scored alike."""
-    first, found = runs[0], []
-    for run in runs[1:]:
-        pairs = {
-            "dataset": (first.config.dataset, run.config.dataset),
-            "split": (first.config.split, run.config.split) if same_split else ("", ""),
-            "folds": (", ".join(first.folds), ", ".join(run.folds)),
-            **_protocol(first.summary, run.summary),
-        }
-        found += [
-            f"{name}: {one} in {first.label}, {other} in {run.label}"
-            for name, (one, other) in pairs.items()
-            if one != other
-        ]
-        found += _scored(first, run)
-    return list(dict.fromkeys(found))
-
-
 def check_comparable(runs: Sequence[ScoredRun], *, same_split: bool = True) -> None:
     """Refuse runs that were scored on other cases or by other rules.
 
     Raises:
         DataError: ``E-CMP-03`` with every difference named.
     """
-    if found := differences(runs, same_split=same_split):
-        raise DataError("E-CMP-03", found="".join(f"\n    {line}" for line in found))
+    first, found = runs[0], []
+    for run in runs[1:]:
+        own, other = (_rules(one, same_split) for one in (first, run))
+        found += [
+            f"{name}: {value} in {first.label}, {other[name]} in {run.label}"
+            for name, value in own.items()
+            if value != other[name]
+        ]
+        found += _scored(first, run)
+    if found:
+        raise DataError("E-CMP-03", found="".join(f"\n    {line}" for line in dict.fromkeys(found)))
 
 
 def compare(variants: Sequence[Variant], baseline: Variant, protocol: Protocol) -> list[PairedTable]:
@@ -189,7 +174,14 @@ def _mean_pair(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _variant_scores(variant: Variant, protocol: Protocol, metric: str) -> Scores:
-    seeds = [_scores(run.summary, protocol, metric) for run in variant.runs]
+    seeds = [
+        {
+            (row.case, key): row.metrics[key].value(metric)
+            for row in sides(run.summary)[protocol].metric_per_case
+            for key in run.summary.labels
+        }
+        for run in variant.runs
+    ]
     means: dict[tuple[str, str], float | None] = {}
     for place in seeds[0]:
         defined = [value for seed in seeds if (value := seed[place]) is not None]
@@ -197,17 +189,17 @@ def _variant_scores(variant: Variant, protocol: Protocol, metric: str) -> Scores
     return means
 
 
-def _scores(summary: Summary, protocol: Protocol, metric: str) -> dict[tuple[str, str], float | None]:
-    rows = sides(summary)[protocol].metric_per_case
-    return {(row.case, key): row.metrics[key].value(metric) for row in rows for key in summary.labels}
-
-
-def _protocol(one: Summary, other: Summary) -> dict[str, tuple[object, object]]:
-    names = {"tolerance of the NSD": "nsd_tolerance", "unit of distances": "distance_unit", "convention": "convention"}
-    pairs: dict[str, tuple[object, object]] = {
-        name: (getattr(one, field), getattr(other, field)) for name, field in names.items()
+def _rules(run: ScoredRun, same_split: bool) -> dict[str, object]:
+    summary = run.summary
+    return {
+        "dataset": run.config.dataset,
+        **({"split": run.config.split} if same_split else {}),
+        "folds": ", ".join(run.folds),
+        "labels": ", ".join(summary.labels.values()),
+        "tolerance of the NSD": summary.nsd_tolerance,
+        "unit of distances": summary.distance_unit,
+        "convention": summary.convention,
     }
-    return {"labels": (", ".join(one.labels.values()), ", ".join(other.labels.values())), **pairs}
 
 
 def _scored(one: ScoredRun, other: ScoredRun) -> list[str]:

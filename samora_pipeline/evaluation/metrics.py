@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from samora_pipeline.evaluation.surfaces import Labels, SurfacePair, boundary, pair_surfaces
-from samora_pipeline.evaluation.surfels import SurfelPair, pair_surfels
+from samora_pipeline.evaluation.surfaces import Labels, SurfacePair, SurfelPair, boundary, pair_surfaces, pair_surfels
 
 Masks = tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
 

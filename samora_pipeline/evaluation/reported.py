@@ -60,6 +60,11 @@ class Correction:
         """Whether the correction is about this row of this table."""
         return table in self.tables and (not self.rows or key in self.rows)
 
+    def covers(self, column: str) -> bool:
+        """Whether the correction is about this column."""
+        narrowed = {*self.columns, *self.holds.values(), *self.also}
+        return not narrowed or column in narrowed
+
 
 @dataclass(frozen=True)
 class ReportedFile:
@@ -104,11 +109,6 @@ def reported(number: int, key: tuple[str, ...], column: str) -> Reported | None:
         name = next((printed for printed, held in correction.holds.items() if held == name), name)
     if name not in source.columns or (value := row.values[source.columns.index(name)]) is None:
         return None
-    notes = tuple(one.reason for one in own if _about(one, column))
+    notes = tuple(one.reason for one in own if one.covers(column))
     also = next((one.also[column] for one in own if column in one.also), None)
     return Reported(value, also, notes)
-
-
-def _about(correction: Correction, column: str) -> bool:
-    narrowed = {*correction.columns, *correction.holds.values(), *correction.also}
-    return not narrowed or column in narrowed

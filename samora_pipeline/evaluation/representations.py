@@ -81,7 +81,7 @@ def class_probe(features: Tensor, classes: Sequence[str], groups: Sequence[str],
         votes = [classes[i] for i in nearest]
         right.append(bool(votes) and max(votes, key=votes.count) == classes[row])
     commonest = max(classes.count(name) for name in set(classes)) if classes else 0
-    return Probe(_share(right), commonest / max(1, len(classes)))
+    return Probe(_mean(right), commonest / max(1, len(classes)))
 
 
 def number_probe(features: Tensor, numbers: Sequence[float], groups: Sequence[str], neighbours: int = 3) -> Probe:
@@ -114,10 +114,6 @@ def _nearest(features: Tensor, groups: Sequence[str], neighbours: int) -> list[l
         order = similarity[row].argsort(descending=True, stable=True).tolist()
         rows.append([i for i in order if groups[i] != groups[row]][:neighbours])
     return rows
-
-
-def _share(right: Sequence[bool]) -> float:
-    return sum(right) / max(1, len(right))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -53,18 +53,20 @@ class ScoredRun:
     def identity(self) -> str:
         """A digest of what the run is but for its seed: equal in the seeds of one experiment.
 
-        Keys of what was learned or drawn (experts, teachers, slices of a pool) depend on the seed. What they were
-        learned by is in the settings.
+        Digests of what was learned or drawn (stages, random teachers, slices of a pool) depend on the seed. What they
+        were learned by is in the settings.
         """
         plain = to_plain(self.config)
-        for name in ("seed", "name", "selection", "experts", "stamps"):
+        for name in ("seed", "name", "selection", "stamps"):
             del plain[name]
-        if plain["base"]["origin"] == "bootstrap":
+        if plain["base"] and plain["base"]["origin"] == "bootstrap":
             del plain["base"]["digest"]
-        for record in (plain["pool"], *plain["teachers"].values()):
-            del record["key"]
-            if record.get("origin") == "random":
-                del record["weights"]
+        del plain["pool"]["key"]
+        for stage in plain["stages"]:
+            del stage["digest"]
+        for teacher in plain["teachers"].values():
+            if teacher["origin"] == "random":
+                del teacher["weights"], teacher["identity"]
         return digest_json({**plain, "folds": self.folds})
 
 

@@ -13,12 +13,11 @@ import numpy as np
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, CaseMetrics, Convention, SamFamilyCase
 from samora_pipeline.errors import DataError
-from samora_pipeline.evaluation.metric import scored_metrics
+from samora_pipeline.evaluation.metric import label_key, physical, sam_family, scored_metrics
 from samora_pipeline.evaluation.metrics import measure
-from samora_pipeline.evaluation.protocols import label_key, physical, sam_family
 from samora_pipeline.evaluation.surfaces import Labels
 from samora_pipeline.imaging.files import READABLE, read_volume
-from samora_pipeline.imaging.volume import Volume, label_array
+from samora_pipeline.imaging.volume import label_array
 from samora_pipeline.parallel import map_cases
 
 
@@ -44,24 +43,19 @@ class CaseScores:
     sam_family: SamFamilyCase
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """References and predictions of one name; ``unscored`` names the predictions that have no reference."""
-
-    files: tuple[tuple[Path, Path], ...]
-    unscored: tuple[str, ...]
-
-
-def score_case(reference_path: Path, prediction_path: Path, rules: Rules) -> CaseScores:
-    """Score one prediction; case and patient are named after the reference file.
+def score_case(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
+    """Score (reference, prediction); case and patient are named after the reference file.
 
     Raises:
         DataError: ``E-EVAL-02`` for grids that differ, ``E-EVAL-03`` for label values that are not declared, and
             whatever reading the two files raises.
     """
-    reference, prediction = read_volume(reference_path), read_volume(prediction_path)
+    (reference_path, prediction_path), (reference, prediction) = files, map(read_volume, files)
     if not prediction.grid.matches(reference.grid):
-        raise _grids_differ(reference, prediction)
+        sizes, expected = prediction.grid.shape, reference.grid.shape
+        apart = f"corners up to {prediction.grid.corner_distance(reference.grid):.3g} mm apart"
+        found = f"shape {sizes}, reference {expected}" if sizes != expected else apart
+        raise DataError("E-EVAL-02", prediction=prediction, reference=reference, found=found)
     truth, guess, labels = label_array(reference), label_array(prediction), rules.labels
     _check_values(truth, labels.values, reference_path)
     _check_values(guess, labels.values - {labels.ignore}, prediction_path)
@@ -81,10 +75,11 @@ def score_case(reference_path: Path, prediction_path: Path, rules: Rules) -> Cas
 
 def pair_files(
     references: Path, predictions: Path, file_ending: str | None, cases: Collection[str] | None = None
-) -> Pairs:
+) -> tuple[list[tuple[Path, Path]], tuple[str, ...]]:
     """Match the files of two folders by case name; ``cases`` are those to be scored (None: every reference).
 
-    Files with ``file_ending`` are taken; in a folder that has none of them (or with None) any readable volume.
+    Files with ``file_ending`` are taken; in a folder that has none of them (or with None) any readable volume. Returned
+    are (reference, prediction) pairs, and the names of the predictions that have no reference.
 
     Raises:
         DataError: ``E-EVAL-01`` when there is no reference, or when a case lacks one of its files (all are named);
@@ -92,25 +87,15 @@ def pair_files(
     """
     known, present = _by_case(references, file_ending), _by_case(predictions, file_ending)
     if not known:
-        raise DataError(
-            "E-EVAL-01",
-            what=f"there is no reference to score against in {references}",
-            found=f"no file with the ending {' or '.join(READABLE)}",
-            expected=f"label files named CASE{file_ending or READABLE[0]}",
-            fix="samora_evaluate -g LABELS -p PREDS  with the folder that holds the reference labels as LABELS",
-        )
+        found = f"no file with the ending {' or '.join(READABLE)}"
+        raise DataError("E-EVAL-01", f"there is no reference to score against in {references}", found=found)
     wanted = list(known) if cases is None else sorted(cases)
     for files, folder, what in ((known, references, "reference"), (present, predictions, "prediction")):
         if missing := [case for case in wanted if case not in files]:
-            raise DataError(
-                "E-EVAL-01",
-                what=f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}",
-                found=f"missing: {', '.join(missing)}",
-                expected="a reference and a prediction of the same name for each case",
-                fix="samora_predict -i IMAGES -o PREDS --continue  predicts what is missing",
-            )
+            lacking = f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}"
+            raise DataError("E-EVAL-01", lacking, found=f"missing: {', '.join(missing)}")
     surplus = tuple(path.name for case, path in present.items() if case not in wanted)
-    return Pairs(tuple((known[case], present[case]) for case in wanted), surplus)
+    return [(known[case], present[case]) for case in wanted], surplus
 
 
 def score_files(
@@ -125,24 +110,18 @@ def score_files(
     Raises:
         DataError: ``E-EVAL-04`` naming every case that cannot be scored, with its fault.
     """
-    outcomes = map_cases(partial(_score, rules), [(_case_name(pair[0]), pair) for pair in files], processes, "scoring")
+    outcomes = map_cases(
+        partial(score_case, rules), [(_case_name(pair[0]), pair) for pair in files], processes, "scoring"
+    )
     if faults := [(outcome.name, outcome.error) for outcome in outcomes if outcome.error is not None]:
-        raise DataError(
-            "E-EVAL-04",
-            number=len(faults),
-            number2=len(files),
-            found="".join((f"\n    {name}: {error.what} ({error.found})" for name, error in faults)),
-        )
+        found = "".join(f"\n    {name}: {error.what} ({error.found})" for name, error in faults)
+        raise DataError("E-EVAL-04", number=len(faults), number2=len(files), found=found)
     known = patients or {}
     return [
         replace(one, physical=replace(one.physical, patient=known.get(one.physical.case, one.physical.case), fold=fold))
         for one in (outcome.result for outcome in outcomes)
         if one is not None
     ]
-
-
-def _score(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
-    return score_case(*files, rules)
 
 
 def _by_case(folder: Path, file_ending: str | None) -> dict[str, Path]:
@@ -167,18 +146,5 @@ def _check_values(array: Labels, declared: Collection[int | None], path: Path) -
     undeclared = array[~known[array]]
     if undeclared.size:
         values = ", ".join(str(value) for value in np.unique(undeclared))
-        raise DataError(
-            "E-EVAL-03",
-            path=path,
-            value=", ".join(str(value) for value in np.flatnonzero(known)),
-            found=f"{values} in {undeclared.size} voxels",
-        )
-
-
-def _grids_differ(reference: Volume, prediction: Volume) -> DataError:
-    sizes, expected = prediction.grid.shape, reference.grid.shape
-    if sizes != expected:
-        found = f"shape {sizes}, reference {expected}"
-    else:
-        found = f"corners up to {prediction.grid.corner_distance(reference.grid):.3g} mm apart"
-    return DataError("E-EVAL-02", prediction=prediction, reference=reference, found=found)
+        declared_values = ", ".join(str(value) for value in np.flatnonzero(known))
+        raise DataError("E-EVAL-03", path=path, value=declared_values, found=f"{values} in {undeclared.size} voxels")

@@ -1,40 +1,28 @@
-"""From the scores of cases to a summary: means, counts, intervals; and one summary over the folds of a run."""
+"""Summaries, the content of summary.json: of scored cases, of a folder of predictions, and of the folds of a run.
+
+A folder is scored with all that the files around it say: dataset.json (or the command line) gives the labels,
+samora.json beside it the patients and whether spacing is known; run.json in the folder of predictions, or config.json
+of the fold they validate, gives the stamps and the cases to be scored.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.run import SUMMARY_FILE
-from samora_pipeline.contracts.scores import (
-    NSD_TOLERANCE,
-    Bootstrap,
-    CaseMetrics,
-    Convention,
-    DistanceUnit,
-    Interval,
-    Intervals,
-    MetricRecord,
-    SamFamilyCase,
-    SamFamilySummary,
-    Summary,
-)
-from samora_pipeline.errors import DataError
-from samora_pipeline.evaluation.metric import FIXED, scored_metrics
-from samora_pipeline.evaluation.protocols import (
-    count,
-    label_key,
-    mean_over_cases,
-    mean_over_labels,
-    sam_family_mean,
-)
-from samora_pipeline.evaluation.scoring import CaseScores
+from samora_pipeline.contracts import scores as schema
+from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json
+from samora_pipeline.contracts.json_io import parse, read_json, read_object
+from samora_pipeline.contracts.labels import BACKGROUND, IGNORE, LabelScheme, label_scheme
+from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_STAMP, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
+from samora_pipeline.contracts.run_reader import read_run_config
+from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.evaluation.metric import FIXED, count, label_key, physical_mean, sam_family_mean, scored_metrics
+from samora_pipeline.evaluation.scoring import CaseScores, Rules, pair_files, score_files
 from samora_pipeline.evaluation.significance import Resampler, resampler
 
 
@@ -47,13 +35,13 @@ def summarize(
     cases: Sequence[CaseScores],
     labels: Mapping[str, str],
     *,
-    tolerance: float = NSD_TOLERANCE,
-    distance_unit: DistanceUnit = "mm",
-    convention: Convention = "medpy",
+    tolerance: float = schema.NSD_TOLERANCE,
+    distance_unit: schema.DistanceUnit = "mm",
+    convention: schema.Convention = "medpy",
     stamps: tuple[str, ...] = (),
     unscored: tuple[str, ...] = (),
-    metrics: Sequence[MetricRecord] | None = None,
-) -> Summary:
+    metrics: Sequence[schema.MetricRecord] | None = None,
+) -> schema.Summary:
     """Summarize at least one case; ``labels`` names each label key, ``tolerance`` is that of the scored NSD.
 
     ``metrics`` describes all scores, by default those of the registered metrics.
@@ -61,23 +49,23 @@ def summarize(
     records = [metric.record for metric in scored_metrics()] if metrics is None else metrics
     rows, families = [case.physical for case in cases], [case.sam_family for case in cases]
     patients = [row.patient for row in rows]
-    bootstrap = Bootstrap(n=len(set(patients)))
+    bootstrap = schema.Bootstrap(n=len(set(patients)))
     draws = resampler(patients, bootstrap)
-    means = {key: mean_over_cases([row.metrics[key] for row in rows]) for key in labels}
+    means = {key: physical_mean(row.metrics[key] for row in rows) for key in labels}
     family = {key: sam_family_mean(row.metrics[key] for row in families) for key in labels}
-    return Summary(
+    return schema.Summary(
         stamps=stamps,
         n=len(cases),
         labels=dict(labels),
         distance_unit=distance_unit,
         convention=convention,
         nsd_tolerance=tolerance,
-        foreground_mean=mean_over_labels(means),
+        foreground_mean=physical_mean(means.values()),
         mean=means,
         counts={key: count([row.metrics[key] for row in rows]) for key in labels},
         bootstrap=bootstrap,
         intervals=_intervals(draws, rows, labels, records),
-        sam_family=SamFamilySummary(
+        sam_family=schema.SamFamilySummary(
             foreground_mean=sam_family_mean(family.values()),
             mean=family,
             intervals=_intervals(draws, families, labels, records),
@@ -90,7 +78,70 @@ def summarize(
     )
 
 
-def sum_up_folds(run: Path) -> Summary:
+def score_folder(
+    references: Path,
+    predictions: Path,
+    labels: Path | LabelScheme | None = None,
+    tolerance: float = schema.NSD_TOLERANCE,
+    processes: int = 1,
+    convention: schema.Convention = "medpy",
+    metrics: tuple[str, ...] = (),
+) -> schema.Summary:
+    """Score every reference, or, in a fold's validation folder, the cases of that fold; nothing is written.
+
+    ``labels`` is a dataset.json or the scheme itself; by default dataset.json is looked for beside ``references``, in
+    it, and in ``predictions`` (where nnU-Net leaves a copy). ``tolerance`` of the NSD is in mm. ``metrics`` names more
+    metrics than the registered ones, as ``package.module:Class``.
+
+    Raises:
+        UsageError: ``E-EVAL-08`` for a folder that is not there, ``E-NAME-01`` for a name that leads to no metric.
+        DataError: ``E-EVAL-07`` when nothing says what the label values mean, ``E-EVAL-01`` for missing files,
+            ``E-EVAL-04`` naming every case that cannot be scored.
+    """
+    for folder in (references, predictions):
+        if not folder.is_dir():
+            raise UsageError("E-EVAL-08", folder=folder)
+    records = [metric.record for metric in scored_metrics(metrics)]
+    scheme, file_ending, ours = _describe(labels, references, predictions)
+    config = _fold_config(predictions)
+    files, unscored = pair_files(references, predictions, file_ending, config.scored if config else None)
+    rules = Rules(scheme, tolerance, ours.spacing_known, convention, metrics)
+    cases = score_files(files, rules, ours.patients, config.fold if config else None, processes)
+    stamps = [PHANTOM_STAMP] * ours.phantom + list(config.stamps if config else _recorded_stamps(predictions))
+    return summarize(
+        cases,
+        label_names(scheme),
+        tolerance=tolerance,
+        distance_unit="mm" if ours.spacing_known else "voxel",
+        convention=convention,
+        stamps=tuple(dict.fromkeys(stamps)),
+        unscored=unscored,
+        metrics=records,
+    )
+
+
+def named_labels(names: Sequence[str]) -> LabelScheme:
+    """The scheme of ``NAME=VALUE`` words; ``whole=1+2`` is a region, ``ignore=9`` carries no score.
+
+    Raises:
+        UsageError: ``E-ARG-17`` for a word of another form.
+        DataError: ``E-LABEL-01`` for values that contradict each other.
+    """
+    labels: dict[str, int | tuple[int, ...]] = {BACKGROUND: 0}
+    for word in names:
+        name, _, values = word.partition("=")
+        if not name or not all(value.isdigit() for value in values.split("+")):
+            raise UsageError("E-ARG-17", found=word)
+        listed = tuple(int(value) for value in values.split("+"))
+        labels[name] = listed if len(listed) > 1 else listed[0]
+    if not any(isinstance(values, tuple) for values in labels.values()):
+        return label_scheme(labels, None)
+    # A scheme with regions declares the order in which they are painted. Scores do not depend on it.
+    painted = [name for name in labels if name not in (BACKGROUND, IGNORE)]
+    return label_scheme(labels, tuple(range(1, len(painted) + 1)))
+
+
+def sum_up_folds(run: Path) -> schema.Summary:
     """One summary over the numbered folds of a run (cross-validation), one row per case.
 
     The folds ``official`` and ``all`` score other cases by another rule and are left out.
@@ -99,24 +150,13 @@ def sum_up_folds(run: Path) -> Summary:
         DataError: ``E-EVAL-05`` when a fold has no summary.json, when folds were scored differently, or when a case
             was scored in two of them.
     """
-    folders = sorted(folder for folder in run.glob("fold_*") if folder.name.removeprefix("fold_").isdigit())
-    if not folders:
-        raise DataError(
-            "E-EVAL-05",
-            f"{run} has no numbered folds",
-            found="no folder fold_0, fold_1, ...",
-            expected=f"fold_0, fold_1, ... each with a {SUMMARY_FILE}",
-            fix="samora_train DATASET TRAINER SPLIT -f 0",
-        )
-    if unfinished := [folder.name for folder in folders if not (folder / SUMMARY_FILE).is_file()]:
-        raise DataError(
-            "E-EVAL-05",
-            f"the folds of {run} are not all scored",
-            found=f"no {SUMMARY_FILE} in {', '.join(unfinished)}",
-            expected=f"fold_0, fold_1, ... each with a {SUMMARY_FILE}",
-            fix="samora_train DATASET TRAINER SPLIT -f FOLD  for each missing fold",
-        )
-    summaries = {folder.name.removeprefix("fold_"): read_json(Summary, folder / SUMMARY_FILE) for folder in folders}
+    folds = sorted(fold for folder in run.glob("fold_*") if (fold := folder.name.removeprefix("fold_")).isdigit())
+    paths = {fold: run / f"fold_{fold}" / SUMMARY_FILE for fold in folds}
+    unfinished = [path.parent.name for path in paths.values() if not path.is_file()]
+    if unfinished or not folds:
+        found = f"no {SUMMARY_FILE} in {', '.join(unfinished)}" if unfinished else "no folder fold_0, fold_1, ..."
+        raise DataError("E-EVAL-05", run=run, found=found)
+    summaries = {fold: read_json(schema.Summary, path) for fold, path in paths.items()}
     cases = [row for fold, summary in summaries.items() for row in _rows(summary, fold)]
     first = next(iter(summaries.values()))
     _check_folds(run, summaries, cases)
@@ -131,44 +171,77 @@ def sum_up_folds(run: Path) -> Summary:
     )
 
 
-def described(summary: Summary) -> tuple[MetricRecord, ...]:
+def described(summary: schema.Summary) -> tuple[schema.MetricRecord, ...]:
     """All metrics of a summary: those that this package has fields for, then those that the summary describes."""
     return (*(own.record for own in scored_metrics() if own.record.name in FIXED), *summary.metrics)
 
 
 def _intervals(
     draws: Resampler,
-    cases: Sequence[CaseMetrics] | Sequence[SamFamilyCase],
+    cases: Sequence[schema.CaseMetrics] | Sequence[schema.SamFamilyCase],
     labels: Mapping[str, str],
-    records: Sequence[MetricRecord],
-) -> Intervals:
-    overall: dict[str, Interval | None] = {}
-    per_label: dict[str, dict[str, Interval | None]] = {key: {} for key in labels}
+    records: Sequence[schema.MetricRecord],
+) -> schema.Intervals:
+    overall: dict[str, schema.Interval | None] = {}
+    per_label: dict[str, dict[str, schema.Interval | None]] = {key: {} for key in labels}
     for name in (record.name for record in records if any(one.has(record.name) for one in cases[0].metrics.values())):
         # None becomes NaN: no score.
         values = np.array([[case.metrics[key].value(name) for key in labels] for case in cases], dtype=np.float64)
         overall[name], listed = draws.intervals(values)
         for key, interval in zip(labels, listed, strict=True):
             per_label[key][name] = interval
-    return Intervals(overall, per_label)
+    return schema.Intervals(overall, per_label)
 
 
-def _rows(summary: Summary, fold: str) -> list[CaseScores]:
+def _rows(summary: schema.Summary, fold: str) -> list[CaseScores]:
     families = {row.case: row for row in summary.sam_family.metric_per_case}
     return [CaseScores(replace(row, fold=fold), families[row.case]) for row in summary.metric_per_case]
 
 
-def _check_folds(run: Path, summaries: Mapping[str, Summary], cases: Sequence[CaseScores]) -> None:
+def _check_folds(run: Path, summaries: Mapping[str, schema.Summary], cases: Sequence[CaseScores]) -> None:
     settings = {
         (str(one.labels), one.nsd_tolerance, one.distance_unit, one.convention, one.metrics)
         for one in summaries.values()
     }
     twice = [case for case, times in Counter(case.physical.case for case in cases).items() if times > 1]
     if len(settings) > 1 or twice:
-        raise DataError(
-            "E-EVAL-05",
-            what=f"the folds of {run} cannot be summed up",
-            found=f"scored in two folds: {', '.join(twice)}" if twice else " | ".join(str(one) for one in settings),
-            expected="each case in one fold, and the same labels, tolerance, unit, convention and metrics in all",
-            fix="samora_evaluate -g LABELS -p RUN/fold_K/validation -o RUN/fold_K/summary.json  scores a fold again",
-        )
+        found = f"scored in two folds: {', '.join(twice)}" if twice else " | ".join(str(one) for one in settings)
+        raise DataError("E-EVAL-05", run=run, found=found)
+
+
+def _describe(
+    labels: Path | LabelScheme | None, references: Path, predictions: Path
+) -> tuple[LabelScheme, str | None, SamoraJson]:
+    """What the labels mean, the ending of the files where it is known, and samora.json."""
+    beside = references.resolve().parent
+    ours = _ours(beside)
+    if isinstance(labels, LabelScheme):
+        return labels, None, ours
+    if labels is None:
+        places = (beside, references, predictions)
+        labels = next((path for place in places if (path := place / "dataset.json").is_file()), None)
+        if labels is None:
+            raise DataError("E-EVAL-07", found=f"no dataset.json in {', '.join(str(place) for place in places)}")
+    description = read_dataset_json(labels)
+    own = _ours(labels.resolve().parent)
+    return description.scheme, description.file_ending, own if own != SamoraJson() else ours
+
+
+def _ours(folder: Path) -> SamoraJson:
+    path = folder / "samora.json"
+    return read_json(SamoraJson, path) if path.is_file() else SamoraJson()
+
+
+def _fold_config(predictions: Path) -> RunConfig | None:
+    folder = predictions.resolve()
+    path = folder.parent / CONFIG_FILE
+    # Its cases and its warnings are read; nothing is built from what it names.
+    return read_run_config(path, allow_code=True) if folder.name == VALIDATION_FOLDER and path.is_file() else None
+
+
+def _recorded_stamps(predictions: Path) -> Iterable[str]:
+    # A prediction that was made in shares has one record per share: run.json or run.1_of_4.json, ...
+    for path in sorted(predictions.glob("run*.json")):
+        record = read_object(path)
+        if isinstance(record, dict) and "stamps" in record:
+            yield from parse(tuple[str, ...], record["stamps"], f"{path}.stamps")

@@ -10,8 +10,12 @@ Two other conventions can be asked for by name:
 medpy      surface voxels         both directions pooled      share of voxels
 monai      surface voxels         larger of both directions   share of voxels
 deepmind   marching-cubes pieces  larger of both directions,  share of area
-           (``surfels``)          percentile by area
+           (surfels)              percentile by area
 =========  =====================  ==========================  ======================
+
+A surfel is a marching-cubes piece with its area. A cell lies between 2 x 2 x 2 neighbouring voxels; where these are not
+all alike, a piece of the surface passes through it. The piece sits on the cell's corner of the lattice and counts by
+its area. What lies outside the volume is background.
 
 N surface voxels, D axes of the volume. A position is a voxel's index in the flattened volume with a margin of one
 voxel of background on each side.
@@ -21,6 +25,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +36,12 @@ Labels = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.intp]
 Points = npt.NDArray[np.float64]
 Distances = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.uint8]
 
 # Lattice distances that are equal on paper differ in the last bits; a tie with the tolerance counts as within.
 _TIE = 1e-9
+# Bit of a cell's code that says whether the voxel at this corner belongs to the organ.
+_CORNERS = tuple(product((0, 1), repeat=3))
 
 
 @dataclass(frozen=True)
@@ -146,10 +155,10 @@ def boundary(labels: Labels) -> Boundary:
     padded = np.ascontiguousarray(np.pad(labels, 1))
     touches = np.zeros(padded.shape, dtype=np.bool_)
     for axis in range(labels.ndim):
-        lower, upper = (_along(axis, labels.ndim, part) for part in (slice(None, -1), slice(1, None)))
-        step = padded[lower] != padded[upper]
-        touches[lower] |= step
-        touches[upper] |= step
+        values, marks = np.moveaxis(padded, axis, 0), np.moveaxis(touches, axis, 0)
+        step = values[:-1] != values[1:]
+        marks[:-1] |= step
+        marks[1:] |= step
     positions = np.flatnonzero(touches & (padded > 0))
     flat = padded.ravel()
     strides = [stride // padded.itemsize for stride in padded.strides]
@@ -174,10 +183,6 @@ def pair_surfaces(
     )
 
 
-def _along(axis: int, ndim: int, part: slice) -> tuple[slice, ...]:
-    return tuple(part if this == axis else slice(None) for this in range(ndim))
-
-
 def to_nearest(points: Points, target: Points) -> Distances:
     """Return the distance (n,) of each of the ``points`` (n, D) to the nearest ``target`` (m, D); m is at least 1."""
     if not len(points):
@@ -192,3 +197,79 @@ def _area_percentile(distances: Distances, areas: Distances) -> float:
     order = np.lexsort((areas, distances))
     reached = np.cumsum(areas[order]) / areas.sum()
     return float(distances[order][min(int(np.searchsorted(reached, 0.95)), len(order) - 1)])
+
+
+@dataclass(frozen=True)
+class SurfelPair:
+    """The cells (n,) that the surfaces of a reference and a prediction pass through, and their codes (n,).
+
+    ``shape`` is that of the grid of cells; ``transposed`` says that the volume's axes were reversed first.
+    """
+
+    reference: tuple[Positions, Codes]
+    prediction: tuple[Positions, Codes]
+    shape: tuple[int, ...]
+    transposed: bool
+
+    def distances(self, spacing: Sequence[float]) -> SurfaceDistances:
+        """Return the distances, with areas, in the unit of ``spacing`` (one value per axis of the volume)."""
+        scale = tuple(float(step) for step in (spacing[::-1] if self.transposed else spacing))
+        area = piece_areas(scale)
+        (truth, truth_codes), (guess, guess_codes) = self.reference, self.prediction
+        return SurfaceDistances(
+            from_prediction=self._to_other(guess, truth, scale),
+            from_reference=self._to_other(truth, guess, scale),
+            areas=(area[guess_codes], area[truth_codes]),
+        )
+
+    def _to_other(self, own: Positions, other: Positions, scale: tuple[float, ...]) -> Distances:
+        points, targets = (self._points(one, scale) for one in (own, other))
+        apart = ~np.isin(own, other, assume_unique=True)
+        distances = np.zeros(len(own))
+        distances[apart] = to_nearest(points[apart], targets)
+        return distances
+
+    def _points(self, positions: Positions, scale: tuple[float, ...]) -> Points:
+        cells = np.stack(np.unravel_index(positions, self.shape), axis=-1).astype(np.float64)
+        return cells * np.asarray(scale, dtype=np.float64)
+
+
+def pair_surfels(
+    reference: Labels, prediction: Labels, values: Sequence[int], *, transposed: bool = False
+) -> SurfelPair | None:
+    """Return an organ's surface cells in two volumes (X, Y, Z), or None where it is missing from either."""
+    of_reference, of_prediction = (_cells(np.isin(volume, values)) for volume in (reference, prediction))
+    if not of_reference[0].size or not of_prediction[0].size:
+        return None
+    return SurfelPair(of_reference, of_prediction, tuple(size + 1 for size in reference.shape), transposed)
+
+
+@lru_cache(maxsize=16)
+def piece_areas(spacing: tuple[float, ...]) -> Distances:
+    """Return the area (256,) of the marching-cubes surface in a cell of each code, for voxels of this size.
+
+    Marching cubes after Lorensen and Cline (1987). A cell with more than four voxels inside is taken as its complement,
+    so that a mask and its inverse have one surface.
+    """
+    return np.array([_piece_area(min(code, 255 - code, key=int.bit_count), spacing) for code in range(256)])
+
+
+def _piece_area(code: int, spacing: tuple[float, ...]) -> float:
+    from skimage.measure import marching_cubes
+
+    if code in (0, 255):
+        return 0.0
+    cell = np.array([code >> bit & 1 for bit in range(8)], dtype=np.float64).reshape(2, 2, 2)
+    points, faces, _, _ = marching_cubes(cell, 0.5, spacing=spacing, method="lorensen", allow_degenerate=False)
+    first, second, third = np.moveaxis(points[faces].astype(np.float64), 1, 0)
+    return float(np.linalg.norm(np.cross(second - first, third - first), axis=1).sum() / 2)
+
+
+def _cells(mask: npt.NDArray[np.bool_]) -> tuple[Positions, Codes]:
+    padded = np.pad(mask, 1).view(np.uint8)
+    codes = np.zeros(tuple(size + 1 for size in mask.shape), dtype=np.uint8)
+    for bit, corner in enumerate(_CORNERS):
+        part = tuple(slice(start, start + size) for start, size in zip(corner, codes.shape, strict=True))
+        codes |= padded[part] << np.uint8(bit)
+    positions = np.flatnonzero((codes > 0) & (codes < 255))
+    return positions, codes.ravel()[positions]

@@ -22,7 +22,6 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from samora_pipeline.contracts.colours import SKY_BLUE, rgb
-from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.freezing import freeze
 from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, Value, cell
@@ -59,7 +58,7 @@ def relevance(probe: NetworkProbe, stack: CaseStack, index: int, organ: int) -> 
     reference = np.isin(stack.reference[index], values)
     freeze(network, frozenset())
     embedding, logits = _run(probe, probe.inputs(stack, (index,)))
-    chosen = _chosen(logits, output, regions=labels.regions)
+    chosen = logits[:, output] > 0 if labels.regions else logits.argmax(1) == output
     found = bool(chosen.any())
     if not found:
         chosen = _seen_along(probe, stack, index, values, logits)
@@ -69,13 +68,12 @@ def relevance(probe: NetworkProbe, stack: CaseStack, index: int, organ: int) -> 
     return Relevance(placed / max(float(placed.max()), 1e-12), _lift(placed, reference), found)
 
 
-def attention_section(
-    probes: dict[str, NetworkProbe], stack: CaseStack, labels: LabelScheme, stamps: tuple[str, ...]
-) -> Section:
+def attention_section(probes: dict[str, NetworkProbe], stack: CaseStack, stamps: tuple[str, ...]) -> Section:
     """One picture per organ and run, each in the slice where the organ is largest, and the lifts as a table.
 
-    ``probe`` holds the networks by a short name, which is empty where there is one.
+    ``probes`` are the networks by a short name, which is empty where there is one.
     """
+    labels = next(iter(probes.values())).config.labels
     sizes = {
         place: np.isin(stack.reference, values).sum(axis=(1, 2)) for place, (_, values) in enumerate(labels.foreground)
     }
@@ -93,9 +91,14 @@ def attention_section(
         lifts[name] = (index + 1, *(_lift_cell(one) for one in found.values()))
     header = ("organ", "slice", *(f"lift {name}".strip() for name in probes))
     rows = [(name, *row) for name, row in lifts.items()]
-    notes = _not_drawn(labels, present)
+    names = [name.replace("_", " ") for name, _ in labels.foreground]
+    skipped = {
+        "Not in the reference of this case": [name for place, name in enumerate(names) if place not in present],
+        f"Beyond the {_MOST_ORGANS} that are drawn": [names[place] for place in present[_MOST_ORGANS:]],
+    }
+    notes = [f"{why}: {', '.join(listed)}." for why, listed in skipped.items() if listed]
     if any(cell(one, 1).value is None for row in lifts.values() for one in row):
-        notes += ("-: nothing in the slice speaks for the organ; all that the network uses there speaks against it.",)
+        notes.append("-: nothing in the slice speaks for the organ; all that the network uses there speaks against it.")
     table = Table("lifts", "Relevance inside the organ against the whole slice", header, rows, notes=notes)
     words = "; ".join(f"{name}: {', '.join(cell(one, 1).text for one in row[1:])}" for name, row in lifts.items())
     figure = Figure(
@@ -107,15 +110,6 @@ def attention_section(
         "scaled to its own maximum. The grid of the encoder is coarse, so a map cannot be sharper than its cells.",
     )
     return Section("attention", (figure, table), words=(METHOD,))
-
-
-def _not_drawn(labels: LabelScheme, present: list[int]) -> tuple[str, ...]:
-    """Which organs have no picture, and why."""
-    names = [name.replace("_", " ") for name, _ in labels.foreground]
-    absent = [name for place, name in enumerate(names) if place not in present]
-    further = [names[place] for place in present[_MOST_ORGANS:]]
-    groups = (("Not in the reference of this case", absent), (f"Beyond the {_MOST_ORGANS} that are drawn", further))
-    return tuple(f"{words}: {', '.join(listed)}." for words, listed in groups if listed)
 
 
 def _run(probe: NetworkProbe, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,11 +127,6 @@ def _run(probe: NetworkProbe, images: Tensor) -> tuple[Tensor, Tensor]:
     finally:
         handle.remove()
     return kept[0], logits
-
-
-def _chosen(logits: Tensor, output: int, *, regions: bool) -> Tensor:
-    """The pixels (1,n,n) that the network gives to an output."""
-    return logits[:, output] > 0 if regions else logits.argmax(1) == output
 
 
 def _seen_along(probe: NetworkProbe, stack: CaseStack, index: int, values: tuple[int, ...], logits: Tensor) -> Tensor:

@@ -45,9 +45,8 @@ def build_parser() -> CommandParser:
 def compare_runs(arguments: argparse.Namespace) -> None:
     """Read the runs, print the tables, and write them where a folder is named."""
     from samora_pipeline.evaluation.comparison import PROTOCOLS, compare
-    from samora_pipeline.reporting.paired_tables import paired_text, run_table, shared_stamps
     from samora_pipeline.reporting.paper_tables import paper_table
-    from samora_pipeline.reporting.text_tables import document
+    from samora_pipeline.reporting.text_tables import document, paired_text, run_table, shared_stamps
 
     variants, baseline = _variants(arguments)
     stamps = shared_stamps([one for variant in variants for one in variant.runs])
@@ -99,8 +98,7 @@ def _write(
 ) -> list[Path]:
     from samora_pipeline.files import write_text
     from samora_pipeline.reporting.forest import draw_forest
-    from samora_pipeline.reporting.paired_tables import paired_frame
-    from samora_pipeline.reporting.text_tables import csv, document
+    from samora_pipeline.reporting.text_tables import csv, document, paired_frame
 
     texts = {f"comparison.{_ENDINGS[form]}": document(tables, form)}
     if form == "csv":
@@ -109,7 +107,7 @@ def _write(
         texts["paired.csv"] = paired_frame(paired, stamps).to_csv(index=False)
     for name, text in texts.items():
         write_text(folder / name, text)
-    plots = [folder / f"forest_{one.protocol}_{one.metric}.{kind}" for one in paired for kind in ("png", "svg")]
+    plots = [folder / f"forest_{one.protocol}_{one.record.name}.{kind}" for one in paired for kind in ("png", "svg")]
     for path, table in zip(plots, (one for one in paired for _ in range(2)), strict=True):
         draw_forest(table, path, stamps)
     return [*(folder / name for name in texts), *plots]

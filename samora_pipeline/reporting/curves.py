@@ -39,8 +39,21 @@ def draw_progress(records: Sequence[Record], path: Path, title: str) -> None:
     """
     figure = Figure(dpi=100, layout="constrained", facecolor="white")
     draw_panels(figure, records, title, width=9.0, height=2.5)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to ``path``, whose ending chooses PNG, SVG or PDF; the file holds no date."""
+    kind = path.suffix.removeprefix(".")
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        figure.savefig(temporary, format=kind, metadata=metadata)
+
+
+def plain_axes(axes: Axes) -> None:
+    """A faint grid and no frame above and to the right."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw_panels(figure: Figure, records: Sequence[Record], title: str, *, width: float, height: float) -> None:
@@ -103,8 +116,7 @@ def _draw_panel(axes: Axes, name: str, curves: dict[str, Curve]) -> None:
             last = (epochs[-1], values[-1])
             axes.annotate(f"{values[-1]:.4g}", last, (5, 0), textcoords="offset points", va="center")
     axes.set_ylabel(name)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
     if name == "Dice":
         axes.set_ylim(-0.02, 1.02)
     if len(curves) > 1:

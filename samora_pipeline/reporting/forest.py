@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from samora_pipeline.contracts.colours import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
 from samora_pipeline.evaluation.comparison import PairedRow, PairedTable
 from samora_pipeline.evaluation.significance import ranking_remark
-from samora_pipeline.files import atomic_path
-from samora_pipeline.reporting.paired_tables import interval_text, probability, signed
+from samora_pipeline.reporting.curves import save_figure
+from samora_pipeline.reporting.text_tables import interval_text, probability, signed
 
 # Colours differ for the eye, marks in grey print.
 _MARKS = (("o", BLUE), ("s", VERMILLION), ("^", GREEN), ("D", PURPLE), ("v", ORANGE), ("P", SKY_BLUE))
@@ -37,7 +37,8 @@ def forest_figure(table: PairedTable, stamps: Sequence[str] = ()) -> Figure:
             texts.text(0.0, y, _sentence(row, table.record.digits), va="center", fontsize=8.5, family="monospace")
     _finish(axes, table, groups, places)
     texts.set_axis_off()
-    texts.text(0.0, 1.0, _sentence_head(), va="center", fontsize=8.5, family="monospace", weight="bold")
+    head = f"{'diff.':>7} {'[95 % interval]':<18} {'n':>3}  p (Holm)"
+    texts.text(0.0, 1.0, head, va="center", fontsize=8.5, family="monospace", weight="bold")
     _title(figure, table, stamps)
     handles = [
         axes.plot([], [], mark, color=colour, label=variant)[0]
@@ -49,11 +50,7 @@ def forest_figure(table: PairedTable, stamps: Sequence[str] = ()) -> Figure:
 
 def draw_forest(table: PairedTable, path: Path, stamps: Sequence[str] = ()) -> None:
     """Write the forest plot to ``path``; its ending chooses PNG, SVG or PDF."""
-    kind = path.suffix.removeprefix(".")
-    # Without a date the same scores give the same file.
-    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    with atomic_path(path) as temporary:
-        forest_figure(table, stamps).savefig(temporary, format=kind, metadata=metadata)
+    save_figure(forest_figure(table, stamps), path)
 
 
 def _groups(table: PairedTable) -> list[tuple[str, list[PairedRow]]]:
@@ -81,10 +78,6 @@ def _draw_row(axes: Axes, row: PairedRow, y: float, style: tuple[str, str]) -> N
     axes.plot(
         [row.test.difference], [y], mark, color=colour, markersize=7, markeredgecolor="black", markeredgewidth=0.5
     )
-
-
-def _sentence_head() -> str:
-    return f"{'diff.':>7} {'[95 % interval]':<18} {'n':>3}  p (Holm)"
 
 
 def _sentence(row: PairedRow, digits: int) -> str:
@@ -116,12 +109,12 @@ def _finish(
     if not table.record.higher_is_better:
         better, worse = "baseline better →", "← run better"
     unit = f" in {table.unit}" if table.unit else ""
-    axes.set_xlabel(f"{worse}      difference of {table.metric}{unit}      {better}", fontsize=9)
+    axes.set_xlabel(f"{worse}      difference of {table.record.name}{unit}      {better}", fontsize=9)
 
 
 def _title(figure: Figure, table: PairedTable, stamps: Sequence[str]) -> None:
     least = min((row.test.n for row in (*table.overall, *table.organs)), default=0)
-    lines = [f"{table.metric}, protocol {table.protocol}: difference from {table.baseline}, paired by patient"]
+    lines = [f"{table.record.name}, protocol {table.protocol}: difference from {table.baseline}, paired by patient"]
     if remark := ranking_remark(least):
         lines.append(remark)
     marked = "\n".join([*(f"*** {stamp} ***" for stamp in stamps), *lines])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,6 @@ class Table:
     ``folded`` ones are opened by the reader.
     """
 
-    kind: ClassVar[str] = "table"
     name: str
     caption: str
     header: Sequence[str]
@@ -54,7 +52,6 @@ class Table:
 class Figure:
     """A picture. ``alt`` says in words what it shows, ``caption`` how to read it."""
 
-    kind: ClassVar[str] = "figure"
     name: str
     image: Image
     alt: str
@@ -66,7 +63,6 @@ class Figure:
 class Note:
     """A sentence."""
 
-    kind: ClassVar[str] = "note"
     text: str
 
 
@@ -100,7 +96,6 @@ class ViewerSlice:
 class Viewer:
     """Panels of one case side by side, and a slider through its slices. ``start`` is the index shown first."""
 
-    kind: ClassVar[str] = "viewer"
     name: str
     title: str
     caption: str
@@ -120,8 +115,8 @@ Block = Figure | Table | Note | Viewer
 class Section:
     """A part of the page.
 
-    What it shows, what good and bad look like and what to do about it stand in ``sections.html.j2``: in the macro
-    ``text`` (by default the one called like the section), which is called with ``words``.
+    What it shows, what good and bad look like and what to do about it stand in ``sections.html.j2`` under
+    ``text`` (by default the section's own name), where ``words`` fill the gaps.
     """
 
     name: str

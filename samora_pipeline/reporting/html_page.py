@@ -14,8 +14,6 @@ from markupsafe import Markup
 
 from samora_pipeline.reporting.html_blocks import Section, Viewer, cell
 
-_TEMPLATE = "report.html.j2"
-
 
 @dataclass(frozen=True)
 class Page:
@@ -41,11 +39,8 @@ def render_page(page: Page) -> str:
     environment = _environment()
     style, script = (environment.get_template(name).render() for name in ("report.css", "report.js"))
     viewers = [block for section in page.sections for block in section.blocks if isinstance(block, Viewer)]
-    return environment.get_template(_TEMPLATE).render(
-        page=page,
-        style=Markup(style),
-        script=Markup(script),
-        data=Markup(_data(viewers)),
+    return environment.get_template("report.html.j2").render(
+        page=page, style=Markup(style), script=Markup(script), data=Markup(_data(viewers))
     )
 
 
@@ -60,6 +55,7 @@ def _environment() -> Environment:
     )
     environment.filters["cell"] = cell
     environment.filters["digest"] = _digest
+    environment.filters["kind"] = lambda block: type(block).__name__
     return environment
 
 

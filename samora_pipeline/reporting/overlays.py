@@ -16,24 +16,22 @@ from PIL import ImageDraw
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
 from samora_pipeline.files import atomic_path
+from samora_pipeline.imaging.volume import Volume, labels_to_slices, slice_geometry, to_slices
 from samora_pipeline.reporting import painting
 from samora_pipeline.reporting.html_blocks import Swatch
 from samora_pipeline.reporting.html_images import font, stamped
 from samora_pipeline.reporting.pictures import Picture, seen_along
 
 OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
-SIDES = {
-    "R": "the patient's right",
-    "L": "the patient's left",
-    "A": "front",
-    "P": "back",
-    "S": "head",
-    "I": "feet",
-}
+SIDES = {"R": "the patient's right", "L": "the patient's left", "A": "front", "P": "back", "S": "head", "I": "feet"}
 _PANEL, _LEGEND, _LINE, _TEXT = 290, 300, 19, 13
 _DICE = "Dice compares the whole volumes: 1 is perfect, 0 is no overlap. Each organ has its colour in every row."
 # The part around the organs is enlarged when it is smaller than this share of the slice.
 _ENLARGE_BELOW = 0.7
+# Of the slices that hold labels, in the order of their position.
+_SHARES = (0.25, 0.5, 0.75)
+_CHECKED = 340
+"""pixels of the longer side of a slice whose labels are checked"""
 
 
 def draw_overlays(
@@ -58,6 +56,34 @@ def draw_overlays(
         _entries(foot, width, len(foot)),
     ]
     save(path, below(parts), stamps)
+
+
+def draw_label_check(path: Path, image: Volume, label: Volume, title: str) -> None:
+    """Write a PNG of three axial slices with all labels, both arrays laid over each other by index.
+
+    Raises:
+        ValueError: when the two differ in shape.
+    """
+    if image.grid.shape != label.grid.shape:
+        raise ValueError(f"image {image.grid.shape} and label {label.grid.shape} differ in shape")
+    geometry = slice_geometry(image.grid, "axial")
+    slices, _ = to_slices((image,), "axial")
+    labels = labels_to_slices(label, geometry)
+    held = np.flatnonzero(labels.any(axis=(1, 2)))
+    held = held if held.size else np.arange(len(labels))
+    chosen = [int(held[round(share * (held.size - 1))]) for share in _SHARES]
+    low, high = np.percentile(slices[chosen], (0.5, 99.5))
+    shown = np.clip((slices[chosen, 0] - low) / (max(high, low + 1) - low), 0, 1).astype(np.float32)
+    scheme = LabelScheme({str(value): (int(value),) for value in np.unique(labels[labels > 0])})
+    frame = painting.frame_around(
+        np.ones(shown.shape[1:], dtype=np.bool_), geometry.spacing[1] / geometry.spacing[2], _CHECKED
+    )
+    tiles = [
+        (f"slice {index}", painting.organs_layer(frame, labels[index], scheme, numbered=False).on(frame.scan(one)))
+        for index, one in zip(chosen, shown, strict=True)
+    ]
+    drawn = painting.sheet(tiles, len(tiles))
+    save(path, below([written(title, drawn.width, bold=True), drawn]), ())
 
 
 def _row(picture: Picture, labels: LabelScheme, axis: SliceAxis, width: int) -> list[PIL.Image.Image]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import fmean
 
-from samora_pipeline.contracts.model_spec import LEVELS, Level, NetworkSpec
+from samora_pipeline.contracts.model_spec import LEVELS, Level
 from samora_pipeline.contracts.run import PHANTOM_STAMP
 from samora_pipeline.contracts.splits import OFFICIAL
 from samora_pipeline.errors import SamoraError
-from samora_pipeline.evaluation.comparison import Protocol
+from samora_pipeline.evaluation.comparison import Protocol, distance_unit, sides
 from samora_pipeline.evaluation.run_scores import ScoredRun
 
 MEAN_DICE = "Mean Dice"
@@ -36,11 +36,7 @@ _RECIPES = {
     "T2": "T-S (w/ CPT)",
     "full": "T-S (w/ CPT)",
 }
-_PHASES = {
-    "CPT (h)": ("teacher_",),
-    "Pre-training (h)": ("bootstrap", "expert_"),
-    "Fine-tuning (h)": ("finetune",),
-}
+_PHASES = {"CPT (h)": ("teacher_",), "Pre-training (h)": ("bootstrap", "expert_"), "Fine-tuning (h)": ("finetune",)}
 
 Cells = dict[str, list[float]]
 
@@ -123,26 +119,18 @@ def origins(run: ScoredRun) -> tuple[str, str, str]:
 
 def mean_dice(run: ScoredRun, protocol: Protocol, name: str = MEAN_DICE) -> Cells:
     """The mean over the organs, in percent."""
-    summary = run.summary
-    mean = summary.foreground_mean.Dice if protocol == "physical" else summary.sam_family.foreground_mean.Dice
-    return _percent(name, mean)
+    return _percent(name, sides(run.summary)[protocol].foreground_mean.Dice)
 
 
 def organs(run: ScoredRun, protocol: Protocol) -> Cells:
     """Dice of every organ in percent, their mean, and HD95 in the unit of the protocol."""
-    summary = run.summary
-    means = summary.mean if protocol == "physical" else summary.sam_family.mean
-    mean = summary.foreground_mean if protocol == "physical" else summary.sam_family.foreground_mean
+    side = sides(run.summary)[protocol]
     cells: Cells = {}
-    for key, name in summary.labels.items():
-        cells |= _percent(name.replace("_", " ").title(), means[key].Dice)
-    cells |= _percent(MEAN_DICE, mean.Dice)
-    return cells | {hd_column(run, protocol): [mean.HD95] if mean.HD95 is not None else []}
-
-
-def hd_column(run: ScoredRun, protocol: Protocol) -> str:
-    """``HD95`` with its unit; the paper calls it HD."""
-    return f"HD95 {'voxel' if protocol == 'sam_family' else run.summary.distance_unit}"
+    for key, name in run.summary.labels.items():
+        cells |= _percent(name.replace("_", " ").title(), side.mean[key].Dice)
+    cells |= mean_dice(run, protocol)
+    # The paper calls it HD.
+    return cells | _mean(f"HD95 {distance_unit(run.summary, protocol)}", [side.foreground_mean.HD95])
 
 
 def seconds(run: ScoredRun) -> Cells:
@@ -178,20 +166,16 @@ def epochs(run: ScoredRun) -> Cells:
 
 def parameters(run: ScoredRun) -> Cells:
     """All parameters of the network in millions; empty where a part of it comes from code that is not installed."""
-    count = _count(run.config.model)
-    return {"Total parameters (M)": [] if count is None else [count / 1e6]}
-
-
-def _count(spec: NetworkSpec) -> int | None:
     import torch
 
     from samora_pipeline.models.assembly import build_network
 
     try:
         with torch.device("meta"):
-            return sum(parameter.numel() for parameter in build_network(spec).parameters())
+            count = sum(parameter.numel() for parameter in build_network(run.config.model).parameters())
     except SamoraError:
-        return None
+        return {"Total parameters (M)": []}
+    return {"Total parameters (M)": [count / 1e6]}
 
 
 def _percent(name: str, value: float | None) -> Cells:

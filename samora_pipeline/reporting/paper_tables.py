@@ -50,32 +50,12 @@ class _Row:
     reported: dict[str, Reported]
 
 
-def _organs(run: ScoredRun, protocol: Protocol) -> Cells:
-    return columns.organs(run, protocol)
-
-
 def _by_budget(run: ScoredRun, protocol: Protocol) -> Cells:
     return columns.mean_dice(run, protocol, columns.budget_column(run))
 
 
 def _by_dataset(run: ScoredRun, protocol: Protocol) -> Cells:
     return columns.mean_dice(run, protocol, columns.dataset(run)) | columns.seconds(run)
-
-
-def _by_rank(run: ScoredRun, protocol: Protocol) -> Cells:
-    return columns.mean_dice(run, protocol, f"Rank = {run.config.model.lora_rank}")
-
-
-def _efficiency(run: ScoredRun, protocol: Protocol) -> Cells:
-    return columns.epochs(run) | columns.parameters(run) | columns.mean_dice(run, protocol)
-
-
-def _phases(run: ScoredRun, protocol: Protocol) -> Cells:
-    return columns.hours(run) | columns.mean_dice(run, protocol)
-
-
-def _speed(run: ScoredRun, protocol: Protocol) -> Cells:
-    return columns.mean_dice(run, protocol) | columns.seconds(run)
 
 
 def _method(run: ScoredRun) -> tuple[str, ...]:
@@ -87,30 +67,39 @@ def _method_and_recipe(run: ScoredRun) -> tuple[str, ...]:
     return (f"{columns.method(run)}-{recipe}" if recipe in ("T1", "T2") else columns.method(run),)
 
 
-def _training_set(run: ScoredRun) -> tuple[str, ...]:
-    return (columns.budget(run), columns.method(run))
-
-
-def _origins(run: ScoredRun) -> tuple[str, ...]:
-    return (*columns.origins(run), columns.method(run))
-
-
-_FULL = Shape(_training_set, _organs, one_split=False)
+_FUSION, _RECIPE = frozenset({"fusion"}), frozenset({"recipe"})
+_FULL = Shape(lambda run: (columns.budget(run), columns.method(run)), columns.organs, one_split=False)
 _BUDGETS = Shape(_method, _by_budget, one_split=False, one_dataset=False)
-_ORIGINS = Shape(_origins, columns.mean_dice, varies=frozenset({"recipe", "levels"}))
-_FUSION = frozenset({"fusion"})
-
+_ORIGINS = Shape(
+    lambda run: (*columns.origins(run), columns.method(run)), columns.mean_dice, varies=_RECIPE | {"levels"}
+)
+_EFFICIENCY = Shape(_method, lambda run, by: columns.epochs(run) | columns.parameters(run) | columns.mean_dice(run, by))
+_RANKS = Shape(
+    _method,
+    lambda run, by: columns.mean_dice(run, by, f"Rank = {run.config.model.lora_rank}"),
+    varies=frozenset({"rank"}),
+)
+_SPEED = Shape(
+    lambda run: columns.fusion(run)[3:],
+    lambda run, by: columns.mean_dice(run, by) | columns.seconds(run),
+    timed=True,
+    h_samora_only=True,
+    varies=_FUSION,
+)
+_PHASES = Shape(
+    _method_and_recipe, lambda run, by: columns.hours(run) | columns.mean_dice(run, by), timed=True, varies=_RECIPE
+)
 SHAPES: dict[int, Shape] = {
     1: _FULL,
     2: _BUDGETS,
-    3: Shape(_method, _efficiency),
+    3: _EFFICIENCY,
     4: Shape(columns.fusion, columns.mean_dice, h_samora_only=True, varies=_FUSION),
     5: _ORIGINS,
     6: Shape(_method, _by_dataset, one_dataset=False, timed=True),
-    9: Shape(_method, _by_rank, varies=frozenset({"rank"})),
-    10: Shape(lambda run: columns.fusion(run)[3:], _speed, timed=True, h_samora_only=True, varies=_FUSION),
+    9: _RANKS,
+    10: _SPEED,
     11: Shape(columns.fusion, _by_budget, one_split=False, one_dataset=False, h_samora_only=True, varies=_FUSION),
-    12: Shape(_method_and_recipe, _phases, timed=True, varies=frozenset({"recipe"})),
+    12: _PHASES,
     13: _FULL,
     14: _BUDGETS,
     15: _ORIGINS,
@@ -128,9 +117,7 @@ def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, st
         DataError: ``E-CMP-03`` for runs that were not scored alike.
     """
     if number not in SHAPES:
-        raise UsageError(
-            "E-CMP-04", number=number, found=str(number), expected=", ".join(str(known) for known in SHAPES)
-        )
+        raise UsageError("E-CMP-04", number=number, found=str(number), expected=", ".join(map(str, SHAPES)))
     shape = SHAPES[number]
     _check(variants, shape)
     rows = _rows(number, shape, variants, protocol)
@@ -163,9 +150,8 @@ def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, st
 
 
 def _check(variants: Sequence[Variant], shape: Shape) -> None:
-    runs = [run for variant in variants for run in variant.runs]
     groups: dict[str, list[ScoredRun]] = {}
-    for run in runs:
+    for run in (run for variant in variants for run in variant.runs):
         groups.setdefault("" if shape.one_dataset else run.config.dataset, []).append(run)
     for group in groups.values():
         check_comparable(group, same_split=shape.one_split)
@@ -182,8 +168,7 @@ def _rows(number: int, shape: Shape, variants: Sequence[Variant], protocol: Prot
             row = _Row(keys, [], {}, {})
             rows.append(row)
         row.variants.append(variant)
-        for name, values in cells.items():
-            row.cells.setdefault(name, []).extend(values)
+        _add(row.cells, cells)
         row.reported |= _reported(number, shape, variant.first, protocol, cells)
     return rows
 
@@ -191,22 +176,21 @@ def _rows(number: int, shape: Shape, variants: Sequence[Variant], protocol: Prot
 def _cells(shape: Shape, variant: Variant, protocol: Protocol) -> Cells:
     cells: Cells = {}
     for run in variant.runs:
-        for name, values in shape.cells(run, protocol).items():
-            cells.setdefault(name, []).extend(values)
+        _add(cells, shape.cells(run, protocol))
     return cells
 
 
+def _add(cells: Cells, further: Cells) -> None:
+    for name, values in further.items():
+        cells.setdefault(name, []).extend(values)
+
+
 def _reported(number: int, shape: Shape, run: ScoredRun, protocol: Protocol, cells: Cells) -> dict[str, Reported]:
-    if protocol != "sam_family" or not columns.as_published(run):
+    settings = ("", columns.dataset(run), columns.budget(run), columns.budget_column(run))
+    other_method = shape.h_samora_only and columns.method(run) != columns.H_SAMORA
+    if protocol != "sam_family" or not columns.as_published(run) or other_method:
         return {}
-    if shape.h_samora_only and columns.method(run) != columns.H_SAMORA:
-        return {}
-    if reported_table(number).setting not in (
-        "",
-        columns.dataset(run),
-        columns.budget(run),
-        columns.budget_column(run),
-    ):
+    if reported_table(number).setting not in settings:
         return {}
     found = {name: reported(number, shape.keys(run), "HD" if name.startswith("HD95") else name) for name in cells}
     return {name: value for name, value in found.items() if value is not None}

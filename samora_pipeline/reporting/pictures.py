@@ -103,7 +103,7 @@ def choose_cases(summary: Summary) -> list[SelectedCase]:
 
     Cases without any organ in the reference have no Dice and are never chosen.
     """
-    scored = [(case_dice(case), case) for case in summary.metric_per_case]
+    scored = [(case_mean(case), case) for case in summary.metric_per_case]
     ranked = sorted(((dice, case) for dice, case in scored if dice is not None), key=lambda pair: pair[0])
     if not ranked:
         return []
@@ -115,9 +115,9 @@ def choose_cases(summary: Summary) -> list[SelectedCase]:
     return [SelectedCase(role, ranked[index][1], ranked[index][0]) for role, index in picks.items()]
 
 
-def case_dice(case: CaseMetrics) -> float | None:
-    """The mean Dice over the organs that are in the reference, or None."""
-    values = [organ.Dice for organ in case.metrics.values() if organ.Dice is not None]
+def case_mean(case: CaseMetrics, metric: str = "Dice") -> float | None:
+    """The mean of a metric over the organs in which it is defined (Dice: those in the reference), or None."""
+    values = [value for organ in case.metrics.values() if (value := organ.value(metric)) is not None]
     return fmean(values) if values else None
 
 
@@ -129,25 +129,17 @@ def make_pictures(
     Raises:
         DataError: a file is missing, damaged or on another grid.
     """
-    return [_make_picture(chosen, files(chosen.case.case), summary, plans, labels) for chosen in choose_cases(summary)]
-
-
-def _make_picture(
-    chosen: SelectedCase, files: CaseFiles, summary: Summary, plans: Plans, labels: LabelScheme
-) -> Picture:
-    name, axis = chosen.case.case, plans.slice_axis.value
-    stack = read_case(RawCase(name, files.channels, files.reference), [files.prediction], plans)
-    (prediction,) = stack.predictions
-    index = representative_slice(stack.reference, prediction, labels, by_error=chosen.role == "worst")
-    title = f"{chosen.role.capitalize()}: {name}, mean Dice {chosen.dice:.3f}"
-    return Picture(
-        title=f"{title} ({axis} slice {index + 1} of {len(stack.images)})",
-        image=stack.images[index, 0],
-        reference=stack.reference[index],
-        prediction=prediction[index],
-        aspect=stack.aspect,
-        organs=dice_by_organ(summary, chosen.case),
-    )
+    pictures, axis = [], plans.slice_axis.value
+    for chosen in choose_cases(summary):
+        name, own = chosen.case.case, files(chosen.case.case)
+        stack = read_case(RawCase(name, own.channels, own.reference), [own.prediction], plans)
+        (prediction,) = stack.predictions
+        index = representative_slice(stack.reference, prediction, labels, by_error=chosen.role == "worst")
+        title = f"{chosen.role.capitalize()}: {name}, mean Dice {chosen.dice:.3f}"
+        title += f" ({axis} slice {index + 1} of {len(stack.images)})"
+        shown = (stack.images[index, 0], stack.reference[index], prediction[index])
+        pictures.append(Picture(title, *shown, stack.aspect, dice_by_organ(summary, chosen.case)))
+    return pictures
 
 
 def dice_by_organ(summary: Summary, case: CaseMetrics) -> dict[str, float | None]:

@@ -16,15 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
+from samora_pipeline.contracts import pretraining_card as cards
 from samora_pipeline.contracts.colours import BLUE, ORANGE, VERMILLION
-from samora_pipeline.contracts.pretraining_card import (
-    CARD_PICTURE,
-    EXPERTS_CARD_PICTURE,
-    ExpertsCard,
-    Measure,
-    PretrainingCard,
-)
-from samora_pipeline.files import atomic_path
+from samora_pipeline.reporting.curves import plain_axes, save_figure
 
 Columns = Mapping[str, npt.NDArray[np.float32]]
 Line = Mapping[str, Any]
@@ -32,17 +26,13 @@ Line = Mapping[str, Any]
 _ROWS = 3
 _GAP = 0.05
 """between pictures, as a share of their side"""
-_DPI = 90
-_WIDTH = 12.0
-_PANEL = 1.9
-_CURVES = 2.6
-_TEXT_LINE = 0.19
-_TITLE = 0.7
-_SPACING = 1.35
+_DPI, _SPACING = 90, 1.35
+# Inches.
+_WIDTH, _PANEL, _CURVES, _TEXT_LINE, _TITLE = 12.0, 1.9, 2.6, 0.19, 0.7
 _SHORT_NAMES = {"panel_gap": "gap", "panel_loss": "loss on the panel", "panel_explained": "explained"}
 
 
-def draw_card(card: PretrainingCard, history: Sequence[Line], columns: Columns, folder: Path) -> None:
+def draw_card(card: cards.PretrainingCard, history: Sequence[Line], columns: Columns, folder: Path) -> None:
     """Write card.png into ``folder``.
 
     Args:
@@ -61,17 +51,13 @@ def draw_card(card: PretrainingCard, history: Sequence[Line], columns: Columns, 
         _draw_columns(parts[0], columns, rows)
     _draw_curves(parts[-2], card, history)
     _draw_measures(parts[-1], card.measures)
-    _save(figure, folder / CARD_PICTURE)
+    save_figure(figure, folder / cards.CARD_PICTURE)
 
 
-def draw_experts(card: ExpertsCard, folder: Path) -> None:
+def draw_experts(card: cards.ExpertsCard, folder: Path) -> None:
     """Write experts.png into ``folder``: who resembles whom, and what can be read off each."""
-    figure, (top, bottom) = _figure(
-        f"experts side by side: {card.verdict.upper()}",
-        card.verdict,
-        card.stamps,
-        [3.2, _text_height(card.measures)],
-    )
+    title = f"experts side by side: {card.verdict.upper()}"
+    figure, (top, bottom) = _figure(title, card.verdict, card.stamps, [3.2, _text_height(card.measures)])
     top.subplots_adjust(left=0.06, right=0.98, bottom=0.12, top=0.88, wspace=0.15)
     left, right = top.subplots(1, 2)
     left.imshow(card.similarity, vmin=0, vmax=1, cmap="viridis")
@@ -87,9 +73,9 @@ def draw_experts(card: ExpertsCard, folder: Path) -> None:
     right.set_title("error of the axial position read off neighbours", fontsize=10)
     right.set_ylim(0, 1.25 * max(card.position_chance, *card.position_error, 1e-3))
     right.legend(fontsize=8, frameon=False)
-    _plain(right)
+    plain_axes(right)
     _draw_measures(bottom, card.measures)
-    _save(figure, folder / EXPERTS_CARD_PICTURE)
+    save_figure(figure, folder / cards.EXPERTS_CARD_PICTURE)
 
 
 def _figure(title: str, verdict: str, notes: Sequence[str], heights: Sequence[float]) -> tuple[Figure, list[SubFigure]]:
@@ -127,7 +113,7 @@ def _draw_columns(part: SubFigure, columns: Columns, rows: int) -> None:
         axes.text((column + 0.5) * step, -0.02 * step * rows, name, fontsize=10, ha="center", va="bottom")
 
 
-def _draw_curves(part: SubFigure, card: PretrainingCard, history: Sequence[Line]) -> None:
+def _draw_curves(part: SubFigure, card: cards.PretrainingCard, history: Sequence[Line]) -> None:
     watched = next(name for name in ("panel_gap", "panel_explained", "panel_loss") if name in history[-1])
     part.subplots_adjust(left=0.06, right=0.98, bottom=0.14, top=0.88, wspace=0.2)
     axes = part.subplots(1, 3 if card.blocks else 2)
@@ -142,22 +128,17 @@ def _draw_curves(part: SubFigure, card: PretrainingCard, history: Sequence[Line]
         axes[2].bar(places + 0.2, card.blocks["v"], 0.4, color=ORANGE, label="v")
         axes[2].set_title("|BA| / |W| of each block", fontsize=10)
         axes[2].legend(fontsize=8, frameon=False)
-        _plain(axes[2])
+        plain_axes(axes[2])
 
 
 def _draw_curve(axes: Axes, epochs: Sequence[int], values: Sequence[float], title: str) -> None:
     axes.plot(epochs, values, color=BLUE, marker="." if len(epochs) <= 50 else "")
     axes.set_title(title, fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain(axes)
+    plain_axes(axes)
 
 
-def _plain(axes: Axes) -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _draw_measures(part: SubFigure, measures: Sequence[Measure]) -> None:
+def _draw_measures(part: SubFigure, measures: Sequence[cards.Measure]) -> None:
     """One text per column and colour; a text per cell takes several times as long."""
     lines = _lines(measures)
     top = 1 - 0.5 / (1 + len(lines))
@@ -167,7 +148,7 @@ def _draw_measures(part: SubFigure, measures: Sequence[Measure]) -> None:
             part.text(x, top, words, fontsize=8.5, va="top", color=colour, linespacing=_SPACING)
 
 
-def _lines(measures: Sequence[Measure]) -> list[tuple[str, str, str, str, str]]:
+def _lines(measures: Sequence[cards.Measure]) -> list[tuple[str, str, str, str, str]]:
     lines = []
     for measure in measures:
         mark = {True: "pass", False: "WARN", None: ""}[measure.passed]
@@ -180,10 +161,5 @@ def _lines(measures: Sequence[Measure]) -> list[tuple[str, str, str, str, str]]:
     return lines
 
 
-def _text_height(measures: Sequence[Measure]) -> float:
+def _text_height(measures: Sequence[cards.Measure]) -> float:
     return _TEXT_LINE * (1 + len(_lines(measures)))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})

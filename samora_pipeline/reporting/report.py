@@ -10,15 +10,7 @@ from pathlib import Path
 
 import torch
 
-from samora_pipeline.contracts.run import (
-    BOOTSTRAP_STAMP,
-    LEAK_STAMP,
-    PHANTOM_STAMP,
-    RANDOM_TEACHER_STAMP,
-    TRAINING_STAMP,
-    TRANSDUCTIVE_STAMP,
-    UNTRAINED_TEACHER_STAMP,
-)
+from samora_pipeline.contracts import run as rec
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.files import write_text
 from samora_pipeline.reporting.attention import attention_section
@@ -26,16 +18,17 @@ from samora_pipeline.reporting.html_blocks import Block, Note, Section
 from samora_pipeline.reporting.html_page import Page, render_page
 from samora_pipeline.reporting.pictures import CaseStack, SelectedCase, choose_cases, dice_by_organ, read_case
 from samora_pipeline.reporting.report_data import data_section
-from samora_pipeline.reporting.report_experts import experts_section
-from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, load_probe
-from samora_pipeline.reporting.report_pretraining import pretraining_section
+from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, experts_section, load_probe
 from samora_pipeline.reporting.report_record import record_section
-from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
+from samora_pipeline.reporting.report_run import ReportedRun, reason, section_or_reason
 from samora_pipeline.reporting.report_scores import case_section, headline, organ_section
-from samora_pipeline.reporting.report_training import training_section
+from samora_pipeline.reporting.report_training import pretraining_section, training_section
 from samora_pipeline.reporting.slider import ShownCase, make_viewer, size_of
 
 logger = logging.getLogger("samora")
+
+Networks = tuple[dict[str, NetworkProbe], dict[str, SamoraError]]
+ProbedSection = Callable[[dict[str, NetworkProbe], CaseStack], Section]
 
 REPORT_FILE = "report.html"
 LARGEST = 2_000_000
@@ -45,13 +38,13 @@ RUN_LETTERS = ("A", "B", "C", "D")
 """of the runs of a comparison, the baseline first"""
 
 _WARNINGS = {
-    PHANTOM_STAMP: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
-    LEAK_STAMP: "Scans that show what is scored were let into the training: these scores are too good.",
-    TRAINING_STAMP: "What is scored was trained on: these scores say how well it was learned by heart, and no more.",
-    TRANSDUCTIVE_STAMP: "The scored scans were in the unlabelled pool: compare with transductive results only.",
-    BOOTSTRAP_STAMP: "The base encoder was trained on the unlabelled pool: this is not SAM.",
-    RANDOM_TEACHER_STAMP: "A teacher started from random weights, not from the published ones.",
-    UNTRAINED_TEACHER_STAMP: "A teacher was used without training it on the pool.",
+    rec.PHANTOM_STAMP: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
+    rec.LEAK_STAMP: "Scans that show what is scored were let into the training: these scores are too good.",
+    rec.TRAINING_STAMP: "What is scored was trained on: these scores say how well it was learned by heart, no more.",
+    rec.TRANSDUCTIVE_STAMP: "The scored scans were in the unlabelled pool: compare with transductive results only.",
+    rec.BOOTSTRAP_STAMP: "The base encoder was trained on the unlabelled pool: this is not SAM.",
+    rec.RANDOM_TEACHER_STAMP: "A teacher started from random weights, not from the published ones.",
+    rec.UNTRAINED_TEACHER_STAMP: "A teacher was used without training it on the pool.",
 }
 
 
@@ -69,12 +62,19 @@ def make_page(run: ReportedRun, device: torch.device) -> Page:
     """Everything of a run's report. The network is probe about one case, the median."""
     summary, stamps = run.scored.summary, run.scored.stamps
     chosen = choose_cases(summary)
-    probe = _probe(run, chosen, device)
-    network = None if isinstance(probe, SamoraError) else probe
+    networks = load_networks([run], chosen, device)
+    makers: dict[str, ProbedSection] = {
+        "experts": lambda probes, stack: experts_section(probes[""], stack, stamps),
+        "attention": lambda probes, stack: attention_section(probes, stack, stamps),
+    }
+    if len(run.config.model.levels) < 2:
+        del makers["experts"]
+    made = {name: partial(probed_section, networks, [run], chosen, make) for name, make in makers.items() if chosen}
+    network = networks[0].get("")
     sections = [
         organ_section(summary, stamps),
         case_section(summary, chosen),
-        *_probed_sections(run, chosen, probe, stamps),
+        *(section_or_reason(name, make) for name, make in made.items()),
         section_or_reason("training", partial(training_section, run, stamps)),
         section_or_reason("pretraining", partial(pretraining_section, run, stamps)),
         section_or_reason("data", partial(data_section, run, stamps)),
@@ -116,11 +116,8 @@ def picture_section(
         viewers.append(viewer)
         budget -= size_of(viewer)
     blocks = tuple(viewers) or (Note("No scored case has an organ in its reference."),)
-    return Section("pictures", blocks, words=(_of_which_run(runs),))
-
-
-def _of_which_run(runs: list[ReportedRun]) -> str:
-    return f"{_of_the_last(runs)} ({lettered(runs)})" if len(runs) > 1 else ""
+    of_which = f"{_of_the_last(runs)} ({lettered(runs)})" if len(runs) > 1 else ""
+    return Section("pictures", blocks, words=(of_which,))
 
 
 def _of_the_last(runs: list[ReportedRun]) -> str:
@@ -160,40 +157,34 @@ def _shown(runs: list[ReportedRun], one: SelectedCase) -> ShownCase:
     )
 
 
-def _probe(run: ReportedRun, chosen: list[SelectedCase], device: torch.device) -> NetworkProbe | SamoraError | None:
-    """The network that scored the median case, or why it cannot be loaded; None without a scored case."""
-    if not chosen:
-        return None
-    try:
-        return load_probe(run, run.fold_of(median_of(chosen).case.case), device)
-    except SamoraError as error:
-        logger.info("report: the network is not loaded: %s", error.what)
-        return error
+def load_networks(runs: list[ReportedRun], chosen: list[SelectedCase], device: torch.device) -> Networks:
+    """The networks that scored the median case, and why the others cannot be loaded, by the letters of their runs."""
+    probes: dict[str, NetworkProbe] = {}
+    faults: dict[str, SamoraError] = {}
+    for letter, run in zip(RUN_LETTERS if len(runs) > 1 else ("",), runs if chosen else (), strict=False):
+        try:
+            probes[letter] = load_probe(run, run.fold_of(median_of(chosen).case.case), device)
+        except SamoraError as error:
+            logger.info("report: the network of %s is not loaded: %s", run.label, error.what)
+            faults[letter] = error
+    return probes, faults
 
 
-def _probed_sections(
-    run: ReportedRun, chosen: list[SelectedCase], probe: NetworkProbe | SamoraError | None, stamps: tuple[str, ...]
-) -> list[Section]:
-    """Experts apart and attention, or the reason why they are left out."""
-    if probe is None:
-        return []
+def probed_section(
+    networks: Networks, runs: list[ReportedRun], chosen: list[SelectedCase], make: ProbedSection
+) -> Section:
+    """What the networks show of the median case, with a note for each that could not be loaded.
 
-    def made(make: Callable[[NetworkProbe, CaseStack], Section]) -> Section:
-        if isinstance(probe, SamoraError):
-            raise probe
-        with enough_memory():
-            return make(probe, stack_of([run], median_of(chosen).case.case))
-
-    def experts(own: NetworkProbe, stack: CaseStack) -> Section:
-        return experts_section(own, stack, stamps)
-
-    def attention(own: NetworkProbe, stack: CaseStack) -> Section:
-        return attention_section({"": own}, stack, run.config.labels, stamps)
-
-    sections = [section_or_reason("attention", partial(made, attention))]
-    if len(run.config.model.levels) > 1:
-        sections.insert(0, section_or_reason("experts", partial(made, experts)))
-    return sections
+    Raises:
+        SamoraError: why the first network cannot be loaded, where none can be.
+    """
+    probes, faults = networks
+    if not probes:
+        raise next(iter(faults.values()))
+    with enough_memory():
+        section = make(probes, stack_of(runs, median_of(chosen).case.case))
+    notes = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
+    return replace(section, blocks=(*section.blocks, *notes))
 
 
 def _facts(run: ReportedRun) -> tuple[tuple[str, str], ...]:

@@ -21,15 +21,21 @@ from samora_pipeline.reporting.forest import forest_figure
 from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image
 from samora_pipeline.reporting.html_page import Page, render_page
-from samora_pipeline.reporting.paired_tables import paired_text, run_table, shared_stamps, signed
-from samora_pipeline.reporting.pictures import SelectedCase, case_dice, choose_cases
-from samora_pipeline.reporting.report import RUN_LETTERS, lettered, median_of, stack_of, warnings_for, with_pictures
-from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, load_probe, trained_parts
+from samora_pipeline.reporting.pictures import SelectedCase, case_mean, choose_cases
+from samora_pipeline.reporting.report import (
+    RUN_LETTERS,
+    lettered,
+    load_networks,
+    probed_section,
+    warnings_for,
+    with_pictures,
+)
+from samora_pipeline.reporting.report_network import trained_parts
 from samora_pipeline.reporting.report_record import account_table
-from samora_pipeline.reporting.report_run import ReportedRun, reason, section_or_reason
+from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
 from samora_pipeline.reporting.report_scores import case_cell
 from samora_pipeline.reporting.report_training import curves_figure, flattened
-from samora_pipeline.reporting.text_tables import TextTable
+from samora_pipeline.reporting.text_tables import TextTable, paired_text, run_table, shared_stamps, signed
 
 # Forest plots of the others would only repeat the tables.
 _DRAWN = ("Dice", "HD95")
@@ -80,7 +86,7 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
 
 
 def _headline(tables: list[PairedTable]) -> tuple[str, ...]:
-    rows = next((table.overall for table in tables if table.metric == "Dice"), ())
+    rows = next((table.overall for table in tables if table.record.name == "Dice"), ())
     sentences = [
         _difference(row, f"{letter}: mean" if len(rows) > 1 else "Mean")
         for letter, row in zip(RUN_LETTERS[1:], rows, strict=False)
@@ -103,14 +109,14 @@ def _difference(row: PairedRow, begin: str) -> str:
 def _paired_section(variants: list[Variant], tables: list[PairedTable], stamps: tuple[str, ...]) -> Section:
     blocks: list[Block] = [_block(run_table(variants, stamps), folded=False)]
     for table in tables:
-        if table.protocol == "physical" and table.metric in _DRAWN:
+        if table.protocol == "physical" and table.record.name in _DRAWN:
             blocks.append(_forest(table, stamps))
         text = paired_text(table, stamps)
         if len(variants) == 2:
             # There is one run beside the baseline, so its name need not stand in every row.
             header = tuple(_BY_LETTER.get(name, name) for name in text.header[1:])
             text = replace(text, header=header, rows=tuple(row[1:] for row in text.rows))
-        blocks.append(_block(text, folded=table.metric != "Dice"))
+        blocks.append(_block(text, folded=table.record.name != "Dice"))
     minus = "Run (B) minus baseline (A)" if len(variants) == 2 else "Each run minus the baseline (A)"
     return Section("paired", tuple(blocks), words=(minus,))
 
@@ -122,9 +128,9 @@ def _forest(table: PairedTable, stamps: tuple[str, ...]) -> Figure:
     rows = [row for row in (*table.overall, *table.organs) if row.test.difference is not None]
     words = "; ".join(f"{row.organ} {signed(row.test.difference or 0.0, 3)}" for row in rows)
     return Figure(
-        f"forest-{table.metric}",
+        f"forest-{table.record.name}",
         image,
-        f"Forest plot of differences of {table.metric}: {words}",
+        f"Forest plot of differences of {table.record.name}: {words}",
         "Marks: mean difference over patients. Lines: 95 % t intervals. The numbers are in the table below.",
     )
 
@@ -134,7 +140,7 @@ def _block(table: TextTable, *, folded: bool) -> Table:
 
 
 def _case_section(runs: list[ReportedRun], chosen: list[SelectedCase]) -> Section:
-    scored = [{row.case: case_dice(row) for row in run.scored.summary.metric_per_case} for run in runs]
+    scored = [{row.case: case_mean(row) for row in run.scored.summary.metric_per_case} for run in runs]
     rows = []
     for row in runs[0].scored.summary.metric_per_case:
         first, *others = (dice[row.case] for dice in scored)
@@ -157,20 +163,8 @@ def _attention(
 ) -> Section:
     if not chosen:
         return Section("attention", (Note("No scored case has an organ in its reference."),), words=(METHOD,))
-    case = median_of(chosen).case.case
-    probes: dict[str, NetworkProbe] = {}
-    faults: dict[str, SamoraError] = {}
-    for letter, run in zip(RUN_LETTERS, runs, strict=False):
-        try:
-            probes[letter] = load_probe(run, run.fold_of(case), device)
-        except SamoraError as error:
-            faults[letter] = error
-    if not probes:
-        raise next(iter(faults.values()))
-    with enough_memory():
-        section = attention_section(probes, stack_of(runs, case), runs[0].config.labels, stamps)
-    notes = (Note(f"{letter} is left out: {reason(error)}") for letter, error in faults.items())
-    return replace(section, blocks=(*section.blocks, *notes))
+    make = partial(attention_section, stamps=stamps)
+    return probed_section(load_networks(runs, chosen, device), runs, chosen, make)
 
 
 def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Section:

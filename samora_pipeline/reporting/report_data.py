@@ -18,7 +18,6 @@ from samora_pipeline.contracts.colours import ORANGE
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.stored_case import StoredCase
 from samora_pipeline.errors import DataError
@@ -69,7 +68,7 @@ def _cases(run: ReportedRun, wanted: Sequence[str], stamps: tuple[str, ...]) -> 
     if labelled:
         yield _map(labelled, config, stamps)
     if records:
-        yield _contact_sheet(places, records, config.plans, run, stamps)
+        yield _contact_sheet(run, records, stamps)
 
 
 def _faults(places: Places) -> list[Block]:
@@ -192,12 +191,10 @@ def _labelled(case: str, pixels: Sequence[int], config: RunConfig) -> tuple[list
     return [(index + 0.5) / len(pixels) * 100 for index in config.selection.slices[case] if index in held], []
 
 
-def _contact_sheet(
-    places: Places, records: Mapping[str, StoredCase], plans: Plans, run: ReportedRun, stamps: tuple[str, ...]
-) -> Figure:
+def _contact_sheet(run: ReportedRun, records: Mapping[str, StoredCase], stamps: tuple[str, ...]) -> Figure:
     """One slice of each case with its labels, in rows."""
     names = _evenly(list(records), _MOST_TILES)
-    tiles = [(str(place), _tile(places, records[name], plans, run)) for place, name in enumerate(names, start=1)]
+    tiles = [(str(place), _tile(run, records[name])) for place, name in enumerate(names, start=1)]
     texts = [f"{number} {name}" for number, name in enumerate(names, start=1)]
     shown = f"{len(names)} of {len(records)} cases" if len(names) < len(records) else f"all {len(names)} cases"
     return Figure(
@@ -209,11 +206,11 @@ def _contact_sheet(
     )
 
 
-def _tile(places: Places, record: StoredCase, plans: Plans, run: ReportedRun) -> PIL.Image.Image:
-    stored = StoredSlices(places.slices, record)
+def _tile(run: ReportedRun, record: StoredCase) -> PIL.Image.Image:
+    stored = StoredSlices(run.places.slices, record)
     totals = np.sum([np.asarray(pixels) for pixels in record.label_pixels.values()], axis=0, dtype=np.int64)
     index = int(np.argmax(totals)) if np.any(totals) else record.shape[0] // 2
-    image = normalize(stored.image(index)[:1], plans.intensity.value[:1], record.intensities[:1])
+    image = normalize(stored.image(index)[:1], run.config.plans.intensity.value[:1], record.intensities[:1])
     spacing = record.geometry.spacing
     frame = frame_around(np.ones(image.shape[1:], dtype=np.bool_), spacing[1] / spacing[2], _TILE)
     scan = frame.scan(image[0])

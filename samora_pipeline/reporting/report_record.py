@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -15,7 +14,6 @@ from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.reporting.html_blocks import Cell, Note, Section, Table
 from samora_pipeline.reporting.report_run import ReportedRun
 from samora_pipeline.reporting.report_training import flattened
-from samora_pipeline.reporting.run_facts import experts_and_teachers, stage_settings
 
 PARTS_KEY = "trained"
 """in the record of a final checkpoint: the parts that learned from the labels"""
@@ -25,10 +23,11 @@ _WHY = ".why"
 def record_section(run: ReportedRun, trained: frozenset[Part] | None) -> Section:
     """Everything that determined the run. ``trained`` are the parts that learned from labels, None if unknown."""
     config = run.config
+    settings = {record.name: record.settings for record in config.stages}
     blocks = (
         account_table(config, trained),
         Table("identity", "Seeds and digests", ("what", "value"), list(_identity(run))),
-        Table("settings", "Settings", ("setting", "value"), _rows(stage_settings(config)), folded=True),
+        Table("settings", "Settings", ("setting", "value"), _rows(settings), folded=True),
         Table("network", "Network", ("part", "value"), _rows(to_plain(config.model)), folded=True),
         _plan_table(config),
         Table("versions", "Software", ("what", "version"), list(_versions(run)), folded=True),
@@ -68,7 +67,11 @@ def _identity(run: ReportedRun) -> Iterator[tuple[str, str]]:
     if config.base is not None:
         yield "base encoder", f"{config.base.name} ({config.base.origin}), sha256 {config.base.digest}"
     yield "fingerprint of the data", config.plans.fingerprint_digest
-    yield from experts_and_teachers(config)
+    for expert, record in config.experts.items():
+        yield f"expert {expert}", f"key {record.key}"
+    for level, teacher in config.teachers.items():
+        origin = teacher.weights or teacher.origin
+        yield f"teacher {level}", f"{teacher.network} from {origin}, {teacher.licence or '-'}"
     for fold, folder in run.folds.items():
         for name in (CONFIG_FILE, FINAL_CHECKPOINT):
             if (folder / name).is_file():
@@ -77,18 +80,14 @@ def _identity(run: ReportedRun) -> Iterator[tuple[str, str]]:
 
 def _versions(run: ReportedRun) -> Iterator[tuple[str, str]]:
     """Versions and the commit, from the record of the scored predictions."""
-    for path in _records(run):
+    folders = [folder / VALIDATION_FOLDER for folder in run.folds.values()]
+    for path in (path for folder in folders for path in sorted(folder.glob("run*.json"))):
         plain = read_object(path)
         if isinstance(plain, dict):
             yield "device", str(plain.get("device", "-"))
             yield from flattened(plain.get("versions", {}))
             return
     yield "record", "not there"
-
-
-def _records(run: ReportedRun) -> Iterator[Path]:
-    for folder in run.folds.values():
-        yield from sorted((folder / VALIDATION_FOLDER).glob("run*.json"))
 
 
 def _plan_table(config: RunConfig) -> Table:

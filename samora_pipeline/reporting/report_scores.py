@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from samora_pipeline.contracts.colours import BLUE, ORANGE
-from samora_pipeline.contracts.scores import CaseMetrics, OrganCounts, Summary
+from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.comparison import Protocol
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.evaluation.tables import NO_INTERVAL, heading, score_rows, score_text
 from samora_pipeline.reporting.html_blocks import Cell, Figure, Section, Table, Value, cell
 from samora_pipeline.reporting.html_images import drawing, svg_image
-from samora_pipeline.reporting.pictures import SelectedCase, case_dice
+from samora_pipeline.reporting.pictures import SelectedCase, case_mean
 
 # Dots of one row are spread by so much, so that equal scores stay apart.
 _JITTER = 0.24
@@ -51,12 +50,6 @@ def case_section(summary: Summary, chosen: list[SelectedCase]) -> Section:
     return Section("case-list", (_case_table(summary, chosen), _distance_table(summary)), "cases")
 
 
-def case_distance(case: CaseMetrics) -> float | None:
-    """The mean HD95 over the organs that both masks have."""
-    values = [organ.HD95 for organ in case.metrics.values() if organ.HD95 is not None]
-    return fmean(values) if values else None
-
-
 def case_cell(case: str, chosen: Sequence[SelectedCase]) -> Cell:
     """The name of a case, with its role and a link to its slices where it is shown."""
     role = next((one.role for one in chosen if one.case.case == case), "")
@@ -83,18 +76,15 @@ def _organ_figure(summary: Summary, stamps: tuple[str, ...]) -> Figure:
         axes.set_xlabel("Dice of the whole volume")
         axes.grid(axis="x", alpha=0.3)
         image = svg_image(figure, stamps)
+    means = {name: summary.mean[key].Dice for key, name in summary.labels.items()}
+    words = "; ".join(f"{name} absent" if mean is None else f"{name} {mean:.3f}" for name, mean in means.items())
     return Figure(
         "organ-figure",
         image,
-        "Dice per organ: " + "; ".join(_in_words(summary, key, name) for key, name in summary.labels.items()),
+        f"Dice per organ: {words}",
         "Blue dots: cases. Diamond: mean. Black line: 95 % bootstrap interval of the mean, by patient. The numbers are "
         "in the table below.",
     )
-
-
-def _in_words(summary: Summary, key: str, name: str) -> str:
-    mean = summary.mean[key].Dice
-    return f"{name} absent" if mean is None else f"{name} {mean:.3f}"
 
 
 def _organ_table(summary: Summary, protocol: Protocol) -> Table:
@@ -110,7 +100,8 @@ def _organ_table(summary: Summary, protocol: Protocol) -> Table:
         elif counts is None:
             rows.append((row.name, _EMPTY, *scores, *[_EMPTY] * 3))
         else:
-            wrongly = Cell(_false_positives(counts), float(counts.false_positive))
+            voxels = f" ({counts.false_positive_voxels} voxels)" if counts.false_positive else ""
+            wrongly = Cell(f"{counts.false_positive}{voxels}", float(counts.false_positive))
             rows.append((row.name, counts.scored, *scores, counts.missed, counts.absent, wrongly))
     header = [f"{heading(one, summary, protocol)}{'' if one.name in NO_INTERVAL else ' [95 %]'}" for one in columns]
     if not physical:
@@ -130,8 +121,8 @@ def _case_table(summary: Summary, chosen: list[SelectedCase]) -> Table:
             case_cell(row.case, chosen),
             row.patient,
             *([row.fold or ""] * several),
-            case_dice(row),
-            cell(case_distance(row), 1),
+            case_mean(row),
+            cell(case_mean(row, "HD95"), 1),
             *(row.metrics[key].Dice for key in summary.labels),
         )
         for row in summary.metric_per_case
@@ -149,7 +140,3 @@ def _distance_table(summary: Summary) -> Table:
 
 def _organs(summary: Summary) -> list[str]:
     return [name.replace("_", " ") for name in summary.labels.values()]
-
-
-def _false_positives(counts: OrganCounts) -> str:
-    return f"{counts.false_positive} ({counts.false_positive_voxels} voxels)" if counts.false_positive else "0"

@@ -1,4 +1,4 @@
-"""A table of text as Markdown, LaTeX or CSV, with its stamps and notes."""
+"""Tables of text as Markdown, LaTeX or CSV, with stamps and notes; among them those of a paired comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Literal
 
 import pandas as pd
 
-from samora_pipeline.evaluation.tables import aligned
+from samora_pipeline.contracts.scores import Interval
+from samora_pipeline.evaluation.comparison import PairedRow, PairedTable, Variant
+from samora_pipeline.evaluation.run_scores import ScoredRun
+from samora_pipeline.evaluation.significance import ranking_remark
+from samora_pipeline.evaluation.tables import aligned, number_text
 
 Format = Literal["md", "latex", "csv"]
 
@@ -90,3 +94,116 @@ def document(tables: Sequence[TextTable], form: Format) -> str:
 def escape(text: str) -> str:
     """Text with everything that LaTeX would take as a command written out."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def shared_stamps(runs: Sequence[ScoredRun]) -> tuple[str, ...]:
+    """The stamps of a comparison: those of all runs plainly, those of some with the runs they belong to."""
+    names = dict.fromkeys(stamp for run in runs for stamp in run.stamps)
+    bearers = {stamp: [run.label for run in runs if stamp in run.stamps] for stamp in names}
+    return tuple(
+        stamp if len(labels) == len(runs) else f"{stamp} ({', '.join(labels)})" for stamp, labels in bearers.items()
+    )
+
+
+def run_table(variants: Sequence[Variant], stamps: tuple[str, ...]) -> TextTable:
+    """What is compared: each run with its seeds, stamps, cases and patients."""
+    rows = [
+        (
+            *(variant.label, run.config.dataset, run.config.split, ", ".join(run.folds), str(run.config.seed)),
+            *(str(run.summary.n), str(run.summary.bootstrap.n), ", ".join(run.stamps) or "-"),
+        )
+        for variant in variants
+        for run in variant.runs
+    ]
+    header = ("run", "dataset", "split", "folds", "seed", "cases", "patients", "stamps")
+    return TextTable("runs", "Runs", header, tuple(rows), stamps=stamps)
+
+
+def paired_text(table: PairedTable, stamps: tuple[str, ...]) -> TextTable:
+    """One metric with n, both intervals and all p-values: the mean over the organs first, then each organ."""
+    better = "higher" if table.record.higher_is_better else "lower"
+    unit = f" {table.unit}" if table.unit else ""
+    rows = (*table.overall, *table.organs)
+    tests = [sum(row.test.t_p is not None for row in family) for family in (table.overall, table.organs)]
+    notes = [
+        f"difference: run minus baseline, one value per patient; {better} is better; n counts patients",
+        f"Holm: over the tests of the mean ({tests[0]}) and, apart from them, over those of single organs ({tests[1]})",
+        ranking_remark(min(row.test.n for row in rows)),
+    ]
+    return TextTable(
+        name=f"paired_{table.protocol}_{table.record.name}",
+        title=f"{table.record.name}{unit}, protocol {table.protocol}: against {table.baseline}",
+        header=(
+            *("run", "organ", "n", "baseline", "run's score", "difference", "95 % t interval", "95 % bootstrap"),
+            *("p t-test", "p Wilcoxon", "Holm t-test", "Holm Wilcoxon"),
+        ),
+        rows=tuple(_cells(row, table.record.digits) for row in rows),
+        notes=tuple(note for note in notes if note),
+        stamps=stamps,
+    )
+
+
+def paired_frame(tables: Sequence[PairedTable], stamps: tuple[str, ...]) -> pd.DataFrame:
+    """All comparisons as numbers, one row per protocol, metric, run and organ; the data of the forest plots."""
+    rows = [
+        {
+            "protocol": table.protocol,
+            "metric": table.record.name,
+            "unit": table.unit,
+            "baseline": table.baseline,
+            "run": row.variant,
+            "organ": row.organ,
+            "n_patients": row.test.n,
+            "baseline_mean": row.baseline_mean,
+            "run_mean": row.variant_mean,
+            "difference": row.test.difference,
+            **{
+                f"{name}_{end}": getattr(interval, end, None)
+                for name, interval in (("t", row.test.interval), ("bootstrap", row.test.bootstrap))
+                for end in ("low", "high")
+            },
+            "p_t": row.test.t_p,
+            "p_wilcoxon": row.test.wilcoxon_p,
+            "holm_t": row.holm_t,
+            "holm_wilcoxon": row.holm_wilcoxon,
+            "family": family,
+            "stamps": " | ".join(stamps),
+        }
+        for table in tables
+        for family, listed in (("overall", table.overall), ("organs", table.organs))
+        for row in listed
+    ]
+    return pd.DataFrame(rows)
+
+
+def probability(value: float | None) -> str:
+    """A p-value as it is printed: three digits, never a bare zero."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def _cells(row: PairedRow, digits: int) -> tuple[str, ...]:
+    test = row.test
+    return (
+        row.variant,
+        row.organ,
+        str(test.n),
+        number_text(row.baseline_mean, digits),
+        number_text(row.variant_mean, digits),
+        "-" if test.difference is None else signed(test.difference, digits),
+        interval_text(test.interval, digits),
+        interval_text(test.bootstrap, digits),
+        *(probability(value) for value in (test.t_p, test.wilcoxon_p, row.holm_t, row.holm_wilcoxon)),
+    )
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign; one that rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def interval_text(interval: Interval | None, digits: int) -> str:
+    """Both ends of an interval of differences."""
+    return "-" if interval is None else f"[{signed(interval.low, digits)}, {signed(interval.high, digits)}]"

@@ -44,7 +44,7 @@ def test_differences_are_those_of_patients(tmp_path: Path) -> None:
     patients = {"a": "p", "b": "p"}
     first = variant(tmp_path, own, "own", patients=patients)
     second = variant(tmp_path, other, "other", patients=patients)
-    dice = next(table for table in compare([first, second], first, "physical") if table.metric == "Dice")
+    dice = next(table for table in compare([first, second], first, "physical") if table.record.name == "Dice")
     liver, spleen = dice.organs
     assert (liver.organ, spleen.organ) == ("liver", "spleen")
     by_patient = [[(0.1 + 0.2) / 2, -0.1, 0.1], [0.05, 0.1, -0.9]]
@@ -62,13 +62,13 @@ def test_differences_are_those_of_patients(tmp_path: Path) -> None:
 def test_a_missed_organ_leaves_hd95_but_not_the_penalised_one(tmp_path: Path) -> None:
     first = variant(tmp_path, {"a": [0.5, 0.6], "b": [0.5, 0.6]}, "own")
     second = variant(tmp_path, {"a": [0.5, 0.6], "b": [0.5, 0.0]}, "other")
-    tables = {table.metric: table for table in compare([first, second], first, "physical")}
+    tables = {table.record.name: table for table in compare([first, second], first, "physical")}
     assert tables["HD95"].organs[1].test.n == 1
     assert tables["HD95"].organs[1].test.difference == 0
     penalised = tables["HD95_penalised"].organs[1].test
     assert (penalised.n, penalised.difference) == (2, pytest.approx((300 - 20) / 2))
     assert (tables["HD95"].unit, tables["Dice"].unit) == ("mm", "")
-    assert {table.metric: table.unit for table in compare([first, second], first, "sam_family")}["HD95"] == "voxel"
+    assert {table.record.name: table.unit for table in compare([first, second], first, "sam_family")}["HD95"] == "voxel"
 
 
 def test_holm_is_taken_over_the_rows_of_a_family(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 from scipy import ndimage
 
 from samora_pipeline.evaluation.metrics import Measurement, measure
-from samora_pipeline.evaluation.surfaces import SurfaceDistances
-from samora_pipeline.evaluation.surfels import piece_areas
+from samora_pipeline.evaluation.surfaces import SurfaceDistances, piece_areas
 
 Labels = npt.NDArray[np.uint8]
 SPACINGS = [(1.0, 1.0, 1.0), (0.78, 0.78, 3.0), (2.5, 0.4, 1.1)]

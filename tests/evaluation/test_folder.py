@@ -20,7 +20,7 @@ from samora_pipeline.contracts.run import CONFIG_FILE, BaseRecord, PoolRecord, R
 from samora_pipeline.contracts.scores import Convention, Summary
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.evaluation.folder import named_labels, score_folder
+from samora_pipeline.evaluation.summary import named_labels, score_folder
 from samora_pipeline.evaluation.tables import write_summary
 
 NNUNET = {"Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref"}

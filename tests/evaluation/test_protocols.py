@@ -10,16 +10,15 @@ import numpy.typing as npt
 import pytest
 
 from samora_pipeline.contracts.scores import OrganMetrics, SamFamilyMetrics
-from samora_pipeline.evaluation.metrics import Measurement, measure
-from samora_pipeline.evaluation.protocols import (
+from samora_pipeline.evaluation.metric import (
     count,
     label_key,
-    mean_over_cases,
-    mean_over_labels,
     physical,
+    physical_mean,
     sam_family,
     sam_family_mean,
 )
+from samora_pipeline.evaluation.metrics import Measurement, measure
 
 medpy_metric = pytest.importorskip("medpy.metric")
 
@@ -94,7 +93,7 @@ def test_physical_gives_a_missed_organ_zero_and_no_distance() -> None:
 def test_means_and_counts_skip_what_is_not_defined() -> None:
     pairs = [(ORGAN, ORGAN), (ORGAN, EMPTY), (EMPTY, ORGAN), (EMPTY, EMPTY)]
     organs = [physical(one(*pair), SPACING, 2.0, diagonal=DIAGONAL) for pair in pairs]
-    mean = mean_over_cases(organs)
+    mean = physical_mean(organs)
     assert mean.Dice == 0.5
     assert mean.HD95 == 0
     assert mean.HD95_penalised == DIAGONAL / 2
@@ -102,10 +101,10 @@ def test_means_and_counts_skip_what_is_not_defined() -> None:
     counts = count(organs)
     assert (counts.scored, counts.missed, counts.distances) == (2, 1, 1)
     assert (counts.absent, counts.false_positive, counts.false_positive_voxels) == (2, 1, 125)
-    never = mean_over_cases(organs[2:])
+    never = physical_mean(organs[2:])
     assert never.Dice is None
-    assert mean_over_labels({"1": mean, "2": never}).Dice == 0.5
-    assert mean_over_labels({"2": never}).HD is None
+    assert physical_mean([mean, never]).Dice == 0.5
+    assert physical_mean([never]).HD is None
 
 
 def test_sam_family_mean_is_over_cases_then_labels() -> None:

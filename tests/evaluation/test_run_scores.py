@@ -67,14 +67,12 @@ def test_a_moved_run_is_the_same_run(tmp_path: Path) -> None:
 
 
 def test_seeds_share_an_identity_and_other_settings_do_not(tmp_path: Path) -> None:
-    runs = [
-        write_scored_run(tmp_path, DICE, name="a", seed=0),
-        write_scored_run(
-            tmp_path, DICE, name="b", seed=1, stages=(StageRecord("expert_image", "masked_expert", "another", {}),)
-        ),
-        write_scored_run(tmp_path, DICE, name="c", seed=0, recipe="none"),
-    ]
-    first, second, third = (read_run(str(run), tmp_path).identity for run in runs)
+    def run(name: str, seed: int, recipe: str = "full") -> Path:
+        learned = StageRecord("expert_image", "Image", f"digest of {name}", {})
+        return write_scored_run(tmp_path, DICE, name=name, seed=seed, recipe=recipe, stages=(learned,))
+
+    runs = [run("a", 0), run("b", 1), run("c", 0, recipe="none")]
+    first, second, third = (read_run(str(folder), tmp_path).identity for folder in runs)
     assert first == second != third
 
 
@@ -85,7 +83,7 @@ def test_what_a_seed_draws_or_starts_from_is_no_part_of_an_identity(tmp_path: Pa
             DICE,
             name=name,
             pool=PoolRecord({"Dataset001_Synapse": (case,)}, (), key=name),
-            teachers={"image": TeacherRecord("simclr_tiny", f"digest of {name}", origin, key=name)},
+            teachers={"image": TeacherRecord("simclr_tiny", f"digest of {name}", origin, identity=name)},
         )
         return read_run(str(run), tmp_path).identity
 

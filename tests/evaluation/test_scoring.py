@@ -23,7 +23,7 @@ RULES = Rules(LabelScheme({"liver": (1,), "spleen": (2,)}))
 def score(tmp_path: Path, save: Save, reference: Any, prediction: Any, rules: Rules = RULES) -> Any:
     save(tmp_path / "truth" / "case.one.nii.gz", reference)
     save(tmp_path / "guess" / "case.one.nii.gz", prediction)
-    return score_case(tmp_path / "truth" / "case.one.nii.gz", tmp_path / "guess" / "case.one.nii.gz", rules)
+    return score_case(rules, (tmp_path / "truth" / "case.one.nii.gz", tmp_path / "guess" / "case.one.nii.gz"))
 
 
 def test_physical_is_in_mm_and_sam_family_in_voxels(tmp_path: Path, save: Save, make_organs: Organs) -> None:
@@ -87,13 +87,13 @@ def test_other_grids_are_refused(tmp_path: Path, save: Save, make_organs: Organs
     for text, (array, affine) in faults.items():
         save(tmp_path / "guess.nii.gz", array, affine)
         with pytest.raises(DataError, match=f"(?s)E-EVAL-02.*{text}"):
-            score_case(tmp_path / "truth.nii.gz", tmp_path / "guess.nii.gz", RULES)
+            score_case(RULES, (tmp_path / "truth.nii.gz", tmp_path / "guess.nii.gz"))
 
 
 def test_header_rounding_is_no_mismatch(tmp_path: Path, save: Save, make_organs: Organs) -> None:
     save(tmp_path / "truth.nii.gz", make_organs())
     save(tmp_path / "guess.nii.gz", make_organs(), np.diag([0.80001, 0.8, 2.5, 1.0]))
-    assert score_case(tmp_path / "truth.nii.gz", tmp_path / "guess.nii.gz", RULES).physical.metrics["1"].Dice == 1
+    assert score_case(RULES, (tmp_path / "truth.nii.gz", tmp_path / "guess.nii.gz")).physical.metrics["1"].Dice == 1
 
 
 def test_all_faulty_cases_are_named(dataset: Path, save: Save, make_organs: Organs) -> None:
@@ -103,9 +103,9 @@ def test_all_faulty_cases_are_named(dataset: Path, save: Save, make_organs: Orga
     save(dataset / "preds" / "b.nii.gz", make_organs()[:5])
     truncated = dataset / "preds" / "d.nii.gz"
     truncated.write_bytes(truncated.read_bytes()[:-20])
-    pairs = pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz")
+    files, _ = pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz")
     with pytest.raises(DataError, match="E-EVAL-04 3 of 4 cases") as caught:
-        score_files(pairs.files, RULES)
+        score_files(files, RULES)
     assert all(f"\n    {case}: " in caught.value.found for case in "abd")
 
 
@@ -114,7 +114,7 @@ def test_all_missing_predictions_are_named(dataset: Path) -> None:
         (dataset / "preds" / f"{case}.nii.gz").unlink()
     with pytest.raises(DataError, match=r"(?s)E-EVAL-01 2 of 4 .*no prediction.*missing: a, c"):
         pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz")
-    assert len(pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz", ["b", "d"]).files) == 2
+    assert len(pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz", ["b", "d"])[0]) == 2
 
 
 def test_missing_references_are_named(dataset: Path) -> None:
@@ -127,11 +127,11 @@ def test_missing_references_are_named(dataset: Path) -> None:
 def test_surplus_predictions_are_reported(dataset: Path) -> None:
     (dataset / "labelsTs" / "b.nii.gz").unlink()
     (dataset / "preds" / ".hidden.nii.gz").write_bytes(b"")
-    assert pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz").unscored == ("b.nii.gz",)
+    assert pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz")[1] == ("b.nii.gz",)
 
 
 def test_worker_processes_give_the_same_scores(dataset: Path) -> None:
-    files = pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz").files
+    files = pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz")[0]
     patients = {"a": "p1", "b": "p1"}
     alone = score_files(files, RULES, patients, fold="0")
     assert [score.physical.patient for score in alone] == ["p1", "p1", "c", "d"]

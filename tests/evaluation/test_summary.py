@@ -58,7 +58,7 @@ def test_an_unscored_fold_is_named(run: Path) -> None:
 
 def test_a_run_without_numbered_folds_is_refused(tmp_path: Path) -> None:
     (tmp_path / "fold_official").mkdir()
-    with pytest.raises(DataError, match=r"E-EVAL-05 .* has no numbered folds"):
+    with pytest.raises(DataError, match=r"(?s)E-EVAL-05.*found: no folder fold_0"):
         sum_up_folds(tmp_path)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from samora_pipeline.contracts.scores import Summary
-from samora_pipeline.evaluation.folder import score_folder
+from samora_pipeline.evaluation.summary import score_folder
 from samora_pipeline.evaluation.tables import render, score_frame, write_summary
 
 

@@ -14,9 +14,8 @@ from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.errors import UsageError
 from samora_pipeline.evaluation.cli import main
 from samora_pipeline.evaluation.comparison import compare, group_seeds
-from samora_pipeline.evaluation.folder import score_folder
 from samora_pipeline.evaluation.run_scores import read_run
-from samora_pipeline.evaluation.summary import sum_up_folds
+from samora_pipeline.evaluation.summary import score_folder, sum_up_folds
 from samora_pipeline.evaluation.tables import render
 from samora_pipeline.reporting.report_scores import organ_section
 from tests.evaluation.conftest import make_dataset
@@ -105,7 +104,7 @@ def test_the_report_and_the_comparison_need_none_of_its_code(tmp_path: Path) -> 
         path.write_text(json.dumps(plain))
         runs.append(read_run(str(run), tmp_path))
     variants = group_seeds(runs)
-    (table,) = (one for one in compare(variants, variants[0], "physical") if one.metric == "gone")
+    (table,) = (one for one in compare(variants, variants[0], "physical") if one.record.name == "gone")
     assert table.overall[0].test.difference == 1
     assert not table.record.higher_is_better
     assert "gone" in render(runs[1].summary)

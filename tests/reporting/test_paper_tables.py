@@ -41,7 +41,7 @@ def variants(tmp_path: Path, *runs: dict[str, Any]) -> list[Variant]:
     for number, changes in enumerate(runs):
         values: dict[str, Any] = {"labels": SYNAPSE, "model": VIT, "name": f"r{number}", "timing": TIMING} | changes
         dice = values.pop("dice", random_dice(number, 12, len(values["labels"].names)))
-        read.append(read_run(str(write_scored_run(tmp_path, dice, **values)), tmp_path))
+        read.append(read_run(str(write_scored_run(tmp_path, dice, **values)), tmp_path, allow_code=True))
     return group_seeds(distinct_labels(read))
 
 

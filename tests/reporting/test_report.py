@@ -19,7 +19,7 @@ from samora_pipeline.contracts.model_spec import LEVELS
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.run_scores import read_run
-from samora_pipeline.reporting.pictures import case_dice
+from samora_pipeline.reporting.pictures import case_mean
 from samora_pipeline.reporting.report import LARGEST, warnings_for, write_report
 from samora_pipeline.reporting.report_run import ReportedRun
 from tests.fake_run import REGIONS, places, write_reported_run
@@ -48,7 +48,7 @@ def test_the_page_tells_what_the_summary_holds(written: tuple[Path, str]) -> Non
     rows = page.tables["cases"][1:]
     assert len(rows) == summary.n
     shown = {row[0].split(" ")[0]: float(row[2]) for row in rows}
-    assert shown == {row.case: pytest.approx(case_dice(row), abs=5e-4) for row in summary.metric_per_case}
+    assert shown == {row.case: pytest.approx(case_mean(row), abs=5e-4) for row in summary.metric_per_case}
     worst = next(row[0] for row in rows if "(worst)" in row[0])
     assert worst == f"{min(shown, key=shown.__getitem__)} (worst)" == "far (worst)"
     organs = {row[0]: row[2].split(" ")[0] for row in page.tables["organ-table"][1:]}

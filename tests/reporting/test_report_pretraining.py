@@ -16,11 +16,11 @@ from samora_pipeline.contracts.pretraining_card import (
     Measure,
     PretrainingCard,
 )
-from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig, TeacherRecord
+from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig, StageRecord
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Table, cell
-from samora_pipeline.reporting.report_pretraining import pretraining_section
 from samora_pipeline.reporting.report_run import ReportedRun
+from samora_pipeline.reporting.report_training import pretraining_section
 from tests.fake_run import places, write_reported_run
 
 MEASURES = (
@@ -35,9 +35,9 @@ def with_stages(root: Path) -> ReportedRun:
     """An image expert with a card, a pixel expert with a log alone; a patch expert and a teacher without folders."""
     folder = write_reported_run(root, shifts={"a": 1})
     path = folder / "fold_0" / CONFIG_FILE
-    experts = {"image": "key1", "patch": "gone", "pixel": "key2"}
-    teachers = {"patch": TeacherRecord("mae", "mae_vit_l", "public", key="teacher-key")}
-    write_json(replace(read_json(RunConfig, path), experts=experts, teachers=teachers), path)
+    keys = {"teacher_patch": "teacher-key", "expert_image": "key1", "expert_patch": "gone", "expert_pixel": "key2"}
+    stages = tuple(StageRecord(name, "Stage", key, {}) for name, key in keys.items())
+    write_json(replace(read_json(RunConfig, path), stages=stages), path)
     own = places(root)
     for key, stage in (("key1", "expert_image"), ("key2", "expert_pixel")):
         (own.pretraining / key / stage).mkdir(parents=True)
