@@ -25,7 +25,6 @@ from samora_pipeline.imaging.preprocessor import require_same_grid
 from samora_pipeline.imaging.volume import Volume
 from samora_pipeline.reproducibility import snapshot
 
-ENDING = ".dcm"
 _SERIES_NUMBER = 900
 
 

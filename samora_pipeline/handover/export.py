@@ -157,7 +157,7 @@ def _summary(run: TrainedRun, folds: Sequence[str]) -> tuple[Summary | None, str
         summary = read_run(str(place), run.folder.parent.parent, allow_code=True).summary
     except (AssetError, UsageError, DataError) as error:
         return None, f"({error.what})"
-    return replace(summary, metric_per_case=()), ""
+    return replace(summary, metric_per_case=(), unscored_predictions=()), ""
 
 
 def _description(raw: Path) -> SamoraJson | None:

@@ -31,6 +31,7 @@ from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.imaging.volume import Volume, require_finite
 from samora_pipeline.inference.arrays import SLICES_ROWS_COLUMNS, array_volumes
 from samora_pipeline.inference.device import (
+    DeviceMap,
     Precision,
     as_device,
     memory_left,
@@ -38,7 +39,6 @@ from samora_pipeline.inference.device import (
     pick_batch,
     prepared,
 )
-from samora_pipeline.inference.in_plane import DeviceMap
 from samora_pipeline.inference.probabilities import probability_writer, uncertainty_writer
 from samora_pipeline.inference.runs import named_run, pick_folds
 from samora_pipeline.paths import resolve_roots

@@ -72,14 +72,10 @@ class PredictionRecord:
     slices_per_step: int = 0
     schema_version: int = 1
 
-    def with_case(self, name: str, case: CaseRecord) -> PredictionRecord:
-        """Return a copy that also holds ``case``."""
-        return replace(self, cases={**self.cases, name: case})
-
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a case was set aside, in the words of its error."""
+    """Why a case was skipped, in the words of its error."""
 
     code: str
     what: str
@@ -188,7 +184,7 @@ class OutputFolder:
         """Record a case whose files have been written."""
         rounded = {phase: round(value, 3) for phase, value in seconds.items()}
         case = CaseRecord(self.model.digest, _digests(inputs), _digests(outputs), rounded)
-        self._record = self._record.with_case(name, case)
+        self._record = replace(self._record, cases={**self._record.cases, name: case})
         write_json(self._record, self._record_path)
 
     def write_failures(self, failures: dict[str, Failure]) -> None:

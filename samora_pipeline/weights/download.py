@@ -28,14 +28,8 @@ from samora_pipeline.run_log import Progress, logger
 CHUNK = 1 << 16
 _SPARE = 64 << 20
 """bytes that stay free on the disk"""
-_PASSING = {
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    HTTPStatus.GATEWAY_TIMEOUT,
-}
+_PASSING = (408, 429, 500, 502, 503, 504)
+"""answers that another try may not get"""
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 
 

@@ -1,9 +1,10 @@
-"""Files of weights, from others and our own: .pth and .pt without executing anything, and .safetensors."""
+"""Files of weights, from others and our own, read without executing anything: .pth, .pt, .safetensors and .index."""
 
 from __future__ import annotations
 
 import argparse
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,30 +14,30 @@ from torch import Tensor
 
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.weights.catalog import is_web_page
+from samora_pipeline.weights.tensorflow_checkpoint import is_index, read_variables
 
 WRAPPERS = ("model", "state_dict")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, wanted: Callable[[str], bool] = bool) -> dict[str, Tensor]:
     """Read the named tensors of a file onto the CPU.
 
     A dict that holds them under ``model`` or ``state_dict`` is unwrapped; where several dicts lie side by side (the
     converted SimCLRv2 checkpoints: ``resnet`` and ``head``) each name is led by that of its dict and a dot.
+
+    Args:
+        path: .pth, .pt or .safetensors, or the .index file of a TensorFlow checkpoint with its .data file beside it.
+        wanted: whether a variable of a TensorFlow checkpoint is loaded, by its name; these hold several networks.
 
     Raises:
         AssetError: ``E-WEIGHT-05`` when there is no such file.
         DataError: ``E-WEIGHT-07`` when it cannot be read as weights: truncated, a web page, another kind of file, or
             a pickle that wants to do more than hold tensors; ``E-WEIGHT-08`` when values are not finite.
     """
-    tensors = _read(path, "cpu")
+    tensors = _read(path, "cpu", wanted)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise DataError(
-                "E-WEIGHT-08",
-                path=path,
-                found=f"NaN or infinity in {name}",
-                fix="get the file again; if it is your own, the training that wrote it had diverged",
-            )
+            raise DataError("E-WEIGHT-08", path=path, found=f"NaN or infinity in {name}")
     return tensors
 
 
@@ -49,10 +50,12 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in _read(path, "meta").items()}
 
 
-def _read(path: Path, device: str) -> dict[str, Tensor]:
+def _read(path: Path, device: str, wanted: Callable[[str], bool] = bool) -> dict[str, Tensor]:
     if not path.is_file():
-        raise AssetError("E-WEIGHT-05", what=f"there is no weights file {path.name}", found=f"no file {path}")
+        raise AssetError("E-WEIGHT-05", found=f"no file {path}")
     try:
+        if is_index(path):
+            return read_variables(path, device, wanted)
         content = _load_safetensors(path, device) if path.suffix == ".safetensors" else _load_torch(path, device)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from error
@@ -90,12 +93,7 @@ def _named_tensors(path: Path, content: object) -> dict[str, Tensor]:
 
 
 def _not_weights(path: Path, found: str) -> DataError:
-    return DataError(
-        "E-WEIGHT-07",
-        what=f"{path.name} is not a file of weights",
-        found=f"{path}: {found}",
-        expected="a .pth, .pt or .safetensors file with named tensors",
-    )
+    return DataError("E-WEIGHT-07", path=path, found=f"{path}: {found}")
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

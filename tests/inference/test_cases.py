@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.inference.case import InputCase
-from samora_pipeline.inference.cases import find_cases, own_share, parse_shard, refuse_overwriting
+from samora_pipeline.inference.case import InputCase, find_cases, own_share, parse_shard, refuse_overwriting
 
 ONE = ("CT",)
 TWO = ("T2", "ADC")
