@@ -9,8 +9,8 @@ import pytest
 
 from samora_pipeline.errors import AssetError
 from samora_pipeline.run_log import TensorBoard
-from tests.trainers.toy import circumstances, make
-from trainers.loop import TENSORBOARD_FOLDER, train
+from tests.trainers.toy import loop_context, make
+from trainers.loop.loop import TENSORBOARD_FOLDER, train
 
 LINES = [{"stage": "finetune", "epoch": epoch, "loss": 1.0 / epoch, "lr": 0.1} for epoch in (1, 2, 3)]
 
@@ -59,8 +59,8 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_training_loop_feeds_it_the_lines_of_the_log(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     training, _ = make(2)
-    history = train(training, replace(circumstances(tmp_path), tensorboard=True))
+    history = train(training, replace(loop_context(tmp_path), tensorboard=True))
     found = curves(tmp_path / TENSORBOARD_FOLDER)
     assert [value for _, value in found["toy/loss"]] == pytest.approx([line["loss"] for line in history], abs=1e-5)
-    train(make(2)[0], circumstances(tmp_path / "without"))
+    train(make(2)[0], loop_context(tmp_path / "without"))
     assert not (tmp_path / "without" / TENSORBOARD_FOLDER).exists()

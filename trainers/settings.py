@@ -6,6 +6,7 @@ prints (Tables 7 and 8) stand in ``trainers.methods``. ``--set STAGE.NAME=VALUE`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -89,6 +90,10 @@ class StageSettings:
         """The settings with the share of the epochs that a recipe gives to teachers or experts, at least one."""
         return self
 
+    def length(self, slices: int) -> str:
+        """How long the stage is on so many slices, in words."""
+        return "not trained yet"
+
 
 @dataclass(frozen=True)
 class PretrainingSettings(StageSettings):
@@ -121,6 +126,10 @@ class PretrainingSettings(StageSettings):
     def shortened(self, *, teachers: float, experts: float) -> Self:
         """See ``StageSettings.shortened``; an expert's share."""
         return replace(self, epochs=max(1, round(experts * self.epochs)))
+
+    def length(self, slices: int) -> str:
+        """Epochs, steps and batches."""
+        return _length(self.epochs, self.batch, self.steps_per_epoch, slices)
 
 
 @dataclass(frozen=True)
@@ -340,3 +349,13 @@ class FinetuneSettings(StageSettings):
     def short(self) -> Self:
         """Two steps on at most four slices each."""
         return replace(self, epochs=1, steps_per_epoch=2, batch=min(self.batch, 4), schedule_epochs=None)
+
+    def length(self, slices: int) -> str:
+        """Epochs, steps and batches."""
+        return _length(self.epochs, self.batch, self.steps_per_epoch, slices)
+
+
+def _length(epochs: int, batch: int, steps_per_epoch: int | None, slices: int) -> str:
+    size = min(batch, slices)
+    steps = min(math.ceil(slices / max(1, size)), steps_per_epoch or slices)
+    return f"{epochs} epochs of at most {steps} steps, batches of {size}"

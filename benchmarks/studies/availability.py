@@ -14,10 +14,9 @@ def require_available(runs: Sequence[TrainedRun], channels: int = 1, outputs: in
     Raises:
         UsageError: ``E-STUDY-08`` naming the first arm that this version does not have, and what it lacks.
     """
-    from trainers.planning import make_choices
-    from trainers.request import Request
-
     from samora_pipeline.models.assembly import check_spec
+    from trainers.runs.choices import choose_method, network_spec
+    from trainers.runs.request import Request
 
     for run in runs:
         arm, scale = run.arm, run.setting.scale
@@ -34,16 +33,8 @@ def require_available(runs: Sequence[TrainedRun], channels: int = 1, outputs: in
             assignments=run.assignments(),
         )
         try:
-            choices = make_choices(request)
-            spec = choices.trainer.spec(
-                choices.backbone,
-                choices.settings.model,
-                choices.levels,
-                input_size=scale.input_size,
-                in_channels=channels,
-                num_outputs=outputs,
-            )
-            check_spec(spec)
+            method = choose_method(request)
+            check_spec(network_spec(method, input_size=scale.input_size, in_channels=channels, num_outputs=outputs))
         except SamoraError as error:
             raise UsageError(
                 "E-STUDY-08",

@@ -90,7 +90,10 @@ def _steps(run: TrainedRun, config: RunConfig) -> int:
     """Steps of fine-tuning."""
     from samora_pipeline.slices.datasets import labelled_ids
 
-    settings = config.settings["finetune"]
+    record = config.stage("finetune")
+    if record is None:
+        return 0
+    settings = record.settings
     store = run.setting.roots.preprocessed / config.dataset / SLICES_FOLDER
     per_epoch = math.ceil(len(labelled_ids(config.selection, store)) / settings["batch"])
     return int(settings["epochs"] * min(per_epoch, settings["steps_per_epoch"] or per_epoch))

@@ -13,7 +13,7 @@ from samora_pipeline.contracts.run import CONFIG_FILE
 from samora_pipeline.contracts.run_reader import named_code, read_run_config
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.registry import Registry, is_code_name
-from tests.scored_run import write_scored_run
+from tests.fake_run import write_scored_run
 
 Plain = dict[str, Any]
 
@@ -52,15 +52,23 @@ def _part_of_the_network(plain: Plain) -> None:
     plain["model"]["fusion"]["name"] = "intruder:Trainer"
 
 
+def _stage(settings: Plain) -> Plain:
+    return {"name": "finetune", "kind": "finetune", "digest": "", "settings": settings}
+
+
 def _deep_in_the_settings(plain: Plain) -> None:
-    plain["settings"] = {"finetune": [{"noise": {"kind": ["intruder:Trainer"]}}]}
+    plain["stages"] = [_stage({"noise": [{"kind": ["intruder:Trainer"]}]})]
 
 
 def _a_key(plain: Plain) -> None:
-    plain["settings"] = {"intruder:Trainer": 1}
+    plain["stages"] = [_stage({"intruder:Trainer": 1})]
 
 
-@pytest.mark.parametrize("change", [_trainer, _part_of_the_network, _deep_in_the_settings, _a_key])
+def _a_stage(plain: Plain) -> None:
+    plain["stages"] = [{**_stage({}), "kind": "intruder:Trainer"}]
+
+
+@pytest.mark.parametrize("change", [_trainer, _part_of_the_network, _deep_in_the_settings, _a_key, _a_stage])
 def test_code_anywhere_in_it_is_refused_and_accepted_on_demand(tmp_path: Path, change: Callable[[Plain], None]) -> None:
     path = write_scored_run(tmp_path, {"a": [0.5, 0.5]}) / "fold_official" / CONFIG_FILE
     assert read_run_config(path).name == "default"

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from samora_pipeline.contracts.run import PoolRecord, TeacherRecord
+from samora_pipeline.contracts.run import PoolRecord, StageRecord, TeacherRecord
 from samora_pipeline.contracts.timing import Timing
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
@@ -69,7 +69,9 @@ def test_a_moved_run_is_the_same_run(tmp_path: Path) -> None:
 def test_seeds_share_an_identity_and_other_settings_do_not(tmp_path: Path) -> None:
     runs = [
         write_scored_run(tmp_path, DICE, name="a", seed=0),
-        write_scored_run(tmp_path, DICE, name="b", seed=1, experts={"image": "another"}),
+        write_scored_run(
+            tmp_path, DICE, name="b", seed=1, stages=(StageRecord("expert_image", "masked_expert", "another", {}),)
+        ),
         write_scored_run(tmp_path, DICE, name="c", seed=0, recipe="none"),
     ]
     first, second, third = (read_run(str(run), tmp_path).identity for run in runs)

@@ -6,22 +6,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from trainers.catalog import TRAINERS
-from trainers.config import shrunk
-from trainers.recipes import NO_PRETRAINING, RECIPES
-from trainers.request import choose_levels, choose_recipe
-from trainers.trainer import Trainer
 
 from samora_pipeline.contracts.level import LEVELS
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, account, freeze
+from trainers.methods import NO_PRETRAINING, RECIPES, TRAINERS
+from trainers.runs.choices import choose_method, network_spec
+from trainers.runs.request import Request, choose_levels, choose_recipe
 
 
-def _spec(trainer: Trainer, backbone: str, *, size: int = 224, outputs: int = 9) -> ModelSpec:
-    settings = trainer.settings_for(backbone)
-    return trainer.spec(backbone, settings.model, trainer.levels, input_size=size, in_channels=1, num_outputs=outputs)
+def _spec(name: str, backbone: str, *, size: int = 224, outputs: int = 9) -> ModelSpec:
+    method = choose_method(Request("1", name, "full", backbone=backbone))
+    return network_spec(method, input_size=size, in_channels=1, num_outputs=outputs)
+
+
+def _learns(name: str) -> frozenset[Part]:
+    return frozenset(map(Part, TRAINERS.get(name).finetune.learns))
 
 
 @pytest.mark.parametrize("name", TRAINERS.names())
@@ -30,16 +32,24 @@ def test_trainer(name: str) -> None:
     assert (TRAINERS.get(name).__doc__ or "").strip()
     assert set(trainer.levels) <= set(LEVELS)
     assert choose_levels(trainer, None) == trainer.levels
-    assert choose_recipe(trainer, None, trainer.default_backbone) in ("full", NO_PRETRAINING)
+    assert choose_recipe(trainer, None, small=False) in ("full", NO_PRETRAINING)
     assert set(trainer.recipes) <= set(RECIPES)
-    assert trainer.default_backbone in BACKBONES.names()
-    parts = frozenset(Part(part) for part in trainer.parts)
+    assert trainer.backbone in BACKBONES.names()
+    parts = _learns(name)
     assert Part.BASE not in parts
-    tiny = "samora2_tiny" if trainer.default_backbone.startswith("sam2") else "samora_tiny"
-    assert trainer.settings_for(tiny) == shrunk(trainer.settings)
-    for backbone in (tiny, trainer.default_backbone):
+    tiny = "samora2_tiny" if trainer.backbone.startswith("sam2") else "samora_tiny"
+    small = choose_method(Request("1", name, "full", backbone=tiny))
+    assert small.small
+    expected = trainer.stages(small.recipe, trainer.levels, small=True)
+    if "expert_pixel" in expected:
+        # The run has every option of the noise.
+        noise = small.settings["expert_pixel"].noise
+        assert noise.name == expected["expert_pixel"].noise.name
+        expected["expert_pixel"] = replace(expected["expert_pixel"], noise=noise)
+    assert small.stages == expected
+    for backbone in (tiny, trainer.backbone):
         with torch.device("meta"):
-            network = build_network(_spec(trainer, backbone))
+            network = build_network(_spec(name, backbone))
         freeze(network, parts)
         counts = account(network)
         assert all(frozen == 0 for part, (_, frozen) in counts.items() if part in parts)
@@ -49,20 +59,18 @@ def test_trainer(name: str) -> None:
 
 
 def test_samed_trains_as_many_parameters_as_its_code() -> None:
-    trainer = TRAINERS.get("SAMedTrainer")()
     with torch.device("meta"):
-        network = build_network(_spec(trainer, "sam_vit_b", size=512))
-    freeze(network, frozenset(Part(part) for part in trainer.parts))
+        network = build_network(_spec("SAMedTrainer", "sam_vit_b", size=512))
+    freeze(network, _learns("SAMedTrainer"))
     assert sum(trainable for trainable, _ in account(network).values()) == 4_913_621
 
 
 @pytest.mark.parametrize(("size", "trained"), [(224, 12_483_140), (512, 23_966_672)])
 def test_h_sam_trains_as_many_parameters_as_its_code(size: int, trained: int) -> None:
-    trainer = TRAINERS.get("HSAMTrainer")()
-    spec = replace(_spec(trainer, "sam_vit_b", size=size), decoder="hsam_released")
+    spec = replace(_spec("HSAMTrainer", "sam_vit_b", size=size), decoder="hsam_released")
     with torch.device("meta"):
         network = build_network(spec)
-    freeze(network, frozenset(Part(part) for part in trainer.parts))
+    freeze(network, _learns("HSAMTrainer"))
     assert sum(trainable for trainable, _ in account(network).values()) == trained
 
 
@@ -72,17 +80,16 @@ def test_ours_adds_as_many_parameters_as_table_3_says(baseline: str, ours: str, 
     counts = []
     for name in (baseline, ours):
         with torch.device("meta"):
-            network = build_network(_spec(TRAINERS.get(name)(), "sam_vit_b", size=size))
+            network = build_network(_spec(name, "sam_vit_b", size=size))
         counts.append(sum(sum(part) for part in account(network).values()))
     # 118.5 M against 108.8 M, and 122.0 M against 112.3 M.
     assert counts[1] - counts[0] == pytest.approx(9.7e6, abs=0.1e6)
 
 
 def test_in_h_samora_only_fusion_decoder_and_one_prompt_learn() -> None:
-    trainer = TRAINERS.get("HSAMoraTrainer")()
     with torch.device("meta"):
-        network = build_network(_spec(trainer, "sam_vit_b"))
-    freeze(network, frozenset(Part(part) for part in trainer.parts))
+        network = build_network(_spec("HSAMoraTrainer", "sam_vit_b"))
+    freeze(network, _learns("HSAMoraTrainer"))
     learning = {part: trainable for part, (trainable, _) in account(network).items() if trainable}
     assert learning == {Part.FUSION: 9_464_832, Part.DECODER: 12_183_943, Part.PROMPT: 256}
 
@@ -90,7 +97,7 @@ def test_in_h_samora_only_fusion_decoder_and_one_prompt_learn() -> None:
 def test_lora_on_sam_2_is_as_wide_as_the_output_of_each_block() -> None:
     """165,760 parameters; sized by the input they would be fewer in the three blocks that change stage."""
     with torch.device("meta"):
-        network = build_network(_spec(TRAINERS.get("SAMed2Trainer")(), "sam2_hiera_b+"))
+        network = build_network(_spec("SAMed2Trainer", "sam2_hiera_b+"))
     assert sum(account(network)[Part.EXPERTS]) == 165_760
     experts = [block.experts["image"] for block in network.image_encoder.blocks]
     assert [expert.q_b.shape[0] for expert in experts] == [112] * 2 + [224] * 3 + [448] * 16 + [896] * 3
@@ -103,7 +110,7 @@ def test_samora_2_adds_more_parameters_than_table_3_says(size: int) -> None:
     counts = []
     for name in ("SAMed2Trainer", "SAMora2Trainer"):
         with torch.device("meta"):
-            counts.append(account(build_network(_spec(TRAINERS.get(name)(), "sam2_hiera_b+", size=size))))
+            counts.append(account(build_network(_spec(name, "sam2_hiera_b+", size=size))))
     baseline, ours = (sum(sum(part) for part in count.values()) for count in counts)
     # Two steps per block with q, k, v and out at width 128 (112 in the first stage), biases included.
     widths = [(112, 112)] * 2 + [(width, 128) for width in [224] * 3 + [448] * 16 + [896] * 3]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.golden.meaning import ADDED
+from tests.golden.meaning import ADDED, SETTLED, WITHOUT_EFFECT
 
 _SETTINGS = ("settings", "resolved")
 _DIGEST = "sha256"
@@ -42,7 +42,7 @@ def _compare_objects(
             continue
         if name in new:
             yield from _compare((*path, name), value, new[name], tolerance)
-        else:
+        elif not any((run, name) in WITHOUT_EFFECT for run in path):
             yield f"{' / '.join((*path, name))}: {value!r} -> nothing"
     for name in new.keys() - old.keys():
         if not (_is_setting(path) and name.startswith(ADDED)):
@@ -59,4 +59,7 @@ def _equal(path: tuple[str, ...], old: Any, new: Any, tolerance: float | None) -
         return math.isclose(old, new, rel_tol=tolerance, abs_tol=1e-5)
     if tolerance is not None and _PREDICTIONS in path:
         return abs(old - new) <= _VOXELS
-    return bool(old == new) and type(old) is type(new)
+    if _is_setting(path) and path[-1] in SETTLED and old is None:
+        return True
+    numbers = {type(old), type(new)} == {int, float}
+    return bool(old == new) and (type(old) is type(new) or numbers)

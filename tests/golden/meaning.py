@@ -8,11 +8,27 @@ from typing import Any
 
 Flat = dict[str, Any]
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "fusion.options.order": "fusion.order",
+    "fusion.options.residual": "fusion.residual",
+}
 """today's dotted name of a setting -> its name at d8cf5ae"""
 
-ADDED: tuple[str, ...] = ()
+ADDED: tuple[str, ...] = (
+    *("augmentation.", "views.", "noise.", "learns", "continued", "kind"),
+    *("normalised", "skip_flat"),  # of the bootstrap
+)
 """prefixes of settings that d8cf5ae did not have; a constant that has become a setting belongs here"""
+
+WITHOUT_EFFECT = {
+    ("hsamora_mole", "fusion.order"),
+    ("samora_lorahub", "fusion.order"),
+    ("samora_lorahub", "fusion.residual"),
+}
+"""settings by run that d8cf5ae recorded although the fusion has no such option"""
+
+SETTLED: tuple[str, ...] = ("micro_batch",)
+"""settings that d8cf5ae left open (None) and took from the plan; today the run settles and records them"""
 
 _RUN = ("trainer", "split", "fold", "recipe", "seed", "file_ending", "scored", "held_out", "selection")
 

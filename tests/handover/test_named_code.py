@@ -23,8 +23,7 @@ from samora_pipeline.inference.cli import main as predict_main
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.reporting.compare_cli import main as compare_main
 from samora_pipeline.reporting.report_cli import main as report_main
-from tests.fake_run import DATASET, LABELS, write_fake_run, write_image
-from tests.scored_run import case_scores
+from tests.fake_run import DATASET, LABELS, case_scores, write_fake_run, write_image
 
 _INTRUDER = """
 from pathlib import Path

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
-from trainers.catalog import TRAINERS
 
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.imaging.intensity import normalize
@@ -24,15 +23,19 @@ from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.models.expert_block import only_expert
 from samora_pipeline.models.fusions.catalog import FUSIONS
 from tests.fake_run import LABELS, make_plans, write_fake_run
+from trainers.methods import TRAINERS
+from trainers.runs.choices import choose_method, network_spec
+from trainers.runs.request import Request
 
 SPACING = (3.0, 1.1, 0.9)
 
 
 def tiny_spec(name: str) -> ModelSpec:
-    trainer = TRAINERS.get(name)()
-    backbone = "samora2_tiny" if trainer.default_backbone.startswith("sam2") else "samora_tiny"
-    model = trainer.settings_for(backbone).model
-    return trainer.spec(backbone, model, trainer.levels, input_size=64, in_channels=1, num_outputs=LABELS.num_outputs)
+    backbone = "samora2_tiny" if TRAINERS.get(name).backbone.startswith("sam2") else "samora_tiny"
+    method = choose_method(Request("1", name, "full", backbone=backbone))
+    spec = network_spec(method, input_size=64, in_channels=1, num_outputs=LABELS.num_outputs)
+    assert isinstance(spec, ModelSpec)
+    return spec
 
 
 def averaged(networks: list[nn.Module], images: npt.NDArray[Any], plans: Any) -> npt.NDArray[np.float64]:

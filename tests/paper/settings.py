@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainers.ablations import PRESETS
-from trainers.catalog import TRAINERS
-
 from samora_pipeline.contracts.json_io import to_plain
+from trainers.methods import TRAINERS
+from trainers.runs.presets import PRESETS
 
 METHODS = {
     "SAMed": "SAMedTrainer",
@@ -21,16 +20,17 @@ METHODS = {
 
 
 def stage_settings(method: str, stage: str, recipe: str = "full") -> dict[str, Any]:
-    """The settings of one stage of a method at full size, before ``--set``."""
+    """The settings of one stage of a method, or of its ``model``, at full size, before ``--set``."""
     trainer = TRAINERS.get(METHODS[method])()
     chosen = recipe if recipe in trainer.recipes else trainer.recipes[0]
-    settings: dict[str, Any] = to_plain(trainer.settings_for(trainer.default_backbone, chosen))[stage]
+    stages = {"model": trainer.model, **trainer.stages(chosen, trainer.levels, small=False)}
+    settings: dict[str, Any] = to_plain(stages[stage])
     return settings
 
 
 def backbone(method: str) -> str:
     """The backbone that a method has unless another is named."""
-    return TRAINERS.get(METHODS[method]).default_backbone
+    return TRAINERS.get(METHODS[method]).backbone
 
 
 def preset_epochs(method: str) -> int:

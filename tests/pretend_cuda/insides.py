@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trainers.stages.pretraining import pretraining
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.level import Level
@@ -25,9 +24,11 @@ from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
 from samora_pipeline.models.teachers.catalog import TEACHERS
 from samora_pipeline.objectives.distillation import ChannelStatistics
 from tests.pretend_cuda.full_size import Cost, CostOfSecondStep, Slices
-from trainers import config, execution, loop, monitors
-from trainers import pretraining_config as defaults
-from trainers.stages import distillation, finetune, image, masked, patch, pixel, teachers
+from trainers import methods
+from trainers.loop import loop, monitors
+from trainers.loop.pretraining import pretraining
+from trainers.runs import execution
+from trainers.stages import contrastive, denoising, distillation, finetune, masked, patch, teachers
 from trainers.stages.stage import network_on_base
 
 
@@ -71,7 +72,7 @@ def in_single_precision() -> None:
     """For the rest of the process: no bf16 and no autocast, so that losses can be compared."""
     torch.cuda.is_bf16_supported = lambda including_emulation=True: False
     torch.autocast = lambda *arguments, **options: contextlib.nullcontext()  # type: ignore[misc, assignment]
-    for module in (finetune, image, masked, pixel):
+    for module in (finetune, contrastive, masked, denoising):
         module.full_precision = lambda images: contextlib.nullcontext()  # type: ignore[attr-defined]
 
 
@@ -84,7 +85,7 @@ def cost_of_step(device: Any, training: Any) -> Cost:
     kept, loop.save_state = loop.save_state, lambda *arguments, **options: None
     try:
         with tempfile.TemporaryDirectory() as folder:
-            place = loop.Circumstances(folder=Path(folder), device=device.device, seed=0, digest="x", resume_command="")
+            place = loop.LoopContext(folder=Path(folder), device=device.device, seed=0, digest="x", resume_command="")
             loop.train(two, place)
     finally:
         loop.save_state = kept
@@ -97,6 +98,7 @@ class FullSize:
 
     def __init__(self, size: int = 224, backbone: str = "sam_vit_b", micro_batch: int = 16) -> None:
         self.size, self.backbone, self.cuda = size, backbone, torch.device("cuda", 0)
+        self.micro_batch = micro_batch
         self.source: Any = Slices(size)
         self.plans = Plans(
             dataset="D",
@@ -108,7 +110,6 @@ class FullSize:
             input_size=Planned(size, "tests"),
             channels=Planned("repeat", "tests"),
             intensity=Planned((IntensityRule("window", -100.0, 300.0),), "tests"),
-            batch_size=Planned(micro_batch, "tests"),
             mirror=Planned(True, "tests"),
             fingerprint_digest="x",
         )
@@ -128,7 +129,7 @@ class FullSize:
 
     def expert(self, settings: Any, objective: Callable[[Any, Any], Any]) -> Any:
         """The training of one level's LoRA by an objective."""
-        spec = ModelSpec(self.backbone, self.size, 1, levels=(Level.IMAGE,), fusion=None)
+        spec = ModelSpec(self.backbone, self.size, 1, levels=(Level.IMAGE,), fusion=None, lora_rank=4)
         network = network_on_base(spec, None, 0)
         freeze(network, frozenset({Part.EXPERTS}))
         task = objective(settings, network)
@@ -145,9 +146,8 @@ class FullSize:
         def objective(settings: Any, network: Any) -> Any:
             teacher: Any = TEACHERS.get(name).build(self.size)
             teacher.freeze()
-            lesson = distillation.Lesson(teacher=teacher, settings=settings, identity="x", targets=Path("none"))
-            encoder = network.image_encoder
-            task = distillation.DistillationObjective(self.source, self.plans, lesson, encoder, "image", 0)
+            target = distillation.DistillationTarget(teacher, settings, identity="x", targets=Path("none"))
+            task = distillation.DistillationObjective(self.source, self.plans, target, network, "image", 0)
             teacher.to(self.cuda)
             width = task._shape.width
             task._statistics = ChannelStatistics(torch.zeros(width, device="cuda"), torch.ones(width, device="cuda"))
@@ -158,19 +158,19 @@ class FullSize:
     def contrast(self, settings: Any, network: Any) -> Any:
         """The image level's own objective."""
         width = network.image_encoder.shapes[-1].width
-        return image.ImageObjective(self.source, self.plans, settings, width, 0)
+        return contrastive.ImageObjective(self.source, self.plans, settings, width, 0)
 
     def masking(self, settings: Any, network: Any) -> Any:
         """The patch level's own objective."""
-        return patch.PatchObjective(self.source, self.plans, settings, network.image_encoder, 0)
+        return patch.PatchObjective(self.source, self.plans, settings, network, 0)
 
     def denoising(self, settings: Any, network: Any) -> Any:
         """The pixel level's own objective."""
-        return pixel.PixelObjective(self.source, self.plans, settings, network.image_encoder, 0)
+        return denoising.PixelObjective(self.source, self.plans, settings, network, 0)
 
-    def labelled(self, settings: Any) -> Any:
-        """Stage 2 with a trainer's settings: eight organs and a background."""
-        model = settings.model
+    def labelled(self, trainer: type[methods.Trainer]) -> Any:
+        """Stage 2 of a trainer: eight organs and a background."""
+        model = trainer.model
         spec = ModelSpec(
             self.backbone, self.size, 9, lora_rank=model.lora_rank, fusion=model.fusion, decoder=model.decoder
         )
@@ -178,13 +178,13 @@ class FullSize:
         freeze(network, frozenset({Part.FUSION, Part.DECODER, Part.PROMPT}))
         network.to(self.cuda)
         task = finetune.LabelledTask.__new__(finetune.LabelledTask)
-        task._settings, task._network, task._plans, task._seed = settings.finetune, network, self.plans, 0
+        task._settings = replace(trainer.finetune, micro_batch=self.micro_batch)
+        task._network, task._plans, task._seed, task._input_size = network, self.plans, 0, self.size
         task.source, task._regions, task._flips = self.source, None, (True, True)
-        task._augmentation = finetune.AugmentationSettings()
-        return task.training(lambda: None)
+        return task.training()
 
 
-_IMAGE = defaults.ImageTeacherSettings()
+_IMAGE = methods.IMAGE_TEACHER
 _B, _WIDE, _512 = FullSize(), FullSize(micro_batch=32), FullSize(512, micro_batch=2)
 _HIERA, _L, _H = (FullSize(backbone=name) for name in ("sam2_hiera_b+", "sam_vit_l", "sam_vit_h"))
 
@@ -192,18 +192,18 @@ STAGES: dict[str, Callable[[], Any]] = {
     "teacher_image": lambda: _B.teacher(_IMAGE),
     "teacher_image checkpointing": lambda: _B.teacher(replace(_IMAGE, checkpointing=True)),
     "teacher_image batch 128": lambda: _B.teacher(replace(_IMAGE, batch=128)),
-    "teacher_patch": lambda: _B.teacher(defaults.PatchTeacherSettings()),
-    "expert_image": lambda: _B.expert(defaults.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
-    "expert_patch": lambda: _B.expert(defaults.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
-    "expert_image scratch": lambda: _B.expert(defaults.ImageSettings(), _B.contrast),
-    "expert_patch scratch": lambda: _B.expert(defaults.PatchSettings(), _B.masking),
-    "expert_pixel": lambda: _B.expert(defaults.PixelSettings(), _B.denoising),
-    "finetune": lambda: _B.labelled(config.SAMORA),
-    "finetune 1 x 32": lambda: _WIDE.labelled(config.SAMORA),
-    "finetune HSAMora": lambda: _B.labelled(config.HSAMORA),
-    "finetune SAMora2": lambda: _HIERA.labelled(config.SAMORA2),
-    "finetune 512 px": lambda: _512.labelled(config.SAMORA),
-    "finetune ViT-L": lambda: _L.labelled(config.SAMORA),
-    "finetune ViT-H": lambda: _H.labelled(config.SAMORA),
+    "teacher_patch": lambda: _B.teacher(methods.PATCH_TEACHER),
+    "expert_image": lambda: _B.expert(methods.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
+    "expert_patch": lambda: _B.expert(methods.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
+    "expert_image scratch": lambda: _B.expert(methods.CONTRASTIVE, _B.contrast),
+    "expert_patch scratch": lambda: _B.expert(methods.MASKED, _B.masking),
+    "expert_pixel": lambda: _B.expert(methods.DENOISING, _B.denoising),
+    "finetune": lambda: _B.labelled(methods.SAMoraTrainer),
+    "finetune 1 x 32": lambda: _WIDE.labelled(methods.SAMoraTrainer),
+    "finetune HSAMora": lambda: _B.labelled(methods.HSAMoraTrainer),
+    "finetune SAMora2": lambda: _HIERA.labelled(methods.SAMora2Trainer),
+    "finetune 512 px": lambda: _512.labelled(methods.SAMoraTrainer),
+    "finetune ViT-L": lambda: _L.labelled(methods.SAMoraTrainer),
+    "finetune ViT-H": lambda: _H.labelled(methods.SAMoraTrainer),
 }
 """trainings by name, each built when called within a pretended device"""

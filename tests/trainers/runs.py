@@ -21,8 +21,9 @@ from samora_pipeline.reporting import curves, overlays
 from samora_pipeline.reporting import pretraining as cards
 from tests.trainers.processes import exit_code, forked, on_ranks
 from tests.trainers.small_data import NAME
-from trainers import execution, loop  # noqa: F401
 from trainers.cli import main
+from trainers.loop import loop
+from trainers.runs import execution  # noqa: F401
 
 STAGES = ("bootstrap", "expert_image", "expert_patch", "expert_pixel")
 EPOCHS, STEPS, BATCH = 2, 2, 4

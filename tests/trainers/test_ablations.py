@@ -13,39 +13,39 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers.ablations import PRESETS, Preset, resolve
-from trainers.catalog import TRAINERS
-from trainers.planning import Choices, make_choices, plan_run
-from trainers.request import Request
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze, parameters_by_part, snapshot, verify
+from samora_pipeline.models.fusions import merges
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.small_data import make_dataset
 from trainers.cli import main
-from trainers.stages import lorahub
-from trainers.stages.finetune import FinetuneInputs, LabelledTask, starting_network
+from trainers.methods import TRAINERS
+from trainers.runs.choices import Method, choose_method, network_spec
+from trainers.runs.planning import plan_run
+from trainers.runs.presets import PRESETS, Preset, resolve
+from trainers.runs.request import Request
+from trainers.settings import FINETUNE
+from trainers.stages.finetune import LabelledTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
 ROWS = [(name, trainer) for name, preset in PRESETS.items() for trainer in (*preset.trainers, *preset.also)]
 
 
-def chosen(name: str, trainer: str, *more: str) -> Choices:
-    return make_choices(Request("1", trainer, "10pct", preset=name, assignments=more))
+def chosen(name: str, trainer: str, *more: str) -> Method:
+    return choose_method(Request("1", trainer, "10pct", preset=name, assignments=more))
 
 
-def settled(choices: Choices) -> tuple[object, ...]:
-    """All of them but the trainer, which is made anew each time."""
-    return choices.recipe, choices.levels, choices.backbone, choices.settings, choices.changes
+def settled(method: Method) -> tuple[object, ...]:
+    """All of it but the trainer, which is made anew each time."""
+    return method.recipe, method.levels, method.backbone, method.settings, method.changes
 
 
-def full_spec(choices: Choices) -> ModelSpec:
-    return choices.trainer.spec(
-        choices.backbone, choices.settings.model, choices.levels, input_size=224, in_channels=1, num_outputs=9
-    )
+def full_spec(method: Method) -> ModelSpec:
+    return network_spec(method, input_size=224, in_channels=1, num_outputs=9)
 
 
 @cache
@@ -58,17 +58,17 @@ def full_account(spec: ModelSpec, parts: frozenset[str]) -> dict[Part, tuple[int
 
 @pytest.mark.parametrize(("name", "trainer"), ROWS)
 def test_every_preset_builds_at_full_size(name: str, trainer: str) -> None:
-    choices = chosen(name, trainer)
-    counts = full_account(full_spec(choices), choices.trainer.parts)
+    method = chosen(name, trainer)
+    counts = full_account(full_spec(method), frozenset(method.finetune.learns))
     assert counts[Part.BASE][0] == 0 < counts[Part.BASE][1]
     assert counts[Part.DECODER][0] > 0
     for part, (trained, frozen) in counts.items():
-        assert (frozen if part in choices.trainer.parts else trained) == 0
-    rank = choices.settings.model.lora_rank
-    per_level = 41_440 * rank if choices.backbone == "sam2_hiera_b+" else 36_864 * rank
-    assert sum(counts[Part.EXPERTS]) == len(choices.levels) * per_level
+        assert (frozen if part in method.finetune.learns else trained) == 0
+    rank = method.model.lora_rank
+    per_level = 41_440 * rank if method.backbone == "sam2_hiera_b+" else 36_864 * rank
+    assert sum(counts[Part.EXPERTS]) == len(method.levels) * per_level
     assert (sum(counts[Part.FUSION]) > 0) is (
-        len(choices.levels) > 1 and choices.settings.model.fusion.name not in ("lac", "lorahub")
+        len(method.levels) > 1 and method.model.fusion.name not in ("lac", "lorahub")
     )
 
 
@@ -102,15 +102,18 @@ def test_a_preset_is_what_the_options_would_say(name: str, trainer: str, changes
 
 
 def test_short_names_are_those_of_the_issue() -> None:
-    words = ("fusion=lac", "rank=16", "order=1-2-1", "levels=pixel,image", "recipe=scratch", "scope=attention")
-    choices = make_choices(Request("1", "SAMoraTrainer", "10pct", assignments=words))
-    model = choices.settings.model
-    assert (model.fusion.name, model.lora_rank, model.fusion.order) == ("lac", 16, "1-2-1")
-    assert model.fusion.scope == "attention"
+    words = ("fusion=lac", "rank=16", "levels=pixel,image", "recipe=scratch", "scope=attention")
+    choices = choose_method(Request("1", "SAMoraTrainer", "10pct", assignments=words))
+    model = choices.model
+    assert (model.fusion.name, model.lora_rank, model.fusion.scope) == ("lac", 16, "attention")
     assert (choices.levels, choices.recipe) == ((Level.IMAGE, Level.PIXEL), "scratch")
-    long = ("model.fusion.name=lac", "model.lora_rank=16", "model.fusion.order=1-2-1", "model.fusion.scope=attention")
+    long = ("model.fusion.name=lac", "model.lora_rank=16", "model.fusion.scope=attention")
     same = Request("1", "SAMoraTrainer", "10pct", levels=("image", "pixel"), recipe="scratch", assignments=long)
-    assert settled(make_choices(same)) == settled(choices)
+    assert settled(choose_method(same)) == settled(choices)
+    words, long = ("order=1-2-1", "residual=delta"), ("model.fusion.order=1-2-1", "model.fusion.residual=delta")
+    short, same = (choose_method(Request("1", "SAMoraTrainer", "10pct", assignments=said)) for said in (words, long))
+    assert settled(short) == settled(same)
+    assert (short.model.fusion.options["order"], short.model.fusion.options["residual"]) == ("1-2-1", "delta")
 
 
 def test_what_set_says_comes_after_the_preset() -> None:
@@ -126,20 +129,22 @@ def test_presets_of_two_tables_are_one_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "code"),
+    ("asked", "code", "expected"),
     [
-        (Request("1", "SAMoraTrainer", "10pct", preset="table4-lacc"), "E-PRESET-01[\\s\\S]*did you mean table4-lac"),
-        (Request("1", "SAMedTrainer", "10pct", preset="table4-lac"), "E-PRESET-02 .*no ablation of SAMedTrainer"),
-        (Request("1", "SAMoraTrainer", "10pct", preset="table5-pixel-scratch", levels=("image",)), "E-ARG-09"),
-        (Request("1", "SAMoraTrainer", "10pct", recipe="none", assignments=("recipe=scratch",)), "E-ARG-09"),
-        (Request("1", "SAMoraTrainer", "10pct", assignments=("order=3-2-1",)), "E-SET-03"),
-        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-01"),
-        (Request("1", "AutoSAMTrainer", "10pct", levels=("image",)), "E-ARG-06[\\s\\S]*no experts"),
+        (Request("1", "SAMoraTrainer", "10pct", preset="table4-lacc"), "E-PRESET-01", "table4-lac?"),
+        (Request("1", "SAMedTrainer", "10pct", preset="table4-lac"), "E-PRESET-02", "HSAMoraTrainer"),
+        (Request("1", "SAMoraTrainer", "10pct", preset="table5-pixel-scratch", levels=("image",)), "E-ARG-09", "one"),
+        (Request("1", "SAMoraTrainer", "10pct", recipe="none", assignments=("recipe=scratch",)), "E-ARG-09", "one"),
+        (Request("1", "SAMoraTrainer", "10pct", assignments=("order=3-2-1",)), "E-SET-03", "2-1-1"),
+        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-01", "known: "),
+        (Request("1", "AutoSAMTrainer", "10pct", levels=("image",)), "E-ARG-06", "no experts"),
     ],
 )
-def test_what_does_not_fit_is_refused(asked: Request, code: str) -> None:
-    with pytest.raises(UsageError, match=code):
-        make_choices(asked)
+def test_what_does_not_fit_is_refused(asked: Request, code: str, expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose_method(asked)
+    assert caught.value.code == code
+    assert expected in caught.value.expected
 
 
 def test_a_trainer_of_ones_own_may_use_any_preset() -> None:
@@ -154,24 +159,24 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_runs() -> Iterator[tuple[str, str]]:
     """The rows of the paper, one of each network: two tables have the same ones."""
-    seen: set[tuple[ModelSpec, frozenset[str]]] = set()
+    seen: list[tuple[ModelSpec, tuple[str, ...]]] = []
     for name, trainer in ((name, trainer) for name, preset in PRESETS.items() for trainer in preset.trainers):
-        choices = chosen(name, trainer)
-        key = (full_spec(choices), choices.trainer.parts)
+        method = chosen(name, trainer)
+        key = (full_spec(method), method.finetune.learns)
         if key not in seen:
-            seen.add(key)
+            seen.append(key)
             yield name, trainer
 
 
 @pytest.fixture
 def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lorahub, "EVALUATIONS", 3)
+    monkeypatch.setattr(merges, "EVALUATIONS", 3)
 
 
 @pytest.mark.usefixtures("short_search")
 @pytest.mark.parametrize(("name", "trainer"), list(tiny_runs()))
 def test_every_preset_takes_a_step(root: Path, name: str, trainer: str) -> None:
-    on_sam2 = TRAINERS.get(trainer).default_backbone.startswith("sam2")
+    on_sam2 = TRAINERS.get(trainer).backbone.startswith("sam2")
     take_a_step(root, name, trainer, "samora2_tiny" if on_sam2 else "samora_tiny")
 
 
@@ -187,21 +192,15 @@ def take_a_step(root: Path, name: str | None, trainer: str, backbone: str | None
     request = Request("90", trainer, "2cases", preset=name, backbone=backbone, assignments=assignments)
     asked = replace(resolve(request), recipe="none", backbone_weights="bootstrap")
     plan = plan_run(asked, resolve_roots(str(root)))
-    inputs = FinetuneInputs(
-        config=plan.config,
-        settings=replace(plan.choices.settings.finetune, batch=2, steps_per_epoch=1, epochs=1),
-        base=None,  # type: ignore[arg-type]  # random weights
-        experts={},
-        slices=plan.dataset.slices,
-        parts=frozenset(Part(part) for part in plan.choices.trainer.parts),
-    )
-    network = starting_network(inputs, 0)
+    stage = plan.context.stages[FINETUNE]
+    settings = replace(stage.settings, batch=2, steps_per_epoch=1, epochs=1)
+    network = stage.network(plan.config, replace(plan.context, base=None))
+    freeze(network, frozenset(map(Part, settings.learns)))
     with torch.no_grad():
         for expert in parameters_by_part(network)[Part.EXPERTS].values():
             expert.normal_(0, 0.1)  # as after stage 1
-    task = LabelledTask(inputs, network, 0)
     before = snapshot(network)
-    training = task.training(lambda: verify(network, before))
+    training = LabelledTask(plan.config, settings, network, plan.context.dataset.slices, 0).training()
     training.before_epoch(0)
     (batch,) = training.batches(0)
     loss, _ = training.loss(training.load(batch, 0), 0)
@@ -209,7 +208,7 @@ def take_a_step(root: Path, name: str | None, trainer: str, backbone: str | None
     for group in training.optimizer.param_groups:
         group["lr"] = training.learning_rate(1)
     training.optimizer.step()
-    training.after_first_step()
+    verify(network, before)
     assert torch.isfinite(loss)
     return plan.config.model
 

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trainers.artefacts import RECORD_FILE
-from trainers.base import fetch_base, find_base
 
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.weights.catalog import ASSETS, Asset
@@ -14,6 +12,8 @@ from tests.trainers.runs import command
 from tests.trainers.small_data import make_dataset
 from tests.weights.file_server import FileServer
 from trainers import cli
+from trainers.stages.encoder import find_base
+from trainers.stages.stage import RECORD_FILE
 
 TINY = ASSETS["samora_tiny"]
 CONTENT = TINY.path(Path()).read_bytes()
@@ -34,9 +34,9 @@ def words(root: Path, *more: str) -> list[str]:
 
 def test_a_public_base_has_the_same_identity_before_and_after(server: FileServer, tmp_path: Path) -> None:
     before = find_base("toy", tmp_path)
-    assert (before.awaited, before.file, before.identity) == (True, None, TINY.sha256)
+    assert (before.awaited, before.file, before.record.digest) == (True, None, TINY.sha256)
     assert not server.requests
-    path = fetch_base(before, tmp_path)
+    path = before.fetched(tmp_path)
     after = find_base("toy", tmp_path)
     assert (after.awaited, after.file, after.record) == (False, path, before.record)
     path.write_bytes(CONTENT[:-1])

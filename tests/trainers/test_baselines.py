@@ -7,22 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers.catalog import TRAINERS
-from trainers.config import FinetuneSettings
-from trainers.planning import plan_run
-from trainers.request import Request
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.small_data import make_dataset
-from trainers.loop import Training
-from trainers.stages.finetune import FinetuneInputs, LabelledTask, starting_network
+from trainers.loop.loop import Training
+from trainers.methods import TRAINERS
+from trainers.runs.choices import choose_method, network_spec
+from trainers.runs.planning import plan_run
+from trainers.runs.request import Request
+from trainers.settings import FINETUNE, FinetuneSettings
+from trainers.stages.finetune import LabelledTask
 
 
 def settings(name: str) -> FinetuneSettings:
-    return TRAINERS.get(name).settings.finetune
+    return TRAINERS.get(name).finetune
 
 
 def test_recipes_are_those_of_their_codes() -> None:
@@ -42,11 +43,11 @@ def test_recipes_are_those_of_their_codes() -> None:
     ],
 )
 def test_what_learns_on_vit_b(name: str, learning: dict[Part, int]) -> None:
-    trainer = TRAINERS.get(name)()
-    spec = trainer.spec("sam_vit_b", trainer.settings.model, (), input_size=224, in_channels=1, num_outputs=9)
+    spec = network_spec(choose_method(Request("1", name, "full")), input_size=224, in_channels=1, num_outputs=9)
+    assert (spec.backbone, spec.levels) == ("sam_vit_b", ())
     with torch.device("meta"):
         network = build_network(spec)
-    freeze(network, frozenset(map(Part, trainer.parts)))
+    freeze(network, frozenset(map(Part, settings(name).learns)))
     counts = account(network)
     assert {part: trained for part, (trained, _) in counts.items() if trained} == learning
     assert counts[Part.BASE] == (0, 86_624_512)
@@ -61,9 +62,9 @@ def training(root: Path, name: str) -> Training:
     """Stage 2 on a tiny backbone with the full-size settings, ten epochs of four steps."""
     plan = plan_run(Request("90", name, "2cases", backbone="samora_tiny"), resolve_roots(str(root)))
     short = replace(settings(name), epochs=10, batch=2, steps_per_epoch=4)
-    assert plan.base.file is not None
-    inputs = FinetuneInputs(plan.config, short, plan.base.file, {}, plan.dataset.slices, frozenset({Part.DECODER}))
-    return LabelledTask(inputs, starting_network(inputs, 0), 0).training(lambda: None)
+    network = plan.context.stages[FINETUNE].network(plan.config, plan.context)
+    freeze(network, frozenset({Part.DECODER}))
+    return LabelledTask(plan.config, short, network, plan.context.dataset.slices, 0).training()
 
 
 def test_autosams_rate_stays(root: Path) -> None:

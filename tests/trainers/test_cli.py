@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from trainers.run_folder import write_config
 
 from tests.trainers.runs import TINY, command, fold_folder
 from tests.trainers.small_data import NAME, make_dataset
 from trainers import cli
+from trainers.runs.folder import write_config
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_another_tools_arguments_are_answered_without_torch() -> None:
+def test_arguments_of_another_tool_are_refused_without_torch() -> None:
     code = (
         "import sys; from trainers.cli import main; code = main(['1', '2d', '0']);"
         "sys.exit(code + 10 * ('torch' in sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr.startswith('E-ARG-03 "2d" is not a trainer')
+    assert result.stderr.startswith("E-ARG-03 ")
     assert "Traceback" not in result.stderr
 
 
@@ -63,7 +63,7 @@ def test_errors_come_before_anything_is_written(
 
 def test_a_split_that_does_not_exist(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["90", "SAMoraTrainer", "10%", "--root", str(root), *TINY[:4]]) == 4
-    assert capsys.readouterr().err.startswith('E-SPLIT-04 no split "10%"')
+    assert capsys.readouterr().err.startswith("E-SPLIT-04 ")
 
 
 def test_a_dry_run_tells_everything_and_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(root: Path, capsys: pytes
         "base      bootstrap: bootstrap (not trained yet)",
         "labelled  10 slices of 2 cases (2cases, fold 0, drawn with seed 1)",
         "changed   seed = 1",
-        "stamp     TRANSDUCTIVE",
+        "warning   TRANSDUCTIVE",
         "7 cases, their labels unused",
         "expert_patch: 2 epochs of at most 2 steps, batches of 4",
         '"cross_entropy": 0.2',
@@ -90,24 +90,23 @@ def test_a_dry_run_tells_everything_and_writes_nothing(root: Path, capsys: pytes
 
 
 def test_a_run_that_was_begun_is_not_begun_again(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from trainers.planning import plan_run
-    from trainers.request import Request
-
     from samora_pipeline.paths import resolve_roots
+    from trainers.runs.planning import plan_run
+    from trainers.runs.request import Request
 
     plan = plan_run(
         Request("90", "SAMoraTrainer", "2cases", None, backbone=TINY[1], backbone_weights=TINY[3], name="begun"),
         resolve_roots(str(root)),
     )
-    write_config(plan.folder, plan.config)
-    assert plan.folder == fold_folder(root, "SAMoraTrainer__2cases__begun")
+    write_config(plan.context.folder, plan.config)
+    assert plan.context.folder == fold_folder(root, "SAMoraTrainer__2cases__begun")
     words = ["90", "SAMoraTrainer", "2cases", "--root", str(root), *TINY[:4], "--name", "begun"]
     assert cli.main(words) == 2
     assert capsys.readouterr().err.startswith("E-RUN-21")
     assert cli.main([*words, "--set", "finetune.epochs=1"]) == 4
     told = capsys.readouterr().err
     assert told.startswith("E-RUN-19")
-    assert f"settings.finetune.epochs {plan.config.settings['finetune']['epochs']} -> 1" in told
+    assert f"stages.finetune.settings.epochs {plan.method.finetune.epochs} -> 1" in told
     assert not (root / "results" / NAME / "pretraining").exists()
 
 

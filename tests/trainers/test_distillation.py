@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from trainers.pretraining_config import DISTILLED_IMAGE, DISTILLED_PATCH, DistillationSettings
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.model_spec import ModelSpec
-from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
+from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, freeze
@@ -21,7 +20,9 @@ from samora_pipeline.models.teachers.catalog import TEACHERS
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.stages.distillation import DistillationObjective, Lesson, _first_component
+from trainers.methods import DISTILLED_IMAGE, DISTILLED_PATCH
+from trainers.settings import DistillationSettings
+from trainers.stages.distillation import DistillationObjective, DistillationTarget, _first_component
 from trainers.stages.masked import view_of
 from trainers.stages.stage import network_on_base
 
@@ -34,13 +35,14 @@ DEFAULTS = {Level.IMAGE: DISTILLED_IMAGE, Level.PATCH: DISTILLED_PATCH}
 def plans(tmp_path_factory: pytest.TempPathFactory) -> Plans:
     folder = make_dataset(tmp_path_factory.mktemp("distil")) / "preprocessed" / NAME
     plans = read_json(Plans, folder / PLANS_FILE)
-    _SOURCES[plans] = SliceSource(
-        folder / "slices", [SliceId(case, i) for case in TRAIN[:3] for i in range(DEPTH)], plans
-    )
+    for size in (INPUT, 2 * INPUT):
+        ids = [SliceId(case, i) for case in TRAIN[:3] for i in range(DEPTH)]
+        _SOURCES[size] = SliceSource(folder / "slices", ids, plans, size)
     return plans
 
 
-_SOURCES: dict[Plans, SliceSource] = {}
+_SOURCES: dict[int, SliceSource] = {}
+"""by input size"""
 
 
 def _teacher(level: Level) -> Teacher:
@@ -54,10 +56,10 @@ def _teacher(level: Level) -> Teacher:
     return teacher
 
 
-def _network(level: Level, backbone: str = "samora_tiny") -> SegmentationNetwork:
+def _network(level: Level, backbone: str = "samora_tiny", size: int = INPUT) -> SegmentationNetwork:
     decoder = BACKBONES.get(backbone).own_decoder
     network = network_on_base(
-        ModelSpec(backbone, INPUT, 1, levels=(level,), fusion=None, decoder=decoder, lora_rank=4), None, 0
+        ModelSpec(backbone, size, 1, levels=(level,), fusion=None, decoder=decoder, lora_rank=4), None, 0
     )
     freeze(network, frozenset({Part.EXPERTS}))
     return network
@@ -67,8 +69,8 @@ def _objective(
     level: Level, settings: DistillationSettings, plans: Plans, network: SegmentationNetwork, folder: Path
 ) -> DistillationObjective:
     torch.manual_seed(2)
-    lesson = Lesson(_teacher(level), settings, "teacher", folder)
-    objective = DistillationObjective(_SOURCES[plans], plans, lesson, network.image_encoder, level.value, 0)
+    target = DistillationTarget(_teacher(level), settings, "teacher", folder)
+    objective = DistillationObjective(_SOURCES[network.input_size], plans, target, network, level.value, 0)
     objective.prepare(CPU)
     return objective
 
@@ -153,13 +155,11 @@ def test_targets_from_disk_are_those_of_the_teacher(
 
 def test_targets_of_another_input_size_are_not_taken(plans: Plans, tmp_path: Path) -> None:
     """The pool has the same slices then, and a pooled feature the same width."""
-    settings, larger = replace(DISTILLED_IMAGE, view_count=1), replace(plans, input_size=Planned(2 * INPUT, "tests"))
-    source = _SOURCES[plans]
-    _SOURCES[larger] = SliceSource(source._folder, [SliceId("case_0", i) for i in range(DEPTH)] * 3, larger)
-    network = _network(Level.IMAGE)
-    stores = [_objective(Level.IMAGE, settings, at, network, tmp_path)._store for at in (plans, larger)]
+    settings = replace(DISTILLED_IMAGE, view_count=1)
+    networks = [_network(Level.IMAGE, size=size) for size in (INPUT, 2 * INPUT)]
+    stores = [_objective(Level.IMAGE, settings, plans, network, tmp_path)._store for network in networks]
     assert len({store.folder for store in stores if store is not None}) == 2
-    assert len(_SOURCES[larger]) == len(source)
+    assert len({(store.slices, store.shape) for store in stores if store is not None}) == 1
 
 
 def test_hidden_patches_are_compared_at_the_visible_places(plans: Plans, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from trainers.catalog import TRAINERS
 
 from dataset_conversion.cli import main as convert
 from planners.cli import main as plan_and_preprocess
@@ -23,6 +22,7 @@ from samora_pipeline.inference.cli import main as predict
 from samora_pipeline.models.fusions.catalog import FUSIONS
 from tests.trainers.processes import exit_code, forked
 from tests.trainers.runs import STAGES, losses, short, sitting
+from trainers.methods import TRAINERS
 from trainers.stages import validate
 
 REAL = (
@@ -82,7 +82,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def train(root: Path, dataset: str, trainer: str, name: str, *words: str) -> Path:
     """Two epochs of two steps of every stage that is missing, and validation; return the fold's folder."""
-    sam2 = TRAINERS.get(trainer).default_backbone.startswith("sam2")
+    sam2 = TRAINERS.get(trainer).backbone.startswith("sam2")
     backbone = ["samora2_tiny", "--backbone-weights", "bootstrap"] if sam2 else ["samora_tiny"]
     lengths = short(*STAGES, "finetune")
     options = ["--root", str(root), "--device", "cpu", "--debug", "--name", name, "--backbone", *backbone]
@@ -131,8 +131,9 @@ def fused(prepared: Callable[[str], Path]) -> dict[str, Checkpoint]:
     """The checkpoint of SAMora with each fusion; all share the experts."""
     root = prepared("90")
     folds = {name: train(root, "90", "SAMoraTrainer", name, "--set", f"fusion={name}") for name in FUSIONS.names()}
-    experts = {tuple(read_json(RunConfig, fold / "config.json").experts.items()) for fold in folds.values()}
-    assert len(experts) == 1
+    experts = [read_json(RunConfig, fold / "config.json").experts for fold in folds.values()]
+    assert len(experts[0]) == 3
+    assert all(expert == experts[0] for expert in experts)
     return {name: load_checkpoint(fold / FINAL_CHECKPOINT) for name, fold in folds.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
-from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.json_io import read_json, to_plain
 from samora_pipeline.contracts.pretraining_card import ExpertsCard, PretrainingCard
 from samora_pipeline.contracts.run import LATEST_CHECKPOINT, RunConfig
 from tests.trainers.runs import artefact_folders, final, fold_folder, losses, short, sitting, sitting_on_ranks
@@ -62,7 +63,10 @@ def test_teachers_and_experts_tell_what_they_come_from(whole: Path) -> None:
     assert set(folders) == set(STAGES)
     for level in ("image", "patch"):
         record = load_checkpoint(folders[f"expert_{level}"] / "expert.safetensors").record
-        assert record["teacher"]["key"] == config.teachers[level].key == folders[f"teacher_{level}"].parent.name
+        teacher = config.stage(f"teacher_{level}")
+        assert teacher.key == folders[f"teacher_{level}"].parent.name
+        assert json.loads((folders[f"expert_{level}"] / "inputs.json").read_text())["teacher"] == teacher.digest
+        assert record["teacher"] == to_plain(config.teachers[level])
         assert record["teacher"]["origin"] == "random"
         assert set(record["seen"]) == {"case_0", "case_1", "case_2", "case_3", "more_0"}
     assert load_checkpoint(folders["expert_pixel"] / "expert.safetensors").record["teacher"] is None

@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from trainers.planning import FAST_NAME
 
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.catalog import BACKBONES
+from samora_pipeline.models.fusions import merges
 from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.processes import exit_code, forked
 from tests.trainers.runs import draw_nothing, losses
 from tests.trainers.small_data import NAME, make_dataset
 from tests.trainers.test_ablations import chosen, take_a_step, tiny_runs
 from trainers.cli import main
-from trainers.stages import lorahub, validate
+from trainers.runs.planning import FAST_NAME
+from trainers.stages import validate
 
 SIZE = 224
 
@@ -38,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("name", "trainer"), list(tiny_runs()))
 def test_every_preset_takes_a_step(root: Path, name: str, trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lorahub, "EVALUATIONS", 3)
+    monkeypatch.setattr(merges, "EVALUATIONS", 3)
     assert chosen(name, trainer).backbone in ("sam_vit_b", "sam2_hiera_b+")
     spec = take_a_step(root, name, trainer, None)
     assert spec.input_size == SIZE

@@ -7,10 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers.planning import plan_run
-from trainers.pretraining_config import DistillationSettings
-from trainers.recipes import RECIPES, TAUGHT_LEVELS
-from trainers.request import Request
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import LEVELS, Level
@@ -22,8 +18,15 @@ from tests.trainers.processes import exit_code, forked
 from tests.trainers.runs import artefact_folders, final, fold_folder, short, sitting
 from tests.trainers.small_data import NAME, make_dataset
 from trainers.cli import main
-from trainers.stages import experts
+from trainers.methods import RECIPES
+from trainers.runs import execution
+from trainers.runs.planning import plan_run
+from trainers.runs.request import Request
+from trainers.settings import DistillationSettings
 
+CONTINUED = ("full", "T2", "paper_literal")
+"""recipes with CPT"""
+TAUGHT = (*CONTINUED, "T1", "nocpt")
 TRAINED = [
     ("full", "image"),
     ("nocpt", "image"),
@@ -46,9 +49,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stages_of(recipe: str, level: Level) -> list[str]:
-    arm = RECIPES[recipe]
-    teacher = [f"teacher_{level.value}"] if arm.taught and arm.continued and level in TAUGHT_LEVELS else []
-    return teacher + ([f"expert_{level.value}"] if arm.experts else [])
+    """The stages whose results runs share; a teacher that is taken as it is has none."""
+    teacher = [f"teacher_{level.value}"] if recipe in CONTINUED and level is not Level.PIXEL else []
+    return teacher + ([f"expert_{level.value}"] if recipe != "none" else [])
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -56,12 +59,12 @@ def stages_of(recipe: str, level: Level) -> list[str]:
 def test_nothing_is_planned_that_the_level_does_not_need(recipe: str, level: Level, root: Path) -> None:
     request = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", recipe=recipe, levels=(level.value,))
     plan = plan_run(request, resolve_roots(str(root)))
-    assert [artefact.stage for artefact in plan.artefacts] == stages_of(recipe, level)
+    assert [record.name for record in plan.config.stages if record.digest] == stages_of(recipe, level)
     assert plan.config.model.levels == (level.value,)
     assert plan.config.model.fusion is None
-    taught = RECIPES[recipe].taught and level in TAUGHT_LEVELS
+    taught = recipe in TAUGHT and level is not Level.PIXEL
     assert set(plan.config.teachers) == ({level.value} if taught else set())
-    assert isinstance(getattr(plan.choices.settings, f"expert_{level.value}"), DistillationSettings) == taught
+    assert isinstance(plan.method.stages.get(f"expert_{level.value}"), DistillationSettings) == taught
 
 
 def words(root: Path, recipe: str, level: str) -> list[str]:
@@ -91,10 +94,10 @@ def test_a_level_is_trained_alone(recipe: str, level: str, root: Path, tmp_path:
         assert read_json(PretrainingCard, result / "card.json").stage == stage
     tensors = final(own, f"SAMoraTrainer__2cases__{recipe}-{level}").tensors
     moved = [name for name, value in tensors.items() if name.endswith("_b") and bool(value.any())]
-    assert bool(moved) == RECIPES[recipe].experts
+    assert bool(moved) == (recipe != "none")
     assert all(f".experts.{level}." in name for name in moved)
     assert all(bool(torch.isfinite(value).all()) for value in tensors.values())
-    if RECIPES[recipe].experts:
+    if recipe != "none":
         assert read_json(ExpertsCard, folder / "experts.json").names == ("base", level)
     else:
         assert not (folder / "experts.json").exists()
@@ -109,7 +112,7 @@ def test_a_misfit_ends_a_run_before_its_first_step(root: Path, tmp_path: Path) -
         def misfit(*_: object) -> None:
             raise DataError("E-EXP-20", "an untrained expert does not fit")
 
-        experts.rehearse = misfit
+        execution.rehearse = misfit
         return main(words(own, "full", "patch"))
 
     assert exit_code(forked(work)) == 4

@@ -5,7 +5,8 @@ import time
 
 import pytest
 import torch
-from trainers.loading import on_device, read_ahead, read_batches
+
+from trainers.loop.loading import on_device, read_ahead, read_batches
 
 
 def test_shares_come_in_order_from_one_thread_and_not_far_ahead() -> None:

@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from trainers.monitor_rules import RULES, judge, verdict
-from trainers.monitors import Monitor, Watched, places_of, spread_evenly
-from trainers.pretraining_config import PatchSettings, PixelSettings, PretrainingSettings
-from trainers.stages.pixel import PixelObjective
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json
@@ -23,6 +20,11 @@ from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
+from trainers.loop.monitor_rules import RULES, judge, verdict
+from trainers.loop.monitors import Monitor, MonitorInputs, places_of, spread_evenly
+from trainers.methods import DENOISING, MASKED
+from trainers.settings import PretrainingSettings
+from trainers.stages.denoising import PixelObjective
 from trainers.stages.patch import PatchObjective
 from trainers.stages.stage import network_on_base
 
@@ -45,18 +47,18 @@ def plans(folder: Path) -> Plans:
 
 @pytest.fixture(scope="module")
 def source(folder: Path, plans: Plans) -> SliceSource:
-    return SliceSource(folder / "slices", [SliceId(case, i) for case in TRAIN[:4] for i in range(DEPTH)], plans)
+    return SliceSource(folder / "slices", [SliceId(case, i) for case in TRAIN[:4] for i in range(DEPTH)], plans, INPUT)
 
 
 def _network(level: Level) -> SegmentationNetwork:
     return network_on_base(ModelSpec("samora_tiny", INPUT, 1, levels=(level,), fusion=None, lora_rank=4), None, 0)
 
 
-def _patch(source: SliceSource, plans: Plans) -> tuple[Watched, SegmentationNetwork]:
+def _patch(source: SliceSource, plans: Plans) -> tuple[MonitorInputs, SegmentationNetwork]:
     network = _network(Level.PATCH)
-    settings = PatchSettings(epochs=2, batch=512)
-    objective = PatchObjective(source, plans, settings, network.image_encoder, 0)
-    return Watched("expert_patch", network, objective, source, settings, CPU, Level.PATCH), network
+    settings = replace(MASKED, epochs=2, batch=512)
+    objective = PatchObjective(source, plans, settings, network, 0)
+    return MonitorInputs("expert_patch", network, objective, source, settings, CPU, Level.PATCH), network
 
 
 def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans) -> None:
@@ -101,7 +103,7 @@ def test_a_card_has_every_number_and_its_rule(source: SliceSource, plans: Plans,
 
 def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, plans: Plans) -> None:
     network = _network(Level.PIXEL)
-    objective = PixelObjective(source, plans, PixelSettings(), network.image_encoder, 0)
+    objective = PixelObjective(source, plans, DENOISING, network, 0)
 
     class Identity(nn.Module):
         def forward(self, tokens: object) -> Tensor:
@@ -126,10 +128,10 @@ def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, pla
     )
 
 
-def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[Watched, SegmentationNetwork]:
+def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[MonitorInputs, SegmentationNetwork]:
     """A denoising in whose panel some views are nothing but air, with noise that only exchanges pixels."""
-    network, settings = _network(Level.PIXEL), PixelSettings(epochs=1, batch=8)
-    objective = PixelObjective(source, plans, settings, network.image_encoder, 0)
+    network, settings = _network(Level.PIXEL), replace(DENOISING, epochs=1, batch=8)
+    objective = PixelObjective(source, plans, settings, network, 0)
     original = objective._restore
 
     def restore(network: SegmentationNetwork, batch: dict[str, object]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
@@ -140,7 +142,7 @@ def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[Wat
         return clean, noisy, tokens
 
     objective._restore = restore
-    return Watched("expert_pixel", network, objective, source, settings, CPU, Level.PIXEL), network
+    return MonitorInputs("expert_pixel", network, objective, source, settings, CPU, Level.PIXEL), network
 
 
 def test_views_that_the_noise_left_as_they_were_are_not_scored(source: SliceSource, plans: Plans) -> None:
@@ -176,7 +178,7 @@ def test_a_panel_of_air_still_gives_a_card(source: SliceSource, plans: Plans, tm
 )
 def test_panels_cost_a_fortieth(settings: dict[str, int], each: int, final: int) -> None:
     values = {"micro_batch": None, "learning_rate": 1.0, "weight_decay": 0.0, "betas": (0.9, 0.9), **settings}
-    monitor = Monitor(Watched("stage", nn.Linear(1, 1), None, range(300), PretrainingSettings(**values), CPU))
+    monitor = Monitor(MonitorInputs("stage", nn.Linear(1, 1), None, range(300), PretrainingSettings(**values), CPU))
     assert (len(monitor._each), len(monitor._final)) == (each, final)
 
 

@@ -6,21 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trainers.planning import RunPlan, plan_run
-from trainers.request import Request
-from trainers.run_folder import check_progress, write_config
 
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, write_json
-from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
-from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE, Choice
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.files import digest_file
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.weights.records import WeightsRecord, write_record
 from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
+from trainers.runs.folder import check_progress, write_config
+from trainers.runs.planning import PlannedRun, plan_run
+from trainers.runs.request import Request
+from trainers.stages.teachers import teacher_text
 
 BASIC = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", backbone_weights="bootstrap")
 
@@ -37,7 +37,7 @@ def root(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def _plan(root: Path, **changes: object) -> RunPlan:
+def _plan(root: Path, **changes: object) -> PlannedRun:
     return plan_run(replace(BASIC, **changes), _roots(root))
 
 
@@ -45,8 +45,13 @@ def _roots(root: Path) -> Roots:
     return resolve_roots(str(root))
 
 
-def _run_name(plan: RunPlan) -> str:
-    return plan.folder.parent.name
+def _keys(plan: PlannedRun) -> dict[str, str]:
+    """Of the stages whose results runs share, in their order."""
+    return {record.name: record.key for record in plan.config.stages if record.digest}
+
+
+def _run_name(plan: PlannedRun) -> str:
+    return plan.context.folder.parent.name
 
 
 def test_planning_writes_nothing(root: Path) -> None:
@@ -84,7 +89,7 @@ def test_default_settings_make_the_default_name(root: Path) -> None:
     assert "bootstrap" in caught.value.fix
     # Public weights that may be fetched are planned with before they are there.
     awaited = plan_run(samed, _roots(root))
-    assert awaited.base.awaited
+    assert awaited.context.base.awaited
     assert _run_name(awaited) == "SAMedTrainer__2cases__default"
     (root / "weights").mkdir()
     own = root / "weights" / "own.pth"
@@ -137,88 +142,132 @@ def test_folds(root: Path) -> None:
 
 def test_a_dataset_that_is_not_preprocessed(root: Path) -> None:
     (root / "preprocessed" / NAME / PLANS_FILE).unlink()
-    with pytest.raises(DataError, match=r"(?s)E-PLAN-01.*samora_plan_and_preprocess -d 90"):
+    with pytest.raises(DataError) as caught:
         _plan(root)
+    assert caught.value.code == "E-PLAN-01"
+    assert caught.value.fix == "samora_plan_and_preprocess -d 90"
 
 
 def test_a_plan_that_is_older_than_its_measurements(root: Path) -> None:
     path = root / "preprocessed" / NAME / FINGERPRINT_FILE
     write_json(replace(read_json(Fingerprint, path), set_aside={"case_9": "E-GEO-01"}), path)
-    with pytest.raises(DataError, match=r"(?s)E-PLAN-13.*samora_plan_and_preprocess -d 90"):
+    with pytest.raises(DataError) as caught:
         _plan(root)
+    assert caught.value.code == "E-PLAN-13"
+    assert "samora_plan_and_preprocess -d 90" in caught.value.fix
 
 
 def test_keys_change_with_what_determines_an_expert_and_with_nothing_else(root: Path) -> None:
-    def keys(plan: RunPlan) -> dict[str, str]:
-        return {artefact.stage: artefact.key for artefact in plan.artefacts}
-
-    first = keys(_plan(root))
+    first = _keys(_plan(root))
     assert set(first) == {"bootstrap", "expert_image", "expert_patch", "expert_pixel"}
-    assert keys(_plan(root, split="full", name="x", assignments=("finetune.epochs=2",))) == first
-    patch = keys(_plan(root, assignments=("expert_patch.epochs=2",)))
+    assert _keys(_plan(root, split="full", name="x", assignments=("finetune.epochs=2",))) == first
+    patch = _keys(_plan(root, assignments=("expert_patch.epochs=2",)))
     assert {stage for stage in first if first[stage] != patch[stage]} == {"expert_patch"}
-    rank = keys(_plan(root, assignments=("model.lora_rank=8",)))
+    rank = _keys(_plan(root, assignments=("model.lora_rank=8",)))
     assert {stage for stage in first if first[stage] != rank[stage]} == set(first) - {"bootstrap"}
     for changes in ({"seed": 1}, {"fold": "1"}, {"transductive": True}, {"assignments": ("bootstrap.epochs=2",)}):
-        changed = keys(_plan(root, **changes))
+        changed = _keys(_plan(root, **changes))
         assert all(first[stage] != changed[stage] for stage in first)
 
 
 def test_another_plan_makes_other_keys(root: Path) -> None:
-    first = [artefact.key for artefact in _plan(root).artefacts]
+    first = _keys(_plan(root))
     path = root / "preprocessed" / NAME / PLANS_FILE
     plans = read_json(Plans, path)
     write_json(replace(plans, mirror=Planned(True, "another reason")), path)
-    assert [artefact.key for artefact in _plan(root).artefacts] == first
+    assert _keys(_plan(root)) == first
     write_json(replace(plans, mirror=Planned(False, "tests")), path)
-    assert not {artefact.key for artefact in _plan(root).artefacts} & set(first)
+    assert not set(_keys(_plan(root)).values()) & set(first.values())
 
 
 def test_the_same_folder_takes_no_other_configuration(root: Path) -> None:
     plan = _plan(root, name="a")
-    write_config(plan.folder, plan.config)
+    write_config(plan.context.folder, plan.config)
     assert _plan(root, name="a").config == plan.config
     with pytest.raises(DataError) as caught:
         _plan(root, name="a", assignments=("finetune.epochs=7", "finetune.dice=0.5"))
     error = caught.value
     assert (error.code, error.exit_code) == ("E-RUN-19", 4)
-    assert f"settings.finetune.epochs {plan.config.settings['finetune']['epochs']} -> 7" in error.found
-    assert "settings.finetune.dice 0.8 -> 0.5" in error.found
+    assert f"stages.finetune.settings.epochs {plan.method.finetune.epochs} -> 7" in error.found
+    assert "stages.finetune.settings.dice 0.8 -> 0.5" in error.found
     assert "--name" in error.fix
 
 
 def test_folds_of_one_run_share_their_settings(root: Path) -> None:
     plan = _plan(root, name="a")
-    write_config(plan.folder, plan.config)
-    assert _plan(root, name="a", fold="1").folder.parent == plan.folder.parent
-    with pytest.raises(DataError, match=r"(?s)E-RUN-19.*settings.finetune.epochs"):
+    write_config(plan.context.folder, plan.config)
+    assert _plan(root, name="a", fold="1").context.folder.parent == plan.context.folder.parent
+    with pytest.raises(DataError) as caught:
         _plan(root, name="a", fold="1", assignments=("finetune.epochs=7",))
+    assert caught.value.code == "E-RUN-19"
+    assert caught.value.found.startswith("stages.finetune.settings.epochs ")
 
 
 def test_a_plan_that_only_changed_its_reasons_is_the_same(root: Path) -> None:
     plan = _plan(root, name="a")
-    config = replace(plan.config, plans=replace(plan.config.plans, batch_size=Planned(8, "measured again")))
-    write_config(plan.folder, config)
+    config = replace(plan.config, plans=replace(plan.config.plans, slice_axis=Planned("axial", "measured again")))
+    write_config(plan.context.folder, config)
     _plan(root, name="a")
 
 
-def test_begun_and_finished_runs_need_a_word(root: Path) -> None:
+def test_a_second_start_takes_what_the_first_chose(root: Path) -> None:
+    first = _plan(root, name="a")
+    stored = dict(first.config.choices)
+    assert {name: choice.value for name, choice in stored.items()} == {
+        "model.input_size": 64,
+        "finetune.micro_batch": 32,
+    }
+    # As if it had been chosen on a smaller device.
+    choices = {**stored, "finetune.micro_batch": Choice(2, "a smaller device")}
+    (finetune,) = [record for record in first.config.stages if record.name == "finetune"]
+    smaller = replace(finetune, settings={**finetune.settings, "micro_batch": 2})
+    stages = tuple(smaller if record is finetune else record for record in first.config.stages)
+    write_config(first.context.folder, replace(first.config, choices=choices, stages=stages))
+    again = _plan(root, name="a")
+    assert again.config.choices == choices
+    assert again.config.stage("finetune") == smaller
+    assert again.context.stages["finetune"].settings.micro_batch == 2
+    # Another run chooses anew, and only what is typed can be in conflict.
+    assert _plan(root, name="b").config.choices == stored
+    with pytest.raises(DataError) as caught:
+        _plan(root, name="a", assignments=("finetune.micro_batch=4",))
+    assert caught.value.code == "E-RUN-19"
+    assert "stages.finetune.settings.micro_batch 2 -> 4" in caught.value.found
+
+
+def test_the_input_size_is_the_runs_own_choice_and_stays(root: Path) -> None:
+    path = root / "preprocessed" / NAME / PLANS_FILE
+    plans = read_json(Plans, path)
+    write_json(replace(plans, input_size=Planned(None, "tests")), path)
+    first = _plan(root, name="a")
+    assert first.config.choices["model.input_size"].value == first.config.model.input_size == 224
+    smaller = _plan(root, name="a", assignments=("model.input_size=64",)).config
+    choices = {**smaller.choices, "model.input_size": Choice(64, "tests")}
+    write_config(first.context.folder, replace(smaller, choices=choices))
+    assert _plan(root, name="a").config.model.input_size == 64
+
+
+def test_an_existing_run_is_continued_or_named_anew(root: Path) -> None:
     plan = _plan(root, name="a")
-    check_progress(plan.folder, resume=False)
-    write_config(plan.folder, plan.config)
-    with pytest.raises(UsageError, match=r"(?s)E-RUN-21.*-c"):
-        check_progress(plan.folder, resume=False)
+    check_progress(plan.context.folder, resume=False)
+    write_config(plan.context.folder, plan.config)
+    with pytest.raises(UsageError) as caught:
+        check_progress(plan.context.folder, resume=False)
+    assert (caught.value.code, caught.value.found) == ("E-RUN-21", str(plan.context.folder))
+    assert caught.value.fix.endswith(" -c")
     for name in (FINAL_CHECKPOINT, SUMMARY_FILE):
-        (plan.folder / name).touch()
-    with pytest.raises(UsageError, match=r"(?s)E-RUN-22.*--name"):
-        check_progress(plan.folder, resume=False)
-    check_progress(plan.folder, resume=True)
+        (plan.context.folder / name).touch()
+    with pytest.raises(UsageError) as caught:
+        check_progress(plan.context.folder, resume=False)
+    assert caught.value.code == "E-RUN-22"
+    assert "--name" in caught.value.fix
+    check_progress(plan.context.folder, resume=True)
 
 
 def test_selections_are_stored_once_and_beside_others(root: Path) -> None:
     one, other = _plan(root), _plan(root, split="10slices", seed=3)
-    one.dataset.store_selection(one.config.selection)
-    other.dataset.store_selection(other.config.selection)
+    one.context.dataset.store_selection(one.config.selection)
+    other.context.dataset.store_selection(other.config.selection)
     splits = read_json(Splits, root / "preprocessed" / NAME / SPLITS_FILE)
     assert set(splits.selections) == {"2cases/0/0", "10slices/0/3"}
     assert _plan(root).config.selection == splits.selections["2cases/0/0"]
@@ -227,20 +276,20 @@ def test_selections_are_stored_once_and_beside_others(root: Path) -> None:
 
 def test_the_pool_holds_no_scored_case(root: Path) -> None:
     plan = _plan(root)
-    assert plan.pool is not None
-    cases = plan.pool.record.cases[NAME]
+    assert plan.context.pool is not None
+    cases = plan.context.pool.record.cases[NAME]
     assert set(cases) == {*TRAIN[:4], "more_0"}
-    assert set(plan.pool.record.excluded) == set(SCORED)
-    plan.pool.check()
+    assert set(plan.context.pool.record.excluded) == set(SCORED)
+    plan.context.pool.check()
 
 
 def test_scored_cases_come_in_only_when_asked_for(root: Path) -> None:
     plan = _plan(root, transductive=True)
-    assert plan.pool is not None
-    assert set(SCORED) <= set(plan.pool.record.cases[NAME])
-    assert plan.pool.record.excluded == ()
+    assert plan.context.pool is not None
+    assert set(SCORED) <= set(plan.context.pool.record.cases[NAME])
+    assert plan.context.pool.record.excluded == ()
     assert "TRANSDUCTIVE" in plan.config.stamps
-    plan.pool.check()
+    plan.context.pool.check()
 
 
 def test_published_test_cases_are_in_no_pool(root: Path) -> None:
@@ -248,9 +297,9 @@ def test_published_test_cases_are_in_no_pool(root: Path) -> None:
     splits = read_json(Splits, path)
     write_json(replace(splits, folds={**splits.folds, "official": Fold(TRAIN[:5], TRAIN[5:])}), path)
     plan = _plan(root, fold="1")
-    assert plan.pool is not None
+    assert plan.context.pool is not None
     # Fold 1 trains on case_5, so it is no secret to that fold; fold 0 neither trains on it nor may see it.
-    assert TRAIN[5] in plan.pool.record.cases[NAME]
+    assert TRAIN[5] in plan.context.pool.record.cases[NAME]
     assert TRAIN[5] not in _plan(root, fold="0").config.pool.cases[NAME]
 
 
@@ -265,8 +314,8 @@ def test_other_scans_of_a_scored_patient_are_kept_out(root: Path) -> None:
 
 def test_no_pool_where_nothing_is_learned_without_labels(root: Path) -> None:
     plan = _plan(root, recipe="none", backbone_weights=None, transductive=True)
-    assert plan.pool is None
-    assert plan.artefacts == ()
+    assert plan.context.pool is None
+    assert [record.name for record in plan.config.stages] == ["finetune"]
     assert plan.config.experts == {}
     assert "TRANSDUCTIVE" not in plan.config.stamps
 
@@ -280,15 +329,15 @@ def test_the_default_recipe_needs_both_teachers(root: Path) -> None:
     assert all(way in caught.value.fix for way in ("samora_weights add", "another recipe", "bootstrap"))
     # SimCLRv2 may be fetched unasked, so the image level alone is planned without any file.
     plan = plan_run(replace(request, levels=("image",)), _roots(root))
-    assert list(plan.teachers) == ["image"]
-    assert plan.teachers["image"].record.licence == "Apache-2.0"
-    assert [artefact.stage for artefact in plan.artefacts] == ["teacher_image", "expert_image"]
-    assert plan_run(replace(request, recipe="scratch"), _roots(root)).teachers == {}
+    assert list(plan.config.teachers) == ["image"]
+    assert plan.config.teachers["image"].licence == "Apache-2.0"
+    assert list(_keys(plan)) == ["teacher_image", "expert_image"]
+    assert plan_run(replace(request, recipe="scratch"), _roots(root)).config.teachers == {}
 
 
 def test_recipes_share_what_they_train_alike(root: Path) -> None:
     def keys(**changes: object) -> dict[str, str]:
-        return {artefact.stage: artefact.key for artefact in _plan(root, **changes).artefacts}
+        return _keys(_plan(root, **changes))
 
     full, scratch, nocpt = (keys(recipe=recipe) for recipe in ("full", "scratch", "nocpt"))
     stages = ["bootstrap", "teacher_image", "teacher_patch", "expert_image", "expert_patch", "expert_pixel"]
@@ -311,9 +360,12 @@ def test_teachers_without_public_weights_are_stamped(root: Path) -> None:
     assert "TEACHER FROM RANDOM WEIGHTS" in full.stamps
     assert "UNTRAINED TEACHER" in nocpt.stamps
     assert full.teachers["patch"].network == "mae_tiny"
-    assert full.teachers["patch"].key
-    assert not nocpt.teachers["patch"].key
-    assert {"teacher_image", "teacher_patch"} <= set(full.settings)
+    assert full.teachers["patch"].continued
+    assert not nocpt.teachers["patch"].continued
+    for config, trained in ((full, True), (nocpt, False)):
+        records = [config.stage(f"teacher_{level}") for level in ("image", "patch")]
+        assert [bool(record.digest) for record in records] == [trained, trained]
+        assert [record.settings["continued"] for record in records] == [trained, trained]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +389,8 @@ def test_the_licence_of_a_teacher_goes_into_the_run_and_onto_its_card(root: Path
     write_record(file, record)
     plan = _plan(root, recipe="nocpt", levels=("patch",), assignments=(f"teacher_patch.weights={file}",))
     assert plan.config.teachers["patch"].licence == "CC-BY-NC-4.0"
-    assert "(CC-BY-NC-4.0); taken as it is" in plan.teachers[Level.PATCH].text
+    text = teacher_text(plan.config.teachers["patch"])
+    assert text == f"mae_tiny from {file} (CC-BY-NC-4.0); taken as it is"
 
 
 def test_one_level_has_no_fusion(root: Path) -> None:

@@ -10,13 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainers.planning import RunPlan, plan_run
-from trainers.pool_manifest import pool_manifest
-from trainers.pool_sources import PAPER_DATASETS
-from trainers.request import Request
 
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.level import Level
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
 from samora_pipeline.errors import DataError, SamoraError, UsageError
@@ -24,7 +21,11 @@ from samora_pipeline.files import digest_json
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.store import StoredSlices
 from tests.trainers.small_data import DEPTH, INPUT, NAME, SCORED, TRAIN, make_dataset
-from trainers.pool import Pool
+from trainers.pool.manifest import pool_manifest
+from trainers.pool.pool import Pool
+from trainers.pool.sources import PAPER_DATASETS
+from trainers.runs.planning import PlannedRun, plan_run
+from trainers.runs.request import Request
 
 BASIC = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", backbone_weights="bootstrap")
 MORE = "Dataset091_More"
@@ -41,12 +42,12 @@ def root(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def _plan(root: Path, **changes: object) -> RunPlan:
+def _plan(root: Path, **changes: object) -> PlannedRun:
     return plan_run(replace(BASIC, **changes), resolve_roots(str(root)))
 
 
 def _pool(root: Path, *assignments: str, **changes: object) -> Pool:
-    pool = _plan(root, assignments=assignments, **changes).pool
+    pool = _plan(root, assignments=assignments, **changes).context.pool
     assert pool is not None
     return pool
 
@@ -93,24 +94,24 @@ def test_copies_of_scored_scans_in_another_dataset_stop_the_run(root: Path) -> N
     assert (error.code, error.exit_code) == ("E-LEAK-03", 4)
     assert f"{MORE}/case_4: same voxels as case_4" in error.found
     assert f"--allow-leak {MORE}/case_4 {MORE}/case_5" in error.fix
-    assert plan.pool is not None
+    assert plan.context.pool is not None
     with pytest.raises(SamoraError, match="E-POOL-02"):
-        plan.pool.check()
+        plan.context.pool.check()
 
 
 def test_leaks_are_taken_out(root: Path) -> None:
     plan = _plan(root, unlabeled=("91",), exclude_leaks=True)
     plan.leaks.require_settled()
-    assert plan.pool is not None
-    plan.pool.check()
+    assert plan.context.pool is not None
+    plan.context.pool.check()
     assert not set(SCORED) & set(plan.config.pool.cases[MORE])
     labels = {f"{MORE}/{case}" for case in SCORED}
     assert labels <= set(plan.config.pool.excluded)
     assert set(plan.config.excluded_leaks) == labels
     assert plan.config.allowed_leaks == ()
     assert "LEAKY" not in plan.config.stamps
-    assert plan.choices.changes["unlabeled"] == ["91"]
-    assert plan.choices.changes["exclude_leaks"] is True
+    assert plan.method.changes["unlabeled"] == ["91"]
+    assert plan.method.changes["exclude_leaks"] is True
 
 
 def test_leaks_are_let_in_by_name_and_stamped(root: Path) -> None:
@@ -119,8 +120,8 @@ def test_leaks_are_let_in_by_name_and_stamped(root: Path) -> None:
     assert [leak.case for leak in plan.leaks.unsettled] == [f"{MORE}/{SCORED[1]}"]
     plan = _plan(root, unlabeled=("91",), allow_leak=(allowed,), exclude_leaks=True)
     plan.leaks.require_settled()
-    assert plan.pool is not None
-    plan.pool.check()
+    assert plan.context.pool is not None
+    plan.context.pool.check()
     assert plan.config.pool.cases[MORE] == (SCORED[0],)
     assert plan.config.stamps == ("PHANTOM", "BOOTSTRAPPED BASE", "LEAKY")
     assert plan.config.allowed_leaks == (allowed,)
@@ -159,7 +160,7 @@ def test_a_fold_that_trains_on_a_scored_patient_or_a_copy_is_refused(root: Path)
 
 def test_a_stored_selection_with_a_leak_is_drawn_again_and_not_kept(root: Path) -> None:
     plan = _plan(root, split="full")
-    plan.dataset.store_selection(plan.config.selection)
+    plan.context.dataset.store_selection(plan.config.selection)
     _change_ours(root, NAME, patients={"case_0": "p", "case_5": "p"})
     assert set(_plan(root, split="full", exclude_leaks=True).config.selection.cases) == set(TRAIN[1:4])
     stored = read_json(Splits, root / "preprocessed" / NAME / SPLITS_FILE).selections["full/0/0"]
@@ -211,9 +212,9 @@ def test_the_key_changes_with_what_determines_the_slices(root: Path) -> None:
     ]
     assert len({first, *(pool.record.key for pool in changed)}) == 6
     experts = {
-        _plan(root, assignments=words).experts[level].key
+        _plan(root, assignments=words).config.experts[level].key
         for words in ((), ("pool.slices=7",), ("pool.intensity=fed_menu",))
-        for level in ("image",)
+        for level in (Level.IMAGE,)
     }
     assert len(experts) == 3
 
@@ -350,14 +351,14 @@ def test_the_papers_pool(root: Path) -> None:
         _plan(root, unlabeled=("paper",), exclude_leaks=True)
     words = ("pool.slices=9",)
     plan = _plan(root, unlabeled=("paper",), exclude_leaks=True, assignments=words)
-    assert plan.pool is not None
+    assert plan.context.pool is not None
     # The run's own dataset is not on the paper's list.
-    names = [member.dataset.name.partition("_")[2] for member in plan.pool.members]
+    names = [member.dataset.name.partition("_")[2] for member in plan.context.pool.members]
     assert names == ["AMOS22", "LiTS", "KiTS19", "Lung", "Pancreas", "HepaticVessel", "Spleen", "Colon"]
-    assert plan.choices.changes["pool.slices"] == 9
+    assert plan.method.changes["pool.slices"] == 9
     assert plan.config.pool.intensity == "fed_menu"
-    assert plan.pool.candidates.reasons["Dataset004_AMOS22"]["amos_0500"] == "not CT"
-    manifest = pool_manifest(plan.pool)
+    assert plan.context.pool.candidates.reasons["Dataset004_AMOS22"]["amos_0500"] == "not CT"
+    manifest = pool_manifest(plan.context.pool)
     assert manifest.slices == 9
     # All eight are copies of each other here: each scan comes in once, with the first dataset that has it as CT.
     amos = set(manifest.datasets["Dataset004_AMOS22"].cases)

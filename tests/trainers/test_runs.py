@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainers.timing import Timing
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.pretraining_card import PretrainingCard
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.scores import Summary
+from samora_pipeline.contracts.timing import Timing
 from samora_pipeline.files import digest_file
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.reporting.report_run import Places
@@ -48,7 +48,7 @@ def test_a_run_leaves_what_prediction_and_reports_need(whole: Path) -> None:
     assert config.base.origin == "bootstrap"
     assert config.base.digest == digest_file(folder / "base.safetensors")
     assert set(config.stamps) == {"PHANTOM", "BOOTSTRAPPED BASE"}
-    assert config.settings["finetune"]["epochs"] == 2
+    assert config.stage("finetune").settings["epochs"] == 2
     summary = read_json(Summary, folder / "summary.json")
     assert {case.case for case in summary.metric_per_case} == set(SCORED)
     assert {path.name for path in (folder / "validation").glob("*.nii.gz")} == {f"{case}.nii.gz" for case in SCORED}

@@ -8,8 +8,6 @@ from pathlib import Path
 import nibabel
 import pytest
 import torch
-from trainers.planning import plan_run
-from trainers.request import Request
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
@@ -21,6 +19,8 @@ from samora_pipeline.paths import resolve_roots
 from samora_pipeline.weights.files import read_weights
 from tests.trainers.runs import STAGES, artefact_folders, command, final, fold_folder, losses, sitting
 from tests.trainers.small_data import NAME, SCORED, make_dataset
+from trainers.runs.planning import plan_run
+from trainers.runs.request import Request
 
 TRAINERS = ("SAMora2Trainer", "SAMed2Trainer")
 
@@ -40,7 +40,7 @@ def test_two_epochs_are_trained_and_scored(root: Path, trainer: str) -> None:
     folder = fold_folder(root, f"{trainer}__2cases__a")
     config = read_json(RunConfig, folder / "config.json")
     assert (config.model.backbone, config.model.decoder) == ("samora2_tiny", "sam2")
-    assert config.settings["finetune"]["loss_at"] == "input"
+    assert config.stage("finetune").settings["loss_at"] == "input"
     assert len(losses(folder)) == 2
     assert {case.case for case in read_json(Summary, folder / "summary.json").metric_per_case} == set(SCORED)
 

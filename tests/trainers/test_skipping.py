@@ -5,89 +5,87 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from trainers.loading import Batch, read_batches
-from trainers.loop_state import LoopState
-from trainers.pretraining_config import BootstrapSettings
-from trainers.samora import SAMoraTrainer
-from trainers.skipping import PATIENCE, Skipping
-from trainers.teachers import PlannedTeacher
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import Level
-from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.contracts.pretraining_card import PretrainingCard
-from samora_pipeline.contracts.run import PoolRecord, TeacherRecord
 from samora_pipeline.errors import DataError
+from samora_pipeline.paths import resolve_roots
 from samora_pipeline.run_log import Line
-from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import base_state
-from tests.trainers.small_data import DEPTH, NAME, TRAIN, make_dataset
-from trainers import loop
-from trainers.stages.bootstrap import run_bootstrap
-from trainers.stages.experts import ExpertInputs, expert_spec, run_expert
-from trainers.stages.stage import StageContext, network_on_base
-from trainers.stages.teachers import TeacherInputs, run_teacher
+from tests.trainers.small_data import make_dataset
+from trainers.loop import loop
+from trainers.loop.loading import Batch, read_batches
+from trainers.loop.skipping import PATIENCE, Skipping
+from trainers.loop.state import LoopState
+from trainers.runs.planning import plan_run
+from trainers.runs.request import Request
+from trainers.settings import BOOTSTRAP
+from trainers.stages.experts import expert_spec
+from trainers.stages.stage import network_on_base, run_stage
 
-CONTEXT = StageContext(torch.device("cpu"), 0, "samora_train -c")
-SHORT: dict[str, Any] = {"epochs": 2, "batch": 5, "steps_per_epoch": 3, "micro_batch": None}
+SHORT = {"epochs": 2, "batch": 5, "steps_per_epoch": 3}
 STAGES = (
-    "bootstrap",
-    "teacher_image",
-    "teacher_patch",
+    "bootstrap of scratch",
+    "teacher_image of full",
+    "teacher_patch of full",
     "expert_image of scratch",
     "expert_patch of scratch",
-    "expert_image of full",
-    "expert_patch of full",
+    "expert_image of nocpt",
+    "expert_patch of nocpt",
     "expert_pixel of full",
 )
 
 
 @pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> Plans:
-    folder = make_dataset(tmp_path_factory.mktemp("skipping")) / "preprocessed" / NAME
-    plans = read_json(Plans, folder / PLANS_FILE)
-    _SOURCES[plans] = SliceSource(
-        folder / "slices", [SliceId(case, i) for case in TRAIN[:3] for i in range(DEPTH)], plans
-    )
-    return plans
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("skipping"))
 
 
-_SOURCES: dict[Plans, SliceSource] = {}
+@dataclass(frozen=True)
+class Trained:
+    """``lines`` of its log by epoch, the ``file`` of its result, and the names of slices by number."""
+
+    lines: list[Line]
+    file: Path
+    keys: Callable[[list[int]], list[str]]
 
 
-def run(stage: str, plans: Plans, folder: Path) -> tuple[list[Line], Path]:
-    """Train a stage for two epochs of three steps; its history and its file."""
+def run(stage: str, root: Path, results: Path) -> Trained:
+    """Train a stage for two epochs of three steps, experts on a random base."""
     name, _, recipe = stage.partition(" of ")
-    settings = SAMoraTrainer().settings_for("samora_tiny", recipe or "full")
-    stages = [key for key in vars(settings) if key.startswith(("expert", "teacher"))]
-    settings = replace(settings, **{key: replace(getattr(settings, key), **SHORT) for key in stages})
-    file, source = folder / name / "result.safetensors", _SOURCES[plans]
-    if name == "bootstrap":
-        return run_bootstrap("samora_tiny", source, plans, BootstrapSettings(**SHORT), CONTEXT, file, "d"), file
-    level = Level(name.partition("_")[2])
-    teacher = None
-    if level is not Level.PIXEL and recipe != "scratch":
-        own = getattr(settings, f"teacher_{level.value}")
-        record = TeacherRecord(own.network, own.weights, "random")
-        teacher = TeacherInputs(PlannedTeacher(level, own, record, "random", None, None), None, plans)
-    if teacher is not None and name.startswith("teacher"):
-        return run_teacher(teacher, source, CONTEXT, file, "d"), file
-    base = folder / "base.pth"
-    pool = PoolRecord({NAME: TRAIN[:3]}, ())
-    inputs = ExpertInputs(
-        level, "samora_tiny", base, "b", NAME, pool, plans, settings, targets=folder / "targets", teacher=teacher
+    assignments = tuple(f"{name}.{setting}={value}" for setting, value in SHORT.items())
+    request = Request(
+        "90",
+        "SAMoraTrainer",
+        "2cases",
+        recipe=recipe,
+        backbone="samora_tiny",
+        backbone_weights="bootstrap",
+        assignments=assignments,
     )
-    torch.save(base_state(network_on_base(replace(expert_spec(inputs), num_outputs=4), None, 0)), base)
-    return run_expert(inputs, source, CONTEXT, file, "d"), file
+    planned = plan_run(request, replace(resolve_roots(str(root)), results=results))
+    config, context = planned.config, planned.context
+    if name.startswith("expert"):
+        base = context.stages[BOOTSTRAP].result(context)
+        base.parent.mkdir(parents=True)
+        network = network_on_base(replace(expert_spec(config, Level.PATCH), num_outputs=4), None, 0)
+        save_file(base_state(network), base)
+    run_stage(context.stages[name], config, context, context.stages[name].digest)
+    file = context.stages[name].result(context)
+    return Trained(
+        [json.loads(line) for line in (file.parent / "log.jsonl").read_text().splitlines()], file, context.source.keys
+    )
 
 
 @pytest.fixture
@@ -114,19 +112,20 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[tuple[int, int]]]
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_bad_step_is_left_out_counted_and_named(
     stage: str,
-    plans: Plans,
+    root: Path,
     tmp_path: Path,
     poisoned: Callable[[set[tuple[int, int]]], dict[tuple[int, int], list[int]]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     steps = poisoned({(0, 1)})
     with caplog.at_level(logging.WARNING, logger="samora"):
-        history, file = run(stage, plans, tmp_path)
-    named = sorted(_SOURCES[plans].keys(steps[0, 1]))
-    assert [line["skipped_steps"] for line in history] == [1, 1]
-    assert history[0]["skipped_slices"].split() == named
-    assert "skipped_slices" not in history[1]
-    assert json.loads((file.parent / "log.jsonl").read_text().splitlines()[0]) == history[0]
+        trained = run(stage, root, tmp_path)
+    lines, file = trained.lines, trained.file
+    named = sorted(trained.keys(steps[0, 1]))
+    assert len(named) == 5
+    assert [line["skipped_steps"] for line in lines] == [1, 1]
+    assert lines[0]["skipped_slices"].split() == named
+    assert "skipped_slices" not in lines[1]
     assert "step 2 skipped, not finite" in caplog.text
     assert all(name in caplog.text for name in named)
     assert all(bool(value.isfinite().all()) for value in read_weights(file).values())
@@ -135,22 +134,22 @@ def test_one_bad_step_is_left_out_counted_and_named(
 
 
 def test_running_statistics_are_those_of_the_steps_that_count(
-    plans: Plans, tmp_path: Path, poisoned: Callable[[set[tuple[int, int]]], dict[tuple[int, int], list[int]]]
+    root: Path, tmp_path: Path, poisoned: Callable[[set[tuple[int, int]]], dict[tuple[int, int], list[int]]]
 ) -> None:
     poisoned({(0, 0), (0, 2), (1, 1)})
-    _, file = run("teacher_image", plans, tmp_path)
-    tensors = load_checkpoint(file).tensors
+    tensors = load_checkpoint(run("teacher_image of full", root, tmp_path).file).tensors
     counted = {int(value) for name, value in tensors.items() if name.endswith("num_batches_tracked")}
     assert counted == {3}
 
 
 def test_an_epoch_without_a_finite_step_still_ends_with_a_card(
-    plans: Plans, tmp_path: Path, poisoned: Callable[[set[tuple[int, int]]], dict[tuple[int, int], list[int]]]
+    root: Path, tmp_path: Path, poisoned: Callable[[set[tuple[int, int]]], dict[tuple[int, int], list[int]]]
 ) -> None:
     poisoned({(1, 0), (1, 1), (1, 2)})
-    history, file = run("expert_patch of scratch", plans, tmp_path)
-    assert "loss" in history[0]
-    assert "loss" not in history[1]
+    trained = run("expert_patch of scratch", root, tmp_path)
+    file = trained.file
+    assert "loss" in trained.lines[0]
+    assert "loss" not in trained.lines[1]
     card = read_json(PretrainingCard, file.parent / "card.json")
     assert {measure.name: measure.value for measure in card.measures}["loss_ratio"] == 1
     assert (file.parent / "card.png").read_bytes().startswith(b"\x89PNG")
@@ -178,6 +177,8 @@ def test_a_training_counts_as_diverged_after_so_many_in_a_row() -> None:
     skipping.after_finite_step()
     for _ in range(PATIENCE - 1):
         skipping.skip(state, [2], 1.0, float("inf"))
-    with pytest.raises(DataError, match=r"(?s)E-TRAIN-01.*the last with 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"):
+    with pytest.raises(DataError) as caught:
         skipping.skip(state, list(range(10)), 1.0, float("inf"))
+    assert caught.value.code == "E-TRAIN-01"
+    assert "0, 1, 2, 3, 4, 5, 6, 7 and 2 more" in caught.value.found
     assert state.skipped == 2 * PATIENCE - 1

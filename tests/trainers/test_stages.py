@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from trainers.config import Settings
-from trainers.pretraining_config import BootstrapSettings, ImageSettings, PatchSettings, PixelSettings
-from trainers.stages.image import ImageObjective
-from trainers.stages.pixel import PixelObjective
-from trainers.stages.pretraining import Objective, pretraining
 
+from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.level import LEVELS, Level
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
-from samora_pipeline.contracts.run import PoolRecord
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import expert_state
 from samora_pipeline.models.backbones.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.stages.bootstrap import run_bootstrap
-from trainers.stages.experts import ExpertInputs, read_expert, rehearse, run_expert
+from trainers.loop.pretraining import Objective, pretraining
+from trainers.methods import CONTRASTIVE, DENOISING, MASKED
+from trainers.runs.planning import PlannedRun, plan_run
+from trainers.runs.request import Request
+from trainers.settings import BOOTSTRAP, EXPERT_PATCH
+from trainers.stages import experts
+from trainers.stages.contrastive import ImageObjective
+from trainers.stages.denoising import PixelObjective
+from trainers.stages.experts import expert_spec, read_expert, rehearse
 from trainers.stages.patch import PatchObjective
-from trainers.stages.stage import StageContext, network_on_base
+from trainers.stages.stage import network_on_base, run_stage
 
 BOTH = ("samora_tiny", "samora2_tiny")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_dataset(tmp_path_factory.mktemp("stages")) / "preprocessed" / NAME
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture(scope="module")
+def folder(root: Path) -> Path:
+    return root / "preprocessed" / NAME
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +57,22 @@ def plans(folder: Path) -> Plans:
 
 @pytest.fixture(scope="module")
 def source(folder: Path, plans: Plans) -> SliceSource:
-    return SliceSource(folder / "slices", [SliceId(case, index) for case in TRAIN[:3] for index in range(DEPTH)], plans)
+    return SliceSource(
+        folder / "slices", [SliceId(case, index) for case in TRAIN[:3] for index in range(DEPTH)], plans, INPUT
+    )
 
 
-@pytest.fixture
-def context() -> StageContext:
-    return StageContext(torch.device("cpu"), 0, "samora_train -c")
+def _plan(root: Path, results: Path, backbone: str = "samora_tiny") -> PlannedRun:
+    """A run on the balls with short stages, and results of its own."""
+    trainer = "SAMora2Trainer" if backbone == "samora2_tiny" else "SAMoraTrainer"
+    lengths = {"bootstrap": (1, 2), "expert_patch": (2, 2)}
+    assignments = tuple(
+        f"{stage}.{name}={value}"
+        for stage, (epochs, steps) in lengths.items()
+        for name, value in {"epochs": epochs, "batch": 5, "steps_per_epoch": steps}.items()
+    )
+    request = Request("90", trainer, "2cases", backbone=backbone, backbone_weights="bootstrap", assignments=assignments)
+    return plan_run(request, replace(resolve_roots(str(root)), results=results))
 
 
 def _spec(backbone: str, num_outputs: int, levels: tuple[Level, ...]) -> ModelSpec:
@@ -70,12 +89,11 @@ def _network(*levels: Level, backbone: str = "samora_tiny") -> SegmentationNetwo
 
 
 def _objective(level: Level, source: SliceSource, plans: Plans, network: SegmentationNetwork) -> Objective:
-    encoder = network.image_encoder
     if level is Level.IMAGE:
-        return ImageObjective(source, plans, ImageSettings(), encoder.shapes[-1].width, 0)
+        return ImageObjective(source, plans, CONTRASTIVE, network.image_encoder.shapes[-1].width, 0)
     if level is Level.PATCH:
-        return PatchObjective(source, plans, PatchSettings(), encoder, 0)
-    return PixelObjective(source, plans, PixelSettings(), encoder, 0)
+        return PatchObjective(source, plans, MASKED, network, 0)
+    return PixelObjective(source, plans, DENOISING, network, 0)
 
 
 @pytest.mark.parametrize("backbone", BOTH)
@@ -162,10 +180,10 @@ def test_the_pixel_level_is_measured_against_leaving_the_noise(source: SliceSour
 def test_batches_that_must_not_be_cut_are_all_full(source: SliceSource, plans: Plans) -> None:
     network = _network(Level.IMAGE)
     for settings, sizes in (
-        (ImageSettings(batch=4), [4, 4, 4]),
-        (ImageSettings(batch=4, steps_per_epoch=2), [4, 4]),
-        (ImageSettings(batch=512), [15]),
-        (PatchSettings(batch=4), [4, 4, 4, 3]),
+        (replace(CONTRASTIVE, batch=4), [4, 4, 4]),
+        (replace(CONTRASTIVE, batch=4, steps_per_epoch=2), [4, 4]),
+        (replace(CONTRASTIVE, batch=512), [15]),
+        (replace(MASKED, batch=4), [4, 4, 4, 3]),
     ):
         training = pretraining(
             "stage",
@@ -175,7 +193,6 @@ def test_batches_that_must_not_be_cut_are_all_full(source: SliceSource, plans: P
             len(source),
             0,
             experts={},
-            after_first_step=lambda: None,
         )
         assert [len(batch) for batch in training.batches(0)] == sizes
         assert training.batches(0) != training.batches(1)
@@ -187,11 +204,10 @@ def test_the_rate_warms_up_over_a_twentieth_and_ends_at_zero(source: SliceSource
         "stage",
         network,
         _objective(Level.IMAGE, source, plans, network),
-        ImageSettings(batch=5, epochs=20, learning_rate=1.0),
+        replace(CONTRASTIVE, batch=5, epochs=20, learning_rate=1.0),
         len(source),
         0,
         experts={},
-        after_first_step=lambda: None,
     )
     # 20 epochs of 3 steps.
     assert training.learning_rate(1) == pytest.approx(1 / 3)
@@ -203,9 +219,7 @@ def test_lora_does_not_decay(source: SliceSource, plans: Plans) -> None:
     network = _network(Level.PATCH)
     experts = {name: p for name, p in network.named_parameters() if p.requires_grad}
     objective = _objective(Level.PATCH, source, plans, network)
-    training = pretraining(
-        "stage", network, objective, PatchSettings(), 15, 0, experts=experts, after_first_step=lambda: None
-    )
+    training = pretraining("stage", network, objective, MASKED, 15, 0, experts=experts)
     decay = {id(p): group["weight_decay"] for group in training.optimizer.param_groups for p in group["params"]}
     assert {decay[id(p)] for p in experts.values()} == {0.0}
     assert 0.05 in decay.values()
@@ -215,14 +229,14 @@ def test_lora_does_not_decay(source: SliceSource, plans: Plans) -> None:
 
 
 @pytest.mark.parametrize("backbone", BOTH)
-def test_a_bootstrap_trains_the_whole_encoder_and_reads_as_a_base(
-    backbone: str, source: SliceSource, plans: Plans, context: StageContext, tmp_path: Path
-) -> None:
-    settings = BootstrapSettings(epochs=1, batch=5, steps_per_epoch=2, micro_batch=None)
-    file = tmp_path / "key" / "bootstrap" / "base.safetensors"
-    run_bootstrap(backbone, source, plans, settings, context, file, "d" * 64)
+def test_a_bootstrap_trains_the_whole_encoder_and_reads_as_a_base(backbone: str, root: Path, tmp_path: Path) -> None:
+    run = _plan(root, tmp_path, backbone)
+    stage = run.context.stages[BOOTSTRAP]
+    file = stage.result(run.context)
+    assert file.relative_to(tmp_path / NAME).parts == ("pretraining", stage.digest[:12], BOOTSTRAP, "base.safetensors")
+    run_stage(stage, run.config, run.context, stage.digest)
     state = read_weights(file)
-    start = network_on_base(_spec(backbone, 4, ()), None, context.stage_seed("bootstrap"))
+    start = network_on_base(_spec(backbone, 4, ()), None, stage.seed(run.config))
     before = _encoder(base_state(start))
     assert set(_encoder(state)) == set(before)
     assert len(state) > len(before)
@@ -232,61 +246,57 @@ def test_a_bootstrap_trains_the_whole_encoder_and_reads_as_a_base(
     assert all(torch.equal(state[name], value) for name, value in _encoder(base_state(other)).items())
 
 
-def test_an_expert_is_kept_with_its_base_and_refused_on_another(
-    source: SliceSource, plans: Plans, context: StageContext, tmp_path: Path
-) -> None:
-    base = tmp_path / "base.safetensors"
-    run_bootstrap(
-        "samora_tiny",
-        source,
-        plans,
-        BootstrapSettings(epochs=1, batch=5, steps_per_epoch=1, micro_batch=None),
-        context,
-        base,
-        "d" * 64,
-    )
-    settings = Settings(expert_patch=PatchSettings(epochs=2, batch=5, steps_per_epoch=2, micro_batch=None))
-    pool = PoolRecord({NAME: ("case_0", "case_1"), "Dataset005_Other": ("scan",)}, ())
-    inputs = ExpertInputs(
-        Level.PATCH, "samora_tiny", base, "b" * 64, NAME, pool, plans, settings, targets=tmp_path / "targets"
-    )
-    file = tmp_path / "key" / "expert_patch" / "expert.safetensors"
-    history = run_expert(inputs, source, context, file, "d" * 64)
-    assert len(history) == 2
+def test_an_expert_is_kept_with_its_base_and_refused_on_another(root: Path, tmp_path: Path) -> None:
+    run = _plan(root, tmp_path)
+    bootstrap, stage = (run.context.stages[name] for name in (BOOTSTRAP, EXPERT_PATCH))
+    run_stage(bootstrap, run.config, run.context, bootstrap.digest)
+    base, file = bootstrap.result(run.context), stage.result(run.context)
+    pool = replace(run.config.pool, cases={NAME: ("case_0", "case_1"), "Dataset005_Other": ("scan",)})
+    config = replace(run.config, pool=pool, base=replace(run.config.base, digest="b" * 64))
+    assert run_stage(stage, config, run.context, stage.digest).epochs == 2
+    assert load_checkpoint(file).record["digest"] == stage.digest
     network = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS, lora_rank=4), base, 1)
-    with pytest.raises(DataError, match=r"(?s)E-EXP-20.*another base"):
+    with pytest.raises(DataError) as caught:
         read_expert(network, Level.PATCH, file, "c" * 64)
+    assert (caught.value.code, caught.value.expected) == ("E-EXP-20", "c" * 12)
     for hidden in ("case_1", "Dataset005_Other/scan"):
-        with pytest.raises(DataError, match=rf"(?s)E-EXP-21.*scans that are scored here.*{hidden}"):
+        with pytest.raises(DataError) as caught:
             read_expert(network, Level.PATCH, file, "b" * 64, {hidden, "case_4"})
+        assert (caught.value.code, caught.value.found) == ("E-EXP-21", f"{hidden} in {file}")
     larger = network_on_base(ModelSpec("samora_tiny", 2 * INPUT, 3, levels=LEVELS, lora_rank=4), base, 1)
-    with pytest.raises(DataError, match=rf"(?s)E-EXP-20.*input size.*{INPUT}.*{2 * INPUT}"):
+    with pytest.raises(DataError) as caught:
         read_expert(larger, Level.PATCH, file, "b" * 64)
+    assert (caught.value.code, caught.value.found) == ("E-EXP-20", f"{file}: {INPUT}")
+    assert caught.value.expected == str(2 * INPUT)
     wider = network_on_base(ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS, lora_rank=8), base, 1)
-    with pytest.raises(DataError, match=r"(?s)E-EXP-20.*rank 4.*rank 8"):
+    with pytest.raises(DataError) as caught:
         read_expert(wider, Level.PATCH, file, "b" * 64)
+    assert caught.value.code == "E-EXP-20"
+    assert "rank 4" in caught.value.found
+    assert "rank 8" in caught.value.expected
     assert not any(value.any() for name, value in expert_state(network, Level.PATCH).items() if name.endswith("_b"))
     read_expert(network, Level.PATCH, file, "b" * 64)
     assert any(value.any() for name, value in expert_state(network, Level.PATCH).items() if name.endswith("_b"))
 
 
-def _inputs(plans: Plans, folder: Path) -> ExpertInputs:
-    pool = PoolRecord({NAME: ("case_0", "case_1")}, ())
-    return ExpertInputs(Level.PATCH, "samora_tiny", folder, "b" * 64, NAME, pool, plans, Settings(), targets=folder)
-
-
-def test_untrained_experts_go_through_the_door_of_fine_tuning_first(plans: Plans, tmp_path: Path) -> None:
-    rehearse(_inputs(plans, tmp_path), _spec("samora_tiny", 3, LEVELS), {"case_4"})
-    misfits = {
-        r"(?s)E-EXP-20.*rank 4.*rank 8": ModelSpec("samora_tiny", INPUT, 3, levels=LEVELS, lora_rank=8),
-        r"(?s)E-EXP-20.*another input size": ModelSpec("samora_tiny", 2 * INPUT, 3, levels=LEVELS, lora_rank=4),
-        "E-EXP-20": _spec("samora2_tiny", 3, LEVELS),
-    }
-    for message, spec in misfits.items():
-        with pytest.raises(DataError, match=message):
-            rehearse(_inputs(plans, tmp_path), spec, ())
-    with pytest.raises(DataError, match=r"(?s)E-EXP-21.*case_1"):
-        rehearse(_inputs(plans, tmp_path), _spec("samora_tiny", 3, LEVELS), {"case_1"})
+def test_untrained_experts_are_read_as_fine_tuning_will_before_any_is_trained(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _plan(root, tmp_path).config
+    rehearse(run, Level.PATCH)
+    seen = replace(run, pool=replace(run.pool, cases={NAME: ("case_1", "case_4")}))
+    with pytest.raises(DataError) as caught:
+        rehearse(seen, Level.PATCH)
+    assert caught.value.code == "E-EXP-21"
+    assert caught.value.found.startswith("case_4 in ")
+    rehearse(replace(seen, pool=replace(seen.pool, transductive=True)), Level.PATCH)
+    for misfit in (
+        replace(expert_spec(run, Level.PATCH), lora_rank=8),
+        _spec("samora2_tiny", 1, (Level.PATCH,)),
+    ):
+        monkeypatch.setattr(experts, "expert_spec", lambda run, level, spec=misfit: spec)
+        with pytest.raises(DataError, match="E-EXP-20"):
+            rehearse(run, Level.PATCH)
     assert not list(tmp_path.iterdir())
 
 

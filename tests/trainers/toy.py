@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from samora_pipeline import distributed
 from samora_pipeline.contracts.checkpoints import save_checkpoint
 from samora_pipeline.reproducibility import derived_seed
-from trainers.loop import Circumstances, Training, train
+from trainers.loop.loop import LoopContext, Training, train
 
 SAMPLES = 24
 WEIGHTS = "weights.safetensors"
@@ -61,8 +61,8 @@ def make(epochs: int, *, micro_batch: int | None = None, pause: float = 0.0) -> 
     return training, network
 
 
-def circumstances(folder: Path, digest: str = "d" * 64) -> Circumstances:
-    return Circumstances(folder, torch.device("cpu"), 0, digest, "samora_train toy -c")
+def loop_context(folder: Path, digest: str = "d" * 64) -> LoopContext:
+    return LoopContext(folder, torch.device("cpu"), 0, digest, "samora_train toy -c")
 
 
 def run(folder: Path, epochs: int, *, pause: float = 0.0, kill_at: int = 0) -> None:
@@ -78,7 +78,7 @@ def run(folder: Path, epochs: int, *, pause: float = 0.0, kill_at: int = 0) -> N
             os.kill(os.getpid(), signal.SIGKILL)
         return training.loss(batch, epoch)
 
-    train(dataclasses.replace(training, loss=counting), circumstances(folder))
+    train(dataclasses.replace(training, loss=counting), loop_context(folder))
     if distributed.is_main():
         save_checkpoint(folder / WEIGHTS, network.state_dict(), {})
     distributed.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import singledispatch
 from typing import Any
 
 from samora_pipeline.contracts.json_io import to_plain
@@ -23,7 +24,6 @@ from trainers.runs.presets import resolve
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer
 from trainers.settings import (
     BOOTSTRAP,
-    EXPERT_PIXEL,
     FINETUNE,
     STAGE_NAMES,
     DenoisingSettings,
@@ -88,7 +88,6 @@ def choose_method(request: Request) -> Method:
         UsageError: ``E-ARG-..``, ``E-PRESET-..``, ``E-RECIPE-01``, ``E-STAGE-01``, ``E-NAME-01``, ``E-SET-..``.
     """
     request = resolve(request)
-    check_stage(request.stage)
     trainer = find_trainer(request.trainer)
     backbone = request.backbone or trainer.backbone
     small = trainer.network is None and BACKBONES.get(backbone).small
@@ -97,6 +96,7 @@ def choose_method(request: Request) -> Method:
     stages = trainer.stages(recipe, levels, small=small)
     if request.backbone_weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
+    check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
     default = {MODEL: trainer.model_for(small=small), POOL: pool, **stages}
     unused = tuple(one for one in request.assignments if _stage_of(one) in set(STAGE_NAMES) - set(stages))
@@ -173,23 +173,34 @@ def _with_parts(settings: Mapping[str, Any], assignments: list[str]) -> dict[str
     """Apply ``--set``: first which parts there are, then their options, which belong to them."""
     named = [one for one in assignments if one.partition("=")[0].endswith(".name")]
     chosen = apply_overrides(settings, named)
-    model, pixel = chosen[MODEL], chosen.get(EXPERT_PIXEL)
-    if isinstance(model, ModelSettings):
-        fusion = (
-            model.fusion
-            if model.fusion.name == settings[MODEL].fusion.name
-            else FusionSpec(model.fusion.name, model.fusion.scope)
-        )
-        options = to_plain(fusion_options(fusion.name, fusion.options))
-        chosen[MODEL] = replace(model, fusion=replace(fusion, options=options))
-    if isinstance(pixel, DenoisingSettings):
-        noise = NoiseSpec(pixel.noise.name)
-        chosen[EXPERT_PIXEL] = replace(pixel, noise=replace(noise, options=to_plain(noise_options(noise))))
-    applied = apply_overrides(chosen, [one for one in assignments if one not in named])
-    model = applied[MODEL]
-    if isinstance(model, ModelSettings):
-        fusion_options(model.fusion.name, model.fusion.options)
-    return applied
+    complete = {name: _with_options(value, settings[name]) for name, value in chosen.items()}
+    applied = apply_overrides(complete, [one for one in assignments if one not in named])
+    return {name: _with_options(value, value) for name, value in applied.items()}
+
+
+@singledispatch
+def _with_options(settings: Any, before: Any) -> Any:
+    """Settings with every option of their exchangeable part, which keeps those of ``before`` where it is the same.
+
+    Raises:
+        UsageError: ``E-NAME-01`` no such part, ``E-SET-01``, ``E-SET-03`` options that it does not take.
+    """
+    return settings
+
+
+@_with_options.register
+def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
+    fusion = settings.fusion
+    if fusion.name != before.fusion.name:
+        fusion = FusionSpec(fusion.name, fusion.scope)
+    options = to_plain(fusion_options(fusion.name, fusion.options))
+    return replace(settings, fusion=replace(fusion, options=options))
+
+
+@_with_options.register
+def _(settings: DenoisingSettings, before: DenoisingSettings) -> DenoisingSettings:
+    noise = settings.noise if settings.noise.name == before.noise.name else NoiseSpec(settings.noise.name)
+    return replace(settings, noise=replace(noise, options=to_plain(noise_options(noise))))
 
 
 def _stage_of(assignment: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,6 @@ from samora_pipeline.weights.catalog import ASSETS
 from trainers.methods import RECIPES
 from trainers.runs.folder import trained
 from trainers.runs.planning import PlannedRun
-from trainers.settings import FinetuneSettings, PretrainingSettings
 from trainers.stages.stage import Stage
 from trainers.stages.teachers import teacher_text
 
@@ -104,15 +102,9 @@ def _stages(run: PlannedRun) -> Iterator[str]:
 
 def _state(stage: Stage[Any], run: PlannedRun, slices: int) -> str:
     if not stage.shared:
-        return "finished" if trained(run.context.folder) else _length(stage.settings, _labelled(run))
+        return "finished" if trained(run.context.folder) else stage.settings.length(_labelled(run))
     key = f"(key {stage.digest[:12]})"
-    return f"reused {key}" if stage.result(run.context).is_file() else f"{_length(stage.settings, slices)} {key}"
-
-
-def _length(settings: PretrainingSettings | FinetuneSettings, slices: int) -> str:
-    batch = min(settings.batch, slices)
-    steps = min(math.ceil(slices / max(1, batch)), settings.steps_per_epoch or slices)
-    return f"{settings.epochs} epochs of at most {steps} steps, batches of {batch}"
+    return f"reused {key}" if stage.result(run.context).is_file() else f"{stage.settings.length(slices)} {key}"
 
 
 def _labelled(run: PlannedRun) -> int:

@@ -36,7 +36,7 @@ from trainers.pool.sources import find_pool_datasets
 from trainers.runs.choices import Method, choose_method, choose_sizes, network_spec
 from trainers.runs.folder import check_config, existing_config
 from trainers.runs.request import Request
-from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings, TeacherSettings
+from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
 from trainers.stages.stage import RunContext, Stage
@@ -175,9 +175,9 @@ def _teachers(settings: dict[str, Any], input_size: int, weights: Path) -> dict[
     """What the experts of a run learn from, by level."""
     found = {}
     for expert, stage in TEACHER_OF.items():
-        teacher, taught = settings.get(stage), settings.get(expert)
-        if isinstance(teacher, TeacherSettings) and isinstance(taught, DistillationSettings):
-            found[LEVEL_OF[stage].value] = plan_teacher(stage, teacher, taught.feature, input_size, weights)
+        taught = settings.get(expert)
+        if stage in settings and isinstance(taught, DistillationSettings):
+            found[LEVEL_OF[stage].value] = plan_teacher(stage, settings[stage], taught.feature, input_size, weights)
     return found
 
 

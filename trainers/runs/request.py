@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from samora_pipeline.contracts.level import Level
@@ -97,13 +98,14 @@ def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Leve
     return tuple(level for level in trainer.levels if level.value in asked)
 
 
-def check_stage(stage: str | None) -> None:
-    """Refuse a ``--stage`` that does not exist (``E-STAGE-01``)."""
-    if stage is not None and stage not in STAGE_NAMES:
+def check_stage(stage: str | None, own: Iterable[str] = ()) -> None:
+    """Refuse a ``--stage`` that does not exist, and is none of the method's ``own`` (``E-STAGE-01``)."""
+    known = list(dict.fromkeys((*STAGE_NAMES, *own)))
+    if stage is not None and stage not in known:
         raise UsageError(
             "E-STAGE-01",
             stage=stage,
-            stage_names=nearest(stage, list(STAGE_NAMES)),
-            stage_names2=", ".join(STAGE_NAMES),
+            stage_names=nearest(stage, known),
+            stage_names2=", ".join(known),
             found=stage,
         )

@@ -18,7 +18,7 @@ from samora_pipeline.evaluation import tables  # noqa: F401
 from samora_pipeline.inference import job, predictor  # noqa: F401
 from samora_pipeline.reporting import curves, forest, overlays
 from tests.trainers.processes import forked
-from trainers import execution  # noqa: F401
+from trainers.runs import execution  # noqa: F401
 
 DRAWN = "forest_physical_Dice.png"
 
