@@ -13,9 +13,6 @@ from samora_pipeline.registry import nearest
 _EPILOG = """\
 Each line is ok, warn or fail, with its fix. Exit code: 0 nothing failed, 4 something is set up wrongly, 6 the machine
 lacks something (disk). Digests of the weights that are here are computed again, which takes seconds per GB.
-
-  samora_doctor E-CASE-04    what the error with this code says, what was expected and what mends it; in braces: values
-                             of the place that raises it
 """
 _SCHEMA_VERSION = 1
 
@@ -28,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> CommandParser:
     """The command's options."""
     parser = CommandParser("samora_doctor", "Examine installation, machine, folders and weights.", _EPILOG)
-    parser.add_argument("code", nargs="?", metavar="CODE", help="explain this error code instead")
+    parser.add_argument("code", nargs="?", metavar="CODE", help="explain an error code instead (E-CASE-04)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
 
@@ -57,14 +54,8 @@ def _examine(arguments: argparse.Namespace) -> int:
 
 def _explained(code: str) -> str:
     if code not in ERRORS:
-        raise UsageError(
-            "E-NAME-01",
-            kind="error",
-            name=code,
-            found=code,
-            expected=f"{nearest(code, list(ERRORS))}a code as it begins a message: docs/errors.md lists all",
-            fix="samora_doctor E-CASE-04  explains one",
-        )
+        expected = f"{nearest(code, list(ERRORS))}a code as it begins a message: docs/errors.md lists all"
+        raise UsageError("E-NAME-01", kind="error", name=code, found=code, expected=expected, fix="samora_doctor CODE")
     entry = ERRORS[code]
     return SamoraError(code, entry.what, expected=entry.expected, fix=entry.fix).text()
 

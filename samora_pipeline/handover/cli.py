@@ -61,9 +61,7 @@ def labels_parser() -> CommandParser:
     parser.add_argument("-o", dest="output", type=Path, metavar="OUT", required=True, help="folder for the files")
     parser.add_argument("--format", choices=_FORMATS, required=True, help="see below")
     parser.add_argument("-m", dest="model", metavar="RUN", help="the run whose labels they are")
-    parser.add_argument(
-        "--dicom", type=Path, metavar="FOLDER", help="dcm: folder of the segmented DICOM series"
-    )
+    parser.add_argument("--dicom", type=Path, metavar="FOLDER", help="dcm: folder of the segmented DICOM series")
     return parser
 
 

@@ -24,7 +24,7 @@ from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScore
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import atomic_folder, require_space
 from samora_pipeline.handover import contents
-from samora_pipeline.handover.contents import RUN_PLACE, DigestsJson, ModelJson, kind_of
+from samora_pipeline.handover.contents import RUN_PLACE, DigestsJson, FileDigest, ModelJson, kind_of
 
 _LARGEST_TEXT = 16 << 20
 _MOST_FILES = 200
@@ -178,15 +178,10 @@ def _unpack(verified: Verified, folder: Path) -> None:
 
 
 def _check_digests(packed: PackedModel, digests: DigestsJson) -> None:
-    present = set(packed.sizes) - {contents.DIGESTS_FILE}
-    if present != set(digests.files):
-        odd = ", ".join(sorted(present ^ set(digests.files)))
-        raise _damaged(packed.path, f"files and {contents.DIGESTS_FILE} differ in {odd}")
-    for name, known in digests.files.items():
-        size = packed.sizes[name]
-        if size != known.size or (digest := packed.digest(name)) != known.sha256:
-            found = f"{size:,} bytes instead of {known.size:,}" if size != known.size else f"sha256 {digest}"
-            raise _damaged(packed.path, f"{name} has {found}")
+    for name in sorted((packed.sizes.keys() - {contents.DIGESTS_FILE}) | digests.files.keys()):
+        found = FileDigest(packed.sizes[name], packed.digest(name)) if name in packed.sizes else None
+        if found != digests.files.get(name):
+            raise _damaged(packed.path, f"{name} is {found}; stated is {digests.files.get(name)}")
 
 
 def _configs(packed: PackedModel, model: ModelJson, allow_code: bool) -> dict[str, RunConfig]:

@@ -32,8 +32,6 @@ from samora_pipeline.inference.runs import named_run
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
 _SEG_NRRD = ".seg.nrrd"
-_LEVEL = 6
-_NOTHING = (slice(0, 0),) * 3
 _TERMINOLOGY = "Segmentation category and type - 3D Slicer General Anatomy list"
 _ANATOMY = "Anatomic codes - DICOM master list"
 
@@ -79,11 +77,13 @@ def export_labels(
     if (form == "dcm") != (scan is not None) or (scan and len(files) > 1):
         raise UsageError("E-SEG-03", found=f"--format {form}, {len(files)} label maps, --dicom {scan or 'not given'}")
     if scan:
-        dicom_seg.require_highdicom()
+        dicom_seg.extra_module("highdicom")
     targets = {file: output / f"{_stem(file)}{_ENDINGS[form]}" for file in files}
     if form == "itksnap":
         targets = {files[0]: output / _ENDINGS[form]}
-    _refuse_existing(list(targets.values()))
+    if present := [str(path) for path in targets.values() if path.exists()]:
+        found = ", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
+        raise DataError("E-OUT-04", number=len(present), found=found)
     failed: dict[str, SamoraError] = {}
     for file, target in targets.items():
         try:
@@ -159,13 +159,6 @@ def _write(file: Path, target: Path, form: LabelFormat, scan: Path | None, table
         write_labels(target, labels, volume, table)
 
 
-def _refuse_existing(targets: list[Path]) -> None:
-    present = [str(path) for path in targets if path.exists()]
-    if present:
-        found = ", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
-        raise DataError("E-OUT-04", number=len(present), found=found)
-
-
 def _stem(path: Path) -> str:
     ending = max((ending for ending in READABLE if path.name.lower().endswith(ending)), key=len)
     return path.name[: -len(ending)]
@@ -191,7 +184,7 @@ def _write_seg_nrrd(path: Path, labels: npt.NDArray[np.uint8], grid: Grid, table
         *_segment_lines(labels, table),
     ]
     header = "\n".join([*lines, "", ""]).encode()
-    write_bytes(path, header + gzip.compress(labels.tobytes(order="F"), _LEVEL, mtime=0))
+    write_bytes(path, header + gzip.compress(labels.tobytes(order="F"), 6, mtime=0))
 
 
 def _segment_lines(labels: npt.NDArray[np.uint8], table: LabelTable) -> list[str]:
@@ -212,7 +205,7 @@ def _segment_lines(labels: npt.NDArray[np.uint8], table: LabelTable) -> list[str
             "LabelValue": str(entry.value),
             "Layer": "0",
             # The first and last index along each axis.
-            "Extent": " ".join(f"{part.start} {part.stop - 1}" for part in boxes[entry.value - 1] or _NOTHING),
+            "Extent": " ".join(f"{part.start} {part.stop - 1}" for part in boxes[entry.value - 1] or [slice(0, 0)] * 3),
             "Tags": f"TerminologyEntry:{_terminology(entry.name)}|",
         }
         pairs |= {f"Segment{number}_{key}": value for key, value in segment.items()}

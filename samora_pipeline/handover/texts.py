@@ -89,12 +89,8 @@ def shared_bases(
             places = [f"fold_{fold}/" for fold in folds] if len(users) > 1 else [""]
             names = [f"{place}base{file.suffix.lower()}" for place in places]
             files |= dict.fromkeys(names, file)
-        why = (
-            _OWN
-            if own
-            else f"its licence, {licence or UNKNOWN}, {'allows' if allowed else 'may not allow'} redistribution"
-        )
-        why = why if with_base else "left out on demand"
+        terms = f"its licence, {licence or UNKNOWN}, {'allows' if allowed else 'may not allow'} redistribution"
+        why = (_OWN if own else terms) if with_base else "left out on demand"
         bases.append(SharedBase(Path(base.name).name, digest, licence, names[0] if names else "", why, tuple(folds)))
     return tuple(bases), files
 
@@ -187,20 +183,14 @@ def model_card(facts: CardFacts) -> str:
 def not_exercised(facts: CardFacts) -> list[str]:
     """What this model has not been tried on, according to its records."""
     summary, first = facts.summary, facts.configs[0]
-    devices = sorted({timing.device for timing in facts.timings if timing.device})
+    known = ", ".join(sorted({timing.device for timing in facts.timings if timing.device})) or "an unrecorded device"
     unseen = [name for key, name in summary.labels.items() if not summary.counts[key].scored] if summary else []
     few = summary is not None and summary.bootstrap.n < _FEW_PATIENTS
     items = (
         (True, "scans of other sites, scanners or protocols than those of the training data"),
         (PHANTOM_STAMP in facts.model.stamps, "any real scan: it was trained and scored on synthetic data"),
-        (
-            not any(device.startswith("cuda") for device in devices),
-            f"a GPU: its last stage ran on {', '.join(devices) or 'an unrecorded device'}",
-        ),
-        (
-            len(facts.configs) == 1,
-            f"other folds than {first.fold}, so how much it depends on the split is not known",
-        ),
+        ("cuda" not in known, f"a GPU: its last stage ran on {known}"),
+        (len(facts.configs) == 1, f"other folds than {first.fold}: how much it depends on the split is not known"),
         (len({config.seed for config in facts.configs}) == 1, f"other seeds than {first.seed}"),
         (summary is None, "scoring: there are no scores of this run"),
         (few, f"more than {summary.bootstrap.n if summary else 0} patients, which cannot support a ranking of methods"),

@@ -49,7 +49,8 @@ def find_cases(source: Path, channel_names: tuple[str, ...]) -> list[InputCase]:
         DataError: ``E-INPUT-01`` nothing there, ``E-INPUT-02`` one name twice, ``E-CHAN-04`` channels that the model
             does not take (every offender is named), ``E-CHAN-07`` DICOM for a model with several channels.
     """
-    files = [source] if source.is_file() and _ending(source) else _images(source)
+    entries = [source] if source.is_file() else sorted(source.iterdir()) if source.is_dir() else []
+    files = [path for path in entries if path.is_file() and _ending(path) and path.name[0] != "."]
     if not files and (series := _dicom_cases(source, len(channel_names))):
         return series
     if not files:
@@ -87,17 +88,8 @@ def refuse_overwriting(images: Path, output: Path) -> None:
     """
     folder = images.parent if images.is_file() else images
     if output.resolve() == folder.resolve() or output.is_file():
-        raise DataError(
-            "E-OUT-02",
-            output=output,
-            found=f"-o {output}, which is {('a file' if output.is_file() else 'the folder of the images')}",
-        )
-
-
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and _ending(path) and path.name[0] != ".")
+        what = "a file" if output.is_file() else "the folder of the images"
+        raise DataError("E-OUT-02", output=output, found=f"-o {output}, which is {what}")
 
 
 def _ending(path: Path) -> str:
@@ -131,17 +123,10 @@ def _group(files: list[Path], *, single: bool) -> dict[str, dict[int, Path]]:
 def _check_channels(grouped: dict[str, dict[int, Path]], channel_names: tuple[str, ...]) -> None:
     expected = list(range(len(channel_names)))
     offenders = {name: by_number for name, by_number in grouped.items() if sorted(by_number) != expected}
-    if not offenders:
-        return
-    several = len(channel_names) > 1
-    named = ", ".join(f"{index}: {name}" for index, name in enumerate(channel_names))
-    raise DataError(
-        "E-CHAN-04",
-        what=f"{len(offenders)} of {len(grouped)} cases have other channels than the model takes",
-        found="; ".join((_described(name, by_number) for name, by_number in sorted(offenders.items()))),
-        expected=f"{len(channel_names)} ({named}), as CASE_0000" + (f" to CASE_{expected[-1]:04d}" if several else ""),
-        fix="add the missing files" if several else "keep only the _0000 files in the folder",
-    )
+    if offenders:
+        found = "; ".join(_described(name, by_number) for name, by_number in sorted(offenders.items()))
+        found = f"{len(offenders)} of {len(grouped)} cases: {found}"
+        raise DataError("E-CHAN-04", number=len(expected), names=", ".join(channel_names), found=found)
 
 
 def _described(name: str, by_number: dict[int, Path]) -> str:
@@ -151,19 +136,12 @@ def _described(name: str, by_number: dict[int, Path]) -> str:
 
 
 def _nothing(source: Path) -> DataError:
-    if source.is_file():
-        found = f"the file {source}"
-    elif source.is_dir():
-        found = f"{source} with {_listing(path.name for path in source.iterdir())}"
-    else:
-        found = f"no file or folder {source}"
+    found = f"the file {source}" if source.is_file() else f"no file or folder {source}"
+    if source.is_dir():
+        names = sorted(path.name for path in source.iterdir())
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        found = f"{source} with {', '.join(names[:_SHOWN]) or 'nothing in it'}{more}"
     return DataError("E-INPUT-01", writable=", ".join(WRITABLE), found=found)
-
-
-def _listing(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return (", ".join(ordered[:_SHOWN]) or "nothing in it") + more
 
 
 def _dicom_cases(source: Path, channels: int) -> list[InputCase]:
@@ -183,9 +161,8 @@ def _dicom_cases(source: Path, channels: int) -> list[InputCase]:
     if source.is_file():
         cases = [case for case in cases if source in case.channels]
     if cases and channels > 1:
-        raise DataError(
-            "E-CHAN-07", channels=channels, channels2=channels - 1, found=f"{len(cases)} series in {source}"
-        )
+        found = f"{len(cases)} series in {source}"
+        raise DataError("E-CHAN-07", channels=channels, channels2=channels - 1, found=found)
     twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
     if twice:
         places = sorted({str(case.channels[0].parent) for case in cases if case.name == twice[0]})
@@ -197,12 +174,10 @@ def _by_folder(source: Path) -> dict[Path, list[Path]]:
     """The DICOM files of a folder, or those of the folders directly below it."""
     if not source.is_dir():
         return {}
-    own = _dicom_files(source.iterdir())
-    if own:
+    if own := _dicom_files(source.iterdir()):
         return {source: own}
     below = sorted(entry for entry in source.iterdir() if entry.is_dir() and entry.name[0] != ".")
-    found = {folder: _dicom_files(folder.iterdir()) for folder in below}
-    return {folder: files for folder, files in found.items() if files}
+    return {folder: files for folder in below if (files := _dicom_files(folder.iterdir()))}
 
 
 def _dicom_files(entries: Iterable[Path]) -> list[Path]:

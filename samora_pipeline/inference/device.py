@@ -39,8 +39,8 @@ class Arithmetic(NamedTuple):
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
-def pick_device(name: str | None) -> torch.device:
-    """Return the device called ``name``; None takes CUDA where it works, else the CPU.
+def pick_device(name: str | torch.device | None) -> torch.device:
+    """Return the device called ``name``; None takes CUDA where it works, else the CPU. A device stays what it is.
 
     Raises:
         UsageError: ``E-DEV-01`` for something that is no device.
@@ -48,21 +48,17 @@ def pick_device(name: str | None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(name, torch.device):
+        return name
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError("E-DEV-01", name=name, found=name) from error
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= present:
-        raise ResourceError(
-            "E-DEV-02", name=name, index=device.index or 0, found=f"{present} CUDA devices, torch {torch.__version__}"
-        )
+        found = f"{present} CUDA devices, torch {torch.__version__}"
+        raise ResourceError("E-DEV-02", name=name, index=device.index or 0, found=found)
     return device
-
-
-def as_device(device: str | torch.device | None) -> torch.device:
-    """The device itself, or the one that ``pick_device`` finds by its name."""
-    return device if isinstance(device, torch.device) else pick_device(device)
 
 
 def pick_arithmetic(device: torch.device, precision: Precision = "auto") -> Arithmetic:
@@ -113,14 +109,6 @@ def prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 module.to(dtype)
     return network
-
-
-def memory_left(device: torch.device) -> str:
-    """What is known of the memory of a device, in words for an error."""
-    if device.type != "cuda":
-        return "an allocation that failed"
-    free, total = torch.cuda.mem_get_info(device)
-    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
 
 
 class DeviceMap:

@@ -135,11 +135,8 @@ def _pick(runs: list[TrainedRun], images: Path) -> TrainedRun:
     own = [run for run in runs if run.dataset in parts]
     if len(own) == 1:
         return own[0]
-    raise AssetError(
-        "E-RUN-02",
-        folder=max(own or runs, key=lambda run: run.finished_at).folder,
-        found=", ".join(run.label for run in own or runs),
-    )
+    latest = max(own or runs, key=lambda run: run.finished_at).folder
+    raise AssetError("E-RUN-02", folder=latest, found=", ".join(run.label for run in own or runs))
 
 
 def pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -152,22 +149,14 @@ def pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]
         return tuple(run.folds)
     missing = [name for name in wanted if name not in run.folds]
     if missing:
-        raise UsageError(
-            "E-FOLD-02",
-            run=run,
-            missing=", ".join(missing),
-            folds=" ".join(run.folds),
-            found=f"finished: {', '.join(run.folds)}",
-        )
+        known = " ".join(run.folds)
+        raise UsageError("E-FOLD-02", run=run, missing=", ".join(missing), folds=known, found=f"finished: {known}")
     return tuple(dict.fromkeys(wanted))
 
 
 def _no_run(found: str, expected: str = "") -> AssetError:
-    return AssetError(
-        "E-RUN-01",
-        found=found,
-        expected=expected or "DatasetNNN_Name/TRAINER__SPLIT__NAME/fold_K with a final checkpoint",
-    )
+    layout = "DatasetNNN_Name/TRAINER__SPLIT__NAME/fold_K with a final checkpoint"
+    return AssetError("E-RUN-01", found=found, expected=expected or layout)
 
 
 def list_runs(runs: list[TrainedRun], *, allow_code: bool = False) -> list[str]:
@@ -193,11 +182,10 @@ def _row(run: TrainedRun, allow_code: bool) -> tuple[str, ...]:
 
 
 def _dice(run: TrainedRun) -> str:
-    means = [_mean(folder) for folder in run.folds.values()]
-    known = [mean for mean in means if mean is not None]
+    known = [mean for folder in run.folds.values() if (mean := _mean(folder)) is not None]
     if not known:
         return "not scored"
-    part = "" if len(known) == len(means) else f" ({len(known)} of {len(means)} folds)"
+    part = "" if len(known) == len(run.folds) else f" ({len(known)} of {len(run.folds)} folds)"
     told = "" if any((folder / SUMMARY_FILE).is_file() for folder in run.folds.values()) else " (as exported)"
     return f"{sum(known) / len(known):.3f}{part}{told}"
 

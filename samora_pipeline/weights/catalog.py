@@ -66,6 +66,12 @@ class Asset:
         return f"{self.url} ({', '.join(filter(None, (self.length, self.licence, digest)))})"
 
     @property
+    def way(self) -> str:
+        """How to get it."""
+        accept = " --accept-licence" if self.non_commercial else ""
+        return "install the package again" if self.packaged else f"samora_weights get {self.name}{accept}"
+
+    @property
     def length(self) -> str:
         """Its size in words; empty where nobody states one."""
         if self.size is not None:
@@ -125,14 +131,8 @@ def named(name: str) -> Asset:
     """
     if name in ASSETS:
         return ASSETS[name]
-    raise UsageError(
-        "E-NAME-01",
-        kind="file of weights",
-        name=name,
-        found=name,
-        expected=f"{nearest(name, list(ASSETS))}known: {', '.join(ASSETS)}",
-        fix="samora_weights list",
-    )
+    expected = f"{nearest(name, list(ASSETS))}known: {', '.join(ASSETS)}"
+    raise UsageError("E-NAME-01", kind="file", name=name, found=name, expected=expected, fix="samora_weights list")
 
 
 def resolve(name_or_path: str, weights_folder: Path) -> Path:
@@ -150,12 +150,9 @@ def resolve(name_or_path: str, weights_folder: Path) -> Path:
     for path in (Path(name_or_path).expanduser(), weights_folder / name_or_path):
         if path.is_file():
             return path
-    raise AssetError(
-        "E-WEIGHT-05",
-        found=f"no file {name_or_path}, and none of that name in {weights_folder}",
-        expected=f"{nearest(name_or_path, list(ASSETS))}a file, or one of {', '.join(ASSETS)}",
-        fix=f"correct the name; {WAYS_ON}",
-    )
+    found = f"no file {name_or_path}, and none of that name in {weights_folder}"
+    expected = f"{nearest(name_or_path, list(ASSETS))}a file, or one of {', '.join(ASSETS)}"
+    raise AssetError("E-WEIGHT-05", found=found, expected=expected, fix=f"correct the name; {WAYS_ON}")
 
 
 def verify(asset: Asset, path: Path, recorded: str | None = None) -> str:
@@ -178,15 +175,13 @@ def wrong(asset: Asset, path: Path, digest: str, reason: str = "", recorded: str
     size = path.stat().st_size
     first_use = f"the sha256 recorded at first use: {recorded}" if recorded else f"the layout of {asset.name}"
     expected = f"{asset.length}, sha256 {asset.sha256}" if asset.sha256 else first_use
-    looks = reason or _likeness(asset, path, size, digest)
     file = path.name.removesuffix(PART_SUFFIX)
     return DataError(
         "E-WEIGHT-06",
         what=f"{file}: wrong content",
-        found=f"{size:,} bytes, sha256 {digest}; {looks}",
+        found=f"{size:,} bytes, sha256 {digest}; {reason or _likeness(asset, path, size, digest)}",
         expected=expected,
-        fix=f"delete {path.with_name(file)} and get it again: "
-        + ("install this package again" if asset.packaged else f"samora_weights get {asset.name}"),
+        fix=f"delete {path.with_name(file)} and get it again: {asset.way}",
     )
 
 
@@ -214,17 +209,10 @@ def _likeness(asset: Asset, path: Path, size: int, digest: str) -> str:
 
 def missing(asset: Asset, path: Path, tried: str = "") -> AssetError:
     """The error for an asset that is not there; ``tried`` says what came of fetching it."""
-    if asset.packaged:
-        expected = "the file that comes with this package"
-        fix = f"install the package again; {WAYS_ON}"
-    else:
-        accept = " --accept-licence" if asset.non_commercial else ""
-        expected = asset.terms
-        fix = f"samora_weights get {asset.name}{accept}; {WAYS_ON}"
     return AssetError(
         "E-WEIGHT-05",
         what=f"the weights {asset.name} are not there",
         found=f"looked for {path}{(f'; {tried}' if tried else '')}",
-        expected=expected,
-        fix=fix,
+        expected="the file that comes with this package" if asset.packaged else asset.terms,
+        fix=f"{asset.way}; {WAYS_ON}",
     )

@@ -54,15 +54,17 @@ def verify_all(assets: list[Asset], folder: Path, *, required: bool) -> list[Che
     results = []
     for asset in assets:
         path = asset.path(folder)
-        if not path.is_file():
-            if required:
-                results.append(Checked(asset, path, missing(asset, path)))
-            continue
+        fault: SamoraError | None = None
         try:
-            check(asset, path)
-            results.append(Checked(asset, path))
+            if path.is_file():
+                check(asset, path)
+            elif not required:
+                continue
+            else:
+                fault = missing(asset, path)
         except SamoraError as error:
-            results.append(Checked(asset, path, error))
+            fault = error
+        results.append(Checked(asset, path, fault))
     return results
 
 

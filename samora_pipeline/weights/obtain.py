@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -117,7 +117,7 @@ def add(file: Path, folder: Path, *, link: bool = False, accept: bool = False) -
             content, ``E-WEIGHT-07`` not readable, ``E-WEIGHT-12`` none of the catalogue, ``E-WEIGHT-13`` another file
             is in its place. ResourceError: ``E-DISK-01``, ``E-DISK-02``.
     """
-    from samora_pipeline.weights.tensorflow_checkpoint import data_length, is_index
+    from samora_pipeline.weights.files import data_length, is_index
 
     if not file.is_file():
         raise AssetError("E-WEIGHT-05", found=f"no file {file.absolute()}", fix="correct the path")
@@ -180,21 +180,17 @@ def _identify(file: Path, digest: str) -> Asset:
 def _take(asset: Asset, file: Path, digest: str, folder: Path, *, link: bool, accept: bool) -> None:
     path = asset.path(folder)
     with _turn(asset, path):
-        if not path.is_file():
-            _place(file, path, link=link)
-        elif digest_file(path) != digest:
-            raise DataError("E-WEIGHT-13", asset=asset, digest=digest, file=file, path=path, found=str(path))
-        _record(asset, path, digest, str(file.absolute()), accept)
-
-
-def _place(file: Path, path: Path, *, link: bool) -> None:
-    if not link:
-        require_space(path, file.stat().st_size)
-    with atomic_path(path) as temporary:
-        if link:
-            temporary.symlink_to(file.resolve())
+        if path.is_file():
+            if digest_file(path) != digest:
+                raise DataError("E-WEIGHT-13", asset=asset, digest=digest, file=file, path=path, found=str(path))
         else:
-            shutil.copyfile(file, temporary)
+            require_space(path, 0 if link else file.stat().st_size)
+            with atomic_path(path) as temporary:
+                if link:
+                    temporary.symlink_to(file.resolve())
+                else:
+                    shutil.copyfile(file, temporary)
+        _record(asset, path, digest, str(file.absolute()), accept)
 
 
 def _check_unpublished(asset: Asset, path: Path, digest: str) -> None:
@@ -217,12 +213,8 @@ def _check_unpublished(asset: Asset, path: Path, digest: str) -> None:
 
 def _check_licence(asset: Asset, accepted: bool, command: str) -> None:
     if asset.non_commercial and not accepted:
-        raise AssetError(
-            "E-WEIGHT-11",
-            asset=asset,
-            command=command,
-            found=f"{asset.licence} (https://creativecommons.org/licenses/by-nc/4.0/), not accepted yet",
-        )
+        found = f"{asset.licence} (https://creativecommons.org/licenses/by-nc/4.0/), not accepted yet"
+        raise AssetError("E-WEIGHT-11", asset=asset, command=command, found=found)
 
 
 def _record(asset: Asset, path: Path, digest: str, source: str, accepted: bool) -> None:
@@ -241,10 +233,6 @@ def _record(asset: Asset, path: Path, digest: str, source: str, accepted: bool) 
         logger.info("%s: no digest is published for it; recorded at first use: sha256 %s", asset.name, digest)
 
 
-@contextmanager
-def _turn(asset: Asset, path: Path) -> Iterator[None]:
-    def waiting() -> None:
-        logger.info("%s: another process is getting it; waiting", asset.name)
-
-    with in_turn(path.with_name(f".{path.name}.lock"), waiting):
-        yield
+def _turn(asset: Asset, path: Path) -> AbstractContextManager[None]:
+    waiting = partial(logger.info, "%s: another process is getting it; waiting", asset.name)
+    return in_turn(path.with_name(f".{path.name}.lock"), waiting)

@@ -100,9 +100,5 @@ def recognise(path: Path) -> str:
     if not reasons[closest]:
         return closest
     first = next(iter(shapes), "none")
-    raise DataError(
-        "E-WEIGHT-12",
-        path=path,
-        assets=", ".join(ASSETS),
-        found=f"{len(shapes)} tensors, first {first}; nearest to {closest}, but {reasons[closest][0]}",
-    )
+    found = f"{len(shapes)} tensors, first {first}; nearest to {closest}, but {reasons[closest][0]}"
+    raise DataError("E-WEIGHT-12", path=path, assets=", ".join(ASSETS), found=found)

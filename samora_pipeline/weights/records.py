@@ -31,24 +31,19 @@ class WeightsRecord:
     schema_version: int = 1
 
 
-def record_path(file: Path) -> Path:
-    """Where the record of ``file`` lies."""
-    return file.with_name(f"{file.name}.json")
-
-
 def read_record(file: Path) -> WeightsRecord | None:
     """Return the record of ``file``, or None where there is none.
 
     Raises:
         DataError: ``E-JSON-02`` or ``E-JSON-03`` when it cannot be understood.
     """
-    path = record_path(file)
+    path = file.with_name(f"{file.name}.json")
     return read_json(WeightsRecord, path) if path.is_file() else None
 
 
 def write_record(file: Path, record: WeightsRecord) -> None:
     """Write the record beside ``file``."""
-    write_json(record, record_path(file))
+    write_json(record, file.with_name(f"{file.name}.json"))
 
 
 def known_licence(digest: str, folder: Path, *files: Path) -> str | None:

@@ -8,9 +8,8 @@ Shapes: G token grid of the file, g of the network, D width, c width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import astuple, dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,6 +29,7 @@ SIZED_BY_OUTPUTS = ("mask_tokens.", "output_hypernetworks_mlps.", "iou_predictio
 """below the mask decoder"""
 TIE_BREAK = 0.1
 """of the spread of the file's mask tokens: what tells outputs apart that start from the same token"""
+_FIX = "choose the file that belongs to it, or the --backbone that belongs to the file; samora_weights list  names them"
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy
     backbone = network.backbone
     video = {name for name in state if name.startswith(backbone.unused_parts)}
     dropped = _other_outputs(targets, state, backbone.file_name("mask_decoder."))
-    misfit = partial(_misfit, state)
-    check_names(targets.keys() - dropped, state.keys() - dropped - video, misfit)
+    part = f"backbone: the file looks like {_variant(state)}"
+    check_names(targets.keys() - dropped, state.keys() - dropped - video, part)
     resizable = {POSITIONS} | _global_tables(network) if backbone.resized_tables else set()
     fitted: dict[str, Tensor] = {}
     resized = []
@@ -79,7 +79,7 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy
         fitted[public] = state[public]
         if state[public].shape != target.shape:
             if public not in resizable or state[public].shape[-1] != target.shape[-1]:
-                raise misfit(f"{public} {tuple(state[public].shape)}", f"{public} {tuple(target.shape)}")
+                raise misfit(part, f"{public} {tuple(state[public].shape)}", f"{public} {tuple(target.shape)}")
             fitted[public] = _resize(state[public], target)
             resized.append(public)
     if copy_outputs:
@@ -151,21 +151,16 @@ def _resize(table: Tensor, target: Tensor) -> Tensor:
     return functional.interpolate(table.float()[None, None], tuple(target.shape), mode="bilinear")[0, 0]
 
 
-def check_names(wanted: Set[str], given: Collection[str], misfit: Callable[[str, str], DataError]) -> None:
-    """Raise the error that ``misfit`` makes of what was found and what was expected, unless the names are the same."""
+def check_names(wanted: Set[str], given: Collection[str], part: str) -> None:
+    """Raise ``E-WEIGHT-06`` unless the names are the same; ``part`` is what the weights are for."""
     for names, what in ((wanted - set(given), "are missing"), (set(given) - wanted, "too many")):
         if names:
-            raise misfit(f"{len(names)} tensors {what}, first {min(names)}", f"{len(wanted)} tensors")
+            raise misfit(part, f"{len(names)} tensors {what}, first {min(names)}", f"{len(wanted)} tensors")
 
 
-def _misfit(state: Mapping[str, Tensor], found: str, expected: str) -> DataError:
-    return DataError(
-        "E-WEIGHT-06",
-        what="these weights do not fit the backbone",
-        found=f"{found}; the file looks like {_variant(state)}",
-        expected=expected,
-        fix="choose the backbone the file belongs to with --backbone, or another file with --backbone-weights",
-    )
+def misfit(part: str, found: str, expected: str) -> DataError:
+    """The error of weights that belong to another network."""
+    return DataError("E-WEIGHT-06", what=f"weights do not fit the {part}", found=found, expected=expected, fix=_FIX)
 
 
 def _variant(state: Mapping[str, Tensor]) -> str:

@@ -19,13 +19,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline.errors import DataError
 from samora_pipeline.models.global_norm import GlobalBatchNorm
 from samora_pipeline.models.teachers.mae import MaeTeacher
 from samora_pipeline.models.teachers.simclr import SimclrTeacher
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.weights.files import read_weights
-from samora_pipeline.weights.sam_checkpoint import LoadReport, check_names
+from samora_pipeline.weights.sam_checkpoint import LoadReport, check_names, misfit
 
 _Origin = tuple[str, tuple[int, ...]]
 """the name of a tensor in the file, and the order of its axes that makes it ours"""
@@ -147,7 +146,7 @@ def _converted_name(own: str) -> str:
         return f"{_CONVERTED}0.{_STEM_PARTS[stem[1]]}.{stem[2]}"
     block = re.fullmatch(r"encoder\.groups\.(\d+)\.(\d+)\.(.+)\.(\w+)", own)
     if block is None:
-        raise _misfit(own, "a tensor of the stem or of a block")
+        raise misfit("teacher", own, "a tensor of the stem or of a block")
     return f"{_CONVERTED}{int(block[1]) + 1}.blocks.{block[2]}.{_BLOCK_PARTS[block[3]]}.{block[4]}"
 
 
@@ -193,21 +192,11 @@ def _fill(
     """
     own = network.state_dict()
     kept = [name for name in own if name not in tensors and not name.endswith(_COUNTERS)]
-    check_names({name for name in own if name in tensors or (name in kept and not may_lack(name))}, tensors, _misfit)
+    check_names({name for name in own if name in tensors or (name in kept and not may_lack(name))}, tensors, "teacher")
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
-            raise _misfit(f"{name} {tuple(tensor.shape)}", f"{name} {tuple(own[name].shape)}")
+            raise misfit("teacher", f"{name} {tuple(tensor.shape)}", f"{name} {tuple(own[name].shape)}")
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
     return LoadReport(tuple(tensors), kept=tuple(kept), dropped=tuple(dropped))
-
-
-def _misfit(found: str, expected: str) -> DataError:
-    return DataError(
-        "E-WEIGHT-06",
-        what="these weights do not fit the teacher",
-        found=found,
-        expected=expected,
-        fix="choose the file that belongs to the teacher; samora_weights list  names them",
-    )

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from samora_pipeline.errors import DataError
 from samora_pipeline.weights.catalog import ASSETS
-from samora_pipeline.weights.files import read_shapes
+from samora_pipeline.weights.files import read_index, read_shapes
 from samora_pipeline.weights.obtain import add, find
 from samora_pipeline.weights.recognise import LAYOUTS, recognise
-from samora_pipeline.weights.tensorflow_checkpoint import read_index
 
 Shapes = dict[str, tuple[int, ...]]
 
