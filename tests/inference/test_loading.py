@@ -47,7 +47,9 @@ def test_a_module_is_loaded_without_a_base(tmp_path: Path) -> None:
     spec = ModuleSpec("tests.inference.test_loading:OneLayer", 64, 3)
     network = build_network(spec)
     network(torch.rand(2, 1, 64, 64))  # moves the statistics of the norm
-    save_checkpoint(run / "fold_0" / FINAL_CHECKPOINT, trained_state(network), {"model": to_plain(spec), "base_digest": ""})
+    save_checkpoint(
+        run / "fold_0" / FINAL_CHECKPOINT, trained_state(network), {"model": to_plain(spec), "base_digest": ""}
+    )
     config = replace(read_json(RunConfig, run / "fold_0" / CONFIG_FILE), model=spec, base=None)
     write_json(config, run / "fold_0" / CONFIG_FILE)
     (run / BASE_FILE).unlink()
