@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from samora_pipeline.errors import SamoraError
 
@@ -59,6 +59,12 @@ def say(text: str = "") -> None:
     """Write a line of a command's result to standard output (progress and logs go to stderr)."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose rows have one length; two spaces stand between columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _leave(signal_number: int, _frame: object) -> None:

@@ -1,4 +1,4 @@
-"""samora_doctor: whether this machine is set up, and if not, what has to be done."""
+"""samora_doctor: whether this machine is set up, and if not, what has to be done; what an error code means."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict
 
 from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.errors import ERRORS, SamoraError, UsageError
+from samora_pipeline.registry import nearest
 
 _EPILOG = """\
 Each line is ok, warn or fail, with its fix. Exit code: 0 nothing failed, 4 something is set up wrongly, 6 the machine
@@ -23,11 +25,15 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> CommandParser:
     """The command's options."""
     parser = CommandParser("samora_doctor", "Examine installation, machine, folders and weights.", _EPILOG)
+    parser.add_argument("code", nargs="?", metavar="CODE", help="explain an error code instead (E-CASE-04)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
 
 
 def _examine(arguments: argparse.Namespace) -> int:
+    if arguments.code:
+        say(_explained(arguments.code.upper()))
+        return 0
     from samora_pipeline.doctor.probes import all_probes, run_probes
 
     findings = run_probes(all_probes(arguments.root))
@@ -44,6 +50,14 @@ def _examine(arguments: argparse.Namespace) -> int:
     failed, warned = (sum(finding.status == status for finding in findings) for status in ("fail", "warn"))
     say(f"{failed} failed, {warned} warnings")
     return code
+
+
+def _explained(code: str) -> str:
+    if code not in ERRORS:
+        expected = f"{nearest(code, list(ERRORS))}a code as it begins a message: docs/errors.md lists all"
+        raise UsageError("E-NAME-01", kind="error", name=code, found=code, expected=expected, fix="samora_doctor CODE")
+    entry = ERRORS[code]
+    return SamoraError(code, entry.what, expected=entry.expected, fix=entry.fix).text()
 
 
 if __name__ == "__main__":

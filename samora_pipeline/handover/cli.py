@@ -57,11 +57,11 @@ def model_parser() -> CommandParser:
 def labels_parser() -> CommandParser:
     """The options of an export of label maps."""
     parser = CommandParser("samora_export labels", "Write label maps in the formats of viewers.", _LABELS_EPILOG)
-    parser.add_argument("source", metavar="IN", help="folder of label maps, or one file")
-    parser.add_argument("-o", dest="output", metavar="OUT", required=True, help="folder for the files")
+    parser.add_argument("source", type=Path, metavar="IN", help="folder of label maps, or one file")
+    parser.add_argument("-o", dest="output", type=Path, metavar="OUT", required=True, help="folder for the files")
     parser.add_argument("--format", choices=_FORMATS, required=True, help="see below")
     parser.add_argument("-m", dest="model", metavar="RUN", help="the run whose labels they are")
-    parser.add_argument("--dicom", metavar="FOLDER", help="dcm: folder of the DICOM series that was segmented")
+    parser.add_argument("--dicom", type=Path, metavar="FOLDER", help="dcm: folder of the segmented DICOM series")
     return parser
 
 
@@ -84,22 +84,23 @@ def _export_model(arguments: argparse.Namespace) -> None:
 
 
 def _export_labels(arguments: argparse.Namespace) -> int:
-    from samora_pipeline.handover.label_exports import LabelExport, export_labels
+    from samora_pipeline.handover.label_exports import export_labels
     from samora_pipeline.paths import resolve_roots
 
-    request = LabelExport(
-        Path(arguments.source),
-        Path(arguments.output),
+    written, failed = export_labels(
+        arguments.source,
+        arguments.output,
         arguments.format,
-        arguments.model,
-        Path(arguments.dicom) if arguments.dicom else None,
+        results=resolve_roots(arguments.root).results,
+        report=say,
+        model=arguments.model,
+        scan=arguments.dicom,
     )
-    written, failed = export_labels(request, resolve_roots(arguments.root).results, say)
     if len(failed) == 1 and not written:
         raise next(iter(failed.values()))
     for name, error in failed.items():
         say(f"failed: {name}: {error.code} {error.what} ({error.found})")
-    say(f"{request.output}: {len(written)} written{f', {len(failed)} failed' if failed else ''}")
+    say(f"{arguments.output}: {len(written)} written{f', {len(failed)} failed' if failed else ''}")
     return EXIT_FAILED_CASES if failed else EXIT_OK
 
 

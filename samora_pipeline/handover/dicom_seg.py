@@ -24,29 +24,7 @@ from samora_pipeline.imaging.dicom import find_series, is_dicom, read_series
 from samora_pipeline.imaging.volume import Volume, require_same_grid
 from samora_pipeline.reproducibility import snapshot
 
-ENDING = ".dcm"
 _SERIES_NUMBER = 900
-
-
-def require_highdicom() -> None:
-    """Refuse early where the extra is not installed.
-
-    Raises:
-        AssetError: ``E-SEG-04``.
-    """
-    _module("highdicom")
-
-
-def series_files(folder: Path) -> tuple[Path, ...]:
-    """The files of the one DICOM series in a folder.
-
-    Raises:
-        DataError: ``E-SEG-05`` when there is none, or several.
-    """
-    series = find_series([path for path in sorted(folder.glob("*")) if path.is_file() and is_dicom(path)])
-    if len(series) != 1:
-        raise DataError("E-SEG-05", found=f"{len(series)} series in {folder}")
-    return series[0].paths
 
 
 def write_dicom_seg(path: Path, label: Volume, labels: npt.NDArray[np.uint8], table: LabelTable, scan: Path) -> None:
@@ -59,8 +37,11 @@ def write_dicom_seg(path: Path, label: Volume, labels: npt.NDArray[np.uint8], ta
         DataError: ``E-SEG-05``, ``E-SEG-06`` nothing is segmented, ``E-GEO-..`` another grid than the series,
             ``E-SER-..`` an incomplete series.
     """
-    highdicom = _module("highdicom")
-    files = series_files(scan)
+    highdicom = extra_module("highdicom")
+    series = find_series([path for path in sorted(scan.glob("*")) if path.is_file() and is_dicom(path)])
+    if len(series) != 1:
+        raise DataError("E-SEG-05", found=f"{len(series)} series in {scan}")
+    files = series[0].paths
     require_same_grid(read_series(files), label)
     occurring = [entry for entry in table if (labels == entry.value).any()]
     if not occurring:
@@ -88,7 +69,7 @@ def write_dicom_seg(path: Path, label: Volume, labels: npt.NDArray[np.uint8], ta
 
 def _in_order(files: Sequence[Path], gap: float) -> list[Any]:
     """The slices as pydicom data sets, ordered as ``read_series`` orders them; unstated thicknesses become ``gap``."""
-    pydicom = _module("pydicom")
+    pydicom = extra_module("pydicom")
     slices = [pydicom.dcmread(path) for path in files]
     for item in slices:
         if not item.get("SliceThickness"):
@@ -99,7 +80,7 @@ def _in_order(files: Sequence[Path], gap: float) -> list[Any]:
 
 
 def _description(number: int, entry: LabelEntry) -> Any:
-    highdicom, codes = _module("highdicom"), _module("pydicom.sr.codedict").codes
+    highdicom, codes = extra_module("highdicom"), extra_module("pydicom.sr.codedict").codes
     code = anatomy_code(entry.name)
 
     def coded(part: Code) -> Any:
@@ -122,7 +103,12 @@ def _description(number: int, entry: LabelEntry) -> Any:
     return description
 
 
-def _module(name: str) -> Any:
+def extra_module(name: str) -> Any:
+    """Import a module of the extra ``dicom``.
+
+    Raises:
+        AssetError: ``E-SEG-04`` where it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,4 +1,7 @@
-"""From a trained run to a folder or a zip that others can use: weights, plan, terms, card and digests."""
+"""From a trained run to a folder or a zip that others can use: weights, plan, terms, card and digests.
+
+An exported config contains no case identifiers and no folders: it has pseudonyms, the same in all folds.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset
-from samora_pipeline.contracts.json_io import read_json, to_plain
+from samora_pipeline.contracts.json_io import parse, read_json, to_plain
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
 from samora_pipeline.contracts.run_reader import named_code, read_run_config
@@ -20,15 +23,16 @@ from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScore
 from samora_pipeline.contracts.timing import TIMING_FILE, Timing
 from samora_pipeline.errors import AssetError, DataError, SamoraError, UsageError
 from samora_pipeline.evaluation.run_scores import read_run
-from samora_pipeline.files import atomic_folder, atomic_path, digest_file
+from samora_pipeline.files import atomic_folder, atomic_path, digest_file, digest_json
 from samora_pipeline.handover import contents, texts
 from samora_pipeline.handover.contents import DigestsJson, FileDigest, ModelJson
-from samora_pipeline.handover.pseudonyms import postprocessing_without_names, pseudonyms, without_names
 from samora_pipeline.inference.runs import TrainedRun
 from samora_pipeline.paths import Roots
 from samora_pipeline.reproducibility import snapshot
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_LISTS = ("scored", "excluded_leaks", "allowed_leaks", "held_out")
+_LISTS_OF = (("selection", "cases"), ("selection", "slices"), ("pool", "excluded"), ("pool", "copies"))
 
 Content = bytes | Path
 """what stands under a name: the bytes of a text, or the file whose bytes are copied"""
@@ -58,8 +62,8 @@ def collect(run: TrainedRun, folds: Sequence[str], roots: Roots, *, with_base: b
     folders = {fold: run.folds[fold] for fold in folds}
     configs = {fold: read_run_config(folder / CONFIG_FILE, allow_code=True) for fold, folder in folders.items()}
     bases, base_files = texts.shared_bases(configs, folders, roots.weights, with_base=with_base)
-    names = pseudonyms(configs.values())
-    hidden = {fold: without_names(config, names) for fold, config in configs.items()}
+    names = _pseudonyms(configs.values())
+    hidden = {fold: _without_names(config, names) for fold, config in configs.items()}
     files: dict[str, Content] = dict(base_files)
     for fold, folder in folders.items():
         files |= {f"fold_{fold}/{name}": content for name, content in _fold(folder, hidden[fold], names).items()}
@@ -121,7 +125,10 @@ def _fold(folder: Path, config: RunConfig, names: dict[str, str]) -> dict[str, C
     files: dict[str, Content] = {CONFIG_FILE: _json(config), FINAL_CHECKPOINT: folder / FINAL_CHECKPOINT}
     chosen = folder / POSTPROCESSING_FILE
     if chosen.is_file():
-        files[POSTPROCESSING_FILE] = _json(postprocessing_without_names(read_json(PostProcessing, chosen), names))
+        record = read_json(PostProcessing, chosen)
+        # A case that no config names gets no pseudonym and is left out.
+        hidden = tuple(sorted(names[case] for case in record.held_out if case in names))
+        files[POSTPROCESSING_FILE] = _json(replace(record, held_out=hidden))
     try:
         summary = read_json(Summary, folder / SUMMARY_FILE)
     except SamoraError:
@@ -157,7 +164,7 @@ def _summary(run: TrainedRun, folds: Sequence[str]) -> tuple[Summary | None, str
         summary = read_run(str(place), run.folder.parent.parent, allow_code=True).summary
     except (AssetError, UsageError, DataError) as error:
         return None, f"({error.what})"
-    return replace(summary, metric_per_case=()), ""
+    return replace(summary, metric_per_case=(), unscored_predictions=()), ""
 
 
 def _description(raw: Path) -> SamoraJson | None:
@@ -185,3 +192,43 @@ def _size(content: Content) -> int:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(to_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _pseudonyms(configs: Iterable[RunConfig]) -> dict[str, str]:
+    """A pseudonym for every case that the configs name; its number follows a digest and gives no order away."""
+    names = {name for config in configs for holder, key in _case_lists(to_plain(config)) for name in holder[key]}
+    ordered = sorted(names, key=lambda name: digest_json(["case", name]))
+    return {name: f"pseudonym_{number:04d}" for number, name in enumerate(ordered, start=1)}
+
+
+def _without_names(config: RunConfig, names: dict[str, str]) -> RunConfig:
+    """The config with pseudonyms in place of cases, and with file names in place of paths."""
+    plain = to_plain(config)
+    for holder, key in _case_lists(plain):
+        cases = holder[key]
+        hidden = sorted((names[case], case) for case in cases)
+        holder[key] = (
+            {name: cases[case] for name, case in hidden} if isinstance(cases, dict) else [n for n, _ in hidden]
+        )
+    exported: RunConfig = parse(RunConfig, _without_folders(plain), "the exported config")
+    return exported
+
+
+def _case_lists(plain: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every object and key in a plain config under which case identifiers stand, in a list or as keys."""
+    yield from ((plain, key) for key in _LISTS)
+    yield from ((plain[part], key) for part, key in _LISTS_OF)
+    yield from ((plain["pool"]["cases"], dataset) for dataset in plain["pool"]["cases"])
+
+
+def _without_folders(plain: Any) -> Any:
+    """Plain values in which every text that is a path of either kind of system is its last part."""
+    if isinstance(plain, dict):
+        return {key: _without_folders(value) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [_without_folders(value) for value in plain]
+    if not isinstance(plain, str):
+        return plain
+    absolute = PurePosixPath(plain).is_absolute() or PureWindowsPath(plain).is_absolute()
+    relative = any(sign in plain for sign in "/\\") and not any(map(str.isspace, plain))
+    return PureWindowsPath(plain).name if absolute or relative else plain

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from samora_pipeline.command_line import CommandParser, run, say
-
-if TYPE_CHECKING:
-    from samora_pipeline.handover.install import Verified
 
 _EPILOG = """\
 Sizes and digests of all files are compared with digests.json first. Names that no export has, links, files that
@@ -38,6 +34,7 @@ def build_parser() -> CommandParser:
 def _import(arguments: argparse.Namespace) -> None:
     from samora_pipeline.handover.install import install, verify
     from samora_pipeline.paths import resolve_roots
+    from samora_pipeline.weights.catalog import ASSETS
 
     roots = resolve_roots(arguments.root)
     say(f"root: {roots.root} ({roots.origin})")
@@ -47,27 +44,16 @@ def _import(arguments: argparse.Namespace) -> None:
     say(f"{target}: {len(verified.packed.sizes)} files, {verified.size / 1e6:,.1f} MB, all digests right")
     for stamp in verified.model.stamps:
         say(f"stamp: {stamp}")
-    for line in _bases(verified, roots.weights):
-        say(line)
+    for base in verified.model.bases:
+        if not base.file:
+            asset = next((asset for asset in ASSETS.values() if asset.sha256 == base.digest), None)
+            way = asset.way if asset else f"put the file with that digest into {roots.weights}"
+            say(f"its base encoder {base.name} (sha256 {base.digest}) is not part of it: {way}")
     for name in verified.code:
         say(f"it names code, which has to be installed here: {name}")
     say(f"read first: {target / 'MODEL_CARD.md'}, {target / 'LICENCES.md'}")
     option = " --allow-code" if verified.code else ""
     say(f"next: samora_predict -i SCANS -o OUT -m {target if arguments.output else verified.place}{option}")
-
-
-def _bases(verified: Verified, weights: Path) -> list[str]:
-    """A line for each base encoder that did not come with the model."""
-    from samora_pipeline.weights.catalog import ASSETS
-
-    lines = []
-    for base in verified.model.bases:
-        if base.file:
-            continue
-        asset = next((asset for asset in ASSETS.values() if asset.sha256 == base.digest), None)
-        way = f"samora_weights get {asset.name}" if asset else f"put the file with that digest into {weights}"
-        lines.append(f"its base encoder {base.name} (sha256 {base.digest}) is not part of it: {way}")
-    return lines
 
 
 if __name__ == "__main__":

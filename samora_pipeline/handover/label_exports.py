@@ -1,30 +1,40 @@
-"""Label maps in the formats of viewers: which names and colours belong to them, and one file per case."""
+"""Label maps in the formats of viewers: which names and colours belong to them, and one file per case.
+
+For 3D Slicer: a NRRD file (.seg.nrrd) whose header names, colours and codes every segment. The header is written here
+and not by SimpleITK, which reports no error on a full disk; the voxels are one binary label map with all segments in
+one layer. Keys as 3D Slicer's documentation of the format lists them.
+"""
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import find_objects
 
+from samora_pipeline.contracts.anatomy_codes import anatomy_code
 from samora_pipeline.contracts.dataset import read_dataset_json
 from samora_pipeline.contracts.label_table import LabelTable, label_table
 from samora_pipeline.contracts.run import CONFIG_FILE
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, SamoraError, UsageError
-from samora_pipeline.files import write_text
-from samora_pipeline.handover import dicom_seg, seg_nrrd
+from samora_pipeline.files import write_bytes, write_text
+from samora_pipeline.handover import dicom_seg
 from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_label_names, read_volume, write_labels
-from samora_pipeline.imaging.volume import label_array
+from samora_pipeline.imaging.volume import Grid, label_array
 from samora_pipeline.inference.probabilities import UNCERTAINTY
 from samora_pipeline.inference.runs import named_run
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
-ITKSNAP_FILE = "itksnap_labels.txt"
+_SEG_NRRD = ".seg.nrrd"
+_TERMINOLOGY = "Segmentation category and type - 3D Slicer General Anatomy list"
+_ANATOMY = "Anatomic codes - DICOM master list"
 
-_ENDINGS = {"nii.gz": ".nii.gz", "seg.nrrd": seg_nrrd.ENDING, "dcm": dicom_seg.ENDING}
+_ENDINGS = {"nii.gz": ".nii.gz", "seg.nrrd": _SEG_NRRD, "dcm": ".dcm", "itksnap": "itksnap_labels.txt"}
 # The first two lines are how readers recognise the file.
 _ITKSNAP_HEAD = """\
 ################################################
@@ -36,42 +46,47 @@ _ITKSNAP_HEAD = """\
 """
 
 
-@dataclass(frozen=True)
-class LabelExport:
-    """One export: label maps (a folder or one file), a folder to write to, and the format.
-
-    ``model`` names the run whose labels they are (None: as the files state), ``scan`` is the folder of the DICOM
-    series.
-    """
-
-    source: Path
-    output: Path
-    format: LabelFormat
-    model: str | None = None
-    scan: Path | None = None
-
-
 def export_labels(
-    request: LabelExport, results: Path, report: Callable[[str], None]
+    source: Path,
+    output: Path,
+    form: LabelFormat,
+    *,
+    results: Path,
+    report: Callable[[str], None],
+    model: str | None = None,
+    scan: Path | None = None,
 ) -> tuple[list[Path], dict[str, SamoraError]]:
     """Write every case and return the files, and the error of each case that could not be written.
+
+    Args:
+        source: a folder of label maps, or one file.
+        output: the folder to write to.
+        form: the format.
+        results: where runs lie.
+        report: called with the path of each file once it is written.
+        model: the run whose labels they are; None: as the files state.
+        scan: the folder of the DICOM series that was segmented.
 
     Raises:
         UsageError: ``E-SEG-03`` options that do not fit the format.
         DataError: ``E-SEG-01`` no label map, ``E-OUT-04`` a file is there already.
         AssetError: ``E-SEG-04`` without highdicom, ``E-RUN-01`` no such run.
     """
-    files = label_files(request.source)
-    _check_options(request, len(files))
-    if request.format == "itksnap":
-        targets = {files[0]: request.output / ITKSNAP_FILE}
-    else:
-        targets = {file: request.output / f"{_stem(file)}{_ENDINGS[request.format]}" for file in files}
-    _refuse_existing(list(targets.values()))
+    files = _label_files(source)
+    if (form == "dcm") != (scan is not None) or (scan and len(files) > 1):
+        raise UsageError("E-SEG-03", found=f"--format {form}, {len(files)} label maps, --dicom {scan or 'not given'}")
+    if scan:
+        dicom_seg.extra_module("highdicom")
+    targets = {file: output / f"{_stem(file)}{_ENDINGS[form]}" for file in files}
+    if form == "itksnap":
+        targets = {files[0]: output / _ENDINGS[form]}
+    if present := [str(path) for path in targets.values() if path.exists()]:
+        found = ", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
+        raise DataError("E-OUT-04", number=len(present), found=found)
     failed: dict[str, SamoraError] = {}
     for file, target in targets.items():
         try:
-            _write(file, target, request, table_of(file, request.model, results))
+            _write(file, target, form, scan, _table_of(file, model, results))
         except DataError as error:
             failed[file.name] = error
             continue
@@ -79,25 +94,22 @@ def export_labels(
     return [target for file, target in targets.items() if file.name not in failed], failed
 
 
-def label_files(source: Path) -> list[Path]:
+def _label_files(source: Path) -> list[Path]:
     """The label maps of a folder, by name, or the one file.
 
     Raises:
         DataError: ``E-SEG-01`` when there is none.
     """
     found = [source] if source.is_file() else sorted(source.glob("[!.]*"))
-    files = [path for path in found if path.name.lower().endswith(READABLE)]
-    files = [path for path in files if path == source or not path.name.endswith((UNCERTAINTY, seg_nrrd.ENDING))]
+    others = () if source.is_file() else (UNCERTAINTY, _SEG_NRRD)
+    files = [path for path in found if path.name.lower().endswith(READABLE) and not path.name.endswith(others)]
     if not files:
-        raise DataError(
-            "E-SEG-01",
-            readable=", ".join(READABLE),
-            found=f"none in {source}" if source.exists() else f"no file or folder {source}",
-        )
+        what = f"none in {source}" if source.exists() else f"no file or folder {source}"
+        raise DataError("E-SEG-01", readable=", ".join(READABLE), found=what)
     return files
 
 
-def table_of(file: Path, model: str | None, results: Path) -> LabelTable:
+def _table_of(file: Path, model: str | None, results: Path) -> LabelTable:
     """Names and colours: those of the named run, of the file's own header, or of the raw dataset that it lies in.
 
     Raises:
@@ -116,7 +128,7 @@ def table_of(file: Path, model: str | None, results: Path) -> LabelTable:
     raise DataError("E-SEG-02", file=file, found=f"no names in its header, and no {description}")
 
 
-def write_itksnap_labels(path: Path, table: LabelTable) -> None:
+def _write_itksnap(path: Path, table: LabelTable) -> None:
     """Write the label description file of ITK-SNAP (Segmentation > Import label descriptions), atomically.
 
     ITK-SNAP's own entry for 0 comes first.
@@ -129,45 +141,84 @@ def write_itksnap_labels(path: Path, table: LabelTable) -> None:
     write_text(path, _ITKSNAP_HEAD + "".join(lines))
 
 
-def _write(file: Path, target: Path, request: LabelExport, table: LabelTable) -> None:
-    if request.format == "itksnap":
-        write_itksnap_labels(target, table)
+def _write(file: Path, target: Path, form: LabelFormat, scan: Path | None, table: LabelTable) -> None:
+    if form == "itksnap":
+        _write_itksnap(target, table)
         return
     volume = read_volume(file)
     labels = label_array(volume)
     if strange := sorted(set(np.unique(labels).tolist()) - {0, *(entry.value for entry in table)}):
-        raise DataError(
-            "E-SEG-07",
-            file=file,
-            found=", ".join(map(str, strange)),
-            expected=", ".join(f"{entry.value} {entry.name}" for entry in table),
-        )
-    if request.format == "seg.nrrd":
-        seg_nrrd.write_seg_nrrd(target, labels, volume.grid, table)
-    elif request.scan is not None:
-        dicom_seg.write_dicom_seg(target, volume, labels, table, request.scan)
+        expected = ", ".join(f"{entry.value} {entry.name}" for entry in table)
+        raise DataError("E-SEG-07", file=file, found=", ".join(map(str, strange)), expected=expected)
+    if form == "seg.nrrd":
+        _write_seg_nrrd(target, labels, volume.grid, table)
+    elif scan:
+        dicom_seg.write_dicom_seg(target, volume, labels, table, scan)
     else:
         write_labels(target, labels, volume, table)
-
-
-def _check_options(request: LabelExport, count: int) -> None:
-    dicom = request.format == "dcm"
-    if dicom != (request.scan is not None) or (dicom and count > 1):
-        raise UsageError(
-            "E-SEG-03", found=f"--format {request.format}, {count} label maps, --dicom {request.scan or 'not given'}"
-        )
-    if dicom:
-        dicom_seg.require_highdicom()
-
-
-def _refuse_existing(targets: list[Path]) -> None:
-    present = [str(path) for path in targets if path.exists()]
-    if present:
-        raise DataError(
-            "E-OUT-04", number=len(present), found=", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
-        )
 
 
 def _stem(path: Path) -> str:
     ending = max((ending for ending in READABLE if path.name.lower().endswith(ending)), key=len)
     return path.name[: -len(ending)]
+
+
+def _write_seg_nrrd(path: Path, labels: npt.NDArray[np.uint8], grid: Grid, table: LabelTable) -> None:
+    """Write labels [X, Y, Z] atomically. Equal labels and tables give equal bytes.
+
+    Raises:
+        ResourceError: ``E-DISK-01``.
+    """
+    lps = grid.matrix[:3] * [[-1.0], [-1.0], [1.0]]
+    lines = [
+        "NRRD0004",
+        "type: unsigned char",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        f"sizes: {' '.join(map(str, grid.shape))}",
+        f"space directions: {' '.join(_vector(lps[:, axis]) for axis in range(3))}",
+        "kinds: domain domain domain",
+        "encoding: gzip",
+        f"space origin: {_vector(lps[:, 3])}",
+        *_segment_lines(labels, table),
+    ]
+    header = "\n".join([*lines, "", ""]).encode()
+    write_bytes(path, header + gzip.compress(labels.tobytes(order="F"), 6, mtime=0))
+
+
+def _segment_lines(labels: npt.NDArray[np.uint8], table: LabelTable) -> list[str]:
+    pairs = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_ConversionParameters": "",
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    boxes = find_objects(labels, max_label=max(entry.value for entry in table))
+    for number, entry in enumerate(table):
+        segment = {
+            "ID": f"Segment_{entry.value}",
+            "Name": entry.name,
+            "NameAutoGenerated": "0",
+            "Color": " ".join(f"{value / 255:.6g}" for value in entry.colour),
+            "ColorAutoGenerated": "0",
+            "LabelValue": str(entry.value),
+            "Layer": "0",
+            # The first and last index along each axis.
+            "Extent": " ".join(f"{part.start} {part.stop - 1}" for part in boxes[entry.value - 1] or [slice(0, 0)] * 3),
+            "Tags": f"TerminologyEntry:{_terminology(entry.name)}|",
+        }
+        pairs |= {f"Segment{number}_{key}": value for key, value in segment.items()}
+    escaped = str.maketrans({"\\": "\\\\", "\r": " ", "\n": "\\n"})
+    return [f"{key}:={value.translate(escaped)}" for key, value in pairs.items()]
+
+
+def _terminology(name: str) -> str:
+    code = anatomy_code(name)
+    category, kind, side = (
+        f"SCT^{part.value}^{part.meaning}" if part else "^^" for part in (code.category, code.kind, code.side)
+    )
+    return "~".join((_TERMINOLOGY, category, kind, side, _ANATOMY, "^^", "^^"))
+
+
+def _vector(values: npt.NDArray[np.float64]) -> str:
+    return f"({','.join(repr(float(value)) for value in values)})"

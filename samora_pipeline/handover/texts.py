@@ -6,7 +6,7 @@ run's own records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.label_table import label_table
 from samora_pipeline.contracts.run import PHANTOM_STAMP, BaseRecord, RunConfig
-from samora_pipeline.contracts.scores import Intervals, Summary
+from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.contracts.timing import Timing
+from samora_pipeline.evaluation.tables import render
 from samora_pipeline.handover.contents import CITATIONS_FILE, DIGESTS_FILE, LICENCES_FILE, ModelJson, SharedBase
 from samora_pipeline.inference.loading import find_base
-from samora_pipeline.weights.licences import known_licence
+from samora_pipeline.weights.records import known_licence
 
 _TEMPLATE = "model_card.md.j2"
 _FEW_PATIENTS = 10
-_PHYSICAL, _SAM_FAMILY = ("Dice", "HD95", "NSD"), ("Dice", "HD95")
 
 # Licences (SPDX) under which a copy may be handed on as long as the licence goes with it.
 REDISTRIBUTABLE = frozenset({"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0"})
@@ -89,12 +89,8 @@ def shared_bases(
             places = [f"fold_{fold}/" for fold in folds] if len(users) > 1 else [""]
             names = [f"{place}base{file.suffix.lower()}" for place in places]
             files |= dict.fromkeys(names, file)
-        why = (
-            _OWN
-            if own
-            else f"its licence, {licence or UNKNOWN}, {'allows' if allowed else 'may not allow'} redistribution"
-        )
-        why = why if with_base else "left out on demand"
+        terms = f"its licence, {licence or UNKNOWN}, {'allows' if allowed else 'may not allow'} redistribution"
+        why = (_OWN if own else terms) if with_base else "left out on demand"
         bases.append(SharedBase(Path(base.name).name, digest, licence, names[0] if names else "", why, tuple(folds)))
     return tuple(bases), files
 
@@ -176,7 +172,7 @@ def model_card(facts: CardFacts) -> str:
         config=config,
         network=to_plain(config.model),
         labels=label_table(config.labels),
-        scores=list(_scores(facts.summary)) if facts.summary else [],
+        scores=render(facts.summary) if facts.summary else "",
         not_exercised=not_exercised(facts),
         licences_file=LICENCES_FILE,
         citations_file=CITATIONS_FILE,
@@ -187,45 +183,17 @@ def model_card(facts: CardFacts) -> str:
 def not_exercised(facts: CardFacts) -> list[str]:
     """What this model has not been tried on, according to its records."""
     summary, first = facts.summary, facts.configs[0]
-    devices = sorted({timing.device for timing in facts.timings if timing.device})
+    known = ", ".join(sorted({timing.device for timing in facts.timings if timing.device})) or "an unrecorded device"
     unseen = [name for key, name in summary.labels.items() if not summary.counts[key].scored] if summary else []
     few = summary is not None and summary.bootstrap.n < _FEW_PATIENTS
     items = (
         (True, "scans of other sites, scanners or protocols than those of the training data"),
         (PHANTOM_STAMP in facts.model.stamps, "any real scan: it was trained and scored on synthetic data"),
-        (
-            not any(device.startswith("cuda") for device in devices),
-            f"a GPU: its last stage ran on {', '.join(devices) or 'an unrecorded device'}",
-        ),
-        (
-            len(facts.configs) == 1,
-            f"other folds than {first.fold}, so how much it depends on the split is not known",
-        ),
+        ("cuda" not in known, f"a GPU: its last stage ran on {known}"),
+        (len(facts.configs) == 1, f"other folds than {first.fold}: how much it depends on the split is not known"),
         (len({config.seed for config in facts.configs}) == 1, f"other seeds than {first.seed}"),
         (summary is None, "scoring: there are no scores of this run"),
         (few, f"more than {summary.bootstrap.n if summary else 0} patients, which cannot support a ranking of methods"),
         (bool(unseen), f"scored cases that show {', '.join(unseen)}"),
     )
     return [text for holds, text in items if holds]
-
-
-def _scores(summary: Summary) -> Iterator[list[str]]:
-    """The rows of the table of scores: each label, then the mean over the labels."""
-    family = summary.sam_family
-    rows = [(name, summary.counts[key].scored, key) for key, name in summary.labels.items()]
-    for name, count, key in (*rows, ("**mean**", summary.n, None)):
-        own, theirs = summary.foreground_mean, family.foreground_mean
-        if key is not None:
-            own, theirs = summary.mean[key], family.mean[key]
-        cells = [_cell(getattr(own, metric), summary.intervals, metric, key) for metric in _PHYSICAL]
-        cells += [_cell(getattr(theirs, metric), family.intervals, metric, key) for metric in _SAM_FAMILY]
-        yield [name, str(count), *cells]
-
-
-def _cell(value: float | None, intervals: Intervals, metric: str, key: str | None) -> str:
-    if value is None:
-        return "-"
-    digits = 1 if metric == "HD95" else 3
-    interval = (intervals.foreground_mean if key is None else intervals.mean.get(key, {})).get(metric)
-    limits = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval else ""
-    return f"{value:.{digits}f}{limits}"

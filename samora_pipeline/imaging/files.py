@@ -168,7 +168,7 @@ def _read_nifti(path: Path) -> Volume:
     if not compressed and path.name.lower().endswith(".gz"):
         raise DamagedError(f"first bytes {content[:8]!r}, no gzip stream")
     start = zlib.decompressobj(_GZIP_WINDOW).decompress(content, 540) if compressed else content[:540]
-    if compressed and len(start) < 348:
+    if compressed and len(start) < nibabel.Nifti1Header.sizeof_hdr:
         raise DamagedError(f"compressed data that end after {len(start)} bytes, within the header")
     header = _nifti_header(start)
     shape = _nifti_shape(header)

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, run, say
+from samora_pipeline.command_line import EXIT_OK, CommandParser, run, say
 from samora_pipeline.errors import UsageError
-
-if TYPE_CHECKING:
-    from samora_pipeline.contracts.run import RunConfig
-    from samora_pipeline.inference.case import InputCase
-    from samora_pipeline.inference.job import CaseFiles
-    from samora_pipeline.inference.record import ModelRecord, OutputFolder
-    from samora_pipeline.inference.runs import Choice
-    from samora_pipeline.paths import Roots
 
 _EPILOG = """\
 examples:
@@ -67,123 +57,26 @@ def _count(text: str) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from samora_pipeline.inference.allocation import keep_freed_memory
 
-    keep_freed_memory()
-    from samora_pipeline.contracts.run import CONFIG_FILE
-    from samora_pipeline.contracts.run_reader import read_run_config
-    from samora_pipeline.files import sweep
-    from samora_pipeline.inference.cases import find_cases, own_share, parse_shard, refuse_overwriting
-    from samora_pipeline.inference.record import OutputFolder
-    from samora_pipeline.inference.runs import choose
-    from samora_pipeline.paths import resolve_roots
-
-    roots = resolve_roots(arguments.root)
     if arguments.list:
-        return _list(roots, allow_code=arguments.allow_code)
-    _require_folders(arguments)
-    shard = parse_shard(arguments.shard)
-    choice = choose(arguments.model, arguments.folds, Path(arguments.images), roots)
-    config = read_run_config(choice.fold_folders[0] / CONFIG_FILE, allow_code=arguments.allow_code)
-    for line in (f"root: {roots.root} ({roots.origin})", *choice.remarks, *(f"stamp: {s}" for s in config.stamps)):
-        say(line)
-    folder = Path(arguments.output)
-    all_cases = find_cases(choice.images, config.plans.channel_names)
-    refuse_overwriting(choice.images, folder)
-    cases = _with_files(own_share(all_cases, shard), folder, arguments)
-    output = OutputFolder(folder, _model_record(choice, config, arguments), shard, resume=arguments.resume)
-    output.refuse_strange(path for _, files in cases for path in files.paths)
-    done = {case.name for case, files in cases if output.finished(case.name, case.channels, files.paths)}
-    to_do = [(case, files) for case, files in cases if case.name not in done]
-    if shard[1] == 1:
-        # Another share may be writing here, and its temporary files are not ours to remove.
-        sweep(folder)
-    failed = _predict_cases(arguments, choice, config, output, to_do, done, roots.weights) if to_do else 0
-    _summarize(output, len(to_do) - failed, len(done), failed)
-    return EXIT_FAILED_CASES if failed else EXIT_OK
-
-
-def _list(roots: Roots, *, allow_code: bool) -> int:
-    from samora_pipeline.inference.listing import list_runs
-    from samora_pipeline.inference.runs import find_runs
-
-    runs = find_runs(roots.results)
-    for line in list_runs(runs, allow_code=allow_code) if runs else [f"no trained run under {roots.results}"]:
-        say(line)
-    return EXIT_OK
-
-
-def _require_folders(arguments: argparse.Namespace) -> None:
+        return _list(arguments)
     missing = [flag for flag, value in (("-i", arguments.images), ("-o", arguments.output)) if not value]
     if missing:
         raise UsageError("E-ARG-13", missing=" and ".join(missing), found="a command without them")
+    keep_freed_memory()
+    from samora_pipeline.inference.job import predict
+
+    return predict(arguments)
 
 
-def _with_files(
-    cases: list[InputCase], folder: Path, arguments: argparse.Namespace
-) -> list[tuple[InputCase, CaseFiles]]:
-    from samora_pipeline.inference.job import output_files
+def _list(arguments: argparse.Namespace) -> int:
+    from samora_pipeline.inference.runs import find_runs, list_runs
+    from samora_pipeline.paths import resolve_roots
 
-    wanted = {"probabilities": arguments.save_probabilities, "uncertainty": arguments.save_uncertainty}
-    return [(case, output_files(case, folder, **wanted)) for case in cases]
-
-
-def _predict_cases(
-    arguments: argparse.Namespace,
-    choice: Choice,
-    config: RunConfig,
-    output: OutputFolder,
-    cases: list[tuple[InputCase, CaseFiles]],
-    done: set[str],
-    weights: Path,
-) -> int:
-    """Load the model, predict ``cases`` and return how many failed."""
-    from samora_pipeline.inference.job import predict_cases
-    from samora_pipeline.inference.predictor import Predictor
-    from samora_pipeline.inference.record import prediction_record
-
-    predictor = Predictor.load(
-        choice.run.folder,
-        folds=choice.folds,
-        weights_folder=weights,
-        device=arguments.device,
-        precision="fp32" if arguments.fp32 else "auto",
-        batch_size=arguments.batch,
-        tta=arguments.tta,
-        postprocessing=not arguments.no_postprocessing,
-        allow_code=arguments.allow_code,
-    )
-    arithmetic = predictor.arithmetic
-    say(f"device: {predictor.device}, {arithmetic.name} ({arithmetic.why}), {predictor.batch_size} slices per step")
-    if output.model.largest_component:
-        say(f"largest component only: {', '.join(output.model.largest_component)}  (--no-postprocessing keeps all)")
-    output.start(prediction_record(predictor, output.model, config), done, [case.name for case, _ in cases])
-    failures = predict_cases(predictor, cases, output)
-    output.write_failures(failures)
-    for name, failure in failures.items():
-        say(f"failed: {name}: {failure.code} {failure.what} ({failure.found})")
-    return len(failures)
-
-
-def _model_record(choice: Choice, config: RunConfig, arguments: argparse.Namespace) -> ModelRecord:
-    from samora_pipeline.inference.record import model_record
-
-    return model_record(
-        choice.run.folder,
-        {name: choice.run.folds[name] for name in choice.folds},
-        config.base_digest,
-        tta=arguments.tta,
-        postprocessing=not arguments.no_postprocessing,
-        save_probabilities=arguments.save_probabilities,
-        save_uncertainty=arguments.save_uncertainty,
-    )
-
-
-def _summarize(output: OutputFolder, new: int, skipped: int, failed: int) -> None:
-    parts = [f"{new} predicted"]
-    if skipped:
-        parts.append(f"{skipped} were complete already")
-    if failed:
-        parts.append(f"{failed} failed, see {output.failures_path}")
-    say(f"{output.folder}: {', '.join(parts)}")
+    results = resolve_roots(arguments.root).results
+    runs = find_runs(results)
+    for line in list_runs(runs, allow_code=arguments.allow_code) if runs else [f"no trained run under {results}"]:
+        say(line)
+    return EXIT_OK
 
 
 if __name__ == "__main__":

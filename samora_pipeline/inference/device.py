@@ -1,14 +1,19 @@
-"""The device that a command runs on, and what follows from it: the precision of products and the slices per step."""
+"""The device that a command runs on: the precision of products there, the slices per step and the in-plane map.
+
+Shapes: B slices, C channels, H W rows and columns of the source grid, N input size, K output maps, n side of logits.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samora_pipeline.errors import ResourceError, UsageError
+from samora_pipeline.imaging.resampling import OUTSIDE_LOGIT, InPlaneMap
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -34,8 +39,8 @@ class Arithmetic(NamedTuple):
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
-def pick_device(name: str | None) -> torch.device:
-    """Return the device called ``name``; None takes CUDA where it works, else the CPU.
+def pick_device(name: str | torch.device | None) -> torch.device:
+    """Return the device called ``name``; None takes CUDA where it works, else the CPU. A device stays what it is.
 
     Raises:
         UsageError: ``E-DEV-01`` for something that is no device.
@@ -43,21 +48,17 @@ def pick_device(name: str | None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(name, torch.device):
+        return name
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError("E-DEV-01", name=name, found=name) from error
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= present:
-        raise ResourceError(
-            "E-DEV-02", name=name, index=device.index or 0, found=f"{present} CUDA devices, torch {torch.__version__}"
-        )
+        found = f"{present} CUDA devices, torch {torch.__version__}"
+        raise ResourceError("E-DEV-02", name=name, index=device.index or 0, found=found)
     return device
-
-
-def as_device(device: str | torch.device | None) -> torch.device:
-    """The device itself, or the one that ``pick_device`` finds by its name."""
-    return device if isinstance(device, torch.device) else pick_device(device)
 
 
 def pick_arithmetic(device: torch.device, precision: Precision = "auto") -> Arithmetic:
@@ -110,9 +111,31 @@ def prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn
     return network
 
 
-def memory_left(device: torch.device) -> str:
-    """What is known of the memory of a device, in words for an error."""
-    if device.type != "cuda":
-        return "an allocation that failed"
-    free, total = torch.cuda.mem_get_info(device)
-    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+class DeviceMap:
+    """``InPlaneMap`` with its operators on a device; equal to it up to rounding."""
+
+    def __init__(self, in_plane: InPlaneMap, device: torch.device, *, regions: bool) -> None:
+        self._in_plane = in_plane
+        self._device = device
+        self._regions = regions
+        self._image_rows, self._image_columns = (self._on_device(matrix) for matrix in in_plane.image_operators)
+        outside = ~in_plane.field_of_view
+        self._outside = self._on_device(outside) if outside.any() else None
+
+    def image(self, images: Tensor) -> Tensor:
+        """Resize images (B,C,H,W) in [0, 1] to (B,C,N,N), clipped to [0, 1]."""
+        return (self._image_rows @ images @ self._image_columns.T).clamp_(0.0, 1.0)
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Interpolate logits (B,K,n,n) to the source grid (B,K,H,W); outside the field of view is background."""
+        rows, columns = (self._on_device(matrix) for matrix in self._in_plane.logit_operators(logits.shape[-1]))
+        scores: Tensor = rows @ logits @ columns.T
+        if self._outside is not None:
+            scores.masked_fill_(self._outside, -OUTSIDE_LOGIT)
+            if not self._regions:
+                scores[:, 0].masked_fill_(self._outside, OUTSIDE_LOGIT)
+        return scores
+
+    def _on_device(self, matrix: npt.NDArray[Any]) -> Tensor:
+        # A copy, because cached operators are read-only and torch warns about sharing such memory.
+        return torch.from_numpy(matrix.copy()).to(self._device)

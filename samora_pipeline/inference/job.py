@@ -1,35 +1,33 @@
-"""Predicting many cases: the next one is read while the current one is segmented, and a bad one is set aside."""
+"""Predicting many cases: the next one is read while the current one is segmented, and a bad one is skipped."""
 
 from __future__ import annotations
 
-import logging
+import argparse
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, say
 from samora_pipeline.contracts.label_table import label_table
-from samora_pipeline.errors import ResourceError, SamoraError
+from samora_pipeline.contracts.run import CONFIG_FILE
+from samora_pipeline.contracts.run_reader import read_run_config
+from samora_pipeline.errors import SamoraError
+from samora_pipeline.files import sweep
 from samora_pipeline.imaging.dicom import read_series
 from samora_pipeline.imaging.files import read_volume, write_labels
 from samora_pipeline.imaging.volume import Volume
-from samora_pipeline.inference.case import InputCase
+from samora_pipeline.inference.case import InputCase, find_cases, own_share, parse_shard, refuse_overwriting
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.inference.probabilities import PROBABILITIES, UNCERTAINTY
-from samora_pipeline.inference.record import Failure, OutputFolder
-from samora_pipeline.run_log import Progress
+from samora_pipeline.inference.record import Failure, OutputFolder, model_record, prediction_record
+from samora_pipeline.inference.runs import Choice, choose
+from samora_pipeline.paths import resolve_roots
+from samora_pipeline.run_log import Progress, logger
 
-logger = logging.getLogger("samora")
-
-
-@dataclass(frozen=True)
-class ReadCase:
-    """The channels of a case in memory, and the seconds that took."""
-
-    volumes: tuple[Volume, ...]
-    seconds: float
+_Read = tuple[tuple[Volume, ...], float]
+"""the channels of a case in memory, and the seconds that took"""
 
 
 class CaseFiles(NamedTuple):
@@ -54,6 +52,68 @@ def output_files(case: InputCase, folder: Path, *, probabilities: bool = False, 
     )
 
 
+def predict(arguments: argparse.Namespace) -> int:
+    """Run ``samora_predict`` with its parsed arguments and return the exit code."""
+    roots, folder = resolve_roots(arguments.root), Path(arguments.output)
+    shard = parse_shard(arguments.shard)
+    choice = choose(arguments.model, arguments.folds, Path(arguments.images), roots)
+    config = read_run_config(choice.fold_folders[0] / CONFIG_FILE, allow_code=arguments.allow_code)
+    for line in (f"root: {roots.root} ({roots.origin})", *choice.remarks, *(f"stamp: {s}" for s in config.stamps)):
+        say(line)
+    all_cases = find_cases(choice.images, config.plans.channel_names)
+    refuse_overwriting(choice.images, folder)
+    wanted = {"probabilities": arguments.save_probabilities, "uncertainty": arguments.save_uncertainty}
+    cases = [(case, output_files(case, folder, **wanted)) for case in own_share(all_cases, shard)]
+    model = model_record(
+        choice.run.folder,
+        {name: choice.run.folds[name] for name in choice.folds},
+        config.base_digest,
+        tta=arguments.tta,
+        postprocessing=not arguments.no_postprocessing,
+        save_probabilities=arguments.save_probabilities,
+        save_uncertainty=arguments.save_uncertainty,
+    )
+    output = OutputFolder(folder, model, shard, resume=arguments.resume)
+    output.refuse_strange(path for _, files in cases for path in files.paths)
+    done = {case.name for case, files in cases if output.finished(case.name, case.channels, files.paths)}
+    to_do = [(case, files) for case, files in cases if case.name not in done]
+    if shard[1] == 1:
+        # Another share may be writing here, and its temporary files are not ours to remove.
+        sweep(folder)
+    failures: dict[str, Failure] = {}
+    if to_do:
+        predictor = _load(arguments, choice, model.largest_component, roots.weights)
+        output.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
+        failures = predict_cases(predictor, to_do, output)
+        output.write_failures(failures)
+    for name, failure in failures.items():
+        say(f"failed: {name}: {failure.code} {failure.what} ({failure.found})")
+    parts = [f"{len(to_do) - len(failures)} predicted"]
+    parts += [f"{len(done)} were complete already"] if done else []
+    parts += [f"{len(failures)} failed, see {output.failures_path}"] if failures else []
+    say(f"{folder}: {', '.join(parts)}")
+    return EXIT_FAILED_CASES if failures else EXIT_OK
+
+
+def _load(arguments: argparse.Namespace, choice: Choice, largest: Sequence[str], weights: Path) -> Predictor:
+    predictor = Predictor.load(
+        choice.run.folder,
+        folds=choice.folds,
+        weights_folder=weights,
+        device=arguments.device,
+        precision="fp32" if arguments.fp32 else "auto",
+        batch_size=arguments.batch,
+        tta=arguments.tta,
+        postprocessing=not arguments.no_postprocessing,
+        allow_code=arguments.allow_code,
+    )
+    arithmetic = predictor.arithmetic
+    say(f"device: {predictor.device}, {arithmetic.name} ({arithmetic.why}), {predictor.batch_size} slices per step")
+    if largest:
+        say(f"largest component only: {', '.join(largest)}  (--no-postprocessing keeps all)")
+    return predictor
+
+
 def predict_cases(
     predictor: Predictor, cases: Sequence[tuple[InputCase, CaseFiles]], output: OutputFolder
 ) -> dict[str, Failure]:
@@ -70,33 +130,32 @@ def predict_cases(
             except MemoryError:
                 failures[case.name] = Failure("E-MEM-02", f"memory does not hold the case {case.name}")
             except SamoraError as error:
-                if isinstance(error, ResourceError) and error.code == "E-DISK-01":
+                if error.code == "E-DISK-01":
                     raise
                 failures[case.name] = Failure.of(error)
             if case.name in failures:
-                logger.warning("%s is set aside: %s", case.name, failures[case.name].what)
+                logger.warning("%s is skipped: %s", case.name, failures[case.name].what)
             progress.advance(case.name)
     return failures
 
 
-def _predict_case(
-    predictor: Predictor, case: InputCase, read: ReadCase, files: CaseFiles, output: OutputFolder
-) -> None:
-    for volume in read.volumes:
+def _predict_case(predictor: Predictor, case: InputCase, read: _Read, files: CaseFiles, output: OutputFolder) -> None:
+    volumes, read_seconds = read
+    for volume in volumes:
         for warning in volume.warnings:
             logger.warning("%s: %s", volume.path.name, warning)
     begun = time.monotonic()
-    labels = predictor.predict_volume(read.volumes, probabilities=files.probabilities, uncertainty=files.uncertainty)
+    labels = predictor.predict_volume(volumes, probabilities=files.probabilities, uncertainty=files.uncertainty)
     predicted = time.monotonic()
-    write_labels(files.labels, labels, read.volumes[0], label_table(predictor.labels))
-    seconds = {"read": read.seconds, "predict": predicted - begun, "write": time.monotonic() - predicted}
+    write_labels(files.labels, labels, volumes[0], label_table(predictor.labels))
+    seconds = {"read": read_seconds, "predict": predicted - begun, "write": time.monotonic() - predicted}
     output.add(case.name, case.channels, files.paths, seconds)
 
 
-def _read_ahead(cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, Future[ReadCase]]]:
+def _read_ahead(cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, Future[_Read]]]:
     """Yield each case with its future; one thread reads the next case meanwhile, so two are in memory at most."""
     with ThreadPoolExecutor(1) as pool:
-        pending: list[Future[ReadCase]] = []
+        pending: list[Future[_Read]] = []
         for number, case in enumerate(cases):
             reading = pending.pop() if pending else pool.submit(_read, case)
             if number + 1 < len(cases):
@@ -106,7 +165,7 @@ def _read_ahead(cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, Future[
             del reading
 
 
-def _read(case: InputCase) -> ReadCase:
+def _read(case: InputCase) -> _Read:
     begun = time.monotonic()
     volumes = (read_series(case.channels),) if case.dicom else tuple(read_volume(path) for path in case.channels)
-    return ReadCase(volumes, time.monotonic() - begun)
+    return volumes, time.monotonic() - begun

@@ -42,12 +42,17 @@ def load_folds(folders: Sequence[Path], weights_folder: Path, *, allow_code: boo
     """
     configs = [read_run_config(folder / CONFIG_FILE, allow_code=allow_code) for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
-        _check_same(folder, config, configs[0])
+        for part in ("dataset", "model", "plans", "labels"):
+            if getattr(config, part) != getattr(configs[0], part):
+                raise DataError("E-RUN-03", folder=folder, part=part, found=str(folder))
     bases: dict[str, dict[str, Tensor]] = {}
     folds = []
     for folder, config in zip(folders, configs, strict=True):
         checkpoint = load_checkpoint(folder / FINAL_CHECKPOINT)
-        _check_base(folder, config, checkpoint.record.get("base_digest"))
+        digest = checkpoint.record.get("base_digest")
+        if digest != config.base_digest:
+            found = f"checkpoint: {digest}; config: {config.base_digest} ({folder})"
+            raise DataError("E-RUN-04", folder=folder, found=found)
         network = build_network(config.model)
         if config.base is not None and isinstance(network, SegmentationNetwork):
             if config.base.digest not in bases:
@@ -66,8 +71,11 @@ def find_base(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> Pa
         AssetError: ``E-WEIGHT-05`` when there is no file at all.
     """
     others = []
-    likely = _likely(record, fold_folder, weights_folder)
-    for path in likely:
+    # An exported public base keeps the ending of its format.
+    likely = [path for folder in (fold_folder, fold_folder.parent) for path in sorted(folder.glob(f"{_BASE_STEM}.*"))]
+    with suppress(AssetError):
+        likely.append(resolve(record.name, weights_folder))
+    for path in filter(Path.is_file, likely):
         digest = digest_file(path)
         if digest == record.digest:
             return path
@@ -84,25 +92,3 @@ def find_base(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> Pa
             fix=f"put the file into {weights_folder}",
         )
     raise DataError("E-WEIGHT-09", record=record, found="; ".join(others))
-
-
-def _likely(record: BaseRecord, fold_folder: Path, weights_folder: Path) -> list[Path]:
-    """Files that should be the base by their place or their name."""
-    # An exported public base keeps the ending of its format.
-    beside = [path for folder in (fold_folder, fold_folder.parent) for path in sorted(folder.glob(f"{_BASE_STEM}.*"))]
-    with suppress(AssetError):
-        beside.append(resolve(record.name, weights_folder))
-    return [path for path in beside if path.is_file()]
-
-
-def _check_base(folder: Path, config: RunConfig, digest: object) -> None:
-    if digest != config.base_digest:
-        raise DataError(
-            "E-RUN-04", folder=folder, found=f"checkpoint: {digest}; config: {config.base_digest} ({folder})"
-        )
-
-
-def _check_same(folder: Path, config: RunConfig, first: RunConfig) -> None:
-    for part in ("dataset", "model", "plans", "labels"):
-        if getattr(config, part) != getattr(first, part):
-            raise DataError("E-RUN-03", folder=folder, part=part, found=str(folder))

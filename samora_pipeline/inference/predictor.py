@@ -28,15 +28,7 @@ from samora_pipeline.imaging.intensity import measure, normalize, scheme_of
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.imaging.volume import Volume, require_finite, to_raw_grid, to_slices
 from samora_pipeline.inference.arrays import SLICES_ROWS_COLUMNS, array_volumes
-from samora_pipeline.inference.device import (
-    Precision,
-    as_device,
-    memory_left,
-    pick_arithmetic,
-    pick_batch,
-    prepared,
-)
-from samora_pipeline.inference.in_plane import DeviceMap
+from samora_pipeline.inference.device import DeviceMap, Precision, pick_arithmetic, pick_batch, pick_device, prepared
 from samora_pipeline.inference.probabilities import probability_writer, uncertainty_writer
 from samora_pipeline.inference.runs import named_run, pick_folds
 from samora_pipeline.paths import resolve_roots
@@ -88,7 +80,7 @@ class Predictor:
     ) -> None:
         self.plans = plans
         self.labels = labels
-        self.device = as_device(device)
+        self.device = pick_device(device)
         self.arithmetic = pick_arithmetic(self.device, precision)
         self._networks = [prepared(network, self.device, self.arithmetic.dtype) for network in networks]
         self.input_size = input_size
@@ -133,7 +125,7 @@ class Predictor:
         from samora_pipeline.inference.loading import load_folds
 
         # Before anything is read: a device that is not there is the cheapest of all mistakes to find.
-        own_device = as_device(device)
+        own_device = pick_device(device)
         roots = resolve_roots(None)
         trained = named_run(str(run), roots.results)
         folders = [trained.folds[name] for name in pick_folds(trained, folds)]
@@ -244,7 +236,7 @@ class Predictor:
         try:
             with torch.inference_mode():
                 return self._average(slices.to(self.device), in_plane)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:  # of which torch.OutOfMemoryError is one
             if not isinstance(error, torch.OutOfMemoryError) and _CPU_ALLOCATION not in str(error):
                 raise
         return None
@@ -268,12 +260,9 @@ class Predictor:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if size == 1:
+            left = _memory_left(self.device)
             raise ResourceError(
-                "E-MEM-01",
-                device=self.device,
-                labels=self.labels,
-                number=len(self._networks),
-                found=memory_left(self.device),
+                "E-MEM-01", device=self.device, labels=self.labels, number=len(self._networks), found=left
             )
         self.batch_size = min(self.batch_size, size // 2)
 
@@ -281,13 +270,8 @@ class Predictor:
         names = self.plans.channel_names
         deep = [volume for volume in volumes if volume.array.ndim != 3]
         if len(volumes) != len(names) or deep:
-            raise DataError(
-                "E-CHAN-04",
-                what="the image has another number of channels than the model takes",
-                found=f"shape {deep[0].array.shape} in {deep[0].path}" if deep else str(len(volumes)),
-                expected=f"{len(names)} ({', '.join(names)}), each a volume with three axes",
-                fix="write each channel to a file of its own, in the order of the model",
-            )
+            found = f"shape {deep[0].array.shape} in {deep[0].path}" if deep else str(len(volumes))
+            raise DataError("E-CHAN-04", number=len(names), names=", ".join(names), found=found)
 
 
 def mirrored_views(plans: Plans) -> list[tuple[int, ...]]:
@@ -302,3 +286,11 @@ def _measured(images: Images, plans: Plans) -> list[IntensityStats]:
     needed = any(scheme_of(rule).measured for rule in plans.intensity.value)
     voxels = images if needed else images[:1, :, :1, :1]
     return [measure(voxels[:, channel]) for channel in range(images.shape[1])]
+
+
+def _memory_left(device: torch.device) -> str:
+    """What is known of the memory of a device, in words for an error."""
+    if device.type != "cuda":
+        return "an allocation that failed"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

@@ -34,8 +34,8 @@ class ModelRecord:
     configs: dict[str, str]
     checkpoints: dict[str, str]
     base: str
-    tta: bool
-    save_probabilities: bool
+    tta: bool = False
+    save_probabilities: bool = False
     save_uncertainty: bool = False
     largest_component: tuple[str, ...] = ()
 
@@ -72,14 +72,10 @@ class PredictionRecord:
     slices_per_step: int = 0
     schema_version: int = 1
 
-    def with_case(self, name: str, case: CaseRecord) -> PredictionRecord:
-        """Return a copy that also holds ``case``."""
-        return replace(self, cases={**self.cases, name: case})
-
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a case was set aside, in the words of its error."""
+    """Why a case was skipped, in the words of its error."""
 
     code: str
     what: str
@@ -102,39 +98,28 @@ class Failures:
 
 
 def model_record(
-    run: Path,
-    folds: Mapping[str, Path],
-    base: str,
-    *,
-    tta: bool = False,
-    postprocessing: bool = True,
-    save_probabilities: bool = False,
-    save_uncertainty: bool = False,
+    run: Path, folds: Mapping[str, Path], base: str, *, postprocessing: bool = True, **settings: bool
 ) -> ModelRecord:
-    """The record of a run's fold folders, by name, on a base with the digest ``base``."""
+    """The record of a run's fold folders, by name, on a base with the digest ``base``.
+
+    ``settings``: ``tta``, ``save_probabilities``, ``save_uncertainty``.
+    """
     return ModelRecord(
         run=str(run),
         folds=tuple(folds),
         configs={name: digest_file(folder / CONFIG_FILE) for name, folder in folds.items()},
         checkpoints={name: digest_file(folder / FINAL_CHECKPOINT) for name, folder in folds.items()},
         base=base,
-        tta=tta,
-        save_probabilities=save_probabilities,
-        save_uncertainty=save_uncertainty,
         largest_component=tuple(step.name for step in read_steps(folds.values())) if postprocessing else (),
+        **settings,
     )
 
 
 def prediction_record(predictor: Predictor, model: ModelRecord, config: RunConfig) -> PredictionRecord:
     """The record of a predictor before its first case."""
+    device, dtype, slices = str(predictor.device), predictor.arithmetic.name, predictor.batch_size
     return PredictionRecord(
-        model,
-        config.dataset,
-        str(predictor.device),
-        config.stamps,
-        snapshot(),
-        precision=predictor.arithmetic.name,
-        slices_per_step=predictor.batch_size,
+        model, config.dataset, device, config.stamps, snapshot(), precision=dtype, slices_per_step=slices
     )
 
 
@@ -163,11 +148,8 @@ class OutputFolder:
         """
         strange = sorted(path.name for path in outputs if path.exists())
         if strange and not any(self.folder.glob(f"{RECORD_STEM}*.json")):
-            raise DataError(
-                "E-OUT-01",
-                folder=self.folder,
-                found=f"{', '.join(strange[:10])}, and no run.json that says where they come from",
-            )
+            found = f"{', '.join(strange[:10])}, and no run.json that says where they come from"
+            raise DataError("E-OUT-01", folder=self.folder, found=found)
 
     def start(self, record: PredictionRecord, finished: Iterable[str], to_do: Iterable[str]) -> None:
         """Begin a record that holds the ``finished`` cases, and what earlier runs of this command did besides."""
@@ -188,7 +170,7 @@ class OutputFolder:
         """Record a case whose files have been written."""
         rounded = {phase: round(value, 3) for phase, value in seconds.items()}
         case = CaseRecord(self.model.digest, _digests(inputs), _digests(outputs), rounded)
-        self._record = self._record.with_case(name, case)
+        self._record = replace(self._record, cases={**self._record.cases, name: case})
         write_json(self._record, self._record_path)
 
     def write_failures(self, failures: dict[str, Failure]) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT
-from samora_pipeline.errors import AssetError, UsageError
+from samora_pipeline.command_line import aligned
+from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE
+from samora_pipeline.contracts.run_reader import read_run_config
+from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores, Summary
+from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.paths import Roots
 from samora_pipeline.registry import nearest
 
+_HEADER = ("run", "backbone", "folds", "finished", "Dice", "stamps")
+_NONE = "-"
 IMAGE_FOLDERS = ("imagesTs", "imagesTr", "imagesUn")
 _FOLD = "fold_"
 _DATASET = re.compile(r"^Dataset\d{3,}_.+$")
@@ -128,11 +135,8 @@ def _pick(runs: list[TrainedRun], images: Path) -> TrainedRun:
     own = [run for run in runs if run.dataset in parts]
     if len(own) == 1:
         return own[0]
-    raise AssetError(
-        "E-RUN-02",
-        folder=max(own or runs, key=lambda run: run.finished_at).folder,
-        found=", ".join(run.label for run in own or runs),
-    )
+    latest = max(own or runs, key=lambda run: run.finished_at).folder
+    raise AssetError("E-RUN-02", folder=latest, found=", ".join(run.label for run in own or runs))
 
 
 def pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -145,19 +149,49 @@ def pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]
         return tuple(run.folds)
     missing = [name for name in wanted if name not in run.folds]
     if missing:
-        raise UsageError(
-            "E-FOLD-02",
-            run=run,
-            missing=", ".join(missing),
-            folds=" ".join(run.folds),
-            found=f"finished: {', '.join(run.folds)}",
-        )
+        known = " ".join(run.folds)
+        raise UsageError("E-FOLD-02", run=run, missing=", ".join(missing), folds=known, found=f"finished: {known}")
     return tuple(dict.fromkeys(wanted))
 
 
 def _no_run(found: str, expected: str = "") -> AssetError:
-    return AssetError(
-        "E-RUN-01",
-        found=found,
-        expected=expected or "DatasetNNN_Name/TRAINER__SPLIT__NAME/fold_K with a final checkpoint",
-    )
+    layout = "DatasetNNN_Name/TRAINER__SPLIT__NAME/fold_K with a final checkpoint"
+    return AssetError("E-RUN-01", found=found, expected=expected or layout)
+
+
+def list_runs(runs: list[TrainedRun], *, allow_code: bool = False) -> list[str]:
+    """The lines of a table with each run's name as ``-m`` takes it, its finished folds, and its mean Dice.
+
+    Dice is the foreground mean of protocol ``physical`` over the scored cases, averaged over the folds that are scored;
+    that of an imported model is what it was exported with. A run that cannot be read is listed with the reason.
+    """
+    return aligned([_HEADER, *(_row(run, allow_code) for run in runs)])
+
+
+def _row(run: TrainedRun, allow_code: bool) -> tuple[str, ...]:
+    try:
+        configs = [read_run_config(fold / CONFIG_FILE, allow_code=allow_code) for fold in run.folds.values()]
+        dice = _dice(run)
+    except DataError as error:
+        reason = f"cannot be read: {error.code} {error.found or error.what}"
+        return run.label, _NONE, ", ".join(run.folds), _NONE, _NONE, reason
+    stamps = dict.fromkeys(stamp for config in configs for stamp in config.stamps)
+    finished = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.finished_at))
+    backbone = f"{configs[0].model.backbone} {configs[0].model.input_size} px"
+    return run.label, backbone, ", ".join(run.folds), finished, dice, ", ".join(stamps) or _NONE
+
+
+def _dice(run: TrainedRun) -> str:
+    known = [mean for folder in run.folds.values() if (mean := _mean(folder)) is not None]
+    if not known:
+        return "not scored"
+    part = "" if len(known) == len(run.folds) else f" ({len(known)} of {len(run.folds)} folds)"
+    told = "" if any((folder / SUMMARY_FILE).is_file() for folder in run.folds.values()) else " (as exported)"
+    return f"{sum(known) / len(known):.3f}{part}{told}"
+
+
+def _mean(folder: Path) -> float | None:
+    if (folder / SUMMARY_FILE).is_file():
+        return read_json(Summary, folder / SUMMARY_FILE).foreground_mean.Dice
+    exported = folder / EXPORTED_SCORES_FILE
+    return read_json(ExportedScores, exported).dice if exported.is_file() else None

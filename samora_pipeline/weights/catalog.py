@@ -63,89 +63,64 @@ class Asset:
         """Address, size, licence and digest, as printed before a download."""
         partly = f"md5 {self.md5_start}..." if self.md5_start else "no published digest"
         digest = f"sha256 {self.sha256}" if self.sha256 else partly
-        return f"{self.url} ({self._size()}{self.licence}, {digest})"
+        return f"{self.url} ({', '.join(filter(None, (self.length, self.licence, digest)))})"
+
+    @property
+    def way(self) -> str:
+        """How to get it."""
+        accept = " --accept-licence" if self.non_commercial else ""
+        return "install the package again" if self.packaged else f"samora_weights get {self.name}{accept}"
+
+    @property
+    def length(self) -> str:
+        """Its size in words; empty where nobody states one."""
+        if self.size is not None:
+            return f"{self.size:,} bytes"
+        return f"about {self.about / 1e6:,.0f} MB" if self.about else ""
 
     def path(self, weights_folder: Path) -> Path:
         """Where the file belongs."""
         return Path(__file__).with_name(self.file) if self.packaged else weights_folder / self.file
 
-    def _size(self) -> str:
-        if self.size is not None:
-            return f"{self.size:,} bytes, "
-        return f"about {self.about / 1e6:,.0f} MB, " if self.about else ""
+
+def _sam(name: str, mark: str, size: int, sha256: str) -> Asset:
+    return Asset(name, file := f"{name}_{mark}.pth", _APACHE, f"{_SAM}{file}", size, sha256)
 
 
-def _sam(name: str, file: str, size: int, sha256: str) -> Asset:
-    return Asset(name, file, _APACHE, f"{_SAM}{file}", size, sha256)
-
-
-def _sam2(name: str, path: str, size: int, sha256: str) -> Asset:
-    return Asset(name, Path(path).name, _APACHE, f"{_SAM2}{path}", size, sha256)
+def _sam2(name: str, date: str, size: int, sha256: str) -> Asset:
+    file = f"{name.replace('b+', 'base_plus')}.pt"
+    return Asset(name, file, _APACHE, f"{_SAM2}{date}/{file}", size, sha256)
 
 
 def _mae(name: str, file: str, about: int, md5_start: str = "") -> Asset:
     return Asset(name, file, _NON_COMMERCIAL, f"{_MAE}{file}", about=about, md5_start=md5_start)
 
 
-ASSETS: dict[str, Asset] = {
-    asset.name: asset
-    for asset in (
-        _sam(
-            "sam_vit_b",
-            "sam_vit_b_01ec64.pth",
-            375_042_383,
-            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        ),
-        _sam(
-            "sam_vit_l",
-            "sam_vit_l_0b3195.pth",
-            1_249_524_607,
-            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        ),
-        _sam(
-            "sam_vit_h",
-            "sam_vit_h_4b8939.pth",
-            2_564_550_879,
-            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        ),
-        _sam2(
-            "sam2_hiera_b+",
-            "072824/sam2_hiera_base_plus.pt",
-            323_493_298,
-            "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071",
-        ),
-        _sam2(
-            "sam2.1_hiera_b+",
-            "092824/sam2.1_hiera_base_plus.pt",
-            323_606_802,
-            "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
-        ),
-        # The TensorFlow checkpoint below, converted by a third party; encoder, linear head and projection head.
-        Asset("simclr_r50_2x_sk1", "r50_2x_sk1.pth", _APACHE, f"{_SIMCLR}r50_2x_sk1.pth", about=715_000_000),
-        Asset(
-            "simclr_r50_2x_sk1_tf",
-            "simclr_r50_2x_sk1/model.ckpt-250228.index",
-            _APACHE,
-            f"{_SIMCLR_TF}model.ckpt-250228.index",
-            needs=("simclr_r50_2x_sk1_tf_data",),
-        ),
-        Asset(
-            "simclr_r50_2x_sk1_tf_data",
-            "simclr_r50_2x_sk1/model.ckpt-250228.data-00000-of-00001",
-            _APACHE,
-            f"{_SIMCLR_TF}model.ckpt-250228.data-00000-of-00001",
-        ),
-        _mae("mae_vit_l_full", "mae_pretrain_vit_large_full.pth", 1_318_167_552),
-        _mae("mae_vit_l_encoder", "mae_pretrain_vit_large.pth", 1_213_206_528, "b8b06e"),
-        Asset(
-            "samora_tiny",
-            "samora_tiny.safetensors",
-            _APACHE,
-            size=1_789_984,
-            sha256="a60f9bed802a4c4286edbddd4ca37243ce8bb19e8e4c59c9b83a60f1e6548a44",
-        ),
-    )
-}
+def _simclr_tf(name: str, file: str, *needs: str) -> Asset:
+    return Asset(name, f"simclr_r50_2x_sk1/{file}", _APACHE, f"{_SIMCLR_TF}{file}", needs=needs)
+
+
+_ASSETS = (
+    _sam("sam_vit_b", "01ec64", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    _sam("sam_vit_l", "0b3195", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    _sam("sam_vit_h", "4b8939", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    _sam2("sam2_hiera_b+", "072824", 323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"),
+    _sam2("sam2.1_hiera_b+", "092824", 323_606_802, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
+    # The TensorFlow checkpoint below, converted by a third party; encoder, linear head and projection head.
+    Asset("simclr_r50_2x_sk1", "r50_2x_sk1.pth", _APACHE, f"{_SIMCLR}r50_2x_sk1.pth", about=715_000_000),
+    _simclr_tf("simclr_r50_2x_sk1_tf", "model.ckpt-250228.index", "simclr_r50_2x_sk1_tf_data"),
+    _simclr_tf("simclr_r50_2x_sk1_tf_data", "model.ckpt-250228.data-00000-of-00001"),
+    _mae("mae_vit_l_full", "mae_pretrain_vit_large_full.pth", 1_318_167_552),
+    _mae("mae_vit_l_encoder", "mae_pretrain_vit_large.pth", 1_213_206_528, "b8b06e"),
+    Asset(
+        "samora_tiny",
+        "samora_tiny.safetensors",
+        _APACHE,
+        size=1_789_984,
+        sha256="a60f9bed802a4c4286edbddd4ca37243ce8bb19e8e4c59c9b83a60f1e6548a44",
+    ),
+)
+ASSETS: dict[str, Asset] = {asset.name: asset for asset in _ASSETS}
 
 
 def named(name: str) -> Asset:
@@ -156,13 +131,8 @@ def named(name: str) -> Asset:
     """
     if name in ASSETS:
         return ASSETS[name]
-    raise UsageError(
-        "E-NAME-01",
-        what=f'no weights are called "{name}"',
-        found=name,
-        expected=f"{nearest(name, list(ASSETS))}known: {', '.join(ASSETS)}",
-        fix="samora_weights list",
-    )
+    expected = f"{nearest(name, list(ASSETS))}known: {', '.join(ASSETS)}"
+    raise UsageError("E-NAME-01", kind="file", name=name, found=name, expected=expected, fix="samora_weights list")
 
 
 def resolve(name_or_path: str, weights_folder: Path) -> Path:
@@ -180,13 +150,9 @@ def resolve(name_or_path: str, weights_folder: Path) -> Path:
     for path in (Path(name_or_path).expanduser(), weights_folder / name_or_path):
         if path.is_file():
             return path
-    raise AssetError(
-        "E-WEIGHT-05",
-        what=f"no weights called {name_or_path}",
-        found=f"no file {name_or_path}, and none of that name in {weights_folder}",
-        expected=f"{nearest(name_or_path, list(ASSETS))}a file, or one of {', '.join(ASSETS)}",
-        fix=f"correct the name; {WAYS_ON}",
-    )
+    found = f"no file {name_or_path}, and none of that name in {weights_folder}"
+    expected = f"{nearest(name_or_path, list(ASSETS))}a file, or one of {', '.join(ASSETS)}"
+    raise AssetError("E-WEIGHT-05", found=found, expected=expected, fix=f"correct the name; {WAYS_ON}")
 
 
 def verify(asset: Asset, path: Path, recorded: str | None = None) -> str:
@@ -200,25 +166,22 @@ def verify(asset: Asset, path: Path, recorded: str | None = None) -> str:
     digest = digest_file(path)
     wanted = asset.sha256 or recorded
     if asset.size not in (None, path.stat().st_size) or wanted not in (None, digest):
-        raise wrong(asset, path, digest, wanted)
+        raise wrong(asset, path, digest, recorded=recorded)
     return digest
 
 
-def wrong(asset: Asset, path: Path, digest: str, wanted: str | None, reason: str = "") -> DataError:
+def wrong(asset: Asset, path: Path, digest: str, reason: str = "", recorded: str | None = None) -> DataError:
     """The error for a file that is not ``asset``; without a ``reason``, what it looks like is guessed."""
     size = path.stat().st_size
-    expected = f"{asset.size:,} bytes, " if asset.size is not None else ""
-    origin = "sha256" if asset.sha256 else "the sha256 recorded at first use:"
-    expected += f"{origin} {wanted}" if wanted else f"the layout of {asset.name}"
-    looks = reason or _likeness(asset, path, size, digest)
+    first_use = f"the sha256 recorded at first use: {recorded}" if recorded else f"the layout of {asset.name}"
+    expected = f"{asset.length}, sha256 {asset.sha256}" if asset.sha256 else first_use
     file = path.name.removesuffix(PART_SUFFIX)
     return DataError(
         "E-WEIGHT-06",
         what=f"{file}: wrong content",
-        found=f"{size:,} bytes, sha256 {digest}; {looks}",
+        found=f"{size:,} bytes, sha256 {digest}; {reason or _likeness(asset, path, size, digest)}",
         expected=expected,
-        fix=f"delete {path.with_name(file)} and get it again: "
-        + ("install this package again" if asset.packaged else f"samora_weights get {asset.name}"),
+        fix=f"delete {path.with_name(file)} and get it again: {asset.way}",
     )
 
 
@@ -246,17 +209,10 @@ def _likeness(asset: Asset, path: Path, size: int, digest: str) -> str:
 
 def missing(asset: Asset, path: Path, tried: str = "") -> AssetError:
     """The error for an asset that is not there; ``tried`` says what came of fetching it."""
-    if asset.packaged:
-        expected = "the file that comes with this package"
-        fix = f"install the package again; {WAYS_ON}"
-    else:
-        accept = " --accept-licence" if asset.non_commercial else ""
-        expected = asset.terms
-        fix = f"samora_weights get {asset.name}{accept}; {WAYS_ON}"
     return AssetError(
         "E-WEIGHT-05",
         what=f"the weights {asset.name} are not there",
         found=f"looked for {path}{(f'; {tried}' if tried else '')}",
-        expected=expected,
-        fix=fix,
+        expected="the file that comes with this package" if asset.packaged else asset.terms,
+        fix=f"{asset.way}; {WAYS_ON}",
     )

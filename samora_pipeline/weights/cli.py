@@ -41,46 +41,27 @@ def main(argv: list[str] | None = None) -> int:
 def _act(arguments: argparse.Namespace) -> None:
     _check(arguments)
     from samora_pipeline.paths import resolve_roots
-
-    folder = resolve_roots(arguments.root).weights
-    actions = {"list": _list, "get": _get, "add": _add, "verify": _verify}
-    actions[arguments.action](arguments, folder)
-
-
-def _list(_: argparse.Namespace, folder: Path) -> None:
-    from samora_pipeline.weights.inventory import table
-
-    say(f"weights: {folder}")
-    say(table(folder))
-
-
-def _get(arguments: argparse.Namespace, folder: Path) -> None:
-    from samora_pipeline.weights.catalog import named
-    from samora_pipeline.weights.obtain import get
-
-    for name in arguments.names:
-        named(name)
-    for name in arguments.names:
-        say(f"{name}: {get(name, folder, accept=arguments.accept_licence)}")
-
-
-def _add(arguments: argparse.Namespace, folder: Path) -> None:
-    from samora_pipeline.weights.obtain import add
-
-    for name in arguments.names:
-        asset = add(Path(name).expanduser(), folder, link=arguments.link, accept=arguments.accept_licence)
-        say(f"{asset.name}: {asset.path(folder)}  ({asset.licence})")
-
-
-def _verify(arguments: argparse.Namespace, folder: Path) -> None:
     from samora_pipeline.weights.catalog import ASSETS, named
-    from samora_pipeline.weights.inventory import raise_faults, verify_all
+    from samora_pipeline.weights.inventory import raise_faults, table, verify_all
+    from samora_pipeline.weights.obtain import add, get
 
-    assets = [named(name) for name in arguments.names] or list(ASSETS.values())
-    results = verify_all(assets, folder, required=bool(arguments.names))
-    for result in results:
-        say(f"{result.asset.name}: {'ok' if result.fault is None else result.fault.what}  {result.path}")
-    raise_faults(results)
+    folder, accept, names = resolve_roots(arguments.root).weights, arguments.accept_licence, arguments.names
+    if arguments.action == "add":
+        for name in names:
+            asset = add(Path(name).expanduser(), folder, link=arguments.link, accept=accept)
+            say(f"{asset.name}: {asset.path(folder)}  ({asset.licence})")
+        return
+    assets = [named(name) for name in names]
+    if arguments.action == "list":
+        say(f"weights: {folder}\n{table(folder)}")
+    elif arguments.action == "get":
+        for asset in assets:
+            say(f"{asset.name}: {get(asset.name, folder, accept=accept)}")
+    else:
+        results = verify_all(assets or list(ASSETS.values()), folder, required=bool(names))
+        for result in results:
+            say(f"{result.asset.name}: {result.fault.what if result.fault else 'ok'}  {result.path}")
+        raise_faults(results)
 
 
 def _check(arguments: argparse.Namespace) -> None:

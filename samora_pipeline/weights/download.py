@@ -28,14 +28,8 @@ from samora_pipeline.run_log import Progress, logger
 CHUNK = 1 << 16
 _SPARE = 64 << 20
 """bytes that stay free on the disk"""
-_PASSING = {
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    HTTPStatus.GATEWAY_TIMEOUT,
-}
+_PASSING = (408, 429, 500, 502, 503, 504)
+"""answers that another try may not get"""
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 
 
@@ -91,13 +85,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme not in ("https", urlsplit(req.full_url).scheme):
-            raise AssetError(
-                "E-WEIGHT-10",
-                what="the source of the weights redirects to an address without encryption; it was not followed",
-                found=f"{req.full_url} -> {newurl}",
-                expected="https:// all the way",
-                fix="get the file in another way, then samora_weights add FILE",
-            )
+            raise AssetError("E-WEIGHT-10", found=f"a redirection without encryption: {req.full_url} -> {newurl}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -154,15 +142,14 @@ def _total(headers: Message, start: int, size: int | None, url: str) -> int:
     length = headers.get("Content-Length")
     total = int(match[2]) if match else start + int(length) if length else size
     if total is None:
-        raise AssetError("E-WEIGHT-10", what="the source of the weights does not tell their size", found=url)
+        raise AssetError("E-WEIGHT-10", found=f"no size of {url}")
     if size is not None and total != size:
         raise DataError(
             "E-WEIGHT-06",
             what=f"{Path(urlsplit(url).path).name}: wrong content at the source",
             found=f"{total:,} bytes of type {headers.get('Content-Type', 'unknown')} are offered; nothing was fetched",
             expected=f"{size:,} bytes",
-            fix=f"open {url} in a browser: a portal or a proxy may stand between; else get the file elsewhere and "
-            "samora_weights add FILE",
+            fix=f"open {url} in a browser: a proxy may stand between; else samora_weights add FILE",
         )
     return total
 
@@ -192,12 +179,8 @@ def _append(part: Path, chunk: bytes) -> None:
         with part.open("ab") as stream:
             stream.write(chunk)
     except OSError as error:
-        raise ResourceError(
-            "E-DISK-01",
-            path=part,
-            found=str(error.strerror or error),
-            fix="free some space, then run this command again: it goes on where it stopped",
-        ) from error
+        found = f"{error.strerror or error}; what is there stays, and this command goes on from it"
+        raise ResourceError("E-DISK-01", path=part, found=found) from error
 
 
 def _judge_answer(error: HTTPError, url: str, part: Path, offset: int) -> None:
@@ -208,9 +191,8 @@ def _judge_answer(error: HTTPError, url: str, part: Path, offset: int) -> None:
             return
         part.unlink(missing_ok=True)
         raise _CutError("the file at the source has another length now") from error
-    if error.code in _PASSING:
-        raise _CutError(f"the server answered {error.code} {error.reason}") from error
-    raise _unreachable(url, part, f"the server answered {error.code} {error.reason}") from error
+    answer = f"the server answered {error.code} {error.reason}"
+    raise (_CutError(answer) if error.code in _PASSING else _unreachable(url, part, answer)) from error
 
 
 def _judge_failure(error: OSError | http.client.HTTPException, url: str, part: Path) -> Exception:
@@ -224,13 +206,7 @@ def _judge_failure(error: OSError | http.client.HTTPException, url: str, part: P
 
 def _unreachable(url: str, part: Path, cause: str) -> AssetError:
     kept = _length(part)
-    return AssetError(
-        "E-WEIGHT-10",
-        what="the weights could not be fetched",
-        found=f"{cause} ({url})" + (f"; {kept:,} bytes are kept" if kept else ""),
-        expected="an answer; a proxy is taken from https_proxy",
-        fix="run this command again: it goes on where it stopped; without a network: samora_weights add FILE",
-    )
+    return AssetError("E-WEIGHT-10", found=f"{cause} ({url})" + (f"; {kept:,} bytes are kept" if kept else ""))
 
 
 def _validator_path(part: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from samora_pipeline.command_line import aligned
 from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.weights.catalog import ASSETS, PART_SUFFIX, Asset, missing
 from samora_pipeline.weights.obtain import check
@@ -28,11 +29,9 @@ def table(folder: Path) -> str:
     for asset in ASSETS.values():
         path = asset.path(folder)
         where = str(path) if path.is_file() else asset.url
-        rows.append((asset.name, state(asset, path), asset.licence, _size(asset, path), where))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
-    )
+        length = f"{path.stat().st_size:,} bytes" if path.is_file() else asset.length or "?"
+        rows.append((asset.name, state(asset, path), asset.licence, length, where))
+    return "\n".join(aligned(rows))
 
 
 def state(asset: Asset, path: Path) -> str:
@@ -55,15 +54,17 @@ def verify_all(assets: list[Asset], folder: Path, *, required: bool) -> list[Che
     results = []
     for asset in assets:
         path = asset.path(folder)
-        if not path.is_file():
-            if required:
-                results.append(Checked(asset, path, missing(asset, path)))
-            continue
+        fault: SamoraError | None = None
         try:
-            check(asset, path)
-            results.append(Checked(asset, path))
+            if path.is_file():
+                check(asset, path)
+            elif not required:
+                continue
+            else:
+                fault = missing(asset, path)
         except SamoraError as error:
-            results.append(Checked(asset, path, error))
+            fault = error
+        results.append(Checked(asset, path, fault))
     return results
 
 
@@ -73,27 +74,11 @@ def raise_faults(results: list[Checked]) -> None:
     Raises:
         SamoraError: ``E-WEIGHT-05`` or ``E-WEIGHT-11`` (exit 5) if that is all; ``E-WEIGHT-06`` (exit 4).
     """
-    faults = [result for result in results if result.fault is not None]
-    if not faults:
-        return
-    first = next((result for result in faults if isinstance(result.fault, DataError)), faults[0])
-    if len(faults) == 1 or not isinstance(first.fault, DataError):
-        raise first.fault or ValueError(first.asset.name)
-    raise DataError(
-        "E-WEIGHT-06",
-        f"{len(faults)} files of weights are not as they should be",
-        found="; ".join(f"{fault.asset.name}: {fault.fault.what}" for fault in faults if fault.fault),
-        fix=first.fault.fix,
-    )
-
-
-def _size(asset: Asset, path: Path) -> str:
-    if path.is_file():
-        size = path.stat().st_size
-    elif asset.size is not None:
-        size = asset.size
-    elif asset.about is not None:
-        return f"~{asset.about / 1e6:,.0f} MB"
-    else:
-        return "?"
-    return f"{size / 1e6:,.1f} MB" if size < 1e7 else f"{size / 1e6:,.0f} MB"
+    faults = {result.asset.name: result.fault for result in results if result.fault}
+    wrong = [fault for fault in faults.values() if isinstance(fault, DataError)]
+    if len(faults) > 1 and wrong:
+        found = "; ".join(f"{name}: {fault.what}" for name, fault in faults.items())
+        what = f"{len(faults)} files of weights are not as they should be"
+        raise DataError("E-WEIGHT-06", what, found=found, fix=wrong[0].fix)
+    for fault in faults.values():
+        raise fault

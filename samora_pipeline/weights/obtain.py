@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +20,8 @@ from samora_pipeline.files import atomic_path, digest_file, in_turn, require_spa
 from samora_pipeline.run_log import logger
 from samora_pipeline.weights.catalog import ASSETS, PART_SUFFIX, Asset, missing, named, resolve, verify, wrong
 from samora_pipeline.weights.download import PATIENCE, Patience, discard, download
-from samora_pipeline.weights.licences import licence_of_file
-from samora_pipeline.weights.records import WeightsRecord, read_record, write_record
-from samora_pipeline.weights.tensorflow_index import data_length, is_index
+from samora_pipeline.weights.recognise import LAYOUTS, recognise
+from samora_pipeline.weights.records import WeightsRecord, licence_of_file, read_record, write_record
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ def check(asset: Asset, path: Path) -> str:
     digest = verify(asset, path, record.sha256 if record else None)
     if record is None and not asset.packaged:
         _check_licence(asset, accepted=False, command=f"samora_weights add {path}")
+        _check_unpublished(asset, path, digest)
         if asset.sha256 is None:
-            _check_unpublished(asset, path, digest)
             try:
                 _record(asset, path, digest, str(path), accepted=False)
             except ResourceError as error:
@@ -105,8 +104,8 @@ def get(name: str, folder: Path, *, accept: bool = False, patience: Patience = P
             logger.info("%s: already there, content checked: %s", asset.name, path)
             if read_record(path) is None:
                 _record(asset, path, digest, str(path), accept)
-            return path
-        _fetch(asset, path, accept, patience)
+        else:
+            _fetch(asset, path, accept, patience)
     return path
 
 
@@ -118,24 +117,21 @@ def add(file: Path, folder: Path, *, link: bool = False, accept: bool = False) -
             content, ``E-WEIGHT-07`` not readable, ``E-WEIGHT-12`` none of the catalogue, ``E-WEIGHT-13`` another file
             is in its place. ResourceError: ``E-DISK-01``, ``E-DISK-02``.
     """
+    from samora_pipeline.weights.files import data_length, is_index
+
     if not file.is_file():
-        raise AssetError(
-            "E-WEIGHT-05", what=f"there is no file {file}", found=str(file.absolute()), fix="correct the path"
-        )
+        raise AssetError("E-WEIGHT-05", found=f"no file {file.absolute()}", fix="correct the path")
     digest = digest_file(file)
     asset = _identify(file, digest)
     _check_licence(asset, accept, f"samora_weights add {file}")
-    if asset.sha256 is None:
-        _check_unpublished(asset, file, digest)
+    _check_unpublished(asset, file, digest)
     for needed in asset.needs:
         part = file.with_name(Path(ASSETS[needed].file).name)
         if not part.is_file():
             raise missing(ASSETS[needed], part)
         part_digest = digest_file(part)
         if is_index(file) and part.stat().st_size < (wanted := data_length(file)):
-            raise wrong(
-                ASSETS[needed], part, part_digest, None, reason=f"cut short: the index tells of {wanted:,} bytes"
-            )
+            raise wrong(ASSETS[needed], part, part_digest, f"cut short: the index tells of {wanted:,} bytes")
         _take(ASSETS[needed], part, part_digest, folder, link=link, accept=accept)
     _take(asset, file, digest, folder, link=link, accept=accept)
     return asset
@@ -146,8 +142,7 @@ def _fetch(asset: Asset, path: Path, accept: bool, patience: Patience) -> None:
     download(asset.url, part, title=asset.name, size=asset.size, patience=patience)
     try:
         digest = verify(asset, part)
-        if asset.sha256 is None:
-            _check_unpublished(asset, part, digest)
+        _check_unpublished(asset, part, digest)
     except DataError:
         discard(part)
         raise
@@ -161,8 +156,6 @@ def _fetch(asset: Asset, path: Path, accept: bool, patience: Patience) -> None:
 
 def _identify(file: Path, digest: str) -> Asset:
     """The asset a file is: by its digest, else by its layout."""
-    from samora_pipeline.weights.recognise import recognise
-
     for asset in ASSETS.values():
         if asset.sha256 == digest:
             return asset
@@ -171,7 +164,7 @@ def _identify(file: Path, digest: str) -> Asset:
     except DataError as error:
         claimed = next((asset for asset in ASSETS.values() if Path(asset.file).name == file.name), None)
         if claimed is not None and claimed.sha256 is not None:
-            raise wrong(claimed, file, digest, claimed.sha256) from error
+            raise wrong(claimed, file, digest) from error
         raise
     if asset.sha256 is not None:
         raise DataError(
@@ -187,50 +180,41 @@ def _identify(file: Path, digest: str) -> Asset:
 def _take(asset: Asset, file: Path, digest: str, folder: Path, *, link: bool, accept: bool) -> None:
     path = asset.path(folder)
     with _turn(asset, path):
-        if not path.is_file():
-            _place(file, path, link=link)
-        elif digest_file(path) != digest:
-            raise DataError("E-WEIGHT-13", asset=asset, digest=digest, file=file, path=path, found=str(path))
-        _record(asset, path, digest, str(file.absolute()), accept)
-
-
-def _place(file: Path, path: Path, *, link: bool) -> None:
-    if not link:
-        require_space(path, file.stat().st_size)
-    with atomic_path(path) as temporary:
-        if link:
-            temporary.symlink_to(file.resolve())
+        if path.is_file():
+            if digest_file(path) != digest:
+                raise DataError("E-WEIGHT-13", asset=asset, digest=digest, file=file, path=path, found=str(path))
         else:
-            shutil.copyfile(file, temporary)
+            require_space(path, 0 if link else file.stat().st_size)
+            with atomic_path(path) as temporary:
+                if link:
+                    temporary.symlink_to(file.resolve())
+                else:
+                    shutil.copyfile(file, temporary)
+        _record(asset, path, digest, str(file.absolute()), accept)
 
 
 def _check_unpublished(asset: Asset, path: Path, digest: str) -> None:
     """A file without a published digest must at least be the right network, and begin its MD5 as published."""
-    from samora_pipeline.weights.recognise import LAYOUTS, recognise
-
+    if asset.sha256 is not None:
+        return
     if asset.md5_start:
         with path.open("rb") as stream:
             md5 = hashlib.file_digest(stream, "md5").hexdigest()
         if not md5.startswith(asset.md5_start):
-            raise wrong(asset, path, digest, None, reason=f"its md5 is {md5}, published is {asset.md5_start}...")
-    if asset.name not in {layout.asset for layout in LAYOUTS}:
-        return
-    try:
-        found = recognise(path)
-    except DataError as error:
-        raise wrong(asset, path, digest, None, reason=error.found) from error
-    if found != asset.name:
-        raise wrong(asset, path, digest, None, reason=f"the layout of {found}")
+            raise wrong(asset, path, digest, f"its md5 is {md5}, published is {asset.md5_start}...")
+    if asset.name in LAYOUTS:
+        try:
+            found = f"the layout of {(name := recognise(path))}"
+        except DataError as error:
+            raise wrong(asset, path, digest, error.found) from error
+        if name != asset.name:
+            raise wrong(asset, path, digest, found)
 
 
 def _check_licence(asset: Asset, accepted: bool, command: str) -> None:
     if asset.non_commercial and not accepted:
-        raise AssetError(
-            "E-WEIGHT-11",
-            asset=asset,
-            command=command,
-            found=f"{asset.licence} (https://creativecommons.org/licenses/by-nc/4.0/), not accepted yet",
-        )
+        found = f"{asset.licence} (https://creativecommons.org/licenses/by-nc/4.0/), not accepted yet"
+        raise AssetError("E-WEIGHT-11", asset=asset, command=command, found=found)
 
 
 def _record(asset: Asset, path: Path, digest: str, source: str, accepted: bool) -> None:
@@ -249,10 +233,6 @@ def _record(asset: Asset, path: Path, digest: str, source: str, accepted: bool) 
         logger.info("%s: no digest is published for it; recorded at first use: sha256 %s", asset.name, digest)
 
 
-@contextmanager
-def _turn(asset: Asset, path: Path) -> Iterator[None]:
-    def waiting() -> None:
-        logger.info("%s: another process is getting it; waiting", asset.name)
-
-    with in_turn(path.with_name(f".{path.name}.lock"), waiting):
-        yield
+def _turn(asset: Asset, path: Path) -> AbstractContextManager[None]:
+    waiting = partial(logger.info, "%s: another process is getting it; waiting", asset.name)
+    return in_turn(path.with_name(f".{path.name}.lock"), waiting)

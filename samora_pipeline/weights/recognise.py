@@ -12,7 +12,6 @@ from pathlib import Path
 
 from samora_pipeline.errors import DataError
 from samora_pipeline.weights.catalog import ASSETS
-from samora_pipeline.weights.tensorflow_index import is_index, read_index
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -21,7 +20,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Layout:
     """Tensors that an asset has, with their shapes, and names that would make it another network."""
 
-    asset: str
     has: Shapes
     lacks: tuple[str, ...] = ()
 
@@ -31,14 +29,14 @@ class Layout:
         return [f"lacks {text}" for text in wanted] + [f"has {name}" for name in self.lacks if name in shapes]
 
 
-def _sam(asset: str, width: int, depth: int) -> Layout:
+def _sam(width: int, depth: int) -> Layout:
     has = {
         "image_encoder.pos_embed": (1, 64, 64, width),
         f"image_encoder.blocks.{depth - 1}.attn.qkv.weight": (3 * width, width),
         "prompt_encoder.no_mask_embed.weight": (1, 256),
         "mask_decoder.mask_tokens.weight": (4, 256),
     }
-    return Layout(asset, has, (f"image_encoder.blocks.{depth}.norm1.weight",))
+    return Layout(has, (f"image_encoder.blocks.{depth}.norm1.weight",))
 
 
 _SAM2 = {
@@ -74,17 +72,18 @@ _SIMCLR_TF = {
     "head_contrastive/nl_2/dense/kernel": (4096, 128),
 }
 
-LAYOUTS = (
-    _sam("sam_vit_b", 768, 12),
-    _sam("sam_vit_l", 1024, 24),
-    _sam("sam_vit_h", 1280, 32),
-    Layout("sam2_hiera_b+", _SAM2, tuple(_SAM21_ONLY)),
-    Layout("sam2.1_hiera_b+", _SAM2 | _SAM21_ONLY),
-    Layout("simclr_r50_2x_sk1", _SIMCLR, ("resnet.net.3.blocks.6.net.0.weight",)),
-    Layout("simclr_r50_2x_sk1_tf", _SIMCLR_TF, ("base_model/conv2d_87/kernel",)),
-    Layout("mae_vit_l_full", _MAE_ENCODER | _MAE_DECODER, _OTHER_VIT),
-    Layout("mae_vit_l_encoder", _MAE_ENCODER, (*_OTHER_VIT, *_MAE_DECODER)),
-)
+LAYOUTS = {
+    "sam_vit_b": _sam(768, 12),
+    "sam_vit_l": _sam(1024, 24),
+    "sam_vit_h": _sam(1280, 32),
+    "sam2_hiera_b+": Layout(_SAM2, tuple(_SAM21_ONLY)),
+    "sam2.1_hiera_b+": Layout(_SAM2 | _SAM21_ONLY),
+    "simclr_r50_2x_sk1": Layout(_SIMCLR, ("resnet.net.3.blocks.6.net.0.weight",)),
+    "simclr_r50_2x_sk1_tf": Layout(_SIMCLR_TF, ("base_model/conv2d_87/kernel",)),
+    "mae_vit_l_full": Layout(_MAE_ENCODER | _MAE_DECODER, _OTHER_VIT),
+    "mae_vit_l_encoder": Layout(_MAE_ENCODER, (*_OTHER_VIT, *_MAE_DECODER)),
+}
+"""the layout of each public checkpoint, by its name in the catalogue"""
 
 
 def recognise(path: Path) -> str:
@@ -93,34 +92,13 @@ def recognise(path: Path) -> str:
     Raises:
         DataError: ``E-WEIGHT-07`` the file cannot be read, ``E-WEIGHT-12`` its content is none of the layouts.
     """
-    shapes = read_layout(path)
-    reasons = {layout.asset: layout.misfits(shapes) for layout in LAYOUTS}
-    for name, misfits in reasons.items():
-        if not misfits:
-            return name
+    from samora_pipeline.weights.files import read_shapes
+
+    shapes = read_shapes(path)
+    reasons = {name: layout.misfits(shapes) for name, layout in LAYOUTS.items()}
     closest = min(reasons, key=lambda name: len(reasons[name]))
+    if not reasons[closest]:
+        return closest
     first = next(iter(shapes), "none")
-    raise DataError(
-        "E-WEIGHT-12",
-        path=path,
-        assets=", ".join(ASSETS),
-        found=f"{len(shapes)} tensors, first {first}; nearest to {closest}, but {reasons[closest][0]}",
-    )
-
-
-def read_layout(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read names and shapes of the tensors in a file of any of the formats; nothing in it is executed.
-
-    Raises:
-        DataError: ``E-WEIGHT-07``.
-    """
-    if not is_index(path):
-        from samora_pipeline.weights.files import read_shapes
-
-        return read_shapes(path)
-    try:
-        return {name: entry.shape for name, entry in read_index(path).items()}
-    except ValueError as error:
-        raise DataError(
-            "E-WEIGHT-07", what=f"{path.name} is not a file of weights", found=f"{path}: {error}", fix=""
-        ) from error
+    found = f"{len(shapes)} tensors, first {first}; nearest to {closest}, but {reasons[closest][0]}"
+    raise DataError("E-WEIGHT-12", path=path, assets=", ".join(ASSETS), found=found)

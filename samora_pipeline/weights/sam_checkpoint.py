@@ -8,8 +8,8 @@ Shapes: G token grid of the file, g of the network, D width, c width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Set
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -29,30 +29,27 @@ SIZED_BY_OUTPUTS = ("mask_tokens.", "output_hypernetworks_mlps.", "iou_predictio
 """below the mask decoder"""
 TIE_BREAK = 0.1
 """of the spread of the file's mask tokens: what tells outputs apart that start from the same token"""
+_FIX = "choose the file that belongs to it, or the --backbone that belongs to the file; samora_weights list  names them"
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor of a file; together the four name all of them, each once.
+    """What became of each tensor of a file; together these lists name all of them, each once.
 
-    ``dropped`` tensors belong to another number of outputs, or to a decoder that the network does not have; the
-    network's own keep their random start, or start as copies. ``video`` tensors belong to the parts of SAM 2 that
-    follow objects through a video.
+    ``dropped`` tensors have no place in the network: they belong to another number of outputs, to a decoder or to a
+    classifier that it does not have. ``video`` tensors belong to the parts of SAM 2 that follow objects through a
+    video. ``kept`` are names of the network, whose tensors keep their random start; only teachers state them.
     """
 
     loaded: tuple[str, ...]
-    resized: tuple[str, ...]
-    dropped: tuple[str, ...]
+    resized: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     video: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        counts = {
-            "loaded": self.loaded,
-            "resized": self.resized,
-            "of other outputs": self.dropped,
-            "for videos alone": self.video,
-        }
-        return ", ".join(f"{len(names)} {what}" for what, names in counts.items() if names)
+        said = ("loaded", "resized", "left at their random start", "of no use", "for videos alone")
+        return ", ".join(f"{len(names)} {what}" for what, names in zip(said, astuple(self), strict=True) if names)
 
 
 def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy_outputs: bool = False) -> LoadReport:
@@ -72,7 +69,8 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy
     backbone = network.backbone
     video = {name for name in state if name.startswith(backbone.unused_parts)}
     dropped = _other_outputs(targets, state, backbone.file_name("mask_decoder."))
-    _check_names(targets.keys() - dropped, state.keys() - dropped - video, state)
+    part = f"backbone: the file looks like {_variant(state)}"
+    check_names(targets.keys() - dropped, state.keys() - dropped - video, part)
     resizable = {POSITIONS} | _global_tables(network) if backbone.resized_tables else set()
     fitted: dict[str, Tensor] = {}
     resized = []
@@ -81,7 +79,7 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy
         fitted[public] = state[public]
         if state[public].shape != target.shape:
             if public not in resizable or state[public].shape[-1] != target.shape[-1]:
-                raise _misfit(state, f"{public} {tuple(state[public].shape)}", f"{public} {tuple(target.shape)}")
+                raise misfit(part, f"{public} {tuple(state[public].shape)}", f"{public} {tuple(target.shape)}")
             fitted[public] = _resize(state[public], target)
             resized.append(public)
     if copy_outputs:
@@ -90,7 +88,8 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy
         for public, tensor in fitted.items():
             targets[public].copy_(tensor)
     loaded = tuple(public for public in fitted if public not in {*resized, *dropped})
-    return LoadReport(loaded, tuple(resized), tuple(sorted(dropped & state.keys())), tuple(sorted(video)))
+    left = tuple(sorted(dropped & state.keys()))
+    return LoadReport(loaded, tuple(resized), dropped=left, video=tuple(sorted(video)))
 
 
 def base_state(network: SegmentationNetwork) -> dict[str, Tensor]:
@@ -152,22 +151,16 @@ def _resize(table: Tensor, target: Tensor) -> Tensor:
     return functional.interpolate(table.float()[None, None], tuple(target.shape), mode="bilinear")[0, 0]
 
 
-def _check_names(wanted: set[str], given: set[str], state: Mapping[str, Tensor]) -> None:
-    missing, left_over = sorted(wanted - given), sorted(given - wanted)
-    if missing:
-        raise _misfit(state, f"{len(missing)} tensors are missing, first {missing[0]}", f"{len(wanted)} tensors")
-    if left_over:
-        raise _misfit(state, f"{len(left_over)} tensors too many, first {left_over[0]}", f"{len(wanted)} tensors")
+def check_names(wanted: Set[str], given: Collection[str], part: str) -> None:
+    """Raise ``E-WEIGHT-06`` unless the names are the same; ``part`` is what the weights are for."""
+    for names, what in ((wanted - set(given), "are missing"), (set(given) - wanted, "too many")):
+        if names:
+            raise misfit(part, f"{len(names)} tensors {what}, first {min(names)}", f"{len(wanted)} tensors")
 
 
-def _misfit(state: Mapping[str, Tensor], found: str, expected: str) -> DataError:
-    return DataError(
-        "E-WEIGHT-06",
-        what="these weights do not fit the backbone",
-        found=f"{found}; the file looks like {_variant(state)}",
-        expected=expected,
-        fix="choose the backbone the file belongs to with --backbone, or another file with --backbone-weights",
-    )
+def misfit(part: str, found: str, expected: str) -> DataError:
+    """The error of weights that belong to another network."""
+    return DataError("E-WEIGHT-06", what=f"weights do not fit the {part}", found=found, expected=expected, fix=_FIX)
 
 
 def _variant(state: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from samora_pipeline.doctor import cli, probes
 from samora_pipeline.doctor.probes import Finding, run_probes
+from samora_pipeline.errors import ERRORS
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.weights.catalog import ASSETS
 
@@ -53,6 +54,22 @@ def test_json_and_lines_tell_the_same_and_json_is_one_object(
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.split()[0] in ("ok", "warn", "fail")]) == len(names)
     assert all(finding["fix"] for finding in plain["findings"] if finding["status"] == "fail")
+
+
+def test_a_code_is_explained_as_the_table_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for code, entry in ERRORS.items():
+        assert cli.main([code.lower()]) == 0
+        first, *others = capsys.readouterr().out.splitlines()
+        assert first == f"{code} {entry.what}"
+        parts = {"expected": entry.expected, "fix": entry.fix}
+        assert others == [f"  {name}: {text}" for name, text in parts.items() if text]
+
+
+def test_an_unknown_code_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["E-IMPRT-03"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("E-NAME-01")
+    assert "did you mean E-IMPORT-03?" in error
 
 
 def test_a_probe_that_fails_is_a_finding_and_the_next_one_runs() -> None:

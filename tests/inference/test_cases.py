@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.inference.case import InputCase
-from samora_pipeline.inference.cases import find_cases, own_share, parse_shard, refuse_overwriting
+from samora_pipeline.inference.case import InputCase, find_cases, own_share, parse_shard, refuse_overwriting
 
 ONE = ("CT",)
 TWO = ("T2", "ADC")
@@ -56,15 +55,14 @@ def test_every_case_with_wrong_channels_is_named(tmp_path: Path) -> None:
     touch(folder, "d.nii.gz")
     with pytest.raises(DataError, match="E-CHAN-04") as caught:
         find_cases(folder, TWO)
-    assert caught.value.what.startswith("3 of 4")
-    assert caught.value.found == "a has _0000; c has _0000 and _0002; d.nii.gz has no channel number"
-    assert caught.value.expected == "2 (0: T2, 1: ADC), as CASE_0000 to CASE_0001"
+    assert caught.value.found == "3 of 4 cases: a has _0000; c has _0000 and _0002; d.nii.gz has no channel number"
+    assert caught.value.expected.startswith("2 per case (T2, ADC)")
 
 
 def test_too_many_channels_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="E-CHAN-04") as caught:
         find_cases(touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz"), ONE)
-    assert caught.value.found == "a has _0000 and _0001"
+    assert caught.value.found == "1 of 1 cases: a has _0000 and _0001"
 
 
 def test_two_files_for_one_case_are_refused(tmp_path: Path) -> None:

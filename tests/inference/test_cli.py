@@ -223,7 +223,7 @@ def test_a_full_disk_ends_the_command(place: Workplace, monkeypatch: pytest.Monk
     write_image(place.scans / "a.nii.gz")
 
     def full(*arguments: Any) -> None:
-        raise ResourceError("E-DISK-01", "cannot write")
+        raise ResourceError("E-DISK-01", path=place.out, found="no space left")
 
     monkeypatch.setattr(job, "write_labels", full)
     assert place.predict() == 6

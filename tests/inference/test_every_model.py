@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
-from samora_pipeline.imaging.intensity import normalize
+from samora_pipeline.imaging.intensity import measure, normalize
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.inference.loading import load_folds
 from samora_pipeline.inference.predictor import Predictor
@@ -40,11 +40,11 @@ def tiny_spec(name: str) -> ModelSpec:
 
 def averaged(networks: list[nn.Module], images: npt.NDArray[Any], plans: Any) -> npt.NDArray[np.float64]:
     """Probabilities (S,K,H,W): slice by slice, fold by fold, view by view, in double precision."""
-    in_plane = InPlaneMap.for_plan(*images.shape[2:], SPACING[1:], plans)
+    in_plane = InPlaneMap.for_plan(*images.shape[2:], SPACING[1:], plans, 64)
     rows, columns = in_plane.image_operators
-    unused = ((0.0, 0.0),)
+    whole = [measure(images[:, channel]) for channel in range(images.shape[1])]
     result = []
-    for image in normalize(images, plans.intensity.value, unused, unused):
+    for image in normalize(images, plans.intensity.value, whole):
         small = (rows @ image @ columns.T).clip(0, 1).astype(np.float32)
         members = []
         for network, flips in itertools.product(networks, [(), (1,), (2,), (1, 2)]):

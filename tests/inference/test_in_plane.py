@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from samora_pipeline.imaging.resampling import InPlaneMap
-from samora_pipeline.inference.in_plane import DeviceMap
+from samora_pipeline.inference.device import DeviceMap
 from tests.fake_run import make_plans
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
-from samora_pipeline.contracts.json_io import read_json, to_plain
+from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.model_spec import ModuleSpec
 from samora_pipeline.contracts.run import BASE_FILE, CONFIG_FILE, FINAL_CHECKPOINT, BaseRecord, RunConfig
 from samora_pipeline.errors import AssetError, DataError
@@ -42,16 +42,18 @@ class OneLayer(nn.Sequential):
         super().__init__(nn.Conv2d(in_channels, num_outputs, 1), nn.BatchNorm2d(num_outputs))
 
 
-def test_a_module_is_loaded_without_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_is_loaded_without_a_base(tmp_path: Path) -> None:
     run = write_fake_run(tmp_path)
     spec = ModuleSpec("tests.inference.test_loading:OneLayer", 64, 3)
     network = build_network(spec)
     network(torch.rand(2, 1, 64, 64))  # moves the statistics of the norm
-    save_checkpoint(run / "fold_0" / FINAL_CHECKPOINT, trained_state(network), {"model": to_plain(spec)})
+    save_checkpoint(
+        run / "fold_0" / FINAL_CHECKPOINT, trained_state(network), {"model": to_plain(spec), "base_digest": ""}
+    )
     config = replace(read_json(RunConfig, run / "fold_0" / CONFIG_FILE), model=spec, base=None)
-    monkeypatch.setattr("samora_pipeline.inference.loading.read_json", lambda cls, path: config)
+    write_json(config, run / "fold_0" / CONFIG_FILE)
     (run / BASE_FILE).unlink()
-    (fold,) = load_folds([run / "fold_0"], tmp_path)
+    (fold,) = load_folds([run / "fold_0"], tmp_path, allow_code=True)
     assert all(torch.equal(fold.network.state_dict()[name], value) for name, value in network.state_dict().items())
 
 

@@ -19,8 +19,7 @@ from samora_pipeline.models.catalog import TEACHERS
 from samora_pipeline.models.teachers.mae import MAE_TINY, MaeTeacher
 from samora_pipeline.models.teachers.simclr import ResNetGeometry, SimclrDesign, SimclrTeacher
 from samora_pipeline.models.teachers.teacher import Teacher
-from samora_pipeline.weights.simclr_checkpoint import load_simclr
-from samora_pipeline.weights.teacher_checkpoint import load_teacher
+from samora_pipeline.weights.teacher_checkpoint import load_simclr, load_teacher
 from tests.models.teachers.simclr_reference import Array, randomised, tensorflow_variables
 from tests.weights.test_weights_recognise import entry, message, table
 

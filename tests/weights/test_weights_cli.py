@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from samora_pipeline.weights import recognise
 from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.cli import main
-from samora_pipeline.weights.recognise import Layout
+from samora_pipeline.weights.recognise import LAYOUTS, Layout
 from tests.weights.file_server import FileServer
 
 CONTENT = b"weights" * 20_000
@@ -62,9 +61,9 @@ def test_list_needs_no_torch(tmp_path: Path) -> None:
     assert result.returncode == 0
     rows = {line.split()[0]: line for line in result.stdout.splitlines()}
     url = "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth"
-    assert rows["sam_vit_b"].split() == ["sam_vit_b", "not", "there", "Apache-2.0", "375", "MB", url]
+    assert rows["sam_vit_b"].split() == ["sam_vit_b", "not", "there", "Apache-2.0", "375,042,383", "bytes", url]
     assert "CC-BY-NC-4.0" in rows["mae_vit_l_full"]
-    assert "~1,318 MB" in rows["mae_vit_l_full"]
+    assert "about 1,318 MB" in rows["mae_vit_l_full"]
     assert "packaged" in rows["samora_tiny"]
     assert not list(tmp_path.iterdir())
 
@@ -75,7 +74,7 @@ def test_get_list_verify(server: FileServer, tmp_path: Path, capsys: pytest.Capt
     assert command(tmp_path, "get", "toy") == 0
     assert told(capsys) == f"toy: {path}\n"
     assert command(tmp_path, "list") == 0
-    assert f"toy   there  Apache-2.0  0.1 MB  {path}" in told(capsys)
+    assert f"toy   there  Apache-2.0  140,000 bytes  {path}" in told(capsys)
     assert command(tmp_path, "verify") == 0
     assert told(capsys) == f"toy: ok  {path}\n"
     path.write_bytes(CONTENT[:-1])
@@ -141,7 +140,7 @@ def test_a_restricted_licence(
 def test_add(
     server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recognise, "LAYOUTS", (Layout("toy", {"a": (3,)}),))
+    monkeypatch.setitem(LAYOUTS, "toy", Layout({"a": (3,)}))
     monkeypatch.setitem(ASSETS, "toy", replace(ASSETS["toy"], size=None, sha256=None))
     torch.save({"a": torch.ones(3)}, tmp_path / "mine")
     path = tmp_path / "weights" / "toy.pth"

@@ -15,11 +15,10 @@ import pytest
 import torch
 
 from samora_pipeline.errors import AssetError, DataError, UsageError
-from samora_pipeline.weights import recognise
 from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.download import Patience
 from samora_pipeline.weights.obtain import add, find, get
-from samora_pipeline.weights.recognise import Layout
+from samora_pipeline.weights.recognise import LAYOUTS, Layout
 from samora_pipeline.weights.records import WeightsRecord, read_record, write_record
 from tests.weights.file_server import FileServer
 
@@ -52,7 +51,7 @@ def toy(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Asset:
 @pytest.fixture
 def free(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Asset:
     """A public file without a published digest, known by its layout."""
-    monkeypatch.setattr(recognise, "LAYOUTS", (Layout("toy", {"a": (3,)}),))
+    monkeypatch.setitem(LAYOUTS, "toy", Layout({"a": (3,)}))
     return install(Asset("toy", "toy.pth", "Apache-2.0", server.url), monkeypatch)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from samora_pipeline.errors import DataError
 from samora_pipeline.weights.catalog import ASSETS
+from samora_pipeline.weights.files import read_index, read_shapes
 from samora_pipeline.weights.obtain import add, find
-from samora_pipeline.weights.recognise import LAYOUTS, read_layout, recognise
-from samora_pipeline.weights.tensorflow_index import read_index
+from samora_pipeline.weights.recognise import LAYOUTS, recognise
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -91,7 +91,7 @@ def simclr_shapes(width: int, depths: tuple[int, ...]) -> dict[str, Shapes]:
 
 
 def test_every_asset_without_a_published_digest_has_a_layout_or_belongs_to_one() -> None:
-    known = {layout.asset for layout in LAYOUTS}
+    known = set(LAYOUTS)
     needed = {name for asset in ASSETS.values() for name in asset.needs}
     assert {asset.name for asset in ASSETS.values() if asset.sha256 is None} <= known | needed
     assert known <= set(ASSETS)
@@ -248,7 +248,7 @@ def test_a_damaged_index_is_refused(fault: Callable[[bytes], bytes], tmp_path: P
     path = tmp_path / "any.index"
     path.write_bytes(fault(table(tensorflow_entries(), 7)))
     with pytest.raises(DataError, match="E-WEIGHT-07"):
-        read_layout(path)
+        read_shapes(path)
 
 
 def test_tensorflow_itself_agrees(tmp_path: Path) -> None:
