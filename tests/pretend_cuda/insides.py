@@ -27,7 +27,7 @@ from trainers import methods
 from trainers.loop import loop, monitors
 from trainers.loop.pretraining import pretraining
 from trainers.runs import execution
-from trainers.stages import contrastive, denoising, distillation, finetune, masked, patch, teachers
+from trainers.stages import distillation, finetune, objectives, teachers
 from trainers.stages.stage import network_on_base
 
 
@@ -71,7 +71,7 @@ def in_single_precision() -> None:
     """For the rest of the process: no bf16 and no autocast, so that losses can be compared."""
     torch.cuda.is_bf16_supported = lambda including_emulation=True: False
     torch.autocast = lambda *arguments, **options: contextlib.nullcontext()  # type: ignore[misc, assignment]
-    for module in (finetune, contrastive, masked, denoising):
+    for module in (finetune, objectives):
         module.full_precision = lambda images: contextlib.nullcontext()  # type: ignore[attr-defined]
 
 
@@ -157,15 +157,15 @@ class FullSize:
     def contrast(self, settings: Any, network: Any) -> Any:
         """The image level's own objective."""
         width = network.image_encoder.shapes[-1].width
-        return contrastive.ImageObjective(self.source, self.plans, settings, width, 0)
+        return objectives.ImageObjective(self.source, self.plans, settings, width, 0)
 
     def masking(self, settings: Any, network: Any) -> Any:
         """The patch level's own objective."""
-        return patch.PatchObjective(self.source, self.plans, settings, network, 0)
+        return objectives.PatchObjective(self.source, self.plans, settings, network, 0)
 
     def denoising(self, settings: Any, network: Any) -> Any:
         """The pixel level's own objective."""
-        return denoising.PixelObjective(self.source, self.plans, settings, network, 0)
+        return objectives.PixelObjective(self.source, self.plans, settings, network, 0)
 
     def labelled(self, trainer: type[methods.Trainer]) -> Any:
         """Stage 2 of a trainer: eight organs and a background."""
