@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from dataset_conversion.anatomy.shapes import Ellipsoid, Segment, smooth_minimum, tube
+from dataset_conversion.anatomy.patient import curve
+from dataset_conversion.anatomy.shapes import Ellipsoid, Tube, smooth_minimum
 
 
 def _sphere(count: int) -> np.ndarray:
@@ -14,7 +14,7 @@ def _sphere(count: int) -> np.ndarray:
     return np.stack([np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar), np.cos(polar)], axis=1)
 
 
-def _at(solid: Ellipsoid | Segment, points: np.ndarray) -> np.ndarray:
+def _at(solid: Ellipsoid | Tube, points: np.ndarray) -> np.ndarray:
     x, y, z = points.T.astype(np.float32)
     return solid.distance(x, y, z)
 
@@ -38,10 +38,11 @@ def test_ellipsoid_is_zero_on_its_turned_surface_and_close_to_the_distance_near_
         assert np.abs(_at(solid, surface + step * normals) - step).max() < 0.35
 
 
-def test_segment_is_the_distance_to_a_capsule() -> None:
-    solid = Segment((0, 0, 0), (30, 10, -5), 6, 6)
+def test_a_tube_is_the_distance_to_its_capsules() -> None:
+    solid = Tube(((0, 0, 0), (30, 10, -5), (30, 30, -5)), (6, 6, 6))
     points = np.random.default_rng(0).uniform(-20, 40, (200, 3))
-    axis = np.linspace(0, 1, 4001)[:, None] * np.array([30, 10, -5])
+    along = np.linspace(0, 1, 4001)[:, None]
+    axis = np.concatenate([along * np.array([30, 10, -5]), np.array([30, 10, -5]) + along * np.array([0, 20, 0])])
     expected = np.linalg.norm(points[:, None] - axis[None], axis=2).min(axis=1) - 6
     np.testing.assert_allclose(_at(solid, points), expected, atol=1e-2)
 
@@ -50,7 +51,7 @@ def test_extent_contains_the_solid() -> None:
     points = np.random.default_rng(1).uniform(-90, 90, (200000, 3))
     for solid in (
         Ellipsoid((3, -4, 5), (20, 12, 40), yaw=0.9, lean=(0.4, -0.3)),
-        Segment((0, 0, 0), (30, 10, -5), 9, 4, stretch=2.0),
+        Tube(((0, 0, 0), (30, 10, -5)), (9, 4), stretch=2.0),
     ):
         inside = points[_at(solid, points) < 0]
         low, high = solid.extent()
@@ -59,14 +60,12 @@ def test_extent_contains_the_solid() -> None:
         assert (inside <= high).all()
 
 
-def test_tube_passes_through_its_points_with_their_radii() -> None:
+def test_a_curve_passes_through_its_points_with_their_radii() -> None:
     points = [(0.0, 0.0, 0.0), (20.0, 5.0, 0.0), (40.0, 0.0, 10.0)]
-    segments = tube(points, [5, 8, 4], steps=4)
-    assert len(segments) == 8
-    assert segments[0].start == points[0]
-    assert segments[4].start == pytest.approx(points[1])
-    assert segments[4].start_radius == pytest.approx(8)
-    assert segments[-1].end == pytest.approx(points[2])
+    tube = curve(points, [5, 8, 4], steps=4)
+    assert len(tube.points) == len(tube.radii) == 9
+    np.testing.assert_allclose(tube.points[::4], points, atol=1e-9)
+    np.testing.assert_allclose(tube.radii[::4], [5, 8, 4])
 
 
 def test_smooth_minimum_is_the_minimum_away_from_the_seam_and_below_it_at_the_seam() -> None:
