@@ -5,8 +5,6 @@ applies it. The volumes are 24 slices of 128 x 128 in Hounsfield units with the 
 They serve tests, the demonstration and continuous integration; they say nothing about patients.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage

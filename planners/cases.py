@@ -4,8 +4,6 @@ By default any fault stops the command before it writes: a dataset with a known 
 are left out on request (``--set-aside``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

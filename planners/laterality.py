@@ -1,7 +1,5 @@
 """Whether label names come in opposite pairs, so that a mirrored image would carry wrong labels."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

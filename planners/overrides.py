@@ -1,7 +1,5 @@
 """The values of a plan that ``--set key=value`` can fix, and how their text is read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

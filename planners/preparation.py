@@ -6,8 +6,6 @@ A case that is already stored from the same files is verified and kept; one that
 written again. A kill at any moment loses at most the case being written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ Cases of a published test set that lie in imagesTr are trained on in no fold. Wi
 are nnU-Net's (same seed, same shuffle), so that results can be compared fold by fold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path

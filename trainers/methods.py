@@ -7,8 +7,6 @@ the paper gives no settings, have its epochs and batch, and rates of ours. What 
 ``trainers.stages``; a method of one's own is a class like those below, used as ``package.module:Class``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar

@@ -4,8 +4,6 @@ A comment says where a number is from; "ours" where the paper is silent or canno
 prints (Tables 7 and 8) stand in ``trainers.methods``. ``--set STAGE.NAME=VALUE`` changes any of them.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self

@@ -3,8 +3,6 @@
 Shapes: X = Y = 128, Z = 24; arrays are [x, y, z] with x to the patient's left, y to the back, z to the head.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage

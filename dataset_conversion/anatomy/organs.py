@@ -4,8 +4,6 @@ The surroundings (bone, muscle, vessels, bowel) have in good part the density of
 written for the patient that ``patient.Sampler`` scales to the drawn one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

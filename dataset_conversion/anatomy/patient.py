@@ -3,8 +3,6 @@
 Millimetres in LPS about the middle of the trunk (see ``shapes``); Hounsfield units for substances.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Coordinates are in mm relative to the middle of the trunk, in DICOM's LPS direct
 back, z to the head. A signed distance is negative inside. Everything here is frozen: a patient is data.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Synthetic abdominal CT as a dataset: for the demonstration, tests and continuous integration."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from pathlib import Path

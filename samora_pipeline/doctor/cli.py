@@ -1,7 +1,5 @@
 """samora_doctor: whether this machine is set up, and if not, what has to be done; what an error code means."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import asdict

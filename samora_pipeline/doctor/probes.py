@@ -1,7 +1,5 @@
 """The probes of ``samora_doctor``: versions, devices, memory for workers, folders, free disk and weights."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import platform

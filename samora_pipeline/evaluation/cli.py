@@ -1,7 +1,5 @@
 """samora_evaluate: score a folder of predictions, or sum up the folds of a run."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import get_args

@@ -5,8 +5,6 @@ organ before anything is compared. A patient's score is the mean over the patien
 one; the row ``mean`` takes the mean over a patient's organs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean

@@ -15,8 +15,6 @@ has and (0, 0) for a missed one or one that neither has. Every case counts.
 Under both protocols the mean is taken over the cases in which the metric is defined, then over the labels.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields

@@ -5,8 +5,6 @@ and is measured on the union of their voxels. Voxels whose reference carries the
 and are not counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

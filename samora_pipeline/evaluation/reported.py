@@ -4,8 +4,6 @@
 and why; organs that stand under another organ's heading are given under their own.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path

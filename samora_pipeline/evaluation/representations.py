@@ -3,8 +3,6 @@
 Shapes: B slices, D width of a feature; C channels, N pixels along a side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

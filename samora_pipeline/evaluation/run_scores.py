@@ -1,7 +1,5 @@
 """The scores and the records of a trained run, read from its folder wherever that lies now."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

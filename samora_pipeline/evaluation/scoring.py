@@ -1,7 +1,5 @@
 """From files to scores: one case, or a folder of predictions against a folder of references."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ All cases of a patient are drawn together; seeds are averaged within a patient b
 more seeds are not more patients.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

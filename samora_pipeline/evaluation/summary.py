@@ -5,8 +5,6 @@ samora.json beside it the patients and whether spacing is known; run.json in the
 of the fold they validate, gives the stamps and the cases to be scored.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

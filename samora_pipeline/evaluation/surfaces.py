@@ -21,8 +21,6 @@ N surface voxels, D axes of the volume. A position is a voxel's index in the fla
 voxel of background on each side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Scores as tables: a CSV with one row per case and organ, and plain text for the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

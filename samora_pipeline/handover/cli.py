@@ -1,7 +1,5 @@
 """samora_export: a trained run as a folder or a zip for others, or label maps in the formats of viewers."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

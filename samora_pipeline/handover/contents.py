@@ -6,8 +6,6 @@
 The folder is a run folder: ``samora_predict -m FOLDER`` uses it as it is.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from typing import Literal

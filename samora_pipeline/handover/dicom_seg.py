@@ -6,8 +6,6 @@ the scan's own DICOM series.
 Shape legend: X, Y columns and rows; Z slices in the order of their positions along the normal of the series.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from pathlib import Path

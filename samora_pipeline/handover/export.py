@@ -3,8 +3,6 @@
 An exported config contains no case identifiers and no folders: it has pseudonyms, the same in all folds.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """samora_import: install a model that samora_export wrote, after checking all of it."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

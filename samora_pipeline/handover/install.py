@@ -4,8 +4,6 @@ Only listed names are accepted, so a name cannot lead out of the folder. Weights
 texts are small, so nothing can expand beyond its stated size. The model appears whole or not at all.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat

@@ -5,8 +5,6 @@ and not by SimpleITK, which reports no error on a full disk; the voxels are one 
 one layer. Keys as 3D Slicer's documentation of the format lists them.
 """
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Callable
 from pathlib import Path

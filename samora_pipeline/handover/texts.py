@@ -4,8 +4,6 @@ The first lines of MODEL_CARD.md are the front matter that Hugging Face's hub re
 run's own records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

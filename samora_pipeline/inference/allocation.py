@@ -1,7 +1,5 @@
 """How the memory of a process on a CPU is handed out, which decides a third of the time of large networks there."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

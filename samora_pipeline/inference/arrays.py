@@ -3,8 +3,6 @@
 Shapes: C channels; Z Y X the axes of an array as SimpleITK gives it, slices first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

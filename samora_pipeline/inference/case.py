@@ -3,8 +3,6 @@
 A case is a file per channel, or a DICOM series: a folder of series, a folder of folders with series, or a file of one.
 """
 
-from __future__ import annotations
-
 import glob
 import re
 from collections import Counter

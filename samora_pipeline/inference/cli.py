@@ -1,7 +1,5 @@
 """samora_predict: label maps for a folder of images, on their own grids."""
 
-from __future__ import annotations
-
 import argparse
 
 from samora_pipeline.command_line import EXIT_OK, CommandParser, run, say

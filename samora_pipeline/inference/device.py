@@ -3,8 +3,6 @@
 Shapes: B slices, C channels, H W rows and columns of the source grid, N input size, K output maps, n side of logits.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 

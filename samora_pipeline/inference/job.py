@@ -1,7 +1,5 @@
 """Predicting many cases: the next one is read while the current one is segmented, and a bad one is skipped."""
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Iterator, Sequence

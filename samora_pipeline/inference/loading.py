@@ -1,7 +1,5 @@
 """From finished folds to networks: the config says what to build, the base is known by its digest."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ stay, so that the result does not depend on the order of the axes.
 Shapes: label volumes of any three axes, uint8.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -12,8 +12,6 @@ regions, each a sigmoid of its own, a voxel is as unsure as its most unsure regi
 Shapes: K output maps; X Y Z raw axes; B slices of a chunk, H W rows and columns.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Which trained run predicts: the one that is named, the only one, or the one of the dataset the images belong to."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Sequence

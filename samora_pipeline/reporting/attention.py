@@ -9,8 +9,6 @@ network gives to the organ (Seg-Grad-CAM, Vinogradova et al., 2020), or over the
 Shapes: H, W rows and columns of the source grid; N input size, n side of the logits, g side of the embedding.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

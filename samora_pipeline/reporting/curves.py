@@ -1,7 +1,5 @@
 """progress.png: how a stage went, epoch by epoch, from the records of its log.jsonl."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

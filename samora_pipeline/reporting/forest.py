@@ -1,7 +1,5 @@
 """Forest plot: the paired differences of one metric with their intervals, organ by organ, against one baseline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Stamps (such as PHANTOM) are burned into every picture, because a picture may be copied without its page.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import textwrap

@@ -1,7 +1,5 @@
 """One self-contained page: sections to HTML with everything embedded and nothing allowed to be fetched."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

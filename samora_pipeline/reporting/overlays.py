@@ -3,8 +3,6 @@
 Slices stand as a radiologist expects them, and each picture says which side is which. Shapes: H W rows and columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -5,8 +5,6 @@ The organs' colours are those of all other pictures; from the eighth organ on th
 Shapes: H, W rows and columns of the source grid; h, w those of the picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Dice is in percent, as in the paper; every value is a list with one entry per ru
 per volume, datasets) are averaged in a cell.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from statistics import fmean
 

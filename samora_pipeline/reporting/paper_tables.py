@@ -5,8 +5,6 @@ published test cases by the protocol ``sam_family``. Mistakes found in the paper
 said below the table, and what the run does otherwise than the paper stands in its row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev

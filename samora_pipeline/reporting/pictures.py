@@ -3,8 +3,6 @@
 Shapes: S slices; C channels; H, W rows and columns of the source grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shapes: B slices, N pixels along a side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """report.html of a run: everything that was learned about it, on one page that needs nothing else."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import replace

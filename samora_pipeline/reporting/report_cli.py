@@ -1,7 +1,5 @@
 """samora_report: one page about a run, or about two to four runs side by side."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

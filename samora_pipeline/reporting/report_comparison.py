@@ -1,7 +1,5 @@
 """A page about two to four runs of one dataset: what differs, by how much, and where (Fig. 4 and 5 of two methods)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial

@@ -3,8 +3,6 @@
 Shapes: H, W rows and columns of a slice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from statistics import median

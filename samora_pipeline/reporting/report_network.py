@@ -3,8 +3,6 @@
 Shapes: B slices, C channels, H W rows and columns of the source grid, N input size, K output maps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass

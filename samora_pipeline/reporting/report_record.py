@@ -1,7 +1,5 @@
 """What a run is, for people who want to repeat or to trust it: parameters, settings, plan, seeds, digests, versions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

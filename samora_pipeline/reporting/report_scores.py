@@ -1,7 +1,5 @@
 """Scores as parts of a report: the table of organs with both protocols, its picture, and the table of cases."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

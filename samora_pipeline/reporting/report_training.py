@@ -1,7 +1,5 @@
 """How a run was trained: curves of its stages, their time and memory, and the cards of those without labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

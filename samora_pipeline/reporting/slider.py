@@ -3,8 +3,6 @@
 The pictures of all viewers share a budget of bytes, because the whole report has to stay small enough to be mailed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

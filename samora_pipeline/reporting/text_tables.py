@@ -1,7 +1,5 @@
 """Tables of text as Markdown, LaTeX or CSV, with stamps and notes; among them those of a paired comparison."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

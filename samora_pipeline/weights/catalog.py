@@ -1,7 +1,5 @@
 """The weights that this package knows by name: where they come from, how large they are, and on what terms."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

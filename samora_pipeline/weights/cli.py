@@ -1,7 +1,5 @@
 """samora_weights: public weights by name: list, get, add, verify."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

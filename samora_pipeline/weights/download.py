@@ -5,8 +5,6 @@ another run goes on where this one ended, and starts again if the file at the so
 Proxies are taken from the environment as urllib does it.
 """
 
-from __future__ import annotations
-
 import http.client
 import re
 import socket

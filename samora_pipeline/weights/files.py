@@ -6,8 +6,6 @@ footer. Keys are variable names, values are BundleEntryProto messages with type,
 (tensorflow/core/protobuf/tensor_bundle.proto).
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import pickle

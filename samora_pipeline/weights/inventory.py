@@ -1,7 +1,5 @@
 """What of the catalogue is in the weights folder, and in which state."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

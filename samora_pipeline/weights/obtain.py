@@ -4,8 +4,6 @@ A file has its final name only after its content was checked: against the publis
 published, for the layout of the network; its digest is then recorded, and compared from the second use on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -4,8 +4,6 @@ Layouts: the state dicts of segment_anything, sam2 and MAE, the converted SimCLR
 and the TensorFlow one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is known of a file of weights: the record beside it, and its licence, which another name does not change."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

@@ -6,8 +6,6 @@ to the network's token grid as SAMed does it. SAM 2, and any other family: see `
 Shapes: G token grid of the file, g of the network, D width, c width of a head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Set
 from dataclasses import astuple, dataclass
 

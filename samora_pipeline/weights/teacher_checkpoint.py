@@ -9,8 +9,6 @@ in order of creation, which is the order of this package's modules. Its kernels 
 Every tensor finds its place, or nothing is written and a misfit is named.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count

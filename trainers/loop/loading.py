@@ -4,8 +4,6 @@ One thread and no processes: slices are decoded once and then come from memory, 
 nothing can die in a shared-memory segment. On a CPU the training has the cores, and batches are read in line.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

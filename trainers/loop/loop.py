@@ -6,8 +6,6 @@ equal parts whose losses are averaged by size; a loss that couples samples (batc
 one per batch, and a stage whose loss must not be cut (NT-Xent) sets ``micro_batch=None``.
 """
 
-from __future__ import annotations
-
 import math
 import signal
 import sys

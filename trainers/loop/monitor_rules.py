@@ -1,7 +1,5 @@
 """What each monitor of stage 1 means, from where on it is a warning, and what to do then. The thresholds are ours."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 The experts of a run are examined side by side before they are fused: do they differ from each other and the base?
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What the stages without labels share: their batches, schedule and optimizer (Table 7)."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Datasets that are ready for training, and which of them an unlabelled pool draws from: own, named, or the paper's."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

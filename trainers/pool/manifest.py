@@ -1,7 +1,5 @@
 """Choosing the slices of a pool, once: the list lies beside the results of stage 1 and is read again afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from samora_pipeline import distributed

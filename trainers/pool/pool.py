@@ -7,8 +7,6 @@ across it, the slices nearest to steps of 1.5 mm are taken instead of interpolat
 intensity rule of its own plan: percentiles for MR.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

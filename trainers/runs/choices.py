@@ -4,8 +4,6 @@
 its other fields: ``model.fusion.temperature=2``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence

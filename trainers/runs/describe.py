@@ -1,7 +1,5 @@
 """A run in words, before anything is done: what is trained on what, for how long, and how much of it is trained."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Runs the stages of a run that are still missing, in order. The main rank writes, the others train along."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A run's fold folder: one folder, one configuration; what of it is finished, and how long it took."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """From a request to a run: everything is settled and checked before the first step is taken."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path

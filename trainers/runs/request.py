@@ -4,8 +4,6 @@ Presets are Tables 3, 4, 5, 9, 10, 11, 12 and 15: ``samora_train 1 HSAMoraTraine
 same run as with ``--set order=1-2-1``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The classes of stages by their kind. A new one is a file beside this one, a line here, and its place in a method."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from samora_pipeline.contracts.json_io import parse

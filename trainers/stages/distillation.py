@@ -1,7 +1,5 @@
 """Image and patch level from a teacher: the expert learns its features from the same view of the same slice (Eq. 1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """The frozen base encoder of a run: public, packaged, a file of the user's, or still to be trained on the pool."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

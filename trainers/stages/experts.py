@@ -1,7 +1,5 @@
 """One expert: SAM with a single LoRA, trained without labels, by the objective of its level or from a teacher."""
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Collection, Mapping
 from dataclasses import replace

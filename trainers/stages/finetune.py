@@ -1,7 +1,5 @@
 """Stage 2: the parts that a method names learn from the labels; everything else is frozen (Table 8, Eq. 9 and 11)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The objectives of stage 1 without a teacher: masked modelling, contrast of two views, denoising (section 3.2)."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from statistics import fmean

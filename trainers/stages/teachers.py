@@ -1,7 +1,5 @@
 """The teachers: SimCLRv2 by contrast (image level), MAE by masking (patch level), trained or taken as they are."""
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path

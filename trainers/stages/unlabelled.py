@@ -5,8 +5,6 @@ family's public files, so that it is read like any other base. Its prompt encode
 modelling does not touch them, and fine-tuning trains the decoder anyway.
 """
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Callable, Mapping
 from dataclasses import replace
