@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.errors import UsageError
@@ -66,7 +66,7 @@ def find_trainer(name: str) -> Trainer:
         return TRAINERS.get(name)()
     except UsageError as error:
         found = error.found if ":" in name else name
-        raise _unknown("E-ARG-03", name, TRAINERS.names(), found=found) from error
+        raise UsageError("E-ARG-03", **{**_among(name, TRAINERS.names()), "found": found}) from error
 
 
 def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
@@ -79,7 +79,7 @@ def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
         return trainer.default_recipe(small=small)
     if asked in trainer.recipes:
         return asked
-    raise _unknown("E-RECIPE-01", asked, trainer.recipes, trainer=type(trainer).__name__)
+    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, **_among(asked, trainer.recipes))
 
 
 def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Level, ...]:
@@ -109,14 +109,13 @@ def check_stage(stage: str | None, own: Iterable[str] = ()) -> None:
     """Refuse a ``--stage`` that does not exist, and is none of the method's ``own`` (``E-STAGE-01``)."""
     known = list(dict.fromkeys((*STAGE_NAMES, *own)))
     if stage is not None and stage not in known:
-        raise _unknown("E-STAGE-01", stage, known)
+        raise UsageError("E-STAGE-01", **_among(stage, known))
 
 
-def _unknown(code: str, name: str, known: Iterable[str], *, found: str | None = None, **values: str) -> UsageError:
-    """The error for a name that is not among ``known``, with the nearest of them."""
+def _among(name: str, known: Iterable[str]) -> dict[str, Any]:
+    """The parts of an error about a name that is not among ``known``, with the nearest of them."""
     names = list(known)
-    hint, shown = nearest(name, names), ", ".join(names)
-    return UsageError(code, found=name if found is None else found, name=name, hint=hint, known=shown, **values)
+    return {"name": name, "found": name, "hint": nearest(name, names), "known": ", ".join(names)}
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def _only(said: Mapping[str, T | None]) -> T | None:
 
 def _find(name: str, trainer: str) -> Preset:
     if name not in PRESETS:
-        raise _unknown("E-PRESET-01", name, PRESETS)
+        raise UsageError("E-PRESET-01", **_among(name, PRESETS))
     preset = PRESETS[name]
     allowed = (*preset.trainers, *preset.also)
     # A trainer of the user's own may be anything; what does not fit it is refused by name.
