@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from samora_pipeline.contracts.level import Level
 from samora_pipeline.errors import UsageError
@@ -66,7 +66,8 @@ def find_trainer(name: str) -> Trainer:
         return TRAINERS.get(name)()
     except UsageError as error:
         found = error.found if ":" in name else name
-        raise UsageError("E-ARG-03", **{**_among(name, TRAINERS.names()), "found": found}) from error
+        hint, shown = _among(name, TRAINERS.names())
+        raise UsageError("E-ARG-03", name=name, hint=hint, known=shown, found=found) from error
 
 
 def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
@@ -79,7 +80,8 @@ def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
         return trainer.default_recipe(small=small)
     if asked in trainer.recipes:
         return asked
-    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, **_among(asked, trainer.recipes))
+    hint, shown = _among(asked, trainer.recipes)
+    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, name=asked, hint=hint, known=shown, found=asked)
 
 
 def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Level, ...]:
@@ -109,13 +111,13 @@ def check_stage(stage: str | None, own: Iterable[str] = ()) -> None:
     """Refuse a ``--stage`` that does not exist, and is none of the method's ``own`` (``E-STAGE-01``)."""
     known = list(dict.fromkeys((*STAGE_NAMES, *own)))
     if stage is not None and stage not in known:
-        raise UsageError("E-STAGE-01", **_among(stage, known))
+        hint, shown = _among(stage, known)
+        raise UsageError("E-STAGE-01", name=stage, hint=hint, known=shown, found=stage)
 
 
-def _among(name: str, known: Iterable[str]) -> dict[str, Any]:
-    """The parts of an error about a name that is not among ``known``, with the nearest of them."""
-    names = list(known)
-    return {"name": name, "found": name, "hint": nearest(name, names), "known": ", ".join(names)}
+def _among(name: str, known: Iterable[str]) -> tuple[str, str]:
+    """The nearest of the known names as a hint, and all of them."""
+    return nearest(name, list(known)), ", ".join(known)
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def _only(said: Mapping[str, T | None]) -> T | None:
 
 def _find(name: str, trainer: str) -> Preset:
     if name not in PRESETS:
-        raise UsageError("E-PRESET-01", **_among(name, PRESETS))
+        hint, shown = _among(name, PRESETS)
+        raise UsageError("E-PRESET-01", name=name, hint=hint, known=shown, found=name)
     preset = PRESETS[name]
     allowed = (*preset.trainers, *preset.also)
     # A trainer of the user's own may be anything; what does not fit it is refused by name.
