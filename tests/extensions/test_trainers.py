@@ -38,11 +38,10 @@ def test_trainer(name: str) -> None:
     assert Part.BASE not in parts
     tiny = "samora2_tiny" if trainer.backbone.startswith("sam2") else "samora_tiny"
     small = choose_method(Request("1", name, "full", backbone=tiny))
-    assert small.small
     expected = trainer.stages(small.recipe, trainer.levels, small=True)
     if "expert_pixel" in expected:
         # The run has every option of the noise.
-        noise = small.settings["expert_pixel"].noise
+        noise = small.stages["expert_pixel"].noise
         assert noise.name == expected["expert_pixel"].noise.name
         expected["expert_pixel"] = replace(expected["expert_pixel"], noise=noise)
     assert small.stages == expected

@@ -39,7 +39,7 @@ def chosen(name: str, trainer: str, *more: str) -> Method:
 
 def settled(method: Method) -> tuple[object, ...]:
     """All of it but the trainer, which is made anew each time."""
-    return method.recipe, method.levels, method.backbone, method.settings, method.changes
+    return method.recipe, method.levels, method.backbone, method.model, method.pool, method.stages, method.changes
 
 
 def full_spec(method: Method) -> ModelSpec:

@@ -64,7 +64,8 @@ def find_trainer(name: str) -> Trainer:
         return TRAINERS.get(name)()
     except UsageError as error:
         found = error.found if ":" in name else name
-        raise _unknown("E-ARG-03", name, TRAINERS.names(), found=found) from error
+        hint, shown = _among(name, TRAINERS.names())
+        raise UsageError("E-ARG-03", name=name, hint=hint, known=shown, found=found) from error
 
 
 def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
@@ -77,7 +78,8 @@ def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
         return trainer.default_recipe(small=small)
     if asked in trainer.recipes:
         return asked
-    raise _unknown("E-RECIPE-01", asked, trainer.recipes, trainer=type(trainer).__name__)
+    hint, shown = _among(asked, trainer.recipes)
+    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, name=asked, hint=hint, known=shown, found=asked)
 
 
 def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Level, ...]:
@@ -107,14 +109,13 @@ def check_stage(stage: str | None, own: Iterable[str] = ()) -> None:
     """Refuse a ``--stage`` that does not exist, and is none of the method's ``own`` (``E-STAGE-01``)."""
     known = list(dict.fromkeys((*STAGE_NAMES, *own)))
     if stage is not None and stage not in known:
-        raise _unknown("E-STAGE-01", stage, known)
+        hint, shown = _among(stage, known)
+        raise UsageError("E-STAGE-01", name=stage, hint=hint, known=shown, found=stage)
 
 
-def _unknown(code: str, name: str, known: Iterable[str], *, found: str | None = None, **values: str) -> UsageError:
-    """The error for a name that is not among ``known``, with the nearest of them."""
-    names = list(known)
-    hint, shown = nearest(name, names), ", ".join(names)
-    return UsageError(code, found=name if found is None else found, name=name, hint=hint, known=shown, **values)
+def _among(name: str, known: Iterable[str]) -> tuple[str, str]:
+    """The nearest of the known names as a hint, and all of them."""
+    return nearest(name, list(known)), ", ".join(known)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def _only(said: Mapping[str, T | None]) -> T | None:
 
 def _find(name: str, trainer: str) -> Preset:
     if name not in PRESETS:
-        raise _unknown("E-PRESET-01", name, PRESETS)
+        hint, shown = _among(name, PRESETS)
+        raise UsageError("E-PRESET-01", name=name, hint=hint, known=shown, found=name)
     preset = PRESETS[name]
     allowed = (*preset.trainers, *preset.also)
     # A trainer of the user's own may be anything; what does not fit it is refused by name.

@@ -152,8 +152,7 @@ def _score(config: RunConfig, context: RunContext, cases: Sequence[RawCase], pre
     from samora_pipeline.reporting.overlays import draw_overlays
     from samora_pipeline.reporting.pictures import CaseFiles, make_pictures
 
-    raw = context.dataset.raw
-    ours, ending = raw.ours, raw.description.file_ending
+    ours, ending = context.dataset.raw.ours, context.dataset.raw.description.file_ending
     pairs = [(case.label, predictions / f"{case.name}{ending}") for case in cases if case.label is not None]
     if not pairs:
         logger.info("none of the scored cases has labels: predicted, not scored")
