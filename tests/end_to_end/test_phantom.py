@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 RUN = "SAMoraTrainer__full__end_to_end"
-TEST_CASES, ORGAN = 2, "liver"
-FLOOR = 0.6
-"""Dice of the largest organ. A shifted, mirrored or turned mask, shuffled labels or an untrained network stay below."""
+TEST_CASES = 2
+FLOORS = {"liver": 0.6, "right_kidney": 0.35}
+"""Dice. Shuffled labels, masks that are mirrored, turned or moved by an organ, and no training stay below."""
 EPOCHS = {"expert_image": 1, "expert_patch": 1, "expert_pixel": 1, "finetune": 16}
 STEPS = {"expert_image": 3, "expert_patch": 3, "expert_pixel": 3, "finetune": 6}
 
@@ -62,9 +62,11 @@ def test_convert_plan_train_predict_evaluate_report(root: Path) -> None:
     assert {path.name for path in predictions.glob("*.nii.gz")} == truths
     command("samora_evaluate", "-g", str(raw / "labelsTs"), "-p", str(predictions), root=root)
     summary = json.loads((predictions / "summary.json").read_text())
-    assert dice(summary, ORGAN) > FLOOR
-    # Validation inside of samora_train has scored the same cases by the same network.
-    assert dice(json.loads((fold / "summary.json").read_text()), ORGAN) == pytest.approx(dice(summary, ORGAN))
+    validation = json.loads((fold / "summary.json").read_text())
+    for organ, floor in FLOORS.items():
+        assert dice(summary, organ) > floor
+        # Validation inside of samora_train has scored the same cases by the same network.
+        assert dice(validation, organ) == pytest.approx(dice(summary, organ))
 
     page = root / "again.html"
     command("samora_report", str(run), "-o", str(page), root=root)

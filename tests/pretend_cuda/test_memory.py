@@ -17,14 +17,13 @@ CHECKED = (
     *("teacher_image", "teacher_image checkpointing", "teacher_patch"),
     *("expert_image", "expert_patch", "expert_pixel", "expert_image scratch", "expert_patch scratch", "finetune"),
 )
-FAST = ("teacher_image checkpointing", "expert_pixel")
 
 
 def _marks(name: str) -> list[pytest.MarkDecorator]:
-    known = [pytest.mark.xfail(reason=KNOWN[name])] if name in KNOWN else []
-    return known if name in FAST else [*known, pytest.mark.slow]
+    return [pytest.mark.xfail(reason=KNOWN[name])] if name in KNOWN else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in CHECKED])
 def test_a_step_fits_the_device(name: str) -> None:
     with pretended(numbers=False) as device:
