@@ -18,7 +18,6 @@ from samora_pipeline.contracts.random_steps import (
     ViewSettings,
 )
 from samora_pipeline.errors import UsageError
-from samora_pipeline.optimization.optimizers import WarmupUnit
 
 BOOTSTRAP, TEACHER_IMAGE, TEACHER_PATCH = "bootstrap", "teacher_image", "teacher_patch"
 EXPERT_IMAGE, EXPERT_PATCH, EXPERT_PIXEL = "expert_image", "expert_patch", "expert_pixel"
@@ -40,7 +39,8 @@ TEACHER_OF = {EXPERT_IMAGE: TEACHER_IMAGE, EXPERT_PATCH: TEACHER_PATCH}
 Betas = tuple[float, float]
 OptimizerName = Literal["adamw", "lars"]
 RateRule = Literal["fixed", "square_root", "linear"]
-# Those of objectives.features, which is not imported here because it imports torch.
+# Those of the library's modules that import torch, which this one does not.
+WarmupUnit = Literal["fraction", "epochs", "steps"]
 TargetScale = Literal["channel", "token", "none"]
 
 RANDOM_WEIGHTS = "random"
