@@ -96,7 +96,7 @@ def write_run(results: Path, backbone: str, decoder: str, scope: Scope, size: in
         selection=Selection("full", "0", "cases", seed, False, ()),
         scored=(),
         pool=PoolRecord({}, ()),
-        stamps=("RANDOM WEIGHTS",),
+        warnings=("RANDOM WEIGHTS",),
     )
     write_json(config, fold / CONFIG_FILE)
     record = {"model": to_plain(spec), "base_digest": base.digest, "trainer": config.trainer}

@@ -22,7 +22,9 @@ def main(arguments: list[str]) -> None:
         folder = min(Path(run).glob("fold_*"))
         summaries[name] = read_json(Summary, folder / SUMMARY_FILE)
     first = next(iter(summaries.values()))
-    print(f"{' '.join(first.stamps)}  Dice and HD95 {first.distance_unit}, protocol physical, {first.n} cases".strip())
+    print(
+        f"{' '.join(first.warnings)}  Dice and HD95 {first.distance_unit}, protocol physical, {first.n} cases".strip()
+    )
     print(f"{'organ':14}", *(f"{name:>16}" for name in summaries))
     for key, organ in first.labels.items():
         print(f"{organ:14}", *(_cell(summary.mean[key]) for summary in summaries.values()))

@@ -215,13 +215,13 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
 
 
 def integrity_report(
-    dataset: str, total: int, set_aside: bool, faults: Mapping[str, Sequence[DataError]], remarks: Sequence[Remark]
+    dataset: str, total: int, skipped: bool, faults: Mapping[str, Sequence[DataError]], remarks: Sequence[Remark]
 ) -> IntegrityReport:
     """All findings as they are written to integrity.json."""
     return IntegrityReport(
         dataset,
         total,
-        set_aside and bool(faults),
+        skipped and bool(faults),
         tuple(Fault(case, **vars(error)) for case, errors in faults.items() for error in errors),
         tuple(remarks),
     )
@@ -244,7 +244,7 @@ def dataset_remarks(
     """Doubts about a dataset as a whole, from its fingerprint."""
     cases = fingerprint.cases
     training = [case for case in cases.values() if case.subset == "train"]
-    listed = sum(case.subset != "test" for case in cases.values()) + len(fingerprint.set_aside)
+    listed = sum(case.subset != "test" for case in cases.values()) + len(fingerprint.skipped)
     remarks: list[Remark] = []
     if not len(training) <= stated <= listed:
         text = f"dataset.json states {stated} training cases; {len(training)} labelled ones are here"

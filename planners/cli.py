@@ -52,7 +52,10 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--planner", metavar="NAME", help="a planner of your own: package.module:Class")
     parser.add_argument(
-        "--set-aside", action="store_true", help="leave faulty cases out and go on (exit code 3) instead of stopping"
+        *("--skip-invalid", "--set-aside"),
+        dest="skipped",
+        action="store_true",
+        help="skip faulty cases and go on (exit code 3) instead of stopping",
     )
     parser.add_argument("--dask", metavar="ADDRESS", help="work on the cases on this Dask cluster (extra: dask)")
     return parser
@@ -101,7 +104,7 @@ def _request(folder: DatasetFolder, roots: Roots, overrides: dict[str, str], arg
         overrides,
         Engine(arguments.workers, arguments.dask),
         arguments.planner or DEFAULT_PLANNER,
-        set_aside=arguments.set_aside,
+        skipped=arguments.skipped,
         anew=arguments.verify_only,
     )
 
@@ -146,7 +149,7 @@ def _work_on(folder: DatasetFolder, request: Request, arguments: argparse.Namesp
         _say_prepared(prepared, explain=arguments.explain)
         say(f"  in         {request.target}")
         say(f"next: {_next_command(folder, prepared.splits)}")
-    if left_out := checked.fingerprint.set_aside:
+    if left_out := checked.fingerprint.skipped:
         shown = ", ".join(f"{case} ({code})" for case, code in left_out.items())
         raise FailedCasesError("E-CASE-03", number=len(left_out), dataset=request.raw.name, found=shown)
     return 0

@@ -181,7 +181,7 @@ def _label_pixels(labels: npt.NDArray[np.uint8], scheme: LabelScheme) -> dict[st
 class Request:
     """What is asked for: a raw dataset, its preprocessed folder, settings, and what works on the cases.
 
-    ``planner``: a name of ``PLANNERS`` or ``package.module:Class``. ``set_aside``: go on without faulty cases.
+    ``planner``: a name of ``PLANNERS`` or ``package.module:Class``. ``skipped``: go on without faulty cases.
     ``anew``: measure again what was measured before, and keep nothing.
     """
 
@@ -190,7 +190,7 @@ class Request:
     overrides: Mapping[str, str]
     engine: Engine
     planner: str = DEFAULT_PLANNER
-    set_aside: bool = False
+    skipped: bool = False
     anew: bool = False
 
 
@@ -223,7 +223,7 @@ def check(request: Request, dataset: RawDataset) -> Survey:
     """Check and measure every case, and write all findings to integrity.json whatever they are.
 
     Raises:
-        DataError: ``E-DATA-04`` no case at all; for faulty cases the fault or ``E-DATA-02`` (with ``set_aside`` only
+        DataError: ``E-DATA-04`` no case at all; for faulty cases the fault or ``E-DATA-02`` (with ``skipped`` only
             when no case is left).
     """
     sources, faults = list_cases(dataset)
@@ -235,11 +235,11 @@ def check(request: Request, dataset: RawDataset) -> Survey:
     kept = None if request.anew else request.target / MEASUREMENTS_FOLDER
     found = survey(dataset.folder.name, sources, dataset.scheme, left_out, request.engine, kept)
     faults |= found.faults
-    set_aside = {case: errors[0].code for case, errors in faults.items()}
-    found.fingerprint = replace(found.fingerprint, set_aside=set_aside)
+    skipped = {case: errors[0].code for case, errors in faults.items()}
+    found.fingerprint = replace(found.fingerprint, skipped=skipped)
     stated, orphans = dataset.description.numTraining, missing_images(dataset, sources)
     found.remarks += dataset_remarks(found.fingerprint, channel_names(dataset), dataset.scheme, stated, orphans)
-    going_on = request.set_aside and bool(found.sources)
+    going_on = request.skipped and bool(found.sources)
     report = request.target / INTEGRITY_FILE
     write_json(integrity_report(request.raw.name, total, going_on, faults, found.remarks), report)
     if not going_on:
@@ -284,7 +284,7 @@ def is_current(raw: Path, target: Path) -> bool:
         sources, faults = list_cases(dataset)
         known, plans = read_json(Fingerprint, target / FINGERPRINT_FILE), read_json(Plans, target / PLANS_FILE)
         report = read_json(IntegrityReport, target / INTEGRITY_FILE)
-        if faults or report.faults or known.set_aside or not (target / SPLITS_FILE).is_file():
+        if faults or report.faults or known.skipped or not (target / SPLITS_FILE).is_file():
             return False
         if [source.name for source in sources] != list(known.cases) or any(
             _content(raw / name) != _content(target / name) for name in COPIED

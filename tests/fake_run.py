@@ -110,7 +110,7 @@ def write_fake_run(
     folds: tuple[str, ...] = ("0",),
     plans: Plans | None = None,
     labels: LabelScheme = LABELS,
-    stamps: tuple[str, ...] = ("PHANTOM",),
+    warnings: tuple[str, ...] = ("PHANTOM",),
     spec: ModelSpec | None = None,
     effect: float = 0.0,
     trained: Sequence[str] | None = None,
@@ -136,7 +136,7 @@ def write_fake_run(
         if number == 0:
             save_file(base_state(network), folder / BASE_FILE)
         base = BaseRecord("bootstrap", digest_file(folder / BASE_FILE), "bootstrap")
-        config = make_config(labels, plans, spec, ("case_b",), fold=fold, seed=number, base=base, stamps=stamps)
+        config = make_config(labels, plans, spec, ("case_b",), fold=fold, seed=number, base=base, warnings=warnings)
         own = folder / f"fold_{fold}"
         write_json(config, own / CONFIG_FILE)
         record: dict[str, Any] = {"model": to_plain(spec), "base_digest": config.base.digest, "trainer": config.trainer}
@@ -224,19 +224,19 @@ def write_scored_run(
     patients: Mapping[str, str] | None = None,
     model: ModelSpec | None = None,
     timing: Timing | None = None,
-    stamps: tuple[str, ...] = (),
+    warnings: tuple[str, ...] = (),
     tolerance: float = 2.0,
     **changes: Any,
 ) -> Path:
     """Write one scored fold and return the run folder; ``changes`` are fields of its config."""
     run = results / dataset / f"{trainer}__{split}__{name}"
     folder = run / f"fold_{fold}"
-    given = {"split": split, "fold": fold, "trainer": trainer, "name": name, "recipe": "full", "stamps": stamps}
+    given = {"split": split, "fold": fold, "trainer": trainer, "name": name, "recipe": "full", "warnings": warnings}
     spec = model or ModelSpec("samora_tiny", 128, labels.num_outputs, lora_rank=4)
     config = make_config(labels, make_plans(dataset=dataset), spec, tuple(dice), **{**given, **changes})
     write_json(config, folder / CONFIG_FILE)
     scores = case_scores(dice, labels, patients or {}, fold)
-    write_json(summarize(scores, label_names(labels), tolerance=tolerance, stamps=stamps), folder / SUMMARY_FILE)
+    write_json(summarize(scores, label_names(labels), tolerance=tolerance, warnings=warnings), folder / SUMMARY_FILE)
     if timing is not None:
         write_json(timing, folder / TIMING_FILE)
     return run
@@ -260,7 +260,7 @@ def write_reported_run(
     run: str = RUN,
     shifts: Mapping[str, int] = SHIFTS,
     labels: LabelScheme = LABELS,
-    stamps: tuple[str, ...] = ("PHANTOM",),
+    warnings: tuple[str, ...] = ("PHANTOM",),
     patients: Mapping[str, str] | None = None,
     trained: Sequence[str] | None = ("fusion", "decoder", "prompt"),
     spec: ModelSpec | None = None,
@@ -272,7 +272,7 @@ def write_reported_run(
     """
     plans = make_plans()
     folder = write_fake_run(
-        root / "results", run=run, plans=plans, labels=labels, stamps=stamps, spec=spec, trained=trained
+        root / "results", run=run, plans=plans, labels=labels, warnings=warnings, spec=spec, trained=trained
     )
     fold = folder / "fold_0"
     pairs = [_write_case(root, fold, name, shift, labels) for name, shift in shifts.items()]
@@ -281,7 +281,7 @@ def write_reported_run(
     selection = replace(config.selection, cases=names[:1], slices={} if whole_cases else {names[0]: (2, 3)})
     write_json(replace(config, selection=selection, scored=names), fold / CONFIG_FILE)
     scores = score_files(pairs, Rules(labels, 2.0, True), patients or {}, fold="0")
-    write_summary(summarize(scores, label_names(labels), stamps=stamps), fold / SUMMARY_FILE)
+    write_summary(summarize(scores, label_names(labels), warnings=warnings), fold / SUMMARY_FILE)
     lines = [{"stage": "finetune", "epoch": epoch, "loss": 1 / epoch, "lr": 0.01, "seconds": 2.0} for epoch in (1, 2)]
     (fold / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_json(Timing(device="cpu", stages={"finetune": StageTiming(4.0, 1.5, 2)}), fold / TIMING_FILE)

@@ -83,7 +83,7 @@ def measure(arguments: argparse.Namespace, launch: Launch | None = None) -> None
     table = robustness_table(runs, conditions, folder)
     write_text(folder / "robustness.md", markdown(table))
     write_text(folder / "robustness.csv", csv(table))
-    _draw(folder / "robustness.png", runs, conditions, folder, table.stamps)
+    _draw(folder / "robustness.png", runs, conditions, folder, table.warnings)
     say(markdown(table))
 
 
@@ -118,7 +118,7 @@ def degraded_scans(
 
 def robustness_table(runs: Sequence[ScoredRun], conditions: Sequence[Condition], folder: Path) -> TextTable:
     """Mean Dice (protocol ``physical``) of each run on clean scans and at each level of each kind."""
-    from samora_pipeline.reporting.text_tables import TextTable, shared_stamps
+    from samora_pipeline.reporting.text_tables import TextTable, shared_flags
 
     levels = sorted({condition.level for condition in conditions})
     rows = []
@@ -132,7 +132,7 @@ def robustness_table(runs: Sequence[ScoredRun], conditions: Sequence[Condition],
         f"levels 1 to 5 are, in shares of the range (noise), mm (blur) and pixels: {'; '.join(strengths)}",
     )
     header = ("run", "kind", "clean", *(f"level {level}" for level in levels))
-    return TextTable("robustness", "Dice on degraded scans", header, tuple(rows), notes, shared_stamps(runs))
+    return TextTable("robustness", "Dice on degraded scans", header, tuple(rows), notes, shared_flags(runs))
 
 
 def summary_path(folder: Path, condition: Condition, run: ScoredRun) -> Path:
@@ -230,7 +230,7 @@ def _text(value: float | None) -> str:
 
 
 def _draw(
-    path: Path, runs: Sequence[ScoredRun], conditions: Sequence[Condition], folder: Path, stamps: Sequence[str]
+    path: Path, runs: Sequence[ScoredRun], conditions: Sequence[Condition], folder: Path, warnings: Sequence[str]
 ) -> None:
     """One panel per kind, one line per run, from clean scans to the highest level."""
     from matplotlib.figure import Figure
@@ -251,8 +251,8 @@ def _draw(
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("mean Dice")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, frameon=False)
-    if stamps:
-        figure.suptitle(" | ".join(stamps), weight="bold")
+    if warnings:
+        figure.suptitle(" | ".join(warnings), weight="bold")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 

@@ -44,8 +44,8 @@ def overview(cells: Sequence[Cell], notes: Sequence[str]) -> TextTable:
         f"mean and 95 % bootstrap interval over {patients} patients; seeds are averaged within a patient first",
         *notes,
     )
-    stamps = tuple(dict.fromkeys(stamp for cell in cells for run in cell.runs for stamp in run.summary.stamps))
-    return TextTable("overview", "All arms", header, rows, remarks, stamps)
+    warnings = tuple(dict.fromkeys(warning for cell in cells for run in cell.runs for warning in run.summary.warnings))
+    return TextTable("overview", "All arms", header, rows, remarks, warnings)
 
 
 def write_results(folder: Path, cells: Sequence[Cell], state: StudyState, notes: Sequence[str]) -> list[Path]:
@@ -61,11 +61,11 @@ def write_results(folder: Path, cells: Sequence[Cell], state: StudyState, notes:
     text = "\n".join(["# Label-efficiency study", "", *about, "", markdown(table)])
     write_text(folder / RESULTS_FILE, text)
     write_text(folder / OVERVIEW_FILE, csv(table))
-    draw_curves(folder / CURVES_FILE, cells, table.stamps)
+    draw_curves(folder / CURVES_FILE, cells, table.warnings)
     return [folder / name for name in (RESULTS_FILE, OVERVIEW_FILE, CURVES_FILE)]
 
 
-def draw_curves(path: Path, cells: Sequence[Cell], stamps: Sequence[str]) -> None:
+def draw_curves(path: Path, cells: Sequence[Cell], warnings: Sequence[str]) -> None:
     """Mean Dice against labelled scans, steps of fine-tuning and hours of training, one line or mark per arm."""
     figure = Figure(figsize=(13, 4.4), dpi=130, layout="constrained", facecolor="white")
     axes: Sequence[Axes] = figure.subplots(1, 3, sharey=True)
@@ -88,8 +88,8 @@ def draw_curves(path: Path, cells: Sequence[Cell], stamps: Sequence[str]) -> Non
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean Dice, 95 % bootstrap interval")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    if stamps:
-        figure.suptitle(" | ".join(stamps), weight="bold")
+    if warnings:
+        figure.suptitle(" | ".join(warnings), weight="bold")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 

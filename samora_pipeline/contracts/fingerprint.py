@@ -47,8 +47,8 @@ class CaseFingerprint:
 class Fingerprint:
     """All cases that passed the integrity check, and the ones set aside with the error code of each."""
 
-    schema_version: int = 2
+    schema_version: int = 3
     dataset: str = ""
     cases: dict[str, CaseFingerprint] = field(default_factory=dict)
     foreground: tuple[IntensityStats | None, ...] = ()
-    set_aside: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)

@@ -34,11 +34,11 @@ class Remark:
 
 @dataclass(frozen=True)
 class IntegrityReport:
-    """All findings about a dataset. ``cases`` were examined; with ``set_aside`` the faulty ones were left out."""
+    """All findings about a dataset. ``cases`` were examined; with ``skipped`` the faulty ones were left out."""
 
     dataset: str
     cases: int
-    set_aside: bool
+    skipped: bool
     faults: tuple[Fault, ...]
     remarks: tuple[Remark, ...]
-    schema_version: int = 1
+    schema_version: int = 2

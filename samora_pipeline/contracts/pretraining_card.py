@@ -50,8 +50,8 @@ class PretrainingCard:
     skipped_steps: int
     measures: tuple[Measure, ...]
     blocks: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    stamps: tuple[str, ...] = ()
-    schema_version: int = 1
+    warnings: tuple[str, ...] = ()
+    schema_version: int = 2
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,5 @@ class ExpertsCard:
     position_error: tuple[float, ...]
     position_chance: float
     measures: tuple[Measure, ...]
-    stamps: tuple[str, ...] = ()
-    schema_version: int = 1
+    warnings: tuple[str, ...] = ()
+    schema_version: int = 2

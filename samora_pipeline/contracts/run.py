@@ -18,15 +18,15 @@ SUMMARY_FILE = "summary.json"
 KEY_LENGTH = 12
 """characters of a digest that name a folder"""
 
-PHANTOM_STAMP = "PHANTOM"
-TRANSDUCTIVE_STAMP = "TRANSDUCTIVE"
-BOOTSTRAP_STAMP = "BOOTSTRAPPED BASE"
-LEAK_STAMP = "LEAKY"
-TRAINING_STAMP = "SCORED ON TRAINING CASES"
-POOL_STAMPS = frozenset({PHANTOM_STAMP, TRANSDUCTIVE_STAMP, LEAK_STAMP})
+PHANTOM_FLAG = "PHANTOM"
+TRANSDUCTIVE_FLAG = "TRANSDUCTIVE"
+BOOTSTRAP_FLAG = "BOOTSTRAPPED BASE"
+LEAK_FLAG = "LEAKY"
+TRAINING_FLAG = "SCORED ON TRAINING CASES"
+POOL_FLAGS = frozenset({PHANTOM_FLAG, TRANSDUCTIVE_FLAG, LEAK_FLAG})
 """those that follow from the data that stage 1 learns from"""
-RANDOM_TEACHER_STAMP = "TEACHER FROM RANDOM WEIGHTS"
-UNTRAINED_TEACHER_STAMP = "UNTRAINED TEACHER"
+RANDOM_TEACHER_FLAG = "TEACHER FROM RANDOM WEIGHTS"
+UNTRAINED_TEACHER_FLAG = "UNTRAINED TEACHER"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class RunConfig:
 
     ``base`` is None where the network is no SAM. ``stages`` are what trained it, in order, after ``--set``;
     ``teachers`` gives, per level, what its expert learned from. ``choices`` are settings that nobody gave.
-    ``stamps`` are printed on every score and picture. ``excluded_leaks`` and ``allowed_leaks`` are cases that show
+    ``warnings`` are printed on every score and picture. ``excluded_leaks`` and ``allowed_leaks`` are cases that show
     what is scored (``contracts.leakage``), taken out or let in by name. ``held_out`` are labelled training cases that
     are not learned from: post-processing is chosen on them.
     """
@@ -128,7 +128,7 @@ class RunConfig:
     stages: tuple[StageRecord, ...] = ()
     teachers: dict[str, TeacherRecord] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
-    stamps: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     excluded_leaks: tuple[str, ...] = ()
     allowed_leaks: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()

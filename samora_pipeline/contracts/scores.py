@@ -176,13 +176,13 @@ class Summary:
 
     ``n`` counts cases. ``labels`` gives the name of each label key. ``convention`` is that of the distances of protocol
     ``physical``. ``nsd_tolerance`` is in ``distance_unit``, which is ``voxel`` only where a dataset's spacing is not
-    known. ``stamps`` (such as PHANTOM) belong on every picture and table made from these scores.
+    known. ``warnings`` (such as PHANTOM) belong on every picture and table made from these scores.
     ``unscored_predictions`` are files that had no reference. ``metrics`` describes those in ``further``, so that
     a reader needs none of the code that computed them.
     """
 
-    schema_version: int = 1
-    stamps: tuple[str, ...] = ()
+    schema_version: int = 2
+    warnings: tuple[str, ...] = ()
     n: int
     labels: dict[str, str]
     distance_unit: DistanceUnit = "mm"

@@ -41,10 +41,12 @@ class ScoredRun:
         return tuple(config.fold for config in self.configs)
 
     @property
-    def stamps(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """All that must be said of the run beside its scores."""
         return tuple(
-            dict.fromkeys([*self.summary.stamps, *(stamp for config in self.configs for stamp in config.stamps)])
+            dict.fromkeys(
+                [*self.summary.warnings, *(warning for config in self.configs for warning in config.warnings)]
+            )
         )
 
     @property
@@ -55,7 +57,7 @@ class ScoredRun:
         were learned by is in the settings.
         """
         plain = to_plain(self.config)
-        for name in ("seed", "name", "selection", "stamps"):
+        for name in ("seed", "name", "selection", "warnings"):
             del plain[name]
         if plain["base"] and plain["base"]["origin"] == "bootstrap":
             del plain["base"]["digest"]

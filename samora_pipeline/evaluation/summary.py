@@ -2,7 +2,7 @@
 
 A folder is scored with all that the files around it say: dataset.json (or the command line) gives the labels,
 samora.json beside it the patients and whether spacing is known; run.json in the folder of predictions, or config.json
-of the fold they validate, gives the stamps and the cases to be scored.
+of the fold they validate, gives the warnings and the cases to be scored.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from samora_pipeline.contracts import scores as schema
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json
 from samora_pipeline.contracts.json_io import parse, read_json, read_object
 from samora_pipeline.contracts.labels import BACKGROUND, IGNORE, LabelScheme, label_scheme
-from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_STAMP, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
+from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_FLAG, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.evaluation.metric import FIXED, count, label_key, physical_mean, sam_family_mean, scored_metrics
@@ -36,7 +36,7 @@ def summarize(
     tolerance: float = schema.NSD_TOLERANCE,
     distance_unit: schema.DistanceUnit = "mm",
     convention: schema.Convention = "medpy",
-    stamps: tuple[str, ...] = (),
+    warnings: tuple[str, ...] = (),
     unscored: tuple[str, ...] = (),
     metrics: Sequence[schema.MetricRecord] | None = None,
 ) -> schema.Summary:
@@ -52,7 +52,7 @@ def summarize(
     means = {key: physical_mean(row.metrics[key] for row in rows) for key in labels}
     family = {key: sam_family_mean(row.metrics[key] for row in families) for key in labels}
     return schema.Summary(
-        stamps=stamps,
+        warnings=warnings,
         n=len(cases),
         labels=dict(labels),
         distance_unit=distance_unit,
@@ -105,14 +105,14 @@ def score_folder(
     files, unscored = pair_files(references, predictions, file_ending, config.scored if config else None)
     rules = Rules(scheme, tolerance, ours.spacing_known, convention, metrics)
     cases = score_files(files, rules, ours.patients, config.fold if config else None, processes)
-    stamps = [PHANTOM_STAMP] * ours.phantom + list(config.stamps if config else _recorded_stamps(predictions))
+    warnings = [PHANTOM_FLAG] * ours.phantom + list(config.warnings if config else _recorded_flags(predictions))
     return summarize(
         cases,
         label_names(scheme),
         tolerance=tolerance,
         distance_unit="mm" if ours.spacing_known else "voxel",
         convention=convention,
-        stamps=tuple(dict.fromkeys(stamps)),
+        warnings=tuple(dict.fromkeys(warnings)),
         unscored=unscored,
         metrics=records,
     )
@@ -164,7 +164,7 @@ def sum_up_folds(run: Path) -> schema.Summary:
         tolerance=first.nsd_tolerance,
         distance_unit=first.distance_unit,
         convention=first.convention,
-        stamps=tuple(dict.fromkeys(stamp for summary in summaries.values() for stamp in summary.stamps)),
+        warnings=tuple(dict.fromkeys(warning for summary in summaries.values() for warning in summary.warnings)),
         metrics=described(first),
     )
 
@@ -237,9 +237,9 @@ def _fold_config(predictions: Path) -> RunConfig | None:
     return read_run_config(path, allow_code=True) if folder.name == VALIDATION_FOLDER and path.is_file() else None
 
 
-def _recorded_stamps(predictions: Path) -> Iterable[str]:
+def _recorded_flags(predictions: Path) -> Iterable[str]:
     # A prediction that was made in shares has one record per share: run.json or run.1_of_4.json, ...
     for path in sorted(predictions.glob("run*.json")):
         record = read_object(path)
-        if isinstance(record, dict) and "stamps" in record:
-            yield from parse(tuple[str, ...], record["stamps"], f"{path}.stamps")
+        if isinstance(record, dict) and "warnings" in record:
+            yield from parse(tuple[str, ...], record["warnings"], f"{path}.warnings")

@@ -50,8 +50,8 @@ def render(summary: Summary) -> str:
     )
     family = "protocol sam_family: voxels; predicted though absent is (1, 0), missed or in neither mask is (0, 0)"
     blocks = [head, "", _protocol(summary, "physical", physical), "", _protocol(summary, "sam_family", family)]
-    if summary.stamps:
-        blocks.insert(0, f"*** {' | '.join(summary.stamps)} ***")
+    if summary.warnings:
+        blocks.insert(0, f"*** {' | '.join(summary.warnings)} ***")
     if remark := ranking_remark(summary.bootstrap.n):
         blocks += ["", remark]
     if summary.unscored_predictions:

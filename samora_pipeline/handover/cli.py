@@ -75,8 +75,8 @@ def _export_model(arguments: argparse.Namespace) -> None:
     say(f"{target}: {export.size / 1e6:,.1f} MB, folds {', '.join(export.model.folds)}")
     for base in export.model.bases:
         say(f"  base encoder {base.name}: {'part of it' if base.file else 'NOT part of it'} ({base.why})")
-    for stamp in export.model.stamps:
-        say(f"  stamp: {stamp}")
+    for warning in export.model.warnings:
+        say(f"  warning: {warning}")
     say("  read MODEL_CARD.md and LICENCES.md in it before you hand it on")
     say(f"next, elsewhere: samora_import {target.name}")
 

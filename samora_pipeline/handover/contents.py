@@ -69,10 +69,10 @@ class ModelJson:
     folds: tuple[str, ...]
     bases: tuple[SharedBase, ...]
     code: tuple[str, ...]
-    stamps: tuple[str, ...]
+    warnings: tuple[str, ...]
     finished: float
     versions: dict[str, str] = field(default_factory=dict)
-    schema_version: int = 1
+    schema_version: int = 2
 
 
 @dataclass(frozen=True)

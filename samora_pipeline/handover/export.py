@@ -71,7 +71,7 @@ def collect(run: TrainedRun, folds: Sequence[str], roots: Roots, *, with_base: b
         folds=tuple(folds),
         bases=bases,
         code=named_code([to_plain(config) for config in hidden.values()]),
-        stamps=tuple(dict.fromkeys(stamp for config in hidden.values() for stamp in config.stamps)),
+        warnings=tuple(dict.fromkeys(warning for config in hidden.values() for warning in config.warnings)),
         finished=max((folder / FINAL_CHECKPOINT).stat().st_mtime for folder in folders.values()),
         versions=snapshot(),
     )

@@ -40,8 +40,8 @@ def _import(arguments: argparse.Namespace) -> None:
     target = Path(arguments.output) if arguments.output else roots.results / verified.place
     install(verified, target)
     say(f"{target}: {len(verified.packed.sizes)} files, {verified.size / 1e6:,.1f} MB, all digests right")
-    for stamp in verified.model.stamps:
-        say(f"stamp: {stamp}")
+    for warning in verified.model.warnings:
+        say(f"warning: {warning}")
     for base in verified.model.bases:
         if not base.file:
             asset = next((asset for asset in ASSETS.values() if asset.sha256 == base.digest), None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.label_table import label_table
-from samora_pipeline.contracts.run import PHANTOM_STAMP, BaseRecord, RunConfig
+from samora_pipeline.contracts.run import PHANTOM_FLAG, BaseRecord, RunConfig
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.contracts.timing import Timing
 from samora_pipeline.evaluation.tables import render
@@ -186,7 +186,7 @@ def not_exercised(facts: CardFacts) -> list[str]:
     few = summary is not None and summary.bootstrap.n < _FEW_PATIENTS
     items = (
         (True, "scans of other sites, scanners or protocols than those of the training data"),
-        (PHANTOM_STAMP in facts.model.stamps, "any real scan: it was trained and scored on synthetic data"),
+        (PHANTOM_FLAG in facts.model.warnings, "any real scan: it was trained and scored on synthetic data"),
         ("cuda" not in known, f"a GPU: its last stage ran on {known}"),
         (len(facts.configs) == 1, f"other folds than {first.fold}: how much it depends on the split is not known"),
         (len({config.seed for config in facts.configs}) == 1, f"other seeds than {first.seed}"),

@@ -56,7 +56,7 @@ def predict(arguments: argparse.Namespace) -> int:
     shard = parse_shard(arguments.shard)
     choice = choose(arguments.model, arguments.folds, Path(arguments.images), roots)
     config = read_run_config(choice.fold_folders[0] / CONFIG_FILE, allow_code=arguments.allow_code)
-    for line in (f"root: {roots.root} ({roots.origin})", *choice.remarks, *(f"stamp: {s}" for s in config.stamps)):
+    for line in (f"root: {roots.root} ({roots.origin})", *choice.remarks, *(f"warning: {s}" for s in config.warnings)):
         say(line)
     all_cases = find_cases(choice.images, config.plans.channel_names)
     refuse_overwriting(choice.images, folder)

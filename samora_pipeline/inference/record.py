@@ -65,12 +65,12 @@ class PredictionRecord:
     model: ModelRecord
     dataset: str
     device: str
-    stamps: tuple[str, ...]
+    warnings: tuple[str, ...]
     versions: dict[str, str]
     cases: dict[str, CaseRecord] = field(default_factory=dict)
     precision: str = ""
     slices_per_step: int = 0
-    schema_version: int = 1
+    schema_version: int = 2
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def prediction_record(predictor: Predictor, model: ModelRecord, config: RunConfi
     """The record of a predictor before its first case."""
     device, dtype, slices = str(predictor.device), predictor.arithmetic.name, predictor.batch_size
     return PredictionRecord(
-        model, config.dataset, device, config.stamps, snapshot(), precision=dtype, slices_per_step=slices
+        model, config.dataset, device, config.warnings, snapshot(), precision=dtype, slices_per_step=slices
     )
 
 

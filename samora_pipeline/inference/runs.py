@@ -15,7 +15,7 @@ from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.paths import Roots
 from samora_pipeline.registry import nearest
 
-_HEADER = ("run", "backbone", "folds", "finished", "Dice", "stamps")
+_HEADER = ("run", "backbone", "folds", "finished", "Dice", "warnings")
 _NONE = "-"
 IMAGE_FOLDERS = ("imagesTs", "imagesTr", "imagesUn")
 _FOLD = "fold_"
@@ -173,10 +173,10 @@ def _row(run: TrainedRun, allow_code: bool) -> tuple[str, ...]:
     except DataError as error:
         reason = f"cannot be read: {error.code} {error.found or error.what}"
         return run.label, _NONE, ", ".join(run.folds), _NONE, _NONE, reason
-    stamps = dict.fromkeys(stamp for config in configs for stamp in config.stamps)
+    warnings = dict.fromkeys(warning for config in configs for warning in config.warnings)
     finished = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.finished_at))
     backbone = f"{configs[0].model.backbone} {configs[0].model.input_size} px"
-    return run.label, backbone, ", ".join(run.folds), finished, dice, ", ".join(stamps) or _NONE
+    return run.label, backbone, ", ".join(run.folds), finished, dice, ", ".join(warnings) or _NONE
 
 
 def _dice(run: TrainedRun) -> str:

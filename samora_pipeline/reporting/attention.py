@@ -66,7 +66,7 @@ def relevance(probe: NetworkProbe, stack: CaseStack, index: int, organ: int) -> 
     return Relevance(placed / max(float(placed.max()), 1e-12), _lift(placed, reference), found)
 
 
-def attention_section(probes: dict[str, NetworkProbe], stack: CaseStack, stamps: tuple[str, ...]) -> Section:
+def attention_section(probes: dict[str, NetworkProbe], stack: CaseStack, warnings: tuple[str, ...]) -> Section:
     """One picture per organ and run, each in the slice where the organ is largest, and the lifts as a table.
 
     ``probes`` are the networks by a short name, which is empty where there is one.
@@ -101,7 +101,7 @@ def attention_section(probes: dict[str, NetworkProbe], stack: CaseStack, stamps:
     words = "; ".join(f"{name}: {', '.join(cell(one, 1).text for one in row[1:])}" for name, row in lifts.items())
     figure = Figure(
         "relevance",
-        webp_image(sheet(tiles, 2 * (1 + len(probes))), stamps, quality=65),
+        webp_image(sheet(tiles, 2 * (1 + len(probes))), warnings, quality=65),
         f"Relevance maps of {len(rows)} organs in {stack.name}; lift of {words}",
         f"Case {stack.name} (the median by mean Dice), each organ in the slice where it is largest. Blue line: the "
         f"reference. Bright: relevant. Method: {METHOD} (gradient times activation for the organ's logits), each map "

@@ -46,23 +46,23 @@ def compare_runs(arguments: argparse.Namespace) -> None:
     """Read the runs, print the tables, and write them where a folder is named."""
     from samora_pipeline.evaluation.comparison import PROTOCOLS, compare
     from samora_pipeline.reporting.paper_tables import paper_table
-    from samora_pipeline.reporting.text_tables import document, paired_text, run_table, shared_stamps
+    from samora_pipeline.reporting.text_tables import document, paired_text, run_table, shared_flags
 
     variants, baseline = _variants(arguments)
-    stamps = shared_stamps([one for variant in variants for one in variant.runs])
+    warnings = shared_flags([one for variant in variants for one in variant.runs])
     protocols: Sequence[Protocol] = [arguments.protocol] if arguments.protocol else PROTOCOLS
-    tables = [run_table(variants, stamps)]
+    tables = [run_table(variants, warnings)]
     paired: list[PairedTable] = []
     for protocol in protocols:
         if arguments.table is not None:
-            tables.append(paper_table(arguments.table, variants, protocol, stamps))
+            tables.append(paper_table(arguments.table, variants, protocol, warnings))
             continue
         own = compare(variants, baseline, protocol)
         paired += own
-        tables += [paired_text(table, stamps) for table in own]
+        tables += [paired_text(table, warnings) for table in own]
     say(document(tables, arguments.format))
     if arguments.output is not None:
-        written = _write(arguments.output, arguments.format, tables, paired, stamps)
+        written = _write(arguments.output, arguments.format, tables, paired, warnings)
         say(f"written: {', '.join(path.name for path in written)} in {arguments.output}")
     elif paired:
         say("-o FOLDER writes these tables, their numbers and the forest plots")
@@ -94,7 +94,7 @@ def _variants(arguments: argparse.Namespace) -> tuple[list[Variant], Variant]:
 
 
 def _write(
-    folder: Path, form: Format, tables: Sequence[TextTable], paired: Sequence[PairedTable], stamps: tuple[str, ...]
+    folder: Path, form: Format, tables: Sequence[TextTable], paired: Sequence[PairedTable], warnings: tuple[str, ...]
 ) -> list[Path]:
     from samora_pipeline.files import write_text
     from samora_pipeline.reporting.forest import draw_forest
@@ -104,12 +104,12 @@ def _write(
     if form == "csv":
         texts = {f"{table.name}.csv": csv(table) for table in tables}
     if paired:
-        texts["paired.csv"] = paired_frame(paired, stamps).to_csv(index=False)
+        texts["paired.csv"] = paired_frame(paired, warnings).to_csv(index=False)
     for name, text in texts.items():
         write_text(folder / name, text)
     plots = [folder / f"forest_{one.protocol}_{one.record.name}.{kind}" for one in paired for kind in ("png", "svg")]
     for path, table in zip(plots, (one for one in paired for _ in range(2)), strict=True):
-        draw_forest(table, path, stamps)
+        draw_forest(table, path, warnings)
     return [*(folder / name for name in texts), *plots]
 
 

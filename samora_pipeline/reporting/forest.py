@@ -18,7 +18,7 @@ _MARKS = (("o", BLUE), ("s", VERMILLION), ("^", GREEN), ("D", PURPLE), ("v", ORA
 _STEP = 0.62
 
 
-def forest_figure(table: PairedTable, stamps: Sequence[str] = ()) -> Figure:
+def forest_figure(table: PairedTable, warnings: Sequence[str] = ()) -> Figure:
     """Draw one metric: the mean over the organs first, then each organ, one mark per run, 95 % t intervals.
 
     Beside each mark stand the difference, its interval, the number of patients and Holm's p of the t-test.
@@ -26,7 +26,7 @@ def forest_figure(table: PairedTable, stamps: Sequence[str] = ()) -> Figure:
     groups = _groups(table)
     variants = list(dict.fromkeys(row.variant for _, rows in groups for row in rows))
     places = _places(groups)
-    height = 2.0 + 0.26 * len(stamps) + 0.3 * sum(len(rows) for _, rows in groups) + 0.13 * len(groups)
+    height = 2.0 + 0.26 * len(warnings) + 0.3 * sum(len(rows) for _, rows in groups) + 0.13 * len(groups)
     figure = Figure(figsize=(10.5, height + 0.24 * len(variants)), dpi=150, layout="constrained", facecolor="white")
     axes, texts = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
     for (_, rows), ys in zip(groups, places, strict=True):
@@ -37,7 +37,7 @@ def forest_figure(table: PairedTable, stamps: Sequence[str] = ()) -> Figure:
     texts.set_axis_off()
     head = f"{'diff.':>7} {'[95 % interval]':<18} {'n':>3}  p (Holm)"
     texts.text(0.0, 1.0, head, va="center", fontsize=8.5, family="monospace", weight="bold")
-    _title(figure, table, stamps)
+    _title(figure, table, warnings)
     handles = [
         axes.plot([], [], mark, color=colour, label=variant)[0]
         for variant, (mark, colour) in zip(variants, _MARKS * len(variants), strict=False)
@@ -46,9 +46,9 @@ def forest_figure(table: PairedTable, stamps: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def draw_forest(table: PairedTable, path: Path, stamps: Sequence[str] = ()) -> None:
+def draw_forest(table: PairedTable, path: Path, warnings: Sequence[str] = ()) -> None:
     """Write the forest plot to ``path``; its ending chooses PNG, SVG or PDF."""
-    save_figure(forest_figure(table, stamps), path)
+    save_figure(forest_figure(table, warnings), path)
 
 
 def _groups(table: PairedTable) -> list[tuple[str, list[PairedRow]]]:
@@ -110,10 +110,10 @@ def _finish(
     axes.set_xlabel(f"{worse}      difference of {table.record.name}{unit}      {better}", fontsize=9)
 
 
-def _title(figure: Figure, table: PairedTable, stamps: Sequence[str]) -> None:
+def _title(figure: Figure, table: PairedTable, warnings: Sequence[str]) -> None:
     least = min((row.test.n for row in (*table.overall, *table.organs)), default=0)
     lines = [f"{table.record.name}, protocol {table.protocol}: difference from {table.baseline}, paired by patient"]
     if remark := ranking_remark(least):
         lines.append(remark)
-    marked = "\n".join([*(f"*** {stamp} ***" for stamp in stamps), *lines])
-    figure.suptitle(marked, fontsize=10.5, weight="bold" if stamps else "normal", x=0.01, ha="left")
+    marked = "\n".join([*(f"*** {warning} ***" for warning in warnings), *lines])
+    figure.suptitle(marked, fontsize=10.5, weight="bold" if warnings else "normal", x=0.01, ha="left")

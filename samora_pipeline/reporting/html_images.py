@@ -1,6 +1,6 @@
 """Pictures as ``data:`` addresses: matplotlib figures, arrays, and label maps with a palette.
 
-Stamps (such as PHANTOM) are burned into every picture, because a picture may be copied without its page.
+Warning flags (such as PHANTOM) are burned into every picture, because a picture may be copied without its page.
 """
 
 import base64
@@ -42,12 +42,12 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def svg_image(figure: Figure, stamps: Sequence[str]) -> Image:
-    """Encode a figure as SVG, stamped in its upper right corner; call it inside ``drawing``."""
-    if stamps:
+def svg_image(figure: Figure, warnings: Sequence[str]) -> Image:
+    """Encode a figure as SVG, flagged in its upper right corner; call it inside ``drawing``."""
+    if warnings:
         box = {"facecolor": VERMILLION, "edgecolor": "none", "pad": 2.5}
         figure.text(
-            0.995, 0.99, " | ".join(stamps), fontsize=8, weight="bold", color="white", ha="right", va="top", bbox=box
+            0.995, 0.99, " | ".join(warnings), fontsize=8, weight="bold", color="white", ha="right", va="top", bbox=box
         )
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
@@ -55,9 +55,9 @@ def svg_image(figure: Figure, stamps: Sequence[str]) -> Image:
     return Image(_address("svg+xml", stream.getvalue()), round(width), round(height))
 
 
-def webp_image(picture: PIL.Image.Image, stamps: Sequence[str], quality: int = 60) -> Image:
-    """Encode a picture, stamped on a strip above it."""
-    picture = stamped(picture, stamps)
+def webp_image(picture: PIL.Image.Image, warnings: Sequence[str], quality: int = 60) -> Image:
+    """Encode a picture, flagged on a strip above it."""
+    picture = flagged(picture, warnings)
     return Image(webp_address(picture, quality), *picture.size)
 
 
@@ -78,8 +78,8 @@ def palette_address(indices: npt.NDArray[np.uint8], colours: Sequence[tuple[int,
     return _address("png", stream.getvalue())
 
 
-def shrunk_image(path: Path, width: int, stamps: Sequence[str], quality: int = 55) -> Image:
-    """A picture that was written earlier, at most ``width`` pixels wide and stamped.
+def shrunk_image(path: Path, width: int, warnings: Sequence[str], quality: int = 55) -> Image:
+    """A picture that was written earlier, at most ``width`` pixels wide and flagged.
 
     Raises:
         DataError: ``E-REPORT-04`` it cannot be read.
@@ -91,24 +91,24 @@ def shrunk_image(path: Path, width: int, stamps: Sequence[str], quality: int = 5
         raise DataError("E-REPORT-04", path=path, found=f"{path}: {error}") from error
     if picture.width > width:
         picture = picture.resize((width, round(picture.height * width / picture.width)), PIL.Image.Resampling.LANCZOS)
-    return webp_image(picture, stamps, quality)
+    return webp_image(picture, warnings, quality)
 
 
-def stamped(picture: PIL.Image.Image, stamps: Sequence[str]) -> PIL.Image.Image:
-    """A copy in RGB with the stamps on a strip above the picture; the picture itself where there are none."""
-    if not stamps:
+def flagged(picture: PIL.Image.Image, warnings: Sequence[str]) -> PIL.Image.Image:
+    """A copy in RGB with the warnings on a strip above the picture; the picture itself where there are none."""
+    if not warnings:
         return picture
-    strip = stamp_strip(stamps, picture.width)
+    strip = flag_strip(warnings, picture.width)
     result = PIL.Image.new("RGB", (picture.width, picture.height + strip.height))
     result.paste(strip, (0, 0))
     result.paste(picture.convert("RGB"), (0, strip.height))
     return result
 
 
-def stamp_strip(stamps: Sequence[str], width: int) -> PIL.Image.Image:
-    """All stamps on a strip of so many pixels, in as many lines as they need."""
+def flag_strip(warnings: Sequence[str], width: int) -> PIL.Image.Image:
+    """All warnings on a strip of so many pixels, in as many lines as they need."""
     lettering = font(10, "DejaVuSansMono")
-    lines = textwrap.wrap(" | ".join(stamps), max(1, int((width - 2 * _EDGE) / lettering.getlength(" "))))
+    lines = textwrap.wrap(" | ".join(warnings), max(1, int((width - 2 * _EDGE) / lettering.getlength(" "))))
     strip = PIL.Image.new("RGB", (width, _STRIP + _FURTHER_LINE * (len(lines) - 1)), VERMILLION)
     ImageDraw.Draw(strip).text((_EDGE, 3), "\n".join(lines), fill="white", font=lettering, spacing=2)
     return strip

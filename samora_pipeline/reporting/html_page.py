@@ -17,14 +17,14 @@ from samora_pipeline.reporting.html_blocks import Section, Viewer, cell
 class Page:
     """A report: its title, the sentences that answer first, what must be said of its data, and its sections.
 
-    ``warnings`` explain the ``stamps``; ``facts`` are pairs of a name and a value under the title.
+    ``explanations`` are of the ``warnings``; ``facts`` are pairs of a name and a value under the title.
     """
 
     title: str
     headline: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
-    stamps: tuple[str, ...]
     warnings: tuple[str, ...]
+    explanations: tuple[str, ...]
     sections: tuple[Section, ...]
 
 

@@ -17,7 +17,7 @@ from samora_pipeline.files import atomic_path
 from samora_pipeline.imaging.volume import Volume, labels_to_slices, slice_geometry, to_slices
 from samora_pipeline.reporting import painting
 from samora_pipeline.reporting.html_blocks import Swatch
-from samora_pipeline.reporting.html_images import font, stamped
+from samora_pipeline.reporting.html_images import flagged, font
 from samora_pipeline.reporting.pictures import Picture, seen_along
 
 OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
@@ -33,9 +33,9 @@ _CHECKED = 340
 
 
 def draw_overlays(
-    path: Path, pictures: Sequence[Picture], labels: LabelScheme, axis: SliceAxis, stamps: Sequence[str] = ()
+    path: Path, pictures: Sequence[Picture], labels: LabelScheme, axis: SliceAxis, warnings: Sequence[str] = ()
 ) -> None:
-    """Write one PNG with a row per picture; ``stamps`` (such as PHANTOM) are burned into it.
+    """Write one PNG with a row per picture; ``warnings`` (such as PHANTOM) are burned into it.
 
     Raises:
         ValueError: without pictures.
@@ -53,7 +53,7 @@ def draw_overlays(
         written("Colours of the last column:", width),
         _entries(foot, width, len(foot)),
     ]
-    save(path, below(parts), stamps)
+    save(path, below(parts), warnings)
 
 
 def draw_label_check(path: Path, image: Volume, label: Volume, title: str) -> None:
@@ -158,7 +158,7 @@ def below(parts: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
     return picture
 
 
-def save(path: Path, picture: PIL.Image.Image, stamps: Sequence[str]) -> None:
-    """Write a picture as PNG, stamped."""
+def save(path: Path, picture: PIL.Image.Image, warnings: Sequence[str]) -> None:
+    """Write a picture as PNG, flagged."""
     with atomic_path(path) as temporary:
-        stamped(picture, stamps).save(temporary, format="png")
+        flagged(picture, warnings).save(temporary, format="png")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from samora_pipeline.contracts.model_spec import LEVELS, Level
-from samora_pipeline.contracts.run import PHANTOM_STAMP
+from samora_pipeline.contracts.run import PHANTOM_FLAG
 from samora_pipeline.contracts.splits import OFFICIAL
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.evaluation.comparison import Protocol, distance_unit, sides
@@ -63,7 +63,7 @@ def budget_column(run: ScoredRun) -> str:
 
 def as_published(run: ScoredRun) -> bool:
     """Whether the run was scored on the cases of a published split, so that a reported value may stand beside it."""
-    return run.folds == (OFFICIAL,) and PHANTOM_STAMP not in run.stamps
+    return run.folds == (OFFICIAL,) and PHANTOM_FLAG not in run.warnings
 
 
 def deviations(run: ScoredRun) -> dict[str, str]:

@@ -104,7 +104,7 @@ SHAPES: dict[int, Shape] = {
 }
 
 
-def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, stamps: tuple[str, ...]) -> TextTable:
+def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, warnings: tuple[str, ...]) -> TextTable:
     """Lay the variants out like table ``number`` of the paper.
 
     Variants of one key (such as one method on several datasets) share a row as long as no cell is taken twice. Seeds
@@ -143,7 +143,7 @@ def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, st
         header=header,
         rows=tuple(body),
         notes=tuple(notes),
-        stamps=stamps,
+        warnings=warnings,
     )
 
 

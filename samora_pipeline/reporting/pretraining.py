@@ -44,7 +44,7 @@ def draw_card(card: cards.PretrainingCard, history: Sequence[Line], columns: Col
     if rows:
         heights.insert(0, _PANEL * rows + 0.3)
     title = f"{card.stage}: {card.verdict.upper()}"
-    figure, parts = _figure(title, card.verdict, (card.taught_by, *card.stamps), heights)
+    figure, parts = _figure(title, card.verdict, (card.taught_by, *card.warnings), heights)
     if rows:
         _draw_columns(parts[0], columns, rows)
     _draw_curves(parts[-2], card, history)
@@ -55,7 +55,7 @@ def draw_card(card: cards.PretrainingCard, history: Sequence[Line], columns: Col
 def draw_experts(card: cards.ExpertsCard, folder: Path) -> None:
     """Write experts.png into ``folder``: who resembles whom, and what can be read off each."""
     title = f"experts side by side: {card.verdict.upper()}"
-    figure, (top, bottom) = _figure(title, card.verdict, card.stamps, [3.2, _text_height(card.measures)])
+    figure, (top, bottom) = _figure(title, card.verdict, card.warnings, [3.2, _text_height(card.measures)])
     top.subplots_adjust(left=0.06, right=0.98, bottom=0.12, top=0.88, wspace=0.15)
     left, right = top.subplots(1, 2)
     left.imshow(card.similarity, vmin=0, vmax=1, cmap="viridis")

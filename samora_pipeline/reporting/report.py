@@ -36,13 +36,13 @@ RUN_LETTERS = ("A", "B", "C", "D")
 """of the runs of a comparison, the baseline first"""
 
 _WARNINGS = {
-    rec.PHANTOM_STAMP: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
-    rec.LEAK_STAMP: "Scans that show what is scored were let into the training: these scores are too good.",
-    rec.TRAINING_STAMP: "What is scored was trained on: these scores say how well it was learned by heart, no more.",
-    rec.TRANSDUCTIVE_STAMP: "The scored scans were in the unlabelled pool: compare with transductive results only.",
-    rec.BOOTSTRAP_STAMP: "The base encoder was trained on the unlabelled pool: this is not SAM.",
-    rec.RANDOM_TEACHER_STAMP: "A teacher started from random weights, not from the published ones.",
-    rec.UNTRAINED_TEACHER_STAMP: "A teacher was used without training it on the pool.",
+    rec.PHANTOM_FLAG: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
+    rec.LEAK_FLAG: "Scans that show what is scored were let into the training: these scores are too good.",
+    rec.TRAINING_FLAG: "What is scored was trained on: these scores say how well it was learned by heart, no more.",
+    rec.TRANSDUCTIVE_FLAG: "The scored scans were in the unlabelled pool: compare with transductive results only.",
+    rec.BOOTSTRAP_FLAG: "The base encoder was trained on the unlabelled pool: this is not SAM.",
+    rec.RANDOM_TEACHER_FLAG: "A teacher started from random weights, not from the published ones.",
+    rec.UNTRAINED_TEACHER_FLAG: "A teacher was used without training it on the pool.",
 }
 
 
@@ -58,32 +58,32 @@ def write_report(run: ReportedRun, path: Path, device: torch.device) -> Path:
 
 def make_page(run: ReportedRun, device: torch.device) -> Page:
     """Everything of a run's report. The network is probe about one case, the median."""
-    summary, stamps = run.scored.summary, run.scored.stamps
+    summary, warnings = run.scored.summary, run.scored.warnings
     chosen = choose_cases(summary)
     networks = load_networks([run], chosen, device)
     makers: dict[str, ProbedSection] = {
-        "experts": lambda probes, stack: experts_section(probes[""], stack, stamps),
-        "attention": lambda probes, stack: attention_section(probes, stack, stamps),
+        "experts": lambda probes, stack: experts_section(probes[""], stack, warnings),
+        "attention": lambda probes, stack: attention_section(probes, stack, warnings),
     }
     if len(run.config.model.levels) < 2:
         del makers["experts"]
     made = {name: partial(probed_section, networks, [run], chosen, make) for name, make in makers.items() if chosen}
     network = networks[0].get("")
     sections = [
-        organ_section(summary, stamps),
+        organ_section(summary, warnings),
         case_section(summary, chosen),
         *(section_or_reason(name, make) for name, make in made.items()),
-        section_or_reason("training", partial(training_section, run, stamps)),
-        section_or_reason("pretraining", partial(pretraining_section, run, stamps)),
-        section_or_reason("data", partial(data_section, run, stamps)),
+        section_or_reason("training", partial(training_section, run, warnings)),
+        section_or_reason("pretraining", partial(pretraining_section, run, warnings)),
+        section_or_reason("data", partial(data_section, run, warnings)),
         record_section(run, network.trained if network else None),
     ]
     page = Page(
         title=f"{run.config.trainer} on {run.config.dataset}, {run.config.split}",
         headline=headline(summary),
         facts=_facts(run),
-        stamps=stamps,
-        warnings=warnings_for(stamps),
+        warnings=warnings,
+        explanations=explanations_of(warnings),
         sections=tuple(sections),
     )
     return with_pictures(page, [run], chosen)
@@ -92,14 +92,14 @@ def make_page(run: ReportedRun, device: torch.device) -> Page:
 def with_pictures(page: Page, runs: list[ReportedRun], chosen: list[SelectedCase]) -> Page:
     """The page with the pictures that its other sections leave room for, after the list of cases."""
     budget = LARGEST - len(render_page(page).encode())
-    make = partial(picture_section, runs, chosen, page.stamps, budget)
+    make = partial(picture_section, runs, chosen, page.warnings, budget)
     place = 1 + [section.name for section in page.sections].index("case-list")
     pictures = section_or_reason("pictures", make)
     return replace(page, sections=(*page.sections[:place], pictures, *page.sections[place:]))
 
 
 def picture_section(
-    runs: list[ReportedRun], chosen: list[SelectedCase], stamps: tuple[str, ...], budget: int
+    runs: list[ReportedRun], chosen: list[SelectedCase], warnings: tuple[str, ...], budget: int
 ) -> Section:
     """Worst, median and best case of the last run with sliders; with several runs the predictions of all, A, B, ...
 
@@ -110,7 +110,7 @@ def picture_section(
     viewers: list[Block] = []
     for place, one in enumerate(chosen):
         share = max(_LEAST, budget // (len(chosen) - place))
-        viewer = make_viewer(_shown(runs, one), config.labels, config.plans.slice_axis.value, stamps, share)
+        viewer = make_viewer(_shown(runs, one), config.labels, config.plans.slice_axis.value, warnings, share)
         viewers.append(viewer)
         budget -= size_of(viewer)
     blocks = tuple(viewers) or (Note("No scored case has an organ in its reference."),)
@@ -137,9 +137,9 @@ def median_of(chosen: list[SelectedCase]) -> SelectedCase:
     return next((one for one in chosen if one.role == "median"), chosen[0])
 
 
-def warnings_for(stamps: tuple[str, ...]) -> tuple[str, ...]:
-    """What the stamps mean, in sentences."""
-    return tuple(text for stamp, text in _WARNINGS.items() if any(one.startswith(stamp) for one in stamps))
+def explanations_of(warnings: tuple[str, ...]) -> tuple[str, ...]:
+    """What the warnings mean, in sentences."""
+    return tuple(text for warning, text in _WARNINGS.items() if any(one.startswith(warning) for one in warnings))
 
 
 def _shown(runs: list[ReportedRun], one: SelectedCase) -> ShownCase:

@@ -22,10 +22,10 @@ from samora_pipeline.reporting.html_page import Page, render_page
 from samora_pipeline.reporting.pictures import SelectedCase, case_mean, choose_cases
 from samora_pipeline.reporting.report import (
     RUN_LETTERS,
+    explanations_of,
     lettered,
     load_networks,
     probed_section,
-    warnings_for,
     with_pictures,
 )
 from samora_pipeline.reporting.report_network import trained_parts
@@ -33,7 +33,7 @@ from samora_pipeline.reporting.report_record import account_table
 from samora_pipeline.reporting.report_run import ReportedRun, section_or_reason
 from samora_pipeline.reporting.report_scores import case_cell
 from samora_pipeline.reporting.report_training import curves_figure, flattened
-from samora_pipeline.reporting.text_tables import TextTable, paired_text, run_table, shared_stamps, signed
+from samora_pipeline.reporting.text_tables import TextTable, paired_text, run_table, shared_flags, signed
 
 # Forest plots of the others would only repeat the tables.
 _DRAWN = ("Dice", "HD95")
@@ -58,14 +58,14 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
     runs = [replace(run, scored=scored) for run, scored in zip(runs, labels, strict=True)]
     baseline, *others = runs
     variants = [Variant(run.label, (run.scored,)) for run in runs]
-    stamps = shared_stamps([run.scored for run in runs])
+    warnings = shared_flags([run.scored for run in runs])
     tables = {protocol: compare(variants, variants[0], protocol) for protocol in PROTOCOLS}
     chosen = choose_cases(runs[-1].scored.summary)
     sections = (
-        _paired_section(variants, [table for own in tables.values() for table in own], stamps),
+        _paired_section(variants, [table for own in tables.values() for table in own], warnings),
         _case_section(runs, chosen),
-        section_or_reason("attention", partial(_attention, runs, chosen, device, stamps)),
-        _training_section(runs, stamps),
+        section_or_reason("attention", partial(_attention, runs, chosen, device, warnings)),
+        _training_section(runs, warnings),
         _settings_section(runs),
     )
     page = Page(
@@ -76,8 +76,8 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
             ("A, baseline", baseline.label),
             *((letter, run.label) for letter, run in zip(RUN_LETTERS[1:], others, strict=False)),
         ),
-        stamps=stamps,
-        warnings=warnings_for(stamps),
+        warnings=warnings,
+        explanations=explanations_of(warnings),
         sections=sections,
     )
     return with_pictures(page, runs, chosen)
@@ -104,12 +104,12 @@ def _difference(row: PairedRow, begin: str) -> str:
     )
 
 
-def _paired_section(variants: list[Variant], tables: list[PairedTable], stamps: tuple[str, ...]) -> Section:
-    blocks: list[Block] = [_block(run_table(variants, stamps), folded=False)]
+def _paired_section(variants: list[Variant], tables: list[PairedTable], warnings: tuple[str, ...]) -> Section:
+    blocks: list[Block] = [_block(run_table(variants, warnings), folded=False)]
     for table in tables:
         if table.protocol == "physical" and table.record.name in _DRAWN:
-            blocks.append(_forest(table, stamps))
-        text = paired_text(table, stamps)
+            blocks.append(_forest(table, warnings))
+        text = paired_text(table, warnings)
         if len(variants) == 2:
             # There is one run beside the baseline, so its name need not stand in every row.
             header = tuple(_BY_LETTER.get(name, name) for name in text.header[1:])
@@ -119,10 +119,10 @@ def _paired_section(variants: list[Variant], tables: list[PairedTable], stamps: 
     return Section("paired", tuple(blocks), words=(minus,))
 
 
-def _forest(table: PairedTable, stamps: tuple[str, ...]) -> Figure:
+def _forest(table: PairedTable, warnings: tuple[str, ...]) -> Figure:
     with drawing():
-        # It writes the stamps itself.
-        image = svg_image(forest_figure(table, stamps), ())
+        # It writes the warnings itself.
+        image = svg_image(forest_figure(table, warnings), ())
     rows = [row for row in (*table.overall, *table.organs) if row.test.difference is not None]
     words = "; ".join(f"{row.organ} {signed(row.test.difference or 0.0, 3)}" for row in rows)
     return Figure(
@@ -157,20 +157,20 @@ def _minus(value: float | None, baseline: float | None) -> Cell:
 
 
 def _attention(
-    runs: list[ReportedRun], chosen: list[SelectedCase], device: torch.device, stamps: tuple[str, ...]
+    runs: list[ReportedRun], chosen: list[SelectedCase], device: torch.device, warnings: tuple[str, ...]
 ) -> Section:
     if not chosen:
         return Section("attention", (Note("No scored case has an organ in its reference."),), words=(METHOD,))
-    make = partial(attention_section, stamps=stamps)
+    make = partial(attention_section, warnings=warnings)
     return probed_section(load_networks(runs, chosen, device), runs, chosen, make)
 
 
-def _training_section(runs: list[ReportedRun], stamps: tuple[str, ...]) -> Section:
+def _training_section(runs: list[ReportedRun], warnings: tuple[str, ...]) -> Section:
     blocks: list[Block] = []
     for place, run in enumerate(runs):
         fold = next(iter(run.folds))
         if log := run.log(fold):
-            blocks.append(curves_figure(f"curves-{place}", f"{run.label}, fold {fold}", log, stamps))
+            blocks.append(curves_figure(f"curves-{place}", f"{run.label}, fold {fold}", log, warnings))
         account = account_table(run.config, _trained(run, fold))
         blocks.append(replace(account, name=f"account-{place}", caption=f"Parameters, {run.label}"))
     return Section("training", tuple(blocks), "compared_training")

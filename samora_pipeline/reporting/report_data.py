@@ -34,7 +34,7 @@ _TILE = 132
 _COLUMNS = 6
 
 
-def data_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
+def data_section(run: ReportedRun, warnings: tuple[str, ...]) -> Section:
     """Faults, sizes, class x slice x patient, and a contact sheet.
 
     Raises:
@@ -46,7 +46,7 @@ def data_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
     wanted = _wanted(config)
     blocks = blocks_or_reason(partial(_faults, places))
     blocks += blocks_or_reason(partial(_geometry, places))
-    blocks += blocks_or_reason(partial(_cases, run, wanted, stamps))
+    blocks += blocks_or_reason(partial(_cases, run, wanted, warnings))
     blocks.append(_leaks(config))
     return Section("data", tuple(blocks))
 
@@ -55,7 +55,7 @@ def _wanted(config: RunConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*config.selection.cases, *config.scored)))
 
 
-def _cases(run: ReportedRun, wanted: Sequence[str], stamps: tuple[str, ...]) -> Iterator[Block]:
+def _cases(run: ReportedRun, wanted: Sequence[str], warnings: tuple[str, ...]) -> Iterator[Block]:
     """What the stored cases show."""
     places, config = run.places, run.config
     records = {
@@ -64,9 +64,9 @@ def _cases(run: ReportedRun, wanted: Sequence[str], stamps: tuple[str, ...]) -> 
     yield _budget(config, records)
     labelled = {name: record for name, record in records.items() if record.label_pixels}
     if labelled:
-        yield _map(labelled, config, stamps)
+        yield _map(labelled, config, warnings)
     if records:
-        yield _contact_sheet(run, records, stamps)
+        yield _contact_sheet(run, records, warnings)
 
 
 def _faults(places: Places) -> list[Block]:
@@ -102,7 +102,7 @@ def _geometry(places: Places) -> list[Block]:
             axes = ", ".join(sorted({case.axes for case in found}))
             rows.append((subset, len(found), _range(sizes, 0), _range(spacings, 2), intensity, axes))
     header = ("part", "cases", "voxels: smallest, median, largest", "spacing mm", "mean intensity", "axes")
-    skipped = ", ".join(f"{name} ({code})" for name, code in fingerprint.set_aside.items())
+    skipped = ", ".join(f"{name} ({code})" for name, code in fingerprint.skipped.items())
     return [Table("geometry", "Sizes", header, rows, notes=(f"Skipped: {skipped}.",) if skipped else ())]
 
 
@@ -131,7 +131,7 @@ def _budget(config: RunConfig, records: Mapping[str, StoredCase]) -> Table:
     return Table("budget", "What the label budget holds", header, rows, notes=notes)
 
 
-def _map(records: Mapping[str, StoredCase], config: RunConfig, stamps: tuple[str, ...]) -> Figure:
+def _map(records: Mapping[str, StoredCase], config: RunConfig, warnings: tuple[str, ...]) -> Figure:
     """Class x slice x patient: where along the scan each organ lies, case by case, and which slices are labelled."""
     names = _evenly([case for case in _wanted(config) if case in records], _MOST_ROWS)
     trained = sum(case in config.selection.cases for case in names)
@@ -158,7 +158,7 @@ def _map(records: Mapping[str, StoredCase], config: RunConfig, stamps: tuple[str
             axes.set_visible(False)
         figure.supxlabel("place along the slice axis, % of the scan", fontsize=9)
         figure.supylabel("cases", fontsize=9)
-        image = svg_image(figure, stamps)
+        image = svg_image(figure, warnings)
     shown = f"{len(names)} of {len(_wanted(config))} cases" if len(names) < len(_wanted(config)) else "all cases"
     return Figure(
         "map",
@@ -189,7 +189,7 @@ def _labelled(case: str, pixels: Sequence[int], config: RunConfig) -> tuple[list
     return [(index + 0.5) / len(pixels) * 100 for index in config.selection.slices[case] if index in held], []
 
 
-def _contact_sheet(run: ReportedRun, records: Mapping[str, StoredCase], stamps: tuple[str, ...]) -> Figure:
+def _contact_sheet(run: ReportedRun, records: Mapping[str, StoredCase], warnings: tuple[str, ...]) -> Figure:
     """One slice of each case with its labels, in rows."""
     names = _evenly(list(records), _MOST_TILES)
     tiles = [(str(place), _tile(run, records[name])) for place, name in enumerate(names, start=1)]
@@ -197,7 +197,7 @@ def _contact_sheet(run: ReportedRun, records: Mapping[str, StoredCase], stamps: 
     shown = f"{len(names)} of {len(records)} cases" if len(names) < len(records) else f"all {len(names)} cases"
     return Figure(
         "contact-sheet",
-        webp_image(sheet(tiles, _COLUMNS), stamps, quality=55),
+        webp_image(sheet(tiles, _COLUMNS), warnings, quality=55),
         f"Contact sheet of {shown}, one slice each with coloured labels",
         f"{shown.capitalize()}, row by row, each in the slice that holds most labels: {'; '.join(texts)}.",
         (organ_legend(run.config.labels),),

@@ -136,7 +136,7 @@ def without_expert(network: SegmentationNetwork, level: Level) -> Iterator[None]
                 weight.copy_(old)
 
 
-def experts_section(probe: NetworkProbe, stack: CaseStack, stamps: tuple[str, ...]) -> Section:
+def experts_section(probe: NetworkProbe, stack: CaseStack, warnings: tuple[str, ...]) -> Section:
     """Predictions of every variant on some slices of a case: a picture of one slice, and Dice over all of them."""
     labels = probe.config.labels
     shown = pictures.representative_slice(stack.reference, stack.predictions[0], labels, by_error=False)
@@ -148,7 +148,7 @@ def experts_section(probe: NetworkProbe, stack: CaseStack, stamps: tuple[str, ..
     reference = stack.reference[indices]
     where = f"{stack.name}, slices {', '.join(str(index + 1) for index in indices)}"
     blocks = (
-        _figure(stack, shown, {name: own[indices.index(shown)] for name, own in predicted.items()}, labels, stamps),
+        _figure(stack, shown, {name: own[indices.index(shown)] for name, own in predicted.items()}, labels, warnings),
         _dice_table(reference, predicted, labels, where),
         _agreement_table(reference, predicted, labels, where),
     )
@@ -166,7 +166,7 @@ def _variants(probe: NetworkProbe) -> Iterator[tuple[str, AbstractContextManager
 
 
 def _figure(
-    stack: CaseStack, index: int, predicted: dict[str, Labels], labels: LabelScheme, stamps: tuple[str, ...]
+    stack: CaseStack, index: int, predicted: dict[str, Labels], labels: LabelScheme, warnings: tuple[str, ...]
 ) -> Figure:
     frame = painting.frame_around(pictures.seen_along(labels, stack.reference), stack.aspect, _SIDE, _LEAST_WIDTH)
     scan, reference = frame.scan(stack.images[index, 0]), stack.reference[index]
@@ -177,7 +177,7 @@ def _figure(
         tiles.append((f"{name}: errors", painting.errors_layer(frame, reference, labelled, labels).on(dimmed)))
     return Figure(
         "experts-figure",
-        webp_image(painting.sheet(tiles, _COLUMNS), stamps, quality=60),
+        webp_image(painting.sheet(tiles, _COLUMNS), warnings, quality=60),
         f"{stack.name}, slice {index + 1}, segmented with all experts, each alone, each left out, and none",
         f"Case {stack.name} (the median by mean Dice), slice {index + 1}, before post-processing. alone: the expert's "
         "own output and no fusion. without: its LoRA adds nothing, the fusion still runs. no expert: the plain base.",

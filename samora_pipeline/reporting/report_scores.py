@@ -37,10 +37,10 @@ def headline(summary: Summary) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def organ_section(summary: Summary, stamps: tuple[str, ...]) -> Section:
+def organ_section(summary: Summary, warnings: tuple[str, ...]) -> Section:
     """Both protocols per organ, with intervals and counts."""
     tables = (_organ_table(summary, "physical"), _organ_table(summary, "sam_family"))
-    return Section("organs", (_organ_figure(summary, stamps), *tables))
+    return Section("organs", (_organ_figure(summary, warnings), *tables))
 
 
 def case_section(summary: Summary, chosen: list[SelectedCase]) -> Section:
@@ -54,7 +54,7 @@ def case_cell(case: str, chosen: Sequence[SelectedCase]) -> Cell:
     return Cell(f"{case} ({role})", case, f"case-{role.replace(' ', '-')}") if role else Cell(case, case)
 
 
-def _organ_figure(summary: Summary, stamps: tuple[str, ...]) -> Figure:
+def _organ_figure(summary: Summary, warnings: tuple[str, ...]) -> Figure:
     names = _organs(summary)
     with drawing():
         figure = Drawing(figsize=(8.5, 1.1 + 0.36 * len(names)), layout="constrained", facecolor="white")
@@ -73,7 +73,7 @@ def _organ_figure(summary: Summary, stamps: tuple[str, ...]) -> Figure:
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("Dice of the whole volume")
         axes.grid(axis="x", alpha=0.3)
-        image = svg_image(figure, stamps)
+        image = svg_image(figure, warnings)
     means = {name: summary.mean[key].Dice for key, name in summary.labels.items()}
     words = "; ".join(f"{name} absent" if mean is None else f"{name} {mean:.3f}" for name, mean in means.items())
     return Figure(

@@ -19,13 +19,13 @@ _CARD_WIDTH = 900
 _PASSED = {True: "pass", False: "WARN", None: ""}
 
 
-def training_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
+def training_section(run: ReportedRun, warnings: tuple[str, ...]) -> Section:
     """Curves per fold and a table of the stages."""
     blocks: list[Block] = []
     for fold in run.folds:
         if log := run.log(fold):
             name = f"curves-{fold}"
-            blocks.append(curves_figure(name, f"Fine-tuning, fold {fold}", log, stamps))
+            blocks.append(curves_figure(name, f"Fine-tuning, fold {fold}", log, warnings))
             blocks.append(epochs_table(f"epochs-{fold}", f"First and last epochs, fold {fold}", log))
         else:
             blocks.append(Note(f"Fold {fold} has no log of its fine-tuning."))
@@ -33,12 +33,12 @@ def training_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
     return Section("training", tuple(blocks))
 
 
-def curves_figure(name: str, title: str, log: Sequence[Mapping[str, Any]], stamps: tuple[str, ...]) -> Figure:
+def curves_figure(name: str, title: str, log: Sequence[Mapping[str, Any]], warnings: tuple[str, ...]) -> Figure:
     """The curves of one stage."""
     with drawing():
         figure = Drawing(layout="constrained", facecolor="white")
         draw_panels(figure, log, title, width=8.5, height=1.9)
-        image = svg_image(figure, stamps)
+        image = svg_image(figure, warnings)
     last = log[-1]
     words = ", ".join(f"{key} {_short(last[key])}" for key in ("loss", "lr") if key in last)
     return Figure(
@@ -79,45 +79,45 @@ def _stages(run: ReportedRun) -> Table:
     return Table("stages", "Time and memory per stage", header, rows, notes=notes, digits=2)
 
 
-def pretraining_section(run: ReportedRun, stamps: tuple[str, ...]) -> Section:
+def pretraining_section(run: ReportedRun, warnings: tuple[str, ...]) -> Section:
     """Every stage without labels that the run used, and how alike its experts are."""
     blocks: list[Block] = []
     stages = [(record.name, record.key) for config in run.scored.configs for record in config.stages if record.key]
     for stage, key in dict.fromkeys(stages):
         folder = run.places.pretraining / key / stage
         if folder.is_dir():
-            blocks += _stage_blocks(stage, key, folder, stamps)
+            blocks += _stage_blocks(stage, key, folder, warnings)
         else:
             blocks.append(Note(f"{stage} {key}: its folder is not there, so its monitors are left out."))
     for fold, folder in run.folds.items():
-        blocks += _experts_blocks(fold, folder, stamps)
+        blocks += _experts_blocks(fold, folder, warnings)
     if not blocks:
         blocks.append(Note("No expert of this run was trained without labels."))
     return Section("pretraining", tuple(blocks))
 
 
-def _stage_blocks(stage: str, key: str, folder: Path, stamps: tuple[str, ...]) -> Iterator[Block]:
+def _stage_blocks(stage: str, key: str, folder: Path, warnings: tuple[str, ...]) -> Iterator[Block]:
     title, name = f"{stage.replace('_', ' ')} {key}", f"{stage}-{key}"
     log = read_log(folder / LOG_FILE)
     if (folder / cards.CARD_FILE).is_file():
         card = read_json(cards.PretrainingCard, folder / cards.CARD_FILE)
-        own = tuple(dict.fromkeys((*stamps, *card.stamps)))
+        own = tuple(dict.fromkeys((*warnings, *card.warnings)))
         notes = (
             f"Seen on {card.panel_slices} slices of a pool of {card.pool_slices}, after {card.epochs} epochs.",
             *((f"Taught by {card.taught_by}.",) if card.taught_by else ()),
-            *((f"Stamps: {', '.join(card.stamps)}.",) if card.stamps else ()),
+            *((f"Warning flags: {', '.join(card.warnings)}.",) if card.warnings else ()),
         )
         yield from measure_tables(f"card-{name}", f"{title}: {card.verdict.upper()}", card.measures, notes)
         yield from _picture(folder / cards.CARD_PICTURE, f"picture-{name}", f"{title}, card of its monitors", own)
     else:
         yield Note(f"{title} has no card of monitors; its curves follow.")
         if log:
-            yield curves_figure(f"curves-{name}", title, log, stamps)
+            yield curves_figure(f"curves-{name}", title, log, warnings)
     if log:
         yield replace(epochs_table(f"epochs-{name}", f"{title}: first and last epochs", log), folded=True)
 
 
-def _experts_blocks(fold: str, folder: Path, stamps: tuple[str, ...]) -> Iterator[Block]:
+def _experts_blocks(fold: str, folder: Path, warnings: tuple[str, ...]) -> Iterator[Block]:
     if not (folder / cards.EXPERTS_CARD_FILE).is_file():
         return
     card = read_json(cards.ExpertsCard, folder / cards.EXPERTS_CARD_FILE)
@@ -126,7 +126,7 @@ def _experts_blocks(fold: str, folder: Path, stamps: tuple[str, ...]) -> Iterato
     rows: list[tuple[Value, ...]] = [(name, *values) for name, values in zip(card.names, card.similarity, strict=True)]
     yield Table(f"similarity-{fold}", f"{title}: similarity", ("features of", *card.names), rows, notes=notes)
     yield from measure_tables(f"experts-card-{fold}", f"{title}: {card.verdict.upper()}", card.measures, ())
-    yield from _picture(folder / cards.EXPERTS_CARD_PICTURE, f"experts-card-picture-{fold}", title, stamps)
+    yield from _picture(folder / cards.EXPERTS_CARD_PICTURE, f"experts-card-picture-{fold}", title, warnings)
 
 
 def measure_tables(
@@ -151,9 +151,9 @@ def _measures_table(name: str, caption: str, measures: Sequence[cards.Measure], 
     return Table(name, caption, ("measure", "value", "verdict", "wanted", "meaning", "what to do"), rows, notes=notes)
 
 
-def _picture(path: Path, name: str, text: str, stamps: tuple[str, ...]) -> Iterator[Figure]:
+def _picture(path: Path, name: str, text: str, warnings: tuple[str, ...]) -> Iterator[Figure]:
     if path.is_file():
-        image = shrunk_image(path, _CARD_WIDTH, stamps)
+        image = shrunk_image(path, _CARD_WIDTH, warnings)
         yield Figure(name, image, f"{text}; its numbers are in the table above", f"{text}.")
 
 

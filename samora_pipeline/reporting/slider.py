@@ -12,13 +12,13 @@ from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
 from samora_pipeline.reporting import painting, pictures
 from samora_pipeline.reporting.html_blocks import Table, Viewer, ViewerSlice
-from samora_pipeline.reporting.html_images import palette_address, stamp_strip, webp_address
+from samora_pipeline.reporting.html_images import flag_strip, palette_address, webp_address
 from samora_pipeline.reporting.overlays import OPPOSITE, SIDES
 from samora_pipeline.reporting.painting import Frame
 from samora_pipeline.reporting.pictures import CaseStack, Labels
 
 _ONE_LINE = 18
-"""pixels of a strip of stamps; more of them cover at most a third of a picture"""
+"""pixels of a strip of warnings; more of them cover at most a third of a picture"""
 _KINDS = {"missed": "missed", "false": "predicted where nothing is", "confused": "taken for another organ"}
 
 
@@ -49,13 +49,15 @@ class ShownCase:
     names: tuple[str, ...] = ()
 
 
-def make_viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple[str, ...], budget: int) -> Viewer:
+def make_viewer(
+    case: ShownCase, labels: LabelScheme, axis: SliceAxis, warnings: tuple[str, ...], budget: int
+) -> Viewer:
     """Draw a case with as much detail as fits into ``budget`` bytes; the coarsest is taken where none does."""
-    viewer = _viewer(case, labels, axis, stamps, DETAILS[0])
+    viewer = _viewer(case, labels, axis, warnings, DETAILS[0])
     for detail in DETAILS[1:]:
         if size_of(viewer) <= budget:
             break
-        viewer = _viewer(case, labels, axis, stamps, detail)
+        viewer = _viewer(case, labels, axis, warnings, detail)
     return viewer
 
 
@@ -66,7 +68,7 @@ def size_of(viewer: Viewer) -> int:
     return slices + len(first.scan) * len(viewer.panels) + sum(map(len, first.overlays))
 
 
-def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple[str, ...], detail: Detail) -> Viewer:
+def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, warnings: tuple[str, ...], detail: Detail) -> Viewer:
     stack = case.stack
     first = pictures.representative_slice(stack.reference, stack.predictions[-1], labels, by_error=case.role == "worst")
     shown = pictures.evenly(pictures.foreground_slices(stack, labels) or [first], detail.slices, first)
@@ -76,7 +78,7 @@ def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, stamps: tuple
     slices = tuple(
         ViewerSlice(
             text=f"slice {index + 1} of {len(stack.reference)}, {_wrong_pixels(stack, index, labels)}",
-            scan=scan_address(frame, stack.images[index, 0], stamps, detail.quality),
+            scan=scan_address(frame, stack.images[index, 0], warnings, detail.quality),
             overlays=_overlays(stack, index, frame, labels),
         )
         for index in shown
@@ -112,11 +114,11 @@ def _overlays(stack: CaseStack, index: int, frame: Frame, labels: LabelScheme) -
     return tuple(palette_address(layer.indices, layer.colours) for layer in layers)
 
 
-def scan_address(frame: Frame, image: npt.NDArray[np.float32], stamps: tuple[str, ...], quality: int) -> str:
-    """The scan as WebP, stamped inside its upper edge so that overlays keep their place."""
+def scan_address(frame: Frame, image: npt.NDArray[np.float32], warnings: tuple[str, ...], quality: int) -> str:
+    """The scan as WebP, flagged inside its upper edge so that overlays keep their place."""
     picture = frame.scan(image)
-    if stamps:
-        strip = stamp_strip(stamps, frame.width)
+    if warnings:
+        strip = flag_strip(warnings, frame.width)
         picture = picture.convert("RGB")
         picture.paste(strip.crop((0, 0, frame.width, min(strip.height, max(_ONE_LINE, frame.height // 3)))), (0, 0))
     return webp_address(picture, quality)

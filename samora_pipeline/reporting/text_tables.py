@@ -1,4 +1,4 @@
-"""Tables of text as Markdown, LaTeX or CSV, with stamps and notes; among them those of a paired comparison."""
+"""Tables of text as Markdown, LaTeX or CSV, with warnings and notes; among them those of a paired comparison."""
 
 import re
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class TextTable:
-    """Rows of text under a header. ``name`` is that of its file, ``stamps`` (such as PHANTOM) go with it everywhere."""
+    """Rows of text under a header. ``name`` is that of its file, ``warnings`` (such as PHANTOM) go with it everywhere."""
 
     name: str
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
-    stamps: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def markdown(table: TextTable) -> str:
@@ -46,22 +46,22 @@ def markdown(table: TextTable) -> str:
     first, *lines = aligned([["", *line, ""] for line in cells], " | ")
     rule = re.sub(r"[^|]", "-", first.strip())
     blocks = [f"**{table.title}**", "\n".join(line.strip() for line in (first, rule, *lines))]
-    if table.stamps:
-        blocks.insert(0, f"> **{' | '.join(table.stamps)}**")
+    if table.warnings:
+        blocks.insert(0, f"> **{' | '.join(table.warnings)}**")
     blocks += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)
     return "\n\n".join(blocks) + "\n"
 
 
 def latex(table: TextTable) -> str:
     """The table as a LaTeX float that needs no package but amssymb (for check marks)."""
-    stamps = rf"\textbf{{{escape(' | '.join(table.stamps))}}} " if table.stamps else ""
+    warnings = rf"\textbf{{{escape(' | '.join(table.warnings))}}} " if table.warnings else ""
     body = [" & ".join(escape(cell) for cell in line) + r" \\" for line in table.rows]
     notes = [rf"\par\footnotesize {escape(note)}" for note in table.notes]
     head = " & ".join(rf"\textbf{{{escape(cell)}}}" for cell in table.header) + r" \\"
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{stamps}{escape(table.title)}}}",
+        rf"\caption{{{warnings}{escape(table.title)}}}",
         rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
         r"\hline",
         head,
@@ -76,10 +76,10 @@ def latex(table: TextTable) -> str:
 
 
 def csv(table: TextTable) -> str:
-    """The table as CSV; the stamps are a column, because a row may be copied without its heading."""
+    """The table as CSV; the warnings are a column, because a row may be copied without its heading."""
     frame = pd.DataFrame(table.rows, columns=list(table.header))
-    if table.stamps:
-        frame["stamps"] = " | ".join(table.stamps)
+    if table.warnings:
+        frame["warnings"] = " | ".join(table.warnings)
     return frame.to_csv(index=False)
 
 
@@ -94,30 +94,31 @@ def escape(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
-def shared_stamps(runs: Sequence[ScoredRun]) -> tuple[str, ...]:
-    """The stamps of a comparison: those of all runs plainly, those of some with the runs they belong to."""
-    names = dict.fromkeys(stamp for run in runs for stamp in run.stamps)
-    bearers = {stamp: [run.label for run in runs if stamp in run.stamps] for stamp in names}
+def shared_flags(runs: Sequence[ScoredRun]) -> tuple[str, ...]:
+    """The warnings of a comparison: those of all runs plainly, those of some with the runs they belong to."""
+    names = dict.fromkeys(warning for run in runs for warning in run.warnings)
+    bearers = {warning: [run.label for run in runs if warning in run.warnings] for warning in names}
     return tuple(
-        stamp if len(labels) == len(runs) else f"{stamp} ({', '.join(labels)})" for stamp, labels in bearers.items()
+        warning if len(labels) == len(runs) else f"{warning} ({', '.join(labels)})"
+        for warning, labels in bearers.items()
     )
 
 
-def run_table(variants: Sequence[Variant], stamps: tuple[str, ...]) -> TextTable:
-    """What is compared: each run with its seeds, stamps, cases and patients."""
+def run_table(variants: Sequence[Variant], warnings: tuple[str, ...]) -> TextTable:
+    """What is compared: each run with its seeds, warnings, cases and patients."""
     rows = [
         (
             *(variant.label, run.config.dataset, run.config.split, ", ".join(run.folds), str(run.config.seed)),
-            *(str(run.summary.n), str(run.summary.bootstrap.n), ", ".join(run.stamps) or "-"),
+            *(str(run.summary.n), str(run.summary.bootstrap.n), ", ".join(run.warnings) or "-"),
         )
         for variant in variants
         for run in variant.runs
     ]
-    header = ("run", "dataset", "split", "folds", "seed", "cases", "patients", "stamps")
-    return TextTable("runs", "Runs", header, tuple(rows), stamps=stamps)
+    header = ("run", "dataset", "split", "folds", "seed", "cases", "patients", "warnings")
+    return TextTable("runs", "Runs", header, tuple(rows), warnings=warnings)
 
 
-def paired_text(table: PairedTable, stamps: tuple[str, ...]) -> TextTable:
+def paired_text(table: PairedTable, warnings: tuple[str, ...]) -> TextTable:
     """One metric with n, both intervals and all p-values: the mean over the organs first, then each organ."""
     better = "higher" if table.record.higher_is_better else "lower"
     unit = f" {table.unit}" if table.unit else ""
@@ -137,11 +138,11 @@ def paired_text(table: PairedTable, stamps: tuple[str, ...]) -> TextTable:
         ),
         rows=tuple(_cells(row, table.record.digits) for row in rows),
         notes=tuple(note for note in notes if note),
-        stamps=stamps,
+        warnings=warnings,
     )
 
 
-def paired_frame(tables: Sequence[PairedTable], stamps: tuple[str, ...]) -> pd.DataFrame:
+def paired_frame(tables: Sequence[PairedTable], warnings: tuple[str, ...]) -> pd.DataFrame:
     """All comparisons as numbers, one row per protocol, metric, run and organ; the data of the forest plots."""
     rows = [
         {
@@ -165,7 +166,7 @@ def paired_frame(tables: Sequence[PairedTable], stamps: tuple[str, ...]) -> pd.D
             "holm_t": row.holm_t,
             "holm_wilcoxon": row.holm_wilcoxon,
             "family": family,
-            "stamps": " | ".join(stamps),
+            "warnings": " | ".join(warnings),
         }
         for table in tables
         for family, listed in (("overall", table.overall), ("organs", table.organs))

@@ -72,23 +72,23 @@ def test_foreground_mean_is_the_mean_of_the_labels(summary: Summary) -> None:
         assert getattr(summary.foreground_mean, name) == pytest.approx(np.mean(means))
 
 
-def test_patients_stamp_and_unit_come_from_the_dataset(dataset: Path, summary: Summary) -> None:
+def test_patients_flag_and_unit_come_from_the_dataset(dataset: Path, summary: Summary) -> None:
     assert (summary.n, summary.bootstrap.n) == (4, 3)
-    assert summary.stamps == ("PHANTOM",)
+    assert summary.warnings == ("PHANTOM",)
     assert (summary.distance_unit, summary.nsd_tolerance) == ("mm", 2.0)
     write_json(SamoraJson(spacing_known=False), dataset / "samora.json")
     unknown = score_folder(dataset / "labelsTs", dataset / "preds", tolerance=1.0)
-    assert (unknown.distance_unit, unknown.stamps, unknown.nsd_tolerance) == ("voxel", (), 1.0)
+    assert (unknown.distance_unit, unknown.warnings, unknown.nsd_tolerance) == ("voxel", (), 1.0)
     interval = unknown.intervals.mean["1"]["Dice"]
     if interval is None or unknown.mean["1"].Dice is None:
         pytest.fail("four patients have a liver")
     assert interval.low <= unknown.mean["1"].Dice <= interval.high
 
 
-def test_stamps_of_the_predictions_are_carried_on(dataset: Path) -> None:
-    for share, stamp in (("1_of_2", "TRANSDUCTIVE"), ("2_of_2", "PHANTOM")):
-        (dataset / "preds" / f"run.{share}.json").write_text(json.dumps({"stamps": [stamp], "other": 1}))
-    assert score_folder(dataset / "labelsTs", dataset / "preds").stamps == ("PHANTOM", "TRANSDUCTIVE")
+def test_flags_of_the_predictions_are_carried_on(dataset: Path) -> None:
+    for share, warning in (("1_of_2", "TRANSDUCTIVE"), ("2_of_2", "PHANTOM")):
+        (dataset / "preds" / f"run.{share}.json").write_text(json.dumps({"warnings": [warning], "other": 1}))
+    assert score_folder(dataset / "labelsTs", dataset / "preds").warnings == ("PHANTOM", "TRANSDUCTIVE")
 
 
 def test_another_dataset_json_can_be_named(dataset: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_labels_can_be_given_in_words(dataset: Path, summary: Summary) -> None:
     scored = score_folder(dataset / "labelsTs", dataset / "preds", named_labels(["liver=1", "spleen=2", "both=1+2"]))
     assert scored.labels == {"1": "liver", "2": "spleen", "(1, 2)": "both"}
     assert scored.mean["1"] == summary.mean["1"]
-    assert scored.stamps == ("PHANTOM",)
+    assert scored.warnings == ("PHANTOM",)
     assert named_labels(["liver=1", "both=1+2", "ignore=9"]).ignore == 9
     for wrong in ("liver", "liver=", "=1", "liver=one"):
         with pytest.raises(UsageError, match="E-ARG-17"):
@@ -184,7 +184,7 @@ def fold_config(scored: tuple[str, ...]) -> RunConfig:
         selection=Selection("full", "1", "cases", 0, False, ("c",)),
         scored=scored,
         pool=PoolRecord({}, scored),
-        stamps=("PHANTOM", "BOOTSTRAPPED BASE"),
+        warnings=("PHANTOM", "BOOTSTRAPPED BASE"),
     )
 
 
@@ -198,7 +198,7 @@ def test_validation_of_a_fold_scores_its_own_cases(
     scored = score_folder(dataset / "labelsTs", fold / "validation")
     assert [row.case for row in scored.metric_per_case] == ["a", "b"]
     assert scored.folds == ("1",)
-    assert scored.stamps == ("PHANTOM", "BOOTSTRAPPED BASE")
+    assert scored.warnings == ("PHANTOM", "BOOTSTRAPPED BASE")
     (fold / "validation" / "b.nii.gz").unlink()
     with pytest.raises(DataError, match=r"1 of 2 cases have no prediction"):
         score_folder(dataset / "labelsTs", fold / "validation")

@@ -18,10 +18,10 @@ DICE = random_dice(1, cases=4)
 
 
 def test_a_run_is_found_by_path_and_below_results(tmp_path: Path) -> None:
-    run = write_scored_run(tmp_path, DICE, timing=Timing(device="cpu", seconds_per_volume=2.0), stamps=("PHANTOM",))
+    run = write_scored_run(tmp_path, DICE, timing=Timing(device="cpu", seconds_per_volume=2.0), warnings=("PHANTOM",))
     by_path, by_name = read_run(str(run), Path("nowhere")), read_run(f"Dataset001_Synapse/{run.name}", tmp_path)
     assert by_path == by_name
-    assert (by_path.label, by_path.folds, by_path.stamps) == (run.name, ("official",), ("PHANTOM",))
+    assert (by_path.label, by_path.folds, by_path.warnings) == (run.name, ("official",), ("PHANTOM",))
     assert by_path.timings[0].seconds_per_volume == 2
     assert [row.case for row in by_path.summary.metric_per_case] == list(DICE)
     assert read_run(str(run / "fold_official"), tmp_path).label == f"{run.name}/fold_official"

@@ -28,14 +28,14 @@ def run(dataset: Path) -> Path:
     for fold, cases in (("0", "ab"), ("1", "cd"), ("official", "ab")):
         files = [(dataset / "labelsTs" / f"{case}.nii.gz", dataset / "preds" / f"{case}.nii.gz") for case in cases]
         scores = score_files(files, Rules(SCHEME), {"a": "p1", "b": "p1"}, fold=fold)
-        write_json(summarize(scores, NAMES, stamps=("PHANTOM",)), run / f"fold_{fold}" / "summary.json")
+        write_json(summarize(scores, NAMES, warnings=("PHANTOM",)), run / f"fold_{fold}" / "summary.json")
     return run
 
 
 def test_folds_give_what_all_cases_together_give(run: Path, dataset: Path) -> None:
     summed = sum_up_folds(run)
     files = [(dataset / "labelsTs" / f"{case}.nii.gz", dataset / "preds" / f"{case}.nii.gz") for case in "abcd"]
-    together = summarize(score_files(files, Rules(SCHEME), {"a": "p1", "b": "p1"}), NAMES, stamps=("PHANTOM",))
+    together = summarize(score_files(files, Rules(SCHEME), {"a": "p1", "b": "p1"}), NAMES, warnings=("PHANTOM",))
     assert [(row.case, row.fold) for row in summed.metric_per_case] == [("a", "0"), ("b", "0"), ("c", "1"), ("d", "1")]
     assert summed.folds == ("0", "1")
     rows = tuple(replace(row, fold=None) for row in summed.metric_per_case)

@@ -31,7 +31,7 @@ def test_csv_has_a_row_per_case_and_organ_with_units(dataset: Path, summary: Sum
     assert frame["Dice"].mean() == pytest.approx(score_frame(summary)["Dice"].mean())
 
 
-def test_text_shows_both_protocols_with_n_and_stamp(summary: Summary) -> None:
+def test_text_shows_both_protocols_with_n_and_flag(summary: Summary) -> None:
     text = render(summary)
     physical, family = text.split("protocol sam_family")
     assert text.startswith("*** PHANTOM ***")

@@ -59,7 +59,7 @@ def _name_cases(fold: Path, number: int) -> None:
     write_json(config, fold / CONFIG_FILE)
     write_json(PostProcessing((SECRET[2],), ()), fold / POSTPROCESSING_FILE)
     scores = case_scores({SECRET[1 - number]: (0.8, 0.5)}, LABELS, {}, config.fold)
-    write_json(summarize(scores, label_names(LABELS), stamps=config.stamps), fold / SUMMARY_FILE)
+    write_json(summarize(scores, label_names(LABELS), warnings=config.warnings), fold / SUMMARY_FILE)
 
 
 def export(root: Path, target: str, *more: str) -> int:
@@ -83,7 +83,7 @@ def test_what_is_imported_elsewhere_predicts_bit_equal(
     assert import_main([target, "--root", "elsewhere"]) == 0
     said = capsys.readouterr().out
     assert "all digests right" in said
-    assert "stamp: PHANTOM" in said
+    assert "warning: PHANTOM" in said
     root.rename(tmp_path / "gone")
     after = predict(f"{DATASET}/{RUN}", Path("elsewhere"), tmp_path / "scans", tmp_path / "there")
     assert set(before) == set(after) == {"s0.nii.gz", "s1.nii.gz"}

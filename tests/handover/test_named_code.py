@@ -160,5 +160,5 @@ def test_scoring_a_validation_folder_imports_nothing(handed: Handed) -> None:
         nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), folder / "case_b.nii.gz")
     words = ["-g", "labels", "-p", str(validation), "--labels", "liver=1", "spleen=2", "-o", "summary.json"]
     assert evaluate_main(words) == 0
-    assert json.loads(Path("summary.json").read_text())["stamps"] == ["PHANTOM"]
+    assert json.loads(Path("summary.json").read_text())["warnings"] == ["PHANTOM"]
     assert not handed.imported

@@ -81,7 +81,7 @@ def test_label_maps_have_the_grid_and_header_of_their_images(
         assert np.array_equal(labels_of(place.out / f"{name}.nii.gz"), expected)
     said = capsys.readouterr().out
     assert f"model: {place.run} (1 fold: 0)" in said
-    assert "stamp: PHANTOM" in said
+    assert "warning: PHANTOM" in said
     assert f"{place.out}: 3 predicted" in said
 
 
@@ -92,7 +92,7 @@ def test_the_record_says_what_was_done(place: Workplace) -> None:
     assert record.model.folds == ("0",)
     assert record.model.checkpoints == {"0": digest_file(place.run / "fold_0" / "checkpoint_final.safetensors")}
     assert record.model.base == digest_file(place.run / "base.safetensors")
-    assert record.stamps == ("PHANTOM",)
+    assert record.warnings == ("PHANTOM",)
     assert record.versions["torch"] != "not installed"
     case = record.cases["a"]
     assert case.inputs == {"a.nii.gz": digest_file(image)}
@@ -272,7 +272,7 @@ def write_summary_of(fold: Path, predicted: list[int]) -> None:
 
 def test_the_list_names_what_can_predict(place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scored = write_fake_run(
-        tmp_path / "root" / "results", run="SAMedTrainer__full__default", folds=("0", "1"), stamps=()
+        tmp_path / "root" / "results", run="SAMedTrainer__full__default", folds=("0", "1"), warnings=()
     )
     for fold, labels in (("0", [1, 1, 2, 2]), ("1", [1, 1, 0, 0])):
         write_summary_of(scored / f"fold_{fold}", labels)
@@ -280,7 +280,7 @@ def test_the_list_names_what_can_predict(place: Workplace, tmp_path: Path, capsy
     (broken / "fold_0" / "config.json").write_text("{")
     assert main(["--root", str(place.root), "--list"]) == 0
     header, hsam, samed, samora = capsys.readouterr().out.splitlines()
-    assert header.split() == ["run", "backbone", "folds", "finished", "Dice", "stamps"]
+    assert header.split() == ["run", "backbone", "folds", "finished", "Dice", "warnings"]
     assert hsam.startswith("Dataset090_Phantom/HSAMTrainer__full__default")
     assert "cannot be read" in hsam
     assert "0, 1" in samed

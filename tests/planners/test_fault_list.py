@@ -194,7 +194,7 @@ def test_a_fault_stops_the_command_before_anything_is_written(
     assert "Traceback" not in error
     assert not written(root)
     found = report(root)
-    assert (found.cases, found.set_aside) == (3, False)
+    assert (found.cases, found.skipped) == (3, False)
     assert [(fault.case, fault.code) for fault in found.faults] == [("case_01", code)]
     assert found.faults[0].what in error
     assert not list((root / "preprocessed").rglob("*case_01*"))
@@ -208,8 +208,8 @@ def test_one_bad_case_never_stops_the_others(root: Path, name: str) -> None:
     assert sorted(path.stem for path in (folder / "slices").glob("*.json")) == ["case_00", "case_02"]
     for case in ("case_00", "case_02"):
         StoredSlices.open(folder / "slices", case).verify()
-    assert report(root).set_aside
-    assert json.loads((folder / "dataset_fingerprint.json").read_text())["set_aside"] == {"case_01": FAULTS[name][1]}
+    assert report(root).skipped
+    assert json.loads((folder / "dataset_fingerprint.json").read_text())["skipped"] == {"case_01": FAULTS[name][1]}
 
 
 def test_a_short_file_without_compression(root: Path) -> None:

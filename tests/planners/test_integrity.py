@@ -153,7 +153,7 @@ def test_set_aside_leaves_the_case_out_and_exits_3(
     target = root / "preprocessed" / "Dataset007_Boxes"
     fingerprint = json.loads((target / "dataset_fingerprint.json").read_text())
     faulty = "scan" if fault is no_channel_number else "case_01"
-    assert fingerprint["set_aside"] == {faulty: FAULTS[fault][0]}  # type: ignore[index]
+    assert fingerprint["skipped"] == {faulty: FAULTS[fault][0]}  # type: ignore[index]
     stored = {path.stem for path in (target / "slices").glob("*.json")}
     assert stored == {"case_00", "case_01", "case_02", "case_03"} - {faulty}
     assert faulty not in json.loads((target / "splits.json").read_text())["folds"]["all"]["train"]

@@ -84,15 +84,15 @@ def test_what_is_written_can_be_read_without_the_raw_folder(root: Path) -> None:
 def test_finished_cases_are_kept_and_changed_ones_written_again(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root) == 0
     target = root / "preprocessed" / NAME
-    before, stamps = tree(target), times(target)
+    before, warnings = tree(target), times(target)
     assert run(root) == 0
-    assert (tree(target), times(target)) == (before, stamps)
+    assert (tree(target), times(target)) == (before, warnings)
     path = root / "raw" / NAME / "labelsTr/case_02.nii.gz"
     original = load(path)
     save(path, np.where(original == 1, 2, original).astype(np.uint8))
     assert run(root) == 0
     assert "1 cases written, 6 already there and intact" in capsys.readouterr().out
-    changed = {name for name, stamp in times(target).items() if stamps[name] != stamp}
+    changed = {name for name, warning in times(target).items() if warnings[name] != warning}
     assert changed == {"case_02.b2nd", "case_02_label.b2nd", "case_02.json"}
     save(path, original)
     assert run(root) == 0
@@ -167,10 +167,10 @@ def test_a_run_killed_at_any_write_is_completed_by_the_next(root: Path, tmp_path
         assert process.returncode == -signal.SIGKILL
         assert not (target / "plans.json").exists()
         finished = [path for path in (target / "slices").glob("*.json") if not path.name.startswith(".partial")]
-        stamps = {path: path.stat().st_mtime_ns for path in finished}
+        warnings = {path: path.stat().st_mtime_ns for path in finished}
         assert run(root) == 0
         assert tree(target) == expected
-        assert {path: path.stat().st_mtime_ns for path in finished} == stamps
+        assert {path: path.stat().st_mtime_ns for path in finished} == warnings
 
 
 def test_two_runs_at_a_time_are_told_apart(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

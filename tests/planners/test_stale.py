@@ -36,7 +36,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def stamps(root: Path) -> dict[str, int]:
+def warnings(root: Path) -> dict[str, int]:
     folder = root / "preprocessed" / NAME / "slices"
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
@@ -48,7 +48,7 @@ def current(root: Path) -> bool:
 def test_a_changed_file_is_measured_and_stored_again_and_no_other(
     root: Path, measured: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = stamps(root)
+    before = warnings(root)
     path = root / "raw" / NAME / "imagesTr/case_02_0000.nii.gz"
     stat = path.stat()
     voxels = load(path)
@@ -61,7 +61,7 @@ def test_a_changed_file_is_measured_and_stored_again_and_no_other(
     out = capsys.readouterr().out
     assert "5 cases (4 train, 1 test, 0 unlabelled): no fault (4 with the same files as before)" in out
     assert "1 cases written, 4 already there and intact" in out
-    assert {name for name, stamp in stamps(root).items() if before[name] != stamp} == {
+    assert {name for name, warning in warnings(root).items() if before[name] != warning} == {
         "case_02.b2nd",
         "case_02_label.b2nd",
         "case_02.json",
@@ -80,32 +80,32 @@ def test_a_touched_or_copied_file_is_not_a_changed_one(root: Path, measured: lis
 def test_dataset_json_makes_stale_what_depends_on_it(root: Path, measured: list[str]) -> None:
     description = root / "raw" / NAME / "dataset.json"
     plain = json.loads(description.read_text())
-    before = stamps(root)
+    before = warnings(root)
     description.write_text(json.dumps({**plain, "licence": "none"}))
     assert not current(root)
     assert main(["--root", str(root)]) == 0
-    assert (measured, stamps(root)) == ([], before)
+    assert (measured, warnings(root)) == ([], before)
     description.write_text(json.dumps({**plain, "channel_names": {"0": "MR"}}))
     assert main(["--root", str(root)]) == 0
-    assert (measured, stamps(root)) == ([], before)
+    assert (measured, warnings(root)) == ([], before)
     plans = json.loads((root / "preprocessed" / NAME / "plans.json").read_text())
     assert plans["intensity"]["value"][0]["scheme"] == "percentiles"
     description.write_text(json.dumps({**plain, "labels": {"background": 0, "organ": 2, "lesion": 1}}))
     assert main(["--root", str(root)]) == 0
     assert len(measured) == 5
-    assert all(before[name] != stamp for name, stamp in stamps(root).items())
+    assert all(before[name] != warning for name, warning in warnings(root).items())
 
 
 def test_a_value_set_for_the_plan_redoes_the_slices_only_where_they_depend_on_it(
     root: Path, measured: list[str]
 ) -> None:
-    before = stamps(root)
+    before = warnings(root)
     assert main(["--root", str(root), "--set", "input_size=64", "--set", "intensity.0=window:-3,5"]) == 0
-    assert (measured, stamps(root)) == ([], before)
+    assert (measured, warnings(root)) == ([], before)
     assert current(root)
     assert main(["--root", str(root), "--set", "slice_axis=coronal"]) == 0
     assert measured == []
-    assert all(before[name] != stamp for name, stamp in stamps(root).items())
+    assert all(before[name] != warning for name, warning in warnings(root).items())
 
 
 def edit(root: Path, **values: object) -> None:
@@ -121,14 +121,14 @@ def planned(root: Path, name: str) -> object:
 
 
 def test_a_value_edited_by_hand_is_kept_and_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = stamps(root)
+    before = warnings(root)
     edit(root, slice_axis="coronal", mirror=False)
     assert not current(root)
     assert main(["--root", str(root)]) == 0
     out = capsys.readouterr().out
     assert "note       edited by hand: slice_axis axial -> coronal" in out
     assert "note       edited by hand: mirror True -> False" in out
-    assert all(before[name] != stamp for name, stamp in stamps(root).items())
+    assert all(before[name] != warning for name, warning in warnings(root).items())
     assert current(root)
     assert main(["--root", str(root), "-d", "7", "--explain"]) == 0
     assert "because: edited by hand: slice_axis axial -> coronal" in capsys.readouterr().out

@@ -16,22 +16,20 @@ from tests.fake_run import random_dice, write_scored_run
 
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[str, str]:
-    """SAMed and SAMora on twelve patients, the second stamped TRANSDUCTIVE, both PHANTOM."""
+    """SAMed and SAMora on twelve patients, the second flagged TRANSDUCTIVE, both PHANTOM."""
     results = tmp_path / "results"
-    first = write_scored_run(results, random_dice(0), trainer="SAMedTrainer", recipe="none", stamps=("PHANTOM",))
-    second = write_scored_run(results, random_dice(1, shift=0.03), stamps=("PHANTOM", "TRANSDUCTIVE"))
+    first = write_scored_run(results, random_dice(0), trainer="SAMedTrainer", recipe="none", warnings=("PHANTOM",))
+    second = write_scored_run(results, random_dice(1, shift=0.03), warnings=("PHANTOM", "TRANSDUCTIVE"))
     return str(first), str(second)
 
 
-def test_both_protocols_are_printed_with_stamps_and_n(
-    runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_both_protocols_are_printed_with_flags_and_n(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*runs]) == 0
     out = capsys.readouterr().out
     assert "protocol physical: against SAMedTrainer__10pct__default" in out
     assert "HD95 voxel, protocol sam_family" in out
-    stamped = out.count("> **PHANTOM | TRANSDUCTIVE (SAMoraTrainer__10pct__default)**")
-    assert stamped == out.count("\n**") > 5
+    flagged = out.count("> **PHANTOM | TRANSDUCTIVE (SAMoraTrainer__10pct__default)**")
+    assert flagged == out.count("\n**") > 5
     row = next(line for line in out.splitlines() if line.startswith("| SAMoraTrainer__10pct__default | mean"))
     assert row.split("|")[3].strip() == "12"
 
@@ -49,7 +47,7 @@ def test_a_folder_receives_tables_numbers_and_plots(
     }
     frame = pd.read_csv(folder / "paired.csv")
     assert set(frame["baseline"]) == {"SAMoraTrainer__10pct__default"}
-    assert set(frame["stamps"]) == {"PHANTOM | TRANSDUCTIVE (SAMoraTrainer__10pct__default)"}
+    assert set(frame["warnings"]) == {"PHANTOM | TRANSDUCTIVE (SAMoraTrainer__10pct__default)"}
     dice = frame[(frame["metric"] == "Dice") & (frame["organ"] == "mean")].iloc[0]
     assert dice["difference"] == pytest.approx(dice["run_mean"] - dice["baseline_mean"])
     assert dice["t_low"] < dice["difference"] < dice["t_high"]

@@ -41,7 +41,7 @@ def test_each_row_has_a_mark_at_its_difference_and_its_interval(tmp_path: Path) 
     assert low == -high
 
 
-def test_words_say_n_direction_baseline_and_stamps(tmp_path: Path) -> None:
+def test_words_say_n_direction_baseline_and_flags(tmp_path: Path) -> None:
     table = compared(tmp_path, cases=6)
     said = texts(forest_figure(table, ("PHANTOM",)))
     assert said.startswith("*** PHANTOM ***")

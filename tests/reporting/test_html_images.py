@@ -5,18 +5,18 @@ import PIL.Image
 import pytest
 
 from samora_pipeline.contracts.colours import rgb
-from samora_pipeline.reporting.html_images import stamp_strip, stamped
+from samora_pipeline.reporting.html_images import flag_strip, flagged
 
-STAMPS = ("PHANTOM", "TRANSDUCTIVE", "BOOTSTRAPPED BASE (SAMoraTrainer__10pct__default)")
+FLAGS = ("PHANTOM", "TRANSDUCTIVE", "BOOTSTRAPPED BASE (SAMoraTrainer__10pct__default)")
 
 
 @pytest.mark.parametrize("width", [110, 200, 900])
-def test_all_stamps_are_readable_on_a_picture_of_any_width(width: int) -> None:
-    strip = np.asarray(stamp_strip(STAMPS, width), dtype=int)
+def test_all_flags_are_readable_on_a_picture_of_any_width(width: int) -> None:
+    strip = np.asarray(flag_strip(FLAGS, width), dtype=int)
     # Nothing is cut off: the edges are bare, and as much is written as on a strip that has room for everything.
     for edge in (strip[:, :2], strip[:, -2:], strip[:1], strip[-1:]):
         assert (edge == rgb("#D55E00")).all()
-    wide = np.asarray(stamp_strip(STAMPS, 2000), dtype=int)
+    wide = np.asarray(flag_strip(FLAGS, 2000), dtype=int)
     assert len(wide) == 18
 
     def ink(pixels: np.ndarray) -> float:
@@ -25,8 +25,8 @@ def test_all_stamps_are_readable_on_a_picture_of_any_width(width: int) -> None:
     assert ink(strip) == pytest.approx(ink(wide), rel=0.02)
 
 
-def test_the_picture_under_its_stamps_is_the_picture() -> None:
+def test_the_picture_under_its_flags_is_the_picture() -> None:
     picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 120, 3), dtype=np.uint8))
-    marked = np.asarray(stamped(picture, STAMPS))
+    marked = np.asarray(flagged(picture, FLAGS))
     assert (marked[-40:] == np.asarray(picture)).all()
-    assert stamped(picture, ()) is picture
+    assert flagged(picture, ()) is picture

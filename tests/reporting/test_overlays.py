@@ -26,10 +26,10 @@ def picture(reference: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8])
 
 
 def drawn(
-    tmp_path: Path, *pictures: Picture, scheme: LabelScheme = SCHEME, stamps: tuple[str, ...] = ()
+    tmp_path: Path, *pictures: Picture, scheme: LabelScheme = SCHEME, warnings: tuple[str, ...] = ()
 ) -> npt.NDArray[np.float32]:
     path = tmp_path / "overlays.png"
-    draw_overlays(path, pictures, scheme, "axial", stamps)
+    draw_overlays(path, pictures, scheme, "axial", warnings)
     pixels: npt.NDArray[np.float32] = imread(path)[..., :3]
     return pixels
 
@@ -44,12 +44,12 @@ def square(value: int, start: int = 20, size: int = 60) -> npt.NDArray[np.uint8]
     return labels
 
 
-def test_stamps_are_burned_in(tmp_path: Path) -> None:
+def test_flags_are_burned_in(tmp_path: Path) -> None:
     plain = drawn(tmp_path, picture(square(3), square(3)))
-    stamped = drawn(tmp_path, picture(square(3), square(3)), stamps=("PHANTOM", "TRANSDUCTIVE"))
+    flagged = drawn(tmp_path, picture(square(3), square(3)), warnings=("PHANTOM", "TRANSDUCTIVE"))
     assert count(plain[:50], VERMILLION) == 0
-    assert count(stamped[:18], VERMILLION) > 3000
-    assert np.array_equal(plain, stamped[-len(plain) :])
+    assert count(flagged[:18], VERMILLION) > 3000
+    assert np.array_equal(plain, flagged[-len(plain) :])
 
 
 def test_each_kind_of_error_has_its_colour(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def cells(table: TextTable, row: int = 0) -> dict[str, str]:
 
 
 def table(number: int, listed: Sequence[Variant], **changes: Any) -> TextTable:
-    return paper_table(number, listed, changes.get("protocol", "sam_family"), changes.get("stamps", ()))
+    return paper_table(number, listed, changes.get("protocol", "sam_family"), changes.get("warnings", ()))
 
 
 @pytest.mark.parametrize("number", [1, 13])
@@ -80,7 +80,7 @@ def test_two_means_are_quoted_where_the_paper_contradicts_itself(tmp_path: Path)
     "changes",
     [
         {"fold": "0"},
-        {"stamps": ("PHANTOM",)},
+        {"warnings": ("PHANTOM",)},
         {"dataset": "Dataset007_BTCV"},
         {"trainer": "AnotherTrainer"},
         {"split": "20pct"},
@@ -245,5 +245,5 @@ def test_tables_of_settings_are_no_tables(tmp_path: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", sorted(SHAPES))
-def test_every_table_carries_the_stamps(tmp_path: Path, number: int) -> None:
-    assert table(number, variants(tmp_path, {}), stamps=("TRANSDUCTIVE",)).stamps == ("TRANSDUCTIVE",)
+def test_every_table_carries_the_flags(tmp_path: Path, number: int) -> None:
+    assert table(number, variants(tmp_path, {}), warnings=("TRANSDUCTIVE",)).warnings == ("TRANSDUCTIVE",)

@@ -29,7 +29,7 @@ def summary_of(folder: Path, pairs: dict[str, tuple[npt.NDArray[np.uint8], npt.N
             path.parent.mkdir(parents=True, exist_ok=True)
             write_labels(path, array, Volume(array, make_grid(array.shape, LPS), path))
         files.append(paths)
-    return summarize(score_files(files, Rules(LABELS, 2.0, True), {}), label_names(LABELS), stamps=("PHANTOM",))
+    return summarize(score_files(files, Rules(LABELS, 2.0, True), {}), label_names(LABELS), warnings=("PHANTOM",))
 
 
 def block(size: int) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.reporting.pictures import case_mean
-from samora_pipeline.reporting.report import LARGEST, warnings_for, write_report
+from samora_pipeline.reporting.report import LARGEST, explanations_of, write_report
 from samora_pipeline.reporting.report_run import ReportedRun
 from tests.fake_run import REGIONS, places, write_reported_run
 from tests.inference.test_every_model import tiny_spec
@@ -99,15 +99,15 @@ def test_nothing_is_fetched_and_all_is_described(written: tuple[Path, str]) -> N
 def test_a_phantom_says_so_on_every_figure_and_table(written: tuple[Path, str]) -> None:
     html = written[1]
     for part in html.split("<figure")[1:]:
-        assert '<strong class="stamp">PHANTOM</strong>' in part.split("</figure>")[0]
+        assert '<strong class="warning">PHANTOM</strong>' in part.split("</figure>")[0]
     for part in html.split('<p class="caption"')[1:]:
-        assert '<strong class="stamp">PHANTOM</strong>' in part.split("</p>")[0]
+        assert '<strong class="warning">PHANTOM</strong>' in part.split("</p>")[0]
     assert '<div class="banner"' in html
     assert "The scans are synthetic" in html
 
 
-def test_the_stamp_is_burned_into_every_picture(written: tuple[Path, str]) -> None:
-    # What is laid on the scan of a viewer is transparent, and the scan below it carries the stamp.
+def test_the_flag_is_burned_into_every_picture(written: tuple[Path, str]) -> None:
+    # What is laid on the scan of a viewer is transparent, and the scan below it carries the warning.
     pictures = [own["src"] for own in ReadPage(written[1]).all("img") if own.get("class") != "overlay"]
     slices = json.loads(ReadPage(written[1]).raw["slices"])
     pictures += [scan for viewer in slices.values() for _, scan, *_ in viewer]
@@ -121,11 +121,11 @@ def test_the_stamp_is_burned_into_every_picture(written: tuple[Path, str]) -> No
         assert np.abs(corner - rgb(VERMILLION)).max() < 40
 
 
-def test_every_stamp_is_explained() -> None:
-    stamps = [value for name, value in vars(contracts).items() if name.endswith("_STAMP")]
-    assert len(stamps) >= 7
-    for stamp in stamps:
-        assert len(warnings_for((f"{stamp} (a run)",))) == 1, stamp
+def test_every_flag_is_explained() -> None:
+    warnings = [value for name, value in vars(contracts).items() if name.endswith("_FLAG")]
+    assert len(warnings) >= 7
+    for warning in warnings:
+        assert len(explanations_of((f"{warning} (a run)",))) == 1, warning
 
 
 @pytest.mark.parametrize("name", TRAINERS.names())
@@ -174,7 +174,7 @@ def test_names_from_files_are_only_text(tmp_path: Path) -> None:
     labels = LabelScheme({HOSTILE: (1,), "spleen": (2,)})
     shifts = {"<script>alert(2)<b>": 4, "b&amp;'\"": 1}
     patients = {"b&amp;'\"": HOSTILE}
-    folder = write_reported_run(tmp_path, labels=labels, shifts=shifts, stamps=(HOSTILE,), patients=patients)
+    folder = write_reported_run(tmp_path, labels=labels, shifts=shifts, warnings=(HOSTILE,), patients=patients)
     page = ReadPage(report_of(folder, tmp_path))
     assert len(page.all("script")) == 2
     assert not page.all("b")
@@ -213,7 +213,7 @@ def test_a_missing_base_or_a_damaged_record_costs_only_its_own_section(tmp_path:
 
 
 def test_regions_and_ignored_voxels_are_drawn(tmp_path: Path) -> None:
-    folder = write_reported_run(tmp_path, labels=REGIONS, shifts={"a": 2}, stamps=())
+    folder = write_reported_run(tmp_path, labels=REGIONS, shifts={"a": 2}, warnings=())
     page = ReadPage(report_of(folder, tmp_path))
     assert "Left out" not in page.text
     assert [row[0] for row in page.tables["organ-table"][1:]] == ["whole", "core", "mean"]

@@ -169,8 +169,8 @@ def test_dice_of_slices_is_dice() -> None:
     assert slice_dice(ignored, np.ones_like(nothing), REGIONS) == {"whole": None, "core": None}
 
 
-def test_the_stamp_is_burned_into_the_scan() -> None:
-    plain, marked = (make_viewer(shown(), LABELS, "axial", stamps, LARGE) for stamps in ((), ("PHANTOM",)))
+def test_the_flag_is_burned_into_the_scan() -> None:
+    plain, marked = (make_viewer(shown(), LABELS, "axial", warnings, LARGE) for warnings in ((), ("PHANTOM",)))
     assert replace(plain, slices=()) == replace(marked, slices=())
     row = pixels(marked.slices[0].scan)[4]
     assert abs(row[-20:, :3].astype(int) - rgb("#D55E00")).max() < 40

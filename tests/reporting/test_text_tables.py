@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and CSV: nothing is lost, nothing breaks the format, stamps go with all of them."""
+"""Tables as Markdown, LaTeX and CSV: nothing is lost, nothing breaks the format, warnings go with all of them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_latex_escapes_all_it_would_stumble_over() -> None:
     assert escape(r"\{~^") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}"
 
 
-def test_csv_reads_back_with_its_stamps() -> None:
+def test_csv_reads_back_with_its_flags() -> None:
     frame = pd.read_csv(StringIO(csv(TABLE)))
-    assert list(frame.columns) == ["run_a", "Dice", "stamps"]
+    assert list(frame.columns) == ["run_a", "Dice", "warnings"]
     assert frame.iloc[1].tolist() == ["SAMora, 10%", "-", "PHANTOM"]
 
 
-def test_without_stamps_and_notes_there_is_nothing_of_them() -> None:
+def test_without_flags_and_notes_there_is_nothing_of_them() -> None:
     plain = TextTable("name", "title", ("a",), (("1",),))
     assert markdown(plain).startswith("**title**")
-    assert "stamps" not in csv(plain)
+    assert "warnings" not in csv(plain)
     assert document([plain, plain], "latex").count(r"\begin{table}") == 2

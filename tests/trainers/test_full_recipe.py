@@ -55,7 +55,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_teachers_and_experts_tell_what_they_come_from(whole: Path) -> None:
     config = read_json(RunConfig, fold_folder(whole, RUN) / "config.json")
-    assert "TEACHER FROM RANDOM WEIGHTS" in config.stamps
+    assert "TEACHER FROM RANDOM WEIGHTS" in config.warnings
     folders = artefact_folders(whole)
     assert set(folders) == set(STAGES)
     for level in ("image", "patch"):

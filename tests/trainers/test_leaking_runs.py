@@ -99,6 +99,6 @@ def test_every_score_of_a_leaky_run_says_so(tmp_path: Path, capfd: pytest.Captur
     for stage in artefact_folders(root).values():
         inputs = json.loads((stage / "inputs.json").read_text())
         assert inputs["pool"] == file.stem
-    assert "LEAKY" in read_json(Summary, folder / "summary.json").stamps
-    assert "LEAKY" in json.loads((folder / "validation" / "run.json").read_text())["stamps"]
+    assert "LEAKY" in read_json(Summary, folder / "summary.json").warnings
+    assert "LEAKY" in json.loads((folder / "validation" / "run.json").read_text())["warnings"]
     assert "*** PHANTOM | BOOTSTRAPPED BASE | LEAKY ***" in capfd.readouterr().out

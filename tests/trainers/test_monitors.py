@@ -96,7 +96,7 @@ def test_a_card_has_every_number_and_its_rule(source: SliceSource, plans: Plans,
     assert card.blocks["v"][0] == 0
     assert card.blocks["v"][1] == pytest.approx(float((expert.v_b @ expert.v_a).norm() / qkv.norm()), rel=1e-5)
     assert card.blocks["q"] == (0,) * len(network.image_encoder.blocks)
-    assert json.loads((tmp_path / "card.json").read_text())["schema_version"] == 1
+    assert json.loads((tmp_path / "card.json").read_text())["schema_version"] == 2
 
 
 def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, plans: Plans) -> None:

@@ -135,7 +135,7 @@ def test_folds(root: Path) -> None:
     assert _plan(root, fold="1").config.scored == TRAIN[:2]
     everything = _plan(root, fold="all").config
     assert set(everything.scored) == set(TRAIN)
-    assert "SCORED ON TRAINING CASES" in everything.stamps
+    assert "SCORED ON TRAINING CASES" in everything.warnings
     with pytest.raises(UsageError, match="E-FOLD-01"):
         _plan(root, fold="7")
 
@@ -150,7 +150,7 @@ def test_a_dataset_that_is_not_preprocessed(root: Path) -> None:
 
 def test_a_plan_that_is_older_than_its_measurements(root: Path) -> None:
     path = root / "preprocessed" / NAME / FINGERPRINT_FILE
-    write_json(replace(read_json(Fingerprint, path), set_aside={"case_9": "E-GEO-01"}), path)
+    write_json(replace(read_json(Fingerprint, path), skipped={"case_9": "E-GEO-01"}), path)
     with pytest.raises(DataError) as caught:
         _plan(root)
     assert caught.value.code == "E-PLAN-13"
@@ -288,7 +288,7 @@ def test_scored_cases_come_in_only_when_asked_for(root: Path) -> None:
     assert plan.context.pool is not None
     assert set(SCORED) <= set(plan.context.pool.record.cases[NAME])
     assert plan.context.pool.record.excluded == ()
-    assert "TRANSDUCTIVE" in plan.config.stamps
+    assert "TRANSDUCTIVE" in plan.config.warnings
     plan.context.pool.check()
 
 
@@ -317,7 +317,7 @@ def test_no_pool_where_nothing_is_learned_without_labels(root: Path) -> None:
     assert plan.context.pool is None
     assert [record.name for record in plan.config.stages] == ["finetune"]
     assert plan.config.experts == {}
-    assert "TRANSDUCTIVE" not in plan.config.stamps
+    assert "TRANSDUCTIVE" not in plan.config.warnings
 
 
 def test_the_default_recipe_needs_both_teachers(root: Path) -> None:
@@ -355,10 +355,10 @@ def test_recipes_share_what_they_train_alike(root: Path) -> None:
         assert all(full[stage] != changed[stage] for stage in full)
 
 
-def test_teachers_without_public_weights_are_stamped(root: Path) -> None:
+def test_teachers_without_public_weights_are_flagged(root: Path) -> None:
     full, nocpt = (_plan(root, recipe=recipe).config for recipe in ("full", "nocpt"))
-    assert "TEACHER FROM RANDOM WEIGHTS" in full.stamps
-    assert "UNTRAINED TEACHER" in nocpt.stamps
+    assert "TEACHER FROM RANDOM WEIGHTS" in full.warnings
+    assert "UNTRAINED TEACHER" in nocpt.warnings
     assert full.teachers["patch"].network == "mae_tiny"
     assert full.teachers["patch"].continued
     assert not nocpt.teachers["patch"].continued

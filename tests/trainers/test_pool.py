@@ -109,12 +109,12 @@ def test_leaks_are_taken_out(root: Path) -> None:
     assert labels <= set(plan.config.pool.excluded)
     assert set(plan.config.excluded_leaks) == labels
     assert plan.config.allowed_leaks == ()
-    assert "LEAKY" not in plan.config.stamps
+    assert "LEAKY" not in plan.config.warnings
     assert plan.method.changes["unlabeled"] == ["91"]
     assert plan.method.changes["exclude_leaks"] is True
 
 
-def test_leaks_are_let_in_by_name_and_stamped(root: Path) -> None:
+def test_leaks_are_let_in_by_name_and_flagged(root: Path) -> None:
     allowed = f"{MORE}/{SCORED[0]}"
     plan = _plan(root, unlabeled=("91",), allow_leak=(allowed,))
     assert [leak.case for leak in plan.leaks.unsettled] == [f"{MORE}/{SCORED[1]}"]
@@ -123,7 +123,7 @@ def test_leaks_are_let_in_by_name_and_stamped(root: Path) -> None:
     assert plan.context.pool is not None
     plan.context.pool.check()
     assert plan.config.pool.cases[MORE] == (SCORED[0],)
-    assert plan.config.stamps == ("PHANTOM", "BOOTSTRAPPED BASE", "LEAKY")
+    assert plan.config.warnings == ("PHANTOM", "BOOTSTRAPPED BASE", "LEAKY")
     assert plan.config.allowed_leaks == (allowed,)
     assert plan.config.excluded_leaks == (f"{MORE}/{SCORED[1]}",)
 
@@ -135,13 +135,13 @@ def test_transductive_runs_may_see_copies_too(root: Path) -> None:
     # Every scan of the other dataset is a copy of one that is in already.
     assert plan.config.pool.cases[MORE] == ()
     assert plan.config.pool.copies == tuple(sorted(f"{MORE}/{case}" for case in (*TRAIN, "more_0")))
-    assert "LEAKY" not in plan.config.stamps
+    assert "LEAKY" not in plan.config.warnings
 
 
 def test_a_clean_run_has_nothing_to_settle(root: Path) -> None:
     plan = _plan(root)
     assert plan.leaks.excluded == plan.leaks.allowed == plan.leaks.unsettled == ()
-    assert "LEAKY" not in plan.config.stamps
+    assert "LEAKY" not in plan.config.warnings
 
 
 def test_a_fold_that_trains_on_a_scored_patient_or_a_copy_is_refused(root: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_fold_that_trains_on_a_scored_patient_or_a_copy_is_refused(root: Path)
     plan = _plan(root, split="full", allow_leak=("case_0",))
     plan.leaks.require_settled()
     assert set(plan.config.selection.cases) == set(TRAIN[:4])
-    assert "LEAKY" in plan.config.stamps
+    assert "LEAKY" in plan.config.warnings
 
 
 def test_a_stored_selection_with_a_leak_is_drawn_again_and_not_kept(root: Path) -> None:

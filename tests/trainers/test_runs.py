@@ -47,7 +47,7 @@ def test_a_run_leaves_what_prediction_and_reports_need(whole: Path) -> None:
     config = read_json(RunConfig, folder / "config.json")
     assert config.base.origin == "bootstrap"
     assert config.base.digest == digest_file(folder / "base.safetensors")
-    assert set(config.stamps) == {"PHANTOM", "BOOTSTRAPPED BASE"}
+    assert set(config.warnings) == {"PHANTOM", "BOOTSTRAPPED BASE"}
     assert config.stage("finetune").settings["epochs"] == 2
     summary = read_json(Summary, folder / "summary.json")
     assert {case.case for case in summary.metric_per_case} == set(SCORED)
@@ -65,7 +65,7 @@ def test_a_run_leaves_its_report_and_a_continued_one_writes_it_where_it_is_missi
     report = fold_folder(whole, RUN) / "report.html"
     page = report.read_text()
     assert "Left out" not in page
-    assert page.count("<figure") == page.count('<figcaption><strong class="stamp">PHANTOM</strong>') >= 11
+    assert page.count("<figure") == page.count('<figcaption><strong class="warning">PHANTOM</strong>') >= 11
     assert all(f"{stage.replace('_', ' ')} " in page for stage in ("expert_image", "expert_patch", "expert_pixel"))
     for text in ("kept as it is", None):
         report.write_text(text) if text else report.unlink()

@@ -59,7 +59,7 @@ class Monitor:
     """Examines a stage on slices spread evenly over its pool, the same ones every time.
 
     The panel is as large as a fortieth of the training allows, 4 to 32 slices; the last one is the larger. ``level``
-    is that of the stage's expert, None where it trains none. ``taught_by`` and ``stamps`` stand on the card.
+    is that of the stage's expert, None where it trains none. ``taught_by`` and ``warnings`` stand on the card.
     """
 
     stage: str
@@ -70,7 +70,7 @@ class Monitor:
     device: torch.device
     level: Level | None = None
     taught_by: str = ""
-    stamps: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def panel(self, *, last: bool = False) -> list[int]:
         """The numbers of the slices that are examined after each epoch, or at the end."""
@@ -195,7 +195,7 @@ class Monitor:
             skipped_steps=skipped,
             measures=judged,
             blocks=blocks,
-            stamps=self.stamps,
+            warnings=self.warnings,
         )
 
 
@@ -256,7 +256,7 @@ def compare_experts(
     source: UnlabelledSource,
     device: torch.device,
     folder: Path,
-    stamps: tuple[str, ...],
+    warnings: tuple[str, ...],
 ) -> ExpertsCard:
     """Examine the experts of ``network`` one by one on a panel of the pool; write experts.json and experts.png."""
     panel = spread_evenly(len(source), LARGEST_PANEL)
@@ -264,7 +264,7 @@ def compare_experts(
     with distributed.alone(), torch.no_grad():
         features = {BASE: _pooled(network, None, source, panel, device)}
         features |= {level.value: _pooled(network, level, source, panel, device) for level in levels}
-    card = _card(features, source, panel, stamps)
+    card = _card(features, source, panel, warnings)
     write_json(card, folder / EXPERTS_CARD_FILE)
     from samora_pipeline.reporting.pretraining import draw_experts
 
@@ -274,7 +274,7 @@ def compare_experts(
 
 
 def _card(
-    features: dict[str, Tensor], source: UnlabelledSource, panel: list[int], stamps: tuple[str, ...]
+    features: dict[str, Tensor], source: UnlabelledSource, panel: list[int], warnings: tuple[str, ...]
 ) -> ExpertsCard:
     keys = source.keys(panel)
     places, cases = places_of(keys, source), [key.rpartition("/")[0] for key in keys]
@@ -295,7 +295,7 @@ def _card(
         position_error=tuple(round(probe.value, 6) for probe in probes),
         position_chance=round(probes[0].chance, 6),
         measures=judged,
-        stamps=stamps,
+        warnings=warnings,
     )
 
 

@@ -60,8 +60,8 @@ def _head(run: PlannedRun, roots: Roots) -> Iterator[str]:
         yield f"changed   {name} = {value}"
     for assignment in run.method.unused:
         yield f"unused    {assignment}: this run has no such stage"
-    for stamp in config.stamps:
-        yield f"warning   {stamp}"
+    for warning in config.warnings:
+        yield f"warning   {warning}"
 
 
 def _pool(run: PlannedRun) -> Iterator[str]:

@@ -10,11 +10,11 @@ import torch
 from samora_pipeline.contracts.leakage import protected_names, scored_names, training_leaks
 from samora_pipeline.contracts.pool import POOLS_FOLDER
 from samora_pipeline.contracts.run import (
-    BOOTSTRAP_STAMP,
-    LEAK_STAMP,
-    PHANTOM_STAMP,
-    TRAINING_STAMP,
-    TRANSDUCTIVE_STAMP,
+    BOOTSTRAP_FLAG,
+    LEAK_FLAG,
+    PHANTOM_FLAG,
+    TRAINING_FLAG,
+    TRANSDUCTIVE_FLAG,
     PoolRecord,
     RunConfig,
     TeacherRecord,
@@ -35,7 +35,7 @@ from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
 from trainers.stages.stage import RunContext, Stage
 from trainers.stages.teachers import plan_teacher
-from trainers.stages.unlabelled import teacher_stamp
+from trainers.stages.unlabelled import teacher_flag
 
 PRETRAINING_FOLDER = "pretraining"
 DEFAULT_NAME = "default"
@@ -106,8 +106,8 @@ def plan_run(
         record = stage.record(config)
         config = replace(config, stages=(*config.stages, record))
         stages[name] = replace(stage, digest=record.digest)
-    flags = [flag for flag in map(teacher_stamp, config.teachers.values()) if flag]
-    config = replace(config, stamps=tuple(dict.fromkeys((*config.stamps, *flags))))
+    flags = [flag for flag in map(teacher_flag, config.teachers.values()) if flag]
+    config = replace(config, warnings=tuple(dict.fromkeys((*config.warnings, *flags))))
     context = RunContext(
         dataset=dataset,
         pool=data.pool,
@@ -192,12 +192,12 @@ def _config(
 ) -> RunConfig:
     fold, pool = data.fold, data.pool
     plans, scheme = dataset.plans, dataset.raw.scheme
-    stamps = {
-        PHANTOM_STAMP: dataset.raw.ours.phantom,
-        TRANSDUCTIVE_STAMP: pool is not None and request.transductive,
-        BOOTSTRAP_STAMP: base is not None and base.is_bootstrapped,
-        TRAINING_STAMP: not set(fold.scored).isdisjoint(fold.train),
-        LEAK_STAMP: bool(data.leaks.allowed),
+    warnings = {
+        PHANTOM_FLAG: dataset.raw.ours.phantom,
+        TRANSDUCTIVE_FLAG: pool is not None and request.transductive,
+        BOOTSTRAP_FLAG: base is not None and base.is_bootstrapped,
+        TRAINING_FLAG: not set(fold.scored).isdisjoint(fold.train),
+        LEAK_FLAG: bool(data.leaks.allowed),
     }
     return RunConfig(
         dataset=dataset.name,
@@ -217,7 +217,7 @@ def _config(
         selection=data.selection,
         scored=fold.scored,
         pool=pool.record if pool else PoolRecord({}, ()),
-        stamps=tuple(stamp for stamp, applies in stamps.items() if applies),
+        warnings=tuple(warning for warning, applies in warnings.items() if applies),
         excluded_leaks=names(data.leaks.excluded),
         allowed_leaks=names(data.leaks.allowed),
         held_out=data.held_out,

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.run import (
     BASE_FILE,
-    POOL_STAMPS,
-    RANDOM_TEACHER_STAMP,
-    UNTRAINED_TEACHER_STAMP,
+    POOL_FLAGS,
+    RANDOM_TEACHER_FLAG,
+    UNTRAINED_TEACHER_FLAG,
     RunConfig,
     TeacherRecord,
 )
@@ -82,8 +82,8 @@ class UnlabelledStage(Stage[P], ABC):
         objective = self.objective(network, run, context)
         source, learned = context.source, LEVEL_OF.get(self.name)
         teacher = run.teachers.get(learned.value) if learned else None
-        stamp = teacher_stamp(teacher) if teacher else None
-        shared = tuple(flag for flag in run.stamps if flag in POOL_STAMPS)
+        warning = teacher_flag(teacher) if teacher else None
+        shared = tuple(flag for flag in run.warnings if flag in POOL_FLAGS)
         parameters = dict(network.named_parameters())
         # Without parts it is a teacher, whose running statistics change with it.
         buffers = {} if learns is not None else network.state_dict(keep_vars=True)
@@ -115,16 +115,16 @@ class UnlabelledStage(Stage[P], ABC):
                 context.device,
                 level,
                 taught_by=teacher_text(teacher) if teacher else "",
-                stamps=(*shared, stamp) if stamp else shared,
+                warnings=(*shared, warning) if warning else shared,
             ),
         )
 
 
-def teacher_stamp(record: TeacherRecord) -> str | None:
+def teacher_flag(record: TeacherRecord) -> str | None:
     """What every report has to say about a teacher."""
     if record.origin != RANDOM_WEIGHTS:
         return None
-    return RANDOM_TEACHER_STAMP if record.continued else UNTRAINED_TEACHER_STAMP
+    return RANDOM_TEACHER_FLAG if record.continued else UNTRAINED_TEACHER_FLAG
 
 
 def teacher_text(record: TeacherRecord) -> str:

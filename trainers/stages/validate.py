@@ -165,7 +165,7 @@ def _score(config: RunConfig, context: RunContext, cases: Sequence[RawCase], pre
         label_names(config.labels),
         tolerance=NSD_TOLERANCE,
         distance_unit="mm" if ours.spacing_known else "voxel",
-        stamps=config.stamps,
+        warnings=config.warnings,
     )
     files = {
         case.name: CaseFiles(case.channels, case.label, predictions / f"{case.name}{ending}")
@@ -175,7 +175,7 @@ def _score(config: RunConfig, context: RunContext, cases: Sequence[RawCase], pre
     # The worst, the median and the best case.
     if pictures := make_pictures(summary, files.__getitem__, config.plans, config.labels):
         path = context.folder / OVERLAYS_FILE
-        draw_overlays(path, pictures, config.labels, config.plans.slice_axis.value, config.stamps)
+        draw_overlays(path, pictures, config.labels, config.plans.slice_axis.value, config.warnings)
     # Written last: it says that the validation is complete.
     write_summary(summary, context.folder / SUMMARY_FILE)
     return summary

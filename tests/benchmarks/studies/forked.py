@@ -55,7 +55,7 @@ def launch(words: Sequence[str], log: Path, lock: int) -> Child:
         overlays.draw_overlays = lambda *arguments: None
         draw = forest.draw_forest
         # One of fourteen forest plots shows that they are asked for.
-        forest.draw_forest = lambda table, path, stamps: draw(table, path, stamps) if path.name == DRAWN else None
+        forest.draw_forest = lambda table, path, warnings: draw(table, path, warnings) if path.name == DRAWN else None
         return int(main(list(words[1:])))
 
     return Child(forked(work))
