@@ -43,11 +43,8 @@ class ScoredRun:
     @property
     def warnings(self) -> tuple[str, ...]:
         """All that must be said of the run beside its scores."""
-        return tuple(
-            dict.fromkeys(
-                [*self.summary.warnings, *(warning for config in self.configs for warning in config.warnings)]
-            )
-        )
+        trained = [warning for config in self.configs for warning in config.warnings]
+        return tuple(dict.fromkeys([*self.summary.warnings, *trained]))
 
     @property
     def identity(self) -> str:

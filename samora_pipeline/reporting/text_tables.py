@@ -30,7 +30,7 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class TextTable:
-    """Rows of text under a header. ``name`` is that of its file, ``warnings`` (such as PHANTOM) go with it everywhere."""
+    """Rows of text under a header. ``name`` is that of its file, ``warnings`` (such as PHANTOM) go with it."""
 
     name: str
     title: str
