@@ -44,7 +44,7 @@ class Apart(nn.Module):
             return cast(Tensor, base + fusion(base, experts))
         shortcut, windows = steps.enter(block, x)
         product = cast(nn.Module, block.get_submodule("attn.qkv"))(windows)
-        branches = [product, *(wrapped.experts[level](windows, product) for level in wrapped.levels)]
+        branches = [product, *(wrapped.experts[level].factors.adapt(product, windows) for level in wrapped.levels)]
         size = (x.shape[1], x.shape[2])
         base, *attended = (steps.attend(block, branch, size) for branch in branches)
         return steps.leave(block, shortcut + base + fusion(base, torch.stack(attended)))

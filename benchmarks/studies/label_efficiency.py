@@ -151,7 +151,7 @@ def _runs(setting: Setting, arms: Sequence[Arm | NnunetArm], arguments: argparse
     ]
     require_available(own)
     require_nnunet(foreign)
-    return own
+    return own, foreign
 
 
 def _prepare(setting: Setting, arms: Sequence[Arm | NnunetArm], arguments: argparse.Namespace) -> list:  # type: ignore[type-arg]
