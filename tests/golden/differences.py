@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.golden.meaning import ADDED, SETTLED, WITHOUT_EFFECT
+from tests.golden.meaning import ADDED, REMOVED, SETTLED, WITHOUT_EFFECT
 
 _SETTINGS = ("settings", "resolved")
 _DIGEST = "sha256"
@@ -42,7 +42,7 @@ def _compare_objects(
             continue
         if name in new:
             yield from _compare((*path, name), value, new[name], tolerance)
-        elif not any((run, name) in WITHOUT_EFFECT for run in path):
+        elif not (name in REMOVED and value is None) and not any((run, name) in WITHOUT_EFFECT for run in path):
             yield f"{' / '.join((*path, name))}: {value!r} -> nothing"
     for name in new.keys() - old.keys():
         if not (_is_setting(path) and name.startswith(ADDED)):

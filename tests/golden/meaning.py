@@ -27,6 +27,9 @@ WITHOUT_EFFECT = {
 }
 """settings by run that d8cf5ae recorded although the fusion has no such option"""
 
+REMOVED: tuple[str, ...] = ("view_count",)
+"""settings that are gone; d8cf5ae had them off"""
+
 SETTLED: tuple[str, ...] = ("micro_batch",)
 """settings that d8cf5ae left open (None) and took from the plan; today the run settles and records them"""
 

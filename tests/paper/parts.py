@@ -8,8 +8,9 @@ import torch
 from segment_anything.modeling.image_encoder import Block
 from torch import nn
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec
+from samora_pipeline.contracts.model_spec import LEVELS
 from samora_pipeline.models.backbones.sam import SamBlockSteps
+from samora_pipeline.models.catalog import fusion_options
 from samora_pipeline.models.expert_block import ExpertBlock
 from samora_pipeline.models.fusions.stepwise import HLAttention
 
@@ -18,8 +19,8 @@ DIM, HEADS = 16, 8
 
 def literal_fusion() -> Any:
     """HL-Attn as printed, in the order 2-1-1; no windows."""
-    spec = FusionSpec(name="hl_attn", order="2-1-1", residual="paper", scope="block")
-    return _random(HLAttention(spec, num_experts=len(LEVELS), dim=DIM, window=0))
+    options = fusion_options("hl_attn", {"order": "2-1-1", "residual": "paper"})
+    return _random(HLAttention(options, num_experts=len(LEVELS), dim=DIM, window=0))
 
 
 def block_with_experts() -> tuple[Any, Any]:
