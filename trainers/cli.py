@@ -101,6 +101,9 @@ def _add_method(parser: CommandParser) -> None:
 
 def _add_session(parser: CommandParser) -> None:
     """How this session of the run goes."""
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="time for training, from which the epochs follow (CPU: 10)"
+    )
     parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
@@ -127,7 +130,7 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
     request = Request(**values)
     roots = resolve_roots(arguments.root)
     if arguments.dry_run:
-        run = plan_run(request, roots)
+        run = plan_run(request, roots, _device(arguments.device))
         say(describe(run, roots))
         say(describe_settings(run))
         say("dry run: nothing was written")

@@ -155,9 +155,11 @@ class Trainer:
     ``network`` is None for a network built on ``backbone``; any other is the ``package.module:Class`` of an
     ``nn.Module`` from images (B,C,N,N) to logits (B,K,n,n), with ``network_options`` as its keywords. It has no
     experts and no recipes, and all of it learns. ``block_adapters``: SAM-Adapter's, in front of every block.
+    ``small_backbone`` takes the place of ``backbone`` where that cannot be had, or would train for days.
     """
 
     backbone: ClassVar[str] = "sam_vit_b"
+    small_backbone: ClassVar[str] = "samora_tiny"
     model: ClassVar[ModelSettings] = ModelSettings(decoder="samed")
     network: ClassVar[str | None] = None
     network_options: ClassVar[Mapping[str, Any]] = {}
@@ -227,6 +229,7 @@ class SAMora2Trainer(SAMoraTrainer):
     """
 
     backbone = "sam2_hiera_b+"
+    small_backbone = "samora2_tiny"
     model = ModelSettings(decoder="sam2")
     finetune = replace(SAMoraTrainer.finetune, epochs=25)
     small_fusion_rate = 1.0  # a tenth cost a third of the Dice (decision 99)
@@ -265,6 +268,7 @@ class SAMed2Trainer(SAMedTrainer):
     """
 
     backbone = "sam2_hiera_b+"
+    small_backbone = "samora2_tiny"
     model = SAMora2Trainer.model
     small_fusion_rate = 1.0
 

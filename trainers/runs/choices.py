@@ -9,12 +9,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from samora_pipeline.contracts.json_io import parse, to_plain
 from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec
 from samora_pipeline.contracts.options import read_value, split_assignment
-from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
@@ -28,16 +28,11 @@ from trainers.runs.request import Request, check_stage, choose_levels, choose_re
 from trainers.settings import BOOTSTRAP, FINETUNE, STAGE_NAMES, DenoisingSettings, FinetuneSettings, StageSettings
 
 OPTIONS = "options"
+BASE_CHOICES = BACKBONE, BACKBONE_WEIGHTS, RECIPE = "backbone", "backbone_weights", "recipe"
 Leaves = dict[str, Any]
 
 
 MODEL, POOL = "model", "pool"
-INPUT_SIZE, MICRO_BATCH = f"{MODEL}.input_size", f"{FINETUNE}.micro_batch"
-_PUBLISHED_SIZE = 224  # Table 8
-# The micro-batch of a device of 16 GiB: activations of one slice of 224 x 224 in ViT-B with four branches, trained in
-# 32-bit floats, beside 2 GiB of weights (estimates).
-_MEMORY_GIB, _FIXED_GIB, _SLICE_GIB = 16.0, 2.0, 0.75
-_LARGEST_MICRO_BATCH = 32
 
 
 def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -112,6 +107,7 @@ class Method:
     recipe: str
     levels: tuple[Level, ...]
     backbone: str
+    weights: str | None
     model: ModelSettings | NetworkSettings
     pool: PoolSettings
     stages: dict[str, StageSettings]
@@ -119,21 +115,33 @@ class Method:
     changes: Mapping[str, Any]
     unused: tuple[str, ...]
 
+    @property
+    def small(self) -> bool:
+        """Whether it is trained on a CPU in minutes; every network that is no SAM is."""
+        return self.trainer.network is not None or BACKBONES.get(self.backbone).small
 
-def choose_method(request: Request) -> Method:
+
+def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyType({})) -> Method:
     """Settle trainer, recipe, levels, backbone and settings.
+
+    Args:
+        request: what was typed.
+        chosen: backbone, its weights and recipe where they were not (``automatic.choose_base``); without them the
+            trainer's own.
 
     Raises:
         UsageError: ``E-ARG-..``, ``E-PRESET-..``, ``E-RECIPE-01``, ``E-STAGE-01``, ``E-NAME-01``, ``E-SET-..``.
     """
     request = resolve(request)
     trainer = find_trainer(request.trainer)
-    backbone = request.backbone or trainer.backbone
+    found = {name: str(choice.value) for name, choice in chosen.items()}
+    backbone = request.backbone or found.get(BACKBONE, trainer.backbone)
+    weights = request.backbone_weights or found.get(BACKBONE_WEIGHTS)
     small = trainer.network is None and BACKBONES.get(backbone).small
-    recipe = choose_recipe(trainer, request.recipe, small=small)
+    recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small)
     levels = choose_levels(trainer, request.levels)
     stages = trainer.stages(recipe, levels, small=small)
-    if request.backbone_weights == BOOTSTRAP:
+    if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
@@ -144,9 +152,9 @@ def choose_method(request: Request) -> Method:
     settings = _with_parts(default, [one for one in request.assignments if one not in unused])
     asked = {
         "seed": (request.seed, 0),
-        "recipe": (recipe, trainer.default_recipe(small=small)),
+        "recipe": (request.recipe or recipe, recipe if RECIPE in found else trainer.default_recipe(small=small)),
         "levels": (list(levels), list(trainer.levels)),
-        "backbone": (backbone, trainer.backbone),
+        "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
         "transductive": (request.transductive, False),
@@ -158,34 +166,14 @@ def choose_method(request: Request) -> Method:
     model, pool = settings.pop(MODEL), settings.pop(POOL)
     if request.fast:
         settings = {name: stage.short() for name, stage in settings.items()}
-    return Method(trainer, recipe, levels, backbone, model, pool, settings, settings[FINETUNE], changes, unused)
+    return Method(
+        trainer, recipe, levels, backbone, weights, model, pool, settings, settings[FINETUNE], changes, unused
+    )
 
 
-def choose_sizes(
-    method: Method, plans: Plans, earlier: Mapping[str, Choice]
-) -> tuple[int, FinetuneSettings, dict[str, Choice]]:
-    """Settle what nobody gave: the input size and the micro-batch.
-
-    Args:
-        method: what the request says.
-        plans: the dataset's plan, which may prefer an input size.
-        earlier: what the run chose when it was first started; that stays.
-
-    Returns:
-        The input size in pixels, the settings of stage 2, and the choices that were made.
-    """
-    choices: dict[str, Choice] = {}
-    size = method.model.input_size
-    if size is None:
-        preferred, why = plans.input_size.value, plans.input_size.why
-        usual = Choice(_PUBLISHED_SIZE, "the published setting (Table 8)")
-        choices[INPUT_SIZE] = earlier.get(INPUT_SIZE) or (usual if preferred is None else Choice(preferred, why))
-        size = int(choices[INPUT_SIZE].value)
-    finetune = method.finetune
-    if finetune.micro_batch is None:
-        choices[MICRO_BATCH] = earlier.get(MICRO_BATCH) or _fitting_micro_batch(size)
-        finetune = replace(finetune, micro_batch=int(choices[MICRO_BATCH].value))
-    return size, finetune, choices
+def typed_settings(request: Request) -> frozenset[str]:
+    """The dotted names of the settings that were typed, presets resolved."""
+    return frozenset(assignment.partition("=")[0] for assignment in request.assignments)
 
 
 def network_spec(method: Method, *, input_size: int, in_channels: int, num_outputs: int) -> NetworkSpec:
@@ -238,15 +226,3 @@ def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
 def _(settings: DenoisingSettings, before: DenoisingSettings) -> DenoisingSettings:
     noise = settings.noise if settings.noise.name == before.noise.name else NoiseSpec(settings.noise.name)
     return replace(settings, noise=replace(noise, options=to_plain(noise_options(noise))))
-
-
-def _fitting_micro_batch(input_size: int) -> Choice:
-    """The micro-batch for a device of 16 GiB: what is left beside weights, over the need of a slice."""
-    need = _SLICE_GIB * (input_size / 224) ** 2
-    fits = max(1, int((_MEMORY_GIB - _FIXED_GIB) / need))
-    value = 1 << (min(fits, _LARGEST_MICRO_BATCH).bit_length() - 1)
-    return Choice(
-        value,
-        f"({_MEMORY_GIB:g} - {_FIXED_GIB:g}) GiB / {need:.2f} GiB per slice of {input_size} x {input_size} "
-        f"= {fits}, as a power of two of at most {_LARGEST_MICRO_BATCH}",
-    )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
-from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, Choice, RunConfig
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.timing import TIMING_FILE, StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError
@@ -19,6 +19,8 @@ _PER_FOLD = (
     *("warnings", "excluded_leaks", "allowed_leaks", "held_out"),
 )
 _STAGE_DIGEST = ".digest"
+_ESTIMATES = "estimates"
+"""of the machine, and therefore no part of the configuration"""
 
 
 def trained(folder: Path) -> bool:
@@ -30,6 +32,14 @@ def existing_config(folder: Path) -> RunConfig | None:
     """The configuration that a fold folder already has; whoever trains it trusts the code that it names."""
     path = folder / CONFIG_FILE
     return read_run_config(path, allow_code=True) if path.is_file() else None
+
+
+def earlier_choices(folder: Path) -> dict[str, Choice]:
+    """What the run chose by itself when it was first started, in this fold or in another; empty for a new run."""
+    for place in (folder, *sorted(folder.parent.glob("fold_*"))):
+        if (config := existing_config(place)) is not None:
+            return config.choices
+    return {}
 
 
 def check_config(folder: Path, config: RunConfig) -> RunConfig:
@@ -100,8 +110,9 @@ def _compare(folder: Path, existing: RunConfig, config: RunConfig, ignored: tupl
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """Everything by dotted name, the stages by theirs."""
+    """All that determines a run by dotted name, the stages by theirs."""
     plain = to_plain(config)
+    plain.pop(_ESTIMATES, None)
     stages = {stage.pop("name"): stage for stage in plain.pop("stages")}
     return flat({**plain, "stages": stages})
 

@@ -1,6 +1,6 @@
 """From a request to a run: everything is settled and checked before the first step is taken."""
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,32 @@ from samora_pipeline.contracts.run import (
     PHANTOM_FLAG,
     TRAINING_FLAG,
     TRANSDUCTIVE_FLAG,
+    Choice,
     PoolRecord,
     RunConfig,
     TeacherRecord,
 )
 from samora_pipeline.contracts.splits import Fold, Selection, select
-from samora_pipeline.errors import UsageError
-from samora_pipeline.files import digest_file, digest_json
+from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.paths import Roots
 from trainers.pool.candidates import LeakReport, find_candidates, hold_out, names, pool_leaks, settle
 from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
-from trainers.runs.choices import Method, choose_method, choose_sizes, network_spec
-from trainers.runs.folder import check_config, existing_config
-from trainers.runs.request import Request
+from trainers.runs.automatic import (
+    INPUT_SIZE,
+    MICRO_BATCH,
+    choose_base,
+    choose_input_size,
+    choose_micro_batch,
+    choose_minutes,
+    this_machine,
+)
+from trainers.runs.budget import EPOCHS, fit_epochs, measure, with_epochs
+from trainers.runs.choices import BASE_CHOICES, Method, choose_method, network_spec, typed_settings
+from trainers.runs.folder import check_config, earlier_choices
+from trainers.runs.naming import FAST_NAME, run_name
+from trainers.runs.request import Request, find_trainer, resolve
 from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
@@ -38,10 +49,6 @@ from trainers.stages.teachers import plan_teacher
 from trainers.stages.unlabelled import teacher_flag
 
 PRETRAINING_FOLDER = "pretraining"
-DEFAULT_NAME = "default"
-FAST_NAME = "fast-dev-run"
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-_DIGEST_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -82,46 +89,96 @@ def plan_run(
         UsageError: an argument is wrong. DataError: the data are not ready, or the run's folder holds another
             configuration (``E-RUN-19``). AssetError: ``E-WEIGHT-05`` the base encoder is missing.
     """
-    method = choose_method(request)
+    request, device = resolve(request), device or torch.device("cpu")
+    machine = this_machine(device, roots.weights)
+    # What is mistyped is refused before any file is read.
+    chosen = choose_base(find_trainer(request.trainer), request, machine)
+    choose_method(request, chosen)
     dataset = open_dataset(request.dataset, roots)
     results = roots.results / dataset.name
-    # Trial runs lie one level deeper, so that nothing ever predicts with them.
-    runs = results / FAST_NAME if request.fast else results
-    run_folder = runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{_name(request, method)}"
     fold_name = request.fold or dataset.splits().default_fold
-    folder, pretraining = run_folder / f"fold_{fold_name}", results / PRETRAINING_FOLDER
-    existing = None if request.fast else existing_config(folder)
-    size, finetune, choices = choose_sizes(method, dataset.plans, existing.choices if existing else {})
+    folder, pretraining = _fold_folder(request, results, fold_name), results / PRETRAINING_FOLDER
+    earlier = {} if request.fast else earlier_choices(folder)
+    chosen = {name: earlier[name] for name in BASE_CHOICES if name in earlier} or chosen
+    method = choose_method(request, chosen)
+    chosen |= _input_size(method, dataset, earlier)
+    size = method.model.input_size or int(chosen[INPUT_SIZE].value)
     data = _data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
     base = None
     if method.trainer.network is None:
-        base = find_base(request.backbone_weights or method.backbone, roots.weights)
-    config = replace(_config(request, method, dataset, data, base, size), choices=choices)
+        base = find_base(method.weights or method.backbone, roots.weights)
+    config = _config(request, method, dataset, data, base, size)
     check_spec(config.model)
-    settings = {**method.stages, FINETUNE: finetune}
-    config = replace(config, teachers=_teachers(settings, size, roots.weights))
+    finetune = method.finetune
+    if finetune.micro_batch is None:
+        chosen[MICRO_BATCH] = earlier.get(MICRO_BATCH) or choose_micro_batch(config.model, finetune, machine)
+        finetune = replace(finetune, micro_batch=int(chosen[MICRO_BATCH].value))
+    settings: dict[str, Any] = {**method.stages, FINETUNE: finetune}
+    flags = [flag for flag in map(teacher_flag, config.teachers.values()) if flag]
+    config = replace(
+        config,
+        teachers=_teachers(settings, size, roots.weights),
+        choices=chosen,
+        warnings=tuple(dict.fromkeys((*config.warnings, *flags))),
+    )
+    context = RunContext(
+        dataset=dataset,
+        pool=data.pool,
+        base=base,
+        stages={},
+        folder=folder,
+        pretraining=pretraining,
+        weights=roots.weights,
+        device=device,
+        resume_command=resume_command,
+        tensorboard=tensorboard,
+    )
+    minutes = choose_minutes(request, machine, chosen)
+    config, context = _with_lengths(config, context, settings, earlier, minutes, typed_settings(request))
+    config = with_bootstrap(config, context)
+    return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
+
+
+def _fold_folder(request: Request, results: Path, fold: str) -> Path:
+    # Trial runs lie one level deeper, so that nothing ever predicts with them.
+    runs = results / FAST_NAME if request.fast else results
+    return runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{run_name(request)}" / f"fold_{fold}"
+
+
+def _input_size(method: Method, dataset: PreparedDataset, earlier: Mapping[str, Choice]) -> dict[str, Choice]:
+    if method.model.input_size is not None:
+        return {}
+    sides = [max(case.shape[1:]) for case in dataset.cases.values()]
+    return {INPUT_SIZE: earlier.get(INPUT_SIZE) or choose_input_size(dataset.plans, sides, small=method.small)}
+
+
+def _with_lengths(
+    config: RunConfig,
+    context: RunContext,
+    settings: Mapping[str, Any],
+    earlier: Mapping[str, Choice],
+    minutes: float | None,
+    typed: frozenset[str],
+) -> tuple[RunConfig, RunContext]:
+    """The run with its stages, their epochs chosen for a time budget where there is one."""
+    lengths = {name: choice for name, choice in earlier.items() if name.endswith(f".{EPOCHS}")}
+    costs = {}
+    if minutes is not None and not lengths:
+        costs = measure(settings, *with_stages(config, context, settings))
+        lengths = fit_epochs(settings, costs, minutes, typed)
+    config = replace(config, choices={**config.choices, **lengths})
+    return with_stages(config, context, with_epochs(settings, lengths))
+
+
+def with_stages(config: RunConfig, context: RunContext, settings: Mapping[str, Any]) -> tuple[RunConfig, RunContext]:
+    """The run with its stages, each with the digest of what it depends on."""
     stages: dict[str, Stage[Any]] = {}
     for name, own in settings.items():
         stage = make_stage(name, own)
         record = stage.record(config)
         config = replace(config, stages=(*config.stages, record))
         stages[name] = replace(stage, digest=record.digest)
-    flags = [flag for flag in map(teacher_flag, config.teachers.values()) if flag]
-    config = replace(config, warnings=tuple(dict.fromkeys((*config.warnings, *flags))))
-    context = RunContext(
-        dataset=dataset,
-        pool=data.pool,
-        base=base,
-        stages=stages,
-        folder=folder,
-        pretraining=pretraining,
-        weights=roots.weights,
-        device=device or torch.device("cpu"),
-        resume_command=resume_command,
-        tensorboard=tensorboard,
-    )
-    config = with_bootstrap(config, context)
-    return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
+    return config, replace(context, stages=stages)
 
 
 def with_bootstrap(config: RunConfig, context: RunContext) -> RunConfig:
@@ -204,7 +261,7 @@ def _config(
         trainer=request.trainer,
         split=request.split,
         fold=data.selection.fold,
-        name=_name(request, method),
+        name=run_name(request),
         recipe=method.recipe,
         seed=request.seed,
         model=network_spec(
@@ -222,13 +279,3 @@ def _config(
         allowed_leaks=names(data.leaks.allowed),
         held_out=data.held_out,
     )
-
-
-def _name(request: Request, method: Method) -> str:
-    if request.fast:
-        return FAST_NAME
-    if request.name is None:
-        return digest_json(dict(method.changes))[:_DIGEST_LENGTH] if method.changes else DEFAULT_NAME
-    if not _NAME.match(request.name) or "__" in request.name or request.name == FAST_NAME:
-        raise UsageError("E-ARG-15", request=request, found=request.name)
-    return request.name

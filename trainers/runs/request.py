@@ -50,6 +50,7 @@ class Request:
     name: str | None = None
     assignments: tuple[str, ...] = ()
     preset: str | None = None
+    minutes: float | None = None
     resume: bool = False
     fast: bool = False
 

@@ -109,11 +109,16 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
             AssetError: ``E-RUN-23`` the teacher's stage has not run.
         """
         stage = context.stages[TEACHER_OF[self.name]]
-        if not isinstance(stage, TeacherStage) or (stage.trains() and not stage.result(context).is_file()):
+        is_ready = isinstance(stage, TeacherStage) and (
+            context.draft or not stage.trains() or stage.result(context).is_file()
+        )
+        if not isinstance(stage, TeacherStage) or not is_ready:
             raise missing(TEACHER_OF[self.name])
         teacher, level = stage.ready(run, context), self.level.value
+        # A draft does not fit the scale of the channels, for which the teacher has to see part of the pool.
+        settings = replace(self.settings, scale="none") if context.draft else self.settings
         objective = DistillationObjective(
-            context.source, run.plans, self.settings, network, self.seed(run), teacher=teacher, level=level
+            context.source, run.plans, settings, network, self.seed(run), teacher=teacher, level=level
         )
         objective.prepare(context.device)
         return objective

@@ -51,7 +51,8 @@ class RunContext:
 
     ``base`` is None where the network is no SAM, ``pool`` where nothing is trained without labels. ``pretraining`` is
     the folder of results that the runs of a dataset share, ``weights`` that of public files. ``stages`` are the run's,
-    by name. ``resume_command`` is printed when the process is stopped.
+    by name. ``resume_command`` is printed when the process is stopped. A ``draft`` reads no weights: its networks are
+    random, for measuring what a step takes.
     """
 
     dataset: PreparedDataset
@@ -64,6 +65,7 @@ class RunContext:
     device: torch.device
     resume_command: str = ""
     tensorboard: bool = False
+    draft: bool = False
 
     @property
     def run_name(self) -> str:
@@ -90,12 +92,12 @@ class RunContext:
 
     @cached_property
     def base_file(self) -> Path | None:
-        """The file of the base encoder, fetched if need be; None without a base.
+        """The file of the base encoder, fetched if need be; None without a base, and in a draft.
 
         Raises:
             AssetError: ``E-RUN-23`` a bootstrap that has not run, ``E-WEIGHT-05``. DataError: ``E-WEIGHT-06``.
         """
-        if self.base is None:
+        if self.base is None or self.draft:
             return None
         if not self.base.is_bootstrapped:
             return self.base.fetched(self.weights)
@@ -212,7 +214,7 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
             sweep(file.parent)
             # For people who wonder why two keys differ.
             write_text(file.parent / INPUTS_FILE, json.dumps(stage.key(run), indent=2, sort_keys=True) + "\n")
-    training = _on_device(trainable, context.device)
+    training = on_its_device(trainable, context.device)
     where = LoopContext(
         file.parent, context.device, stage.seed(run), digest, context.resume_command, context.tensorboard
     )
@@ -230,7 +232,7 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
     return of_history(history)
 
 
-def _on_device(trainable: Trainable, device: torch.device) -> Training:
+def on_its_device(trainable: Trainable, device: torch.device) -> Training:
     """Freeze and move the network; return its steps, with the check of the first one and the monitor."""
     network = trainable.network
     if trainable.learns is not None:

@@ -106,6 +106,8 @@ class TeacherStage(UnlabelledStage[T], ABC):
         """
         seed_everything(run.seed, "teacher")
         teacher = self._empty(run)
+        if context.draft:
+            return teacher
         if self.settings.weights == RANDOM_WEIGHTS:
             logger.warning("teacher %s: no weights, it starts at random", self.settings.network)
         else:
@@ -119,7 +121,7 @@ class TeacherStage(UnlabelledStage[T], ABC):
         Raises:
             DataError: ``E-TEACH-04`` the trained one was made by another training; ``E-CKPT-..``, ``E-WEIGHT-..``.
         """
-        if not self.trains():
+        if not self.trains() or context.draft:
             teacher = self.start(run, context)
         else:
             file = self.result(context)

@@ -1,0 +1,177 @@
+"""What nobody typed: backbone, recipe, input size, micro-batch and length, from the device, the files and the data.
+
+Every value is a ``Choice`` with its reason. A run keeps its choices in config.json, and they hold on every later start,
+on whatever machine; what is typed is never replaced.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from samora_pipeline.contracts.model_spec import NetworkSpec
+from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.run import Choice
+from samora_pipeline.models.catalog import BACKBONES
+from samora_pipeline.models.cost import training_memory
+from samora_pipeline.parallel import free_memory
+from samora_pipeline.weights.catalog import ASSETS, Asset
+from samora_pipeline.weights.download import reachable
+from samora_pipeline.weights.records import read_record
+from trainers.methods import RECIPES, SCRATCH, Trainer
+from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, MODEL, RECIPE
+from trainers.runs.request import Request, choose_recipe
+from trainers.settings import BOOTSTRAP, FINETUNE, RANDOM_WEIGHTS, FinetuneSettings, TeacherSettings
+
+INPUT_SIZE, MICRO_BATCH = f"{MODEL}.input_size", f"{FINETUNE}.micro_batch"
+MINUTES = 10.0
+"""of training on a CPU where nothing is typed (ours)"""
+_PUBLISHED_SIZE = 224  # Table 8
+# Ours. On 35 x 51 pixels 128 was three times cheaper than 224, and better; half of the slice keeps the small organs of
+# an abdomen of 512 pixels within what a CPU trains in minutes.
+_SMALLEST_SIZE, _SIZE_STEP = 128, 32
+_MEMORY_SHARE = 0.8
+"""of the free memory; what a step holds beside the activations that are kept for its backward pass is not counted"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run can use here: its ``device``, the free memory there in bytes, and the folder of public weights."""
+
+    device: torch.device
+    memory: int
+    weights: Path
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.type == "cuda"
+
+
+def this_machine(device: torch.device, weights: Path) -> Machine:
+    """The machine of this process, with the memory that is free now."""
+    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    return Machine(device, memory, weights)
+
+
+def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[str, Choice]:
+    """Choose backbone, its weights and the recipe where nothing is typed.
+
+    Args:
+        trainer: the method.
+        request: what was typed, presets resolved.
+        machine: where the run starts.
+
+    Returns:
+        The choices by name; none of them for what was typed, or for a network that is not built on a backbone.
+    """
+    if trainer.network is not None:
+        return {}
+    choices: dict[str, Choice] = {}
+    if request.backbone is None and request.backbone_weights is None:
+        choices[BACKBONE] = _backbone(trainer, machine)
+        if _must_be_made(str(choices[BACKBONE].value)):
+            why = "no file of this backbone is packaged; it is trained on the pool first"
+            choices[BACKBONE_WEIGHTS] = Choice(BOOTSTRAP, why)
+    if request.recipe is None:
+        backbone = str(choices[BACKBONE].value) if BACKBONE in choices else request.backbone or trainer.backbone
+        choices[RECIPE] = _recipe(trainer, BACKBONES.get(backbone).small, machine)
+    return choices
+
+
+def choose_input_size(plans: Plans, sides: Sequence[int], *, small: bool) -> Choice:
+    """The side in pixels: the dataset's preference, the published one, or, of a ``small`` network, from the data.
+
+    ``sides``: the longer side of the slices of each case, in pixels.
+    """
+    if plans.input_size.value is not None:
+        return Choice(plans.input_size.value, plans.input_size.why)
+    if not small:
+        return Choice(_PUBLISHED_SIZE, "the published setting (Table 8)")
+    side = statistics.median(sides)
+    size = min(_PUBLISHED_SIZE, max(_SMALLEST_SIZE, round(side / 2 / _SIZE_STEP) * _SIZE_STEP))
+    return Choice(
+        size,
+        f"half of the median slice ({side:g} pixels) in steps of {_SIZE_STEP}, from {_SMALLEST_SIZE} to "
+        f"{_PUBLISHED_SIZE}; 224 for all belongs to the paper's backbones",
+    )
+
+
+def choose_micro_batch(spec: NetworkSpec, finetune: FinetuneSettings, machine: Machine) -> Choice:
+    """The slices on the device at a time: the whole batch, or the largest power of two that fits into free memory."""
+    budget = int(_MEMORY_SHARE * machine.memory)
+    need = training_memory(spec, finetune.learns)
+    fits = max(1, (budget - need.fixed) // need.per_slice)
+    if fits >= finetune.batch:
+        value, cut = finetune.batch, "the whole batch"
+    else:
+        value, cut = 1 << (fits.bit_length() - 1), "the largest power of two that fits; the batch is cut"
+    return Choice(
+        value,
+        f"{cut}: {need.fixed / 2**30:.2f} GiB and {need.per_slice / 2**30:.2f} GiB per slice (counted in single "
+        f"precision), {budget / 2**30:.1f} GiB free",
+    )
+
+
+def choose_minutes(request: Request, machine: Machine, chosen: Mapping[str, Choice]) -> float | None:
+    """The time budget of training in minutes; None where the settings' own lengths hold.
+
+    A budget applies where it is typed, and on a CPU where the backbone was chosen too.
+    """
+    if request.minutes is not None or request.fast:
+        return None if request.fast else request.minutes
+    automatic = BACKBONE in chosen and BACKBONES.get(str(chosen[BACKBONE].value)).small
+    return MINUTES if automatic and not machine.has_gpu else None
+
+
+def _backbone(trainer: Trainer, machine: Machine) -> Choice:
+    paper, small = trainer.backbone, trainer.small_backbone
+    lost = f"; gives up the public weights of {paper}, on which the paper's scores rest"
+    if not machine.has_gpu:
+        return Choice(small, f"no GPU: trained in minutes on a CPU{lost}")
+    asset = ASSETS[paper]
+    if asset.path(machine.weights).is_file():
+        return Choice(paper, f"the paper's; its weights are in {machine.weights}")
+    if asset.fetchable and reachable(asset.url):
+        return Choice(paper, f"the paper's; its weights will be fetched ({asset.length})")
+    return Choice(small, f"the weights of {paper} are not in {machine.weights} and cannot be fetched{lost}")
+
+
+def _must_be_made(backbone: str) -> bool:
+    """Whether a backbone of ours has no file."""
+    return BACKBONES.get(backbone).small and backbone not in ASSETS
+
+
+def _recipe(trainer: Trainer, small: bool, machine: Machine) -> Choice:
+    """The default recipe where its teachers can be had, else the richest that needs none of what is missing."""
+    usual = choose_recipe(trainer, None, small=small)
+    if len(trainer.recipes) == 1:
+        return Choice(usual, "the only recipe of this trainer")
+    if small:
+        return Choice(usual, "each level by its own objective: small teachers have no public weights to give")
+    absent = _absent(RECIPES[usual].stages.values(), machine)
+    if not absent:
+        return Choice(usual, "the paper's; the weights of its teachers can be had")
+    ways = " && ".join(asset.way for asset in absent)
+    return Choice(
+        SCRATCH,
+        f"{', '.join(asset.name for asset in absent)} cannot be had unasked; gives up the teachers of Table 7. "
+        f"For them: {ways}, then --recipe {usual}",
+    )
+
+
+def _absent(stages: Iterable[object], machine: Machine) -> list[Asset]:
+    """The files of teachers that are not there and will not be fetched: licence not accepted, or no network."""
+    names = dict.fromkeys(stage.weights for stage in stages if isinstance(stage, TeacherSettings))
+    assets = [ASSETS[name] for name in names if name != RANDOM_WEIGHTS]
+    return [asset for asset in assets if not _available(asset, machine)]
+
+
+def _available(asset: Asset, machine: Machine) -> bool:
+    path = asset.path(machine.weights)
+    if not path.is_file():
+        return asset.fetchable and reachable(asset.url)
+    record = read_record(path)
+    return not asset.non_commercial or (record is not None and record.accepted)

@@ -1,0 +1,89 @@
+"""How long the stages of a run take here, and how many epochs a time budget allows."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from samora_pipeline.contracts.run import Choice, Estimate, RunConfig
+from trainers.settings import FINETUNE, StageSettings
+from trainers.stages.catalog import make_stage
+from trainers.stages.probe import StageCost, probe
+from trainers.stages.stage import RunContext
+
+EPOCHS = "epochs"
+_UNLABELLED_SHARE = 0.25
+"""of a budget, at most, for the stages without labels (ours); longer ones brought nothing (docs/results.md)"""
+_MINUTE = 60.0
+
+
+def measure(settings: Mapping[str, StageSettings], run: RunConfig, context: RunContext) -> dict[str, StageCost]:
+    """What each stage that has to be trained takes; those that are there already take nothing."""
+    costs = {}
+    for name, own in settings.items():
+        stage = context.stages[name] if name in context.stages else make_stage(name, own)
+        done = stage.shared and bool(stage.digest) and stage.result(context).is_file()
+        if stage.trains() and not done:
+            costs[name] = probe(stage, run, context)
+    return costs
+
+
+def estimates(costs: Mapping[str, StageCost]) -> dict[str, Estimate]:
+    """The costs in minutes and GiB."""
+    return {
+        name: Estimate(round(cost.seconds / _MINUTE, 2), round(cost.bytes / 2**30, 2)) for name, cost in costs.items()
+    }
+
+
+def fit_epochs(
+    settings: Mapping[str, Any], costs: Mapping[str, StageCost], minutes: float, typed: frozenset[str]
+) -> dict[str, Choice]:
+    """Choose the epochs of every stage for a time budget.
+
+    The stages without labels keep their length where that is at most a quarter of the budget; else it is halved until
+    it is, down to one epoch, so that runs of different budgets still share experts. Fine-tuning has the rest.
+
+    Args:
+        settings: of the stages, by name.
+        costs: what they take at the length of ``settings``.
+        minutes: of training in all.
+        typed: names of settings that were typed (``finetune.epochs``), which stay.
+
+    Returns:
+        The epochs by name of the setting.
+    """
+    budget = minutes * _MINUTE
+    choices: dict[str, Choice] = {}
+    unlabelled = {name: cost for name, cost in costs.items() if name != FINETUNE}
+    halvings, spent = 0, sum(cost.seconds for cost in unlabelled.values())
+    while spent > _UNLABELLED_SHARE * budget and halvings < 3:
+        halvings += 1
+        spent /= 2
+    if halvings:
+        for name in unlabelled:
+            setting = f"{name}.{EPOCHS}"
+            if setting not in typed:
+                epochs = max(1, settings[name].epochs >> halvings)
+                why = f"a {1 << halvings}th of {settings[name].epochs}: a quarter of {minutes:g} minutes"
+                choices[setting] = Choice(epochs, why)
+    setting = f"{FINETUNE}.{EPOCHS}"
+    if setting not in typed and FINETUNE in costs:
+        per_epoch = costs[FINETUNE].seconds / settings[FINETUNE].epochs
+        epochs = _two_digits(max(1, int((budget - spent) / per_epoch)))
+        why = f"{minutes:g} minutes less {spent / _MINUTE:.1f} of stage 1, {per_epoch:.2f} s an epoch here"
+        choices[setting] = Choice(epochs, why)
+    return choices
+
+
+def with_epochs(settings: Mapping[str, Any], choices: Mapping[str, Choice]) -> dict[str, Any]:
+    """The settings with the epochs that were chosen."""
+    chosen = {name: choices.get(f"{name}.{EPOCHS}") for name in settings}
+    return {
+        name: own if (choice := chosen[name]) is None else replace(own, epochs=int(choice.value))
+        for name, own in settings.items()
+    }
+
+
+def _two_digits(number: int) -> int:
+    """Round down to two digits."""
+    unit = 10 ** max(0, len(str(number)) - 2)
+    return number // unit * unit

@@ -1,0 +1,94 @@
+"""What a stage takes on this machine: one step on a few of its own slices, with random weights, timed."""
+
+import time
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from samora_pipeline.contracts.run import RunConfig
+from trainers.loop.loading import Batch, on_device
+from trainers.loop.loop import Training
+from trainers.stages.stage import RunContext, Stage, Trainable, on_its_device
+
+_SLICES = 8
+_LARGE_SLICES = 2
+"""of a network too large to be tried on more; two, because a contrastive loss compares them"""
+_LARGE_PARAMETERS = 20_000_000
+
+
+class StageCost(NamedTuple):
+    """Of one stage: seconds and kept bytes per slice, bytes of weights, gradients and moments, and its steps."""
+
+    seconds_per_slice: float
+    bytes_per_slice: int
+    fixed_bytes: int
+    slices: int
+    largest_part: int
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole stage."""
+        return self.slices * self.seconds_per_slice
+
+    @property
+    def bytes(self) -> int:
+        """Held at the peak."""
+        return self.fixed_bytes + self.largest_part * self.bytes_per_slice
+
+
+def probe(stage: Stage[Any], run: RunConfig, context: RunContext) -> StageCost:
+    """Time a step of the stage: the first is the warm-up, whose kept activations are counted, the second counts.
+
+    Args:
+        stage: not trained yet; nothing of it is written.
+        run: the configuration, with all stages.
+        context: of the run; no weights are read.
+
+    Raises:
+        DataError: ``E-POOL-..``, ``E-STORE-..`` what the stage learns from is not there.
+    """
+    draft = replace(context, draft=True)
+    trainable = stage.build(run, draft)
+    training = on_its_device(trainable, context.device)
+    batches = training.batches(0)
+    parameters = sum(parameter.numel() for parameter in trainable.network.parameters())
+    few = _LARGE_SLICES if parameters > _LARGE_PARAMETERS else _SLICES
+    chosen = batches[0][:few]
+    batch = on_device(training.load(chosen, 0), context.device)
+    kept = _kept_bytes(trainable, training, batch, context.device)
+    begun = time.perf_counter()
+    _step(training, on_device(training.load(chosen, 0), context.device), context.device)
+    seconds = time.perf_counter() - begun
+    fixed = sum(tensor.nbytes * (4 if tensor.requires_grad else 1) for tensor in trainable.network.parameters())
+    return StageCost(
+        seconds_per_slice=seconds / len(chosen),
+        bytes_per_slice=kept // len(chosen),
+        fixed_bytes=fixed,
+        slices=training.epochs * sum(len(one) for one in batches),
+        largest_part=min(training.micro_batch or len(batches[0]), len(batches[0])),
+    )
+
+
+def _kept_bytes(trainable: Trainable, training: Training, batch: Batch, device: torch.device) -> int:
+    """Bytes of distinct tensors that a step keeps for its backward pass, weights left out."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in trainable.network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _step(training, batch, device)
+    return sum(size for place, size in kept.items() if place not in weights)
+
+
+def _step(training: Training, batch: Batch, device: torch.device) -> None:
+    training.optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        loss, _ = training.loss(batch, 0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
