@@ -110,6 +110,9 @@ def _add_session(parser: CommandParser) -> None:
     parser.add_argument(
         "--tensorboard", action="store_true", help="also write curves for TensorBoard (pip install tensorboard)"
     )
+    parser.add_argument(
+        "--accept-licence", action="store_true", help="fetch teachers whose licence is non-commercial, and accept it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
     parser.add_argument(
         "--fast-dev-run", dest="fast", action="store_true", help="two steps of every stage and one scored case"
@@ -123,14 +126,15 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
     find_trainer(arguments.trainer)
     from samora_pipeline.paths import resolve_roots
     from trainers.runs.describe import describe, describe_settings
-    from trainers.runs.planning import plan_run
+    from trainers.runs.planning import plan_run, with_estimates
 
     given = ((field.name, vars(arguments)[field.name]) for field in fields(Request))
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
     request = Request(**values)
     roots = resolve_roots(arguments.root)
+    device, accept = _device(arguments.device), arguments.accept_licence
     if arguments.dry_run:
-        run = plan_run(request, roots, _device(arguments.device))
+        run = with_estimates(plan_run(request, roots, device, accept_licence=accept, dry=True))
         say(describe(run, roots))
         say(describe_settings(run))
         say("dry run: nothing was written")
@@ -138,11 +142,10 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
         return
     from samora_pipeline import distributed
 
-    device = _device(arguments.device)
     distributed.start(device)
     try:
         resume, tensorboard = _resume_command(words), arguments.tensorboard
-        run = plan_run(request, roots, device, resume_command=resume, tensorboard=tensorboard)
+        run = plan_run(request, roots, device, resume_command=resume, tensorboard=tensorboard, accept_licence=accept)
         _run_stages(request, roots, run)
     finally:
         distributed.stop()
@@ -155,6 +158,7 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
     from trainers.runs.describe import describe
     from trainers.runs.execution import Execution
     from trainers.runs.folder import check_progress
+    from trainers.runs.planning import with_estimates
 
     run.leaks.require_settled()
     context = run.context
@@ -165,6 +169,7 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
     # Every rank has looked at the folder before the main one begins to write.
     distributed.barrier()
     if distributed.is_main():
+        run = run if request.fast else with_estimates(run)
         say(describe(run, roots))
         if not (run.leaks.excluded or run.config.held_out):
             # A selection without the leaks or the held-out cases belongs to this run alone; others draw anew.
@@ -172,6 +177,8 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
     Execution(run, one_case=request.fast).run(request.stage)
     if distributed.is_main():
         say(f"run: {context.folder}")
+        if not request.fast and request.stage is None:
+            say(f"next: samora_predict -i IMAGES -o preds -m {context.folder.parent.name}")
 
 
 def _levels(text: str) -> tuple[str, ...]:

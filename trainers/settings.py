@@ -6,7 +6,7 @@ prints (Tables 7 and 8) stand in ``trainers.methods``. ``--set STAGE.NAME=VALUE`
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.random_steps import (
@@ -54,6 +54,17 @@ _POSITIVE = (
 _SHORT: dict[str, Any] = {"epochs": 4, "batch": 24, "micro_batch": None, "steps_per_epoch": 12}
 
 
+class Length(NamedTuple):
+    """How long a stage is: epochs, steps in each at most, slices in a step."""
+
+    epochs: int
+    steps: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.epochs} epochs of at most {self.steps} steps, batches of {self.batch}"
+
+
 @dataclass(frozen=True)
 class StageSettings:
     """What changes the result of one stage. ``kind`` names its class in ``trainers.stages.catalog``.
@@ -85,9 +96,9 @@ class StageSettings:
         """The settings with the share of the epochs that a recipe gives to teachers or experts, at least one."""
         return self
 
-    def length(self, slices: int) -> str:
-        """How long the stage is on so many slices, in words."""
-        return "not trained yet"
+    def length(self, slices: int) -> Length:
+        """How long the stage is on so many slices."""
+        return Length(0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -122,8 +133,8 @@ class PretrainingSettings(StageSettings):
         """See ``StageSettings.shortened``; an expert's share."""
         return replace(self, epochs=max(1, round(experts * self.epochs)))
 
-    def length(self, slices: int) -> str:
-        """Epochs, steps and batches."""
+    def length(self, slices: int) -> Length:
+        """See ``StageSettings.length``."""
         return _length(self.epochs, self.batch, self.steps_per_epoch, slices)
 
 
@@ -337,12 +348,11 @@ class FinetuneSettings(StageSettings):
         """Two steps on at most four slices each."""
         return replace(self, epochs=1, steps_per_epoch=2, batch=min(self.batch, 4), schedule_epochs=None)
 
-    def length(self, slices: int) -> str:
-        """Epochs, steps and batches."""
+    def length(self, slices: int) -> Length:
+        """See ``StageSettings.length``."""
         return _length(self.epochs, self.batch, self.steps_per_epoch, slices)
 
 
-def _length(epochs: int, batch: int, steps_per_epoch: int | None, slices: int) -> str:
+def _length(epochs: int, batch: int, steps_per_epoch: int | None, slices: int) -> Length:
     size = min(batch, slices)
-    steps = min(math.ceil(slices / max(1, size)), steps_per_epoch or slices)
-    return f"{epochs} epochs of at most {steps} steps, batches of {size}"
+    return Length(epochs, min(math.ceil(slices / max(1, size)), steps_per_epoch or slices), size)

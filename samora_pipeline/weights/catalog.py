@@ -9,7 +9,7 @@ from samora_pipeline.registry import nearest
 
 WAYS_ON = (
     "without a network: samora_weights add FILE; or another recipe (scratch needs no teacher); "
-    "or --backbone-weights bootstrap --recipe scratch"
+    "or --backbone samora_tiny, which comes with this package; or --backbone-weights bootstrap --recipe scratch"
 )
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from samora_pipeline.contracts.run import LATEST_CHECKPOINT
 from tests.trainers.runs import TINY, command, fold_folder
 from tests.trainers.small_data import NAME, make_dataset
 from trainers import cli
@@ -99,6 +100,7 @@ def test_a_run_that_was_begun_is_not_begun_again(root: Path, capsys: pytest.Capt
         resolve_roots(str(root)),
     )
     write_config(plan.context.folder, plan.config)
+    (plan.context.folder / LATEST_CHECKPOINT).touch()
     assert plan.context.folder == fold_folder(root, "SAMoraTrainer__2cases__begun")
     words = ["90", "SAMoraTrainer", "2cases", "--root", str(root), *TINY[:4], "--name", "begun"]
     assert cli.main(words) == 2

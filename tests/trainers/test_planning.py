@@ -10,7 +10,7 @@ import pytest
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
-from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE, Choice
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, LATEST_CHECKPOINT, SUMMARY_FILE, Choice
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.files import digest_file
@@ -76,12 +76,13 @@ def test_names_come_from_what_differs(root: Path) -> None:
     assert len({first, *others}) == 6
     assert _run_name(_plan(root)) == first
     assert _run_name(_plan(root, name="mine")) == "SAMoraTrainer__2cases__mine"
-    # Writing a default down changes nothing.
-    assert _run_name(_plan(root, assignments=("model.lora_rank=4",), seed=0, recipe="scratch")) == first
+    # The name says what was typed, on whatever machine.
+    assert first == "SAMoraTrainer__2cases__tiny-bootstrap"
+    assert others[-1] == "SAMoraTrainer__2cases__tiny-bootstrap-epochs3"
 
 
-def test_default_settings_make_the_default_name(root: Path) -> None:
-    samed = Request("90", "SAMedTrainer", "2cases")
+def test_public_weights_may_be_awaited(root: Path) -> None:
+    samed = Request("90", "SAMedTrainer", "2cases", backbone="sam_vit_b", name="named")
     missing = replace(samed, backbone_weights="mae_vit_l_full")
     with pytest.raises(AssetError) as caught:
         plan_run(missing, _roots(root))
@@ -90,12 +91,13 @@ def test_default_settings_make_the_default_name(root: Path) -> None:
     # Public weights that may be fetched are planned with before they are there.
     awaited = plan_run(samed, _roots(root))
     assert awaited.context.base.awaited
-    assert _run_name(awaited) == "SAMedTrainer__2cases__default"
     (root / "weights").mkdir()
     own = root / "weights" / "own.pth"
     own.write_bytes(b"weights")
     plan = plan_run(samed, _roots_with(root, own))
-    assert _run_name(plan) == "SAMedTrainer__2cases__default"
+    assert plan.config.base.origin == "public"
+    assert not plan.context.base.awaited
+    assert _run_name(plan_run(Request("90", "SAMedTrainer", "2cases"), _roots(root))) == "SAMedTrainer__2cases__default"
 
 
 def _roots_with(root: Path, file: Path) -> Roots:
@@ -184,6 +186,9 @@ def test_the_same_folder_takes_no_other_configuration(root: Path) -> None:
     plan = _plan(root, name="a")
     write_config(plan.context.folder, plan.config)
     assert _plan(root, name="a").config == plan.config
+    # A start that failed before its first step blocks nothing.
+    assert _plan(root, name="a", assignments=("finetune.epochs=7",)).method.finetune.epochs == 7
+    (plan.context.folder / LATEST_CHECKPOINT).touch()
     with pytest.raises(DataError) as caught:
         _plan(root, name="a", assignments=("finetune.epochs=7", "finetune.dice=0.5"))
     error = caught.value
@@ -214,8 +219,9 @@ def test_a_second_start_takes_what_the_first_chose(root: Path) -> None:
     first = _plan(root, name="a")
     stored = dict(first.config.choices)
     assert {name: choice.value for name, choice in stored.items()} == {
+        "recipe": "scratch",
         "model.input_size": 64,
-        "finetune.micro_batch": 32,
+        "finetune.micro_batch": first.method.finetune.batch,
     }
     # As if it had been chosen on a smaller device.
     choices = {**stored, "finetune.micro_batch": Choice(2, "a smaller device")}
@@ -223,6 +229,7 @@ def test_a_second_start_takes_what_the_first_chose(root: Path) -> None:
     smaller = replace(finetune, settings={**finetune.settings, "micro_batch": 2})
     stages = tuple(smaller if record is finetune else record for record in first.config.stages)
     write_config(first.context.folder, replace(first.config, choices=choices, stages=stages))
+    (first.context.folder / LATEST_CHECKPOINT).touch()
     again = _plan(root, name="a")
     assert again.config.choices == choices
     assert again.config.stage("finetune") == smaller
@@ -240,7 +247,7 @@ def test_the_input_size_is_the_runs_own_choice_and_stays(root: Path) -> None:
     plans = read_json(Plans, path)
     write_json(replace(plans, input_size=Planned(None, "tests")), path)
     first = _plan(root, name="a")
-    assert first.config.choices["model.input_size"].value == first.config.model.input_size == 224
+    assert first.config.choices["model.input_size"].value == first.config.model.input_size == 128
     smaller = _plan(root, name="a", assignments=("model.input_size=64",)).config
     choices = {**smaller.choices, "model.input_size": Choice(64, "tests")}
     write_config(first.context.folder, replace(smaller, choices=choices))
@@ -251,6 +258,8 @@ def test_an_existing_run_is_continued_or_named_anew(root: Path) -> None:
     plan = _plan(root, name="a")
     check_progress(plan.context.folder, resume=False)
     write_config(plan.context.folder, plan.config)
+    check_progress(plan.context.folder, resume=False)
+    (plan.context.folder / LATEST_CHECKPOINT).touch()
     with pytest.raises(UsageError) as caught:
         check_progress(plan.context.folder, resume=False)
     assert (caught.value.code, caught.value.found) == ("E-RUN-21", str(plan.context.folder))
@@ -320,13 +329,14 @@ def test_no_pool_where_nothing_is_learned_without_labels(root: Path) -> None:
     assert "TRANSDUCTIVE" not in plan.config.warnings
 
 
-def test_the_default_recipe_needs_both_teachers(root: Path) -> None:
-    request = Request("90", "SAMoraTrainer", "2cases")
+def test_recipe_full_needs_both_teachers(root: Path) -> None:
+    request = Request("90", "SAMoraTrainer", "2cases", backbone="sam_vit_b", recipe="full")
     with pytest.raises(AssetError) as caught:
         plan_run(request, _roots(root))
+    assert list(plan_run(request, _roots(root), dry=True).config.teachers) == ["image", "patch"]
     assert (caught.value.code, caught.value.exit_code) == ("E-WEIGHT-05", 5)
     assert "mae_vit_l_full" in caught.value.what
-    assert all(way in caught.value.fix for way in ("samora_weights add", "another recipe", "bootstrap"))
+    assert all(way in caught.value.fix for way in ("samora_weights add", "another recipe", "samora_tiny", "bootstrap"))
     # SimCLRv2 may be fetched unasked, so the image level alone is planned without any file.
     plan = plan_run(replace(request, levels=("image",)), _roots(root))
     assert list(plan.config.teachers) == ["image"]

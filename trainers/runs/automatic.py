@@ -38,11 +38,15 @@ _MEMORY_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run can use here: its ``device``, the free memory there in bytes, and the folder of public weights."""
+    """What a run can use here: its ``device``, the free memory there in bytes, and the folder of public weights.
+
+    ``accepts``: whether non-commercial licences were accepted with ``--accept-licence``.
+    """
 
     device: torch.device
     memory: int
     weights: Path
+    accepts: bool = False
 
     @property
     def has_gpu(self) -> bool:
@@ -50,10 +54,10 @@ class Machine:
         return self.device.type == "cuda"
 
 
-def this_machine(device: torch.device, weights: Path) -> Machine:
+def this_machine(device: torch.device, weights: Path, *, accepts: bool) -> Machine:
     """The machine of this process, with the memory that is free now."""
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return Machine(device, memory, weights)
+    return Machine(device, memory, weights, accepts)
 
 
 def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[str, Choice]:
@@ -157,8 +161,8 @@ def _recipe(trainer: Trainer, small: bool, machine: Machine) -> Choice:
     ways = " && ".join(asset.way for asset in absent)
     return Choice(
         SCRATCH,
-        f"{', '.join(asset.name for asset in absent)} cannot be had unasked; gives up the teachers of Table 7. "
-        f"For them: {ways}, then --recipe {usual}",
+        f"{', '.join(asset.name for asset in absent)} cannot be had (licence not accepted, or no network); gives up "
+        f"the teachers of Table 7. With them: {ways}, or --accept-licence",
     )
 
 
@@ -172,6 +176,6 @@ def _absent(stages: Iterable[object], machine: Machine) -> list[Asset]:
 def _available(asset: Asset, machine: Machine) -> bool:
     path = asset.path(machine.weights)
     if not path.is_file():
-        return asset.fetchable and reachable(asset.url)
+        return (asset.fetchable or machine.accepts) and reachable(asset.url)
     record = read_record(path)
-    return not asset.non_commercial or (record is not None and record.accepted)
+    return not asset.non_commercial or machine.accepts or (record is not None and record.accepted)

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from samora_pipeline.contracts.run import Choice, Estimate, RunConfig
-from trainers.settings import FINETUNE, StageSettings
-from trainers.stages.catalog import make_stage
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, Choice, Estimate, RunConfig
+from trainers.settings import FINETUNE
 from trainers.stages.probe import StageCost, probe
-from trainers.stages.stage import RunContext
+from trainers.stages.stage import RunContext, Stage
 
 EPOCHS = "epochs"
 _UNLABELLED_SHARE = 0.25
@@ -16,15 +15,23 @@ _UNLABELLED_SHARE = 0.25
 _MINUTE = 60.0
 
 
-def measure(settings: Mapping[str, StageSettings], run: RunConfig, context: RunContext) -> dict[str, StageCost]:
-    """What each stage that has to be trained takes; those that are there already take nothing."""
-    costs = {}
-    for name, own in settings.items():
-        stage = context.stages[name] if name in context.stages else make_stage(name, own)
-        done = stage.shared and bool(stage.digest) and stage.result(context).is_file()
-        if stage.trains() and not done:
-            costs[name] = probe(stage, run, context)
-    return costs
+def measure(run: RunConfig, context: RunContext) -> dict[str, StageCost]:
+    """What each stage that has to be trained takes; those that are there already are left out."""
+    labelled = labelled_slices(run, context)
+    draft = replace(context, draft=True)
+    unlabelled = context.pool.slices if context.pool else 0
+    return {
+        name: probe(stage, run, draft, unlabelled if stage.shared else labelled)
+        for name, stage in context.stages.items()
+        if _is_due(stage, context)
+    }
+
+
+def labelled_slices(run: RunConfig, context: RunContext) -> int:
+    """How many labelled slices a run learns from."""
+    selection, cases = run.selection, context.dataset.cases
+    whole = {case: range(cases[case].shape[0]) for case in selection.cases if case in cases}
+    return sum(len(selection.slices.get(case, whole.get(case, ()))) for case in selection.cases)
 
 
 def estimates(costs: Mapping[str, StageCost]) -> dict[str, Estimate]:
@@ -63,7 +70,7 @@ def fit_epochs(
             setting = f"{name}.{EPOCHS}"
             if setting not in typed:
                 epochs = max(1, settings[name].epochs >> halvings)
-                why = f"a {1 << halvings}th of {settings[name].epochs}: a quarter of {minutes:g} minutes"
+                why = f"instead of {settings[name].epochs}: stage 1 may take a quarter of {minutes:g} minutes"
                 choices[setting] = Choice(epochs, why)
     setting = f"{FINETUNE}.{EPOCHS}"
     if setting not in typed and FINETUNE in costs:
@@ -83,7 +90,12 @@ def with_epochs(settings: Mapping[str, Any], choices: Mapping[str, Choice]) -> d
     }
 
 
+def _is_due(stage: Stage[Any], context: RunContext) -> bool:
+    there = stage.result(context) if stage.shared else context.folder / FINAL_CHECKPOINT
+    return stage.trains() and not there.is_file()
+
+
 def _two_digits(number: int) -> int:
     """Round down to two digits."""
-    unit = 10 ** max(0, len(str(number)) - 2)
+    unit: int = 10 ** max(0, len(str(number)) - 2)
     return number // unit * unit

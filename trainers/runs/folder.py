@@ -5,11 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
-from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, Choice, RunConfig
+from samora_pipeline.contracts.run import (
+    CONFIG_FILE,
+    FINAL_CHECKPOINT,
+    LATEST_CHECKPOINT,
+    SUMMARY_FILE,
+    Choice,
+    RunConfig,
+)
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.timing import TIMING_FILE, StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
+from trainers.loop.loop import LOG_FILE
 
 _SHOWN = 6
 _REASON = ".why"
@@ -26,6 +34,11 @@ _ESTIMATES = "estimates"
 def trained(folder: Path) -> bool:
     """Whether the fold has its final checkpoint."""
     return (folder / FINAL_CHECKPOINT).is_file()
+
+
+def begun(folder: Path) -> bool:
+    """Whether the fold has taken a step of its own; a start that failed before that blocks nothing."""
+    return any((folder / name).is_file() for name in (LATEST_CHECKPOINT, FINAL_CHECKPOINT, LOG_FILE))
 
 
 def existing_config(folder: Path) -> RunConfig | None:
@@ -51,7 +64,7 @@ def check_config(folder: Path, config: RunConfig) -> RunConfig:
         DataError: ``E-RUN-19`` naming the differences.
     """
     existing = existing_config(folder)
-    if existing is not None:
+    if existing is not None and begun(folder):
         if config.base is not None and existing.base is not None and config.base.origin == "bootstrap":
             config = replace(config, base=replace(config.base, digest=existing.base.digest))
         _compare(folder, existing, config, ignored=())
@@ -68,7 +81,7 @@ def check_progress(folder: Path, *, resume: bool) -> None:
     Raises:
         UsageError: ``E-RUN-21`` begun, ``E-RUN-22`` finished.
     """
-    if resume or existing_config(folder) is None:
+    if resume or not begun(folder):
         return
     if trained(folder) and (folder / SUMMARY_FILE).is_file():
         raise UsageError("E-RUN-22", found=f"{FINAL_CHECKPOINT} and {SUMMARY_FILE} in {folder}")

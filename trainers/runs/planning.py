@@ -24,6 +24,8 @@ from samora_pipeline.contracts.splits import Fold, Selection, select
 from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.paths import Roots
+from samora_pipeline.weights.catalog import ASSETS
+from samora_pipeline.weights.obtain import get
 from trainers.pool.candidates import LeakReport, find_candidates, hold_out, names, pool_leaks, settle
 from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
@@ -36,7 +38,7 @@ from trainers.runs.automatic import (
     choose_minutes,
     this_machine,
 )
-from trainers.runs.budget import EPOCHS, fit_epochs, measure, with_epochs
+from trainers.runs.budget import EPOCHS, estimates, fit_epochs, measure, with_epochs
 from trainers.runs.choices import BASE_CHOICES, Method, choose_method, network_spec, typed_settings
 from trainers.runs.folder import check_config, earlier_choices
 from trainers.runs.naming import FAST_NAME, run_name
@@ -44,6 +46,7 @@ from trainers.runs.request import Request, find_trainer, resolve
 from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
+from trainers.stages.probe import StageCost
 from trainers.stages.stage import RunContext, Stage
 from trainers.stages.teachers import plan_teacher
 from trainers.stages.unlabelled import teacher_flag
@@ -82,15 +85,26 @@ def plan_run(
     *,
     resume_command: str = "",
     tensorboard: bool = False,
+    accept_licence: bool = False,
+    dry: bool = False,
 ) -> PlannedRun:
-    """Resolve a request; nothing is written.
+    """Resolve a request; nothing of the run is written.
+
+    Args:
+        request: what was typed.
+        roots: the data folders.
+        device: where it trains.
+        resume_command: see ``RunContext``.
+        tensorboard: see ``RunContext``.
+        accept_licence: fetch teachers whose non-commercial licence has to be accepted.
+        dry: the run is only described, and needs no file of weights.
 
     Raises:
         UsageError: an argument is wrong. DataError: the data are not ready, or the run's folder holds another
             configuration (``E-RUN-19``). AssetError: ``E-WEIGHT-05`` the base encoder is missing.
     """
     request, device = resolve(request), device or torch.device("cpu")
-    machine = this_machine(device, roots.weights)
+    machine = this_machine(device, roots.weights, accepts=accept_licence)
     # What is mistyped is refused before any file is read.
     chosen = choose_base(find_trainer(request.trainer), request, machine)
     choose_method(request, chosen)
@@ -114,10 +128,13 @@ def plan_run(
         chosen[MICRO_BATCH] = earlier.get(MICRO_BATCH) or choose_micro_batch(config.model, finetune, machine)
         finetune = replace(finetune, micro_batch=int(chosen[MICRO_BATCH].value))
     settings: dict[str, Any] = {**method.stages, FINETUNE: finetune}
-    flags = [flag for flag in map(teacher_flag, config.teachers.values()) if flag]
+    if accept_licence and not dry:
+        _fetch_teachers(settings, roots.weights)
+    teachers = _teachers(settings, size, roots.weights, absent=dry)
+    flags = [flag for flag in map(teacher_flag, teachers.values()) if flag]
     config = replace(
         config,
-        teachers=_teachers(settings, size, roots.weights),
+        teachers=teachers,
         choices=chosen,
         warnings=tuple(dict.fromkeys((*config.warnings, *flags))),
     )
@@ -162,12 +179,22 @@ def _with_lengths(
 ) -> tuple[RunConfig, RunContext]:
     """The run with its stages, their epochs chosen for a time budget where there is one."""
     lengths = {name: choice for name, choice in earlier.items() if name.endswith(f".{EPOCHS}")}
-    costs = {}
+    costs: dict[str, StageCost] = {}
     if minutes is not None and not lengths:
-        costs = measure(settings, *with_stages(config, context, settings))
+        costs = measure(*with_stages(config, context, settings))
         lengths = fit_epochs(settings, costs, minutes, typed)
-    config = replace(config, choices={**config.choices, **lengths})
-    return with_stages(config, context, with_epochs(settings, lengths))
+    chosen = with_epochs(settings, lengths)
+    scaled = {name: cost.at(settings[name].epochs, chosen[name].epochs) for name, cost in costs.items()}
+    config = replace(config, choices={**config.choices, **lengths}, estimates=estimates(scaled))
+    return with_stages(config, context, chosen)
+
+
+def with_estimates(run: PlannedRun) -> PlannedRun:
+    """The run with predictions for the stages that have to be trained, measured on its device unless they were."""
+    if run.config.estimates:
+        return run
+    costs = measure(run.config, run.context)
+    return replace(run, config=replace(run.config, estimates=estimates(costs)))
 
 
 def with_stages(config: RunConfig, context: RunContext, settings: Mapping[str, Any]) -> tuple[RunConfig, RunContext]:
@@ -234,13 +261,23 @@ def _data(
     return _Data(selection, held_out, fold, pool, leaks)
 
 
-def _teachers(settings: dict[str, Any], input_size: int, weights: Path) -> dict[str, TeacherRecord]:
+def _fetch_teachers(settings: Mapping[str, Any], weights: Path) -> None:
+    """Fetch the teachers' weights that are missing, their licence accepted."""
+    for stage in TEACHER_OF.values():
+        name = settings[stage].weights if stage in settings else None
+        if name in ASSETS and not ASSETS[name].path(weights).is_file():
+            get(name, weights, accept=True)
+
+
+def _teachers(settings: Mapping[str, Any], input_size: int, weights: Path, *, absent: bool) -> dict[str, TeacherRecord]:
     """What the experts of a run learn from, by level."""
     found = {}
     for expert, stage in TEACHER_OF.items():
         taught = settings.get(expert)
         if stage in settings and isinstance(taught, DistillationSettings):
-            found[LEVEL_OF[stage].value] = plan_teacher(stage, settings[stage], taught.feature, input_size, weights)
+            found[LEVEL_OF[stage].value] = plan_teacher(
+                stage, settings[stage], taught.feature, input_size, weights, absent=absent
+            )
     return found
 
 

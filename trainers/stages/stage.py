@@ -32,7 +32,7 @@ from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.loop.loop import LoopContext, Training, train
 from trainers.loop.monitors import Monitor
 from trainers.pool.datasets import PreparedDataset
-from trainers.pool.manifest import describe_choice, pool_manifest
+from trainers.pool.manifest import describe_choice, draft_manifest, pool_manifest
 from trainers.pool.pool import Pool
 from trainers.settings import BOOTSTRAP, StageSettings
 from trainers.stages.encoder import BaseEncoder
@@ -82,6 +82,8 @@ class RunContext:
         if self.pool is None:
             raise ValueError("a stage without labels needs a pool")
         self.pool.check()
+        if self.draft:
+            return self.pool.source(draft_manifest(self.pool))
         manifest = pool_manifest(self.pool)
         say(describe_choice(manifest, self.pool))
         return self.pool.source(manifest)

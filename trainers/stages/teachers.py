@@ -165,7 +165,7 @@ def teacher_record(stage: str, run: RunConfig) -> TeacherRecord:
 
 
 def plan_teacher(
-    stage: str, settings: TeacherSettings, feature: str | None, input_size: int, weights: Path
+    stage: str, settings: TeacherSettings, feature: str | None, input_size: int, weights: Path, *, absent: bool = False
 ) -> TeacherRecord:
     """Find what the teacher of a stage starts from; nothing is fetched.
 
@@ -175,6 +175,7 @@ def plan_teacher(
         feature: what its expert learns, None for the default.
         input_size: of the run, in pixels.
         weights: the folder of public files.
+        absent: whether a file that must not be fetched unasked may be missing, in a run that is only described.
 
     Raises:
         UsageError: ``E-NAME-01`` an unknown network, ``E-TEACH-01`` an input size that does not fit it,
@@ -186,7 +187,7 @@ def plan_teacher(
     if name == RANDOM_WEIGHTS:
         return TeacherRecord(settings.network, name, "random", "", name, settings.continued)
     asset = ASSETS.get(name)
-    if asset is not None and asset.fetchable and not asset.path(weights).is_file():
+    if asset is not None and (asset.fetchable or absent) and not asset.path(weights).is_file():
         return TeacherRecord(settings.network, name, "public", asset.licence, _identity(name, ""), settings.continued)
     found = find(name, weights)
     identity = _identity(name, found.digest)
