@@ -84,17 +84,11 @@ class Legend:
 
 
 @dataclass(frozen=True)
-class ViewerSlice:
-    """One slice: its number and place in words, the scan, and one transparent overlay for each panel after it."""
-
-    text: str
-    scan: str
-    overlays: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Viewer:
-    """Panels of one case side by side, and a slider through its slices. ``start`` is the index shown first."""
+    """Panels of one case side by side, and a slider through its slices. ``start`` is the index shown first.
+
+    A slice: its number and place in words, the scan, and one transparent overlay for each panel after it.
+    """
 
     name: str
     title: str
@@ -102,7 +96,7 @@ class Viewer:
     panels: tuple[str, ...]
     width: int
     height: int
-    slices: tuple[ViewerSlice, ...]
+    slices: tuple[tuple[str, ...], ...]
     start: int
     legends: tuple[Legend, ...]
     table: Table
