@@ -81,7 +81,7 @@ def test_a_teacher_learns_its_own_task(name: str) -> None:
         assert output.shape == (4, 128)
     else:
         hidden = torch.arange(16).view(1, 4, 4).expand(4, -1, -1) % 4 > 0
-        output = teacher.reconstruct(images, hidden).prediction
+        output = teacher.decode(teacher.encode(teacher.prepare(images), hidden), hidden)
         assert output.shape == (4, 4, 4, 768)
     (output * torch.randn_like(output)).sum().backward()
     still = [name for name, p in teacher.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
@@ -96,7 +96,10 @@ def test_mixed_precision_changes_little(name: str) -> None:
     images, hidden = torch.rand(4, 1, 64, 64), torch.arange(16).view(1, 4, 4).expand(4, -1, -1) % 4 > 0
 
     def outputs() -> list[torch.Tensor]:
-        own = teacher.embed(images) if teacher.level is Level.IMAGE else teacher.reconstruct(images, hidden).prediction
+        if teacher.level is Level.IMAGE:
+            own = teacher.embed(images)
+        else:
+            own = teacher.decode(teacher.encode(teacher.prepare(images), hidden), hidden)
         return [own, *(teacher.features(images, feature) for feature in teacher.shapes)]
 
     full = outputs()
