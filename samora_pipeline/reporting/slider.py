@@ -3,8 +3,6 @@
 The pictures of all viewers share a budget of bytes, because the whole report has to stay small enough to be mailed.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -22,16 +20,10 @@ _ONE_LINE = 18
 _KINDS = {"missed": "missed", "false": "predicted where nothing is", "confused": "taken for another organ"}
 
 
-@dataclass(frozen=True)
-class Detail:
-    """How much of a case is shown: pixels of the longer side, quality of the scans, slices."""
+Detail = tuple[int, int, int]
 
-    side: int
-    quality: int
-    slices: int
-
-
-DETAILS = (Detail(288, 60, 32), Detail(256, 50, 24), Detail(224, 40, 20), Detail(192, 35, 14), Detail(160, 30, 8))
+DETAILS: tuple[Detail, ...] = ((288, 60, 32), (256, 50, 24), (224, 40, 20), (192, 35, 14), (160, 30, 8))
+"""how much of a case is shown: pixels of the longer side, quality of the scans, slices"""
 
 
 def make_viewer(
@@ -54,16 +46,14 @@ def size_of(viewer: Viewer) -> int:
 
 
 def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, warnings: tuple[str, ...], detail: Detail) -> Viewer:
-    stack = case.stack
+    stack, (side, quality, most) = case.stack, detail
     first = case.first_slice(labels)
-    shown = pictures.evenly(pictures.foreground_slices(stack, labels) or [first], detail.slices, first)
-    frame = painting.frame_around(
-        pictures.seen_along(labels, stack.reference, *stack.predictions), stack.aspect, detail.side
-    )
+    shown = pictures.evenly(pictures.foreground_slices(stack, labels) or [first], most, first)
+    frame = painting.frame_around(pictures.seen_along(labels, stack.reference, *stack.predictions), stack.aspect, side)
     slices = tuple(
         (
             f"slice {index + 1} of {len(stack.reference)}, {_wrong_pixels(stack, index, labels)}",
-            scan_address(frame, stack.images[index, 0], warnings, detail.quality),
+            scan_address(frame, stack.images[index, 0], warnings, quality),
             *_overlays(stack, index, frame, labels),
         )
         for index in shown

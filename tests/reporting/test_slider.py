@@ -23,7 +23,7 @@ from samora_pipeline.reporting.painting import (
     organs_layer,
 )
 from samora_pipeline.reporting.pictures import CaseStack, ShownCase, evenly, slice_dice
-from samora_pipeline.reporting.slider import DETAILS, Detail, make_viewer, size_of
+from samora_pipeline.reporting.slider import DETAILS, make_viewer, size_of
 from tests.fake_run import LABELS, REGIONS
 
 LARGE = 10**9
@@ -127,13 +127,13 @@ def test_two_runs_stand_above_their_errors() -> None:
     assert overlays[0] == overlays[1] != overlays[2]
     assert overlays[3] == overlays[4]
     held = (case.reference > 0).any(axis=0) | (case.predictions[0] > 0).any(axis=0)
-    frame = frame_around(held, case.aspect, DETAILS[0].side)
+    frame = frame_around(held, case.aspect, DETAILS[0][0])
     layer = organs_layer(frame, case.reference[1], LABELS)
     assert overlays[2] == palette_address(layer.indices, layer.colours)
 
 
 def test_detail_is_given_up_until_the_budget_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slider, "DETAILS", (Detail(96, 60, 12), Detail(64, 50, 6), Detail(48, 30, 3)))
+    monkeypatch.setattr(slider, "DETAILS", ((96, 60, 12), (64, 50, 6), (48, 30, 3)))
 
     def made(budget: int) -> Viewer:
         return make_viewer(shown(slices=30), LABELS, "axial", ("PHANTOM",), budget)
