@@ -251,8 +251,7 @@ def _sample(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     if values.size <= SAMPLES_PER_CASE:
         return values.astype(np.float32)
     positions = np.linspace(0, values.size - 1, SAMPLES_PER_CASE).astype(np.int64)
-    sample: npt.NDArray[np.float32] = np.sort(values)[positions].astype(np.float32)
-    return sample
+    return np.sort(values)[positions].astype(np.float32)
 
 
 def _pooled(samples: Sequence[tuple[npt.NDArray[np.float32], ...]], channels: int) -> tuple[IntensityStats | None, ...]:

@@ -162,8 +162,7 @@ def errors(reference: Labels, prediction: Labels, labels: LabelScheme) -> dict[s
 
 def scored_pixels(reference: Labels, labels: LabelScheme) -> Mask:
     """All pixels but the ignored ones."""
-    counted: Mask = np.not_equal(reference, -1 if labels.ignore is None else labels.ignore)
-    return counted
+    return np.not_equal(reference, -1 if labels.ignore is None else labels.ignore)
 
 
 def foreground_slices(stack: CaseStack, labels: LabelScheme) -> list[int]:
