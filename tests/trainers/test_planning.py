@@ -17,9 +17,11 @@ from samora_pipeline.files import digest_file
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.weights.records import WeightsRecord, write_record
 from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
+from trainers.methods import DISTILLED_IMAGE, RECIPES, Recipe
 from trainers.runs.folder import check_progress, write_config
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
+from trainers.settings import EXPERT_IMAGE
 from trainers.stages.unlabelled import teacher_text
 
 BASIC = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", backbone_weights="bootstrap")
@@ -380,6 +382,12 @@ def test_teachers_without_public_weights_are_flagged(root: Path) -> None:
 def test_teachers_that_do_not_fit_are_refused(root: Path, assignment: str, code: str) -> None:
     with pytest.raises(UsageError, match=code):
         _plan(root, recipe="full", assignments=(assignment,))
+
+
+def test_a_trainer_that_distils_without_a_teacher_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "full", Recipe("no teacher", {EXPERT_IMAGE: DISTILLED_IMAGE}))
+    with pytest.raises(UsageError, match="E-TEACH-06"):
+        _plan(root, recipe="full")
 
 
 def test_the_licence_of_a_teacher_goes_into_the_run_and_onto_its_card(root: Path, tmp_path: Path) -> None:
