@@ -17,7 +17,7 @@ from samora_pipeline.contracts.pretraining_card import PretrainingCard
 from samora_pipeline.models.expert_block import only_expert
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
-from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
+from samora_pipeline.slices.noise import Mixture, NoiseSettings
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.loop.monitor_rules import MEANINGS, RULES, judge, verdict
 from trainers.loop.monitors import Monitor, places_of, spread_evenly
@@ -135,8 +135,8 @@ def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[Mon
     def restore(network: SegmentationNetwork, batch: dict[str, object]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         clean, noisy, tokens = original(network, batch)
         air = torch.zeros_like(clean[still])
-        replaced = draw_noise(["a"] * len(still), NoiseSettings(shares=(0.0, 1.0, 0.0)), seed=0, epoch=0)
-        clean[still], noisy[still] = air, apply_noise(air, replaced, (False,))
+        replaced = Mixture(NoiseSettings(shares=(0.0, 1.0, 0.0))).draw(["a"] * len(still), seed=0, epoch=0)
+        clean[still], noisy[still] = air, Mixture(NoiseSettings()).apply(air, replaced, (False,))
         return clean, noisy, tokens
 
     objective._restore = restore
