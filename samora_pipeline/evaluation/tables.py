@@ -1,10 +1,11 @@
 """Scores as tables: a CSV with one row per case and organ, and plain text for the terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from samora_pipeline.command_line import aligned
 from samora_pipeline.contracts.json_io import to_plain, write_json
 from samora_pipeline.contracts.scores import Interval, MeanMetrics, MetricRecord, OrganCounts, SamFamilyMetrics, Summary
 from samora_pipeline.evaluation.comparison import Protocol, distance_unit, sides
@@ -117,12 +118,6 @@ def score_text(metric: MetricRecord, value: float | None, interval: Interval | N
     if value is None or interval is None or metric.name in NO_INTERVAL:
         return number_text(value, digits)
     return f"{value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
-
-
-def aligned(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:
-    """One line per row, with the columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [between.join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _flat(metrics: MeanMetrics | SamFamilyMetrics) -> Iterator[tuple[str, float | None]]:

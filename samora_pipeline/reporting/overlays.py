@@ -14,13 +14,12 @@ from PIL import ImageDraw
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
 from samora_pipeline.files import atomic_path
-from samora_pipeline.imaging.volume import Volume, labels_to_slices, slice_geometry, to_slices
+from samora_pipeline.imaging.volume import OPPOSITE, Volume, labels_to_slices, slice_geometry, to_slices
 from samora_pipeline.reporting import painting
 from samora_pipeline.reporting.html_blocks import Swatch
 from samora_pipeline.reporting.html_images import flagged, font
 from samora_pipeline.reporting.pictures import ShownCase, seen_along
 
-OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 SIDES = {"R": "the patient's right", "L": "the patient's left", "A": "front", "P": "back", "S": "head", "I": "feet"}
 _PANEL, _LEGEND, _LINE, _TEXT = 290, 300, 19, 13
 _DICE = "Dice compares the whole volumes: 1 is perfect, 0 is no overlap. Each organ has its colour in every row."

@@ -8,10 +8,11 @@ import numpy.typing as npt
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
+from samora_pipeline.imaging.volume import OPPOSITE
 from samora_pipeline.reporting import painting, pictures
 from samora_pipeline.reporting.html_blocks import Table, Viewer
 from samora_pipeline.reporting.html_images import flag_strip, palette_address, webp_address
-from samora_pipeline.reporting.overlays import OPPOSITE, SIDES
+from samora_pipeline.reporting.overlays import SIDES
 from samora_pipeline.reporting.painting import Frame
 from samora_pipeline.reporting.pictures import CaseStack, Labels, ShownCase
 
