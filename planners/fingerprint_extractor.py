@@ -6,8 +6,6 @@ damage. A measurement is used again when its key is the same: the digests of the
 the labels.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile
@@ -45,7 +43,7 @@ class FileDigests:
     label: str | None
 
     @classmethod
-    def of(cls, source: CaseSource) -> FileDigests:
+    def of(cls, source: CaseSource) -> "FileDigests":
         """Read and digest the files of a case."""
         label = source.raw.label
         return cls(tuple(digest_file(path) for path in source.raw.channels), digest_file(label) if label else None)

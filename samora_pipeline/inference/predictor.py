@@ -7,12 +7,10 @@ Shapes: X Y Z raw axes; S slices, C channels, H W rows and columns of the source
 B slices of a chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +99,7 @@ class Predictor:
         tta: bool = False,
         postprocessing: bool = True,
         allow_code: bool = False,
-    ) -> Predictor:
+    ) -> Self:
         """Load finished folds of a run; no trainer is needed.
 
         Args:

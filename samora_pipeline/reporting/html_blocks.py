@@ -3,8 +3,6 @@
 Whatever text is put into them is escaped when the page is made, so names from users' files may hold anything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,6 +47,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Swatch:
+    """An entry of a legend: a colour, and whether it fills with stripes."""
+
+    colour: str
+    text: str
+    striped: bool = False
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the colours of a picture stand for."""
+
+    title: str
+    entries: tuple[Swatch, ...]
+
+
+@dataclass(frozen=True)
 class Figure:
     """A picture. ``alt`` says in words what it shows, ``caption`` how to read it."""
 
@@ -64,23 +79,6 @@ class Note:
     """A sentence."""
 
     text: str
-
-
-@dataclass(frozen=True)
-class Swatch:
-    """An entry of a legend: a colour, and whether it fills with stripes."""
-
-    colour: str
-    text: str
-    striped: bool = False
-
-
-@dataclass(frozen=True)
-class Legend:
-    """What the colours of a picture stand for."""
-
-    title: str
-    entries: tuple[Swatch, ...]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ Shapes: B batch, C channels of a stored slice, N side of a slice, T the network'
 g = T / P, L = g * g tokens, K visible tokens, D and D' width of encoder and decoder.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -108,7 +106,7 @@ class MaeDesign(TeacherDesign):
     native_size: int = 224
     level = Level.PATCH
 
-    def build(self, input_size: int | None = None) -> MaeTeacher:
+    def build(self, input_size: int | None = None) -> "MaeTeacher":
         """See the base class."""
         return MaeTeacher(self, self.size(input_size, self.patch_size))
 
