@@ -126,7 +126,7 @@ def test_two_runs_stand_above_their_errors() -> None:
     first = viewer.slices[0]
     assert first.overlays[0] == first.overlays[1] != first.overlays[2]
     assert first.overlays[3] == first.overlays[4]
-    held = (case.reference > 0).any(axis=0) | (case.predictions[0] > 0).any(axis=0)
+    held = np.asarray((case.reference > 0).any(axis=0) | (case.predictions[0] > 0).any(axis=0))
     frame = frame_around(held, case.aspect, DETAILS[0].side)
     layer = organs_layer(frame, case.reference[1], LABELS)
     assert first.overlays[2] == palette_address(layer.indices, layer.colours)
