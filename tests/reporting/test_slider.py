@@ -126,7 +126,7 @@ def test_two_runs_stand_above_their_errors() -> None:
     _, _, *overlays = viewer.slices[0]
     assert overlays[0] == overlays[1] != overlays[2]
     assert overlays[3] == overlays[4]
-    held = (case.reference > 0).any(axis=0) | (case.predictions[0] > 0).any(axis=0)
+    held = np.asarray((case.reference > 0).any(axis=0) | (case.predictions[0] > 0).any(axis=0))
     frame = frame_around(held, case.aspect, DETAILS[0][0])
     layer = organs_layer(frame, case.reference[1], LABELS)
     assert overlays[2] == palette_address(layer.indices, layer.colours)

@@ -88,7 +88,8 @@ def sitting_on_ranks(
 def draw_nothing() -> None:
     curves.draw_progress = lambda *arguments: None
     overlays.draw_overlays = lambda *arguments: None
-    cards.draw_card = cards.draw_experts = lambda *arguments: None
+    cards.draw_card = lambda *arguments: None
+    cards.draw_experts = lambda *arguments: None
 
 
 def _interrupt(stage: str, step: int, number: signal.Signals) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def root(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def _plan(root: Path, **changes: object) -> PlannedRun:
+def _plan(root: Path, **changes: Any) -> PlannedRun:
     return plan_run(replace(BASIC, **changes), _roots(root))
 
 
@@ -91,6 +92,7 @@ def test_default_settings_make_the_default_name(root: Path) -> None:
     assert "bootstrap" in caught.value.fix
     # Public weights that may be fetched are planned with before they are there.
     awaited = plan_run(samed, _roots(root))
+    assert awaited.context.base is not None
     assert awaited.context.base.awaited
     assert _run_name(awaited) == "SAMedTrainer__2cases__default"
     (root / "weights").mkdir()
@@ -365,7 +367,7 @@ def test_teachers_without_public_weights_are_flagged(root: Path) -> None:
     assert full.teachers["patch"].continued
     assert not nocpt.teachers["patch"].continued
     for config, trained in ((full, True), (nocpt, False)):
-        records = [config.stage(f"teacher_{level}") for level in ("image", "patch")]
+        records = [record for record in config.stages if record.name in ("teacher_image", "teacher_patch")]
         assert [bool(record.digest) for record in records] == [trained, trained]
         assert [record.settings["continued"] for record in records] == [trained, trained]
 

@@ -88,6 +88,8 @@ def test_the_file_gives_every_stage_back(root: Path, tmp_path: Path) -> None:
     config = read_json(RunConfig, tmp_path / CONFIG_FILE)
     assert config == run.config
     assert {record.name: read_stage(record) for record in config.stages} == run.context.stages
+    assert config.model.fusion == run.config.model.fusion
+    assert config.model.fusion is not None
     assert config.model.fusion.name == "mole"
 
 

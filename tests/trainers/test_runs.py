@@ -45,10 +45,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_prediction_and_reports_need(whole: Path) -> None:
     folder = fold_folder(whole, RUN)
     config = read_json(RunConfig, folder / "config.json")
+    assert config.base is not None
     assert config.base.origin == "bootstrap"
     assert config.base.digest == digest_file(folder / "base.safetensors")
     assert set(config.warnings) == {"PHANTOM", "BOOTSTRAPPED BASE"}
-    assert config.stage("finetune").settings["epochs"] == 2
+    finetune = config.stage("finetune")
+    assert finetune is not None
+    assert finetune.settings["epochs"] == 2
     summary = read_json(Summary, folder / "summary.json")
     assert {case.case for case in summary.metric_per_case} == set(SCORED)
     assert {path.name for path in (folder / "validation").glob("*.nii.gz")} == {f"{case}.nii.gz" for case in SCORED}

@@ -120,8 +120,9 @@ def test_tokens_equal_timms_transformer(teacher: MaeTeacher) -> None:
 class LiteralBlock(nn.Module):
     """A pre-norm block, head by head and token by token, with the tensors of ours."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
+        assert isinstance(block, Block)
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,9 +136,9 @@ class LiteralBlock(nn.Module):
             scores = torch.exp(torch.einsum("bid,bjd->bij", q, k) / math.sqrt(side))
             pieces.append(torch.einsum("bij,bjd->bid", scores / scores.sum(-1, keepdim=True), v))
         x = x + block.attn.proj(torch.cat(pieces, dim=-1))
-        hidden = block.mlp.fc1(self._norm(x, block.norm2))
+        hidden = block.mlp.get_submodule("fc1")(self._norm(x, block.norm2))
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        return x + block.mlp.fc2(hidden)
+        return x + block.mlp.get_submodule("fc2")(hidden)
 
     def _norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         mean, variance = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
