@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -267,7 +268,8 @@ MODULE = ModuleSpec("outside_network:Small", 32, 3, in_channels=2, options={"wid
 
 
 def test_any_module_is_a_network() -> None:
-    spec = parse(NetworkSpec, to_plain(MODULE), "model")
+    network: Any = NetworkSpec
+    spec: NetworkSpec = parse(network, to_plain(MODULE), "model")
     check_spec(spec)
     network = build_network(spec)
     count = sum(parameter.numel() for parameter in network.parameters())
