@@ -200,7 +200,8 @@ def deviation(folder: Path) -> float:
 def _zoomed(image: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float64]:
     factors = (size / image.shape[0], size / image.shape[1])
     zoomed = ndimage.zoom(image.astype(np.float64), factors, order=3, mode="nearest", grid_mode=True)
-    return np.clip(zoomed, 0.0, 1.0)
+    clipped: npt.NDArray[np.float64] = np.clip(zoomed, 0.0, 1.0)
+    return clipped
 
 
 def make_environment(folder: Path) -> None:

@@ -11,7 +11,6 @@ from samora_pipeline.errors import SamoraError
 
 EXIT_OK = 0
 EXIT_BUG = 1
-EXIT_USAGE = 2
 EXIT_FAILED_CASES = 3
 
 
@@ -61,10 +60,10 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table whose rows have one length; two spaces stand between columns."""
+def aligned(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:
+    """The lines of a table whose rows have one length, with the columns below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return [between.join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _leave(signal_number: int, _frame: object) -> None:

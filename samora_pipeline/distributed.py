@@ -77,8 +77,7 @@ def sum_with_all_gradients(value: torch.Tensor) -> torch.Tensor:
     Each rank uses the sum on its own samples only, so the gradients that arrive on all ranks are summed as well. Every
     rank has to run the backward pass.
     """
-    total: torch.Tensor = value if world_size() == 1 else _SumBothWays.apply(value)
-    return total
+    return value if world_size() == 1 else _SumBothWays.apply(value)
 
 
 class _SumBothWays(torch.autograd.Function):

@@ -74,9 +74,10 @@ def make_plans(**changes: Any) -> Plans:
         fingerprint_digest="0" * 64,
     )
     plain = ("dataset", "channel_names")
-    return replace(
-        plans, **{name: value if name in plain else Planned(value, "tests") for name, value in changes.items()}
-    )
+    values: dict[str, Any] = {
+        name: value if name in plain else Planned(value, "tests") for name, value in changes.items()
+    }
+    return replace(plans, **values)
 
 
 def make_config(labels: LabelScheme, plans: Plans, spec: ModelSpec, scored: Sequence[str], **changes: Any) -> RunConfig:
@@ -139,7 +140,7 @@ def write_fake_run(
         config = make_config(labels, plans, spec, ("case_b",), fold=fold, seed=number, base=base, warnings=warnings)
         own = folder / f"fold_{fold}"
         write_json(config, own / CONFIG_FILE)
-        record: dict[str, Any] = {"model": to_plain(spec), "base_digest": config.base.digest, "trainer": config.trainer}
+        record: dict[str, Any] = {"model": to_plain(spec), "base_digest": base.digest, "trainer": config.trainer}
         if trained is not None:
             record["trained"] = list(trained)
         save_checkpoint(own / FINAL_CHECKPOINT, trained_state(network), record)

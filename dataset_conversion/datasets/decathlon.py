@@ -135,8 +135,7 @@ class Decathlon(Converter):
         plain = read_object(path)
         if isinstance(plain, dict):
             plain = {key: plain[key] for key in NativeJson.__dataclass_fields__ if key in plain}
-        native: NativeJson = parse(NativeJson, plain, str(path))
-        return native
+        return parse(NativeJson, plain, str(path))
 
 
 def _task_folder(source: Path, token: str = "") -> Path:

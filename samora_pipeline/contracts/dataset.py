@@ -172,8 +172,13 @@ def read_dataset(folder: Path) -> RawDataset:
     path = folder / "dataset.json"
     if not path.is_file():
         raise DataError("E-DATA-01", folder=folder, found=f"no file {path}")
-    ours = folder / "samora.json"
-    return RawDataset(folder, read_dataset_json(path), read_json(SamoraJson, ours) if ours.is_file() else SamoraJson())
+    return RawDataset(folder, read_dataset_json(path), read_samora_json(folder))
+
+
+def read_samora_json(folder: Path) -> SamoraJson:
+    """Read samora.json of a raw dataset; without the file nothing is known beside dataset.json."""
+    path = folder / "samora.json"
+    return read_json(SamoraJson, path) if path.is_file() else SamoraJson()
 
 
 def read_dataset_json(path: Path) -> DatasetJson:

@@ -5,8 +5,6 @@ budgets are subsets of larger ones, so that a curve over budgets adds labels and
 budget is one class in ``BUDGETS``; ``package.module:Class:TEXT`` is one from outside.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from abc import abstractmethod
@@ -77,7 +75,7 @@ class Splits:
             raise UsageError("E-FOLD-01", splits=self, name=name, found=name, expected=", ".join(self.folds))
         return self.folds[name]
 
-    def with_selection(self, selection: Selection) -> Splits:
+    def with_selection(self, selection: Selection) -> Self:
         """Return a copy that also holds ``selection``."""
         key = selection_key(selection.split, selection.fold, selection.seed)
         return replace(self, selections={**self.selections, key: selection})

@@ -175,12 +175,12 @@ def weights(roots: Roots) -> Iterator[Finding]:
     from samora_pipeline.weights.catalog import ASSETS
     from samora_pipeline.weights.inventory import verify_all
 
-    for result in verify_all(list(ASSETS.values()), roots.weights, required=False):
-        if result.fault is None:
-            yield Finding("weights", "ok", f"{result.asset.name}: digest right  {result.path}")
+    for asset, path, fault in verify_all(list(ASSETS.values()), roots.weights, required=False):
+        if fault is None:
+            yield Finding("weights", "ok", f"{asset.name}: digest right  {path}")
         else:
-            text = f"{result.asset.name}: {result.fault.what} ({result.fault.found})"
-            yield Finding("weights", "warn" if isinstance(result.fault, AssetError) else "fail", text, result.fault.fix)
+            text = f"{asset.name}: {fault.what} ({fault.found})"
+            yield Finding("weights", "warn" if isinstance(fault, AssetError) else "fail", text, fault.fix)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

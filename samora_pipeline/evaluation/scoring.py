@@ -14,7 +14,7 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.metric import label_key, physical, sam_family, scored_metrics
 from samora_pipeline.evaluation.metrics import measure
 from samora_pipeline.evaluation.surfaces import Labels
-from samora_pipeline.imaging.files import READABLE, read_volume
+from samora_pipeline.imaging.files import READABLE, read_volume, stem
 from samora_pipeline.imaging.volume import label_array
 from samora_pipeline.parallel import map_cases
 
@@ -62,7 +62,7 @@ def score_case(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
     measured = {label_key(one.values): one for one in measure(truth, guess, organs, labels.ignore, surfels=surfels)}
     spacing = reference.grid.spacing if rules.spacing_known else (1.0, 1.0, 1.0)
     diagonal = math.hypot(*(size * step for size, step in zip(truth.shape, spacing, strict=True)))
-    case, metrics = _case_name(reference_path), scored_metrics(rules.metrics)
+    case, metrics = stem(reference_path), scored_metrics(rules.metrics)
     score = partial(physical, diagonal=diagonal, convention=rules.convention, metrics=metrics)
     scores = {key: score(organ, spacing, rules.tolerance) for key, organ in measured.items()}
     return CaseScores(
@@ -108,9 +108,7 @@ def score_files(
     Raises:
         DataError: ``E-EVAL-04`` naming every case that cannot be scored, with its fault.
     """
-    outcomes = map_cases(
-        partial(score_case, rules), [(_case_name(pair[0]), pair) for pair in files], processes, "scoring"
-    )
+    outcomes = map_cases(partial(score_case, rules), [(stem(pair[0]), pair) for pair in files], processes, "scoring")
     if faults := [(outcome.name, outcome.error) for outcome in outcomes if outcome.error is not None]:
         found = "".join(f"\n    {name}: {error.what} ({error.found})" for name, error in faults)
         raise DataError("E-EVAL-04", number=len(faults), number2=len(files), found=found)
@@ -127,15 +125,11 @@ def _by_case(folder: Path, file_ending: str | None) -> dict[str, Path]:
     own = [path for path in files if file_ending and path.name.endswith(file_ending)]
     found: dict[str, Path] = {}
     for path in own or [path for path in files if path.name.endswith(READABLE)]:
-        case = _case_name(path)
+        case = stem(path)
         if case in found:
             raise DataError("E-EVAL-06", folder=folder, case=case, found=f"{found[case].name}, {path.name}")
         found[case] = path
     return found
-
-
-def _case_name(path: Path) -> str:
-    return next((path.name.removesuffix(end) for end in READABLE if path.name.endswith(end)), path.stem)
 
 
 def _check_values(array: Labels, declared: Collection[int | None], path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from samora_pipeline.contracts import scores as schema
-from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json
+from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json, read_samora_json
 from samora_pipeline.contracts.json_io import parse, read_json, read_object
 from samora_pipeline.contracts.labels import BACKGROUND, IGNORE, LabelScheme, label_scheme
 from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_FLAG, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
@@ -212,7 +212,7 @@ def _describe(
 ) -> tuple[LabelScheme, str | None, SamoraJson]:
     """What the labels mean, the ending of the files where it is known, and samora.json."""
     beside = references.resolve().parent
-    ours = _ours(beside)
+    ours = read_samora_json(beside)
     if isinstance(labels, LabelScheme):
         return labels, None, ours
     if labels is None:
@@ -221,13 +221,8 @@ def _describe(
         if labels is None:
             raise DataError("E-EVAL-07", found=f"no dataset.json in {', '.join(str(place) for place in places)}")
     description = read_dataset_json(labels)
-    own = _ours(labels.resolve().parent)
+    own = read_samora_json(labels.resolve().parent)
     return description.scheme, description.file_ending, own if own != SamoraJson() else ours
-
-
-def _ours(folder: Path) -> SamoraJson:
-    path = folder / "samora.json"
-    return read_json(SamoraJson, path) if path.is_file() else SamoraJson()
 
 
 def _fold_config(predictions: Path) -> RunConfig | None:

@@ -208,8 +208,7 @@ def _without_names(config: RunConfig, names: dict[str, str]) -> RunConfig:
         holder[key] = (
             {name: cases[case] for name, case in hidden} if isinstance(cases, dict) else [n for n, _ in hidden]
         )
-    exported: RunConfig = parse(RunConfig, _without_folders(plain), "the exported config")
-    return exported
+    return parse(RunConfig, _without_folders(plain), "the exported config")
 
 
 def _case_lists(plain: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

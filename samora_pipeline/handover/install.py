@@ -210,8 +210,7 @@ def _require(packed: PackedModel, names: tuple[str, ...] | list[str]) -> None:
 
 
 def _parsed(cls: type[T], packed: PackedModel, name: str) -> T:
-    value: T = parse(cls, _plain(packed, name), str(packed.path / name))
-    return value
+    return parse(cls, _plain(packed, name), str(packed.path / name))
 
 
 def _plain(packed: PackedModel, name: str) -> Any:

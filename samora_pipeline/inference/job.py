@@ -55,7 +55,7 @@ def predict(arguments: argparse.Namespace) -> int:
     roots, folder = resolve_roots(arguments.root), Path(arguments.output)
     shard = parse_shard(arguments.shard)
     choice = choose(arguments.model, arguments.folds, Path(arguments.images), roots)
-    config = read_run_config(choice.fold_folders[0] / CONFIG_FILE, allow_code=arguments.allow_code)
+    config = read_run_config(choice.run.folds[choice.folds[0]] / CONFIG_FILE, allow_code=arguments.allow_code)
     for line in (f"root: {roots.root} ({roots.origin})", *choice.remarks, *(f"warning: {s}" for s in config.warnings)):
         say(line)
     all_cases = find_cases(choice.images, config.plans.channel_names)
@@ -130,7 +130,7 @@ def predict_cases(
             except SamoraError as error:
                 if error.code == "E-DISK-01":
                     raise
-                failures[case.name] = Failure.of(error)
+                failures[case.name] = Failure(**vars(error))
             if case.name in failures:
                 logger.warning("%s is skipped: %s", case.name, failures[case.name].what)
             progress.advance(case.name)

@@ -7,12 +7,10 @@ Shapes: X Y Z raw axes; S slices, C channels, H W rows and columns of the source
 B slices of a chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +99,7 @@ class Predictor:
         tta: bool = False,
         postprocessing: bool = True,
         allow_code: bool = False,
-    ) -> Predictor:
+    ) -> Self:
         """Load finished folds of a run; no trainer is needed.
 
         Args:
@@ -223,13 +221,11 @@ class Predictor:
             values = torch.tensor([0, *(own[0] for _, own in self.labels.foreground)], dtype=torch.uint8)
             # Four times faster than argmax on a CPU, and of equal scores the first one wins.
             winners = probabilities.max(1).indices
-            decoded: Labels = values.to(winners.device)[winners].cpu().numpy()
-            return decoded
+            return values.to(winners.device)[winners].cpu().numpy()
         painted = torch.zeros_like(probabilities[:, 0], dtype=torch.uint8)
         for index, value in enumerate(self.labels.region_order):
             painted[probabilities[:, index] > 0.5] = value
-        regions: Labels = painted.cpu().numpy()
-        return regions
+        return painted.cpu().numpy()
 
     def _try(self, slices: Tensor, in_plane: DeviceMap) -> Tensor | None:
         """The probabilities of normalized slices (B,C,H,W), or None when memory ran out."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.postprocessing import read_steps
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
-from samora_pipeline.errors import DataError, SamoraError
+from samora_pipeline.errors import DataError
 from samora_pipeline.files import digest_file, digest_json
 from samora_pipeline.reproducibility import snapshot
 
@@ -82,11 +82,6 @@ class Failure:
     found: str = ""
     expected: str = ""
     fix: str = ""
-
-    @classmethod
-    def of(cls, error: SamoraError) -> Failure:
-        """The record of an error."""
-        return cls(error.code, error.what, error.found, error.expected, error.fix)
 
 
 @dataclass(frozen=True)

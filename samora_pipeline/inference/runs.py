@@ -54,11 +54,6 @@ class Choice:
     images: Path
     remarks: tuple[str, ...]
 
-    @property
-    def fold_folders(self) -> list[Path]:
-        """The folders of the chosen folds."""
-        return [self.run.folds[name] for name in self.folds]
-
 
 def choose(model: str | None, folds: Sequence[str] | None, images: Path, roots: Roots) -> Choice:
     """Decide which run predicts ``images``.

@@ -88,17 +88,14 @@ def deviations(run: ScoredRun) -> dict[str, str]:
 def fusion(run: ScoredRun) -> tuple[str, str, str, str]:
     """Image, patch and pixel level as Tables 4 and 11 show them (HL-Attn by its order), and the fusion's name."""
     spec = run.config.model
+    image, patch, pixel = ("✓" if level in spec.levels else "×" for level in LEVELS)
     if spec.fusion is None or len(spec.levels) < 2:
-        image, patch, pixel = ("✓" if level in spec.levels else "×" for level in LEVELS)
         return image, patch, pixel, "none"
-    name = _FUSIONS.get(spec.fusion.name, spec.fusion.name)
     if spec.fusion.name == "hl_attn" and len(spec.levels) == len(LEVELS):
         from samora_pipeline.models.catalog import fusion_options
 
         image, patch, pixel = fusion_options(spec.fusion.name, spec.fusion.options).order.split("-")
-    else:
-        image, patch, pixel = ("✓" if level in spec.levels else "×" for level in LEVELS)
-    return image, patch, pixel, name
+    return image, patch, pixel, _FUSIONS.get(spec.fusion.name, spec.fusion.name)
 
 
 def origins(run: ScoredRun) -> tuple[str, str, str]:

@@ -7,11 +7,12 @@ from typing import Literal
 
 import pandas as pd
 
+from samora_pipeline.command_line import aligned
 from samora_pipeline.contracts.scores import Interval
 from samora_pipeline.evaluation.comparison import PairedRow, PairedTable, Variant
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import ranking_remark
-from samora_pipeline.evaluation.tables import aligned, number_text
+from samora_pipeline.evaluation.tables import number_text
 
 Format = Literal["md", "latex", "csv"]
 

@@ -94,7 +94,7 @@ def test_phantoms_need_no_source(root: Path) -> None:
     raw = read_dataset(root / "raw" / "Dataset090_Phantom")
     assert raw.ours.phantom
     assert raw.ours.budget_unit == "slices"
-    assert raw.ours.window == (-125, 275)
+    assert raw.ours.window == (-125.0, 275.0)
     assert raw.ours.published_split is not None
     assert raw.ours.published_split.train == ("phantom_000", "phantom_001")
     assert raw.ours.published_split.test == ("phantom_002",)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +38,7 @@ def only(findings: Iterator[Finding], name: str) -> Finding:
 
 def disk(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
     usage = shutil.disk_usage("/")._replace(total=64 * GIB, free=int(free * GIB))
-    monkeypatch.setattr(probes.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
 
 def test_json_and_lines_tell_the_same_and_json_is_one_object(
@@ -133,7 +135,7 @@ def test_a_torchvision_that_does_not_fit_or_cannot_be_imported_is_a_failure(monk
     def refuse(name: str) -> None:
         raise RuntimeError(f"operator {name}::nms does not exist")
 
-    monkeypatch.setattr(probes.importlib, "import_module", refuse)
+    monkeypatch.setattr(importlib, "import_module", refuse)
     found = only(probes.torch_pairing(), "torchvision")
     assert (found.status, "operator torchvision::nms does not exist" in found.value) == ("fail", True)
 
@@ -163,7 +165,7 @@ def test_writing_is_tried_and_leaves_nothing(roots: Roots, monkeypatch: pytest.M
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(probes.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
     refused = list(probes.folders(roots))
     assert {finding.status for finding in refused} == {"fail"}
     assert "Permission denied" in refused[0].value

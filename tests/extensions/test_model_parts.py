@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec, Scope
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.assembly import build_network, public_names
 from samora_pipeline.models.catalog import BACKBONES, DECODERS, FUSIONS, build_fusion
@@ -47,6 +47,7 @@ def test_backbone(name: str) -> None:
     assert encoder.grid == grid
     assert dense.shape == (1, backbone.prompt_dim, grid, grid)
     assert sparse.shape == (1, 0, backbone.prompt_dim)
+    assert decoder is not None
     assert decoder.mask_tokens.weight.shape[0] == 3
     with pytest.raises(UsageError, match="E-MODEL-01"):
         backbone.grid(size + 1)
@@ -64,7 +65,7 @@ def test_steps_of_a_backbone_put_together_are_its_block(name: str) -> None:
         x = torch.randn(1, 4, 4, block_widths(block)[0])
         shortcut, windows = backbone.steps.enter(block, x)
         size = (shortcut.shape[1], shortcut.shape[2])
-        attended = backbone.steps.attend(block, block.attn.qkv(windows), size)
+        attended = backbone.steps.attend(block, block.get_submodule("attn.qkv")(windows), size)
         assert torch.equal(backbone.steps.leave(block, shortcut + attended), block(x))
     assert backbone.steps.window(block) >= 0
 
@@ -94,7 +95,7 @@ OF_BRANCHES = [name for name in FUSIONS.names() if name not in MERGES]
 @pytest.mark.parametrize("backbone", ["samora_tiny", "samora2_tiny"])
 @pytest.mark.parametrize("scope", ["block", "attention"])
 @pytest.mark.parametrize("levels", [LEVELS, LEVELS[:2]])
-def test_a_fusion_in_a_network(name: str, backbone: str, scope: str, levels: tuple[Level, ...]) -> None:
+def test_a_fusion_in_a_network(name: str, backbone: str, scope: Scope, levels: tuple[Level, ...]) -> None:
     """New experts have no effect, so the network starts as the plain backbone whatever fuses them."""
     torch.manual_seed(0)
     spec = ModelSpec(backbone, 64, 2, levels=levels, fusion=FusionSpec(name, scope=scope), lora_rank=4)
@@ -209,4 +210,5 @@ def test_the_own_decoder_of_a_backbone_holds_its_mask_decoder_alone(name: str) -
             ModelSpec(name, 224, num_outputs=3, levels=(), decoder=backbone.own_decoder, lora_rank=4)
         )
         bare = backbone.build_mask_decoder(3)
+    assert bare is not None
     assert {f"mask_decoder.{own}" for own in bare.state_dict()} == set(network.decoder.state_dict())

@@ -11,10 +11,9 @@ import pytest
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
-from tests.trainers.runs import losses
+from tests.trainers.runs import losses, read_stage
 from tests.trainers.small_data import NAME, make_dataset
 from trainers.cli import main
-from trainers.stages.catalog import read_stage
 
 STAGE = '''
 from dataclasses import dataclass

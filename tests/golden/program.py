@@ -100,7 +100,7 @@ def _child(command: Main, words: list[str], output: int) -> None:
     from matplotlib.figure import Figure
 
     torch.set_num_threads(1)
-    Figure.savefig = savefig  # type: ignore[method-assign]
+    Figure.savefig = savefig  # type: ignore[method-assign, assignment]
     code = command(words)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -183,6 +183,7 @@ def test_a_base_goes_with_it_only_where_its_licence_allows(
         write_record(own, WeightsRecord("mine", own.stat().st_size, digest, "first use", licence, False, "x"))
     for fold in ("0", "1"):
         config = read_json(RunConfig, run / f"fold_{fold}" / CONFIG_FILE)
+        assert config.base is not None
         base = replace(config.base, name=str(own), origin="file")
         write_json(replace(config, base=base), run / f"fold_{fold}" / CONFIG_FILE)
     assert export(root, "model") == 0

@@ -44,7 +44,7 @@ def test_the_only_run_predicts_with_all_finished_folds(roots: Roots) -> None:
     (roots.results / "Dataset001_A" / "pretraining" / "key" / "expert_image").mkdir(parents=True)
     choice = choose(None, None, SCANS, roots)
     assert chosen(choice) == ("Dataset001_A/T__full__default", ("0", "1"))
-    assert choice.fold_folders == [run / "fold_0", run / "fold_1"]
+    assert [choice.run.folds[fold] for fold in choice.folds] == [run / "fold_0", run / "fold_1"]
     assert choice.remarks == (f"model: {run} (2 folds, averaged: 0, 1)",)
 
 
@@ -94,7 +94,8 @@ def test_a_run_is_named_by_path_or_below_the_results(roots: Roots, tmp_path: Pat
     assert chosen(choose(str(run / "fold_1"), None, SCANS, roots)) == (whole[0], ("1",))
     moved = tmp_path / "elsewhere"
     run.rename(moved)
-    assert choose(str(moved), ["1", "1"], SCANS, roots).fold_folders == [moved / "fold_1"]
+    choice = choose(str(moved), ["1", "1"], SCANS, roots)
+    assert [choice.run.folds[fold] for fold in choice.folds] == [moved / "fold_1"]
 
 
 def test_no_trained_run_is_an_error(roots: Roots) -> None:

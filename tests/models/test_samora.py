@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -26,13 +27,15 @@ def test_plain_network_composes_the_reference_parts(randomise: Callable[..., Non
     randomise(plain)
     images = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
-        tokens = plain.image_encoder.patch_embed(images.repeat(1, 3, 1, 1)) + plain.image_encoder.pos_embed
-        for block in plain.image_encoder.blocks:
+        encoder: Any = plain.image_encoder
+        tokens = encoder.patch_embed(images.repeat(1, 3, 1, 1)) + encoder.pos_embed
+        for block in encoder.blocks:
             tokens = block.block(tokens)
-        embedding = plain.image_encoder.neck(tokens.permute(0, 3, 1, 2))
+        embedding = encoder.neck(tokens.permute(0, 3, 1, 2))
         sparse, dense = plain.prompt_encoder(None, None, None)
         positions = plain.prompt_encoder.get_dense_pe()
-        expected, _ = plain.decoder.mask_decoder.predict_masks(embedding, positions, sparse, dense)
+        mask_decoder: Any = plain.decoder.get_submodule("mask_decoder")
+        expected, _ = mask_decoder.predict_masks(embedding, positions, sparse, dense)
         got = plain(images)
     assert got.shape == (2, 2, 16, 16)
     assert torch.equal(got, expected)
@@ -51,8 +54,9 @@ def test_other_channels_start_as_their_mean_and_are_trained() -> None:
     mean = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     torch.testing.assert_close(four.to_rgb(images), mean)
     four(images).sum().backward()
-    assert four.adapter is not None
-    assert four.adapter.weight.grad.abs().sum() > 0
+    gradient = four.get_parameter("adapter.weight").grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (1, 1, 128, 128), (1, 1, 64, 32)])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -81,13 +82,9 @@ def cost_of_step(device: Any, training: Any) -> Cost:
     training.optimizer.register_step_post_hook(counter)
     batches = training.batches
     two = replace(training, monitor=None, epochs=1, after_first_step=lambda: None, batches=lambda _: batches(0)[:2])
-    kept, loop.save_state = loop.save_state, lambda *arguments, **options: None
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            place = loop.LoopContext(folder=Path(folder), device=device.device, seed=0, digest="x", resume_command="")
-            loop.train(two, place)
-    finally:
-        loop.save_state = kept
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "save_state"):
+        place = loop.LoopContext(folder=Path(folder), device=device.device, seed=0, digest="x", resume_command="")
+        loop.train(two, place)
     assert counter.updates == 2
     return counter.cost
 
@@ -117,8 +114,7 @@ class FullSize:
         """The training of a teacher on the pool."""
         network: Any = TEACHERS.get(settings.network).build(self.size).to(self.cuda).train()
         if "simclr" in settings.network:
-            network.encoder.checkpointing = settings.checkpointing
-            task: Any = teachers.ContrastiveTeacher(self.source, self.plans, settings, 0)
+            task: Any = teachers.ContrastiveTeacher(self.source, self.plans, settings, network, 0)
         else:
             task = teachers.MaskedTeacher(self.source, self.plans, settings, network, 0)
         names = dict(network.named_parameters())
@@ -145,8 +141,9 @@ class FullSize:
         def objective(settings: Any, network: Any) -> Any:
             teacher: Any = TEACHERS.get(name).build(self.size)
             teacher.freeze()
-            target = distillation.DistillationTarget(teacher, settings, identity="x", targets=Path("none"))
-            task = distillation.DistillationObjective(self.source, self.plans, target, network, "image", 0)
+            task = distillation.DistillationObjective(
+                self.source, self.plans, settings, network, 0, teacher=teacher, level="image"
+            )
             teacher.to(self.cuda)
             width = task._shape.width
             task._statistics = ChannelStatistics(torch.zeros(width, device="cuda"), torch.ones(width, device="cuda"))
@@ -156,8 +153,7 @@ class FullSize:
 
     def contrast(self, settings: Any, network: Any) -> Any:
         """The image level's own objective."""
-        width = network.image_encoder.shapes[-1].width
-        return objectives.ImageObjective(self.source, self.plans, settings, width, 0)
+        return objectives.ImageObjective(self.source, self.plans, settings, network, 0)
 
     def masking(self, settings: Any, network: Any) -> Any:
         """The patch level's own objective."""

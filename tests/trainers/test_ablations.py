@@ -22,12 +22,12 @@ from samora_pipeline.models.fusions import merges
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.small_data import make_dataset
 from trainers.cli import main
-from trainers.methods import TRAINERS
+from trainers.methods import TRAINERS, ModelSettings
 from trainers.runs.choices import Method, choose_method, network_spec
 from trainers.runs.planning import plan_run
 from trainers.runs.request import PRESETS, Preset, Request, resolve
 from trainers.settings import FINETUNE
-from trainers.stages.finetune import LabelledTask
+from trainers.stages.finetune import Finetune, LabelledTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
 ROWS = [(name, trainer) for name, preset in PRESETS.items() for trainer in (*preset.trainers, *preset.also)]
@@ -43,7 +43,9 @@ def settled(method: Method) -> tuple[object, ...]:
 
 
 def full_spec(method: Method) -> ModelSpec:
-    return network_spec(method, input_size=224, in_channels=1, num_outputs=9)
+    spec = network_spec(method, input_size=224, in_channels=1, num_outputs=9)
+    assert isinstance(spec, ModelSpec)
+    return spec
 
 
 @cache
@@ -62,6 +64,7 @@ def test_every_preset_builds_at_full_size(name: str, trainer: str) -> None:
     assert counts[Part.DECODER][0] > 0
     for part, (trained, frozen) in counts.items():
         assert (frozen if part in method.finetune.learns else trained) == 0
+    assert isinstance(method.model, ModelSettings)
     rank = method.model.lora_rank
     per_level = 41_440 * rank if method.backbone == "sam2_hiera_b+" else 36_864 * rank
     assert sum(counts[Part.EXPERTS]) == len(method.levels) * per_level
@@ -103,15 +106,17 @@ def test_short_names_are_those_of_the_issue() -> None:
     words = ("fusion=lac", "rank=16", "levels=pixel,image", "recipe=scratch", "scope=attention")
     choices = choose_method(Request("1", "SAMoraTrainer", "10pct", assignments=words))
     model = choices.model
+    assert isinstance(model, ModelSettings)
     assert (model.fusion.name, model.lora_rank, model.fusion.scope) == ("lac", 16, "attention")
     assert (choices.levels, choices.recipe) == ((Level.IMAGE, Level.PIXEL), "scratch")
     long = ("model.fusion.name=lac", "model.lora_rank=16", "model.fusion.scope=attention")
     same = Request("1", "SAMoraTrainer", "10pct", levels=("image", "pixel"), recipe="scratch", assignments=long)
     assert settled(choose_method(same)) == settled(choices)
-    words, long = ("order=1-2-1", "residual=delta"), ("model.fusion.order=1-2-1", "model.fusion.residual=delta")
-    short, same = (choose_method(Request("1", "SAMoraTrainer", "10pct", assignments=said)) for said in (words, long))
-    assert settled(short) == settled(same)
-    assert (short.model.fusion.options["order"], short.model.fusion.options["residual"]) == ("1-2-1", "delta")
+    spellings = ("order=1-2-1", "residual=delta"), ("model.fusion.order=1-2-1", "model.fusion.residual=delta")
+    brief, full = (choose_method(Request("1", "SAMoraTrainer", "10pct", assignments=said)) for said in spellings)
+    assert settled(brief) == settled(full)
+    assert isinstance(brief.model, ModelSettings)
+    assert (brief.model.fusion.options["order"], brief.model.fusion.options["residual"]) == ("1-2-1", "delta")
 
 
 def test_what_set_says_comes_after_the_preset() -> None:
@@ -191,6 +196,8 @@ def take_a_step(root: Path, name: str | None, trainer: str, backbone: str | None
     asked = replace(resolve(request), recipe="none", backbone_weights="bootstrap")
     plan = plan_run(asked, resolve_roots(str(root)))
     stage = plan.context.stages[FINETUNE]
+    assert isinstance(stage, Finetune)
+    assert isinstance(plan.config.model, ModelSpec)
     settings = replace(stage.settings, batch=2, steps_per_epoch=1, epochs=1)
     network = stage.network(plan.config, replace(plan.context, base=None))
     freeze(network, frozenset(map(Part, settings.learns)))

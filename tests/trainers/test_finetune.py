@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.model_spec import Level
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss, stage_weights
@@ -34,9 +35,11 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> PlannedRun:
     return plan_run(replace(REQUEST, assignments=("finetune.loss_at=decoder",)), resolve_roots(str(root)))
 
 
-def _stage(plan: PlannedRun, **changes: object) -> Finetune:
-    stage = plan.context.stages[FINETUNE]
-    return replace(stage, settings=replace(stage.settings, **changes))
+def _stage(plan: PlannedRun, **changes: Any) -> Finetune:
+    stage: Any = plan.context.stages[FINETUNE]
+    changed = replace(stage, settings=replace(stage.settings, **changes))
+    assert isinstance(changed, Finetune)
+    return changed
 
 
 def _network(plan: PlannedRun) -> Network:
@@ -135,7 +138,8 @@ def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: Planne
     torch.manual_seed(4)
     low, full = network.stages(images, targets)
     assert full.shape[-2:] == targets.shape[-2:]
-    first = segmentation_loss(low, low_resolution(targets, low.shape[-2:]), cross_entropy=0.2, dice=0.8)
+    side, other = low.shape[-2:]
+    first = segmentation_loss(low, low_resolution(targets, (side, other)), cross_entropy=0.2, dice=0.8)
     second = segmentation_loss(full, targets, cross_entropy=0.2, dice=0.8)
     weights = stage_weights(2, epoch, 30)
     torch.testing.assert_close(loss, weights[0] * first.loss + weights[1] * second.loss)
@@ -198,6 +202,7 @@ def test_a_stuck_training_ends_with_advice_that_fits_its_model(
     monkeypatch.setattr(stages, "train", lambda training, where: [line])
     config = plan.config
     if not fused:
+        assert isinstance(config.model, ModelSpec)
         config = replace(config, model=replace(config.model, levels=(Level.PIXEL,), fusion=None))
     run_stage(_stage(plan, fusion_rate=0.1), config, replace(plan.context, folder=tmp_path), "0" * 64)
     assert ("--set finetune.fusion_rate=0.01" in caplog.text) is fused

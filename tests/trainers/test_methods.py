@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,8 @@ TEACHERS = ("teacher_image", "teacher_patch")
 EXPERTS = ("expert_image", "expert_patch", "expert_pixel")
 
 
-def resolved(recipe: str, *, small: bool = False) -> dict[str, StageSettings]:
+def resolved(recipe: str, *, small: bool = False) -> dict[str, Any]:
+    """The settings by stage; each stage has a class of its own."""
     return SAMoraTrainer().stages(recipe, LEVELS, small=small)
 
 
@@ -163,7 +165,8 @@ def test_small_backbones_shorten_every_recipe(name: str) -> None:
 @pytest.mark.parametrize("trainer", [SAMoraTrainer, SAMedTrainer, HSAMoraTrainer, HSAMTrainer])
 def test_the_small_form_keeps_losses_and_optimizers(trainer: type[methods.Trainer]) -> None:
     recipe = trainer.recipes[0] if "scratch" not in trainer.recipes else "scratch"
-    full, small = (trainer().stages(recipe, trainer.levels, small=size) for size in (False, True))
+    full: dict[str, Any] = trainer().stages(recipe, trainer.levels, small=False)
+    small: dict[str, Any] = trainer().stages(recipe, trainer.levels, small=True)
     ours, theirs = small["finetune"], full["finetune"]
     for name in ("learning_rate", "weight_decay", "betas", "cross_entropy", "dice", "exponent", "learns"):
         assert vars(ours)[name] == vars(theirs)[name]
@@ -176,7 +179,7 @@ def test_the_small_form_keeps_losses_and_optimizers(trainer: type[methods.Traine
 def test_the_fusion_has_a_rate_of_its_own_on_the_small_sam_alone() -> None:
     trainers = (SAMoraTrainer(), HSAMoraTrainer(), SAMora2Trainer())
     rates = {
-        small: [one.stages("none", LEVELS, small=small)["finetune"].fusion_rate for one in trainers]
+        small: [vars(one.stages("none", LEVELS, small=small)["finetune"])["fusion_rate"] for one in trainers]
         for small in (False, True)
     }
     assert rates == {False: [1.0, 1.0, 1.0], True: [0.1, 0.1, 1.0]}
@@ -189,7 +192,7 @@ def test_one_level_has_its_own_stages_alone() -> None:
 
 def test_the_short_form_takes_two_steps_of_everything() -> None:
     for settings in (methods.BOOTSTRAP_BASE, *resolved("full").values(), SAMedTrainer.finetune):
-        short = settings.short()
+        short: Any = settings.short()
         assert (short.epochs, short.steps_per_epoch) == (1, 2)
         assert short.batch <= 4
 

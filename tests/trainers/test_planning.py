@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,11 @@ from samora_pipeline.files import digest_file
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.weights.records import WeightsRecord, write_record
 from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
+from trainers.methods import DISTILLED_IMAGE, RECIPES, Recipe
 from trainers.runs.folder import check_progress, write_config
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
+from trainers.settings import EXPERT_IMAGE
 from trainers.stages.unlabelled import teacher_text
 
 BASIC = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", backbone_weights="bootstrap")
@@ -37,7 +40,7 @@ def root(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def _plan(root: Path, **changes: object) -> PlannedRun:
+def _plan(root: Path, **changes: Any) -> PlannedRun:
     return plan_run(replace(BASIC, **changes), _roots(root))
 
 
@@ -90,6 +93,7 @@ def test_public_weights_may_be_awaited(root: Path) -> None:
     assert "bootstrap" in caught.value.fix
     # Public weights that may be fetched are planned with before they are there.
     awaited = plan_run(samed, _roots(root))
+    assert awaited.context.base is not None
     assert awaited.context.base.awaited
     (root / "weights").mkdir()
     own = root / "weights" / "own.pth"
@@ -373,7 +377,7 @@ def test_teachers_without_public_weights_are_flagged(root: Path) -> None:
     assert full.teachers["patch"].continued
     assert not nocpt.teachers["patch"].continued
     for config, trained in ((full, True), (nocpt, False)):
-        records = [config.stage(f"teacher_{level}") for level in ("image", "patch")]
+        records = [record for record in config.stages if record.name in ("teacher_image", "teacher_patch")]
         assert [bool(record.digest) for record in records] == [trained, trained]
         assert [record.settings["continued"] for record in records] == [trained, trained]
 
@@ -390,6 +394,12 @@ def test_teachers_without_public_weights_are_flagged(root: Path) -> None:
 def test_teachers_that_do_not_fit_are_refused(root: Path, assignment: str, code: str) -> None:
     with pytest.raises(UsageError, match=code):
         _plan(root, recipe="full", assignments=(assignment,))
+
+
+def test_a_trainer_that_distils_without_a_teacher_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "full", Recipe("no teacher", {EXPERT_IMAGE: DISTILLED_IMAGE}))
+    with pytest.raises(UsageError, match="E-TEACH-06"):
+        _plan(root, recipe="full")
 
 
 def test_the_licence_of_a_teacher_goes_into_the_run_and_onto_its_card(root: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def root(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def _plan(root: Path, **changes: object) -> PlannedRun:
+def _plan(root: Path, **changes: Any) -> PlannedRun:
     return plan_run(replace(BASIC, **changes), resolve_roots(str(root)))
 
 

@@ -11,11 +11,11 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.paths import resolve_roots
+from tests.trainers.runs import read_stage
 from tests.trainers.small_data import make_dataset
 from trainers.runs.folder import write_config
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
-from trainers.stages.catalog import read_stage
 
 BASIC = Request(
     "90", "SAMoraTrainer", "2cases", recipe="scratch", backbone="samora_tiny", backbone_weights="bootstrap", name="a"
@@ -88,6 +88,8 @@ def test_the_file_gives_every_stage_back(root: Path, tmp_path: Path) -> None:
     config = read_json(RunConfig, tmp_path / CONFIG_FILE)
     assert config == run.config
     assert {record.name: read_stage(record) for record in config.stages} == run.context.stages
+    assert config.model.fusion == run.config.model.fusion
+    assert config.model.fusion is not None
     assert config.model.fusion.name == "mole"
 
 

@@ -1,7 +1,5 @@
 """What a stage is, and the only copy of how one is run: reuse, build, freeze, train, check, save, record."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -58,7 +56,7 @@ class RunContext:
     dataset: PreparedDataset
     pool: Pool | None
     base: BaseEncoder | None
-    stages: Mapping[str, Stage[Any]]
+    stages: Mapping[str, "Stage[Any]"]
     folder: Path
     pretraining: Path
     weights: Path
@@ -163,14 +161,12 @@ class Stage(ABC, Generic[S]):
 
     def record(self, run: RunConfig) -> StageRecord:
         """The stage as it stands in config.json, with the digest of its inputs."""
-        settings = to_plain(self.settings)
         digest = digest_json(self.key(run)) if self.shared and self.trains() else ""
-        return StageRecord(self.name, self.settings.kind, digest, settings)
+        return StageRecord(self.name, self.settings.kind, digest, to_plain(self.settings))
 
     def key(self, run: RunConfig) -> dict[str, Any]:
         """What the digest is taken of."""
-        settings = to_plain(self.settings)
-        return {"version": _VERSION, "stage": self.name, "settings": settings, **self.inputs(run)}
+        return {"version": _VERSION, "stage": self.name, "settings": to_plain(self.settings), **self.inputs(run)}
 
     def result(self, context: RunContext) -> Path:
         """Where the result lies."""

@@ -150,7 +150,7 @@ def _score(config: RunConfig, context: RunContext, cases: Sequence[RawCase], pre
     from samora_pipeline.evaluation.summary import label_names, summarize
     from samora_pipeline.evaluation.tables import write_summary
     from samora_pipeline.reporting.overlays import draw_overlays
-    from samora_pipeline.reporting.pictures import CaseFiles, make_pictures
+    from samora_pipeline.reporting.pictures import choose_cases, read_case, shown_case
 
     ours, ending = context.dataset.raw.ours, context.dataset.raw.description.file_ending
     pairs = [(case.label, predictions / f"{case.name}{ending}") for case in cases if case.label is not None]
@@ -167,15 +167,15 @@ def _score(config: RunConfig, context: RunContext, cases: Sequence[RawCase], pre
         distance_unit="mm" if ours.spacing_known else "voxel",
         warnings=config.warnings,
     )
-    files = {
-        case.name: CaseFiles(case.channels, case.label, predictions / f"{case.name}{ending}")
-        for case in cases
-        if case.label is not None
-    }
     # The worst, the median and the best case.
-    if pictures := make_pictures(summary, files.__getitem__, config.plans, config.labels):
+    if chosen := choose_cases(summary):
+        named = {case.name: case for case in cases}
+        stacks = (
+            read_case(named[one.case.case], [predictions / f"{one.case.case}{ending}"], config.plans) for one in chosen
+        )
+        shown = (shown_case(one, stack, [summary]) for one, stack in zip(chosen, stacks, strict=True))
         path = context.folder / OVERLAYS_FILE
-        draw_overlays(path, pictures, config.labels, config.plans.slice_axis.value, config.warnings)
+        draw_overlays(path, shown, config.labels, config.plans.slice_axis.value, config.warnings)
     # Written last: it says that the validation is complete.
     write_summary(summary, context.folder / SUMMARY_FILE)
     return summary

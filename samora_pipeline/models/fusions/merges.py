@@ -1,7 +1,5 @@
 """Fusions that join the experts by their weights: LAC and LoRAHub."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -71,7 +69,7 @@ class LoRAHub(Merge):
         return LowRank(*(torch.einsum("e,eij->ij", weights, parts) for parts in stacked))
 
     @classmethod
-    def before_epoch(cls, network: nn.Module, blocks: Sequence[LoRAHub], context: EpochContext) -> None:
+    def before_epoch(cls, network: nn.Module, blocks: Sequence["LoRAHub"], context: EpochContext) -> None:
         """Before the middle epoch, find the weights with the lowest loss plus 0.05 times their mean absolute value."""
         if context.epoch != context.epochs // 2:
             return

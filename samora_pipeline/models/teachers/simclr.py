@@ -9,10 +9,8 @@ of a group, m width of the mixing weights. At T = 224 and F = 128 the stem gives
 (B,512,56,56), (B,1024,28,28), (B,2048,14,14), (B,4096,7,7).
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -167,7 +165,7 @@ class ResNetSK(nn.Module):
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):
             return block(x)
-        return checkpoint(block, x, use_reentrant=False, context_fn=_contexts(block))
+        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), held_statistics(block)))
 
 
 class ProjectionHead(nn.Module):
@@ -207,10 +205,6 @@ def _convolution(incoming: int, outgoing: int, kernel: int, stride: int = 1) -> 
 
 def _convolution_norm_relu(incoming: int, outgoing: int, stride: int) -> tuple[nn.Module, nn.Module, nn.Module]:
     return _convolution(incoming, outgoing, 3, stride), GlobalBatchNorm(outgoing), nn.ReLU()
-
-
-def _contexts(block: nn.Module) -> Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]:
-    return lambda: (nullcontext(), held_statistics(block))
 
 
 _STRIDE = 32

@@ -12,6 +12,7 @@ import pytest
 
 from dataset_conversion.datasets.decathlon import TASKS, Decathlon
 from dataset_conversion.datasets.lits import LiTS
+from dataset_conversion.survey import ConversionReport
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
@@ -25,7 +26,7 @@ REAL = (
 CONVERTER = Decathlon()
 
 
-def _convert(source: Path, tmp_path: Path) -> tuple[Path, object]:
+def _convert(source: Path, tmp_path: Path) -> tuple[Path, ConversionReport]:
     target = tmp_path / "raw" / "Dataset014_Sample"
     return target, CONVERTER.convert(source, target, CONVERTER.options())
 
