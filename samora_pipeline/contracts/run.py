@@ -101,10 +101,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage was predicted to take on the machine where it was last started, beside what is there already."""
+    """What a stage was predicted to take on the machine where it was last started, beside what is there already.
+
+    ``how``: slices at a time, and whether activations are computed again, in words.
+    """
 
     minutes: float
     gib: float
+    how: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ TIMING_FILE = "timing.json"
 class StageTiming:
     """One stage: seconds over all sessions, peak memory in GiB, epochs.
 
-    ``reused`` means that another run made it; the seconds are that run's.
+    ``reused`` means that another run made it; the seconds are that run's. ``micro_batch``: slices that were on one
+    device at a time in the last epoch; ``recomputed``: whether activations were computed again instead of being kept.
     """
 
     seconds: float
     memory_gib: float | None = None
     epochs: int | None = None
     reused: bool = False
+    micro_batch: int | None = None
+    recomputed: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ _EPSILON = 1e-6
 _FLAT = 1e-3
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Numbers in float32, or in float64 where they are: losses are never summed in half precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def patches(images: Tensor, side: int) -> Tensor:
     """Cut images (B,C,N,N) into patches (B,g,g,P*P*C), ``side`` = P pixels along a side."""
     batch, channels, size, _ = images.shape

@@ -16,7 +16,7 @@ Curve = list[tuple[float, float]]
 # What a record holds besides losses and scores: the clock and the machine.
 _NOT_DRAWN = frozenset(
     {"stage", "epoch", "seconds", "slices_per_second", "data_wait", "memory_gib", "gradient_norm", "skipped_steps"}
-    | {"monitor_seconds"}
+    | {"monitor_seconds", "micro_batch", "recomputed"}
 )
 # Reference levels of a loss: NT-Xent by chance, the error of the noisy input.
 _LEVELS = ("chance", "noisy")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from samora_pipeline.models.cost import training_memory
 
 from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, ModelSpec
 from samora_pipeline.contracts.plans import Planned
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.models.assembly import build_network
-from samora_pipeline.models.cost import training_memory
 from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.weights.catalog import ASSETS

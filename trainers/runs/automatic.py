@@ -1,7 +1,8 @@
-"""What nobody typed: backbone, recipe, input size, micro-batch and length, from the device, the files and the data.
+"""What nobody typed: backbone, recipe, input size and length, from the device, the files and the data.
 
 Every value is a ``Choice`` with its reason. A run keeps its choices in config.json, and they hold on every later start,
-on whatever machine; what is typed is never replaced.
+on whatever machine; what is typed is never replaced. What changes no result, the slices at a time, is no choice of the
+run: every stage measures it when it starts (``trainers.loop.memory``).
 """
 
 import statistics
@@ -11,11 +12,9 @@ from pathlib import Path
 
 import torch
 
-from samora_pipeline.contracts.model_spec import NetworkSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.models.catalog import BACKBONES
-from samora_pipeline.models.cost import training_memory
 from samora_pipeline.parallel import free_memory
 from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.download import reachable
@@ -23,17 +22,15 @@ from samora_pipeline.weights.records import read_record
 from trainers.methods import RECIPES, SCRATCH, Trainer
 from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, MODEL, RECIPE
 from trainers.runs.request import Request, choose_recipe
-from trainers.settings import BOOTSTRAP, FINETUNE, RANDOM_WEIGHTS, FinetuneSettings, TeacherSettings
+from trainers.settings import BOOTSTRAP, RANDOM_WEIGHTS, TeacherSettings
 
-INPUT_SIZE, MICRO_BATCH = f"{MODEL}.input_size", f"{FINETUNE}.micro_batch"
+INPUT_SIZE = f"{MODEL}.input_size"
 MINUTES = 10.0
 """of training on a CPU where nothing is typed (ours)"""
 _PUBLISHED_SIZE = 224  # Table 8
 # Ours. On 35 x 51 pixels 128 was three times cheaper than 224, and better; half of the slice keeps the small organs of
 # an abdomen of 512 pixels within what a CPU trains in minutes.
 _SMALLEST_SIZE, _SIZE_STEP = 128, 32
-_MEMORY_SHARE = 0.8
-"""of the free memory; what a step holds beside the activations that are kept for its backward pass is not counted"""
 
 
 @dataclass(frozen=True)
@@ -103,22 +100,6 @@ def choose_input_size(plans: Plans, sides: Sequence[int], *, small: bool) -> Cho
     )
 
 
-def choose_micro_batch(spec: NetworkSpec, finetune: FinetuneSettings, machine: Machine) -> Choice:
-    """The slices on the device at a time: the whole batch, or the largest power of two that fits into free memory."""
-    budget = int(_MEMORY_SHARE * machine.memory)
-    need = training_memory(spec, finetune.learns)
-    fits = max(1, (budget - need.fixed) // need.per_slice)
-    if fits >= finetune.batch:
-        value, cut = finetune.batch, "the whole batch"
-    else:
-        value, cut = 1 << (fits.bit_length() - 1), "the largest power of two that fits; the batch is cut"
-    return Choice(
-        value,
-        f"{cut}: {need.fixed / 2**30:.2f} GiB and {need.per_slice / 2**30:.2f} GiB per slice (counted in single "
-        f"precision), {budget / 2**30:.1f} GiB free",
-    )
-
-
 def choose_minutes(request: Request, machine: Machine, chosen: Mapping[str, Choice]) -> float | None:
     """The time budget of training in minutes; None where the settings' own lengths hold.
 
@@ -136,10 +117,11 @@ def _backbone(trainer: Trainer, machine: Machine) -> Choice:
     if not machine.has_gpu:
         return Choice(small, f"no GPU: trained in minutes on a CPU{lost}")
     asset = ASSETS[paper]
+    fitted = f"as many slices at a time as fit into {machine.memory / 2**30:.0f} GiB"
     if asset.path(machine.weights).is_file():
-        return Choice(paper, f"the paper's; its weights are in {machine.weights}")
+        return Choice(paper, f"the paper's; its weights are in {machine.weights}; {fitted}")
     if asset.fetchable and reachable(asset.url):
-        return Choice(paper, f"the paper's; its weights will be fetched ({asset.length})")
+        return Choice(paper, f"the paper's; its weights will be fetched ({asset.length}); {fitted}")
     return Choice(small, f"the weights of {paper} are not in {machine.weights} and cannot be fetched{lost}")
 
 

@@ -35,9 +35,10 @@ def labelled_slices(run: RunConfig, context: RunContext) -> int:
 
 
 def estimates(costs: Mapping[str, StageCost]) -> dict[str, Estimate]:
-    """The costs in minutes and GiB."""
+    """The costs in minutes and GiB, and how each stage is made to fit."""
     return {
-        name: Estimate(round(cost.seconds / _MINUTE, 2), round(cost.bytes / 2**30, 2)) for name, cost in costs.items()
+        name: Estimate(round(cost.seconds / _MINUTE, 2), round(cost.fit.need / 2**30, 2), str(cost.fit))
+        for name, cost in costs.items()
     }
 
 

@@ -18,6 +18,7 @@ from samora_pipeline.contracts.timing import TIMING_FILE, StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
 from trainers.loop.loop import LOG_FILE
+from trainers.settings import EXACT
 
 _SHOWN = 6
 _REASON = ".why"
@@ -123,10 +124,12 @@ def _compare(folder: Path, existing: RunConfig, config: RunConfig, ignored: tupl
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """All that determines a run by dotted name, the stages by theirs."""
+    """All that determines the result of a run by dotted name, the stages by theirs."""
     plain = to_plain(config)
     plain.pop(_ESTIMATES, None)
     stages = {stage.pop("name"): stage for stage in plain.pop("stages")}
+    for stage in stages.values():
+        stage["settings"] = {name: value for name, value in stage["settings"].items() if name not in EXACT}
     return flat({**plain, "stages": stages})
 
 

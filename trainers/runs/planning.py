@@ -31,10 +31,8 @@ from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
 from trainers.runs.automatic import (
     INPUT_SIZE,
-    MICRO_BATCH,
     choose_base,
     choose_input_size,
-    choose_micro_batch,
     choose_minutes,
     this_machine,
 )
@@ -123,11 +121,7 @@ def plan_run(
         base = find_base(method.weights or method.backbone, roots.weights)
     config = _config(request, method, dataset, data, base, size)
     check_spec(config.model)
-    finetune = method.finetune
-    if finetune.micro_batch is None:
-        chosen[MICRO_BATCH] = earlier.get(MICRO_BATCH) or choose_micro_batch(config.model, finetune, machine)
-        finetune = replace(finetune, micro_batch=int(chosen[MICRO_BATCH].value))
-    settings: dict[str, Any] = {**method.stages, FINETUNE: finetune}
+    settings: dict[str, Any] = dict(method.stages)
     if accept_licence and not dry:
         _fetch_teachers(settings, roots.weights)
     teachers = _teachers(settings, size, roots.weights, absent=dry)

@@ -16,6 +16,7 @@ from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
 from samora_pipeline.models.assembly import build_network, trained_state
 from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
+from samora_pipeline.models.recomputation import can_recompute, has_batch_norm, recompute
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import SegmentationTerms, low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups, warmup_cosine, warmup_polynomial
@@ -135,7 +136,10 @@ class LabelledTask:
             load=self.load,
             loss=self.loss,
             epochs=settings.epochs,
-            micro_batch=self._settings.micro_batch or self._settings.batch,
+            micro_batch=settings.micro_batch,
+            coupled=True,
+            norm_batch=(settings.norm_batch or settings.batch) if has_batch_norm(network) else None,
+            recompute=partial(recompute, network) if can_recompute(network) else None,
             clip_norm=settings.clip_norm,
             before_epoch=self.before_epoch,
             names=self.source.keys,
@@ -175,7 +179,7 @@ class LabelledTask:
         return {"images": self.source.images(indices), "targets": self.source.targets(indices), "drawn": drawn}
 
     def loss(self, batch: Batch, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """0.2 cross-entropy + 0.8 Dice of the global batch (or of its part, where a batch is accumulated).
+        """0.2 cross-entropy + 0.8 Dice of the global batch.
 
         Each stage of the decoder has both terms, weighed by ``stage_weights``, and its own loss among the metrics.
         """

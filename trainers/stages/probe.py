@@ -1,30 +1,29 @@
-"""What a stage takes on this machine: one step on a few of its own slices, with random weights, timed."""
+"""What a stage takes on this machine: a few steps on some of its own slices, with random weights, timed."""
 
 import time
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor
 
 from samora_pipeline.contracts.run import RunConfig
-from trainers.loop.loading import on_device
 from trainers.loop.loop import Training
-from trainers.stages.stage import RunContext, Stage, Trainable, on_its_device
+from trainers.loop.memory import Fit, fit, loss_of
+from trainers.stages.stage import RunContext, Stage, on_its_device
 
 _SLICES = 4
 _LARGE_SLICES = 2
 """of a network too large to be tried on more; two, because a contrastive loss compares them"""
 _LARGE_PARAMETERS = 20_000_000
+_FIRST_PASS = 4 / 3
+"""of a step of three passes, one forward and two backward, where a loss sees a batch before it is learned from"""
 
 
 class StageCost(NamedTuple):
-    """Of one stage: seconds and kept bytes per slice, bytes of weights, gradients and moments, and its steps."""
+    """Of one stage: seconds per slice, slices of all its steps, and how it is made to fit."""
 
     seconds_per_slice: float
-    bytes_per_slice: int
-    fixed_bytes: int
     slices: int
-    largest_part: int
+    fit: Fit
 
     @property
     def seconds(self) -> float:
@@ -35,14 +34,9 @@ class StageCost(NamedTuple):
         """The cost of another number of epochs."""
         return self._replace(slices=self.slices // epochs * other)
 
-    @property
-    def bytes(self) -> int:
-        """Held at the peak."""
-        return self.fixed_bytes + self.largest_part * self.bytes_per_slice
-
 
 def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -> StageCost:
-    """Time a step of the stage and count what it keeps; a small network is warmed up by a step before.
+    """Measure the memory of steps of the stage and time one, after those of the measurement have warmed it up.
 
     Args:
         stage: not trained yet; nothing of it is written.
@@ -54,45 +48,25 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
         DataError: ``E-POOL-..``, ``E-STORE-..`` what the stage learns from is not there.
     """
     trainable = stage.build(run, context)
-    training = on_its_device(trainable, context.device)
+    training, fitted = fit(on_its_device(trainable, context.device), context.device)
     length = stage.settings.length(slices)
     parameters = sum(parameter.numel() for parameter in trainable.network.parameters())
-    is_large = parameters > _LARGE_PARAMETERS
-    chosen = training.batches(0)[0][: _LARGE_SLICES if is_large else _SLICES]
-    if not is_large:
-        _step(training, chosen, context.device)
+    most = _LARGE_SLICES if parameters > _LARGE_PARAMETERS else _SLICES
+    chosen = training.batches(0)[0][: min(most, fitted.micro_batch)]
     begun = time.perf_counter()
-    kept = _kept_bytes(trainable, training, chosen, context.device)
+    _step(training, chosen, context.device)
     seconds = time.perf_counter() - begun
-    fixed = sum(tensor.nbytes * (4 if tensor.requires_grad else 1) for tensor in trainable.network.parameters())
+    is_seen_before = training.coupled and fitted.micro_batch < fitted.largest
     return StageCost(
-        seconds_per_slice=seconds / len(chosen),
-        bytes_per_slice=kept // len(chosen),
-        fixed_bytes=fixed,
+        seconds_per_slice=seconds / len(chosen) * (_FIRST_PASS if is_seen_before else 1),
         slices=length.epochs * length.steps * length.batch,
-        largest_part=min(training.micro_batch or length.batch, length.batch),
+        fit=fitted,
     )
 
 
-def _kept_bytes(trainable: Trainable, training: Training, indices: list[int], device: torch.device) -> int:
-    """Bytes of distinct tensors that a step keeps for its backward pass, weights left out."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in trainable.network.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _step(training, indices, device)
-    return sum(size for place, size in kept.items() if place not in weights)
-
-
 def _step(training: Training, indices: list[int], device: torch.device) -> None:
-    batch = on_device(training.load(indices, 0), device)
     training.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        loss, _ = training.loss(batch, 0)
+    loss, _ = loss_of(training, indices, device)
     loss.backward()  # type: ignore[no-untyped-call]
     if device.type == "cuda":
         torch.cuda.synchronize(device)

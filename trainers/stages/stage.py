@@ -28,11 +28,12 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.loop.loop import LoopContext, Training, train
+from trainers.loop.memory import fit
 from trainers.loop.monitors import Monitor
 from trainers.pool.datasets import PreparedDataset
 from trainers.pool.manifest import describe_choice, draft_manifest, pool_manifest
 from trainers.pool.pool import Pool
-from trainers.settings import BOOTSTRAP, StageSettings
+from trainers.settings import BOOTSTRAP, EXACT, StageSettings
 from trainers.stages.encoder import BaseEncoder
 
 S = TypeVar("S", bound=StageSettings)
@@ -165,8 +166,9 @@ class Stage(ABC, Generic[S]):
         return StageRecord(self.name, self.settings.kind, digest, to_plain(self.settings))
 
     def key(self, run: RunConfig) -> dict[str, Any]:
-        """What the digest is taken of."""
-        return {"version": _VERSION, "stage": self.name, "settings": to_plain(self.settings), **self.inputs(run)}
+        """What the digest is taken of: all that changes the result."""
+        settings = {name: value for name, value in to_plain(self.settings).items() if name not in EXACT}
+        return {"version": _VERSION, "stage": self.name, "settings": settings, **self.inputs(run)}
 
     def result(self, context: RunContext) -> Path:
         """Where the result lies."""
@@ -212,7 +214,8 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
             sweep(file.parent)
             # For people who wonder why two keys differ.
             write_text(file.parent / INPUTS_FILE, json.dumps(stage.key(run), indent=2, sort_keys=True) + "\n")
-    training = on_its_device(trainable, context.device)
+    training, fitted = fit(on_its_device(trainable, context.device), context.device)
+    say(f"{stage.name}: {fitted}")
     where = LoopContext(
         file.parent, context.device, stage.seed(run), digest, context.resume_command, context.tensorboard
     )
@@ -260,6 +263,8 @@ def of_history(history: list[Line]) -> StageTiming:
         seconds=round(sum(line["seconds"] for line in history), 3),
         memory_gib=max((line["memory_gib"] for line in history), default=None),
         epochs=len(history),
+        micro_batch=history[-1].get("micro_batch") if history else None,
+        recomputed=history[-1].get("recomputed", False) if history else False,
     )
 
 

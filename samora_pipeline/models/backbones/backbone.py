@@ -14,6 +14,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from samora_pipeline.errors import UsageError
+from samora_pipeline.models.recomputation import Recomputing
 
 
 class Features(NamedTuple):
@@ -34,7 +35,7 @@ class TokenShape(NamedTuple):
     width: int
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """An image encoder made of blocks that may be exchanged for wrappers with the same input and output shapes.
 
     ``shapes`` are those of the tokens after each block; ``embed_dim`` is the width in front of the first.
@@ -89,7 +90,7 @@ class Encoder(nn.Module):
         tokens = self.embed_patches(x, token_mask, mask_token)
         found: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks[: max(taps)], start=1):
-            tokens = block(tokens if additions is None else tokens + additions[number - 1])
+            tokens = self.run_block(block, tokens if additions is None else tokens + additions[number - 1])
             if number in taps:
                 found[number] = tokens
         return tuple(found[tap] for tap in taps)

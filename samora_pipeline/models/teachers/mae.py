@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.contracts.model_spec import Level
+from samora_pipeline.models.recomputation import Recomputing
 from samora_pipeline.models.teachers.teacher import RGB, FeatureShape, Teacher, TeacherDesign
 
 NORM_EPSILON = 1e-6
@@ -111,7 +112,7 @@ class MaeDesign(TeacherDesign):
         return MaeTeacher(self, self.size(input_size, self.patch_size))
 
 
-class MaeTeacher(Teacher):
+class MaeTeacher(Recomputing, Teacher):
     """Encoder and decoder.
 
     Its features: ``tokens`` (B,g,g,D) behind the last norm, and ``tokens_18_of_24``, without that norm, after three
@@ -189,7 +190,7 @@ class MaeTeacher(Teacher):
         """
         tokens = self._embed(prepared, hidden, visible)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = self.run_block(block, tokens)
         return self.norm(tokens)
 
     def decode(self, latent: Tensor, hidden: Tensor) -> Tensor:
@@ -199,7 +200,7 @@ class MaeTeacher(Teacher):
         empty = self.mask_token.to(narrow.dtype).expand(len(narrow), self.grid**2, -1)
         tokens = torch.cat((narrow[:, :1], empty.scatter(1, places, narrow[:, 1:])), dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
-            tokens = block(tokens)
+            tokens = self.run_block(block, tokens)
         pixels = self.decoder_pred(self.decoder_norm(tokens))
         return pixels[:, 1:].reshape(-1, self.grid, self.grid, pixels.shape[-1])
 

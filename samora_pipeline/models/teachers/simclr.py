@@ -9,16 +9,14 @@ of a group, m width of the mixing weights. At T = 224 and F = 128 the stem gives
 (B,512,56,56), (B,1024,28,28), (B,2048,14,14), (B,4096,7,7).
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from samora_pipeline.contracts.model_spec import Level
-from samora_pipeline.models.global_norm import GlobalBatchNorm, held_statistics
+from samora_pipeline.models.global_norm import GlobalBatchNorm
+from samora_pipeline.models.recomputation import Recomputing
 from samora_pipeline.models.teachers.teacher import FeatureShape, Teacher, TeacherDesign
 
 EXPANSION = 4
@@ -125,7 +123,7 @@ class Bottleneck(nn.Module):
         return functional.relu(y + self.shortcut(x))
 
 
-class ResNetSK(nn.Module):
+class ResNetSK(Recomputing):
     """The encoder: 140,306,048 parameters at F = 128 and depths (3,4,6,3), which is ResNet-50 2x with SK.
 
     With ``checkpointing`` a block's activations are computed again in the backward pass instead of being kept; the
@@ -134,7 +132,6 @@ class ResNetSK(nn.Module):
 
     def __init__(self, geometry: ResNetGeometry) -> None:
         super().__init__()
-        self.checkpointing = False
         filters = geometry.filters
         self.stem = nn.Sequential(
             *_convolution_norm_relu(3, filters // 2, 2),
@@ -158,14 +155,9 @@ class ResNetSK(nn.Module):
         maps = []
         for group in self.groups:
             for block in group.children():
-                x = self._run(block, x)
+                x = self.run_block(block, x)
             maps.append(x)
         return tuple(maps)
-
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            return block(x)
-        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), held_statistics(block)))
 
 
 class ProjectionHead(nn.Module):
