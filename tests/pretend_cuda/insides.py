@@ -37,10 +37,10 @@ def around_steps(before: Callable[[int], None], after: Callable[[str, int], None
     """Call ``before`` with the number of each step of a training and ``after`` with its stage and micro-batches."""
     original = loop._Loop._step
 
-    def step(self: Any, weights: Any, loaded: Any, batch: Any) -> float:
+    def step(self: Any, parts: Any, loaded: Any, batch: Any) -> float | None:
         before(self.state.step)
-        loss: float = original(self, weights, loaded, batch)
-        after(self.training.stage, len(weights))
+        loss = original(self, parts, loaded, batch)
+        after(self.training.stage, len(parts))
         return loss
 
     loop._Loop._step = step  # type: ignore[method-assign]

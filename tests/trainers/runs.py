@@ -96,10 +96,10 @@ def _interrupt(stage: str, step: int, number: signal.Signals) -> None:
     """In this child: send the signal to itself while the given step (from 1) of the stage is under way."""
     original = loop._Loop._step
 
-    def step_and_die(self: Any, weights: Any, loaded: Any, batch: Any) -> float:
+    def step_and_die(self: Any, parts: Any, loaded: Any, batch: Any) -> float | None:
         if self.training.stage == stage and self.state.step + 1 == step:
             os.kill(os.getpid(), number)
-        return original(self, weights, loaded, batch)
+        return original(self, parts, loaded, batch)
 
     loop._Loop._step = step_and_die  # type: ignore[method-assign]
 

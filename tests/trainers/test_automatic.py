@@ -7,20 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from samora_pipeline.models.cost import training_memory
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS
 from samora_pipeline.contracts.plans import Planned
 from samora_pipeline.contracts.run import Choice
-from samora_pipeline.models.assembly import build_network
-from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.weights.catalog import ASSETS
 from tests.fake_run import make_plans
 from tests.trainers.small_data import make_dataset
+from trainers.loop.memory import Fit
 from trainers.methods import TRAINERS
 from trainers.runs import automatic
-from trainers.runs.automatic import Machine, choose_base, choose_input_size, choose_micro_batch, choose_minutes
+from trainers.runs.automatic import Machine, choose_base, choose_input_size, choose_minutes
 from trainers.runs.budget import fit_epochs, with_epochs
 from trainers.runs.folder import write_config
 from trainers.runs.naming import run_name
@@ -99,40 +97,6 @@ def test_the_input_size_follows_the_slices(sides: list[int], small: bool, expect
     assert choose_input_size(preferred, sides, small=small) == Choice(512, "typed")
 
 
-def test_the_micro_batch_fits_the_memory() -> None:
-    spec = ModelSpec("sam_vit_b", 224, 9, levels=LEVELS, lora_rank=4, fusion=FusionSpec(), decoder="samed")
-    finetune = TRAINERS.get("SAMoraTrainer").finetune
-    need = training_memory(spec, finetune.learns)
-
-    def micro(slices: float) -> object:
-        memory = (need.fixed + slices * need.per_slice) / 0.8
-        return choose_micro_batch(spec, finetune, Machine(GPU, int(memory) + 1, Path())).value
-
-    assert [micro(slices) for slices in (0.1, 1.5, 2, 7.9, 16, 31.9, 32, 1000)] == [1, 1, 2, 4, 16, 16, 32, 32]
-
-
-def test_counted_memory_is_what_a_step_keeps() -> None:
-    spec = ModelSpec("samora_tiny", 64, 3, levels=LEVELS, lora_rank=4, fusion=FusionSpec(), decoder="samed")
-    learns = frozenset({Part.FUSION, Part.DECODER, Part.PROMPT, Part.ADAPTER})
-    network = build_network(spec).eval()
-    freeze(network, learns)
-    kept: dict[int, torch.Tensor] = {}
-    weights = {parameter.data_ptr() for parameter in network.parameters()}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(torch.zeros(1, 1, 64, 64))
-    measured = sum(one.untyped_storage().nbytes() for place, one in kept.items() if place not in weights)
-    counted = training_memory(spec, learns)
-    assert counted.per_slice == pytest.approx(measured, rel=0.1)
-    trained = sum(parameter.nbytes for parameter in network.parameters() if parameter.requires_grad)
-    everything = sum(parameter.nbytes for parameter in network.parameters())
-    assert counted.fixed == everything + 3 * trained
-
-
 def test_a_budget_holds_where_everything_was_chosen() -> None:
     cpu, gpu = Machine(CPU, 1, Path()), Machine(GPU, 1, Path())
     tiny, large = {"backbone": Choice("samora_tiny", "")}, {"backbone": Choice("sam_vit_b", "")}
@@ -144,7 +108,7 @@ def test_a_budget_holds_where_everything_was_chosen() -> None:
 
 
 def _cost(seconds: float) -> StageCost:
-    return StageCost(seconds, 0, 0, 1, 1)
+    return StageCost(seconds, 1, 0, Fit(1, 1, recomputes=False, need=0, room=1))
 
 
 def test_epochs_follow_from_the_minutes() -> None:

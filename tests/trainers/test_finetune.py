@@ -112,14 +112,6 @@ def test_the_schedule_is_equation_11(plan: PlannedRun) -> None:
     assert training.learning_rate(30) == pytest.approx(5e-3 * (1 - 25 / (2 * total)))
 
 
-def test_the_micro_batch_is_chosen_once_unless_set(plan: PlannedRun) -> None:
-    network = _network(plan)
-    # A slice of 64 px needs so little that the largest micro-batch fits.
-    assert plan.config.choices["finetune.micro_batch"].value == 32
-    assert _task(plan, network).training().micro_batch == 32
-    assert _task(plan, network, micro_batch=2).training().micro_batch == 2
-
-
 @pytest.fixture(scope="module")
 def two_stages(plan: PlannedRun) -> PlannedRun:
     roots = resolve_roots(str(plan.context.dataset.raw.folder.parents[1]))
@@ -149,25 +141,27 @@ def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: Planne
     assert not any(value.requires_grad for value in metrics.values())
 
 
-def test_an_accumulated_batch_has_the_mean_gradient_of_its_parts(plan: PlannedRun, tmp_path: Path) -> None:
-    """Batch 6 on a device that holds 4: two parts of 3, Dice one per part, cross-entropy that of the whole batch."""
-    network = _network(plan)
-    seen: list[dict[str, torch.Tensor]] = []
-    task = _task(plan, network, batch=6, micro_batch=4, epochs=1, steps_per_epoch=1, clip_norm=None)
-    training = replace(task.training(), after_first_step=lambda: seen.append(_gradients(network)))
-    (batch,) = training.batches(0)
-    assert len(batch) == 6
-    parts = []
-    for indices in (batch[:3], batch[3:]):
-        network.zero_grad()
-        loss, metrics = training.loss(training.load(indices, 0), 0)
-        loss.backward()
-        parts.append((_gradients(network), metrics["cross_entropy"]))
-    _, metrics = training.loss(training.load(batch, 0), 0)
-    history = train(training, loop_context(tmp_path))
+@pytest.mark.parametrize("method", ["plan", "two_stages"])
+def test_an_accumulated_batch_has_the_gradient_of_the_whole(
+    method: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Batch 6 on a device that holds 2: three parts. Measured: gradients of float32 differ by less than 1e-5."""
+    chosen: PlannedRun = request.getfixturevalue(method)
+    network = _network(chosen)
+    seen, lines = [], []
+    for micro_batch in (None, 2):
+        task = _task(chosen, network, batch=6, micro_batch=micro_batch, epochs=1, steps_per_epoch=1, clip_norm=None)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        training = replace(task.training(), after_first_step=lambda: seen.append(_gradients(network)))
+        lines += train(training, loop_context(tmp_path / str(micro_batch)))
+        network.load_state_dict(before)
+    assert [line["micro_batch"] for line in lines] == [6, 2]
+    largest = max(float(gradient.abs().max()) for gradient in seen[0].values())
+    assert seen[0].keys() == seen[1].keys()
     for name, gradient in seen[0].items():
-        torch.testing.assert_close(gradient, (parts[0][0][name] + parts[1][0][name]) / 2, msg=name)
-    assert history[0]["cross_entropy"] == pytest.approx(float(metrics["cross_entropy"]), rel=1e-5)
+        torch.testing.assert_close(seen[1][name], gradient, rtol=1e-3, atol=1e-5 * largest, msg=name)
+    for name in ("loss", "cross_entropy", "dice_loss", "gradient_norm"):
+        assert lines[1][name] == pytest.approx(lines[0][name], rel=1e-5)
 
 
 def _gradients(network: nn.Module) -> dict[str, torch.Tensor]:

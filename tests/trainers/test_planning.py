@@ -19,7 +19,7 @@ from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.weights.records import WeightsRecord, write_record
 from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
 from trainers.methods import DISTILLED_IMAGE, RECIPES, Recipe
-from trainers.runs.folder import check_progress, write_config
+from trainers.runs.folder import check_progress, config_digest, write_config
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
 from trainers.settings import EXPERT_IMAGE
@@ -227,25 +227,24 @@ def test_a_second_start_takes_what_the_first_chose(root: Path) -> None:
     assert {name: choice.value for name, choice in stored.items()} == {
         "recipe": "scratch",
         "model.input_size": 64,
-        "finetune.micro_batch": first.method.finetune.batch,
     }
-    # As if it had been chosen on a smaller device.
-    choices = {**stored, "finetune.micro_batch": Choice(2, "a smaller device")}
-    (finetune,) = [record for record in first.config.stages if record.name == "finetune"]
-    smaller = replace(finetune, settings={**finetune.settings, "micro_batch": 2})
-    stages = tuple(smaller if record is finetune else record for record in first.config.stages)
-    write_config(first.context.folder, replace(first.config, choices=choices, stages=stages))
-    (first.context.folder / LATEST_CHECKPOINT).touch()
-    again = _plan(root, name="a")
-    assert again.config.choices == choices
-    assert again.config.stage("finetune") == smaller
-    assert again.context.stages["finetune"].settings.micro_batch == 2
-    # Another run chooses anew, and only what is typed can be in conflict.
+    # As if it had been chosen by other rules.
+    choices = {**stored, "recipe": Choice("none", "another machine")}
+    write_config(first.context.folder, replace(first.config, choices=choices))
+    assert _plan(root, name="a").config.choices["recipe"] == choices["recipe"]
+    # Another run chooses anew.
     assert _plan(root, name="b").config.choices == stored
-    with pytest.raises(DataError) as caught:
-        _plan(root, name="a", assignments=("finetune.micro_batch=4",))
-    assert caught.value.code == "E-RUN-19"
-    assert "stages.finetune.settings.micro_batch 2 -> 4" in caught.value.found
+
+
+def test_what_changes_no_result_may_change(root: Path) -> None:
+    plan = _plan(root, name="a")
+    write_config(plan.context.folder, plan.config)
+    (plan.context.folder / LATEST_CHECKPOINT).touch()
+    smaller = _plan(root, name="a", assignments=("finetune.micro_batch=2", "expert_image.micro_batch=3"))
+    assert smaller.context.stages["finetune"].settings.micro_batch == 2
+    assert config_digest(smaller.config) == config_digest(plan.config)
+    digests = [{name: stage.digest for name, stage in one.context.stages.items()} for one in (plan, smaller)]
+    assert digests[0] == digests[1]
 
 
 def test_the_input_size_is_the_runs_own_choice_and_stays(root: Path) -> None:

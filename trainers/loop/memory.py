@@ -61,7 +61,7 @@ class Fit(NamedTuple):
     def __str__(self) -> str:
         cut = f"{self.micro_batch} of {self.largest}" if self.micro_batch < self.largest else f"{self.largest}"
         again = ", activations computed again" if self.recomputes else ""
-        return f"{cut} slices at a time{again}: {self.need / 2**30:.2f} of {self.room / 2**30:.1f} GiB"
+        return f"{cut} slices at a time{again} ({self.need / 2**30:.2f} of {self.room / 2**30:.1f} GiB)"
 
 
 def fit(training: Training, device: torch.device) -> tuple[Training, Fit]:
@@ -114,25 +114,30 @@ def measured(training: Training, batch: list[int], device: torch.device) -> Need
         min(number, len(batch) // distributed.world_size()) for number in _TRIED.get(device.type, _TRIED["cpu"])
     )
     own = distributed.own_share(batch)
-    moments = sum(2 * parameter.nbytes for parameter in training.parameters.values())
+    weights = sum(parameter.nbytes for parameter in training.parameters.values())
+    moments = 2 if "betas" in training.optimizer.defaults else 1
     try:
         low, high = (peak_of_step(training, own[:number], device) for number in (few, many))
     except torch.OutOfMemoryError:
         return None
     per_slice = (high - low) // (many - few) if many > few else high // many
     largest = -_smallest(-per_slice, device)
-    return Need(-_smallest(-max(0, high - many * per_slice), device) + moments, largest)
+    return Need(-_smallest(-max(0, high - many * per_slice), device) + moments * weights, largest)
 
 
 def peak_of_step(training: Training, indices: list[int], device: torch.device) -> int:
-    """What loss and gradients of these samples hold at most, beside what is held before; nothing is learned."""
+    """What loss and gradients of these samples hold at most, beside what is held before; nothing is learned.
+
+    The gradients are there before, as in every part but the first of a step: else few slices would be less than they.
+    """
     kept = [buffer.clone() for buffer in training.buffers.values()]
-    devices = [device] if device.type == "cuda" else []
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        with torch.random.fork_rng(devices), HeldBytes(device) as held:
+        with torch.random.fork_rng([]), HeldBytes(device) as held:
+            for parameter in training.parameters.values():
+                parameter.grad = torch.zeros_like(parameter)
             loss, _ = loss_of(training, indices, device)
             loss.backward()  # type: ignore[no-untyped-call]
             del loss

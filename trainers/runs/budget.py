@@ -37,7 +37,7 @@ def labelled_slices(run: RunConfig, context: RunContext) -> int:
 def estimates(costs: Mapping[str, StageCost]) -> dict[str, Estimate]:
     """The costs in minutes and GiB, and how each stage is made to fit."""
     return {
-        name: Estimate(round(cost.seconds / _MINUTE, 2), round(cost.fit.need / 2**30, 2), str(cost.fit))
+        name: Estimate(round(cost.seconds / _MINUTE, 2), round(cost.bytes / 2**30, 3), str(cost.fit))
         for name, cost in costs.items()
     }
 

@@ -116,7 +116,7 @@ def _state(stage: Stage[Any], run: PlannedRun, slices: int) -> str:
 
 def _predicted(run: PlannedRun, stage: str) -> str:
     estimate = run.config.estimates.get(stage)
-    return "" if estimate is None else f", about {estimate.minutes:.1f} min, {estimate.how}"
+    return "" if estimate is None else f", about {estimate.minutes:.1f} min, {estimate.gib:.2f} GiB, {estimate.how}"
 
 
 def _account(run: PlannedRun) -> Iterator[str]:

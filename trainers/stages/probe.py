@@ -13,22 +13,29 @@ from trainers.stages.stage import RunContext, Stage, on_its_device
 _SLICES = 4
 _LARGE_SLICES = 2
 """of a network too large to be tried on more; two, because a contrastive loss compares them"""
-_LARGE_PARAMETERS = 20_000_000
+_LARGE = 80_000_000
+"""bytes"""
 _FIRST_PASS = 4 / 3
 """of a step of three passes, one forward and two backward, where a loss sees a batch before it is learned from"""
 
 
 class StageCost(NamedTuple):
-    """Of one stage: seconds per slice, slices of all its steps, and how it is made to fit."""
+    """Of one stage: seconds per slice, slices of all its steps, bytes of its weights, and how it is made to fit."""
 
     seconds_per_slice: float
     slices: int
+    weights: int
     fit: Fit
 
     @property
     def seconds(self) -> float:
         """Of the whole stage."""
         return self.slices * self.seconds_per_slice
+
+    @property
+    def bytes(self) -> int:
+        """Held at the peak."""
+        return self.weights + self.fit.need
 
     def at(self, epochs: int, other: int) -> Self:
         """The cost of another number of epochs."""
@@ -50,8 +57,8 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
     trainable = stage.build(run, context)
     training, fitted = fit(on_its_device(trainable, context.device), context.device)
     length = stage.settings.length(slices)
-    parameters = sum(parameter.numel() for parameter in trainable.network.parameters())
-    most = _LARGE_SLICES if parameters > _LARGE_PARAMETERS else _SLICES
+    weights = sum(parameter.nbytes for parameter in trainable.network.parameters())
+    most = _LARGE_SLICES if weights > _LARGE else _SLICES
     chosen = training.batches(0)[0][: min(most, fitted.micro_batch)]
     begun = time.perf_counter()
     _step(training, chosen, context.device)
@@ -60,6 +67,7 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
     return StageCost(
         seconds_per_slice=seconds / len(chosen) * (_FIRST_PASS if is_seen_before else 1),
         slices=length.epochs * length.steps * length.batch,
+        weights=torch.cuda.memory_allocated(context.device) if context.device.type == "cuda" else weights,
         fit=fitted,
     )
 

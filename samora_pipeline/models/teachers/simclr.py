@@ -151,7 +151,7 @@ class ResNetSK(Recomputing):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B,3,N,N) to the maps of the four groups, at a quarter to a thirty-second of N."""
-        x = self.stem(x)
+        x = self.run_block(self.stem, x)
         maps = []
         for group in self.groups:
             for block in group.children():
