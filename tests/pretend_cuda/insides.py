@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -26,6 +26,7 @@ from samora_pipeline.objectives.features import ChannelStatistics
 from tests.pretend_cuda.full_size import Cost, CostOfSecondStep, Slices
 from trainers import methods
 from trainers.loop import loop, monitors
+from trainers.loop.memory import Fit, fit
 from trainers.loop.pretraining import pretraining
 from trainers.runs import execution
 from trainers.stages import distillation, finetune, objectives, teachers
@@ -59,6 +60,7 @@ def places_of_memory() -> dict[str, tuple[Any, str, int]]:
     """Where memory may run out: owner, name, and which call of it finds none."""
     return {
         "step": (finetune.LabelledTask, "loss", 2),
+        "one step": (finetune.LabelledTask, "loss", 6),
         "weights": (torch.nn.Module, "to", 1),
         "monitor": (monitors.Monitor, "finish", 1),
         "compare": (execution, "compare_experts", 1),
@@ -92,7 +94,7 @@ def cost_of_step(device: Any, training: Any) -> Cost:
 class FullSize:
     """What the stages train, for slices of ``size`` pixels, on the device that is pretended while it is built."""
 
-    def __init__(self, size: int = 224, backbone: str = "sam_vit_b", micro_batch: int = 16) -> None:
+    def __init__(self, size: int = 224, backbone: str = "sam_vit_b", micro_batch: int | None = 16) -> None:
         self.size, self.backbone, self.cuda = size, backbone, torch.device("cuda", 0)
         self.micro_batch = micro_batch
         self.source: Any = Slices(size)
@@ -180,13 +182,14 @@ class FullSize:
 
 
 _IMAGE = methods.IMAGE_TEACHER
-_B, _WIDE, _512 = FullSize(), FullSize(micro_batch=32), FullSize(512, micro_batch=2)
+_B, _WIDE, _512 = FullSize(), FullSize(micro_batch=None), FullSize(512, micro_batch=2)
 _HIERA, _L, _H = (FullSize(backbone=name) for name in ("sam2_hiera_b+", "sam_vit_l", "sam_vit_h"))
 
 STAGES: dict[str, Callable[[], Any]] = {
     "teacher_image": lambda: _B.teacher(_IMAGE),
     "teacher_image checkpointing": lambda: _B.teacher(replace(_IMAGE, checkpointing=True)),
-    "teacher_image batch 128": lambda: _B.teacher(replace(_IMAGE, batch=128)),
+    "teacher_image uncut": lambda: _B.teacher(replace(_IMAGE, norm_batch=512)),
+    "teacher_image uncut checkpointing": lambda: _B.teacher(replace(_IMAGE, norm_batch=512, checkpointing=True)),
     "teacher_patch": lambda: _B.teacher(methods.PATCH_TEACHER),
     "expert_image": lambda: _B.expert(methods.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
     "expert_patch": lambda: _B.expert(methods.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
@@ -202,3 +205,36 @@ STAGES: dict[str, Callable[[], Any]] = {
     "finetune ViT-H": lambda: _H.labelled(methods.SAMoraTrainer),
 }
 """trainings by name, each built when called within a pretended device"""
+DEFAULT = (
+    *("teacher_image", "teacher_patch", "expert_image", "expert_patch", "expert_image scratch", "expert_patch scratch"),
+    *("expert_pixel", "finetune 1 x 32"),
+)
+"""all stages that SAMoraTrainer has by default, with the teachers of recipe ``full`` and without (``scratch``)"""
+
+
+class Fitted(NamedTuple):
+    """What a stage chose on a device, and ``weights`` in GiB that are there before its first step."""
+
+    training: Any
+    fit: Fit
+    weights: float
+
+    @property
+    def predicted(self) -> float:
+        """GiB at the peak."""
+        return self.weights + self.fit.need / 2**30
+
+
+def fitted_stage(device: Any, name: str) -> Fitted:
+    """Build a stage on a device, which refuses what it does not have, and let it choose how to fit."""
+    device.limit = device.total
+    training, chosen = fit(STAGES[name](), device.device)
+    return Fitted(training, chosen, device.bytes / 2**30)
+
+
+def peak_of(device: Any, found: Fitted) -> float:
+    """GiB that the second of two steps holds; a step holds no more for the other parts of a batch, so two will do."""
+    training = found.training
+    part = training.norm_batch or training.micro_batch or found.fit.largest
+    batches = [batch[: 2 * part] for batch in training.batches(0)]
+    return cost_of_step(device, replace(training, batches=lambda epoch: batches)).peak_gib

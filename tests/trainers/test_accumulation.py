@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samora_pipeline import batch_parts
+from samora_pipeline import batch_parts, distributed
 from samora_pipeline.batch_parts import Part, WholeBatch
 from samora_pipeline.models.global_norm import GlobalBatchNorm
 from samora_pipeline.objectives.contrastive import nt_xent
 from samora_pipeline.objectives.features import soft_dice
 from samora_pipeline.objectives.segmentation import segmentation_loss
+from tests.trainers.processes import on_ranks
 from tests.trainers.toy import loop_context
 from trainers.loop.accumulation import Accumulation
 from trainers.loop.loop import Training
@@ -208,3 +209,35 @@ def test_draws_belong_to_samples_and_are_torchs_own_where_nothing_is_cut() -> No
         assert torch.equal(whole[0], torch.randn_like(x))
         torch.manual_seed(7)
         assert torch.equal(whole[1], nn.functional.dropout(x, 0.3))
+
+
+def _on_this_rank(folder: Path) -> None:
+    distributed.start(torch.device("cpu"))
+    found: dict[str, Tensor] = {}
+    for name, network, changes in RANKED:
+        loss, own = gradients(training(network(), LOSSES[name], **changes), folder)
+        found |= {f"{name}/{parameter}": gradient for parameter, gradient in own.items()}
+        found[f"{name}/loss"] = torch.tensor(loss)
+    if distributed.is_main():
+        torch.save(found, folder / "found.pt")
+    distributed.stop()
+
+
+LOSSES["normed"] = normed_contrast
+RANKED: list[tuple[str, type[nn.Module], dict[str, object]]] = [
+    ("contrast", Layers, {"micro_batch": 2}),
+    ("dice", Layers, {"micro_batch": 1}),
+    ("normed", Normed, {"norm_batch": 5, "micro_batch": 1}),
+]
+
+
+def test_two_ranks_with_cut_batches_equal_one_process_with_whole_ones(tmp_path: Path) -> None:
+    """In one process a part of five is one of four samples; shares of two ranks are uneven in some parts."""
+    assert on_ranks(2, lambda: _on_this_rank(tmp_path)) == [0, 0]
+    found = torch.load(tmp_path / "found.pt")
+    for name, network, changes in RANKED:
+        whole = {} if name != "normed" else changes
+        loss, expected = gradients(training(network(), LOSSES[name], **whole), tmp_path)
+        assert float(found[f"{name}/loss"]) == pytest.approx(loss, rel=1e-6)
+        for parameter, gradient in expected.items():
+            torch.testing.assert_close(found[f"{name}/{parameter}"], gradient, rtol=1e-6, atol=1e-9)

@@ -237,4 +237,6 @@ def out_of_memory(training: Training, device: torch.device, command: str) -> Res
         change = f"--set {training.stage}.micro_batch={max(1, (training.micro_batch or FEWEST) // 2)}"
         expected = "room for one micro-batch"
     held = f"{peak_memory(device) / 2**30:.1f} GiB held at the peak"
-    return ResourceError("E-MEM-17", training=training, command=f"{command} {change}", found=held, expected=expected)
+    return ResourceError(
+        "E-MEM-17", training=training, command=f"{command} {change}".strip(), found=held, expected=expected
+    )

@@ -7,7 +7,7 @@ import torch
 
 from samora_pipeline.contracts.run import RunConfig
 from trainers.loop.loop import Training
-from trainers.loop.memory import Fit, fit, loss_of
+from trainers.loop.memory import Fit, fit, loss_of, out_of_memory
 from trainers.stages.stage import RunContext, Stage, on_its_device
 
 _SLICES = 4
@@ -52,7 +52,8 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
         slices: how many the stage learns from.
 
     Raises:
-        DataError: ``E-POOL-..``, ``E-STORE-..`` what the stage learns from is not there.
+        DataError: ``E-POOL-..``, ``E-STORE-..`` what the stage learns from is not there. ResourceError: ``E-MEM-17``
+            not even one slice fits.
     """
     trainable = stage.build(run, context)
     training, fitted = fit(on_its_device(trainable, context.device), context.device)
@@ -61,7 +62,10 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
     most = _LARGE_SLICES if weights > _LARGE else _SLICES
     chosen = training.batches(0)[0][: min(most, fitted.micro_batch)]
     begun = time.perf_counter()
-    _step(training, chosen, context.device)
+    try:
+        _step(training, chosen, context.device)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(training, context.device, context.resume_command) from error
     seconds = time.perf_counter() - begun
     is_seen_before = training.coupled and fitted.micro_batch < fitted.largest
     return StageCost(
