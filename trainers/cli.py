@@ -169,7 +169,8 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
     # Every rank has looked at the folder before the main one begins to write.
     distributed.barrier()
     if distributed.is_main():
-        run = run if request.fast else with_estimates(run)
+        with distributed.alone():  # the other ranks do not measure
+            run = run if request.fast else with_estimates(run)
         say(describe(run, roots))
         if not (run.leaks.excluded or run.config.held_out):
             # A selection without the leaks or the held-out cases belongs to this run alone; others draw anew.
