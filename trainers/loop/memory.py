@@ -27,8 +27,8 @@ FEWEST = 4
 """slices at a time below which activations are computed again before fewer are taken (ours)"""
 _SHARE = 0.8
 """of the free memory that a step may take (ours); what fragments, and workspaces of kernels, are beside it"""
-_TRIED = {"cuda": (2, 4), "cpu": (1, 2)}
-"""slices of the two steps that are measured; a line through them gives any other number"""
+_TRIED = {"cuda": ((8, 16), (2, 4), (1, 2)), "cpu": ((1, 2),)}
+"""slices of the two steps that are measured, the first pair that fits; a line through them gives any other number"""
 
 
 class Need(NamedTuple):
@@ -106,23 +106,23 @@ def _fitting(need: Need | None, room: int, wanted: int) -> int:
 
 
 def measured(training: Training, batch: list[int], device: torch.device) -> Need | None:
-    """The need of a step, from two steps on very few slices; None where memory ran out.
+    """The need of a step, from two steps on few slices; None where memory ran out.
 
     Every rank measures, and all go by the largest need.
     """
-    few, many = (
-        min(number, len(batch) // distributed.world_size()) for number in _TRIED.get(device.type, _TRIED["cpu"])
-    )
-    own = distributed.own_share(batch)
+    own, most = distributed.own_share(batch), len(batch) // distributed.world_size()
     weights = sum(parameter.nbytes for parameter in training.parameters.values())
     moments = 2 if "betas" in training.optimizer.defaults else 1
-    try:
-        low, high = (peak_of_step(training, own[:number], device) for number in (few, many))
-    except torch.OutOfMemoryError:
-        return None
-    per_slice = (high - low) // (many - few) if many > few else high // many
-    largest = -_smallest(-per_slice, device)
-    return Need(-_smallest(-max(0, high - many * per_slice), device) + moments * weights, largest)
+    for tried in _TRIED.get(device.type, _TRIED["cpu"]):
+        few, many = (min(number, most) for number in tried)
+        try:
+            low, high = (peak_of_step(training, own[:number], device) for number in (few, many))
+        except torch.OutOfMemoryError:
+            continue
+        per_slice = (high - low) // (many - few) if many > few else high // many
+        largest = -_smallest(-per_slice, device)
+        return Need(-_smallest(-max(0, high - many * per_slice), device) + moments * weights, largest)
+    return None
 
 
 def peak_of_step(training: Training, indices: list[int], device: torch.device) -> int:
