@@ -31,21 +31,31 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._places: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that files its target under ``name``; a name can be given once."""
 
         def keep(entry: T) -> T:
-            if name in self._entries:
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._refuse_twice(name)
             self._entries[name] = entry
             return entry
 
         return keep
 
+    def register_place(self, name: str, place: str) -> None:
+        """File ``package.module:Name`` under ``name``; it is imported when it is first asked for, not by its name."""
+        self._refuse_twice(name)
+        self._places[name] = place
+
     def names(self) -> list[str]:
-        """All registered names, in order of registration."""
-        return list(self._entries)
+        """All registered names, in order of registration; those of places first."""
+        return [*self._places, *(name for name in self._entries if name not in self._places)]
+
+    def check(self, name: str) -> None:
+        """Refuse a name that is neither registered nor of the form of code (``E-NAME-01``); nothing is imported."""
+        if name not in self.names() and not is_code_name(name):
+            raise self._unknown(name)
 
     def get(self, name: str) -> T:
         """Return the entry called ``name``, or the object that ``package.module:Name`` points to.
@@ -55,10 +65,21 @@ class Registry(Generic[T]):
         """
         if name in self._entries:
             return self._entries[name]
+        if name in self._places:
+            module, _, attribute = self._places[name].partition(":")
+            self._entries[name] = getattr(importlib.import_module(module), attribute)
+            return self._entries[name]
         if ":" in name:
             return self._import(name)
+        raise self._unknown(name)
+
+    def _unknown(self, name: str) -> UsageError:
         expected = f"{nearest(name, self.names())}known: {', '.join(self.names())}"
-        raise UsageError("E-NAME-01", kind=self.kind, name=name, found=name, expected=expected)
+        return UsageError("E-NAME-01", kind=self.kind, name=name, found=name, expected=expected)
+
+    def _refuse_twice(self, name: str) -> None:
+        if name in self._entries or name in self._places:
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
 
     def _import(self, path: str) -> T:
         module_name, _, attribute = path.partition(":")

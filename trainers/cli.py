@@ -122,16 +122,20 @@ def _add_session(parser: CommandParser) -> None:
 def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
     from trainers.runs.request import Request, find_trainer
 
-    # Before anything heavy is imported: the most common mistake is the order of the arguments.
+    # The most common mistake is the order of the arguments.
     find_trainer(arguments.trainer)
     from samora_pipeline.paths import resolve_roots
-    from trainers.runs.describe import describe, describe_settings
-    from trainers.runs.planning import plan_run, with_estimates
+    from trainers.runs.typed import check_typed
 
     given = ((field.name, vars(arguments)[field.name]) for field in fields(Request))
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
     request = Request(**values)
     roots = resolve_roots(arguments.root)
+    check_typed(request, roots)
+    # From here on torch is imported, which takes seconds.
+    from trainers.runs.describe import describe, describe_settings
+    from trainers.runs.planning import plan_run, with_estimates
+
     device, accept = _device(arguments.device), arguments.accept_licence
     if arguments.dry_run:
         run = with_estimates(plan_run(request, roots, device, accept_licence=accept, dry=True))

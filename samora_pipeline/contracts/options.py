@@ -63,6 +63,16 @@ def read_value(key: str, text: str, kind: Any) -> Any:
         raise UsageError("E-SET-03", key=key, text=text, found=text, expected=error.expected) from error
 
 
+def flat(plain: Any, name: str = "") -> dict[str, Any]:
+    """Everything in nested objects by dotted name; an empty one is a leaf."""
+    if isinstance(plain, dict):
+        joined = {key: f"{name}.{key}" if name else key for key in plain}
+        return {path: leaf for key, value in plain.items() for path, leaf in flat(value, joined[key]).items()} or {
+            name: {}
+        }
+    return {name: plain}
+
+
 def _plain(text: str, kind: Any) -> Any:
     """Bring bare text into the JSON form that ``parse`` checks strictly."""
     options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)

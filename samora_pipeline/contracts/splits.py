@@ -248,12 +248,23 @@ def select(splits: Splits, name: str, fold: str, seed: int, slices_per_case: dic
         return _published(splits, name, seed, slices_per_case)
     budget = parse_budget(name)
     if budget is None:
-        forms = ", ".join([*(BUDGETS.get(kind).forms for kind in BUDGETS.names()), *splits.published])
-        raise DataError("E-SPLIT-04", name=name, splits=splits, found=name, expected=forms)
+        raise _no_split(splits, name)
     draw = Draw(splits.dataset, name, slices_per_case, splits.budget_unit, f"{splits.dataset}/{fold}/{seed}")
     choice = budget.choose(draw)
     slices = {case: indices for case, indices in choice.items() if indices is not None}
     return Selection(name, fold, "slices" if slices else "cases", seed, False, tuple(choice), slices)
+
+
+def check_split(splits: Splits, name: str) -> None:
+    """Refuse a name that stands for no split of any fold, without looking at a case (``E-SPLIT-04``)."""
+    known = {*splits.published, *(selection.split for selection in splits.selections.values())}
+    if name not in known and parse_budget(name) is None:
+        raise _no_split(splits, name)
+
+
+def _no_split(splits: Splits, name: str) -> DataError:
+    forms = ", ".join([*(BUDGETS.get(kind).forms for kind in BUDGETS.names()), *splits.published])
+    return DataError("E-SPLIT-04", name=name, splits=splits, found=name, expected=forms)
 
 
 def _published(splits: Splits, name: str, seed: int, available: dict[str, int]) -> Selection:

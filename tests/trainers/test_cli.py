@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from samora_pipeline.contracts.run import LATEST_CHECKPOINT
+from samora_pipeline.paths import resolve_roots
 from tests.trainers.runs import TINY, command, fold_folder
 from tests.trainers.small_data import NAME, make_dataset
 from trainers import cli
 from trainers.runs.folder import write_config
+from trainers.runs.request import Request
+from trainers.runs.typed import check_typed
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,41 @@ def test_arguments_of_another_tool_are_refused_without_torch() -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("E-ARG-03 ")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("SAMoraTrainer 2cases --stage expert_imgae", "E-STAGE-01"),
+        ("SAMoraTrainer 2cases --set finetune.epoch=3", "E-SET-01"),
+        ("SAMoraTrainer 2cases --set fusion=hlattn", "E-NAME-01"),
+        ("SAMoraTrainer 2cases --set fusion.order=1-1", "E-SET-03"),
+        ("SAMoraTrainer 2cases --set model.decoder=samd", "E-NAME-01"),
+        ("SAMoraTrainer 2cases --set expert_pixel.noise.name=mixtur", "E-NAME-01"),
+        ("SAMoraTrainer 2cases --set teacher_image.network=simclr", "E-NAME-01"),
+        ("SAMoraTrainer 2cases --backbone sam_vit", "E-NAME-01"),
+        ("SAMoraTrainer 2cases --recipe ful", "E-RECIPE-01"),
+        ("SAMoraTrainer 2cases --levels imag", "E-ARG-06"),
+        ("SAMoraTrainer 2cases --preset table4-lc", "E-PRESET-01"),
+        ("SAMoraTrainer 2cases -f 9", "E-FOLD-01"),
+        ("SAMoraTrainer 10prct", "E-SPLIT-04"),
+    ],
+)
+def test_what_is_mistyped_is_refused_without_torch(root: Path, words: str, code: str) -> None:
+    program = (
+        "import sys; from trainers.cli import main; code = main(sys.argv[1:]);"
+        "sys.exit(code + 10 * ('torch' in sys.modules))"
+    )
+    typed = [sys.executable, "-c", program, "90", *words.split(), "--root", str(root)]
+    result = subprocess.run(typed, check=False, capture_output=True, text=True)
+    assert result.stderr.startswith(f"{code} ")
+    assert result.returncode == (4 if code == "E-SPLIT-04" else 2)
+
+
+def test_what_any_choice_of_the_machine_would_take_is_not_refused(root: Path) -> None:
+    roots = resolve_roots(str(root))
+    for assignment in ("expert_image.temperature=0.2", "expert_image.scale=token", "teacher_image.epochs=2"):
+        check_typed(Request("90", "SAMoraTrainer", "2cases", assignments=(assignment,)), roots)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from torch import distributed as dist
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
+from samora_pipeline.contracts.part_options import NoiseSettings
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.contracts.pretraining_card import PretrainingCard
 from samora_pipeline.models.expert_block import expert_blocks, only_expert
 from samora_pipeline.models.lora import LoRA
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
-from samora_pipeline.slices.noise import Mixture, NoiseSettings
+from samora_pipeline.slices.noise import Mixture
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.loop.monitor_rules import MEANINGS, RULES, judge, verdict
 from trainers.loop.monitors import Monitor, places_of, spread_evenly

@@ -14,7 +14,7 @@ import torch
 from samora_pipeline.contracts.model_spec import NetworkSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import Choice
-from samora_pipeline.models.catalog import BACKBONES
+from samora_pipeline.models.catalog import is_small
 from samora_pipeline.models.cost import training_memory
 from samora_pipeline.parallel import free_memory
 from samora_pipeline.weights.catalog import ASSETS, Asset
@@ -81,7 +81,7 @@ def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[st
             choices[BACKBONE_WEIGHTS] = Choice(BOOTSTRAP, why)
     if request.recipe is None:
         backbone = str(choices[BACKBONE].value) if BACKBONE in choices else request.backbone or trainer.backbone
-        choices[RECIPE] = _recipe(trainer, BACKBONES.get(backbone).small, machine)
+        choices[RECIPE] = _recipe(trainer, is_small(backbone), machine)
     return choices
 
 
@@ -126,7 +126,7 @@ def choose_minutes(request: Request, machine: Machine, chosen: Mapping[str, Choi
     """
     if request.minutes is not None or request.fast:
         return None if request.fast else request.minutes
-    automatic = BACKBONE in chosen and BACKBONES.get(str(chosen[BACKBONE].value)).small
+    automatic = BACKBONE in chosen and is_small(str(chosen[BACKBONE].value))
     return MINUTES if automatic and not machine.has_gpu else None
 
 
@@ -145,7 +145,7 @@ def _backbone(trainer: Trainer, machine: Machine) -> Choice:
 
 def _must_be_made(backbone: str) -> bool:
     """Whether a backbone of ours has no file."""
-    return BACKBONES.get(backbone).small and backbone not in ASSETS
+    return is_small(backbone) and backbone not in ASSETS
 
 
 def _recipe(trainer: Trainer, small: bool, machine: Machine) -> Choice:

@@ -14,18 +14,25 @@ from typing import Any, get_type_hints
 
 from samora_pipeline.contracts.json_io import parse, to_plain
 from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec
-from samora_pipeline.contracts.options import read_value, split_assignment
+from samora_pipeline.contracts.options import flat, read_value, split_assignment
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.catalog import BACKBONES, fusion_options
+from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, is_small
 from samora_pipeline.registry import nearest
-from samora_pipeline.slices.noise import noise_options
+from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
-from trainers.runs.folder import flat
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
-from trainers.settings import BOOTSTRAP, FINETUNE, STAGE_NAMES, DenoisingSettings, FinetuneSettings, StageSettings
+from trainers.settings import (
+    BOOTSTRAP,
+    FINETUNE,
+    STAGE_NAMES,
+    DenoisingSettings,
+    FinetuneSettings,
+    StageSettings,
+    TeacherSettings,
+)
 
 OPTIONS = "options"
 BASE_CHOICES = BACKBONE, BACKBONE_WEIGHTS, RECIPE = "backbone", "backbone_weights", "recipe"
@@ -118,7 +125,7 @@ class Method:
     @property
     def small(self) -> bool:
         """Whether it is trained on a CPU in minutes; every network that is no SAM is."""
-        return self.trainer.network is not None or BACKBONES.get(self.backbone).small
+        return self.trainer.network is not None or is_small(self.backbone)
 
 
 def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyType({})) -> Method:
@@ -137,7 +144,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     found = {name: str(choice.value) for name, choice in chosen.items()}
     backbone = request.backbone or found.get(BACKBONE, trainer.backbone)
     weights = request.backbone_weights or found.get(BACKBONE_WEIGHTS)
-    small = trainer.network is None and BACKBONES.get(backbone).small
+    small = trainer.network is None and is_small(backbone)
     recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small)
     levels = choose_levels(trainer, request.levels)
     stages = trainer.stages(recipe, levels, small=small)
@@ -215,6 +222,7 @@ def _with_options(settings: Any, before: Any) -> Any:
 
 @_with_options.register
 def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
+    DECODERS.check(settings.decoder)
     fusion = settings.fusion
     if fusion.name != before.fusion.name:
         fusion = FusionSpec(fusion.name, fusion.scope)
@@ -226,3 +234,9 @@ def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
 def _(settings: DenoisingSettings, before: DenoisingSettings) -> DenoisingSettings:
     noise = settings.noise if settings.noise.name == before.noise.name else NoiseSpec(settings.noise.name)
     return replace(settings, noise=replace(noise, options=to_plain(noise_options(noise))))
+
+
+@_with_options.register
+def _(settings: TeacherSettings, before: TeacherSettings) -> TeacherSettings:
+    TEACHERS.check(settings.network)
+    return settings
