@@ -139,7 +139,7 @@ def _inspect_labels(source: CaseSource, path: Path, scheme: LabelScheme, found: 
         labels = label_array(volume)
     except DataError as error:
         shown = "; ".join(part for part in (error.found, scaled) if part)
-        found.faults.append(DataError(**{**vars(error), "found": shown}))
+        found.faults.append(DataError(error.code, error.what, found=shown, expected=error.expected, fix=error.fix))
         return
     found.remarks += _header_remarks(source, volume)
     if scaled:
@@ -201,7 +201,7 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
     if len(every) == 1:
         error = every[0]
         fix = ", ".join(part for part in (error.fix, option) if part)
-        raise DataError(**{**vars(error), "fix": fix})
+        raise DataError(error.code, error.what, found=error.found, expected=error.expected, fix=fix)
     raise DataError(
         "E-DATA-02",
         number=len(faults),
@@ -222,7 +222,7 @@ def integrity_report(
         dataset,
         total,
         skipped and bool(faults),
-        tuple(Fault(case, **vars(error)) for case, errors in faults.items() for error in errors),
+        tuple(Fault(case, **error.texts) for case, errors in faults.items() for error in errors),
         tuple(remarks),
     )
 

@@ -2,12 +2,16 @@
 
 import argparse
 import logging
+import re
+import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from samora_pipeline.errors import SamoraError
+from samora_pipeline.registry import closest
 
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -23,6 +27,36 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--root", metavar="DIR", help="data root (default: SAMORA_ROOT, else ./samora_data)")
         self.add_argument("--debug", action="store_true", help="show tracebacks")
 
+    def usual(self, word: str) -> str:
+        """An option as it is spelt here, for nnU-Net's spellings of it: ``--c``, ``-device``, ``--save_probabilities``,
+        ``--fold`` of an option that is only called ``-f``. Any other word stays as it is.
+        """
+        name, equals, value = word.partition("=")
+        if not name.startswith("-") or name in self._option_string_actions:
+            return word
+        plain = name.lstrip("-").replace("_", "-")
+        known = self._spellings()
+        return f"{known[plain]}{equals}{value}" if plain in known else word
+
+    def _spellings(self) -> dict[str, str]:
+        """Options without their dashes; those that have no long name also by what they set, singular and plural."""
+        known: dict[str, str] = {}
+        for action in self._actions:
+            if action.option_strings:
+                longest = max(action.option_strings, key=len)
+                if not longest.startswith("--"):
+                    stem = action.dest.removesuffix("s").replace("_", "-")
+                    known |= dict.fromkeys((stem, f"{stem}s"), longest)
+        return known | {option.lstrip("-"): option for option in self._option_string_actions}
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse words that are no option, with those that are nearest."""
+        first, _, unknown = message.partition(": ")
+        known = self._spellings()
+        if first == "unrecognized arguments" and (meant := closest(unknown.split()[0].lstrip("-"), known)):
+            message = f"{message} (did you mean {known[meant]}?)"
+        super().error(message)
+
 
 def run(
     parser: CommandParser, command: Callable[[argparse.Namespace], int | None], argv: list[str] | None = None
@@ -32,7 +66,8 @@ def run(
     Errors of ours go to stderr in their own words; anything else is a bug of ours and exits with 1. SIGTERM ends
     the process with 143 and Ctrl-C with 130, after ``finally`` blocks have run; the training loop handles both itself.
     """
-    arguments = parser.parse_args(argv)
+    words = [parser.usual(word) for word in (sys.argv[1:] if argv is None else argv)]
+    arguments = parser.parse_args(words)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # blosc2 brings it in; it announces its threads
     signal.signal(signal.SIGTERM, _leave)
@@ -41,6 +76,7 @@ def run(
     except SamoraError as error:
         if arguments.debug:
             traceback.print_exc()
+        error.fix = corrected(parser.prog, words, error) or error.fix
         sys.stderr.write(f"{error.text()}\n")
         return error.exit_code
     except KeyboardInterrupt:
@@ -52,6 +88,26 @@ def run(
         traceback.print_exc()
         sys.stderr.write("E-BUG-01 this is a fault in samora_pipeline; please report it with the text above\n")
         return EXIT_BUG
+
+
+def corrected(prog: str, words: Sequence[str], error: SamoraError) -> str:
+    """The command as typed, with what was probably meant in place of the one word or part that is wrong."""
+    if error.typo is None:
+        return ""
+    typed, meant = error.typo
+    parts = [re.split("([=,])", word) for word in words]
+    wrong = [
+        (place, part)
+        for place, split in enumerate(parts)
+        for part, text in enumerate(split)
+        # ``--set fusion.ordr=...`` stands for ``model.fusion.ordr``.
+        if text and (text == typed or typed.endswith(f".{text}"))
+    ]
+    if len(wrong) != 1:
+        return ""
+    place, part = wrong[0]
+    parts[place][part] = meant
+    return shlex.join([prog, *("".join(split) for split in parts)])
 
 
 def say(text: str = "") -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +106,8 @@ def _add_session(parser: CommandParser) -> None:
         "--minutes", type=float, metavar="M", help="time for training, from which the epochs follow (CPU: 10)"
     )
     parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
+    # As nnU-Net has it.
+    parser.add_argument("--val", dest="stage", action="store_const", const="validate", help=argparse.SUPPRESS)
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument(
@@ -120,10 +123,9 @@ def _add_session(parser: CommandParser) -> None:
 
 
 def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
-    from trainers.runs.request import Request, find_trainer
+    from trainers.runs.request import Request
 
-    # The most common mistake is the order of the arguments.
-    find_trainer(arguments.trainer)
+    _check_order(arguments)
     from samora_pipeline.paths import resolve_roots
     from trainers.runs.typed import check_typed
 
@@ -153,6 +155,19 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
         _run_stages(request, roots, run)
     finally:
         distributed.stop()
+
+
+def _check_order(arguments: argparse.Namespace) -> None:
+    """The most common mistake is the order of the arguments: nnU-Net takes DATASET CONFIGURATION FOLD."""
+    from trainers.runs.request import find_trainer
+
+    try:
+        find_trainer(arguments.trainer)
+    except UsageError as error:
+        if error.typo is None and error.code == "E-ARG-03":
+            fold = ["-f", arguments.split] if arguments.split.isdigit() else []
+            error.fix = shlex.join(["samora_train", arguments.dataset, "SAMoraTrainer", "10pct", *fold])
+        raise
 
 
 def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:

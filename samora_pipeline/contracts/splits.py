@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, Self
 
 from samora_pipeline.contracts.dataset import BudgetUnit, PublishedBudget
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.registry import Registry
+from samora_pipeline.registry import Registry, closest
 
 SPLITS_FILE = "splits.json"
 OFFICIAL = "official"
@@ -264,7 +264,21 @@ def check_split(splits: Splits, name: str) -> None:
 
 def _no_split(splits: Splits, name: str) -> DataError:
     forms = ", ".join([*(BUDGETS.get(kind).forms for kind in BUDGETS.names()), *splits.published])
-    return DataError("E-SPLIT-04", name=name, splits=splits, found=name, expected=forms)
+    typo = (name, _meant(name, splits))
+    return DataError("E-SPLIT-04", name=name, splits=splits, found=name, expected=forms, typo=typo)
+
+
+def _meant(name: str, splits: Splits) -> str:
+    """The split that a mistyped one was probably meant for: ``10%``, ``0.1``, ``4 case``; else ten percent."""
+    match = re.match(r"(\d+(?:\.\d+)?)\s*(.*)", name)
+    if match is None:
+        return closest(name, [*splits.published, "full"]) or "10pct"
+    number, rest = float(match[1]), match[2].lower()
+    for unit in _UNITS:
+        if rest.startswith(unit[:3]):
+            return f"{max(1, int(number))}{unit}"
+    percent = number if rest.startswith(("%", "p")) else 100 * number if 0 < number < 1 else 0
+    return f"{percent:g}pct" if 0 < percent <= 100 else "10pct"
 
 
 def _published(splits: Splits, name: str, seed: int, available: dict[str, int]) -> Selection:

@@ -14,7 +14,7 @@ the tables of the SAMora paper follow.
 
   samora_evaluate -g labelsTs -p preds
   samora_evaluate -g anyones_labels -p anyones_masks --labels liver=1 spleen=2 both=1+2
-  samora_evaluate --folds results/Dataset001_Synapse/SAMoraTrainer__10pct__default
+  samora_evaluate --folds SAMoraTrainer__10pct__default
 """
 
 
@@ -55,9 +55,7 @@ def build_parser() -> CommandParser:
         metavar="M",
         help="package.module:Class, a metric of your own; may be repeated",
     )
-    parser.add_argument(
-        "--folds", type=Path, metavar="RUN", help="sum up fold_0, fold_1, ... of a run, one row per case"
-    )
+    parser.add_argument("--folds", metavar="RUN", help="sum up fold_0, fold_1, ... of a run, one row per case")
     return parser
 
 
@@ -67,9 +65,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from samora_pipeline.contracts.run import SUMMARY_FILE
     from samora_pipeline.evaluation.tables import render, write_summary
 
-    folder = arguments.folds or arguments.predictions
+    folder = _named(arguments) if arguments.folds else arguments.predictions
     output = arguments.output or folder / SUMMARY_FILE
-    summary = _summary(arguments)
+    summary = _summary(arguments, folder)
     table = write_summary(summary, output)
     say(render(summary))
     say(f"\nwritten: {output}, {table}")
@@ -89,11 +87,21 @@ def _check(arguments: argparse.Namespace) -> None:
     raise UsageError("E-ARG-05")
 
 
-def _summary(arguments: argparse.Namespace) -> Summary:
+def _named(arguments: argparse.Namespace) -> Path:
+    """The run of ``--folds``; a name that is none is refused when its folds are looked for."""
+    from samora_pipeline.contracts.run_folders import FOLD_PREFIX, find_run_folder
+    from samora_pipeline.paths import resolve_roots
+
+    results = resolve_roots(arguments.root).results
+    found = find_run_folder(arguments.folds, results, lambda run: any(run.glob(f"{FOLD_PREFIX}[0-9]*")))
+    return found or Path(arguments.folds)
+
+
+def _summary(arguments: argparse.Namespace, folder: Path) -> Summary:
     from samora_pipeline.evaluation.summary import named_labels, score_folder, sum_up_folds
 
     if arguments.folds:
-        return sum_up_folds(arguments.folds)
+        return sum_up_folds(folder)
     words = arguments.labels or []
     labels = Path(words[0]) if len(words) == 1 and "=" not in words[0] else named_labels(words) if words else None
     return score_folder(

@@ -11,20 +11,22 @@ examples:
   samora_predict -i scan.nii.gz -o preds --tta   one image, averaged with its mirrored views
   samora_predict -i DICOM_FOLDER -o preds        each DICOM series in the folder, or in the folders below it
   samora_predict --list                          what can predict
-  samora_predict -i scans -o preds -m Dataset001_Synapse/SAMoraTrainer__10pct__default -f 0 1
+  samora_predict -i scans -o preds -m SAMoraTrainer__10pct -f 0 1     any part of a run's name that no other has
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(_parser(), _predict, argv)
+    return run(build_parser(), _predict, argv)
 
 
-def _parser() -> CommandParser:
+def build_parser() -> CommandParser:
+    """The command's options."""
     parser = CommandParser("samora_predict", "Segment images with a trained run.", _EPILOG)
     parser.add_argument("-i", dest="images", metavar="IN", help="folder of images or of DICOM series, or one file")
     parser.add_argument("-o", dest="output", metavar="OUT", help="folder for the label maps")
-    parser.add_argument("-m", dest="model", metavar="RUN", help="run or fold folder (default: the only trained run)")
+    parser.add_argument("-m", dest="model", metavar="RUN", help="path, name or part of it (default: the only run)")
+    parser.add_argument("-d", dest="dataset", metavar="D", help="number or name of the dataset that the run is of")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", help="folds to average (default: all finished)")
     parser.add_argument("--tta", action="store_true", help="average over the mirrored views that training used")
     parser.add_argument("--save-probabilities", action="store_true", help="also write CASE_probabilities.b2nd")
@@ -37,6 +39,8 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--continue", dest="resume", action="store_true", help="skip cases that are complete and made the same way"
     )
+    # As nnU-Net has it.
+    parser.add_argument("--c", "--continue-prediction", dest="resume", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--shard", metavar="i/n", help="predict the i-th of n shares, for several machines")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     parser.add_argument("--fp32", action="store_true", help="single precision (default: bf16 where the device has it)")

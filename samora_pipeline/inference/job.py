@@ -1,6 +1,7 @@
 """Predicting many cases: the next one is read while the current one is segmented, and a bad one is skipped."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ from samora_pipeline.inference.case import InputCase, find_cases, own_share, par
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.inference.probabilities import PROBABILITIES, UNCERTAINTY
 from samora_pipeline.inference.record import Failure, OutputFolder, model_record, prediction_record
-from samora_pipeline.inference.runs import Choice, choose
+from samora_pipeline.inference.runs import IMAGE_FOLDERS, Choice, choose
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.run_log import Progress, logger
 
@@ -54,7 +55,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Run ``samora_predict`` with its parsed arguments and return the exit code."""
     roots, folder = resolve_roots(arguments.root), Path(arguments.output)
     shard = parse_shard(arguments.shard)
-    choice = choose(arguments.model, arguments.folds, Path(arguments.images), roots)
+    choice = choose(arguments.model, arguments.folds, Path(arguments.images), roots, arguments.dataset)
     config = read_run_config(choice.run.folds[choice.folds[0]] / CONFIG_FILE, allow_code=arguments.allow_code)
     for line in (f"root: {roots.root} ({roots.origin})", *choice.remarks, *(f"warning: {s}" for s in config.warnings)):
         say(line)
@@ -90,7 +91,18 @@ def predict(arguments: argparse.Namespace) -> int:
     parts += [f"{len(done)} were complete already"] if done else []
     parts += [f"{len(failures)} failed, see {output.failures_path}"] if failures else []
     say(f"{folder}: {', '.join(parts)}")
+    if len(failures) < len(all_cases):
+        say(f"next: {_next_command(choice.images, folder)}")
     return EXIT_FAILED_CASES if failures else EXIT_OK
+
+
+def _next_command(images: Path, folder: Path) -> str:
+    """Scores where the references lie beside the images, else label maps for a viewer."""
+    references = images.parent / images.name.replace("images", "labels", 1)
+    if images.name in IMAGE_FOLDERS and references.is_dir():
+        return shlex.join(["samora_evaluate", "-g", str(references), "-p", str(folder)])
+    target = folder.with_name(f"{folder.name}_viewer")
+    return f"{shlex.join(['samora_export', 'labels', str(folder), '-o', str(target)])} --format seg.nrrd  for 3D Slicer"
 
 
 def _load(arguments: argparse.Namespace, choice: Choice, largest: Sequence[str], weights: Path) -> Predictor:
@@ -130,7 +142,7 @@ def predict_cases(
             except SamoraError as error:
                 if error.code == "E-DISK-01":
                     raise
-                failures[case.name] = Failure(**vars(error))
+                failures[case.name] = Failure(**error.texts)
             if case.name in failures:
                 logger.warning("%s is skipped: %s", case.name, failures[case.name].what)
             progress.advance(case.name)

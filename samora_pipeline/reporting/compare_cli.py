@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from samora_pipeline.evaluation.comparison import PairedTable, Protocol, Variant
     from samora_pipeline.reporting.text_tables import Format, TextTable
 
-_EPILOG = """A RUN is a run folder or one of its fold folders, as a path or below the results folder. Runs that differ
-in the seed alone are averaged within each patient. Both protocols are printed unless one is named.
+_EPILOG = """A RUN is a run or one of its folds (RUN/fold_K): a path, a name, or a unique part of a name.
+Runs that differ in the seed alone are averaged within each patient. Both protocols are printed unless one is named.
 
   samora_compare Dataset001_Synapse/SAMedTrainer__10pct__default Dataset001_Synapse/SAMoraTrainer__10pct__default
   samora_compare RUN RUN RUN --table 4 --format latex

@@ -83,6 +83,8 @@ def test_label_maps_have_the_grid_and_header_of_their_images(
     assert f"model: {place.run} (1 fold: 0)" in said
     assert "warning: PHANTOM" in said
     assert f"{place.out}: 3 predicted" in said
+    viewer = place.out.with_name("out_viewer")
+    assert f"next: samora_export labels {place.out} -o {viewer} --format seg.nrrd" in said
 
 
 def test_the_record_says_what_was_done(place: Workplace) -> None:
@@ -246,6 +248,10 @@ def test_test_images_of_the_trained_dataset_are_found(place: Workplace, capsys: 
     assert place.predict(images=Path("imagesTs")) == 0
     assert f"images: {place.root / 'raw' / 'Dataset090_Phantom' / 'imagesTs'}" in capsys.readouterr().out
     assert list(place.written()) == ["t.nii.gz"]
+    (place.root / "raw" / "Dataset090_Phantom" / "labelsTs").mkdir()
+    assert place.predict(images=Path("imagesTs")) == 0
+    references = place.root / "raw" / "Dataset090_Phantom" / "labelsTs"
+    assert f"next: samora_evaluate -g {references} -p {place.out}" in capsys.readouterr().out
 
 
 def test_help_needs_no_heavy_import() -> None:

@@ -46,6 +46,8 @@ def test_arguments_of_another_tool_are_refused_without_torch() -> None:
     [
         ("SAMoraTrainer 2cases --stage expert_imgae", "E-STAGE-01"),
         ("SAMoraTrainer 2cases --set finetune.epoch=3", "E-SET-01"),
+        ("SAMoraTrainer 2cases --set teacher_patch.epoch=3 --set expert_image.temperature=0.2", "E-SET-01"),
+        ("SAMoraTrainer 2cases --set bootstrap.epoch=3", "E-SET-01"),
         ("SAMoraTrainer 2cases --set fusion=hlattn", "E-NAME-01"),
         ("SAMoraTrainer 2cases --set fusion.order=1-1", "E-SET-03"),
         ("SAMoraTrainer 2cases --set model.decoder=samd", "E-NAME-01"),
@@ -64,7 +66,7 @@ def test_what_is_mistyped_is_refused_without_torch(root: Path, words: str, code:
         "import sys; from trainers.cli import main; code = main(sys.argv[1:]);"
         "sys.exit(code + 10 * ('torch' in sys.modules))"
     )
-    typed = [sys.executable, "-c", program, "90", *words.split(), "--root", str(root)]
+    typed = [sys.executable, "-c", program, "90", *words.split(), "--root", str(root), "--dry-run"]
     result = subprocess.run(typed, check=False, capture_output=True, text=True)
     assert result.stderr.startswith(f"{code} ")
     assert result.returncode == (4 if code == "E-SPLIT-04" else 2)
@@ -72,7 +74,10 @@ def test_what_is_mistyped_is_refused_without_torch(root: Path, words: str, code:
 
 def test_what_any_choice_of_the_machine_would_take_is_not_refused(root: Path) -> None:
     roots = resolve_roots(str(root))
-    for assignment in ("expert_image.temperature=0.2", "expert_image.scale=token", "teacher_image.epochs=2"):
+    for assignment in (
+        *("expert_image.temperature=0.2", "expert_image.scale=token", "teacher_image.epochs=2"),
+        *("bootstrap.epochs=2", "finetune.epochs=2"),
+    ):
         check_typed(Request("90", "SAMoraTrainer", "2cases", assignments=(assignment,)), roots)
 
 

@@ -19,7 +19,7 @@ from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, is_small
-from samora_pipeline.registry import nearest
+from samora_pipeline.registry import suggestion
 from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
@@ -58,10 +58,10 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
         if name not in types_of:
             raise UsageError(
                 "E-SET-01",
-                hints=nearest(name, list(types_of)),
-                hints2=", ".join(types_of),
                 what=f'there is no setting "{name}"',
                 found=name,
+                fix="the same command with --dry-run  prints all settings of the run",
+                **suggestion(name, sorted(types_of, key=lambda one: not one.startswith(FINETUNE))),
             )
         *folders, last = name.split(".")
         part = functools.reduce(lambda inner, folder: inner[folder], folders, plain)

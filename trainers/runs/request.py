@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
-from samora_pipeline.registry import nearest
+from samora_pipeline.registry import closest, nearest, suggestion
 from trainers.methods import TRAINERS, Trainer
 from trainers.settings import STAGE_NAMES
 
@@ -65,8 +65,11 @@ def find_trainer(name: str) -> Trainer:
         return TRAINERS.get(name)()
     except UsageError as error:
         found = error.found if ":" in name else name
-        hint, shown = _among(name, TRAINERS.names())
-        raise UsageError("E-ARG-03", name=name, hint=hint, known=shown, found=found) from error
+        meant = closest(name, TRAINERS.names())
+        hint = f"did you mean {meant}? " if meant else ""
+        known = ", ".join(TRAINERS.names())
+        typo = (name, meant) if meant else None
+        raise UsageError("E-ARG-03", name=name, hint=hint, known=known, found=found, typo=typo) from error
 
 
 def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
@@ -79,8 +82,8 @@ def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
         return trainer.default_recipe(small=small)
     if asked in trainer.recipes:
         return asked
-    hint, shown = _among(asked, trainer.recipes)
-    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, name=asked, hint=hint, known=shown, found=asked)
+    near = suggestion(asked, trainer.recipes)
+    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, name=asked, found=asked, **near)
 
 
 def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Level, ...]:
@@ -102,6 +105,7 @@ def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Leve
             if known
             else "no experts",
             fix=f"--levels {','.join(known)}" if known else "the same command without --levels",
+            typo=suggestion(wrong[0], known)["typo"] if wrong else None,
         )
     return tuple(level for level in trainer.levels if level.value in asked)
 
@@ -110,13 +114,7 @@ def check_stage(stage: str | None, own: Iterable[str] = ()) -> None:
     """Refuse a ``--stage`` that does not exist, and is none of the method's ``own`` (``E-STAGE-01``)."""
     known = list(dict.fromkeys((*STAGE_NAMES, *own)))
     if stage is not None and stage not in known:
-        hint, shown = _among(stage, known)
-        raise UsageError("E-STAGE-01", name=stage, hint=hint, known=shown, found=stage)
-
-
-def _among(name: str, known: Iterable[str]) -> tuple[str, str]:
-    """The nearest of the known names as a hint, and all of them."""
-    return nearest(name, list(known)), ", ".join(known)
+        raise UsageError("E-STAGE-01", name=stage, found=stage, **suggestion(stage, known))
 
 
 @dataclass(frozen=True)
@@ -176,8 +174,7 @@ def _only(said: Mapping[str, T | None]) -> T | None:
 
 def _find(name: str, trainer: str) -> Preset:
     if name not in PRESETS:
-        hint, shown = _among(name, PRESETS)
-        raise UsageError("E-PRESET-01", name=name, hint=hint, known=shown, found=name)
+        raise UsageError("E-PRESET-01", name=name, found=name, **suggestion(name, PRESETS))
     preset = PRESETS[name]
     allowed = (*preset.trainers, *preset.also)
     # A trainer of the user's own may be anything; what does not fit it is refused by name.

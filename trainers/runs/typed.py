@@ -1,6 +1,7 @@
 """What is mistyped is refused here, before torch is imported and before any scan or pool is read."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.contracts.splits import check_split
@@ -8,8 +9,9 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.paths import Roots
 from trainers.methods import SCRATCH, Trainer
 from trainers.pool.datasets import open_dataset
-from trainers.runs.choices import BACKBONE, RECIPE, choose_method
-from trainers.runs.request import Request, find_trainer
+from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, RECIPE, choose_method
+from trainers.runs.request import Request, find_trainer, resolve
+from trainers.settings import BOOTSTRAP, STAGE_NAMES
 
 
 def check_typed(request: Request, roots: Roots) -> None:
@@ -27,19 +29,33 @@ def check_typed(request: Request, roots: Roots) -> None:
 
 
 def _check_method(request: Request) -> None:
-    """Settings depend on what the machine will choose: refused is what fits none of the possible choices."""
-    errors = []
-    for chosen in _possible(find_trainer(request.trainer)):
-        try:
-            choose_method(request, chosen)
-        except UsageError as error:
-            errors.append(error)
-        else:
-            return
-    raise errors[0]
+    """Settings depend on what the machine will choose: refused is what none of the possible choices takes.
+
+    A choice whose run has no such stage leaves a setting unused; it counts only where all choices do.
+    """
+    request = resolve(request)
+    outcomes = [_outcome(request, chosen) for chosen in _possible(find_trainer(request.trainer))]
+    fewest = min(unused for unused, _ in outcomes)
+    errors = [error for unused, error in outcomes if unused == fewest]
+    if errors[0] is not None and all(errors):
+        raise errors[0]
+
+
+def _outcome(request: Request, chosen: Mapping[str, Choice]) -> tuple[int, UsageError | None]:
+    """How many settings a choice leaves unused, and why it refuses the request."""
+    try:
+        stages = choose_method(replace(request, assignments=()), chosen).stages
+    except UsageError as error:
+        return 0, error
+    unused = [one for one in request.assignments if one.partition(".")[0] in set(STAGE_NAMES) - set(stages)]
+    try:
+        choose_method(request, chosen)
+    except UsageError as error:
+        return len(unused), error
+    return len(unused), None
 
 
 def _possible(trainer: Trainer) -> Iterator[Mapping[str, Choice]]:
     yield {}
-    yield {BACKBONE: Choice(trainer.small_backbone, "")}
+    yield {BACKBONE: Choice(trainer.small_backbone, ""), BACKBONE_WEIGHTS: Choice(BOOTSTRAP, "")}
     yield {RECIPE: Choice(SCRATCH, "")}
