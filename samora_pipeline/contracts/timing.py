@@ -7,7 +7,7 @@ TIMING_FILE = "timing.json"
 
 @dataclass(frozen=True)
 class StageTiming:
-    """One stage: seconds over all sessions, peak memory in GiB, epochs.
+    """One stage: seconds over all sessions, peak memory in GiB, epochs and optimizer steps.
 
     ``reused`` means that another run made it; the seconds are that run's.
     """
@@ -16,6 +16,7 @@ class StageTiming:
     memory_gib: float | None = None
     epochs: int | None = None
     reused: bool = False
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,13 @@ missed organ has Dice 0. sam_family: voxels and the empty-mask rules of the Tran
 the tables of the SAMora paper follow.
 
   samora_evaluate -g labelsTs -p preds
+  samora_evaluate -g labelsTs -p preds --subset case_01,case_07
+  samora_evaluate -g anyones_labels -p anyones_masks                 each label value by itself
   samora_evaluate -g anyones_labels -p anyones_masks --labels liver=1 spleen=2 both=1+2
   samora_evaluate --folds SAMoraTrainer__10pct__default
 """
+
+_SUBSET_FILE = "summary_subset.json"
 
 
 def build_parser() -> CommandParser:
@@ -27,10 +31,16 @@ def build_parser() -> CommandParser:
         "--labels",
         nargs="+",
         metavar="L",
-        help="a dataset.json (default: the one beside LABELS, in it or in PREDS), or NAME=VALUE for each label",
+        help="a dataset.json (default: the one beside LABELS, in it or in PREDS, else each value by itself), or "
+        "NAME=VALUE for each label",
     )
+    parser.add_argument("--subset", metavar="NAME,...", help="score only these cases")
     parser.add_argument(
-        "-o", dest="output", type=Path, metavar="FILE", help="default: PREDS/summary.json, CSV beside it"
+        "-o",
+        dest="output",
+        type=Path,
+        metavar="FILE",
+        help="default: PREDS/summary.json, with --subset summary_subset.json",
     )
     parser.add_argument("-np", dest="processes", type=int, default=1, metavar="N", help="worker processes (default 1)")
     parser.add_argument(
@@ -66,7 +76,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from samora_pipeline.evaluation.tables import render, write_summary
 
     folder = _named(arguments) if arguments.folds else arguments.predictions
-    output = arguments.output or folder / SUMMARY_FILE
+    output = arguments.output or folder / (_SUBSET_FILE if arguments.subset else SUMMARY_FILE)
     summary = _summary(arguments, folder)
     table = write_summary(summary, output)
     say(render(summary))
@@ -97,6 +107,13 @@ def _named(arguments: argparse.Namespace) -> Path:
     return found or Path(arguments.folds)
 
 
+def _subset(text: str | None) -> tuple[str, ...] | None:
+    names = None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+    if names == ():
+        raise UsageError("E-ARG-22")
+    return names
+
+
 def _summary(arguments: argparse.Namespace, folder: Path) -> Summary:
     from samora_pipeline.evaluation.summary import named_labels, score_folder, sum_up_folds
 
@@ -112,6 +129,7 @@ def _summary(arguments: argparse.Namespace, folder: Path) -> Summary:
         processes=arguments.processes,
         convention=arguments.convention,
         metrics=tuple(arguments.metrics),
+        subset=_subset(arguments.subset),
     )
 
 

@@ -6,7 +6,7 @@ one; the row ``mean`` takes the mean over a patient's organs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
 
@@ -54,7 +54,10 @@ class PairedRow:
 
 @dataclass(frozen=True)
 class PairedTable:
-    """All comparisons of one metric: ``overall`` over the organs' mean, ``organs`` per organ, each a family."""
+    """All comparisons of one metric: ``overall`` over the organs' mean, ``organs`` per organ, each a family.
+
+    ``budgets`` says by variant where it was fine-tuned for longer or shorter than the baseline.
+    """
 
     protocol: Protocol
     record: MetricRecord
@@ -62,6 +65,7 @@ class PairedTable:
     baseline: str
     overall: tuple[PairedRow, ...]
     organs: tuple[PairedRow, ...]
+    budgets: Mapping[str, str] = field(default_factory=dict)
 
 
 def distance_unit(summary: Summary, protocol: Protocol) -> str:
@@ -136,7 +140,16 @@ def _table(variants: Sequence[Variant], baseline: Variant, protocol: Protocol, m
             for key, name in summary.labels.items()
         ]
     unit = distance_unit(summary, protocol) if metric.distance else ""
-    return PairedTable(protocol, metric, unit, baseline.label, _adjusted(overall), _adjusted(organs))
+    budgets = {one.label: remark for one in variants if (remark := _budgets(one.first, baseline.first))}
+    return PairedTable(protocol, metric, unit, baseline.label, _adjusted(overall), _adjusted(organs), budgets)
+
+
+def _budgets(run: ScoredRun, baseline: ScoredRun) -> str:
+    """``budgets differ: 324 against 120 steps``; empty where they do not, or are not known."""
+    (mine, unit), (theirs, other) = (one.budget.split(" ") if one.budget else ("", "") for one in (run, baseline))
+    if not (unit and other) or run.budget == baseline.budget:
+        return ""
+    return f"budgets differ: {mine}{'' if unit == other else f' {unit}'} against {theirs} {other}"
 
 
 def _row(variant: str, organ: str, pairs: Sequence[tuple[float, float]]) -> PairedRow:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from samora_pipeline.contracts.json_io import read_json, to_plain
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, RunConfig
@@ -15,6 +16,8 @@ from samora_pipeline.errors import AssetError, UsageError
 from samora_pipeline.evaluation.summary import sum_up_folds
 from samora_pipeline.files import digest_json
 from samora_pipeline.registry import suggestion
+
+_FINETUNE = "finetune"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class ScoredRun:
         """All that must be said of the run beside its scores."""
         trained = [warning for config in self.configs for warning in config.warnings]
         return tuple(dict.fromkeys([*self.summary.warnings, *trained]))
+
+    @property
+    def budget(self) -> str:
+        """How long it was fine-tuned: ``324 steps``, ``20 epochs`` in records without steps, empty without either."""
+        stages = [timing.stages[_FINETUNE] for timing in self.timings if _FINETUNE in timing.stages]
+        for unit in ("steps", "epochs"):
+            known = [value for stage in stages if (value := getattr(stage, unit)) is not None]
+            if known:
+                return f"{round(fmean(known))} {unit}"
+        return ""
 
     @property
     def identity(self) -> str:

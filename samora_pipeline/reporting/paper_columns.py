@@ -26,6 +26,7 @@ _METHODS = {
     "SAMed2Trainer": "SAMed-2",
     "HSAMTrainer": "H-SAM",
 }
+_BASELINES = frozenset({"SAMed", "SAMed-2", "H-SAM"})
 _FUSIONS = {"hl_attn": "HL-Attn", "lac": "LAC", "mole": "MOLE", "lorahub": "LoRAHub", "hcat": "HCAT"}
 _RECIPES = {
     "scratch": "Scratch",
@@ -85,10 +86,15 @@ def deviations(run: ScoredRun) -> dict[str, str]:
     return {choice: is_ for choice, (is_, should_be) in found.items() if is_ != should_be}
 
 
+def experts(run: ScoredRun) -> tuple[Level, ...]:
+    """The levels that have an expert; the one LoRA of SAMed and H-SAM takes a place in the network and is none."""
+    return () if method(run) in _BASELINES else run.config.model.levels
+
+
 def fusion(run: ScoredRun) -> tuple[str, str, str, str]:
     """Image, patch and pixel level as Tables 4 and 11 show them (HL-Attn by its order), and the fusion's name."""
     spec = run.config.model
-    image, patch, pixel = ("✓" if level in spec.levels else "×" for level in LEVELS)
+    image, patch, pixel = ("✓" if level in experts(run) else "×" for level in LEVELS)
     if spec.fusion is None or len(spec.levels) < 2:
         return image, patch, pixel, "none"
     if spec.fusion.name == "hl_attn" and len(spec.levels) == len(LEVELS):
@@ -102,7 +108,7 @@ def origins(run: ScoredRun) -> tuple[str, str, str]:
     """How each level's expert was trained, as Tables 5 and 15 say it. The pixel level never has a teacher."""
 
     def origin(level: Level) -> str:
-        if level not in run.config.model.levels:
+        if level not in experts(run):
             return "×"
         recipe = run.config.recipe
         pixel_scratch = level is Level.PIXEL and recipe in _RECIPES

@@ -247,3 +247,13 @@ def test_tables_of_settings_are_no_tables(tmp_path: Path, number: int) -> None:
 @pytest.mark.parametrize("number", sorted(SHAPES))
 def test_every_table_carries_the_flags(tmp_path: Path, number: int) -> None:
     assert table(number, variants(tmp_path, {}), warnings=("TRANSDUCTIVE",)).warnings == ("TRANSDUCTIVE",)
+
+
+@pytest.mark.parametrize("number", [4, 5, 11, 15])
+@pytest.mark.parametrize("trainer", ["SAMedTrainer", "HSAMTrainer"])
+def test_the_lora_of_a_baseline_is_no_expert_of_the_paper(tmp_path: Path, number: int, trainer: str) -> None:
+    control = {"trainer": trainer, "recipe": "none", "model": replace(VIT, levels=(Level.IMAGE,), fusion=None)}
+    made = cells(table(number, variants(tmp_path, control)))
+    levels = [made[name] for name in made if name.lower().startswith(("image", "patch", "pixel"))]
+    assert levels == ["×", "×", "×"]
+    assert not [name for name in made if name.startswith("reported")]

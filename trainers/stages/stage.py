@@ -217,6 +217,7 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
         file.parent, context.device, stage.seed(run), digest, context.resume_command, context.tensorboard
     )
     history = train(training, where)
+    timing = replace(of_history(history), steps=len(history) * len(training.batches(0)))
     if distributed.is_main():
         if trainable.monitor is not None:
             trainable.monitor.finish(history, file.parent)
@@ -224,10 +225,10 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
         stage.save(trainable, run, file)
         (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)
         if stage.shared:
-            write_json(ResultRecord(context.run_name, of_history(history), versions()), file.parent / RECORD_FILE)
+            write_json(ResultRecord(context.run_name, timing, versions()), file.parent / RECORD_FILE)
     distributed.barrier()
-    say(f"{stage.name}: done in {duration(of_history(history).seconds)}")
-    return of_history(history)
+    say(f"{stage.name}: done in {duration(timing.seconds)}")
+    return timing
 
 
 def on_its_device(trainable: Trainable, device: torch.device) -> Training:
