@@ -39,14 +39,13 @@ class CommandParser(argparse.ArgumentParser):
         return f"{known[plain]}{equals}{value}" if plain in known else word
 
     def _spellings(self) -> dict[str, str]:
-        """Options without their dashes; those that have no long name also by what they set, singular and plural."""
+        """Options without their dashes; also by what they set, singular and plural."""
         known: dict[str, str] = {}
         for action in self._actions:
             if action.option_strings:
                 longest = max(action.option_strings, key=len)
-                if not longest.startswith("--"):
-                    stem = action.dest.removesuffix("s").replace("_", "-")
-                    known |= dict.fromkeys((stem, f"{stem}s"), longest)
+                stem = action.dest.removesuffix("s").replace("_", "-")
+                known |= dict.fromkeys((stem, f"{stem}s"), longest)
         return known | {option.lstrip("-"): option for option in self._option_string_actions}
 
     def error(self, message: str) -> NoReturn:

@@ -20,8 +20,8 @@ MANY = [f"setting{number}" for number in range(117)]
     [
         (train_parser(), "--c", "-c"),
         (train_parser(), "-device", "--device"),
-        (train_parser(), "--fold", "-f"),
-        (train_parser(), "--folds=0", "-f=0"),
+        (train_parser(), "--fold", "--fold"),
+        (train_parser(), "--folds", "--fold"),
         (train_parser(), "--dry_run", "--dry-run"),
         (train_parser(), "-f", "-f"),
         (train_parser(), "-1", "-1"),

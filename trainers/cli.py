@@ -24,6 +24,7 @@ _EPILOG = """\
 examples:
   samora_train 1 SAMoraTrainer 10pct                       experts, fine-tuning and validation of the default fold
   samora_train 1 SAMoraTrainer 10pct -c                    go on where it was stopped
+  samora_train 1 SAMoraTrainer full -f 0 1 2 3 4           cross-validation, one fold after the other
   samora_train 1 SAMoraTrainer 10pct --dry-run             what would be trained on what, and for how long
   samora_train 1 SAMoraTrainer 10pct --set finetune.epochs=40 --name longer
   samora_train 1 SAMoraTrainer 10pct --set fusion=lac      another fusion of the experts; --preset table4-lac is a row
@@ -57,7 +58,14 @@ def _add_data(parser: CommandParser) -> None:
     parser.add_argument(
         "split", metavar="SPLIT", help="full, 10pct, 5pct_cases, 120slices, 4cases, or a published name"
     )
-    parser.add_argument("-f", dest="fold", metavar="FOLD", help="official, 0 to 4, or all (default: official, else 0)")
+    parser.add_argument(
+        *("-f", "--fold"),
+        dest="folds",
+        nargs="+",
+        default=(None,),
+        metavar="FOLD",
+        help="official, 0 to 4 (one after the other), or all (default: official, else 0)",
+    )
     parser.add_argument(
         "--unlabeled", nargs="+", default=(), metavar="D", help="more datasets for the pool; paper: 100,000 CT slices"
     )
@@ -129,32 +137,47 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
     from samora_pipeline.paths import resolve_roots
     from trainers.runs.typed import check_typed
 
-    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request))
+    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request) if field.name != "fold")
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
-    request = Request(**values)
+    requests = [Request(fold=fold, **values) for fold in dict.fromkeys(arguments.folds)]
     roots = resolve_roots(arguments.root)
-    check_typed(request, roots)
+    for request in requests:
+        check_typed(request, roots)
     # From here on torch is imported, which takes seconds.
-    from trainers.runs.describe import describe, describe_settings
-    from trainers.runs.planning import plan_run, with_estimates
-
-    device, accept = _device(arguments.device), arguments.accept_licence
+    device = _device(arguments.device)
     if arguments.dry_run:
-        run = with_estimates(plan_run(request, roots, device, accept_licence=accept, dry=True))
-        say(describe(run, roots))
-        say(describe_settings(run))
-        say("dry run: nothing was written")
-        run.leaks.require_settled()
+        for request in requests:
+            _describe(request, roots, device, accept=arguments.accept_licence)
         return
     from samora_pipeline import distributed
+    from trainers.runs.planning import plan_run
 
     distributed.start(device)
     try:
-        resume, tensorboard = _resume_command(words), arguments.tensorboard
-        run = plan_run(request, roots, device, resume_command=resume, tensorboard=tensorboard, accept_licence=accept)
-        _run_stages(request, roots, run)
+        resume, tensorboard, accept = _resume_command(words), arguments.tensorboard, arguments.accept_licence
+        for request in requests:
+            run = plan_run(
+                request, roots, device, resume_command=resume, tensorboard=tensorboard, accept_licence=accept
+            )
+            _run_stages(request, roots, run)
+        if distributed.is_main() and not request.fast and request.stage is None:
+            name = run.context.folder.parent.name
+            summed = f"samora_evaluate --folds {name} && " if len(requests) > 1 else ""
+            say(f"next: {summed}samora_predict -i IMAGES -o preds -m {name}")
     finally:
         distributed.stop()
+
+
+def _describe(request: Request, roots: Roots, device: torch.device, *, accept: bool) -> None:
+    """Print what would be trained (``--dry-run``)."""
+    from trainers.runs.describe import describe, describe_settings
+    from trainers.runs.planning import plan_run, with_estimates
+
+    run = with_estimates(plan_run(request, roots, device, accept_licence=accept, dry=True))
+    say(describe(run, roots))
+    say(describe_settings(run))
+    say("dry run: nothing was written")
+    run.leaks.require_settled()
 
 
 def _check_order(arguments: argparse.Namespace) -> None:
@@ -196,8 +219,6 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
     Execution(run, one_case=request.fast).run(request.stage)
     if distributed.is_main():
         say(f"run: {context.folder}")
-        if not request.fast and request.stage is None:
-            say(f"next: samora_predict -i IMAGES -o preds -m {context.folder.parent.name}")
 
 
 def _levels(text: str) -> tuple[str, ...]:

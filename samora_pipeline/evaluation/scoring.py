@@ -15,9 +15,12 @@ from samora_pipeline.evaluation.metric import label_key, physical, sam_family, s
 from samora_pipeline.evaluation.metrics import measure
 from samora_pipeline.evaluation.surfaces import Labels
 from samora_pipeline.imaging.files import READABLE, read_volume, stem
-from samora_pipeline.imaging.volume import label_array
+from samora_pipeline.imaging.pictures import read_picture
+from samora_pipeline.imaging.volume import Volume, label_array
 from samora_pipeline.parallel import map_cases
 from samora_pipeline.registry import shortened, suggestion
+
+_PICTURE = ".png"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def score_case(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
         DataError: ``E-EVAL-02`` for grids that differ, ``E-EVAL-03`` for label values that are not declared, and
             whatever reading the two files raises.
     """
-    (reference_path, prediction_path), (reference, prediction) = files, map(read_volume, files)
+    (reference_path, prediction_path), (reference, prediction) = files, map(_read, files)
     if not prediction.grid.matches(reference.grid):
         sizes, expected = prediction.grid.shape, reference.grid.shape
         apart = f"corners up to {prediction.grid.corner_distance(reference.grid):.3g} mm apart"
@@ -114,8 +117,12 @@ def label_values(files: Sequence[tuple[Path, Path]], processes: int = 1) -> set[
     return {value for outcome in outcomes for value in outcome.result or ()}
 
 
+def _read(path: Path) -> Volume:
+    return read_picture(path, label=True) if path.name.lower().endswith(_PICTURE) else read_volume(path)
+
+
 def _values(files: tuple[Path, Path]) -> set[int]:
-    return {int(value) for path in files for value in np.unique(label_array(read_volume(path)))} - {0}
+    return {int(value) for path in files for value in np.unique(label_array(_read(path)))} - {0}
 
 
 def _unscorable(faults: Sequence[tuple[str, SamoraError]], total: int) -> DataError:
@@ -150,7 +157,7 @@ def _by_case(folder: Path, file_ending: str | None) -> dict[str, Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     own = [path for path in files if file_ending and path.name.endswith(file_ending)]
     found: dict[str, Path] = {}
-    for path in own or [path for path in files if path.name.endswith(READABLE)]:
+    for path in own or [path for path in files if path.name.endswith((*READABLE, _PICTURE))]:
         case = stem(path)
         if case in found:
             raise DataError("E-EVAL-06", folder=folder, case=case, found=f"{found[case].name}, {path.name}")

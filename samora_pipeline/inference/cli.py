@@ -10,6 +10,7 @@ examples:
   samora_predict -i imagesTs -o preds            the only trained run, on the test images of its dataset
   samora_predict -i scan.nii.gz -o preds --tta   one image, averaged with its mirrored views
   samora_predict -i DICOM_FOLDER -o preds        each DICOM series in the folder, or in the folders below it
+  samora_predict -i PICTURES -o preds -m M.zip   PNG pictures, with an exported model that is not installed
   samora_predict --list                          what can predict
   samora_predict -i scans -o preds -m SAMoraTrainer__10pct -f 0 1     any part of a run's name that no other has
 """
@@ -25,7 +26,7 @@ def build_parser() -> CommandParser:
     parser = CommandParser("samora_predict", "Segment images with a trained run.", _EPILOG)
     parser.add_argument("-i", dest="images", metavar="IN", help="folder of images or of DICOM series, or one file")
     parser.add_argument("-o", dest="output", metavar="OUT", help="folder for the label maps")
-    parser.add_argument("-m", dest="model", metavar="RUN", help="path, name or part of it (default: the only run)")
+    parser.add_argument("-m", dest="model", metavar="RUN", help="a run, by any part of its name, or an exported M.zip")
     parser.add_argument("-d", dest="dataset", metavar="D", help="number or name of the dataset that the run is of")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", help="folds to average (default: all finished)")
     parser.add_argument("--tta", action="store_true", help="average over the mirrored views that training used")

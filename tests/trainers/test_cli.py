@@ -11,6 +11,7 @@ from samora_pipeline.paths import resolve_roots
 from tests.trainers.runs import TINY, command, fold_folder
 from tests.trainers.small_data import NAME, make_dataset
 from trainers import cli
+from trainers.methods import TRAINERS
 from trainers.runs.folder import write_config
 from trainers.runs.request import Request
 from trainers.runs.typed import check_typed
@@ -78,7 +79,8 @@ def test_what_any_choice_of_the_machine_would_take_is_not_refused(root: Path) ->
         *("expert_image.temperature=0.2", "expert_image.scale=token", "teacher_image.epochs=2"),
         *("bootstrap.epochs=2", "finetune.epochs=2"),
     ):
-        check_typed(Request("90", "SAMoraTrainer", "2cases", assignments=(assignment,)), roots)
+        for trainer in TRAINERS.names():
+            check_typed(Request("90", trainer, "2cases", assignments=(assignment,)), roots)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,12 @@ def test_errors_come_before_anything_is_written(
 def test_a_split_that_does_not_exist(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["90", "SAMoraTrainer", "10%", "--root", str(root), *TINY[:4]]) == 4
     assert capsys.readouterr().err.startswith("E-SPLIT-04 ")
+
+
+def test_several_folds_are_planned_one_after_the_other(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(root, "--dry-run", "-f", "0", "1", "0")) == 0
+    told = capsys.readouterr().out
+    assert [line.split(", ")[1] for line in told.splitlines() if line.startswith("labelled")] == ["fold 0", "fold 1"]
 
 
 def test_a_dry_run_tells_everything_and_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,11 +42,11 @@ def _check_method(request: Request) -> None:
 
 
 def _outcome(request: Request, chosen: Mapping[str, Choice]) -> tuple[int, UsageError | None]:
-    """How many settings a choice leaves unused, and why it refuses the request."""
+    """How many settings a choice leaves unused, more than all where it is none of the trainer's, and why it refuses."""
     try:
         stages = choose_method(replace(request, assignments=()), chosen).stages
     except UsageError as error:
-        return 0, error
+        return len(request.assignments) + 1, error
     unused = [one for one in request.assignments if one.partition(".")[0] in set(STAGE_NAMES) - set(stages)]
     try:
         choose_method(request, chosen)
