@@ -40,11 +40,11 @@ class SplitPlanner:
         """Return all folds, the published budgets, and what still holds of ``previous``; and notes.
 
         ``axis`` is what the slice indices of ``previous`` refer to, None where that is not known. The notes are
-        about what a reader would not expect: missing cases, fewer folds, dropped selections.
+        about what a reader would not expect: missing cases, fewer folds, published lists that do not fit
+        (``E-SPLIT-06``), dropped selections.
 
         Raises:
-            DataError: ``E-SPLIT-06`` for a published slice that its volume does not have, ``E-SPLIT-08`` for an
-                unusable splits_final.json.
+            DataError: ``E-SPLIT-08`` for an unusable splits_final.json.
         """
         published = self.dataset.ours.published_split
         reserved = frozenset(published.test if published else ())
@@ -102,18 +102,18 @@ class SplitPlanner:
         return Fold(train, scored)
 
     def published_budgets(self) -> dict[str, PublishedBudget]:
-        """The published budgets, with slice indices turned from the raw through-plane axis to the stored slices."""
-        return {
-            name: replace(
-                budget,
-                slices={
-                    case: self._stored_indices(name, case, indices)
-                    for case, indices in budget.slices.items()
-                    if case in self.cases
-                },
-            )
-            for name, budget in self.dataset.ours.budgets.items()
-        }
+        """The published budgets that fit, with slice indices turned from the raw through-plane axis to the stored slices."""
+        fitting = {}
+        for name, budget in self.dataset.ours.budgets.items():
+            slices = {case: indices for case, indices in budget.slices.items() if case in self.cases}
+            try:
+                stored = {case: self._stored_indices(name, case, indices) for case, indices in slices.items()}
+            except DataError as error:
+                drawn = "" if parse_budget(name) is None else f'; "{name}" is drawn where it is asked for'
+                self.notes.append(f"{error.code} {error.what} ({error.found}), so it is left out{drawn}: {error.fix}")
+                continue
+            fitting[name] = replace(budget, slices=stored)
+        return fitting
 
     def _stored_indices(self, budget: str, name: str, raw: Iterable[int]) -> tuple[int, ...]:
         count, flipped = _slices(self.cases[name], self.slice_axis)
@@ -123,7 +123,7 @@ class SplitPlanner:
                 "E-SPLIT-06",
                 count=count - 1,
                 what=f'the published split "{budget}" names a slice that "{name}" does not have',
-                found=f"slices {raw[0]} to {raw[-1]}",
+                found=f"slices {raw[0]} to {raw[-1]} of {count}",
                 fix="correct budgets in samora.json, or plan the slice axis they were counted along",
             )
         return tuple(sorted(count - 1 - index for index in raw)) if flipped else tuple(raw)

@@ -11,7 +11,6 @@ from samora_pipeline.contracts.dataset import DatasetJson, PublishedBudget, Publ
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint, Subset
 from samora_pipeline.contracts.plans import SliceAxis
 from samora_pipeline.contracts.splits import Fold, Selection, Splits, select
-from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import Volume, make_grid, to_slices
 
 
@@ -116,10 +115,18 @@ def test_published_slices_follow_their_voxels_into_the_store(axes: str) -> None:
     assert (selection.published, selection.slices) == (True, {"case_00": mapped})
 
 
-def test_a_published_slice_beyond_the_volume_is_an_error() -> None:
-    budget = PublishedBudget("slices", ("case_00",), {"case_00": (10,)})
-    with pytest.raises(DataError, match=r"(?s)E-SPLIT-06.*0 to 9"):
-        plan(named(5), budgets={"10pct": budget})
+def test_a_published_list_that_does_not_fit_drops_that_split_only() -> None:
+    wrong = PublishedBudget("slices", ("case_00",), {"case_00": (3, 10)})
+    good = PublishedBudget("slices", ("case_01",), {"case_01": (3,)})
+    split = PublishedSplit(("case_00", "case_01"), ("case_02",))
+    planned = plan(named(5), published_split=split, budgets={"10pct": wrong, "listed": wrong, "5pct": good})
+    assert list(planned.splits.published) == ["5pct"]
+    assert "official" in planned.splits.folds
+    notes = [note for note in planned.notes if note.startswith("E-SPLIT-06 ")]
+    assert len(notes) == 2
+    assert 'the published split "10pct" names a slice that "case_00" does not have (slices 3 to 10 of 10)' in notes[0]
+    assert '"10pct" is drawn where it is asked for' in notes[0]
+    assert "is drawn" not in notes[1]
 
 
 def test_drawn_selections_and_own_folds_outlive_a_new_plan() -> None:
