@@ -20,6 +20,7 @@ from samora_pipeline.contracts.leakage import copies
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.volume import Volume, label_array, require_finite, require_same_grid
+from samora_pipeline.registry import shortened
 
 FOLDERS: dict[ImageFolder, Subset] = {"imagesTr": "train", "imagesTs": "test", "imagesUn": "unlabelled"}
 
@@ -228,14 +229,15 @@ def integrity_report(
 
 
 def fault_table(faults: Mapping[str, Sequence[DataError]]) -> str:
-    """All faults as text, a line each: case, code, sentence, found and expected."""
+    """The first faults as text, a line each: case, code, sentence, found and expected; the report has all."""
     shown = {case: case if case.isprintable() else repr(case) for case in faults}
     width = max(len(name) for name in shown.values())
-    return "\n".join(
+    lines = [
         f"    {shown[case]:<{width}}  {error.code:<10}  {error.what}: {error.found}; expected {error.expected}"
         for case, errors in faults.items()
         for error in errors
-    )
+    ]
+    return shortened(lines, "\n")
 
 
 def dataset_remarks(
@@ -250,7 +252,7 @@ def dataset_remarks(
         text = f"dataset.json states {stated} training cases; {len(training)} labelled ones are here"
         remarks.append(Remark("", "W-COUNT-01", text))
     if orphans:
-        remarks.append(Remark("", "W-LABEL-04", f"{len(orphans)} label files have no image: {', '.join(orphans[:5])}"))
+        remarks.append(Remark("", "W-LABEL-04", f"{len(orphans)} label files have no image: {shortened(orphans)}"))
     remarks += [Remark("", "W-HU-01", text) for text in _not_hounsfield(fingerprint, channel_names)]
     for name in scheme.names:
         if training and not any(case.label_voxels.get(name) for case in training):

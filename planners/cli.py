@@ -155,7 +155,9 @@ def _work_on(folder: DatasetFolder, request: Request, arguments: argparse.Namesp
         say(f"  in         {request.target}")
         say(f"next: {_next_command(folder, prepared.splits)}")
     if left_out := checked.fingerprint.skipped:
-        shown = ", ".join(f"{case} ({code})" for case, code in left_out.items())
+        from samora_pipeline.registry import shortened
+
+        shown = shortened(f"{case} ({code})" for case, code in left_out.items())
         raise FailedCasesError("E-CASE-03", number=len(left_out), dataset=request.raw.name, found=shown)
     return 0
 

@@ -19,6 +19,7 @@ from samora_pipeline.contracts.plans import SliceAxis
 from samora_pipeline.contracts.splits import ALL, OFFICIAL, Fold, Selection, Splits, parse_budget
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import slice_order
+from samora_pipeline.registry import shortened
 
 FOLDS = 5
 SEED = 12345
@@ -92,7 +93,7 @@ class SplitPlanner:
         for part, wanted, present in (("training", published.train, train), ("test", published.test, scored)):
             if missing := [case for case in wanted if case not in present]:
                 self.notes.append(
-                    f"{len(missing)} of {len(wanted)} published {part} cases are not here: {', '.join(missing)}"
+                    f"{len(missing)} of {len(wanted)} published {part} cases are not here: {shortened(missing)}"
                 )
         if not (train and scored):
             self.notes.append(
@@ -102,7 +103,7 @@ class SplitPlanner:
         return Fold(train, scored)
 
     def published_budgets(self) -> dict[str, PublishedBudget]:
-        """The published budgets that fit, with slice indices turned from the raw through-plane axis to the stored slices."""
+        """The published budgets that fit, with slice indices along the raw axis turned into those of stored slices."""
         fitting = {}
         for name, budget in self.dataset.ours.budgets.items():
             slices = {case: indices for case, indices in budget.slices.items() if case in self.cases}
@@ -224,7 +225,7 @@ def imported_folds(folder: Path, training: list[str]) -> tuple[dict[str, Fold], 
         folds[str(number)] = fold
     notes = [f"the folds {', '.join(folds)} are those of {NNUNET_SPLITS_FILE}"]
     if absent:
-        notes.append(f"{len(absent)} cases of {NNUNET_SPLITS_FILE} are not used: {', '.join(sorted(absent)[:10])}")
+        notes.append(f"{len(absent)} cases of {NNUNET_SPLITS_FILE} are not used: {shortened(sorted(absent))}")
     return folds, notes
 
 

@@ -24,8 +24,8 @@ _BLOCK = 1 << 20
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it to disk and rename it, on failure remove it.
 
-    The file can be read by whom the umask lets read it. The temporary name keeps the suffixes of ``path``, because several writers choose a format by suffix. Works for a
-    file; a folder is made with ``atomic_folder``.
+    The file can be read by whom the umask lets read it. The temporary name keeps the suffixes of ``path``, because
+    several writers choose a format by suffix. Works for a file; a folder is made with ``atomic_folder``.
 
     Raises:
         ResourceError: ``E-DISK-01`` when the disk is full or the folder cannot be written.

@@ -15,6 +15,7 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import PairedTest, holm, paired_test
 from samora_pipeline.evaluation.summary import described
+from samora_pipeline.registry import shortened
 
 Protocol = Literal["physical", "sam_family"]
 PROTOCOLS: tuple[Protocol, ...] = ("physical", "sam_family")
@@ -217,13 +218,13 @@ def _scored(one: ScoredRun, other: ScoredRun) -> list[str]:
     """Cases that only one of them scored, and cases whose patient or reference differ."""
     first, second = ({row.case: row for row in run.summary.metric_per_case} for run in (one, other))
     found = [
-        f"cases scored in {run.label} only: {', '.join(sorted(surplus))}"
+        f"cases scored in {run.label} only: {shortened(sorted(surplus))}"
         for run, surplus in ((one, first.keys() - second.keys()), (other, second.keys() - first.keys()))
         if surplus
     ]
     both = sorted(first.keys() & second.keys())
     if strangers := [case for case in both if first[case].patient != second[case].patient]:
-        found.append(f"patients of {', '.join(strangers)} between {one.label} and {other.label}")
+        found.append(f"patients of {shortened(strangers)} between {one.label} and {other.label}")
     changed = [
         case
         for case in both
@@ -231,5 +232,5 @@ def _scored(one: ScoredRun, other: ScoredRun) -> list[str]:
         if first[case].metrics[key].n_ref != second[case].metrics[key].n_ref
     ]
     if changed:
-        found.append(f"references of {', '.join(dict.fromkeys(changed))} between {one.label} and {other.label}")
+        found.append(f"references of {shortened(dict.fromkeys(changed))} between {one.label} and {other.label}")
     return found

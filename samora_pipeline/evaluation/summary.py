@@ -22,6 +22,7 @@ from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.evaluation.metric import FIXED, count, label_key, physical_mean, sam_family_mean, scored_metrics
 from samora_pipeline.evaluation.scoring import CaseScores, Rules, label_values, pair_files, score_files
 from samora_pipeline.evaluation.significance import Resampler, resampler
+from samora_pipeline.registry import shortened
 
 
 def label_names(scheme: LabelScheme) -> dict[str, str]:
@@ -170,7 +171,7 @@ def sum_up_folds(run: Path) -> schema.Summary:
     paths = {fold: run / f"fold_{fold}" / SUMMARY_FILE for fold in folds}
     unfinished = [path.parent.name for path in paths.values() if not path.is_file()]
     if unfinished or not folds:
-        found = f"no {SUMMARY_FILE} in {', '.join(unfinished)}" if unfinished else "no folder fold_0, fold_1, ..."
+        found = f"no {SUMMARY_FILE} in {shortened(unfinished)}" if unfinished else "no folder fold_0, fold_1, ..."
         raise DataError("E-EVAL-05", run=run, found=found)
     summaries = {fold: read_json(schema.Summary, path) for fold, path in paths.items()}
     cases = [row for fold, summary in summaries.items() for row in _rows(summary, fold)]
@@ -221,7 +222,7 @@ def _check_folds(run: Path, summaries: Mapping[str, schema.Summary], cases: Sequ
     }
     twice = [case for case, times in Counter(case.physical.case for case in cases).items() if times > 1]
     if len(settings) > 1 or twice:
-        found = f"scored in two folds: {', '.join(twice)}" if twice else " | ".join(str(one) for one in settings)
+        found = f"scored in two folds: {shortened(twice)}" if twice else " | ".join(str(one) for one in settings)
         raise DataError("E-EVAL-05", run=run, found=found)
 
 

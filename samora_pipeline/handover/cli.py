@@ -84,6 +84,7 @@ def _export_model(arguments: argparse.Namespace) -> None:
 def _export_labels(arguments: argparse.Namespace) -> int:
     from samora_pipeline.handover.label_exports import export_labels
     from samora_pipeline.paths import resolve_roots
+    from samora_pipeline.registry import shortened
 
     written, failed = export_labels(
         arguments.source,
@@ -96,8 +97,9 @@ def _export_labels(arguments: argparse.Namespace) -> int:
     )
     if len(failed) == 1 and not written:
         raise next(iter(failed.values()))
-    for name, error in failed.items():
-        say(f"failed: {name}: {error.code} {error.what} ({error.found})")
+    if failed:
+        told = (f"{name}: {error.code} {error.what} ({error.found})" for name, error in failed.items())
+        say("failed: " + shortened(told, "\nfailed: "))
     say(f"{arguments.output}: {len(written)} written{f', {len(failed)} failed' if failed else ''}")
     return EXIT_FAILED_CASES if failed else EXIT_OK
 

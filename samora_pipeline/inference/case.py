@@ -14,8 +14,8 @@ from samora_pipeline.contracts.dataset import CHANNEL_NAME
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.dicom import DICOM_ENDINGS, find_series, is_dicom
 from samora_pipeline.imaging.files import WRITABLE
+from samora_pipeline.registry import shortened
 
-_SHOWN = 10
 _LABEL_ENDING = ".nii.gz"
 """label maps of DICOM series are NIfTI files on the grid of the series"""
 _PICTURE, _IN_COLOUR, _FIRST_CHANNEL = ".png", 3, "_0000"
@@ -140,7 +140,7 @@ def _check_channels(grouped: dict[str, dict[int, Path]], channel_names: tuple[st
     expected = list(range(len(channel_names)))
     offenders = {name: by_number for name, by_number in grouped.items() if sorted(by_number) != expected}
     if offenders:
-        found = "; ".join(_described(name, by_number) for name, by_number in sorted(offenders.items()))
+        found = shortened((_described(name, by_number) for name, by_number in sorted(offenders.items())), "; ")
         found = f"{len(offenders)} of {len(grouped)} cases: {found}"
         raise DataError("E-CHAN-04", number=len(expected), names=", ".join(channel_names), found=found)
 
@@ -155,8 +155,7 @@ def _nothing(source: Path) -> DataError:
     found = f"the file {source}" if source.is_file() else f"no file or folder {source}"
     if source.is_dir():
         names = sorted(path.name for path in source.iterdir())
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        found = f"{source} with {', '.join(names[:_SHOWN]) or 'nothing in it'}{more}"
+        found = f"{source} with {shortened(names) or 'nothing in it'}"
     return DataError("E-INPUT-01", writable=", ".join(_ENDINGS), found=found)
 
 

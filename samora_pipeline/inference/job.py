@@ -26,6 +26,7 @@ from samora_pipeline.inference.probabilities import PROBABILITIES, UNCERTAINTY
 from samora_pipeline.inference.record import Failure, OutputFolder, model_record, prediction_record
 from samora_pipeline.inference.runs import IMAGE_FOLDERS, Choice, choose
 from samora_pipeline.paths import resolve_roots
+from samora_pipeline.registry import shortened
 from samora_pipeline.run_log import Progress, logger
 
 _Read = tuple[tuple[Volume, ...], float]
@@ -99,8 +100,9 @@ def _predict_with(named: str | None, arguments: argparse.Namespace) -> int:
         output.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
         failures = predict_cases(predictor, to_do, output)
         output.write_failures(failures)
-    for name, failure in failures.items():
-        say(f"failed: {name}: {failure.code} {failure.what} ({failure.found})")
+    if failures:
+        told = (f"{name}: {failure.code} {failure.what} ({failure.found})" for name, failure in failures.items())
+        say("failed: " + shortened(told, "\nfailed: "))
     parts = [f"{len(to_do) - len(failures)} predicted"]
     parts += [f"{len(done)} were complete already"] if done else []
     parts += [f"{len(failures)} failed, see {output.failures_path}"] if failures else []

@@ -12,6 +12,7 @@ from samora_pipeline.contracts.postprocessing import read_steps
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import digest_file, digest_json
+from samora_pipeline.registry import shortened
 from samora_pipeline.reproducibility import snapshot
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class OutputFolder:
         """
         strange = sorted(path.name for path in outputs if path.exists())
         if strange and not any(self.folder.glob(f"{RECORD_STEM}*.json")):
-            found = f"{', '.join(strange[:10])}, and no run.json that says where they come from"
+            found = f"{shortened(strange)}, and no run.json that says where they come from"
             raise DataError("E-OUT-01", folder=self.folder, found=found)
 
     def start(self, record: PredictionRecord, finished: Iterable[str], to_do: Iterable[str]) -> None:

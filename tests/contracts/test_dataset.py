@@ -117,5 +117,5 @@ def test_older_forms_are_read(tmp_path: Path, old: dict[str, Any], paths_alone: 
 def test_labels_of_no_form_are_refused_by_name(tmp_path: Path, labels: Any) -> None:
     plain = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz", "training": 3}
     (tmp_path / "dataset.json").write_text(json.dumps(plain))
-    with pytest.raises(DataError, match="E-JSON-03|E-LABEL-01"):
+    with pytest.raises(DataError, match=r"E-JSON-03|E-LABEL-01"):
         read_dataset_json(tmp_path / "dataset.json")

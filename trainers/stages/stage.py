@@ -28,6 +28,7 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.loop.loop import LoopContext, Training, train
+from trainers.loop.monitor_rules import changes, mending_command
 from trainers.loop.monitors import Monitor
 from trainers.pool.datasets import PreparedDataset
 from trainers.pool.manifest import describe_choice, draft_manifest, pool_manifest
@@ -220,7 +221,9 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
     timing = replace(of_history(history), steps=len(history) * len(training.batches(0)))
     if distributed.is_main():
         if trainable.monitor is not None:
-            trainable.monitor.finish(history, file.parent)
+            card = trainable.monitor.finish(history, file.parent)
+            if command := mending_command(stage.name, changes(card.measures, stage.settings), context.resume_command):
+                say(f"try: {command}")
         stage.finished(trainable, history)
         stage.save(trainable, run, file)
         (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)

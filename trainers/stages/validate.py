@@ -20,6 +20,7 @@ from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE
 from samora_pipeline.contracts.run import SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Summary
 from samora_pipeline.errors import DataError, FailedCasesError, SamoraError
+from samora_pipeline.registry import shortened
 
 if TYPE_CHECKING:
     from samora_pipeline.reporting.report_run import Places
@@ -140,7 +141,7 @@ def _predict(
     if distributed.sum_over_ranks(torch.tensor([float(len(failures))], device=device)).item() > 0:
         raise FailedCasesError(
             "E-VAL-01",
-            found="; ".join((f"{name}: {failure.code} {failure.what}" for name, failure in failures.items()))
+            found=shortened((f"{name}: {failure.code} {failure.what}" for name, failure in failures.items()), "; ")
             or "a case of another process",
         )
 
