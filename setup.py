@@ -1,8 +1,11 @@
 """samora_pipeline: label-efficient medical image segmentation with the Segment Anything Model."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+_INIT = Path(__file__).parent / "samora_pipeline" / "__init__.py"
 
 # Each lower bound carries its reason.
 REQUIREMENTS = [
@@ -49,7 +52,7 @@ EXTRAS = {
 
 setup(
     name="samora_pipeline",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', _INIT.read_text(encoding="utf-8"))[1],
     description="Self-configuring, label-efficient medical image segmentation with SAM (SAMora)",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

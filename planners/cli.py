@@ -68,10 +68,11 @@ def build_parser() -> CommandParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run(build_parser(), _command, argv)
+    return run(build_parser(), plan_datasets, argv)
 
 
-def _command(arguments: argparse.Namespace) -> int:
+def plan_datasets(arguments: argparse.Namespace) -> int:
+    """Run the command on its parsed arguments; return its exit code."""
     from planners.overrides import read_pairs
 
     if arguments.workers is not None and arguments.workers < 1:

@@ -24,6 +24,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, epilog: str = "") -> None:
         as_written = argparse.RawDescriptionHelpFormatter
         super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=as_written)
+        self._exits = True
         self.add_argument("--root", metavar="DIR", help="data root (default: SAMORA_ROOT, else ./samora_data)")
         self.add_argument("--debug", action="store_true", help="show tracebacks")
 
@@ -48,8 +49,23 @@ class CommandParser(argparse.ArgumentParser):
                 known |= dict.fromkeys((stem, f"{stem}s"), longest)
         return known | {option.lstrip("-"): option for option in self._option_string_actions}
 
+    def by_name(self) -> dict[str, argparse.Action]:
+        """The options by their names without dashes, and by what they set."""
+        return {name: self._option_string_actions[option] for name, option in self._spellings().items()}
+
+    def positional(self) -> list[argparse.Action]:
+        """The arguments without a flag, in their order."""
+        return [action for action in self._actions if not action.option_strings]
+
+    def parsed(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse words that no user typed: TypeError where they do not fit, instead of an exit."""
+        self._exits = False
+        return self.parse_args(words)
+
     def error(self, message: str) -> NoReturn:
         """Refuse words that are no option, with those that are nearest."""
+        if not self._exits:
+            raise TypeError(f"{self.prog}: {message}")
         first, _, unknown = message.partition(": ")
         known = self._spellings()
         if first == "unrecognized arguments" and (meant := closest(unknown.split()[0].lstrip("-"), known)):

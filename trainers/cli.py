@@ -14,6 +14,8 @@ from samora_pipeline.command_line import CommandParser, run, say
 from samora_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from samora_pipeline.paths import Roots
@@ -37,7 +39,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
-    return run(build_parser(), partial(_train, words=words), words)
+    return run(build_parser(), partial(_command, words=words), words)
 
 
 def build_parser() -> CommandParser:
@@ -130,7 +132,12 @@ def _add_session(parser: CommandParser) -> None:
     )
 
 
-def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
+def _command(arguments: argparse.Namespace, *, words: list[str]) -> None:
+    train_runs(arguments, words=words)
+
+
+def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | None:
+    """Train what the arguments say, which were given as ``words``; return the run's folder, None after a dry run."""
     from trainers.runs.request import Request
 
     _check_order(arguments)
@@ -148,7 +155,7 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
     if arguments.dry_run:
         for request in requests:
             _describe(request, roots, device, accept=arguments.accept_licence)
-        return
+        return None
     from samora_pipeline import distributed
     from trainers.runs.planning import plan_run
 
@@ -164,6 +171,7 @@ def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
             name = run.context.folder.parent.name
             summed = f"samora_evaluate --folds {name} && " if len(requests) > 1 else ""
             say(f"next: {summed}samora_predict -i IMAGES -o preds -m {name}")
+        return run.context.folder.parent
     finally:
         distributed.stop()
 

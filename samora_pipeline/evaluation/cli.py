@@ -75,12 +75,28 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from samora_pipeline.contracts.run import SUMMARY_FILE
     from samora_pipeline.evaluation.tables import render, write_summary
 
-    folder = _named(arguments) if arguments.folds else arguments.predictions
+    folder = _folder(arguments)
     output = arguments.output or folder / (_SUBSET_FILE if arguments.subset else SUMMARY_FILE)
     summary = _summary(arguments, folder)
     table = write_summary(summary, output)
     say(render(summary))
     say(f"\nwritten: {output}, {table}")
+
+
+def scored(arguments: argparse.Namespace) -> Summary:
+    """Score and return the summary, which is written where a file is named."""
+    _check(arguments)
+    summary = _summary(arguments, _folder(arguments))
+    if arguments.output is not None:
+        from samora_pipeline.evaluation.tables import write_summary
+
+        write_summary(summary, arguments.output)
+    return summary
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    folder: Path = _named(arguments) if arguments.folds else arguments.predictions
+    return folder
 
 
 def main(argv: list[str] | None = None) -> int:

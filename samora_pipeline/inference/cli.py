@@ -18,7 +18,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(build_parser(), _predict, argv)
+    return run(build_parser(), predict_command, argv)
 
 
 def build_parser() -> CommandParser:
@@ -57,7 +57,8 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _predict(arguments: argparse.Namespace) -> int:
+def predict_command(arguments: argparse.Namespace) -> int:
+    """Run the command on its parsed arguments; return its exit code."""
     from samora_pipeline.inference.allocation import keep_freed_memory
 
     if arguments.list:
