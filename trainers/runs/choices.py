@@ -21,8 +21,9 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import BACKBONES, fusion_options
 from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
-from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
+from trainers.methods import ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
+from trainers.recipes import BOOTSTRAP_BASE
 from trainers.runs.folder import flat
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
 from trainers.settings import BOOTSTRAP, FINETUNE, STAGE_NAMES, DenoisingSettings, FinetuneSettings, StageSettings
@@ -33,7 +34,6 @@ Leaves = dict[str, Any]
 
 MODEL, POOL = "model", "pool"
 INPUT_SIZE, MICRO_BATCH = f"{MODEL}.input_size", f"{FINETUNE}.micro_batch"
-_PUBLISHED_SIZE = 224  # Table 8
 # The micro-batch of a device of 16 GiB: activations of one slice of 224 x 224 in ViT-B with four branches, trained in
 # 32-bit floats, beside 2 GiB of weights (estimates).
 _MEMORY_GIB, _FIXED_GIB, _SLICE_GIB = 16.0, 2.0, 0.75
@@ -178,7 +178,7 @@ def choose_sizes(
     size = method.model.input_size
     if size is None:
         preferred, why = plans.input_size.value, plans.input_size.why
-        usual = Choice(_PUBLISHED_SIZE, "the published setting (Table 8)")
+        usual = method.trainer.input_size
         choices[INPUT_SIZE] = earlier.get(INPUT_SIZE) or (usual if preferred is None else Choice(preferred, why))
         size = int(choices[INPUT_SIZE].value)
     finetune = method.finetune
