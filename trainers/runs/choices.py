@@ -26,7 +26,15 @@ from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE
 from trainers.runs.folder import flat
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
-from trainers.settings import BOOTSTRAP, FINETUNE, STAGE_NAMES, DenoisingSettings, FinetuneSettings, StageSettings
+from trainers.settings import (
+    BOOTSTRAP,
+    FINETUNE,
+    STAGE_NAMES,
+    ConsistencySettings,
+    DenoisingSettings,
+    FinetuneSettings,
+    StageSettings,
+)
 
 OPTIONS = "options"
 Leaves = dict[str, Any]
@@ -133,6 +141,8 @@ def choose_method(request: Request) -> Method:
     recipe = choose_recipe(trainer, request.recipe, small=small)
     levels = choose_levels(trainer, request.levels)
     stages = trainer.stages(recipe, levels, small=small)
+    usually = stages[FINETUNE]
+    stages[FINETUNE] = with_consistency(usually, request.consistency)
     if request.backbone_weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     check_stage(request.stage, stages)
@@ -149,6 +159,7 @@ def choose_method(request: Request) -> Method:
         "backbone": (backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
+        "consistency": (stages[FINETUNE] != usually, False),
         "transductive": (request.transductive, False),
         "exclude_leaks": (request.exclude_leaks, False),
         "allow_leak": (sorted(request.allow_leak), []),
@@ -159,6 +170,13 @@ def choose_method(request: Request) -> Method:
     if request.fast:
         settings = {name: stage.short() for name, stage in settings.items()}
     return Method(trainer, recipe, levels, backbone, model, pool, settings, settings[FINETUNE], changes, unused)
+
+
+def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettings:
+    """The settings of stage 2 with or without slices without labels; None leaves them as they are."""
+    if not isinstance(finetune, FinetuneSettings) or asked in (None, finetune.consistency is not None):
+        return finetune
+    return replace(finetune, consistency=ConsistencySettings() if asked else None)
 
 
 def choose_sizes(
@@ -183,7 +201,7 @@ def choose_sizes(
         size = int(choices[INPUT_SIZE].value)
     finetune = method.finetune
     if finetune.micro_batch is None:
-        choices[MICRO_BATCH] = earlier.get(MICRO_BATCH) or _fitting_micro_batch(size)
+        choices[MICRO_BATCH] = earlier.get(MICRO_BATCH) or _fitting_micro_batch(size, finetune.consistency)
         finetune = replace(finetune, micro_batch=int(choices[MICRO_BATCH].value))
     return size, finetune, choices
 
@@ -240,9 +258,9 @@ def _(settings: DenoisingSettings, before: DenoisingSettings) -> DenoisingSettin
     return replace(settings, noise=replace(noise, options=to_plain(noise_options(noise))))
 
 
-def _fitting_micro_batch(input_size: int) -> Choice:
+def _fitting_micro_batch(input_size: int, consistency: ConsistencySettings | None) -> Choice:
     """The micro-batch for a device of 16 GiB: what is left beside weights, over the need of a slice."""
-    need = _SLICE_GIB * (input_size / 224) ** 2
+    need = _SLICE_GIB * (input_size / 224) ** 2 * (consistency.passes if consistency else 1)
     fits = max(1, int((_MEMORY_GIB - _FIXED_GIB) / need))
     value = 1 << (min(fits, _LARGEST_MICRO_BATCH).bit_length() - 1)
     return Choice(
