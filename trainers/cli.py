@@ -83,6 +83,12 @@ def _add_method(parser: CommandParser) -> None:
         help="sam_vit_b (default), sam_vit_l, sam_vit_h, samora_tiny; "
         "for SAM 2's trainers sam2_hiera_b+ (default), samora2_tiny",
     )
+    parser.add_argument(
+        "--consistency",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="slices without labels take part in fine-tuning (default: the trainer's)",
+    )
     parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--name", metavar="N", help="name of the run (default: made from what differs from defaults)")

@@ -1,10 +1,8 @@
-"""All methods on one page: what each is built on, its stages with the paper's numbers, what learns, and its loss.
+"""All methods on one page: what each is built on, what learns from labels, with the paper's numbers, and its loss.
 
-A method is a list of stages. A *recipe* is the part of the list that makes the experts without labels (Tables 5, 7
-and 12); the last stage is fine-tuning with labels (Table 8). The numbers of Table 7 describe the trainings of SimCLRv2,
-MAE and the denoiser (A.1), so they are those of the teachers and of the pixel level; the two distillations, for which
-the paper gives no settings, have its epochs and batch, and rates of ours. What a stage does is in its file in
-``trainers.stages``; a method of one's own is a class like those below, used as ``package.module:Class``.
+A method is a list of stages. A *recipe* (``trainers.recipes``) is the part of the list that makes the experts without
+labels; the last stage is fine-tuning with labels (Table 8). A method of one's own is a class like those below, used as
+``package.module:Class``.
 """
 
 from collections.abc import Mapping
@@ -12,123 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level
+from samora_pipeline.contracts.random_steps import AugmentationSettings
 from samora_pipeline.registry import Registry
-from trainers.settings import (
-    EXPERT_IMAGE,
-    EXPERT_PATCH,
-    EXPERT_PIXEL,
-    FINETUNE,
-    LEVEL_OF,
-    TEACHER_IMAGE,
-    TEACHER_PATCH,
-    BootstrapSettings,
-    ContrastiveSettings,
-    DenoisingSettings,
-    DistillationSettings,
-    FinetuneSettings,
-    ImageTeacherSettings,
-    MaskedSettings,
-    PatchTeacherSettings,
-    StageSettings,
-)
-
-Stages = Mapping[str, StageSettings]
-"""stages by name, in the order in which they run"""
-
-# Table 7: epochs, batch, learning rate and weight decay of SimCLRv2, MAE and the denoiser; betas from A.1. The first
-# beta of the image teacher is LARS's momentum (SimCLRv2).
-IMAGE_TEACHER = ImageTeacherSettings(80, 512, learning_rate=0.075, weight_decay=1e-4, betas=(0.9, 0.999))
-PATCH_TEACHER = PatchTeacherSettings(60, 512, learning_rate=1.5e-4, weight_decay=0.05, betas=(0.9, 0.95))
-DENOISING = DenoisingSettings(30, 512, learning_rate=1e-4, weight_decay=0.05, betas=(0.9, 0.99))
-
-# The levels' own objectives on SAM + LoRA (Table 5, "Scratch"). The rate of the first is ours; MAE's base rate 1.5e-4
-# is per 256 samples: 3e-4 at 512.
-CONTRASTIVE = ContrastiveSettings(80, 512, learning_rate=1e-3, weight_decay=1e-4, betas=(0.9, 0.999))
-MASKED = MaskedSettings(60, 512, learning_rate=3e-4, weight_decay=0.05, betas=(0.9, 0.95))
-BOOTSTRAP_BASE = BootstrapSettings(60, 512, learning_rate=3e-4, weight_decay=0.05, betas=(0.9, 0.95))
-
-# Image level: the pooled vector that the contrastive loss trained, standardised channel by channel. Patch level: all
-# tokens behind the last norm, each normalised by itself (Feature Distillation, arXiv 2205.14141).
-DISTILLED_IMAGE = DistillationSettings(80, 512, learning_rate=1e-3, weight_decay=0.05, betas=(0.9, 0.95))
-DISTILLED_PATCH = replace(DISTILLED_IMAGE, epochs=60, scale="token")
-
-_TAUGHT: Stages = {
-    TEACHER_IMAGE: IMAGE_TEACHER,
-    TEACHER_PATCH: PATCH_TEACHER,
-    EXPERT_IMAGE: DISTILLED_IMAGE,
-    EXPERT_PATCH: DISTILLED_PATCH,
-    EXPERT_PIXEL: DENOISING,
-}
-_UNTRAINED: Stages = {
-    **_TAUGHT,
-    TEACHER_IMAGE: replace(IMAGE_TEACHER, continued=False),
-    TEACHER_PATCH: replace(PATCH_TEACHER, continued=False),
-}
-_SCRATCH: Stages = {EXPERT_IMAGE: CONTRASTIVE, EXPERT_PATCH: MASKED, EXPERT_PIXEL: DENOISING}
-
-# Table 7 row by row for teachers and distillations alike, its warm-up without a unit counted in epochs; Eq. 1 without
-# any scaling of the features, LARS on LoRA too, and A.1's 0.9 Dice and 0.1 MSE for the pixel level.
-_WARMUP: dict[str, Any] = {"warmup": 30, "warmup_unit": "epochs"}
-_LITERAL: Stages = {
-    TEACHER_IMAGE: replace(IMAGE_TEACHER, **_WARMUP),
-    TEACHER_PATCH: replace(PATCH_TEACHER, **_WARMUP),
-    EXPERT_IMAGE: DistillationSettings(
-        80,
-        512,
-        learning_rate=0.075,
-        rate_rule="square_root",
-        optimizer="lars",
-        weight_decay=1e-4,
-        betas=(0.9, 0.999),
-        clip_norm=None,
-        scale="none",
-        **_WARMUP,
-    ),
-    EXPERT_PATCH: DistillationSettings(
-        60,
-        512,
-        learning_rate=1.5e-4,
-        rate_rule="linear",
-        weight_decay=0.05,
-        betas=(0.9, 0.95),
-        scale="none",
-        **_WARMUP,
-    ),
-    EXPERT_PIXEL: replace(DENOISING, warmup=10, warmup_unit="epochs", dice=0.9),
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One way to come by experts; the shares shorten the epochs of teachers and of experts."""
-
-    summary: str
-    stages: Stages = field(default_factory=dict)
-    teacher_share: float = 1.0
-    expert_share: float = 1.0
-
-    def for_levels(self, levels: tuple[Level, ...], *, small: bool) -> dict[str, StageSettings]:
-        """The stages of these levels, at the length of the recipe."""
-        chosen = {}
-        for name, settings in self.stages.items():
-            level = LEVEL_OF.get(name)
-            if level is None or level in levels:
-                sized = settings.small() if small else settings
-                chosen[name] = sized.shortened(teachers=self.teacher_share, experts=self.expert_share)
-        return chosen
-
-
-FULL, SCRATCH, NO_PRETRAINING = "full", "scratch", "none"
-RECIPES = {
-    FULL: Recipe("teachers trained on the pool, then distilled (Tables 5 and 7)", _TAUGHT),
-    # Table 12 prints hours of CPT and of pre-training: full 12.7 and 13.4, T1 none and 1.8, T2 0.8 and 1.3.
-    "T1": Recipe("public teachers as they are, a short distillation (Table 12)", _UNTRAINED, 1.0, 1.8 / 13.4),
-    "T2": Recipe("teachers trained briefly, a short distillation (Table 12)", _TAUGHT, 0.8 / 12.7, 1.3 / 13.4),
-    "nocpt": Recipe("public teachers as they are (Table 5, w/o CPT)", _UNTRAINED),
-    SCRATCH: Recipe("each level by its own objective, no teacher (Table 5, Scratch)", _SCRATCH),
-    NO_PRETRAINING: Recipe("experts without effect"),
-    "paper_literal": Recipe("full, with Table 7 and A.1 taken word by word", _LITERAL),
-}
+from trainers.recipes import NO_PRETRAINING, RECIPES, SCRATCH
+from trainers.settings import FINETUNE, FinetuneSettings, StageSettings
 
 
 @dataclass(frozen=True)
@@ -352,9 +237,38 @@ class SAMAdapterTrainer(Trainer):
     )
 
 
+class UNetTrainer(Trainer):
+    """A 2-D U-Net of 1.9 M parameters, trained whole from random weights: what labels alone give without any SAM.
+
+    All settings are ours: they are what a few minutes of one processor core allow. Geometry is stronger than A.3's, but
+    for flips: a network that starts from nothing spends its few steps on scans as they lie (decision 121).
+    """
+
+    network = "unet2d"
+    network_options: ClassVar[Mapping[str, Any]] = {"widths": [16, 32, 64, 128, 256], "momentum": 0.05}
+    levels = ()
+    recipes = (NO_PRETRAINING,)
+    finetune = FinetuneSettings(
+        learns=("network",),
+        epochs=50,
+        steps_per_epoch=8,
+        batch=16,
+        micro_batch=16,  # batch norm needs the whole batch at once
+        learning_rate=1e-3,
+        cross_entropy=0.5,
+        dice=0.5,
+        weight_decay=1e-2,
+        warmup=50,
+        schedule="cosine",
+        loss_at="input",
+        clip_norm=5.0,
+        augmentation=AugmentationSettings(rotation=22.5, flip=0.0, scale=(0.8, 1.2)),
+    )
+
+
 TRAINERS: Registry[type[Trainer]] = Registry("trainer")
 for _trainer in (
     *(SAMoraTrainer, SAMedTrainer, SAMora2Trainer, SAMed2Trainer),
-    *(HSAMoraTrainer, HSAMTrainer, AutoSAMTrainer, SAMAdapterTrainer),
+    *(HSAMoraTrainer, HSAMTrainer, AutoSAMTrainer, SAMAdapterTrainer, UNetTrainer),
 ):
     TRAINERS.register(_trainer.__name__)(_trainer)

@@ -24,7 +24,7 @@ from samora_pipeline.models.catalog import TEACHERS
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
 from samora_pipeline.objectives.features import ChannelStatistics
 from tests.pretend_cuda.full_size import Cost, CostOfSecondStep, Slices
-from trainers import methods
+from trainers import methods, recipes
 from trainers.loop import loop, monitors
 from trainers.loop.pretraining import pretraining
 from trainers.runs import execution
@@ -179,7 +179,7 @@ class FullSize:
         return task.training()
 
 
-_IMAGE = methods.IMAGE_TEACHER
+_IMAGE = recipes.IMAGE_TEACHER
 _B, _WIDE, _512 = FullSize(), FullSize(micro_batch=32), FullSize(512, micro_batch=2)
 _HIERA, _L, _H = (FullSize(backbone=name) for name in ("sam2_hiera_b+", "sam_vit_l", "sam_vit_h"))
 
@@ -187,12 +187,12 @@ STAGES: dict[str, Callable[[], Any]] = {
     "teacher_image": lambda: _B.teacher(_IMAGE),
     "teacher_image checkpointing": lambda: _B.teacher(replace(_IMAGE, checkpointing=True)),
     "teacher_image batch 128": lambda: _B.teacher(replace(_IMAGE, batch=128)),
-    "teacher_patch": lambda: _B.teacher(methods.PATCH_TEACHER),
-    "expert_image": lambda: _B.expert(methods.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
-    "expert_patch": lambda: _B.expert(methods.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
-    "expert_image scratch": lambda: _B.expert(methods.CONTRASTIVE, _B.contrast),
-    "expert_patch scratch": lambda: _B.expert(methods.MASKED, _B.masking),
-    "expert_pixel": lambda: _B.expert(methods.DENOISING, _B.denoising),
+    "teacher_patch": lambda: _B.teacher(recipes.PATCH_TEACHER),
+    "expert_image": lambda: _B.expert(recipes.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
+    "expert_patch": lambda: _B.expert(recipes.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
+    "expert_image scratch": lambda: _B.expert(recipes.CONTRASTIVE, _B.contrast),
+    "expert_patch scratch": lambda: _B.expert(recipes.MASKED, _B.masking),
+    "expert_pixel": lambda: _B.expert(recipes.DENOISING, _B.denoising),
     "finetune": lambda: _B.labelled(methods.SAMoraTrainer),
     "finetune 1 x 32": lambda: _WIDE.labelled(methods.SAMoraTrainer),
     "finetune HSAMora": lambda: _B.labelled(methods.HSAMoraTrainer),

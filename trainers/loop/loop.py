@@ -57,6 +57,8 @@ class Training:
     ``micro_batch``: samples on one device at a time. ``before_epoch`` is told the number of an epoch before its first
     step; what it does depends on nothing but parameters and buffers. ``after_first_step`` verifies what the
     first step changed. ``names`` turns sample numbers into slices, for whoever has to look at one.
+    ``after_step`` is told, after every step that counts, how many there were, skipped ones included, and that step's
+    loss and metrics; what it changes is in ``carried``, tensors that are saved and restored with the position.
     ``monitor`` looks at what was learned after each epoch; the main rank alone calls it, as if it were the only one.
     """
 
@@ -73,6 +75,8 @@ class Training:
     clip_norm: float | None = None
     before_epoch: Callable[[int], None] = lambda epoch: None
     after_first_step: Callable[[], None] = lambda: None
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    after_step: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
     monitor: Callable[[], Mapping[str, float]] | None = None
     names: Callable[[list[int]], Sequence[str]] = numbered
 
@@ -223,6 +227,7 @@ class _Loop:
         training, state = self.training, self.state
         set_learning_rate(training.optimizer, training.learning_rate(state.step + 1))
         training.optimizer.step()
+        training.after_step(state.step + 1, values)
         self.skipping.after_finite_step()
         state.counted += 1
         for name, value in values.items():

@@ -20,7 +20,8 @@ from samora_pipeline.parallel import free_memory
 from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.download import reachable
 from samora_pipeline.weights.records import read_record
-from trainers.methods import RECIPES, SCRATCH, Trainer
+from trainers.methods import Trainer
+from trainers.recipes import RECIPES, SCRATCH
 from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, MODEL, RECIPE
 from trainers.runs.request import Request, choose_recipe
 from trainers.settings import BOOTSTRAP, FINETUNE, RANDOM_WEIGHTS, FinetuneSettings, TeacherSettings
@@ -107,14 +108,16 @@ def choose_micro_batch(spec: NetworkSpec, finetune: FinetuneSettings, machine: M
     """The slices on the device at a time: the whole batch, or the largest power of two that fits into free memory."""
     budget = int(_MEMORY_SHARE * machine.memory)
     need = training_memory(spec, finetune.learns)
-    fits = max(1, (budget - need.fixed) // need.per_slice)
+    passes = finetune.consistency.passes if finetune.consistency else 1
+    per_slice = int(passes * need.per_slice)
+    fits = max(1, (budget - need.fixed) // per_slice)
     if fits >= finetune.batch:
         value, cut = finetune.batch, "the whole batch"
     else:
         value, cut = 1 << (fits.bit_length() - 1), "the largest power of two that fits; the batch is cut"
     return Choice(
         value,
-        f"{cut}: {need.fixed / 2**30:.2f} GiB and {need.per_slice / 2**30:.2f} GiB per slice (counted in single "
+        f"{cut}: {need.fixed / 2**30:.2f} GiB and {per_slice / 2**30:.2f} GiB per slice (counted in single "
         f"precision), {budget / 2**30:.1f} GiB free",
     )
 

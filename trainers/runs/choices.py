@@ -21,11 +21,20 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import BACKBONES, fusion_options
 from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
-from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
+from trainers.methods import ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
+from trainers.recipes import BOOTSTRAP_BASE
 from trainers.runs.folder import flat
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
-from trainers.settings import BOOTSTRAP, FINETUNE, STAGE_NAMES, DenoisingSettings, FinetuneSettings, StageSettings
+from trainers.settings import (
+    BOOTSTRAP,
+    FINETUNE,
+    STAGE_NAMES,
+    ConsistencySettings,
+    DenoisingSettings,
+    FinetuneSettings,
+    StageSettings,
+)
 
 OPTIONS = "options"
 BASE_CHOICES = BACKBONE, BACKBONE_WEIGHTS, RECIPE = "backbone", "backbone_weights", "recipe"
@@ -141,6 +150,8 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small)
     levels = choose_levels(trainer, request.levels)
     stages = trainer.stages(recipe, levels, small=small)
+    usually = stages[FINETUNE]
+    stages[FINETUNE] = with_consistency(usually, request.consistency)
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     check_stage(request.stage, stages)
@@ -157,6 +168,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
+        "consistency": (stages[FINETUNE] != usually, False),
         "transductive": (request.transductive, False),
         "exclude_leaks": (request.exclude_leaks, False),
         "allow_leak": (sorted(request.allow_leak), []),
@@ -174,6 +186,13 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
 def typed_settings(request: Request) -> frozenset[str]:
     """The dotted names of the settings that were typed, presets resolved."""
     return frozenset(assignment.partition("=")[0] for assignment in request.assignments)
+
+
+def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettings:
+    """The settings of stage 2 with or without slices without labels; None leaves them as they are."""
+    if not isinstance(finetune, FinetuneSettings) or asked in (None, finetune.consistency is not None):
+        return finetune
+    return replace(finetune, consistency=ConsistencySettings() if asked else None)
 
 
 def network_spec(method: Method, *, input_size: int, in_channels: int, num_outputs: int) -> NetworkSpec:

@@ -13,7 +13,7 @@ from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import Roots
 from samora_pipeline.weights.catalog import ASSETS
-from trainers.methods import RECIPES
+from trainers.recipes import RECIPES
 from trainers.runs.budget import labelled_slices
 from trainers.runs.folder import trained
 from trainers.runs.planning import PlannedRun

@@ -230,7 +230,7 @@ def _data(
     scored, protected = scored_names(splits, whole), protected_names(splits, whole, cases)
     found = training_leaks(whole.train, protected, cases, patient)
     candidates = None
-    if set(method.stages) - {FINETUNE}:
+    if set(method.stages) - {FINETUNE} or method.finetune.consistency is not None:
         candidates = find_candidates(
             dataset, request.unlabeled, roots, method.pool, scored, transductive=request.transductive
         )

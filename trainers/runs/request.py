@@ -41,6 +41,7 @@ class Request:
     stage: str | None = None
     unlabeled: tuple[str, ...] = ()
     levels: tuple[str, ...] | None = None
+    consistency: bool | None = None
     transductive: bool = False
     exclude_leaks: bool = False
     allow_leak: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.run import BASE_FILE, KEY_LENGTH, LATEST_CHECKPOINT, RunConfig, StageRecord
+from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.errors import AssetError
 from samora_pipeline.files import digest_json, sweep, write_text
@@ -77,14 +78,22 @@ class RunContext:
         Raises:
             DataError: ``E-POOL-..``, ``E-STORE-..``. SamoraError: ``E-POOL-02``.
         """
+        return self.read_pool()
+
+    def read_pool(self, without: Selection | None = None) -> UnlabelledSource:
+        """The slices of the pool, those left out that a selection of labelled ones has; raises what ``source`` raises.
+
+        Raises:
+            DataError: ``E-POOL-09`` nothing is left.
+        """
         if self.pool is None:
-            raise ValueError("a stage without labels needs a pool")
+            raise ValueError("what learns without labels needs a pool")
         self.pool.check()
         if self.draft:
             return self.pool.source(draft_manifest(self.pool))
         manifest = pool_manifest(self.pool)
         say(describe_choice(manifest, self.pool))
-        return self.pool.source(manifest)
+        return self.pool.source(manifest, without)
 
     def release_source(self) -> None:
         """Forget the slices that were read, before stage 2 reads its own."""
