@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -181,7 +182,7 @@ def test_epochs_follow_from_the_minutes() -> None:
         ({"fast": True}, "fast-dev-run"),
     ],
 )
-def test_names_say_what_was_typed(changes: dict[str, object], name: str) -> None:
+def test_names_say_what_was_typed(changes: dict[str, Any], name: str) -> None:
     assert run_name(resolve(replace(replace(SAMORA, trainer="HSAMoraTrainer"), **changes))) == name
 
 

@@ -24,7 +24,7 @@ from tests.trainers.runs import draw_nothing, losses
 from tests.trainers.small_data import NAME, make_dataset
 from tests.trainers.test_ablations import chosen, take_a_step, tiny_runs
 from trainers.cli import main
-from trainers.runs.planning import FAST_NAME
+from trainers.runs.naming import FAST_NAME
 from trainers.stages import validate
 
 SIZE = 224

@@ -99,7 +99,9 @@ def test_public_weights_may_be_awaited(root: Path) -> None:
     own = root / "weights" / "own.pth"
     own.write_bytes(b"weights")
     plan = plan_run(samed, _roots_with(root, own))
+    assert plan.config.base is not None
     assert plan.config.base.origin == "public"
+    assert plan.context.base is not None
     assert not plan.context.base.awaited
     assert _run_name(plan_run(Request("90", "SAMedTrainer", "2cases"), _roots(root))) == "SAMedTrainer__2cases__default"
 
