@@ -28,7 +28,7 @@ from trainers import methods, recipes
 from trainers.loop import loop, monitors
 from trainers.loop.pretraining import pretraining
 from trainers.runs import execution
-from trainers.stages import distillation, finetune, objectives, teachers
+from trainers.stages import distillation, finetune, labelled, objectives, teachers
 from trainers.stages.stage import network_on_base
 
 
@@ -58,7 +58,7 @@ def final_tensors(file: Path) -> dict[str, torch.Tensor]:
 def places_of_memory() -> dict[str, tuple[Any, str, int]]:
     """Where memory may run out: owner, name, and which call of it finds none."""
     return {
-        "step": (finetune.LabelledTask, "loss", 2),
+        "step": (labelled.LabelledTask, "loss", 2),
         "weights": (torch.nn.Module, "to", 1),
         "monitor": (monitors.Monitor, "finish", 1),
         "compare": (execution, "compare_experts", 1),
@@ -172,7 +172,7 @@ class FullSize:
         network = network_on_base(spec, None, 0)
         freeze(network, frozenset({Part.FUSION, Part.DECODER, Part.PROMPT}))
         network.to(self.cuda)
-        task = finetune.LabelledTask.__new__(finetune.LabelledTask)
+        task = labelled.LabelledTask.__new__(labelled.LabelledTask)
         task._settings = replace(trainer.finetune, micro_batch=self.micro_batch)
         task._network, task._plans, task._seed, task._input_size = network, self.plans, 0, self.size
         task.source, task._regions, task._flips = self.source, None, (True, True)

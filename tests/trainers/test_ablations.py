@@ -27,7 +27,8 @@ from trainers.runs.choices import Method, choose_method, network_spec
 from trainers.runs.planning import plan_run
 from trainers.runs.request import PRESETS, Preset, Request, resolve
 from trainers.settings import FINETUNE
-from trainers.stages.finetune import Finetune, LabelledTask
+from trainers.stages.finetune import Finetune
+from trainers.stages.labelled import LabelledTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
 ROWS = [(name, trainer) for name, preset in PRESETS.items() for trainer in (*preset.trainers, *preset.also)]

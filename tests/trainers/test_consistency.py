@@ -121,9 +121,9 @@ def test_the_loss_is_the_literal_one(plan: PlannedRun, unmixed: float) -> None:
     pictures += list(apply_intensities(torch.stack(mixed), batch["strong"]))
     with torch.no_grad():
         logits = network(torch.stack(pictures)).double().numpy()
-    own, theirs = torch.stack(labels).numpy(), torch.stack(guesses).numpy()
-    assert 0 < (theirs >= 0).sum() < theirs.size / 2
-    expected = literal_terms(logits, own, (0.5, 0.5)) + 0.7 * literal_terms(logits, theirs, (0.5, 0.5))
+    true, guessed = torch.stack(labels).numpy(), torch.stack(guesses).numpy()
+    assert 0 < (guessed >= 0).sum() < guessed.size / 2
+    expected = literal_terms(logits, true, (0.5, 0.5)) + 0.7 * literal_terms(logits, guessed, (0.5, 0.5))
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     assert metrics["guessed_foreground"].item() == pytest.approx(float((guess > 0).float().mean()))
     assert metrics["true_foreground"].item() == pytest.approx(float((targets > 0).float().mean()))
