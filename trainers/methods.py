@@ -34,6 +34,28 @@ class NetworkSettings:
     input_size: int | None = None
 
 
+# Ours: what a few minutes of one processor core allow. Geometry is stronger than A.3's, but for flips: a network that
+# starts from nothing spends its few steps on scans as they lie (decision 121).
+TRAINED_WHOLE = FinetuneSettings(
+    learns=("network",),
+    epochs=50,
+    steps_per_epoch=8,
+    batch=16,
+    micro_batch=16,
+    learning_rate=1e-3,
+    cross_entropy=0.5,
+    dice=0.5,
+    weight_decay=1e-2,
+    warmup=50,
+    schedule="cosine",
+    loss_at="input",
+    clip_norm=5.0,
+    augmentation=AugmentationSettings(rotation=22.5, flip=0.0, scale=(0.8, 1.2)),
+)
+_FAMILIES_OWN = ("samed", "sam2")
+"""decoders that stand for the mask decoder of the backbone's family"""
+
+
 class Trainer:
     """A method. ``levels`` are the experts it has unless ``--levels`` says otherwise; the first recipe is the default.
 
@@ -54,21 +76,32 @@ class Trainer:
     block_adapters: ClassVar[bool] = False
     small_fusion_rate: ClassVar[float] = 0.1  # decision 99
 
-    def default_recipe(self, *, small: bool) -> str:
-        """The first recipe; on a small backbone ``scratch``, because its teachers have no public weights."""
+    def default_recipe(self, *, small: bool, whole: bool = False) -> str:
+        """The first recipe; on a small backbone ``scratch``, because its teachers have no public weights.
+
+        On one that is trained ``whole`` from random weights: none, which leaves nothing for experts to be trained on.
+        """
+        if whole and NO_PRETRAINING in self.recipes:
+            return NO_PRETRAINING
         return SCRATCH if small and SCRATCH in self.recipes else self.recipes[0]
 
-    def stages(self, recipe: str, levels: tuple[Level, ...], *, small: bool) -> dict[str, StageSettings]:
+    def stages(
+        self, recipe: str, levels: tuple[Level, ...], *, small: bool, whole: bool = False
+    ) -> dict[str, StageSettings]:
         """The stages of a run before ``--set``, in their order, without a bootstrap."""
         finetune = self.finetune
-        if small:
+        if whole:
+            finetune = replace(TRAINED_WHOLE, learns=(*finetune.learns, "base", *(("experts",) if levels else ())))
+        elif small:
             finetune = replace(finetune.small(), fusion_rate=self.small_fusion_rate)
         return {**RECIPES[recipe].for_levels(levels, small=small), FINETUNE: finetune}
 
-    def model_for(self, *, small: bool) -> ModelSettings | NetworkSettings:
+    def model_for(self, *, small: bool, whole: bool = False) -> ModelSettings | NetworkSettings:
         """The parts before ``--set``. On a CPU experts are fused after the attention: a third of the cost of blocks."""
         if self.network is not None:
             return NetworkSettings(dict(self.network_options))
+        if whole and self.model.decoder in _FAMILIES_OWN:
+            return replace(self.model, decoder="skips", fusion=replace(self.model.fusion, scope="attention"))
         return replace(self.model, fusion=replace(self.model.fusion, scope="attention")) if small else self.model
 
 
@@ -248,22 +281,7 @@ class UNetTrainer(Trainer):
     network_options: ClassVar[Mapping[str, Any]] = {"widths": [16, 32, 64, 128, 256], "momentum": 0.05}
     levels = ()
     recipes = (NO_PRETRAINING,)
-    finetune = FinetuneSettings(
-        learns=("network",),
-        epochs=50,
-        steps_per_epoch=8,
-        batch=16,
-        micro_batch=16,  # batch norm needs the whole batch at once
-        learning_rate=1e-3,
-        cross_entropy=0.5,
-        dice=0.5,
-        weight_decay=1e-2,
-        warmup=50,
-        schedule="cosine",
-        loss_at="input",
-        clip_norm=5.0,
-        augmentation=AugmentationSettings(rotation=22.5, flip=0.0, scale=(0.8, 1.2)),
-    )
+    finetune = TRAINED_WHOLE
 
 
 TRAINERS: Registry[type[Trainer]] = Registry("trainer")

@@ -14,6 +14,7 @@ import torch
 from samora_pipeline.contracts.model_spec import NetworkSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import Choice
+from samora_pipeline.models.backbones.backbone import Backbone
 from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.cost import training_memory
 from samora_pipeline.parallel import free_memory
@@ -82,7 +83,7 @@ def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[st
             choices[BACKBONE_WEIGHTS] = Choice(BOOTSTRAP, why)
     if request.recipe is None:
         backbone = str(choices[BACKBONE].value) if BACKBONE in choices else request.backbone or trainer.backbone
-        choices[RECIPE] = _recipe(trainer, BACKBONES.get(backbone).small, machine)
+        choices[RECIPE] = _recipe(trainer, BACKBONES.get(backbone), machine)
     return choices
 
 
@@ -151,12 +152,14 @@ def _must_be_made(backbone: str) -> bool:
     return BACKBONES.get(backbone).small and backbone not in ASSETS
 
 
-def _recipe(trainer: Trainer, small: bool, machine: Machine) -> Choice:
+def _recipe(trainer: Trainer, backbone: Backbone, machine: Machine) -> Choice:
     """The default recipe where its teachers can be had, else the richest that needs none of what is missing."""
-    usual = choose_recipe(trainer, None, small=small)
+    usual = choose_recipe(trainer, None, small=backbone.small, whole=backbone.trained_whole)
     if len(trainer.recipes) == 1:
         return Choice(usual, "the only recipe of this trainer")
-    if small:
+    if backbone.trained_whole:
+        return Choice(usual, "the base is trained with the labels: there is nothing to train experts on before")
+    if backbone.small:
         return Choice(usual, "each level by its own objective: small teachers have no public weights to give")
     absent = _absent(RECIPES[usual].stages.values(), machine)
     if not absent:

@@ -23,7 +23,7 @@ from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
 from trainers.methods import ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
-from trainers.recipes import BOOTSTRAP_BASE
+from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
 from trainers.runs.folder import flat
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
 from trainers.settings import (
@@ -125,6 +125,11 @@ class Method:
     unused: tuple[str, ...]
 
     @property
+    def from_random(self) -> bool:
+        """Whether the base starts from random weights and has no file."""
+        return self.weights is None and self.trainer.network is None and BACKBONES.get(self.backbone).trained_whole
+
+    @property
     def small(self) -> bool:
         """Whether it is trained on a CPU in minutes; every network that is no SAM is."""
         return self.trainer.network is not None or BACKBONES.get(self.backbone).small
@@ -147,23 +152,28 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     backbone = request.backbone or found.get(BACKBONE, trainer.backbone)
     weights = request.backbone_weights or found.get(BACKBONE_WEIGHTS)
     small = trainer.network is None and BACKBONES.get(backbone).small
-    recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small)
+    whole = trainer.network is None and BACKBONES.get(backbone).trained_whole
+    recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small, whole=whole)
+    if whole and weights is None and recipe != NO_PRETRAINING:
+        # Experts are trained on a base that stays as it is meanwhile.
+        weights = BOOTSTRAP
     levels = choose_levels(trainer, request.levels)
-    stages = trainer.stages(recipe, levels, small=small)
+    stages = trainer.stages(recipe, levels, small=small, whole=whole)
     usually = stages[FINETUNE]
     stages[FINETUNE] = with_consistency(usually, request.consistency)
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
-    default = {MODEL: trainer.model_for(small=small), POOL: pool, **stages}
+    default = {MODEL: trainer.model_for(small=small, whole=whole), POOL: pool, **stages}
     unused = tuple(
         one for one in request.assignments if one.partition("=")[0].partition(".")[0] in set(STAGE_NAMES) - set(stages)
     )
     settings = _with_parts(default, [one for one in request.assignments if one not in unused])
+    usual = recipe if RECIPE in found else trainer.default_recipe(small=small, whole=whole)
     asked = {
         "seed": (request.seed, 0),
-        "recipe": (request.recipe or recipe, recipe if RECIPE in found else trainer.default_recipe(small=small)),
+        "recipe": (request.recipe or recipe, usual),
         "levels": (list(levels), list(trainer.levels)),
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),

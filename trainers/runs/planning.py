@@ -119,7 +119,7 @@ def plan_run(
     size = method.model.input_size or int(chosen[INPUT_SIZE].value)
     data = _data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
     base = None
-    if method.trainer.network is None:
+    if method.trainer.network is None and not method.from_random:
         base = find_base(method.weights or method.backbone, roots.weights)
     config = _config(request, method, dataset, data, base, size)
     check_spec(config.model)

@@ -70,14 +70,14 @@ def find_trainer(name: str) -> Trainer:
         raise UsageError("E-ARG-03", name=name, hint=hint, known=shown, found=found) from error
 
 
-def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
+def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool, whole: bool = False) -> str:
     """Return the recipe, the trainer's default for the backbone where none is asked for.
 
     Raises:
         UsageError: ``E-RECIPE-01`` unknown, or not the trainer's.
     """
     if asked is None:
-        return trainer.default_recipe(small=small)
+        return trainer.default_recipe(small=small, whole=whole)
     if asked in trainer.recipes:
         return asked
     hint, shown = _among(asked, trainer.recipes)
