@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--listed-skips-only"):
         config.pluginmanager.register(UnlistedSkips(_allowed()), "unlisted-skips")
+
+
+@pytest.fixture(autouse=True)
+def _single_precision_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CPU is faster at is measured: runs of one test could differ. Tests of the choice put it back."""
+    if "torch" in sys.modules:
+        from samora_pipeline.inference import precision
+
+        monkeypatch.setattr(precision, "cpu_bf16_instructions", lambda: "")
 
 
 class UnlistedSkips:
