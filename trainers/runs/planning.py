@@ -29,6 +29,7 @@ from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
 from trainers.runs.choices import Method, choose_method, choose_sizes, network_spec
 from trainers.runs.folder import check_config, existing_config
+from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request
 from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings
 from trainers.stages.catalog import make_stage
@@ -98,6 +99,9 @@ def plan_run(
         base = find_base(request.backbone_weights or method.backbone, roots.weights)
     config = replace(_config(request, method, dataset, data, base, size), choices=choices)
     check_spec(config.model)
+    micro_batch = finetune.micro_batch or finetune.batch
+    arithmetic, precision = choose_precision(request.precision, device, config, micro_batch, existing)
+    config = replace(config, choices={**config.choices, **precision})
     settings = {**method.stages, FINETUNE: finetune}
     config = replace(config, teachers=_teachers(settings, size, roots.weights))
     stages: dict[str, Stage[Any]] = {}
@@ -117,6 +121,7 @@ def plan_run(
         pretraining=pretraining,
         weights=roots.weights,
         device=device or torch.device("cpu"),
+        arithmetic=arithmetic,
         resume_command=resume_command,
         tensorboard=tensorboard,
     )
