@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import CONFIG_FILE, Choice, RunConfig
 from samora_pipeline.errors import DataError
 from samora_pipeline.inference.precision import Arithmetic
+from samora_pipeline.inference.record import PredictionRecord
 from samora_pipeline.paths import resolve_roots
 from tests.trainers import toy
+from tests.trainers.runs import command, final, fold_folder, sitting
 from tests.trainers.small_data import make_dataset
 from trainers.loop.loop import train
 from trainers.runs import precision
@@ -111,3 +114,18 @@ def test_the_loop_computes_in_it(tmp_path: Path, dtype: torch.dtype) -> None:
     watched = replace(training, loss=loss, before_epoch=lambda epoch: look())
     train(watched, replace(toy.loop_context(tmp_path), arithmetic=Arithmetic(dtype)))
     assert seen == {dtype}
+
+
+def test_a_run_in_bfloat16_that_was_killed_ends_bit_equal(root: Path, tmp_path: Path) -> None:
+    words = ("--name", "a", "--levels", "pixel")
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    assert sitting(command(root, *words, "--precision", "bf16")) == 0
+    killed = sitting(command(other, *words, "--precision", "bf16"), at=("finetune", 3, signal.SIGKILL))
+    assert killed == -signal.SIGKILL
+    # What was chosen first stays, so that nobody has to say it again.
+    assert sitting(command(other, *words, "-c")) == 0
+    one, two = (final(place, "SAMoraTrainer__2cases__a").tensors for place in (root, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    validation = fold_folder(root, "SAMoraTrainer__2cases__a") / "validation" / "run.json"
+    assert read_json(PredictionRecord, validation).precision == "bf16"
