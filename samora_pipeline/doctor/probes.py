@@ -130,7 +130,7 @@ def devices() -> Iterator[Finding]:
     if count:
         return
     why = why_no_cuda()
-    if why.remedy:
+    if why.driver:
         yield Finding("cuda", "warn", why.found, why.remedy)
     else:
         yield Finding("cuda", "ok", f"no GPU here, the CPU is used: {why.found}")

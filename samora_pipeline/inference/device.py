@@ -25,10 +25,12 @@ _CUDA_SLICES = 64
 
 
 class NoCuda(NamedTuple):
-    """Why there is no CUDA device: what was found, and what would change that (empty: there is nothing to change)."""
+    """Why there is no CUDA device: what was found, what would change that (empty: nothing known), and whether there is
+    a driver, so that a GPU may be expected."""
 
     found: str
     remedy: str
+    driver: bool = True
 
 
 def pick_device(name: str | torch.device | None) -> torch.device:
@@ -62,7 +64,7 @@ def why_no_cuda() -> NoCuda:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not any(sign.exists() for sign in _DRIVERS):
         remedy = _GPUS_FOR_CONTAINER if _in_container() else ""
-        return NoCuda(f"no NVIDIA driver (no {' and no '.join(map(str, _DRIVERS))})", remedy)
+        return NoCuda(f"no NVIDIA driver (no {' and no '.join(map(str, _DRIVERS))})", remedy, driver=False)
     if torch.version.cuda is None:
         built = f"an NVIDIA driver, but torch {torch.__version__} is built without CUDA"
         return NoCuda(built, "install the CUDA builds of torch and torchvision (pytorch.org)")

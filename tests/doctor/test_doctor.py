@@ -190,7 +190,7 @@ def test_a_driver_without_a_cuda_build_is_named(tmp_path: Path, monkeypatch: pyt
     from samora_pipeline.inference import device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(device, "_in_container", lambda: False)
+    monkeypatch.setattr(device, "_in_container", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(device, "_DRIVERS", (tmp_path / "none",))
     assert only(probes.devices(), "cuda").status == "ok"
