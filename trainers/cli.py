@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.command_line import CommandParser, add_precision, run, say
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +113,7 @@ def _add_session(parser: CommandParser) -> None:
     parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    add_precision(parser)
     parser.add_argument(
         "--tensorboard", action="store_true", help="also write curves for TensorBoard (pip install tensorboard)"
     )

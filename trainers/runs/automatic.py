@@ -17,7 +17,7 @@ from samora_pipeline.contracts.run import Choice
 from samora_pipeline.models.backbones.backbone import Backbone
 from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.cost import training_memory
-from samora_pipeline.parallel import free_memory
+from samora_pipeline.resources import memory
 from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.download import reachable
 from samora_pipeline.weights.records import read_record
@@ -58,8 +58,8 @@ class Machine:
 
 def this_machine(device: torch.device, weights: Path, *, accepts: bool) -> Machine:
     """The machine of this process, with the memory that is free now."""
-    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return Machine(device, memory, weights, accepts)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory().value
+    return Machine(device, free, weights, accepts)
 
 
 def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[str, Choice]:

@@ -158,6 +158,9 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         # Experts are trained on a base that stays as it is meanwhile.
         weights = BOOTSTRAP
     levels = choose_levels(trainer, request.levels)
+    if whole and recipe == NO_PRETRAINING and request.levels is None:
+        # Experts without effect are no control where the base learns: they only cost time.
+        levels = ()
     stages = trainer.stages(recipe, levels, small=small, whole=whole)
     usually = stages[FINETUNE]
     stages[FINETUNE] = with_consistency(usually, request.consistency)
@@ -174,7 +177,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     asked = {
         "seed": (request.seed, 0),
         "recipe": (request.recipe or recipe, usual),
-        "levels": (list(levels), list(trainer.levels)),
+        "levels": (list(request.levels or ()), []),
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),

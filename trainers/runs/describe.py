@@ -37,7 +37,7 @@ def _head(run: PlannedRun, roots: Roots) -> Iterator[str]:
     model, selection = config.model, config.selection
     yield f"root      {roots.root} ({roots.origin})"
     yield f"run       {context.folder}"
-    yield f"device    {context.device}, {'bf16' if context.device.type == 'cuda' else 'fp32'}"
+    yield f"device    {context.device}, {context.arithmetic.name}"
     for name, choice in config.choices.items():
         yield f"chosen    {name} = {choice.value}: {choice.why}"
     network = model.backbone if isinstance(model, ModelSpec) else model.network

@@ -6,7 +6,7 @@ same run as with ``--set order=1-2-1``.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
@@ -52,6 +52,7 @@ class Request:
     assignments: tuple[str, ...] = ()
     preset: str | None = None
     minutes: float | None = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     resume: bool = False
     fast: bool = False
 

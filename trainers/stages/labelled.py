@@ -69,8 +69,7 @@ class LabelledTask:
 
         def loss(indices: list[int]) -> Tensor:
             images, targets = self.source.images(indices).to(device), self.source.targets(indices).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                return self.loss_of(images, targets, epoch)[0]
+            return self.loss_of(images, targets, epoch)[0]
 
         before_epoch(
             self._network,

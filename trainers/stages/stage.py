@@ -19,6 +19,7 @@ from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.errors import AssetError
 from samora_pipeline.files import digest_json, sweep, write_text
+from samora_pipeline.inference.precision import SINGLE, Arithmetic
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, freeze, snapshot, verify
 from samora_pipeline.models.samora import SegmentationNetwork
@@ -62,6 +63,7 @@ class RunContext:
     pretraining: Path
     weights: Path
     device: torch.device
+    arithmetic: Arithmetic = SINGLE
     resume_command: str = ""
     tensorboard: bool = False
     draft: bool = False
@@ -223,7 +225,13 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
             write_text(file.parent / INPUTS_FILE, json.dumps(stage.key(run), indent=2, sort_keys=True) + "\n")
     training = on_its_device(trainable, context.device)
     where = LoopContext(
-        file.parent, context.device, stage.seed(run), digest, context.resume_command, context.tensorboard
+        file.parent,
+        context.device,
+        stage.seed(run),
+        digest,
+        context.resume_command,
+        context.tensorboard,
+        context.arithmetic,
     )
     history = train(training, where)
     if distributed.is_main():

@@ -2,8 +2,8 @@
 
 Why not a shrunk SAM: what a small network learns from four scans depends on fine features near the pixels. The stem
 halves the side three times (convolutions, max pooling, as in a U-Net); its maps before each halving are the skips.
-The blocks are SAM's own, with ``attn.qkv``, on tokens of 8 x 8 pixels; each starts as the identity, so that the network
-begins as a U-Net and attention adds to it.
+The blocks are SAM's own, with ``attn.qkv``, on tokens of 8 x 8 pixels; each starts near the identity, so that the
+network begins as a U-Net and attention adds to it.
 
 Shapes: B batch, N input size in pixels, g = N / 8 token grid, D token width (also the prompt width P).
 """
@@ -25,6 +25,8 @@ _RGB = 3
 _GROUPS = 8
 _FLAT = 1e-4
 """added to a slice's deviation, so that a slice of one value stays finite"""
+_QUIET = 0.1
+"""share of torch's random weights that the last layers of attention and MLP start with"""
 
 
 class SmallEncoder(Encoder):
@@ -127,9 +129,10 @@ def _block(design: SmallBackbone, grid: int) -> Block:
         use_rel_pos=True,
         input_size=(grid, grid),
     )
-    for last in (block.attn.proj, block.mlp.lin2):
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+    with torch.no_grad():
+        for last in (block.attn.proj, block.mlp.lin2):
+            last.weight.mul_(_QUIET)
+            last.bias.zero_()
     return block
 
 
