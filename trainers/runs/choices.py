@@ -177,7 +177,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     asked = {
         "seed": (request.seed, 0),
         "recipe": (request.recipe or recipe, usual),
-        "levels": (list(request.levels or ()), []),
+        "levels": (list(levels) if request.levels else [], []),
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),

@@ -26,7 +26,13 @@ class SkipDecoder(Decoder):
     def __init__(self, backbone: Backbone, *, num_outputs: int, input_size: int) -> None:
         super().__init__()
         if not isinstance(backbone, SmallBackbone):
-            raise UsageError("E-MODEL-06", decoder=self, backbone=backbone, found=str(type(backbone)))
+            raise UsageError(
+                "E-MODEL-06",
+                "the decoder of fine features does not go with this backbone",
+                found=type(backbone).__name__,
+                expected="samora_small, or another whose encoder gives features up to the input's size",
+                fix=f"--set decoder={backbone.own_decoder}",
+            )
         finer = (backbone.prompt_dim, *reversed(backbone.stem_widths))
         self.up = nn.ModuleList(nn.ConvTranspose2d(below, own, 2, stride=2) for below, own in pairwise(finer))
         self.join = nn.ModuleList(convolutions(2 * own, own) for own in finer[1:])
