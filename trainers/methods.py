@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level
+from samora_pipeline.contracts.model_spec import LEVELS, DecoderStages, FusionSpec, Level
 from samora_pipeline.registry import Registry
 from trainers.settings import (
     EXPERT_IMAGE,
@@ -139,6 +139,7 @@ class ModelSettings:
     input_size: int | None = None
     lora_rank: int = 4  # Table 9
     fusion: FusionSpec = field(default_factory=FusionSpec)
+    decoder_stages: DecoderStages = "last"
 
 
 @dataclass(frozen=True)
@@ -214,12 +215,13 @@ class SAMoraTrainer(Trainer):
 class HSAMoraTrainer(SAMoraTrainer):
     """The paper's method on H-SAM (section 3.3, Table 8): only HL-Attn and both stages of the decoder learn.
 
-    Each stage of the decoder has the weights of Eq. 9; the 0.9 Dice in A.1 is H-SAM's. The mask attention is the
-    working one; ``--set model.decoder=hsam_released`` takes that of H-SAM's public code.
+    Its loss is H-SAM's (section 3.3), in each stage of the decoder, and like H-SAM's test script it predicts with the
+    mean of both. The mask attention is the working one; ``--set model.decoder=hsam_released`` takes that of H-SAM's
+    public code.
     """
 
-    model = ModelSettings(decoder="hsam")
-    finetune = replace(SAMoraTrainer.finetune, epochs=30, learning_rate=2.5e-3)
+    model = ModelSettings(decoder="hsam", decoder_stages="mean")
+    finetune = replace(SAMoraTrainer.finetune, epochs=30, learning_rate=2.5e-3, cross_entropy=0.1, dice=0.9)
 
 
 class SAMora2Trainer(SAMoraTrainer):

@@ -191,6 +191,7 @@ def network_spec(method: Method, *, input_size: int, in_channels: int, num_outpu
         fusion=model.fusion if len(method.levels) > 1 else None,
         decoder=model.decoder,
         block_adapters=method.trainer.block_adapters,
+        decoder_stages=model.decoder_stages,
     )
 
 

@@ -22,6 +22,7 @@ SHORT_NAMES = {
     "residual": "model.fusion.residual",
     "rank": "model.lora_rank",
     "decoder": "model.decoder",
+    "decoder_stages": "model.decoder_stages",
     "input_size": "model.input_size",
 }
 """what ``--set`` takes for settings that ablations change"""
