@@ -131,6 +131,10 @@ RECIPES = {
 }
 
 
+RESIDUAL = "residual"
+"""the option of fusions that has one form in the paper (Eq. 6-8) and another at small size (decision 133)"""
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """The parts of a SAM-shaped network that an ablation exchanges; ``input_size`` None is chosen for the run."""
@@ -138,7 +142,7 @@ class ModelSettings:
     decoder: str
     input_size: int | None = None
     lora_rank: int = 4  # Table 9
-    fusion: FusionSpec = field(default_factory=FusionSpec)
+    fusion: FusionSpec = field(default_factory=lambda: FusionSpec(options={RESIDUAL: "paper"}))
     decoder_stages: DecoderStages = "last"
 
 
@@ -182,10 +186,17 @@ class Trainer:
         return {**RECIPES[recipe].for_levels(levels, small=small), FINETUNE: finetune}
 
     def model_for(self, *, small: bool) -> ModelSettings | NetworkSettings:
-        """The parts before ``--set``. On a CPU experts are fused after the attention: a third of the cost of blocks."""
+        """The parts before ``--set``. On a CPU experts are fused after the attention: a third of the cost of blocks.
+
+        A fusion with a residual starts from the highest expert there, not from the base.
+        """
         if self.network is not None:
             return NetworkSettings(dict(self.network_options))
-        return replace(self.model, fusion=replace(self.model.fusion, scope="attention")) if small else self.model
+        if not small:
+            return self.model
+        fusion = self.model.fusion
+        options = {name: "delta" if name == RESIDUAL else value for name, value in fusion.options.items()}
+        return replace(self.model, fusion=replace(fusion, scope="attention", options=options))
 
 
 # What learns in stage 2. Like SAMed's and H-SAM's code the baselines count the whole prompt encoder as trained,

@@ -32,7 +32,8 @@ REMOVED: tuple[str, ...] = ("view_count",)
 """settings that are gone; d8cf5ae had them off"""
 
 SETTLED: tuple[str, ...] = ("micro_batch",)
-"""settings that d8cf5ae left open (None) and took from the plan; today the run settles and records them"""
+"""settings that d8cf5ae left open (None) and took from the plan; today the run settles and records them, by what the
+machine has of memory where the batch is that of a dry run"""
 
 _RUN = ("trainer", "split", "fold", "recipe", "seed", "file_ending", "scored", "held_out", "selection")
 

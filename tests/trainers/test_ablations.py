@@ -126,6 +126,31 @@ def test_what_set_says_comes_after_the_preset() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["SAMoraTrainer", "HSAMoraTrainer", "SAMora2Trainer"])
+def test_the_papers_models_fuse_as_equations_6_to_8_and_the_small_ones_as_measured(name: str) -> None:
+    trainer = TRAINERS.get(name)()
+    forms = [trainer.model_for(small=small) for small in (False, True)]
+    fusions = [form.fusion for form in forms if isinstance(form, ModelSettings)]
+    found = [(fusion.name, fusion.scope, fusion.options["residual"]) for fusion in fusions]
+    assert found == [("hl_attn", "block", "paper"), ("hl_attn", "attention", "delta")]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "backbone", "expected"),
+    [
+        ("hcat", "sam_vit_b", "paper"),
+        ("hcat", "samora_tiny", "delta"),
+        ("mole", "sam_vit_b", "delta"),
+        ("lac", "sam_vit_b", None),
+    ],
+)
+def test_what_fuses_step_by_step_keeps_the_residual(fusion: str, backbone: str, expected: str | None) -> None:
+    request = Request("1", "SAMoraTrainer", "10pct", backbone=backbone, assignments=(f"fusion={fusion}",))
+    model = choose_method(request).model
+    assert isinstance(model, ModelSettings)
+    assert model.fusion.options.get("residual") == expected
+
+
 def test_presets_of_two_tables_are_one_run() -> None:
     four, eleven = (settled(chosen(f"table{table}-mole", "HSAMoraTrainer")) for table in (4, 11))
     assert four == eleven

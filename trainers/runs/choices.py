@@ -21,7 +21,7 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import BACKBONES, fusion_options
 from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
-from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
+from trainers.methods import BOOTSTRAP_BASE, RESIDUAL, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.runs.folder import flat
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
@@ -216,9 +216,13 @@ def _with_options(settings: Any, before: Any) -> Any:
 
 @_with_options.register
 def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
-    fusion = settings.fusion
+    fusion, kept = settings.fusion, before.fusion.options
     if fusion.name != before.fusion.name:
-        fusion = FusionSpec(fusion.name, fusion.scope)
+        # What fuses in steps begins at zero with either residual; a gate of experts would begin with twice the base.
+        stepwise = {"order", RESIDUAL} <= to_plain(fusion_options(fusion.name, {})).keys()
+        fusion = FusionSpec(
+            fusion.name, fusion.scope, {RESIDUAL: kept[RESIDUAL]} if stepwise and RESIDUAL in kept else {}
+        )
     options = to_plain(fusion_options(fusion.name, fusion.options))
     return replace(settings, fusion=replace(fusion, options=options))
 
