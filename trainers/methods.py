@@ -252,8 +252,8 @@ class SAMedTrainer(Trainer):
     """SAMed (arXiv 2304.13785): one LoRA on SAM, trained with the labels together with the decoder.
 
     Its LoRA takes the place of one expert and starts without effect. Its code trains on 12 slices on each of two
-    devices and stops at 160 of 200 planned epochs; its augmentation (quarter turns, or rotation by up to 20 degrees)
-    is not repeated: both trainers have A.3's, so that they differ in the method alone.
+    devices and stops at 160 of 200 planned epochs. Augmentation (A.3) and decay are SAMora's, so that the trainers
+    differ in the method alone; ``--preset samed-released`` has its code's, and its 512 px.
     For a control with SAMora's budget: ``--set finetune.epochs=20 --set finetune.schedule_epochs=20 ...``.
     """
 
@@ -291,9 +291,9 @@ class HSAMTrainer(Trainer):
 
     Its own few-shot run (ViT-B at 512 px): epochs, rate and 8 slices on each of two devices from its README, warm-up
     from its train.py, weight decay, betas and exponent from its trainer.py, 0.9 Dice from A.1. Rank 4 is that of both
-    papers (section 4.1); its code defaults to 5. Its augmentation is not repeated, see SAMed. The decoder is
-    H-SAMora's; the public code's own, whose mask attention is constant, is ``--set model.decoder=hsam_released`` at
-    224 or 512 px.
+    papers (section 4.1); its code defaults to 5. The decoder is H-SAMora's; the public code's own, whose mask
+    attention is constant, is ``--set model.decoder=hsam_released`` at 224 or 512 px. ``--preset hsam-released`` has all
+    of its code: augmentation, decay, rank, decoder and 512 px.
     """
 
     levels = (Level.IMAGE,)

@@ -25,12 +25,20 @@ from trainers.cli import main
 from trainers.methods import TRAINERS, ModelSettings
 from trainers.runs.choices import Method, choose_method, network_spec
 from trainers.runs.planning import plan_run
-from trainers.runs.request import PRESETS, Preset, Request, resolve
+from trainers.runs.request import PRESETS, SHORT_NAMES, Preset, Request, resolve
 from trainers.settings import FINETUNE
 from trainers.stages.finetune import Finetune, LabelledTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
 ROWS = [(name, trainer) for name, preset in PRESETS.items() for trainer in (*preset.trainers, *preset.also)]
+
+
+RELEASED = {
+    "finetune.augmentation.contrast": [1.0, 1.0],
+    "finetune.augmentation.brightness": [1.0, 1.0],
+    "finetune.decay": "all",
+    "model.input_size": 512,
+}
 
 
 def chosen(name: str, trainer: str, *more: str) -> Method:
@@ -74,8 +82,10 @@ def test_every_preset_builds_at_full_size(name: str, trainer: str) -> None:
 
 
 def test_every_table_of_ablations_is_there() -> None:
-    assert {preset.table for preset in PRESETS.values()} == {3, 4, 5, 9, 10, 11, 12, 15}
-    assert all(name.startswith(f"table{preset.table}-") for name, preset in PRESETS.items())
+    rows = {name: preset for name, preset in PRESETS.items() if preset.table is not None}
+    assert {preset.table for preset in rows.values()} == {3, 4, 5, 9, 10, 11, 12, 15}
+    assert all(name.startswith(f"table{preset.table}-") for name, preset in rows.items())
+    assert [*PRESETS][len(rows) :] == ["samed-released", "hsam-released"]
     assert all(trainer in TRAINERS.names() for _, trainer in ROWS)
 
 
@@ -96,6 +106,12 @@ def test_every_table_of_ablations_is_there() -> None:
         ("table3-samed", "SAMedTrainer", {"finetune.epochs": 200}),
         ("table3-samora-2", "SAMora2Trainer", {"finetune.epochs": 20}),
         ("table3-h-samora", "HSAMoraTrainer", {}),
+        ("samed-released", "SAMedTrainer", RELEASED | {"finetune.augmentation.scheme": "samed"}),
+        (
+            "hsam-released",
+            "HSAMTrainer",
+            RELEASED | {"finetune.augmentation.scheme": "hsam", "model.decoder": "hsam_released", "model.lora_rank": 5},
+        ),
     ],
 )
 def test_a_preset_is_what_the_options_would_say(name: str, trainer: str, changes: dict[str, object]) -> None:
@@ -254,7 +270,9 @@ def test_a_dry_run_shows_what_a_preset_stands_for(root: Path, capsys: pytest.Cap
 
 
 def test_the_page_has_every_preset_with_what_it_stands_for() -> None:
-    rows = dict(re.findall(r"^\| `(table[\w-]+)` \|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| `(table[\w-]+|\w+-released)` \|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert list(rows) == list(PRESETS)
     for name, preset in PRESETS.items():
         cells = [cell.strip() for cell in rows[name].split("|")]
@@ -263,7 +281,7 @@ def test_the_page_has_every_preset_with_what_it_stands_for() -> None:
 
 def said(preset: Preset) -> str:
     """A preset as options."""
-    short = {"model.fusion.name": "fusion", "model.fusion.order": "order", "model.lora_rank": "rank"}
+    short = {full: name for name, full in SHORT_NAMES.items() if name != "input_size"}
     words = [] if preset.levels is None else [f"--levels {','.join(preset.levels)}"]
     words += [] if preset.recipe is None else [f"--recipe {preset.recipe}"]
     for assignment in preset.assignments:
