@@ -123,13 +123,13 @@ def test_a_published_slice_beyond_the_volume_drops_its_split_alone() -> None:
 
 
 def test_a_list_published_since_takes_the_place_of_what_was_drawn_under_its_name() -> None:
-    changes = {"published_split": PublishedSplit(("case_00", "case_01"), ("case_02",))}
-    before = plan(named(5), **changes).splits
+    halves = PublishedSplit(("case_00", "case_01"), ("case_02",))
+    before = plan(named(5), published_split=halves).splits
     counts = dict.fromkeys(before.folds["official"].train, 10)
     drawn = before.with_selection(select(before, "50pct_slices", "official", 0, counts))
     assert not drawn.selections["50pct_slices/official/0"].published
     budget = PublishedBudget("slices", ("case_00",), {"case_00": (3, 4)})
-    after = plan(named(5), drawn, **changes, budgets={"50pct_slices": budget}).splits
+    after = plan(named(5), drawn, published_split=halves, budgets={"50pct_slices": budget}).splits
     assert select(after, "50pct_slices", "official", 0, counts).slices == {"case_00": (3, 4)}
 
 
