@@ -224,6 +224,10 @@ def test_every_preset_takes_a_step(root: Path, name: str, trainer: str) -> None:
     take_a_step(root, name, trainer, "samora2_tiny" if on_sam2 else "samora_tiny")
 
 
+def test_samed_as_released_takes_a_step(root: Path) -> None:
+    assert take_a_step(root, "samed-released", "SAMedTrainer", "samora_tiny").input_size == 512
+
+
 def test_the_decoder_of_h_sams_public_code_takes_a_step(tmp_path: Path) -> None:
     """Its parameters that nothing uses are among those that learn, as in its code."""
     root = make_dataset(tmp_path, input_size=224)
