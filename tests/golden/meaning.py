@@ -17,7 +17,7 @@ RENAMED: dict[str, str] = {
 ADDED: tuple[str, ...] = (
     *("augmentation.", "views.", "noise.", "learns", "continued", "kind"),
     *("normalised", "skip_flat"),  # of the bootstrap
-    "decoder_stages",
+    *("decoder_stages", "decay"),
 )
 """prefixes of settings that d8cf5ae did not have; a constant that has become a setting belongs here"""
 
