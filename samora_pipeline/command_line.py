@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from samora_pipeline import resources
 from samora_pipeline.errors import SamoraError
 
 EXIT_OK = 0
@@ -24,6 +25,16 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision``, of the convolutions and matrix products of a network (``inference.precision``)."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="of products (default: auto, on a CPU the faster one as timed here)",
+    )
+
+
 def run(
     parser: CommandParser, command: Callable[[argparse.Namespace], int | None], argv: list[str] | None = None
 ) -> int:
@@ -33,6 +44,8 @@ def run(
     the process with 143 and Ctrl-C with 130, after ``finally`` blocks have run; the training loop handles both itself.
     """
     arguments = parser.parse_args(argv)
+    # Before anything numeric is imported, which counts the cores for itself.
+    resources.limit_threads()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # blosc2 brings it in; it announces its threads
     signal.signal(signal.SIGTERM, _leave)

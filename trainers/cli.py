@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.command_line import CommandParser, add_precision, run, say
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,12 @@ def _add_method(parser: CommandParser) -> None:
         help="sam_vit_b (default), sam_vit_l, sam_vit_h, samora_tiny; "
         "for SAM 2's trainers sam2_hiera_b+ (default), samora2_tiny",
     )
+    parser.add_argument(
+        "--consistency",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="slices without labels take part in fine-tuning (default: the trainer's)",
+    )
     parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--name", metavar="N", help="name of the run (default: made from what differs from defaults)")
@@ -109,6 +115,7 @@ def _add_session(parser: CommandParser) -> None:
     parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    add_precision(parser)
     parser.add_argument(
         "--tensorboard", action="store_true", help="also write curves for TensorBoard (pip install tensorboard)"
     )

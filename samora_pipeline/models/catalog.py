@@ -9,9 +9,11 @@ from samora_pipeline.contracts.options import read_options
 from samora_pipeline.models.backbones.backbone import Backbone
 from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMORA_TINY
 from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, SAMORA2_TINY
+from samora_pipeline.models.backbones.small import SAMORA_SMALL
 from samora_pipeline.models.decoders.decoder import DecoderFactory
 from samora_pipeline.models.decoders.hsam import HSamDecoder
 from samora_pipeline.models.decoders.sam import AutoSamDecoder, Sam2Decoder, SamedDecoder
+from samora_pipeline.models.decoders.skips import SkipDecoder
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
 from samora_pipeline.models.fusions.merges import LAC, LoRAHub
 from samora_pipeline.models.fusions.mole import MoLE
@@ -29,6 +31,7 @@ BACKBONES.register("sam_vit_h")(SAM_VIT_H)
 BACKBONES.register("sam2_hiera_b+")(SAM2_HIERA_B_PLUS)
 BACKBONES.register("samora_tiny")(SAMORA_TINY)
 BACKBONES.register("samora2_tiny")(SAMORA2_TINY)
+BACKBONES.register("samora_small")(SAMORA_SMALL)
 
 
 DECODERS: Registry[DecoderFactory] = Registry("decoder")
@@ -38,6 +41,7 @@ DECODERS.register("sam2")(Sam2Decoder)
 DECODERS.register("hsam")(HSamDecoder)
 DECODERS.register("hsam_released")(partial(HSamDecoder, released=True))
 DECODERS.register("autosam")(AutoSamDecoder)
+DECODERS.register("skips")(SkipDecoder)
 
 
 TEACHERS: Registry[TeacherDesign] = Registry("teacher")

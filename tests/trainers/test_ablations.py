@@ -27,7 +27,8 @@ from trainers.runs.choices import Method, choose_method, network_spec
 from trainers.runs.planning import plan_run
 from trainers.runs.request import PRESETS, SHORT_NAMES, Preset, Request, resolve
 from trainers.settings import FINETUNE
-from trainers.stages.finetune import Finetune, LabelledTask
+from trainers.stages.finetune import Finetune
+from trainers.stages.labelled import LabelledTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
 ROWS = [(name, trainer) for name, preset in PRESETS.items() for trainer in (*preset.trainers, *preset.also)]
@@ -138,6 +139,7 @@ def test_short_names_are_those_of_the_issue() -> None:
 def test_what_set_says_comes_after_the_preset() -> None:
     assert chosen("table4-lac", "HSAMoraTrainer", "rank=1", "fusion=mole").changes == {
         "model.fusion.name": "mole",
+        "model.fusion.residual": "delta",
         "model.lora_rank": 1,
     }
 

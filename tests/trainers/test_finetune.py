@@ -23,7 +23,8 @@ from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
 from trainers.settings import FINETUNE
 from trainers.stages import stage as stages
-from trainers.stages.finetune import Finetune, LabelledTask, is_stuck
+from trainers.stages.finetune import Finetune, is_stuck
+from trainers.stages.labelled import LabelledTask
 from trainers.stages.stage import run_stage
 
 REQUEST = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", recipe="none")

@@ -21,11 +21,20 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import BACKBONES, fusion_options
 from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
-from trainers.methods import BOOTSTRAP_BASE, RESIDUAL, ModelSettings, NetworkSettings, Trainer
+from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
+from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
 from trainers.runs.folder import flat
 from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
-from trainers.settings import BOOTSTRAP, FINETUNE, STAGE_NAMES, DenoisingSettings, FinetuneSettings, StageSettings
+from trainers.settings import (
+    BOOTSTRAP,
+    FINETUNE,
+    STAGE_NAMES,
+    ConsistencySettings,
+    DenoisingSettings,
+    FinetuneSettings,
+    StageSettings,
+)
 
 OPTIONS = "options"
 BASE_CHOICES = BACKBONE, BACKBONE_WEIGHTS, RECIPE = "backbone", "backbone_weights", "recipe"
@@ -116,6 +125,11 @@ class Method:
     unused: tuple[str, ...]
 
     @property
+    def from_random(self) -> bool:
+        """Whether the base starts from random weights and has no file."""
+        return self.weights is None and self.trainer.network is None and BACKBONES.get(self.backbone).trained_whole
+
+    @property
     def small(self) -> bool:
         """Whether it is trained on a CPU in minutes; every network that is no SAM is."""
         return self.trainer.network is not None or BACKBONES.get(self.backbone).small
@@ -138,25 +152,36 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     backbone = request.backbone or found.get(BACKBONE, trainer.backbone)
     weights = request.backbone_weights or found.get(BACKBONE_WEIGHTS)
     small = trainer.network is None and BACKBONES.get(backbone).small
-    recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small)
+    whole = trainer.network is None and BACKBONES.get(backbone).trained_whole
+    recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small, whole=whole)
+    if whole and weights is None and recipe != NO_PRETRAINING:
+        # Experts are trained on a base that stays as it is meanwhile.
+        weights = BOOTSTRAP
     levels = choose_levels(trainer, request.levels)
-    stages = trainer.stages(recipe, levels, small=small)
+    if whole and recipe == NO_PRETRAINING and request.levels is None:
+        # Experts without effect are no control where the base learns: they only cost time.
+        levels = ()
+    stages = trainer.stages(recipe, levels, small=small, whole=whole)
+    usually = stages[FINETUNE]
+    stages[FINETUNE] = with_consistency(usually, request.consistency)
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
-    default = {MODEL: trainer.model_for(small=small), POOL: pool, **stages}
+    default = {MODEL: trainer.model_for(small=small, whole=whole), POOL: pool, **stages}
     unused = tuple(
         one for one in request.assignments if one.partition("=")[0].partition(".")[0] in set(STAGE_NAMES) - set(stages)
     )
     settings = _with_parts(default, [one for one in request.assignments if one not in unused])
+    usual = recipe if RECIPE in found else trainer.default_recipe(small=small, whole=whole)
     asked = {
         "seed": (request.seed, 0),
-        "recipe": (request.recipe or recipe, recipe if RECIPE in found else trainer.default_recipe(small=small)),
-        "levels": (list(levels), list(trainer.levels)),
+        "recipe": (request.recipe or recipe, usual),
+        "levels": (list(levels) if request.levels else [], []),
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
+        "consistency": (stages[FINETUNE] != usually, False),
         "transductive": (request.transductive, False),
         "exclude_leaks": (request.exclude_leaks, False),
         "allow_leak": (sorted(request.allow_leak), []),
@@ -174,6 +199,13 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
 def typed_settings(request: Request) -> frozenset[str]:
     """The dotted names of the settings that were typed, presets resolved."""
     return frozenset(assignment.partition("=")[0] for assignment in request.assignments)
+
+
+def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettings:
+    """The settings of stage 2 with or without slices without labels; None leaves them as they are."""
+    if not isinstance(finetune, FinetuneSettings) or asked in (None, finetune.consistency is not None):
+        return finetune
+    return replace(finetune, consistency=ConsistencySettings() if asked else None)
 
 
 def network_spec(method: Method, *, input_size: int, in_channels: int, num_outputs: int) -> NetworkSpec:

@@ -6,7 +6,7 @@ same run as with ``--set order=1-2-1``. Two more are the baselines as their auth
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
@@ -42,6 +42,7 @@ class Request:
     stage: str | None = None
     unlabeled: tuple[str, ...] = ()
     levels: tuple[str, ...] | None = None
+    consistency: bool | None = None
     transductive: bool = False
     exclude_leaks: bool = False
     allow_leak: tuple[str, ...] = ()
@@ -52,6 +53,7 @@ class Request:
     assignments: tuple[str, ...] = ()
     preset: str | None = None
     minutes: float | None = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     resume: bool = False
     fast: bool = False
 
@@ -70,14 +72,14 @@ def find_trainer(name: str) -> Trainer:
         raise UsageError("E-ARG-03", name=name, hint=hint, known=shown, found=found) from error
 
 
-def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
+def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool, whole: bool = False) -> str:
     """Return the recipe, the trainer's default for the backbone where none is asked for.
 
     Raises:
         UsageError: ``E-RECIPE-01`` unknown, or not the trainer's.
     """
     if asked is None:
-        return trainer.default_recipe(small=small)
+        return trainer.default_recipe(small=small, whole=whole)
     if asked in trainer.recipes:
         return asked
     hint, shown = _among(asked, trainer.recipes)
