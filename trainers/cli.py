@@ -98,10 +98,12 @@ def _add_method(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="K=V",
-        help="change a setting; also fusion, order, scope, residual, rank, decoder, levels, recipe",
+        help="change a setting; also fusion, order, scope, residual, rank, decoder, decoder_stages, levels, recipe",
     )
     parser.add_argument(
-        "--preset", metavar="P", help="a row of the paper's ablations: table4-lac, ... (docs/ablations.md)"
+        "--preset",
+        metavar="P",
+        help="a row of the paper's ablations: table4-lac, ...; samed-released, hsam-released (docs/ablations.md)",
     )
 
 

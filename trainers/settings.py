@@ -364,6 +364,7 @@ class FinetuneSettings(StageSettings):
     warmup: int
     micro_batch: int | None = None
     fusion_rate: float = 1.0  # times learning_rate, for the fusion; Table 8 has one rate for all
+    decay: Literal["matrices", "all"] = "matrices"  # MAE: no vectors, and ours: no LoRA; SAMed's and H-SAM's code: all
     betas: Betas = (0.9, 0.999)
     schedule: Literal["polynomial", "cosine"] = "polynomial"
     exponent: float = 1.0  # Eq. 11 as printed; SAMed and H-SAM have 0.9

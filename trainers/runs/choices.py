@@ -21,7 +21,7 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import BACKBONES, fusion_options
 from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
-from trainers.methods import ModelSettings, NetworkSettings, Trainer
+from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
 from trainers.runs.folder import flat
@@ -223,6 +223,7 @@ def network_spec(method: Method, *, input_size: int, in_channels: int, num_outpu
         fusion=model.fusion if len(method.levels) > 1 else None,
         decoder=model.decoder,
         block_adapters=method.trainer.block_adapters,
+        decoder_stages=model.decoder_stages,
     )
 
 
@@ -247,9 +248,13 @@ def _with_options(settings: Any, before: Any) -> Any:
 
 @_with_options.register
 def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
-    fusion = settings.fusion
+    fusion, kept = settings.fusion, before.fusion.options
     if fusion.name != before.fusion.name:
-        fusion = FusionSpec(fusion.name, fusion.scope)
+        # What fuses in steps begins at zero with either residual; a gate of experts would begin with twice the base.
+        stepwise = {"order", RESIDUAL} <= to_plain(fusion_options(fusion.name, {})).keys()
+        fusion = FusionSpec(
+            fusion.name, fusion.scope, {RESIDUAL: kept[RESIDUAL]} if stepwise and RESIDUAL in kept else {}
+        )
     options = to_plain(fusion_options(fusion.name, fusion.options))
     return replace(settings, fusion=replace(fusion, options=options))
 

@@ -46,6 +46,7 @@ class LabelledTask:
             experts=parts[Part.EXPERTS].values(),
             fusion=parts[Part.FUSION].values(),
             fusion_rate=settings.fusion_rate,
+            decay_all=settings.decay == "all",
         )
         return Training(
             stage=FINETUNE,
