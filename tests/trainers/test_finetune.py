@@ -115,9 +115,10 @@ def test_the_schedule_is_equation_11(plan: PlannedRun) -> None:
 
 def test_the_micro_batch_is_chosen_once_unless_set(plan: PlannedRun) -> None:
     network = _network(plan)
-    # A slice of 64 px needs so little that the largest micro-batch fits.
-    assert plan.config.choices["finetune.micro_batch"].value == 32
-    assert _task(plan, network).training().micro_batch == 32
+    # Slices of 64 px need so little that the whole batch fits.
+    batch = plan.method.finetune.batch
+    assert plan.config.choices["finetune.micro_batch"].value == batch
+    assert _task(plan, network).training().micro_batch == batch
     assert _task(plan, network, micro_batch=2).training().micro_batch == 2
 
 
