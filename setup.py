@@ -37,6 +37,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",  # two files of tests at a time
         "ruff>=0.6",
         "mypy>=1.11",
         "import-linter>=2.1",

@@ -5,7 +5,6 @@ Cases of a published test set that lie in imagesTr are trained on in no fold. Wi
 are nnU-Net's (same seed, same shuffle), so that results can be compared fold by fold.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from samora_pipeline.contracts.plans import SliceAxis
 from samora_pipeline.contracts.splits import ALL, OFFICIAL, Fold, Selection, Splits, parse_budget
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import slice_order
-from samora_pipeline.registry import shortened
 
 FOLDS = 5
 SEED = 12345
@@ -41,8 +39,7 @@ class SplitPlanner:
         """Return all folds, the published budgets, and what still holds of ``previous``; and notes.
 
         ``axis`` is what the slice indices of ``previous`` refer to, None where that is not known. The notes are
-        about what a reader would not expect: missing cases, fewer folds, published lists that do not fit
-        (``E-SPLIT-06``), dropped selections.
+        about what a reader would not expect: missing cases, fewer folds, dropped selections.
 
         Raises:
             DataError: ``E-SPLIT-08`` for an unusable splits_final.json.
@@ -93,7 +90,7 @@ class SplitPlanner:
         for part, wanted, present in (("training", published.train, train), ("test", published.test, scored)):
             if missing := [case for case in wanted if case not in present]:
                 self.notes.append(
-                    f"{len(missing)} of {len(wanted)} published {part} cases are not here: {shortened(missing)}"
+                    f"{len(missing)} of {len(wanted)} published {part} cases are not here: {', '.join(missing)}"
                 )
         if not (train and scored):
             self.notes.append(
@@ -103,30 +100,29 @@ class SplitPlanner:
         return Fold(train, scored)
 
     def published_budgets(self) -> dict[str, PublishedBudget]:
-        """The published budgets that fit, with slice indices along the raw axis turned into those of stored slices."""
-        fitting = {}
-        for name, budget in self.dataset.ours.budgets.items():
-            slices = {case: indices for case, indices in budget.slices.items() if case in self.cases}
-            try:
-                stored = {case: self._stored_indices(name, case, indices) for case, indices in slices.items()}
-            except DataError as error:
-                drawn = "" if parse_budget(name) is None else f'; "{name}" is drawn where it is asked for'
-                self.notes.append(f"{error.code} {error.what} ({error.found}), so it is left out{drawn}: {error.fix}")
-                continue
-            fitting[name] = replace(budget, slices=stored)
-        return fitting
+        """The published budgets, with slice indices turned from the raw through-plane axis to the stored slices.
 
-    def _stored_indices(self, budget: str, name: str, raw: Iterable[int]) -> tuple[int, ...]:
-        count, flipped = _slices(self.cases[name], self.slice_axis)
-        raw = sorted(raw)
-        if raw and (raw[0] < 0 or raw[-1] >= count):
-            raise DataError(
-                "E-SPLIT-06",
-                count=count - 1,
-                what=f'the published split "{budget}" names a slice that "{name}" does not have',
-                found=f"slices {raw[0]} to {raw[-1]} of {count}",
-                fix="correct budgets in samora.json, or plan the slice axis they were counted along",
-            )
+        One with a slice that its volume here does not have is left out and named: the others do not suffer for it.
+        """
+        found = {}
+        for name, budget in self.dataset.ours.budgets.items():
+            listed = {case: sorted(raw) for case, raw in budget.slices.items() if case in self.cases}
+            beyond = [case for case, raw in listed.items() if not self._has(case, raw)]
+            if beyond:
+                self.notes.append(
+                    f'there is no split "{name}": its published list names slices that {", ".join(beyond)} '
+                    "does not have here (E-SPLIT-06)"
+                )
+                continue
+            found[name] = replace(budget, slices={case: self._stored(case, raw) for case, raw in listed.items()})
+        return found
+
+    def _has(self, case: str, raw: list[int]) -> bool:
+        count, _ = _slices(self.cases[case], self.slice_axis)
+        return not raw or (raw[0] >= 0 and raw[-1] < count)
+
+    def _stored(self, case: str, raw: list[int]) -> tuple[int, ...]:
+        count, flipped = _slices(self.cases[case], self.slice_axis)
         return tuple(sorted(count - 1 - index for index in raw)) if flipped else tuple(raw)
 
     def _carry_over(self, splits: Splits, previous: Splits, axis: SliceAxis | None) -> Splits:
@@ -140,7 +136,8 @@ class SplitPlanner:
         }
         splits = replace(splits, folds={**splits.folds, **own})
         for key, selection in previous.selections.items():
-            if selection.published:
+            # A list that was published since takes the place of what was drawn under its name.
+            if selection.published or (selection.fold == OFFICIAL and selection.split in splits.published):
                 continue
             if self._still_holds(splits, selection, previous, axis):
                 splits = splits.with_selection(selection)
@@ -225,7 +222,7 @@ def imported_folds(folder: Path, training: list[str]) -> tuple[dict[str, Fold], 
         folds[str(number)] = fold
     notes = [f"the folds {', '.join(folds)} are those of {NNUNET_SPLITS_FILE}"]
     if absent:
-        notes.append(f"{len(absent)} cases of {NNUNET_SPLITS_FILE} are not used: {shortened(sorted(absent))}")
+        notes.append(f"{len(absent)} cases of {NNUNET_SPLITS_FILE} are not used: {', '.join(sorted(absent)[:10])}")
     return folds, notes
 
 

@@ -49,6 +49,8 @@ def words_of(parser: CommandParser, given: Mapping[str, object]) -> list[str]:
 
 
 def _option(action: argparse.Action, value: object) -> list[str]:
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [action.option_strings[0 if value else -1]]
     flag = max(action.option_strings, key=len)
     if action.nargs == 0:
         return [flag] if value else []

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from samora_pipeline import resources
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.registry import closest
 
@@ -44,7 +45,8 @@ class CommandParser(argparse.ArgumentParser):
         known: dict[str, str] = {}
         for action in self._actions:
             if action.option_strings:
-                longest = max(action.option_strings, key=len)
+                usual = [option for option in action.option_strings if not option.startswith("--no-")]
+                longest = max(usual or action.option_strings, key=len)
                 stem = action.dest.removesuffix("s").replace("_", "-")
                 known |= dict.fromkeys((stem, f"{stem}s"), longest)
         return known | {option.lstrip("-"): option for option in self._option_string_actions}
@@ -73,6 +75,16 @@ class CommandParser(argparse.ArgumentParser):
         super().error(message)
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision``, of the convolutions and matrix products of a network (``inference.precision``)."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="of products (default: auto, on a CPU the faster one as timed here)",
+    )
+
+
 def run(
     parser: CommandParser, command: Callable[[argparse.Namespace], int | None], argv: list[str] | None = None
 ) -> int:
@@ -83,6 +95,8 @@ def run(
     """
     words = [parser.usual(word) for word in (sys.argv[1:] if argv is None else argv)]
     arguments = parser.parse_args(words)
+    # Before anything numeric is imported, which counts the cores for itself.
+    resources.limit_threads()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # blosc2 brings it in; it announces its threads
     signal.signal(signal.SIGTERM, _leave)

@@ -45,7 +45,7 @@ def test_arguments_are_those_of_the_command() -> None:
     given = {
         **{"dataset": 7, "trainer": "SAMoraTrainer", "split": "full", "fold": 0, "minutes": 0.5, "dry_run": True},
         **{"set": {"finetune.epochs": 2, "finetune.augmentation.flip": True, "finetune.betas": (0.9, 0.99)}},
-        **{"levels": ["image", "patch"], "resume": False, "seed": -1, "device": None},
+        **{"levels": ["image", "patch"], "resume": False, "seed": -1, "device": None, "consistency": False},
     }
     parser = train_parser()
     words = words_of(parser, given)
@@ -53,7 +53,7 @@ def test_arguments_are_those_of_the_command() -> None:
     read = parser.parsed(words)
     assert (read.folds, read.minutes, read.dry_run, read.resume) == (["0"], 0.5, True, False)
     assert read.assignments == ["finetune.epochs=2", "finetune.augmentation.flip=true", "finetune.betas=0.9,0.99"]
-    assert (read.levels, read.seed, read.device) == (("image", "patch"), -1, None)
+    assert (read.levels, read.seed, read.device, read.consistency) == (("image", "patch"), -1, None, False)
     assert words_of(predict_parser(), {"images": Path("in"), "folds": [0, 1], "tta": True}) == [
         *("-i", "in", "-f", "0", "1", "--tta")
     ]

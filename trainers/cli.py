@@ -10,7 +10,7 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.command_line import CommandParser, add_precision, run, say
 from samora_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,6 +94,12 @@ def _add_method(parser: CommandParser) -> None:
         help="sam_vit_b (default), sam_vit_l, sam_vit_h, samora_tiny; "
         "for SAM 2's trainers sam2_hiera_b+ (default), samora2_tiny",
     )
+    parser.add_argument(
+        "--consistency",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="slices without labels take part in fine-tuning (default: the trainer's)",
+    )
     parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--name", metavar="N", help="name of the run (default: made from what differs from defaults)")
@@ -103,10 +109,12 @@ def _add_method(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="K=V",
-        help="change a setting; also fusion, order, scope, residual, rank, decoder, levels, recipe",
+        help="change a setting; also fusion, order, scope, residual, rank, decoder, decoder_stages, levels, recipe",
     )
     parser.add_argument(
-        "--preset", metavar="P", help="a row of the paper's ablations: table4-lac, ... (docs/ablations.md)"
+        "--preset",
+        metavar="P",
+        help="a row of the paper's ablations: table4-lac, ...; samed-released, hsam-released (docs/ablations.md)",
     )
 
 
@@ -120,6 +128,7 @@ def _add_session(parser: CommandParser) -> None:
     parser.add_argument("--val", dest="stage", action="store_const", const="validate", help=argparse.SUPPRESS)
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    add_precision(parser)
     parser.add_argument(
         "--tensorboard", action="store_true", help="also write curves for TensorBoard (pip install tensorboard)"
     )

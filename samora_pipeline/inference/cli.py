@@ -2,7 +2,7 @@
 
 import argparse
 
-from samora_pipeline.command_line import EXIT_OK, CommandParser, run, say
+from samora_pipeline.command_line import EXIT_OK, CommandParser, add_precision, run, say
 from samora_pipeline.errors import UsageError
 
 _EPILOG = """\
@@ -44,7 +44,10 @@ def build_parser() -> CommandParser:
     parser.add_argument("--c", "--continue-prediction", dest="resume", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--shard", metavar="i/n", help="predict the i-th of n shares, for several machines")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--fp32", action="store_true", help="single precision (default: bf16 where the device has it)")
+    add_precision(parser)
+    parser.add_argument(
+        "--fp32", dest="precision", action="store_const", const="fp32", help="the same as --precision fp32"
+    )
     parser.add_argument("--batch", type=_count, metavar="N", help="slices per step (default: what suits the device)")
     parser.add_argument("--allow-code", action="store_true", help="accept a run with parts named package.module:X")
     parser.add_argument("--list", action="store_true", help="list the trained runs and stop")

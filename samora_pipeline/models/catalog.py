@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 _MODELS = "samora_pipeline.models"
 
 BACKBONES: Registry[Backbone] = Registry("backbone")
-SMALL_BACKBONES = frozenset({"samora_tiny", "samora2_tiny"})
-"""those of this package that are ``small`` (``backbones.backbone.Backbone``)"""
+SMALL_BACKBONES = frozenset({"samora_tiny", "samora2_tiny", "samora_small"})
+WHOLE_BACKBONES = frozenset({"samora_small"})
+"""those of this package that are ``small``, and ``trained_whole`` (``backbones.backbone.Backbone``)"""
 
 BACKBONES.register_place("sam_vit_b", f"{_MODELS}.backbones.sam:SAM_VIT_B")
 BACKBONES.register_place("sam_vit_l", f"{_MODELS}.backbones.sam:SAM_VIT_L")
@@ -31,6 +32,7 @@ BACKBONES.register_place("sam_vit_h", f"{_MODELS}.backbones.sam:SAM_VIT_H")
 BACKBONES.register_place("sam2_hiera_b+", f"{_MODELS}.backbones.sam2:SAM2_HIERA_B_PLUS")
 BACKBONES.register_place("samora_tiny", f"{_MODELS}.backbones.sam:SAMORA_TINY")
 BACKBONES.register_place("samora2_tiny", f"{_MODELS}.backbones.sam2:SAMORA2_TINY")
+BACKBONES.register_place("samora_small", f"{_MODELS}.backbones.small:SAMORA_SMALL")
 _OURS = frozenset(BACKBONES.names())
 
 
@@ -41,6 +43,7 @@ DECODERS.register_place("sam2", f"{_MODELS}.decoders.sam:Sam2Decoder")
 DECODERS.register_place("hsam", f"{_MODELS}.decoders.hsam:HSamDecoder")
 DECODERS.register_place("hsam_released", f"{_MODELS}.decoders.hsam:RELEASED_HSAM_DECODER")
 DECODERS.register_place("autosam", f"{_MODELS}.decoders.sam:AutoSamDecoder")
+DECODERS.register_place("skips", f"{_MODELS}.decoders.skips:SkipDecoder")
 
 
 TEACHERS: Registry[TeacherDesign] = Registry("teacher")
@@ -70,6 +73,13 @@ def is_small(backbone: str) -> bool:
     if backbone in SMALL_BACKBONES:
         return True
     return backbone not in _OURS and BACKBONES.get(backbone).small
+
+
+def is_trained_whole(backbone: str) -> bool:
+    """Whether stage 2 trains the base with everything else; as ``is_small``."""
+    if backbone in WHOLE_BACKBONES:
+        return True
+    return backbone not in _OURS and BACKBONES.get(backbone).trained_whole
 
 
 def fusion_options(name: str, options: Mapping[str, Any]) -> Any:

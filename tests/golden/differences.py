@@ -59,7 +59,7 @@ def _equal(path: tuple[str, ...], old: Any, new: Any, tolerance: float | None) -
         return math.isclose(old, new, rel_tol=tolerance, abs_tol=1e-5)
     if tolerance is not None and _PREDICTIONS in path:
         return abs(old - new) <= _VOXELS
-    if _is_setting(path) and path[-1] in SETTLED and old is None:
+    if _is_setting(path) and path[-1] in SETTLED and (old is None or (path[0] == "resolved" and "finetune" in path)):
         return True
     numbers = {type(old), type(new)} == {int, float}
     return bool(old == new) and (type(old) is type(new) or numbers)

@@ -17,6 +17,7 @@ RENAMED: dict[str, str] = {
 ADDED: tuple[str, ...] = (
     *("augmentation.", "views.", "noise.", "learns", "continued", "kind"),
     *("normalised", "skip_flat"),  # of the bootstrap
+    *("decoder_stages", "decay"),
 )
 """prefixes of settings that d8cf5ae did not have; a constant that has become a setting belongs here"""
 
@@ -31,7 +32,8 @@ REMOVED: tuple[str, ...] = ("view_count",)
 """settings that are gone; d8cf5ae had them off"""
 
 SETTLED: tuple[str, ...] = ("micro_batch",)
-"""settings that d8cf5ae left open (None) and took from the plan; today the run settles and records them"""
+"""settings that d8cf5ae left open (None) and took from the plan; today the run settles and records them, by what the
+machine has of memory where the batch is that of a dry run"""
 
 _RUN = ("trainer", "split", "fold", "recipe", "seed", "file_ending", "scored", "held_out", "selection")
 

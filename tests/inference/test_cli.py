@@ -25,7 +25,7 @@ from samora_pipeline.evaluation.summary import label_names, summarize
 from samora_pipeline.files import digest_file
 from samora_pipeline.handover.cli import main as export_main
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.inference import device, job
+from samora_pipeline.inference import job, precision
 from samora_pipeline.inference.cli import main
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.inference.record import Failures, PredictionRecord
@@ -404,10 +404,16 @@ def test_the_chosen_components_are_kept_unless_it_is_switched_off(
 def test_the_precision_is_said_and_recorded(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(device, "cpu_bf16_instructions", lambda: "avx512_bf16")
+    monkeypatch.setattr(precision, "cpu_bf16_instructions", lambda: "avx512_bf16")
+    monkeypatch.setattr(precision, "_timed", lambda piece, training: {"fp32": 2.0, "bf16": 1.0})
     write_image(place.scans / "a.nii.gz")
     assert place.predict("--device", "cpu") == 0
-    assert "cpu, bf16 (this CPU has avx512_bf16)" in capsys.readouterr().out
+    said = "network 1000.0 ms in bf16 and 2000.0 in fp32"
+    assert f"cpu, bf16 (timed on this CPU with avx512_bf16: {said})" in capsys.readouterr().out
     assert place.record().precision == "bf16"
+    assert place.record().precision_seconds == {"network_fp32": 2.0, "network_bf16": 1.0}
+    assert said in place.record().precision_why
+    assert place.predict("--device", "cpu", "--precision", "bf16") == 0
+    assert (place.record().precision, place.record().precision_seconds) == ("bf16", {})
     assert place.predict("--device", "cpu", "--fp32", "--batch", "3") == 0
     assert (place.record().precision, place.record().slices_per_step) == ("fp32", 3)

@@ -24,11 +24,11 @@ from samora_pipeline.models.catalog import TEACHERS
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
 from samora_pipeline.objectives.features import ChannelStatistics
 from tests.pretend_cuda.full_size import Cost, CostOfSecondStep, Slices
-from trainers import methods
+from trainers import methods, recipes
 from trainers.loop import loop, monitors
 from trainers.loop.pretraining import pretraining
 from trainers.runs import execution
-from trainers.stages import distillation, finetune, objectives, teachers
+from trainers.stages import distillation, finetune, labelled, objectives, teachers
 from trainers.stages.stage import network_on_base
 
 
@@ -58,7 +58,7 @@ def final_tensors(file: Path) -> dict[str, torch.Tensor]:
 def places_of_memory() -> dict[str, tuple[Any, str, int]]:
     """Where memory may run out: owner, name, and which call of it finds none."""
     return {
-        "step": (finetune.LabelledTask, "loss", 2),
+        "step": (labelled.LabelledTask, "loss", 2),
         "weights": (torch.nn.Module, "to", 1),
         "monitor": (monitors.Monitor, "finish", 1),
         "compare": (execution, "compare_experts", 1),
@@ -172,14 +172,14 @@ class FullSize:
         network = network_on_base(spec, None, 0)
         freeze(network, frozenset({Part.FUSION, Part.DECODER, Part.PROMPT}))
         network.to(self.cuda)
-        task = finetune.LabelledTask.__new__(finetune.LabelledTask)
+        task = labelled.LabelledTask.__new__(labelled.LabelledTask)
         task._settings = replace(trainer.finetune, micro_batch=self.micro_batch)
         task._network, task._plans, task._seed, task._input_size = network, self.plans, 0, self.size
         task.source, task._regions, task._flips = self.source, None, (True, True)
         return task.training()
 
 
-_IMAGE = methods.IMAGE_TEACHER
+_IMAGE = recipes.IMAGE_TEACHER
 _B, _WIDE, _512 = FullSize(), FullSize(micro_batch=32), FullSize(512, micro_batch=2)
 _HIERA, _L, _H = (FullSize(backbone=name) for name in ("sam2_hiera_b+", "sam_vit_l", "sam_vit_h"))
 
@@ -187,12 +187,12 @@ STAGES: dict[str, Callable[[], Any]] = {
     "teacher_image": lambda: _B.teacher(_IMAGE),
     "teacher_image checkpointing": lambda: _B.teacher(replace(_IMAGE, checkpointing=True)),
     "teacher_image batch 128": lambda: _B.teacher(replace(_IMAGE, batch=128)),
-    "teacher_patch": lambda: _B.teacher(methods.PATCH_TEACHER),
-    "expert_image": lambda: _B.expert(methods.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
-    "expert_patch": lambda: _B.expert(methods.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
-    "expert_image scratch": lambda: _B.expert(methods.CONTRASTIVE, _B.contrast),
-    "expert_patch scratch": lambda: _B.expert(methods.MASKED, _B.masking),
-    "expert_pixel": lambda: _B.expert(methods.DENOISING, _B.denoising),
+    "teacher_patch": lambda: _B.teacher(recipes.PATCH_TEACHER),
+    "expert_image": lambda: _B.expert(recipes.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
+    "expert_patch": lambda: _B.expert(recipes.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
+    "expert_image scratch": lambda: _B.expert(recipes.CONTRASTIVE, _B.contrast),
+    "expert_patch scratch": lambda: _B.expert(recipes.MASKED, _B.masking),
+    "expert_pixel": lambda: _B.expert(recipes.DENOISING, _B.denoising),
     "finetune": lambda: _B.labelled(methods.SAMoraTrainer),
     "finetune 1 x 32": lambda: _WIDE.labelled(methods.SAMoraTrainer),
     "finetune HSAMora": lambda: _B.labelled(methods.HSAMoraTrainer),

@@ -25,7 +25,7 @@ from samora_pipeline.slices.noise import Mixture
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.loop.monitor_rules import MEANINGS, RULES, Sample, changes, judge, mending_command, verdict
 from trainers.loop.monitors import Monitor, places_of, spread_evenly
-from trainers.methods import DENOISING, MASKED
+from trainers.recipes import DENOISING, MASKED
 from trainers.settings import PretrainingSettings
 from trainers.stages.objectives import PatchObjective, PixelObjective
 from trainers.stages.stage import network_on_base

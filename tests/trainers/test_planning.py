@@ -18,7 +18,7 @@ from samora_pipeline.files import digest_file
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.weights.records import WeightsRecord, write_record
 from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
-from trainers.methods import DISTILLED_IMAGE, RECIPES, Recipe
+from trainers.recipes import DISTILLED_IMAGE, RECIPES, Recipe
 from trainers.runs.folder import check_progress, write_config
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
@@ -241,7 +241,8 @@ def test_a_second_start_takes_what_the_first_chose(root: Path) -> None:
     assert again.config.stage("finetune") == smaller
     assert again.context.stages["finetune"].settings.micro_batch == 2
     # Another run chooses anew, and only what is typed can be in conflict.
-    assert _plan(root, name="b").config.choices == stored
+    other = _plan(root, name="b").config.choices
+    assert {name: choice.value for name, choice in other.items()} == {name: one.value for name, one in stored.items()}
     with pytest.raises(DataError) as caught:
         _plan(root, name="a", assignments=("finetune.micro_batch=4",))
     assert caught.value.code == "E-RUN-19"

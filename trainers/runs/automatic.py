@@ -14,13 +14,14 @@ import torch
 from samora_pipeline.contracts.model_spec import NetworkSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import Choice
-from samora_pipeline.models.catalog import is_small
+from samora_pipeline.models.catalog import is_small, is_trained_whole
 from samora_pipeline.models.cost import training_memory
-from samora_pipeline.parallel import free_memory
+from samora_pipeline.resources import memory
 from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.download import reachable
 from samora_pipeline.weights.records import read_record
-from trainers.methods import RECIPES, SCRATCH, Trainer
+from trainers.methods import Trainer
+from trainers.recipes import RECIPES, SCRATCH
 from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, MODEL, RECIPE
 from trainers.runs.request import Request, choose_recipe
 from trainers.settings import BOOTSTRAP, FINETUNE, RANDOM_WEIGHTS, FinetuneSettings, TeacherSettings
@@ -56,8 +57,8 @@ class Machine:
 
 def this_machine(device: torch.device, weights: Path, *, accepts: bool) -> Machine:
     """The machine of this process, with the memory that is free now."""
-    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return Machine(device, memory, weights, accepts)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory().value
+    return Machine(device, free, weights, accepts)
 
 
 def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[str, Choice]:
@@ -81,7 +82,7 @@ def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[st
             choices[BACKBONE_WEIGHTS] = Choice(BOOTSTRAP, why)
     if request.recipe is None:
         backbone = str(choices[BACKBONE].value) if BACKBONE in choices else request.backbone or trainer.backbone
-        choices[RECIPE] = _recipe(trainer, is_small(backbone), machine)
+        choices[RECIPE] = _recipe(trainer, backbone, machine)
     return choices
 
 
@@ -107,14 +108,16 @@ def choose_micro_batch(spec: NetworkSpec, finetune: FinetuneSettings, machine: M
     """The slices on the device at a time: the whole batch, or the largest power of two that fits into free memory."""
     budget = int(_MEMORY_SHARE * machine.memory)
     need = training_memory(spec, finetune.learns)
-    fits = max(1, (budget - need.fixed) // need.per_slice)
+    passes = finetune.consistency.passes if finetune.consistency else 1
+    per_slice = int(passes * need.per_slice)
+    fits = max(1, (budget - need.fixed) // per_slice)
     if fits >= finetune.batch:
         value, cut = finetune.batch, "the whole batch"
     else:
         value, cut = 1 << (fits.bit_length() - 1), "the largest power of two that fits; the batch is cut"
     return Choice(
         value,
-        f"{cut}: {need.fixed / 2**30:.2f} GiB and {need.per_slice / 2**30:.2f} GiB per slice (counted in single "
+        f"{cut}: {need.fixed / 2**30:.2f} GiB and {per_slice / 2**30:.2f} GiB per slice (counted in single "
         f"precision), {budget / 2**30:.1f} GiB free",
     )
 
@@ -148,12 +151,14 @@ def _must_be_made(backbone: str) -> bool:
     return is_small(backbone) and backbone not in ASSETS
 
 
-def _recipe(trainer: Trainer, small: bool, machine: Machine) -> Choice:
+def _recipe(trainer: Trainer, backbone: str, machine: Machine) -> Choice:
     """The default recipe where its teachers can be had, else the richest that needs none of what is missing."""
-    usual = choose_recipe(trainer, None, small=small)
+    usual = choose_recipe(trainer, None, small=is_small(backbone), whole=is_trained_whole(backbone))
     if len(trainer.recipes) == 1:
         return Choice(usual, "the only recipe of this trainer")
-    if small:
+    if is_trained_whole(backbone):
+        return Choice(usual, "the base is trained with the labels: there is nothing to train experts on before")
+    if is_small(backbone):
         return Choice(usual, "each level by its own objective: small teachers have no public weights to give")
     absent = _absent(RECIPES[usual].stages.values(), machine)
     if not absent:

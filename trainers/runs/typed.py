@@ -7,8 +7,9 @@ from samora_pipeline.contracts.run import Choice
 from samora_pipeline.contracts.splits import check_split
 from samora_pipeline.errors import UsageError
 from samora_pipeline.paths import Roots
-from trainers.methods import SCRATCH, Trainer
+from trainers.methods import Trainer
 from trainers.pool.datasets import open_dataset
+from trainers.recipes import SCRATCH
 from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, RECIPE, choose_method
 from trainers.runs.request import Request, find_trainer, resolve
 from trainers.settings import BOOTSTRAP, STAGE_NAMES

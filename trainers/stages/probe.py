@@ -60,9 +60,9 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
     is_large = parameters > _LARGE_PARAMETERS
     chosen = training.batches(0)[0][: _LARGE_SLICES if is_large else _SLICES]
     if not is_large:
-        _step(training, chosen, context.device)
+        _step(training, chosen, context)
     begun = time.perf_counter()
-    kept = _kept_bytes(trainable, training, chosen, context.device)
+    kept = _kept_bytes(trainable, training, chosen, context)
     seconds = time.perf_counter() - begun
     fixed = sum(tensor.nbytes * (4 if tensor.requires_grad else 1) for tensor in trainable.network.parameters())
     return StageCost(
@@ -74,7 +74,7 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
     )
 
 
-def _kept_bytes(trainable: Trainable, training: Training, indices: list[int], device: torch.device) -> int:
+def _kept_bytes(trainable: Trainable, training: Training, indices: list[int], context: RunContext) -> int:
     """Bytes of distinct tensors that a step keeps for its backward pass, weights left out."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in trainable.network.parameters()}
     kept: dict[int, int] = {}
@@ -84,15 +84,15 @@ def _kept_bytes(trainable: Trainable, training: Training, indices: list[int], de
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _step(training, indices, device)
+        _step(training, indices, context)
     return sum(size for place, size in kept.items() if place not in weights)
 
 
-def _step(training: Training, indices: list[int], device: torch.device) -> None:
-    batch = on_device(training.load(indices, 0), device)
+def _step(training: Training, indices: list[int], context: RunContext) -> None:
+    batch = on_device(training.load(indices, 0), context.device)
     training.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with context.arithmetic.autocast(context.device):
         loss, _ = training.loss(batch, 0)
     loss.backward()  # type: ignore[no-untyped-call]
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if context.device.type == "cuda":
+        torch.cuda.synchronize(context.device)

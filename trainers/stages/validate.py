@@ -132,7 +132,12 @@ def _predict(
     done = [case.name for case, written in files if result.finished(case.name, case.channels, written.paths)]
     to_do = [(case, written) for case, written in files if case.name not in done]
     predictor = Predictor.load(
-        folder, weights_folder=context.weights, device=device, postprocessing=postprocessing, allow_code=True
+        folder,
+        weights_folder=context.weights,
+        device=device,
+        precision=context.arithmetic.name,
+        postprocessing=postprocessing,
+        allow_code=True,
     )
     result.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
     failures = predict_cases(predictor, to_do, result)
