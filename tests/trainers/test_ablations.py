@@ -177,12 +177,12 @@ def test_presets_of_two_tables_are_one_run() -> None:
 @pytest.mark.parametrize(
     ("asked", "code", "expected"),
     [
-        (Request("1", "SAMoraTrainer", "10pct", preset="table4-lacc"), "E-PRESET-01", "table4-lac?"),
+        (Request("1", "SAMoraTrainer", "10pct", preset="table4-lacc"), "E-PRESET-01", "table4-lac,"),
         (Request("1", "SAMedTrainer", "10pct", preset="table4-lac"), "E-PRESET-02", "HSAMoraTrainer"),
         (Request("1", "SAMoraTrainer", "10pct", preset="table5-pixel-scratch", levels=("image",)), "E-ARG-09", ""),
         (Request("1", "SAMoraTrainer", "10pct", recipe="none", assignments=("recipe=scratch",)), "E-ARG-09", ""),
         (Request("1", "SAMoraTrainer", "10pct", assignments=("order=3-2-1",)), "E-SET-03", "2-1-1"),
-        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-01", "known: "),
+        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-01", "did you mean fusion, "),
         (Request("1", "AutoSAMTrainer", "10pct", levels=("image",)), "E-ARG-06", "no experts"),
     ],
 )

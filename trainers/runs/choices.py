@@ -6,7 +6,7 @@ its other fields: ``model.fusion.temperature=2``.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
-from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
+from trainers.runs.request import SHORT_NAMES, Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
 from trainers.settings import (
     BOOTSTRAP,
     FINETUNE,
@@ -63,12 +63,18 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
                 what=f'there is no setting "{name}"',
                 found=name,
                 fix="the same command with --dry-run  prints all settings of the run",
-                **suggestion(name, sorted(types_of, key=lambda one: not one.startswith(FINETUNE))),
+                **suggestion(name, _settable(types_of)),
             )
         *folders, last = name.split(".")
         part = functools.reduce(lambda inner, folder: inner[folder], folders, plain)
         (part if last in part else part[OPTIONS])[last] = to_plain(read_value(name, text, types_of[name]))
     return {name: parse(type(value), plain[name], name) for name, value in settings.items()}
+
+
+def _settable(names: Collection[str]) -> list[str]:
+    """The names that ``--set`` takes: the short ones, then those of fine-tuning, which is meant most often."""
+    short = [name for name, whole in SHORT_NAMES.items() if whole in names]
+    return [*short, *sorted(names, key=lambda name: not name.startswith(FINETUNE))]
 
 
 def differences(settings: Mapping[str, Any], default: Mapping[str, Any]) -> Leaves:
