@@ -50,8 +50,7 @@ def _answer(row: PairedRow, table: PairedTable) -> str:
     p = f"p = {probability(row.holm_t)}".replace("= <", "< ")
     parts = [
         f"{table.record.name} {mine} against {theirs}, difference {signed(test.difference, digits)}{interval}",
-        f"n = {test.n} patient{'s' * (test.n != 1)}, {p}",
-        ranking_remark(test.n),
+        f"{p}, {ranking_remark(test.n) or f'n = {test.n} patients'}",
         table.budgets.get(row.variant, ""),
     ]
     return f"{row.variant} is {word} {table.baseline}: {'; '.join(filter(None, parts))}"

@@ -37,7 +37,7 @@ def test_the_answer_comes_first_and_names_unequal_budgets(
     assert main([*runs]) == 0
     first, blank, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("SAMoraTrainer__10pct__default is better than SAMedTrainer__10pct__default: Dice 0.")
-    assert first.endswith("n = 12 patients, p < 0.001; budgets differ: 324 against 120 steps")
+    assert first.endswith("p < 0.001, n = 12 patients; budgets differ: 324 against 120 steps")
     assert blank == ""
     table = [line for line in rest if line.startswith("| SAMora")]
     assert {tuple(cell.strip() for cell in line.split("|")[2:4]) for line in table} >= {
@@ -57,7 +57,7 @@ def test_few_patients_give_no_verdict_and_old_records_their_epochs(
     assert main([str(first), str(second), str(third)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("SAMoraTrainer__10pct__default is not told apart from SAMedTrainer__10pct__default: ")
-    assert "; n = 4 patients cannot support a ranking; budgets differ: 120 steps against 160 epochs" in said[0]
+    assert ", n = 4 patients cannot support a ranking; budgets differ: 120 steps against 160 epochs" in said[0]
     assert said[1].startswith("SAMoraTrainer__10pct__same is not told apart ")
     assert "budgets" not in said[1]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.trainers.runs import TINY, command, fold_folder
 from tests.trainers.small_data import NAME, make_dataset
 from trainers import cli
 from trainers.methods import TRAINERS
-from trainers.runs.folder import write_config
+from trainers.runs.folder import check_config, check_progress, write_config
 from trainers.runs.request import Request
 from trainers.runs.typed import check_typed
 
@@ -151,6 +152,9 @@ def test_a_run_that_was_begun_is_not_begun_again(root: Path, capsys: pytest.Capt
         resolve_roots(str(root)),
     )
     write_config(plan.context.folder, plan.config)
+    # A start that failed before its first step (download, device) blocks neither this command nor another.
+    check_progress(plan.context.folder, resume=False)
+    check_config(plan.context.folder, replace(plan.config, recipe="none"))
     (plan.context.folder / LATEST_CHECKPOINT).touch()
     assert plan.context.folder == fold_folder(root, "SAMoraTrainer__2cases__begun")
     words = ["90", "SAMoraTrainer", "2cases", "--root", str(root), *TINY[:4], "--name", "begun"]
