@@ -29,7 +29,8 @@ import torch
 
 from benchmarks.encoder_variants import VARIANTS, build_encoder, check, count_gflop, run
 from samora_pipeline.inference.allocation import keep_freed_memory
-from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch, pick_device, prepared
+from samora_pipeline.inference.device import pick_batch, pick_device, prepared
+from samora_pipeline.inference.precision import native_bf16
 from samora_pipeline.models.backbones.backbone import Encoder
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -231,12 +232,12 @@ def main(argv: list[str] | None = None) -> None:
     clock = time.process_time if arguments.busy else time.perf_counter
     if arguments.busy:
         torch.set_num_threads(1)
-    native = pick_arithmetic(device)
-    print(f"native precision: {native.name} ({native.why}); CPU instructions: {cpu_bf16_instructions() or 'no bf16'}")
+    native = native_bf16(device)
+    print(f"native bf16: {native or 'no'}")
     dtypes = arguments.dtypes or list(DTYPES)
-    if native.name != "bf16" and "bf16" in dtypes:
+    if not native and "bf16" in dtypes:
         # Emulated, a single product of the peak would take minutes, and the figures would say nothing.
-        print(f"bf16 is not measured: {native.why}")
+        print("bf16 is not measured")
         dtypes = [dtype for dtype in dtypes if dtype != "bf16"]
     results = []
     for size in arguments.sizes:

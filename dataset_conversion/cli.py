@@ -27,8 +27,13 @@ _FOLDER = "Folder"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``samora_convert`` and return its exit code: 3 when cases were skipped, 4 when nothing could be made."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    arguments = _own_folders(arguments) or arguments
+    parser, arguments = parser_for(list(sys.argv[1:] if argv is None else argv))
+    return run(parser, _command, arguments)
+
+
+def parser_for(words: list[str]) -> tuple[CommandParser, list[str]]:
+    """The parser with the options of the converter that the words name, and the words with ``-d`` among them."""
+    arguments = _own_folders(words) or words
     token = _named(arguments)
     converter = None
     if token is not None:
@@ -37,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UsageError:
             # Without a converter its options cannot be judged; the command then says which names there are.
             arguments = ["-d", token]
-    return run(_parser(converter), _command, arguments)
+    return _parser(converter), arguments
 
 
 def _parser(converter: Converter | None) -> CommandParser:
@@ -99,6 +104,12 @@ def _command(arguments: argparse.Namespace) -> int:
     if arguments.dataset == "list":
         _say_converters(arguments.folders)
         return 0
+    _, skipped = convert_source(arguments)
+    return EXIT_FAILED_CASES if skipped else 0
+
+
+def convert_source(arguments: argparse.Namespace) -> tuple[Path, int]:
+    """Convert what the arguments say; return the dataset's folder and the number of skipped cases."""
     if arguments.dataset is None or arguments.folders:
         raise UsageError("E-ARG-19", found=" ".join(arguments.folders) or "neither -d nor a folder")
     if arguments.workers < 1:
@@ -119,10 +130,10 @@ def _command(arguments: argparse.Namespace) -> int:
         _keep_apart(source, dataset)
     if arguments.dry_run:
         _say_survey(converter.survey(source, arguments), dataset)
-        return 0
+        return dataset.raw, 0
     report = converter.convert(source, dataset.raw, arguments)
     _say_report(report, dataset)
-    return EXIT_FAILED_CASES if report.skipped else 0
+    return dataset.raw, len(report.skipped)
 
 
 def choose_dataset(roots: Roots, identity: Identity, number: int | None, overwrite: bool) -> DatasetFolder:

@@ -22,7 +22,7 @@ from torch import nn
 from samora_pipeline.contracts.checkpoints import save_checkpoint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.model_spec import ModelSpec, NetworkSpec
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.contracts.run import (
     BASE_FILE,
@@ -47,6 +47,7 @@ from samora_pipeline.imaging.intensity import measure
 from samora_pipeline.imaging.volume import labels_to_slices, to_slices
 from samora_pipeline.models.assembly import build_network, trained_state
 from samora_pipeline.models.expert_block import expert_blocks
+from samora_pipeline.models.samora import Network, SegmentationNetwork
 from samora_pipeline.reporting.report_run import Places
 from samora_pipeline.slices.store import write_case
 from samora_pipeline.weights.sam_checkpoint import base_state
@@ -80,7 +81,9 @@ def make_plans(**changes: Any) -> Plans:
     return replace(plans, **values)
 
 
-def make_config(labels: LabelScheme, plans: Plans, spec: ModelSpec, scored: Sequence[str], **changes: Any) -> RunConfig:
+def make_config(
+    labels: LabelScheme, plans: Plans, spec: NetworkSpec, scored: Sequence[str], **changes: Any
+) -> RunConfig:
     """The configuration of a fold that learned from case_a or case_t; ``changes`` are any of its fields."""
     split, fold = changes.get("split", "10pct"), changes.get("fold", "0")
     config = RunConfig(
@@ -112,7 +115,7 @@ def write_fake_run(
     plans: Plans | None = None,
     labels: LabelScheme = LABELS,
     warnings: tuple[str, ...] = ("PHANTOM",),
-    spec: ModelSpec | None = None,
+    spec: NetworkSpec | None = None,
     effect: float = 0.0,
     trained: Sequence[str] | None = None,
 ) -> Path:
@@ -129,18 +132,20 @@ def write_fake_run(
         spec = ModelSpec("samora_tiny", INPUT_SIZE, labels.num_outputs, in_channels=channels, lora_rank=4)
     for number, fold in enumerate(folds):
         torch.manual_seed(number)
-        network = build_network(spec)
+        network: Network = build_network(spec)
         with torch.no_grad():
-            for block in expert_blocks(network.image_encoder).values():
+            for block in expert_blocks(network).values():
                 for parameter in nn.ModuleList(part for part in (block.experts, block.fusion) if part).parameters():
                     parameter.add_(torch.randn_like(parameter) * effect)
-        if number == 0:
-            save_file(base_state(network), folder / BASE_FILE)
-        base = BaseRecord("bootstrap", digest_file(folder / BASE_FILE), "bootstrap")
+        base = None
+        if isinstance(network, SegmentationNetwork):
+            if number == 0:
+                save_file(base_state(network), folder / BASE_FILE)
+            base = BaseRecord("bootstrap", digest_file(folder / BASE_FILE), "bootstrap")
         config = make_config(labels, plans, spec, ("case_b",), fold=fold, seed=number, base=base, warnings=warnings)
         own = folder / f"fold_{fold}"
         write_json(config, own / CONFIG_FILE)
-        record: dict[str, Any] = {"model": to_plain(spec), "base_digest": base.digest, "trainer": config.trainer}
+        record: dict[str, Any] = {"model": to_plain(spec), "base_digest": config.base_digest, "trainer": config.trainer}
         if trained is not None:
             record["trained"] = list(trained)
         save_checkpoint(own / FINAL_CHECKPOINT, trained_state(network), record)
@@ -264,7 +269,7 @@ def write_reported_run(
     warnings: tuple[str, ...] = ("PHANTOM",),
     patients: Mapping[str, str] | None = None,
     trained: Sequence[str] | None = ("fusion", "decoder", "prompt"),
-    spec: ModelSpec | None = None,
+    spec: NetworkSpec | None = None,
     whole_cases: bool = False,
 ) -> Path:
     """Write raw scans, a store, and a run whose predictions are the references shifted; return the run's folder.

@@ -1,134 +1,22 @@
-"""All methods on one page: what each is built on, its stages with the paper's numbers, what learns, and its loss.
+"""All methods on one page: what each is built on, what learns from labels, with the paper's numbers, and its loss.
 
-A method is a list of stages. A *recipe* is the part of the list that makes the experts without labels (Tables 5, 7
-and 12); the last stage is fine-tuning with labels (Table 8). The numbers of Table 7 describe the trainings of SimCLRv2,
-MAE and the denoiser (A.1), so they are those of the teachers and of the pixel level; the two distillations, for which
-the paper gives no settings, have its epochs and batch, and rates of ours. What a stage does is in its file in
-``trainers.stages``; a method of one's own is a class like those below, used as ``package.module:Class``.
+A method is a list of stages. A *recipe* (``trainers.recipes``) is the part of the list that makes the experts without
+labels; the last stage is fine-tuning with labels (Table 8). A method of one's own is a class like those below, used as
+``package.module:Class``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level
+from samora_pipeline.contracts.model_spec import LEVELS, DecoderStages, FusionSpec, Level
+from samora_pipeline.contracts.random_steps import AugmentationSettings
 from samora_pipeline.registry import Registry
-from trainers.settings import (
-    EXPERT_IMAGE,
-    EXPERT_PATCH,
-    EXPERT_PIXEL,
-    FINETUNE,
-    LEVEL_OF,
-    TEACHER_IMAGE,
-    TEACHER_PATCH,
-    BootstrapSettings,
-    ContrastiveSettings,
-    DenoisingSettings,
-    DistillationSettings,
-    FinetuneSettings,
-    ImageTeacherSettings,
-    MaskedSettings,
-    PatchTeacherSettings,
-    StageSettings,
-)
+from trainers.recipes import NO_PRETRAINING, RECIPES, SCRATCH
+from trainers.settings import FINETUNE, FinetuneSettings, StageSettings
 
-Stages = Mapping[str, StageSettings]
-"""stages by name, in the order in which they run"""
-
-# Table 7: epochs, batch, learning rate and weight decay of SimCLRv2, MAE and the denoiser; betas from A.1. The first
-# beta of the image teacher is LARS's momentum (SimCLRv2).
-IMAGE_TEACHER = ImageTeacherSettings(80, 512, learning_rate=0.075, weight_decay=1e-4, betas=(0.9, 0.999))
-PATCH_TEACHER = PatchTeacherSettings(60, 512, learning_rate=1.5e-4, weight_decay=0.05, betas=(0.9, 0.95))
-DENOISING = DenoisingSettings(30, 512, learning_rate=1e-4, weight_decay=0.05, betas=(0.9, 0.99))
-
-# The levels' own objectives on SAM + LoRA (Table 5, "Scratch"). The rate of the first is ours; MAE's base rate 1.5e-4
-# is per 256 samples: 3e-4 at 512.
-CONTRASTIVE = ContrastiveSettings(80, 512, learning_rate=1e-3, weight_decay=1e-4, betas=(0.9, 0.999))
-MASKED = MaskedSettings(60, 512, learning_rate=3e-4, weight_decay=0.05, betas=(0.9, 0.95))
-BOOTSTRAP_BASE = BootstrapSettings(60, 512, learning_rate=3e-4, weight_decay=0.05, betas=(0.9, 0.95))
-
-# Image level: the pooled vector that the contrastive loss trained, standardised channel by channel. Patch level: all
-# tokens behind the last norm, each normalised by itself (Feature Distillation, arXiv 2205.14141).
-DISTILLED_IMAGE = DistillationSettings(80, 512, learning_rate=1e-3, weight_decay=0.05, betas=(0.9, 0.95))
-DISTILLED_PATCH = replace(DISTILLED_IMAGE, epochs=60, scale="token")
-
-_TAUGHT: Stages = {
-    TEACHER_IMAGE: IMAGE_TEACHER,
-    TEACHER_PATCH: PATCH_TEACHER,
-    EXPERT_IMAGE: DISTILLED_IMAGE,
-    EXPERT_PATCH: DISTILLED_PATCH,
-    EXPERT_PIXEL: DENOISING,
-}
-_UNTRAINED: Stages = {
-    **_TAUGHT,
-    TEACHER_IMAGE: replace(IMAGE_TEACHER, continued=False),
-    TEACHER_PATCH: replace(PATCH_TEACHER, continued=False),
-}
-_SCRATCH: Stages = {EXPERT_IMAGE: CONTRASTIVE, EXPERT_PATCH: MASKED, EXPERT_PIXEL: DENOISING}
-
-# Table 7 row by row for teachers and distillations alike, its warm-up without a unit counted in epochs; Eq. 1 without
-# any scaling of the features, LARS on LoRA too, and A.1's 0.9 Dice and 0.1 MSE for the pixel level.
-_WARMUP: dict[str, Any] = {"warmup": 30, "warmup_unit": "epochs"}
-_LITERAL: Stages = {
-    TEACHER_IMAGE: replace(IMAGE_TEACHER, **_WARMUP),
-    TEACHER_PATCH: replace(PATCH_TEACHER, **_WARMUP),
-    EXPERT_IMAGE: DistillationSettings(
-        80,
-        512,
-        learning_rate=0.075,
-        rate_rule="square_root",
-        optimizer="lars",
-        weight_decay=1e-4,
-        betas=(0.9, 0.999),
-        clip_norm=None,
-        scale="none",
-        **_WARMUP,
-    ),
-    EXPERT_PATCH: DistillationSettings(
-        60,
-        512,
-        learning_rate=1.5e-4,
-        rate_rule="linear",
-        weight_decay=0.05,
-        betas=(0.9, 0.95),
-        scale="none",
-        **_WARMUP,
-    ),
-    EXPERT_PIXEL: replace(DENOISING, warmup=10, warmup_unit="epochs", dice=0.9),
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One way to come by experts; the shares shorten the epochs of teachers and of experts."""
-
-    summary: str
-    stages: Stages = field(default_factory=dict)
-    teacher_share: float = 1.0
-    expert_share: float = 1.0
-
-    def for_levels(self, levels: tuple[Level, ...], *, small: bool) -> dict[str, StageSettings]:
-        """The stages of these levels, at the length of the recipe."""
-        chosen = {}
-        for name, settings in self.stages.items():
-            level = LEVEL_OF.get(name)
-            if level is None or level in levels:
-                sized = settings.small() if small else settings
-                chosen[name] = sized.shortened(teachers=self.teacher_share, experts=self.expert_share)
-        return chosen
-
-
-FULL, SCRATCH, NO_PRETRAINING = "full", "scratch", "none"
-RECIPES = {
-    FULL: Recipe("teachers trained on the pool, then distilled (Tables 5 and 7)", _TAUGHT),
-    # Table 12 prints hours of CPT and of pre-training: full 12.7 and 13.4, T1 none and 1.8, T2 0.8 and 1.3.
-    "T1": Recipe("public teachers as they are, a short distillation (Table 12)", _UNTRAINED, 1.0, 1.8 / 13.4),
-    "T2": Recipe("teachers trained briefly, a short distillation (Table 12)", _TAUGHT, 0.8 / 12.7, 1.3 / 13.4),
-    "nocpt": Recipe("public teachers as they are (Table 5, w/o CPT)", _UNTRAINED),
-    SCRATCH: Recipe("each level by its own objective, no teacher (Table 5, Scratch)", _SCRATCH),
-    NO_PRETRAINING: Recipe("experts without effect"),
-    "paper_literal": Recipe("full, with Table 7 and A.1 taken word by word", _LITERAL),
-}
+RESIDUAL = "residual"
+"""the option of fusions that has one form in the paper (Eq. 6-8) and another at small size (decision 133)"""
 
 
 @dataclass(frozen=True)
@@ -138,7 +26,8 @@ class ModelSettings:
     decoder: str
     input_size: int | None = None
     lora_rank: int = 4  # Table 9
-    fusion: FusionSpec = field(default_factory=FusionSpec)
+    fusion: FusionSpec = field(default_factory=lambda: FusionSpec(options={RESIDUAL: "paper"}))
+    decoder_stages: DecoderStages = "last"
 
 
 @dataclass(frozen=True)
@@ -147,6 +36,28 @@ class NetworkSettings:
 
     options: dict[str, Any]
     input_size: int | None = None
+
+
+# Ours: what a few minutes of one processor core allow. Geometry is stronger than A.3's, but for flips: a network that
+# starts from nothing spends its few steps on scans as they lie (decision 121).
+TRAINED_WHOLE = FinetuneSettings(
+    learns=("network",),
+    epochs=50,
+    steps_per_epoch=8,
+    batch=16,
+    micro_batch=16,
+    learning_rate=1e-3,
+    cross_entropy=0.5,
+    dice=0.5,
+    weight_decay=1e-2,
+    warmup=50,
+    schedule="cosine",
+    loss_at="input",
+    clip_norm=5.0,
+    augmentation=AugmentationSettings(rotation=22.5, flip=0.0, scale=(0.8, 1.2)),
+)
+_FAMILIES_OWN = ("samed", "sam2")
+"""decoders that stand for the mask decoder of the backbone's family"""
 
 
 class Trainer:
@@ -169,22 +80,40 @@ class Trainer:
     block_adapters: ClassVar[bool] = False
     small_fusion_rate: ClassVar[float] = 0.1  # decision 99
 
-    def default_recipe(self, *, small: bool) -> str:
-        """The first recipe; on a small backbone ``scratch``, because its teachers have no public weights."""
+    def default_recipe(self, *, small: bool, whole: bool = False) -> str:
+        """The first recipe; on a small backbone ``scratch``, because its teachers have no public weights.
+
+        On one that is trained ``whole`` from random weights: none, which leaves nothing for experts to be trained on.
+        """
+        if whole and NO_PRETRAINING in self.recipes:
+            return NO_PRETRAINING
         return SCRATCH if small and SCRATCH in self.recipes else self.recipes[0]
 
-    def stages(self, recipe: str, levels: tuple[Level, ...], *, small: bool) -> dict[str, StageSettings]:
+    def stages(
+        self, recipe: str, levels: tuple[Level, ...], *, small: bool, whole: bool = False
+    ) -> dict[str, StageSettings]:
         """The stages of a run before ``--set``, in their order, without a bootstrap."""
         finetune = self.finetune
-        if small:
+        if whole:
+            finetune = replace(TRAINED_WHOLE, learns=(*finetune.learns, "base", *(("experts",) if levels else ())))
+        elif small:
             finetune = replace(finetune.small(), fusion_rate=self.small_fusion_rate)
         return {**RECIPES[recipe].for_levels(levels, small=small), FINETUNE: finetune}
 
-    def model_for(self, *, small: bool) -> ModelSettings | NetworkSettings:
-        """The parts before ``--set``. On a CPU experts are fused after the attention: a third of the cost of blocks."""
+    def model_for(self, *, small: bool, whole: bool = False) -> ModelSettings | NetworkSettings:
+        """The parts before ``--set``. On a CPU experts are fused after the attention: a third of the cost of blocks.
+
+        A fusion with a residual starts from the highest expert there, not from the base.
+        """
         if self.network is not None:
             return NetworkSettings(dict(self.network_options))
-        return replace(self.model, fusion=replace(self.model.fusion, scope="attention")) if small else self.model
+        skips = whole and self.model.decoder in _FAMILIES_OWN
+        if not small and not skips:
+            return self.model
+        fusion = self.model.fusion
+        options = {name: "delta" if name == RESIDUAL else value for name, value in fusion.options.items()}
+        decoder = "skips" if skips else self.model.decoder
+        return replace(self.model, decoder=decoder, fusion=replace(fusion, scope="attention", options=options))
 
 
 # What learns in stage 2. Like SAMed's and H-SAM's code the baselines count the whole prompt encoder as trained,
@@ -214,12 +143,13 @@ class SAMoraTrainer(Trainer):
 class HSAMoraTrainer(SAMoraTrainer):
     """The paper's method on H-SAM (section 3.3, Table 8): only HL-Attn and both stages of the decoder learn.
 
-    Each stage of the decoder has the weights of Eq. 9; the 0.9 Dice in A.1 is H-SAM's. The mask attention is the
-    working one; ``--set model.decoder=hsam_released`` takes that of H-SAM's public code.
+    Its loss is H-SAM's (section 3.3), in each stage of the decoder, and like H-SAM's test script it predicts with the
+    mean of both. The mask attention is the working one; ``--set model.decoder=hsam_released`` takes that of H-SAM's
+    public code.
     """
 
-    model = ModelSettings(decoder="hsam")
-    finetune = replace(SAMoraTrainer.finetune, epochs=30, learning_rate=2.5e-3)
+    model = ModelSettings(decoder="hsam", decoder_stages="mean")
+    finetune = replace(SAMoraTrainer.finetune, epochs=30, learning_rate=2.5e-3, cross_entropy=0.1, dice=0.9)
 
 
 class SAMora2Trainer(SAMoraTrainer):
@@ -239,8 +169,8 @@ class SAMedTrainer(Trainer):
     """SAMed (arXiv 2304.13785): one LoRA on SAM, trained with the labels together with the decoder.
 
     Its LoRA takes the place of one expert and starts without effect. Its code trains on 12 slices on each of two
-    devices and stops at 160 of 200 planned epochs; its augmentation (quarter turns, or rotation by up to 20 degrees)
-    is not repeated: both trainers have A.3's, so that they differ in the method alone.
+    devices and stops at 160 of 200 planned epochs. Augmentation (A.3) and decay are SAMora's, so that the trainers
+    differ in the method alone; ``--preset samed-released`` has its code's, and its 512 px.
     For a control with SAMora's budget: ``--set finetune.epochs=20 --set finetune.schedule_epochs=20 ...``.
     """
 
@@ -278,9 +208,9 @@ class HSAMTrainer(Trainer):
 
     Its own few-shot run (ViT-B at 512 px): epochs, rate and 8 slices on each of two devices from its README, warm-up
     from its train.py, weight decay, betas and exponent from its trainer.py, 0.9 Dice from A.1. Rank 4 is that of both
-    papers (section 4.1); its code defaults to 5. Its augmentation is not repeated, see SAMed. The decoder is
-    H-SAMora's; the public code's own, whose mask attention is constant, is ``--set model.decoder=hsam_released`` at
-    224 or 512 px.
+    papers (section 4.1); its code defaults to 5. The decoder is H-SAMora's; the public code's own, whose mask
+    attention is constant, is ``--set model.decoder=hsam_released`` at 224 or 512 px. ``--preset hsam-released`` has all
+    of its code: augmentation, decay, rank, decoder and 512 px.
     """
 
     levels = (Level.IMAGE,)
@@ -352,9 +282,23 @@ class SAMAdapterTrainer(Trainer):
     )
 
 
+class UNetTrainer(Trainer):
+    """A 2-D U-Net of 1.9 M parameters, trained whole from random weights: what labels alone give without any SAM.
+
+    All settings are ours: they are what a few minutes of one processor core allow. Geometry is stronger than A.3's, but
+    for flips: a network that starts from nothing spends its few steps on scans as they lie (decision 121).
+    """
+
+    network = "unet2d"
+    network_options: ClassVar[Mapping[str, Any]] = {"widths": [16, 32, 64, 128, 256], "momentum": 0.05}
+    levels = ()
+    recipes = (NO_PRETRAINING,)
+    finetune = TRAINED_WHOLE
+
+
 TRAINERS: Registry[type[Trainer]] = Registry("trainer")
 for _trainer in (
     *(SAMoraTrainer, SAMedTrainer, SAMora2Trainer, SAMed2Trainer),
-    *(HSAMoraTrainer, HSAMTrainer, AutoSAMTrainer, SAMAdapterTrainer),
+    *(HSAMoraTrainer, HSAMTrainer, AutoSAMTrainer, SAMAdapterTrainer, UNetTrainer),
 ):
     TRAINERS.register(_trainer.__name__)(_trainer)

@@ -13,8 +13,11 @@ from samora_pipeline.contracts.random_steps import (
     CONTRASTIVE_VIEWS,
     DISTILLATION_VIEWS,
     MASKED_VIEWS,
+    STRONG_INTENSITIES,
     AugmentationSettings,
+    IntensitySettings,
     NoiseSpec,
+    Range,
     ViewSettings,
 )
 from samora_pipeline.errors import UsageError
@@ -48,6 +51,10 @@ RANDOM_WEIGHTS = "random"
 
 EXACT = frozenset({"micro_batch", "checkpointing"})
 """settings that change no result, so that they may follow the machine and are in no key"""
+
+# See ``ConsistencySettings``: labelled slices pass once mixed each way, the unmixed share once more.
+_MIXED_PASSES = 2
+
 _POSITIVE = (
     *("epochs", "batch", "micro_batch", "learning_rate", "fusion_rate", "steps_per_epoch", "schedule_epochs"),
     *("clip_norm", "input_size", "temperature", "norm_batch"),
@@ -299,6 +306,49 @@ class DistillationSettings(PretrainingSettings):
 
 
 @dataclass(frozen=True)
+class ConsistencySettings:
+    """How slices without labels take part in stage 2 (``stages.consistency``). Where no source is named: ours.
+
+    ``decay`` is the largest of the averaged network, after n steps at most 1 - 1 / (n + 1). Its labels count where
+    its ``confidence`` is higher. They weigh nothing before ``start``, rise to ``weight`` at ``full``, both shares of
+    the epochs. ``box``: sides of the exchanged boxes as shares of the slice. ``unmixed``: probability of a labelled
+    slice to be seen as it is as well. ``strong``: intensities of mixed slices. ``rare``: the training has collapsed
+    when for ``patience`` steps in a row the guessed labels had less foreground than this share of the true ones'.
+
+    Raises:
+        UsageError: ``E-SET-04`` a share outside its range.
+    """
+
+    decay: float = 0.99  # BCP (arXiv 2305.00673)
+    confidence: float = 0.85
+    weight: float = 0.5  # BCP
+    start: float = 0.12
+    full: float = 0.3
+    box: Range = (0.4, 0.8)  # BCP: always 2/3
+    unmixed: float = 0.5
+    strong: IntensitySettings = STRONG_INTENSITIES
+    rare: float = 0.2
+    patience: int = 100
+
+    def __post_init__(self) -> None:
+        shares = {name: (vars(self)[name],) for name in ("decay", "confidence", "unmixed", "rare")}
+        for name, values in {**shares, "start and full": (self.start, self.full), "box": self.box}.items():
+            if list(values) != sorted(values) or not 0 <= values[0] <= values[-1] <= 1:
+                raise UsageError("E-SET-04", what=f"{name} must be from 0 to 1, in order", found=str(values))
+
+    @property
+    def passes(self) -> float:
+        """Slices that the network learns from for each labelled one."""
+        return _MIXED_PASSES + self.unmixed
+
+    def weight_at(self, share: float) -> float:
+        """The weight of guessed labels when this share of the epochs is over."""
+        if share >= self.full:
+            return self.weight
+        return self.weight * max(0.0, share - self.start) / (self.full - self.start)
+
+
+@dataclass(frozen=True)
 class FinetuneSettings(StageSettings):
     """Stage 2 (loss Eq. 9; learning rate Eq. 11).
 
@@ -311,7 +361,8 @@ class FinetuneSettings(StageSettings):
     Where a decoder has two stages each has both terms, weighed by ``objectives.segmentation.stage_weights``.
     ``micro_batch``: slices on one device at a time, at most (None: as many as fit); it changes no result.
     ``norm_batch``: slices, over all ranks, whose statistics a batch norm takes together, None for all. ``held_out``:
-    labelled cases kept out of training, on which post-processing is chosen; 0 leaves it off.
+    labelled cases kept out of training, on which post-processing is chosen; 0 leaves it off. ``consistency``: how
+    slices without labels take part; None: not at all.
     """
 
     kind: ClassVar[str] = "finetune"
@@ -327,6 +378,7 @@ class FinetuneSettings(StageSettings):
     micro_batch: int | None = None
     norm_batch: int | None = None
     fusion_rate: float = 1.0  # times learning_rate, for the fusion; Table 8 has one rate for all
+    decay: Literal["matrices", "all"] = "matrices"  # MAE: no vectors, and ours: no LoRA; SAMed's and H-SAM's code: all
     betas: Betas = (0.9, 0.999)
     schedule: Literal["polynomial", "cosine"] = "polynomial"
     exponent: float = 1.0  # Eq. 11 as printed; SAMed and H-SAM have 0.9
@@ -337,6 +389,7 @@ class FinetuneSettings(StageSettings):
     clip_norm: float | None = None
     held_out: int = 0
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    consistency: ConsistencySettings | None = None
 
     def small(self) -> Self:
         """54 epochs of 6 steps.

@@ -4,19 +4,56 @@ Free of torch, so that a command line is checked before it is imported.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Range = tuple[float, float]
 """lowest and highest value, drawn uniformly unless a docstring says otherwise"""
 
 
 @dataclass(frozen=True)
-class AugmentationSettings:
+class IntensitySettings:
+    """How the intensities of a slice in [0,1] are varied, in the order of the fields; at first nothing is.
+
+    ``contrast`` (about the mean) and ``brightness`` are factors. ``curve``: probability of a random monotone curve
+    from 0 to 1, as in Models Genesis (arXiv 2004.07882). ``gamma``: an exponent, drawn on a logarithmic scale.
+    ``bias``: by how much a smooth field may raise or lower intensities, as a share. ``blur`` is a probability,
+    ``blur_sigma`` a share of the side. ``low_resolution`` is a probability, ``resolution`` the share of the side that
+    is left of a slice before it is brought back to its size. ``noise``: standard deviation of Gaussian noise.
+    """
+
+    contrast: Range = (1.0, 1.0)
+    brightness: Range = (1.0, 1.0)
+    curve: float = 0.0
+    gamma: Range = (1.0, 1.0)
+    bias: Range = (0.0, 0.0)
+    blur: float = 0.0
+    blur_sigma: Range = (0.5 / 224, 2.0 / 224)
+    low_resolution: float = 0.0
+    resolution: Range = (0.5, 1.0)
+    noise: Range = (0.0, 0.0)
+
+
+# Ours, for slices whose labels are guessed: wide enough that a guess has to be made from shapes.
+STRONG_INTENSITIES = IntensitySettings(
+    contrast=(0.5, 1.5),
+    brightness=(0.75, 1.25),
+    curve=0.3,
+    gamma=(0.4, 2.5),
+    bias=(0.0, 0.5),
+    blur=0.2,
+    low_resolution=0.1,
+    noise=(0.0, 0.08),
+)
+
+
+@dataclass(frozen=True)
+class AugmentationSettings(IntensitySettings):
     """Labelled slices. Rotation (degrees either way), flips (probability) and scale are A.3's; all else is ours.
 
     A.3 names elastic deformation, contrast and brightness without numbers. ``elastic`` is a probability;
     displacements have a standard deviation of ``elastic_size`` and are smooth over ``elastic_smoothness``, both as
-    shares of the side: H-SAM's strength at 224 pixels. ``contrast`` (about the mean) and ``brightness`` are factors.
+    shares of the side: H-SAM's strength at 224 pixels. The views of ``IntensitySettings`` beyond contrast and
+    brightness are off: in a short training on labels alone they cost more than they give (docs/results.md).
     """
 
     rotation: float = 15.0
@@ -27,6 +64,7 @@ class AugmentationSettings:
     elastic_smoothness: float = 0.08
     contrast: Range = (0.8, 1.2)
     brightness: Range = (0.8, 1.2)
+    scheme: Literal["composed", "samed", "hsam"] = "composed"  # the other two: ``slices.released``
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ TIMING_FILE = "timing.json"
 
 @dataclass(frozen=True)
 class StageTiming:
-    """One stage: seconds over all sessions, peak memory in GiB, epochs.
+    """One stage: seconds over all sessions, peak memory in GiB, epochs and optimizer steps.
 
     ``reused`` means that another run made it; the seconds are that run's. ``micro_batch``: slices that were on one
     device at a time in the last epoch; ``recomputed``: whether activations were computed again instead of being kept.
@@ -17,6 +17,7 @@ class StageTiming:
     memory_gib: float | None = None
     epochs: int | None = None
     reused: bool = False
+    steps: int | None = None
     micro_batch: int | None = None
     recomputed: bool = False
 

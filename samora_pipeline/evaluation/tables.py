@@ -12,6 +12,7 @@ from samora_pipeline.evaluation.comparison import Protocol, distance_unit, sides
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.evaluation.summary import described
 from samora_pipeline.files import write_text
+from samora_pipeline.registry import shortened
 
 ScoreRow = tuple[str, str, tuple[tuple[float | None, Interval | None], ...]]
 
@@ -57,7 +58,7 @@ def render(summary: Summary) -> str:
     if remark := ranking_remark(summary.bootstrap.n):
         blocks += ["", remark]
     if summary.unscored_predictions:
-        blocks += ["", f"not scored, no reference: {', '.join(summary.unscored_predictions)}"]
+        blocks += ["", f"not scored, no reference: {shortened(summary.unscored_predictions)}"]
     return "\n".join(blocks)
 
 

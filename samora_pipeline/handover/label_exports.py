@@ -26,6 +26,7 @@ from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_label_na
 from samora_pipeline.imaging.volume import Grid, label_array
 from samora_pipeline.inference.probabilities import UNCERTAINTY
 from samora_pipeline.inference.runs import named_run
+from samora_pipeline.registry import shortened
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
 _SEG_NRRD = ".seg.nrrd"
@@ -79,7 +80,7 @@ def export_labels(
     if form == "itksnap":
         targets = {files[0]: output / _ENDINGS[form]}
     if present := [str(path) for path in targets.values() if path.exists()]:
-        found = ", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
+        found = shortened(present)
         raise DataError("E-OUT-04", number=len(present), found=found)
     failed: dict[str, SamoraError] = {}
     for file, target in targets.items():

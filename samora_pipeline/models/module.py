@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.model_spec import ModuleSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.samora import Network
+from samora_pipeline.models.unet import UNet2d
 from samora_pipeline.registry import Registry
 
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network")
+NETWORKS.register("unet2d")(UNet2d)
 
 
 class ModuleNetwork(Network):

@@ -6,8 +6,8 @@ from pathlib import Path
 from samora_pipeline.command_line import CommandParser, run, say
 from samora_pipeline.errors import UsageError
 
-_EPILOG = """A RUN is a run folder or one of its fold folders, as a path or below the results folder. The page is one
-file with everything in it: mail it, print it, or open it without a network. It shows scans of patients.
+_EPILOG = """A RUN is a run or one of its folds (RUN/fold_K): a path, a name, or a unique part of a name.
+The page is one file with everything in it: mail it, print it, or open it without a network. It shows scans of patients.
 
   samora_report Dataset001_Synapse/SAMoraTrainer__10pct__default
   samora_report Dataset001_Synapse/SAMedTrainer__10pct__default Dataset001_Synapse/SAMoraTrainer__10pct__default

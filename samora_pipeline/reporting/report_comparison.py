@@ -76,13 +76,15 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
 
 
 def _headline(tables: list[PairedTable]) -> tuple[str, ...]:
-    rows = next((table.overall for table in tables if table.record.name == "Dice"), ())
+    found = next((table for table in tables if table.record.name == "Dice"), None)
+    rows = found.overall if found else ()
     sentences = [
         _difference(row, f"{letter}: mean" if len(rows) > 1 else "Mean")
         for letter, row in zip(RUN_LETTERS[1:], rows, strict=False)
     ]
     remark = ranking_remark(min(row.test.n for row in rows)) if rows else ""
-    return (*sentences, *((f"{remark}.",) if remark else ())) or ("No patient has a Dice in both runs.",)
+    budgets = [f"{variant}: {text}." for variant, text in (found.budgets if found else {}).items()]
+    return (*sentences, *budgets, *((f"{remark}.",) if remark else ())) or ("No patient has a Dice in both runs.",)
 
 
 def _difference(row: PairedRow, begin: str) -> str:

@@ -129,6 +129,7 @@ def paired_text(table: PairedTable, warnings: tuple[str, ...]) -> TextTable:
         f"difference: run minus baseline, one value per patient; {better} is better; n counts patients",
         f"Holm: over the tests of the mean ({tests[0]}) and, apart from them, over those of single organs ({tests[1]})",
         ranking_remark(min(row.test.n for row in rows)),
+        *(f"{variant}: {remark} of fine-tuning" for variant, remark in table.budgets.items()),
     ]
     return TextTable(
         name=f"paired_{table.protocol}_{table.record.name}",

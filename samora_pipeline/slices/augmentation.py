@@ -28,6 +28,8 @@ from torch.nn import functional
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import AugmentationSettings
 from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.slices.intensities import IntensityParameters, apply_intensities, draw_intensities
+from samora_pipeline.slices.released import displacement_strength, hsam_geometry, samed_geometry
 from samora_pipeline.slices.views import between
 
 Floats = NDArray[np.floating]
@@ -41,12 +43,11 @@ class AugmentationParameters(NamedTuple):
     """What was drawn for B slices.
 
     ``coordinates`` (B,2,n,n): for points spread evenly over the result, corners included, where they come from: (row,
-    column) as shares of the side, -0.5 to 0.5 across the slice. ``contrast`` and ``brightness`` are (B,).
+    column) as shares of the side, -0.5 to 0.5 across the slice.
     """
 
     coordinates: Tensor
-    contrast: Tensor
-    brightness: Tensor
+    intensities: IntensityParameters
 
 
 def allowed_flips(plans: Plans) -> tuple[bool, bool]:
@@ -94,10 +95,13 @@ def draw_augmentation(
             contrast, brightness, *geometry = np.random.random(7)
             # Corner points are pixel centres, hence the (size - 1) / size.
             mesh = create_zero_centered_coordinate_mesh((points, points)) * ((size - 1) / size / (points - 1))
-            coordinates[i] = _compose(mesh, geometry, settings, flips)
+            coordinates[i] = _GEOMETRIES[settings.scheme](mesh, geometry, settings, flips)
             factors[:, i] = between(contrast, settings.contrast), between(brightness, settings.brightness)
     contrasts, brightnesses = torch.from_numpy(factors)
-    return AugmentationParameters(torch.from_numpy(coordinates), contrasts, brightnesses)
+    intensities = draw_intensities(keys, settings, seed=seed, epoch=epoch)
+    return AugmentationParameters(
+        torch.from_numpy(coordinates), intensities._replace(contrast=contrasts, brightness=brightnesses)
+    )
 
 
 def apply_augmentation(images: Tensor, targets: Tensor, drawn: AugmentationParameters) -> tuple[Tensor, Tensor]:
@@ -106,15 +110,34 @@ def apply_augmentation(images: Tensor, targets: Tensor, drawn: AugmentationParam
     Bicubic for images, nearest pixel for targets (-1 stays -1). What comes from beyond the slice is black and
     background.
     """
-    device, size = images.device, images.shape[-1]
-    fine = functional.interpolate(drawn.coordinates.to(device), size=(size, size), mode="bilinear", align_corners=True)
-    grid = 2 * fine.permute(0, 2, 3, 1).flip(-1)
-    moved = functional.grid_sample(images, grid, mode="bicubic", align_corners=False)
+    grid = _grid(images, drawn)
+    return apply_intensities(_moved(images, grid), drawn.intensities), _moved_labels(targets, grid)
+
+
+def apply_geometry(images: Tensor, targets: Tensor | None, drawn: AugmentationParameters) -> tuple[Tensor, Tensor]:
+    """The geometry of ``apply_augmentation`` alone, images in [0,1]; without targets all of theirs are -1."""
+    grid = _grid(images, drawn)
+    moved = _moved(images, grid).clamp(0, 1)
+    if targets is None:
+        return moved, torch.full_like(moved[:, 0], -1, dtype=torch.int64)
+    return moved, _moved_labels(targets, grid)
+
+
+def _grid(images: Tensor, drawn: AugmentationParameters) -> Tensor:
+    """Where each pixel of the result comes from, (B,N,N,2) as ``grid_sample`` wants it."""
+    size = images.shape[-2:]
+    coordinates = drawn.coordinates.to(images.device)
+    fine = functional.interpolate(coordinates, size=size, mode="bilinear", align_corners=True)
+    return 2 * fine.permute(0, 2, 3, 1).flip(-1)
+
+
+def _moved(images: Tensor, grid: Tensor) -> Tensor:
+    return functional.grid_sample(images, grid, mode="bicubic", align_corners=False)
+
+
+def _moved_labels(targets: Tensor, grid: Tensor) -> Tensor:
     # float32 holds every label value exactly, and nearest never mixes two of them.
-    labels = functional.grid_sample(targets[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0]
-    mean = moved.mean(dim=(1, 2, 3), keepdim=True)
-    contrast, brightness = (value.to(device).view(-1, 1, 1, 1) for value in (drawn.contrast, drawn.brightness))
-    return (((moved - mean) * contrast + mean) * brightness).clamp(0, 1), labels.long()
+    return functional.grid_sample(targets[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0].long()
 
 
 def _compose(where: Floats, geometry: list[float], settings: AugmentationSettings, flips: tuple[bool, bool]) -> Floats:
@@ -122,11 +145,13 @@ def _compose(where: Floats, geometry: list[float], settings: AugmentationSetting
     angle, scale, rows, columns, elastic = geometry
     if elastic < settings.elastic:
         sigma = settings.elastic_smoothness * where.shape[-1]
-        # Uniform noise in (-1, 1) has variance 1/3, and a 2-D Gaussian divides its deviation by 2 sqrt(pi) sigma.
-        where = elastic_deform_coordinates(where, settings.elastic_size * 2 * math.sqrt(3 * math.pi) * sigma, sigma)
+        where = elastic_deform_coordinates(where, displacement_strength(settings, sigma), sigma)
     where = rotate_coords_2d(where, (2 * angle - 1) * math.radians(settings.rotation))
     where = scale_coords(where, 1 / between(scale, settings.scale))
     for axis, drawn in enumerate((rows, columns)):
         if flips[axis] and drawn < settings.flip:
             where[axis] *= -1
     return where
+
+
+_GEOMETRIES = {"composed": _compose, "samed": samed_geometry, "hsam": hsam_geometry}

@@ -15,29 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from samora_pipeline.contracts.options import read_options
+from samora_pipeline.contracts.part_options import NoiseSettings
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.imaging.intensity import scheme_of
-from samora_pipeline.registry import Registry
 from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.slices.noise_catalog import NOISES, noise_options
 from samora_pipeline.slices.views import between, draw_uniform
 
 GAUSSIAN, REPLACEMENT, COARSE = range(3)
 _COARSE_GRID = 16
 _REACH = 2
-
-
-@dataclass(frozen=True)
-class NoiseSettings:
-    """The mixture: shares of (Gaussian, replacement, coarse), strengths, and the share of replaced pixels.
-
-    ``sigma`` is the range of the standard deviation for intensities in [0,1]; replacements come from a 5 x 5 window.
-    """
-
-    shares: tuple[float, float, float] = (0.7, 0.2, 0.1)
-    sigma: tuple[float, float] = (0.02, 0.25)
-    replaced: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -131,19 +119,6 @@ class Mixture(Noise):
         for i, (kind, sigma, seed) in enumerate(each):
             noisy[i] = _one(images[i], kind, sigma, drawn.replaced, seed, magnitude)
         return noisy
-
-
-NOISES: Registry[type[Noise]] = Registry("noise")
-NOISES.register("mixture")(Mixture)
-
-
-def noise_options(spec: NoiseSpec) -> Any:
-    """The options of a spec's noise, with its defaults.
-
-    Raises:
-        UsageError: ``E-NAME-01`` no such noise, ``E-SET-01`` and ``E-SET-03`` options that it does not take.
-    """
-    return read_options(NOISES.get(spec.name).Options, spec.options, f'noise "{spec.name}"')
 
 
 def make_noise(spec: NoiseSpec) -> Noise:

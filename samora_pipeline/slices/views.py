@@ -65,14 +65,14 @@ def draw_views(
     return ViewParameters(
         affine=_affine(
             between(area, settings.area),
-            _between_logarithmic(ratio, settings.aspect),
+            between_logarithmic(ratio, settings.aspect),
             torch.stack((x, y)),
             (2 * angle - 1) * math.radians(settings.rotation),
             torch.stack(((flip_columns < 0.5) & flips[1], (flip_rows < 0.5) & flips[0])),
         ),
         contrast=between(contrast, settings.contrast),
         brightness=between(brightness, settings.brightness),
-        gamma=_between_logarithmic(gamma, settings.gamma),
+        gamma=between_logarithmic(gamma, settings.gamma),
         blur_sigma=between(sigma, settings.blur_sigma) * (blurred < settings.blur),
     )
 
@@ -88,7 +88,7 @@ def apply_views(images: Tensor, views: ViewParameters) -> Tensor:
     result = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     result = _adjust(result, views)
     if len(blurred):
-        result[blurred] = _blur(result[blurred], views.blur_sigma[blurred])
+        result[blurred] = blur(result[blurred], views.blur_sigma[blurred])
     return result
 
 
@@ -124,7 +124,7 @@ def _adjust(images: Tensor, views: ViewParameters) -> Tensor:
     return (((images - mean) * contrast + mean) * brightness).clamp(0, 1).pow(gamma)
 
 
-def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur with a sigma per sample (share of the side), as two products with a band matrix.
 
     Weights that would lie outside the slice are left out and the rest sums to 1.
@@ -142,5 +142,6 @@ def between(uniform: Number, ends: Range) -> Number:
     return ends[0] + (ends[1] - ends[0]) * uniform
 
 
-def _between_logarithmic(uniform: Tensor, ends: Range) -> Tensor:
+def between_logarithmic(uniform: Tensor, ends: Range) -> Tensor:
+    """The same on a logarithmic scale; both ends are positive."""
     return between(uniform, (math.log(ends[0]), math.log(ends[1]))).exp()

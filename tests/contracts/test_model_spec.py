@@ -27,6 +27,12 @@ def test_json_and_back(spec: NetworkSpec) -> None:
     assert hash(spec) == hash(parse(NETWORK, plain, "model"))
 
 
+def test_a_run_that_says_nothing_of_stages_predicts_with_the_last() -> None:
+    plain = {name: value for name, value in to_plain(SPECS[0]).items() if name != "decoder_stages"}
+    assert parse(NETWORK, plain, "model") == SPECS[0]
+    assert to_plain(SPECS[0])["decoder_stages"] == "last"
+
+
 @pytest.mark.parametrize("without", ["lora_rank", "backbone"])
 def test_a_rank_and_a_backbone_are_always_written(without: str) -> None:
     plain = {name: value for name, value in to_plain(SPECS[0]).items() if name != without}

@@ -167,7 +167,7 @@ def test_missing_description_is_4_with_nothing_written(root: Path, capsys: pytes
 
 def test_unknown_converter_is_2_with_the_nearest_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _convert(root, "-d", "Phantm", "--seed", 3) == 2
-    assert "did you mean Phantom?" in capsys.readouterr().err
+    assert "did you mean Phantom, " in capsys.readouterr().err
 
 
 def test_options_of_another_converter_are_refused(root: Path) -> None:

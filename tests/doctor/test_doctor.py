@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from samora_pipeline import resources
 from samora_pipeline.doctor import cli, probes
 from samora_pipeline.doctor.probes import Finding, run_probes
 from samora_pipeline.errors import ERRORS
 from samora_pipeline.paths import Roots, resolve_roots
+from samora_pipeline.resources import Amount
 from samora_pipeline.weights.catalog import ASSETS
 
 GIB = 1 << 30
@@ -188,14 +190,28 @@ def test_shared_memory_of_a_container_is_a_warning(monkeypatch: pytest.MonkeyPat
 def test_a_driver_without_a_cuda_build_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    from samora_pipeline.inference import device
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(probes, "_DRIVER", tmp_path / "none")
+    monkeypatch.setattr(device, "_in_container", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device, "_DRIVERS", (tmp_path / "none",))
     assert only(probes.devices(), "cuda").status == "ok"
-    monkeypatch.setattr(probes, "_DRIVER", Path(__file__))
+    monkeypatch.setattr(device, "_DRIVERS", (Path(__file__),))
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "built without CUDA" in only(probes.devices(), "cuda").value
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     assert "finds no device" in only(probes.devices(), "cuda").value
+
+
+def test_cores_and_memory_are_shown_with_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "cores", lambda: Amount(3, "CPU quota of 3.5 cores (/a)"))
+    monkeypatch.setattr(resources, "memory", lambda: Amount(5 * GIB, "SLURM_MEM_PER_NODE=5120"))
+    findings = list(probes.own_resources())
+    assert only(iter(findings), "cores").value == "3: CPU quota of 3.5 cores (/a)"
+    assert only(iter(findings), "memory") == Finding("memory", "ok", "5.0 GiB can be had: SLURM_MEM_PER_NODE=5120")
+    monkeypatch.setattr(resources, "memory", lambda: Amount(GIB // 2, "memory limit"))
+    assert only(probes.own_resources(), "memory").status == "warn"
 
 
 def test_weights_with_another_content_are_a_failure(roots: Roots) -> None:

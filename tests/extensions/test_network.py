@@ -25,7 +25,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from trainers.methods import NO_PRETRAINING, SAMoraTrainer, Trainer
+from trainers.methods import SAMoraTrainer, Trainer
+from trainers.recipes import NO_PRETRAINING
 
 
 class TwoLayers(nn.Module):

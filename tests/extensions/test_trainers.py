@@ -13,7 +13,8 @@ from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.freezing import Part, account, freeze
-from trainers.methods import NO_PRETRAINING, RECIPES, TRAINERS
+from trainers.methods import TRAINERS
+from trainers.recipes import NO_PRETRAINING, RECIPES
 from trainers.runs.choices import choose_method, network_spec
 from trainers.runs.request import Request, choose_levels, choose_recipe
 from trainers.settings import DenoisingSettings
@@ -30,7 +31,22 @@ def _learns(name: str) -> frozenset[Part]:
     return frozenset(map(Part, TRAINERS.get(name).finetune.learns))
 
 
-@pytest.mark.parametrize("name", TRAINERS.names())
+WHOLE = [name for name in TRAINERS.names() if TRAINERS.get(name).network is not None]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_trainer_of_a_whole_network(name: str) -> None:
+    trainer = TRAINERS.get(name)()
+    assert (TRAINERS.get(name).__doc__ or "").strip()
+    assert (trainer.levels, trainer.recipes) == ((), (NO_PRETRAINING,))
+    assert trainer.finetune.learns == ("network",)
+    spec = network_spec(choose_method(Request("1", name, "full")), input_size=128, in_channels=2, num_outputs=3)
+    with torch.device("meta"):
+        network = build_network(spec)
+        assert network(torch.zeros(1, 2, 128, 128)).shape == (1, 3, 128, 128)
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINERS.names() if name not in WHOLE])
 def test_trainer(name: str) -> None:
     trainer = TRAINERS.get(name)()
     assert (TRAINERS.get(name).__doc__ or "").strip()

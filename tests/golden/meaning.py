@@ -18,6 +18,7 @@ ADDED: tuple[str, ...] = (
     *("augmentation.", "views.", "noise.", "learns", "continued", "kind"),
     *("normalised", "skip_flat"),  # of the bootstrap
     *("norm_batch", "whole_batches"),
+    *("decoder_stages", "decay"),
 )
 """prefixes of settings that d8cf5ae did not have; a constant that has become a setting belongs here"""
 

@@ -17,9 +17,9 @@ from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, RunConfig, TeacherRecord
 from samora_pipeline.evaluation.summary import label_names, summarize
+from samora_pipeline.exported.contents import DIGESTS_FILE, MODEL_FILE, DigestsJson, ModelJson
 from samora_pipeline.files import digest_file
 from samora_pipeline.handover.cli import main as export_main
-from samora_pipeline.handover.contents import DIGESTS_FILE, MODEL_FILE, DigestsJson, ModelJson
 from samora_pipeline.handover.import_cli import main as import_main
 from samora_pipeline.inference.cli import main as predict_main
 from samora_pipeline.weights.records import WeightsRecord, write_record

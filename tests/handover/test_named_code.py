@@ -16,8 +16,8 @@ from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, VALIDATION_
 from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.cli import main as evaluate_main
 from samora_pipeline.evaluation.summary import label_names, summarize
+from samora_pipeline.exported.contents import MODEL_FILE, ModelJson
 from samora_pipeline.handover.cli import main as export_main
-from samora_pipeline.handover.contents import MODEL_FILE, ModelJson
 from samora_pipeline.handover.import_cli import main as import_main
 from samora_pipeline.inference.cli import main as predict_main
 from samora_pipeline.inference.predictor import Predictor

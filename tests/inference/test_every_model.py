@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, ModelSpec, NetworkSpec
 from samora_pipeline.imaging.intensity import measure, normalize
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.inference.loading import load_folds
@@ -30,12 +30,16 @@ from trainers.runs.request import Request
 SPACING = (3.0, 1.1, 0.9)
 
 
-def tiny_spec(name: str) -> ModelSpec:
+def tiny_spec(name: str) -> NetworkSpec:
     backbone = "samora2_tiny" if TRAINERS.get(name).backbone.startswith("sam2") else "samora_tiny"
     method = choose_method(Request("1", name, "full", backbone=backbone))
-    spec = network_spec(method, input_size=64, in_channels=1, num_outputs=LABELS.num_outputs)
+    return network_spec(method, input_size=64, in_channels=1, num_outputs=LABELS.num_outputs)
+
+
+def fused_spec(fusion: str) -> ModelSpec:
+    spec = tiny_spec("SAMoraTrainer")
     assert isinstance(spec, ModelSpec)
-    return spec
+    return replace(spec, fusion=FusionSpec(fusion))
 
 
 def averaged(networks: list[nn.Module], images: npt.NDArray[Any], plans: Any) -> npt.NDArray[np.float64]:
@@ -59,7 +63,7 @@ def averaged(networks: list[nn.Module], images: npt.NDArray[Any], plans: Any) ->
     return np.stack(result)
 
 
-def write_run(folder: Path, name: str, spec: ModelSpec, *, effect: float = 0.1) -> Path:
+def write_run(folder: Path, name: str, spec: NetworkSpec, *, effect: float = 0.1) -> Path:
     return write_fake_run(folder, folds=("0", "1"), spec=spec, run=f"{name}__full__default", effect=effect)
 
 
@@ -69,7 +73,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     _, fusion, name = request.param.rpartition("fusion ")
     folder = tmp_path_factory.mktemp(name)
     if fusion:
-        return write_run(folder, "SAMoraTrainer", replace(tiny_spec("SAMoraTrainer"), fusion=FusionSpec(name)))
+        return write_run(folder, "SAMoraTrainer", fused_spec(name))
     return write_run(folder, name, tiny_spec(name))
 
 
@@ -88,8 +92,7 @@ def test_folds_and_views_are_averaged(run: Path) -> None:
 
 @pytest.mark.parametrize("name", FUSIONS.names())
 def test_what_the_fusions_join_is_seen_by_the_predictor(name: str, tmp_path: Path) -> None:
-    spec = replace(tiny_spec("SAMoraTrainer"), fusion=FusionSpec(name))
-    folds = load_folds([write_run(tmp_path, "SAMoraTrainer", spec) / "fold_0"], tmp_path)
+    folds = load_folds([write_run(tmp_path, "SAMoraTrainer", fused_spec(name)) / "fold_0"], tmp_path)
     network = folds[0].network.eval()
     images = torch.rand(1, 1, 64, 64)
     with torch.no_grad():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,3 +148,27 @@ def test_with_new_experts_it_is_sam_2_without_prompts_at_full_size(size: int) ->
         )
         got = own(images)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_mean_of_the_stages_is_taken_at_the_size_of_the_last() -> None:
+    """Half-pixel bilinear interpolation by a factor of four, written out along each axis."""
+    spec = ModelSpec("samora_tiny", 64, 3, decoder="hsam", decoder_stages="mean", lora_rank=4)
+    torch.manual_seed(0)
+    network = build_network(spec).eval()
+    images = torch.rand(2, 1, 64, 64)
+    last_alone = build_network(replace(spec, decoder_stages="last")).eval()
+    last_alone.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        first, last = (stage.double() for stage in network.stages(images))
+        place = ((torch.arange(64) + 0.5) / 4 - 0.5).clamp(0, 15).double()
+        weights = (1 - (place[:, None] - torch.arange(16)).abs()).clamp(min=0)
+        torch.testing.assert_close(network(images).double(), (weights @ first @ weights.T + last) / 2)
+        assert torch.equal(last_alone(images).double(), last)
+
+
+def test_the_mean_of_a_single_stage_is_that_stage() -> None:
+    spec = ModelSpec("samora_tiny", 64, 3, decoder_stages="mean", lora_rank=4)
+    torch.manual_seed(0)
+    network, images = build_network(spec).eval(), torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(network(images), network.stages(images)[-1])

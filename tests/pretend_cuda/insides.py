@@ -20,17 +20,21 @@ from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.inference import predictor
+from samora_pipeline.inference.precision import Arithmetic
 from samora_pipeline.models.catalog import TEACHERS
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
 from samora_pipeline.objectives.features import ChannelStatistics
 from tests.pretend_cuda.full_size import Cost, CostOfSecondStep, Slices
-from trainers import methods
+from trainers import methods, recipes
 from trainers.loop import loop, monitors
 from trainers.loop.memory import Fit, fit
 from trainers.loop.pretraining import pretraining
 from trainers.runs import execution
-from trainers.stages import distillation, finetune, objectives, teachers
+from trainers.stages import distillation, finetune, labelled, objectives, teachers
 from trainers.stages.stage import network_on_base
+
+HALF = Arithmetic(torch.bfloat16)
+"""what training takes on a device that has it"""
 
 
 @contextlib.contextmanager
@@ -59,8 +63,8 @@ def final_tensors(file: Path) -> dict[str, torch.Tensor]:
 def places_of_memory() -> dict[str, tuple[Any, str, int]]:
     """Where memory may run out: owner, name, and which call of it finds none."""
     return {
-        "step": (finetune.LabelledTask, "loss", 2),
-        "one step": (finetune.LabelledTask, "loss", 6),
+        "step": (labelled.LabelledTask, "loss", 2),
+        "one step": (labelled.LabelledTask, "loss", 6),
         "weights": (torch.nn.Module, "to", 1),
         "monitor": (monitors.Monitor, "finish", 1),
         "compare": (execution, "compare_experts", 1),
@@ -85,7 +89,7 @@ def cost_of_step(device: Any, training: Any) -> Cost:
     batches = training.batches
     two = replace(training, monitor=None, epochs=1, after_first_step=lambda: None, batches=lambda _: batches(0)[:2])
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "save_state"):
-        place = loop.LoopContext(folder=Path(folder), device=device.device, seed=0, digest="x", resume_command="")
+        place = loop.LoopContext(Path(folder), device.device, seed=0, digest="x", resume_command="", arithmetic=HALF)
         loop.train(two, place)
     assert counter.updates == 2
     return counter.cost
@@ -174,14 +178,14 @@ class FullSize:
         network = network_on_base(spec, None, 0)
         freeze(network, frozenset({Part.FUSION, Part.DECODER, Part.PROMPT}))
         network.to(self.cuda)
-        task = finetune.LabelledTask.__new__(finetune.LabelledTask)
+        task = labelled.LabelledTask.__new__(labelled.LabelledTask)
         task._settings = replace(trainer.finetune, micro_batch=self.micro_batch)
         task._network, task._plans, task._seed, task._input_size = network, self.plans, 0, self.size
         task.source, task._regions, task._flips = self.source, None, (True, True)
         return task.training()
 
 
-_IMAGE = methods.IMAGE_TEACHER
+_IMAGE = recipes.IMAGE_TEACHER
 _B, _WIDE, _512 = FullSize(), FullSize(micro_batch=None), FullSize(512, micro_batch=2)
 _HIERA, _L, _H = (FullSize(backbone=name) for name in ("sam2_hiera_b+", "sam_vit_l", "sam_vit_h"))
 
@@ -190,12 +194,12 @@ STAGES: dict[str, Callable[[], Any]] = {
     "teacher_image checkpointing": lambda: _B.teacher(replace(_IMAGE, checkpointing=True)),
     "teacher_image uncut": lambda: _B.teacher(replace(_IMAGE, norm_batch=512)),
     "teacher_image uncut checkpointing": lambda: _B.teacher(replace(_IMAGE, norm_batch=512, checkpointing=True)),
-    "teacher_patch": lambda: _B.teacher(methods.PATCH_TEACHER),
-    "expert_image": lambda: _B.expert(methods.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
-    "expert_patch": lambda: _B.expert(methods.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
-    "expert_image scratch": lambda: _B.expert(methods.CONTRASTIVE, _B.contrast),
-    "expert_patch scratch": lambda: _B.expert(methods.MASKED, _B.masking),
-    "expert_pixel": lambda: _B.expert(methods.DENOISING, _B.denoising),
+    "teacher_patch": lambda: _B.teacher(recipes.PATCH_TEACHER),
+    "expert_image": lambda: _B.expert(recipes.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
+    "expert_patch": lambda: _B.expert(recipes.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
+    "expert_image scratch": lambda: _B.expert(recipes.CONTRASTIVE, _B.contrast),
+    "expert_patch scratch": lambda: _B.expert(recipes.MASKED, _B.masking),
+    "expert_pixel": lambda: _B.expert(recipes.DENOISING, _B.denoising),
     "finetune": lambda: _B.labelled(methods.SAMoraTrainer),
     "finetune 1 x 32": lambda: _WIDE.labelled(methods.SAMoraTrainer),
     "finetune HSAMora": lambda: _B.labelled(methods.HSAMoraTrainer),
@@ -228,7 +232,7 @@ class Fitted(NamedTuple):
 def fitted_stage(device: Any, name: str) -> Fitted:
     """Build a stage on a device, which refuses what it does not have, and let it choose how to fit."""
     device.limit = device.total
-    training, chosen = fit(STAGES[name](), device.device)
+    training, chosen = fit(STAGES[name](), device.device, HALF)
     return Fitted(training, chosen, device.bytes / 2**30)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_drawn_geometry_stays_in_the_ranges_of_the_appendix() -> None:
     assert 14 < angle.max() <= 15
     assert np.abs(flipped.mean(axis=0) - 0.5).max() < 0.08
     assert abs((flipped[:, 0] & flipped[:, 1]).mean() - 0.25) < 0.08
-    assert {0.8 <= float(v) <= 1.2 for v in (*drawn.contrast, *drawn.brightness)} == {True}
+    assert {0.8 <= float(v) <= 1.2 for v in (*drawn.intensities.contrast, *drawn.intensities.brightness)} == {True}
 
 
 def test_elastic_deformation_has_the_stated_size_and_frequency() -> None:
@@ -144,7 +145,8 @@ def test_image_and_labels_move_together() -> None:
 def test_contrast_turns_about_the_mean_and_brightness_multiplies() -> None:
     images, targets = pair(2)
     still = draw_augmentation(["a", "b"], N, STILL, BOTH, seed=0, epoch=0)
-    drawn = still._replace(contrast=torch.tensor([0.5, 1.0]), brightness=torch.tensor([1.0, 1.5]))
+    factors: dict[str, Any] = {"contrast": torch.tensor([0.5, 1.0]), "brightness": torch.tensor([1.0, 1.5])}
+    drawn = still._replace(intensities=still.intensities._replace(**factors))
     moved, _ = apply_augmentation(images, targets, drawn)
     mean = images[0].mean()
     torch.testing.assert_close(moved[0], (images[0] - mean) * 0.5 + mean, atol=1e-4, rtol=0)

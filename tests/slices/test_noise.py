@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from samora_pipeline.contracts.part_options import NoiseSettings
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.slices.noise import (
     COARSE,
@@ -15,7 +16,6 @@ from samora_pipeline.slices.noise import (
     REPLACEMENT,
     Mixture,
     NoiseParameters,
-    NoiseSettings,
     rician_channels,
 )
 

@@ -25,12 +25,21 @@ from trainers.cli import main
 from trainers.methods import TRAINERS, ModelSettings
 from trainers.runs.choices import Method, choose_method, network_spec
 from trainers.runs.planning import plan_run
-from trainers.runs.request import PRESETS, Preset, Request, resolve
+from trainers.runs.request import PRESETS, SHORT_NAMES, Preset, Request, resolve
 from trainers.settings import FINETUNE
-from trainers.stages.finetune import Finetune, LabelledTask
+from trainers.stages.finetune import Finetune
+from trainers.stages.labelled import LabelledTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
 ROWS = [(name, trainer) for name, preset in PRESETS.items() for trainer in (*preset.trainers, *preset.also)]
+
+
+RELEASED = {
+    "finetune.augmentation.contrast": [1.0, 1.0],
+    "finetune.augmentation.brightness": [1.0, 1.0],
+    "finetune.decay": "all",
+    "model.input_size": 512,
+}
 
 
 def chosen(name: str, trainer: str, *more: str) -> Method:
@@ -74,8 +83,10 @@ def test_every_preset_builds_at_full_size(name: str, trainer: str) -> None:
 
 
 def test_every_table_of_ablations_is_there() -> None:
-    assert {preset.table for preset in PRESETS.values()} == {3, 4, 5, 9, 10, 11, 12, 15}
-    assert all(name.startswith(f"table{preset.table}-") for name, preset in PRESETS.items())
+    rows = {name: preset for name, preset in PRESETS.items() if preset.table is not None}
+    assert {preset.table for preset in rows.values()} == {3, 4, 5, 9, 10, 11, 12, 15}
+    assert all(name.startswith(f"table{preset.table}-") for name, preset in rows.items())
+    assert [*PRESETS][len(rows) :] == ["samed-released", "hsam-released"]
     assert all(trainer in TRAINERS.names() for _, trainer in ROWS)
 
 
@@ -96,6 +107,12 @@ def test_every_table_of_ablations_is_there() -> None:
         ("table3-samed", "SAMedTrainer", {"finetune.epochs": 200}),
         ("table3-samora-2", "SAMora2Trainer", {"finetune.epochs": 20}),
         ("table3-h-samora", "HSAMoraTrainer", {}),
+        ("samed-released", "SAMedTrainer", RELEASED | {"finetune.augmentation.scheme": "samed"}),
+        (
+            "hsam-released",
+            "HSAMTrainer",
+            RELEASED | {"finetune.augmentation.scheme": "hsam", "model.decoder": "hsam_released", "model.lora_rank": 5},
+        ),
     ],
 )
 def test_a_preset_is_what_the_options_would_say(name: str, trainer: str, changes: dict[str, object]) -> None:
@@ -122,8 +139,34 @@ def test_short_names_are_those_of_the_issue() -> None:
 def test_what_set_says_comes_after_the_preset() -> None:
     assert chosen("table4-lac", "HSAMoraTrainer", "rank=1", "fusion=mole").changes == {
         "model.fusion.name": "mole",
+        "model.fusion.residual": "delta",
         "model.lora_rank": 1,
     }
+
+
+@pytest.mark.parametrize("name", ["SAMoraTrainer", "HSAMoraTrainer", "SAMora2Trainer"])
+def test_the_papers_models_fuse_as_equations_6_to_8_and_the_small_ones_as_measured(name: str) -> None:
+    trainer = TRAINERS.get(name)()
+    forms = [trainer.model_for(small=small) for small in (False, True)]
+    fusions = [form.fusion for form in forms if isinstance(form, ModelSettings)]
+    found = [(fusion.name, fusion.scope, fusion.options["residual"]) for fusion in fusions]
+    assert found == [("hl_attn", "block", "paper"), ("hl_attn", "attention", "delta")]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "backbone", "expected"),
+    [
+        ("hcat", "sam_vit_b", "paper"),
+        ("hcat", "samora_tiny", "delta"),
+        ("mole", "sam_vit_b", "delta"),
+        ("lac", "sam_vit_b", None),
+    ],
+)
+def test_what_fuses_step_by_step_keeps_the_residual(fusion: str, backbone: str, expected: str | None) -> None:
+    request = Request("1", "SAMoraTrainer", "10pct", backbone=backbone, assignments=(f"fusion={fusion}",))
+    model = choose_method(request).model
+    assert isinstance(model, ModelSettings)
+    assert model.fusion.options.get("residual") == expected
 
 
 def test_presets_of_two_tables_are_one_run() -> None:
@@ -134,12 +177,12 @@ def test_presets_of_two_tables_are_one_run() -> None:
 @pytest.mark.parametrize(
     ("asked", "code", "expected"),
     [
-        (Request("1", "SAMoraTrainer", "10pct", preset="table4-lacc"), "E-PRESET-01", "table4-lac?"),
+        (Request("1", "SAMoraTrainer", "10pct", preset="table4-lacc"), "E-PRESET-01", "table4-lac,"),
         (Request("1", "SAMedTrainer", "10pct", preset="table4-lac"), "E-PRESET-02", "HSAMoraTrainer"),
         (Request("1", "SAMoraTrainer", "10pct", preset="table5-pixel-scratch", levels=("image",)), "E-ARG-09", ""),
         (Request("1", "SAMoraTrainer", "10pct", recipe="none", assignments=("recipe=scratch",)), "E-ARG-09", ""),
         (Request("1", "SAMoraTrainer", "10pct", assignments=("order=3-2-1",)), "E-SET-03", "2-1-1"),
-        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-01", "known: "),
+        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-01", "did you mean fusion, "),
         (Request("1", "AutoSAMTrainer", "10pct", levels=("image",)), "E-ARG-06", "no experts"),
     ],
 )
@@ -181,6 +224,10 @@ def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_preset_takes_a_step(root: Path, name: str, trainer: str) -> None:
     on_sam2 = TRAINERS.get(trainer).backbone.startswith("sam2")
     take_a_step(root, name, trainer, "samora2_tiny" if on_sam2 else "samora_tiny")
+
+
+def test_samed_as_released_takes_a_step(root: Path) -> None:
+    assert take_a_step(root, "samed-released", "SAMedTrainer", "samora_tiny").input_size == 512
 
 
 def test_the_decoder_of_h_sams_public_code_takes_a_step(tmp_path: Path) -> None:
@@ -229,7 +276,9 @@ def test_a_dry_run_shows_what_a_preset_stands_for(root: Path, capsys: pytest.Cap
 
 
 def test_the_page_has_every_preset_with_what_it_stands_for() -> None:
-    rows = dict(re.findall(r"^\| `(table[\w-]+)` \|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| `(table[\w-]+|\w+-released)` \|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert list(rows) == list(PRESETS)
     for name, preset in PRESETS.items():
         cells = [cell.strip() for cell in rows[name].split("|")]
@@ -238,7 +287,7 @@ def test_the_page_has_every_preset_with_what_it_stands_for() -> None:
 
 def said(preset: Preset) -> str:
     """A preset as options."""
-    short = {"model.fusion.name": "fusion", "model.fusion.order": "order", "model.lora_rank": "rank"}
+    short = {full: name for name, full in SHORT_NAMES.items() if name != "input_size"}
     words = [] if preset.levels is None else [f"--levels {','.join(preset.levels)}"]
     words += [] if preset.recipe is None else [f"--recipe {preset.recipe}"]
     for assignment in preset.assignments:

@@ -19,7 +19,8 @@ from trainers.runs.choices import choose_method, network_spec
 from trainers.runs.planning import plan_run
 from trainers.runs.request import Request
 from trainers.settings import FINETUNE, FinetuneSettings
-from trainers.stages.finetune import Finetune, LabelledTask
+from trainers.stages.finetune import Finetune
+from trainers.stages.labelled import LabelledTask
 
 
 def settings(name: str) -> FinetuneSettings:

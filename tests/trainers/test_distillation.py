@@ -17,7 +17,7 @@ from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.models.teachers.teacher import Teacher
 from samora_pipeline.slices.datasets import SliceId, SliceSource
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.methods import DISTILLED_IMAGE, DISTILLED_PATCH
+from trainers.recipes import DISTILLED_IMAGE, DISTILLED_PATCH
 from trainers.settings import DistillationSettings
 from trainers.stages.distillation import DistillationObjective, _first_component
 from trainers.stages.objectives import view_of

@@ -84,8 +84,10 @@ def train(root: Path, dataset: str, trainer: str, name: str, *words: str) -> Pat
     """Two epochs of two steps of every stage that is missing, and validation; return the fold's folder."""
     sam2 = TRAINERS.get(trainer).backbone.startswith("sam2")
     backbone = ["samora2_tiny", "--backbone-weights", "bootstrap"] if sam2 else ["samora_tiny"]
+    if TRAINERS.get(trainer).network is None:
+        words = ("--backbone", *backbone, *words)
     lengths = short(*STAGES, "finetune")
-    options = ["--root", str(root), "--device", "cpu", "--debug", "--name", name, "--backbone", *backbone]
+    options = ["--root", str(root), "--device", "cpu", "--debug", "--name", name]
 
     def work() -> int:
         validate.write_run_report = lambda *arguments, **options: None  # which takes longer than the run

@@ -23,7 +23,8 @@ from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
 from trainers.settings import FINETUNE
 from trainers.stages import stage as stages
-from trainers.stages.finetune import Finetune, LabelledTask, is_stuck
+from trainers.stages.finetune import Finetune, is_stuck
+from trainers.stages.labelled import LabelledTask
 from trainers.stages.stage import run_stage
 
 REQUEST = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", recipe="none")
@@ -120,7 +121,7 @@ def two_stages(plan: PlannedRun) -> PlannedRun:
 
 
 @pytest.mark.parametrize("epoch", [0, 12, 29])
-def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: PlannedRun, epoch: int) -> None:
+def test_each_stage_of_the_decoder_has_h_sams_loss(two_stages: PlannedRun, epoch: int) -> None:
     network = _network(two_stages)
     task = _task(two_stages, network)
     batch = task.load([0, 1, 2, 3], 0)
@@ -131,13 +132,13 @@ def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: Planne
     low, full = network.stages(images, targets)
     assert full.shape[-2:] == targets.shape[-2:]
     side, other = low.shape[-2:]
-    first = segmentation_loss(low, low_resolution(targets, (side, other)), cross_entropy=0.2, dice=0.8)
-    second = segmentation_loss(full, targets, cross_entropy=0.2, dice=0.8)
+    first = segmentation_loss(low, low_resolution(targets, (side, other)), cross_entropy=0.1, dice=0.9)
+    second = segmentation_loss(full, targets, cross_entropy=0.1, dice=0.9)
     weights = stage_weights(2, epoch, 30)
     torch.testing.assert_close(loss, weights[0] * first.loss + weights[1] * second.loss)
     torch.testing.assert_close(metrics["stage_1_loss"], first.loss.detach())
     torch.testing.assert_close(metrics["stage_2_loss"], second.loss.detach())
-    assert loss.item() == pytest.approx(0.2 * float(metrics["cross_entropy"]) + 0.8 * float(metrics["dice_loss"]))
+    assert loss.item() == pytest.approx(0.1 * float(metrics["cross_entropy"]) + 0.9 * float(metrics["dice_loss"]))
     assert not any(value.requires_grad for value in metrics.values())
 
 

@@ -19,7 +19,7 @@ from tests.trainers.processes import exit_code, forked
 from tests.trainers.runs import artefact_folders, final, fold_folder, short, sitting
 from tests.trainers.small_data import NAME, make_dataset
 from trainers.cli import main
-from trainers.methods import RECIPES
+from trainers.recipes import RECIPES
 from trainers.runs import execution
 from trainers.runs.planning import plan_run
 from trainers.runs.request import Request

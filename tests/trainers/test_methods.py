@@ -10,7 +10,7 @@ import pytest
 
 from samora_pipeline.contracts.model_spec import LEVELS
 from samora_pipeline.errors import UsageError
-from trainers import methods
+from trainers import methods, recipes
 from trainers.loop.pretraining import peak_rate
 from trainers.methods import (
     AutoSAMTrainer,
@@ -44,7 +44,7 @@ def epochs(stages: Mapping[str, StageSettings]) -> tuple[int, ...]:
 
 
 def test_table_7_where_it_applies_to_experts() -> None:
-    image, patch, pixel = methods.CONTRASTIVE, methods.MASKED, methods.DENOISING
+    image, patch, pixel = recipes.CONTRASTIVE, recipes.MASKED, recipes.DENOISING
     assert [stage.batch for stage in (image, patch, pixel)] == [512, 512, 512]
     assert [stage.epochs for stage in (image, patch, pixel)] == [80, 60, 30]
     assert [stage.weight_decay for stage in (image, patch, pixel)] == [1e-4, 0.05, 0.05]
@@ -80,11 +80,13 @@ def test_samed_stops_before_the_end_of_its_schedule() -> None:
 
 def test_table_8_for_h_samora_and_the_baselines_own_weights() -> None:
     theirs = HSAMTrainer.finetune
-    assert replace(SAMoraTrainer.finetune, epochs=30, learning_rate=2.5e-3) == HSAMoraTrainer.finetune
+    ours = replace(SAMoraTrainer.finetune, epochs=30, learning_rate=2.5e-3, cross_entropy=0.1, dice=0.9)
+    assert ours == HSAMoraTrainer.finetune
     assert (theirs.epochs, theirs.batch, theirs.learning_rate) == (300, 16, 2.5e-3)
     assert (theirs.warmup, theirs.exponent, theirs.weight_decay) == (250, 0.9, 0.1)
     assert (theirs.cross_entropy, theirs.dice) == (0.1, 0.9)
-    assert HSAMTrainer.model == HSAMoraTrainer.model == replace(SAMoraTrainer.model, decoder="hsam")
+    model = replace(SAMoraTrainer.model, decoder="hsam", decoder_stages="mean")
+    assert HSAMTrainer.model == HSAMoraTrainer.model == model
 
 
 def test_table_8_for_samora_2_differs_in_the_epochs_alone() -> None:
@@ -150,7 +152,7 @@ def test_the_objectives_of_a_recipe_hold_for_small_backbones_too() -> None:
     assert resolved("full", small=True)["expert_pixel"].dice == 0
 
 
-@pytest.mark.parametrize("name", list(methods.RECIPES))
+@pytest.mark.parametrize("name", list(recipes.RECIPES))
 def test_small_backbones_shorten_every_recipe(name: str) -> None:
     small = resolved(name, small=True)
     assert all(1 <= length <= 6 for length in epochs(small))
@@ -191,29 +193,29 @@ def test_one_level_has_its_own_stages_alone() -> None:
 
 
 def test_the_short_form_takes_two_steps_of_everything() -> None:
-    for settings in (methods.BOOTSTRAP_BASE, *resolved("full").values(), SAMedTrainer.finetune):
+    for settings in (recipes.BOOTSTRAP_BASE, *resolved("full").values(), SAMedTrainer.finetune):
         short: Any = settings.short()
         assert (short.epochs, short.steps_per_epoch) == (1, 2)
         assert short.batch <= 4
 
 
 def test_shares_leave_at_least_an_epoch() -> None:
-    assert methods.DENOISING.shortened(teachers=1.0, experts=1e-3).epochs == 1
-    assert methods.PATCH_TEACHER.shortened(teachers=1e-3, experts=1.0).epochs == 1
-    assert methods.PATCH_TEACHER.shortened(teachers=1.0, experts=1e-3) == methods.PATCH_TEACHER
+    assert recipes.DENOISING.shortened(teachers=1.0, experts=1e-3).epochs == 1
+    assert recipes.PATCH_TEACHER.shortened(teachers=1e-3, experts=1.0).epochs == 1
+    assert recipes.PATCH_TEACHER.shortened(teachers=1.0, experts=1e-3) == recipes.PATCH_TEACHER
 
 
 @pytest.mark.parametrize(
     ("settings", "values"),
     [
-        (methods.PATCH_TEACHER, {"masked_share": 1.0}),
-        (methods.DISTILLED_PATCH, {"masked_share": -0.1}),
-        (methods.PATCH_TEACHER, {"input_size": 0}),
+        (recipes.PATCH_TEACHER, {"masked_share": 1.0}),
+        (recipes.DISTILLED_PATCH, {"masked_share": -0.1}),
+        (recipes.PATCH_TEACHER, {"input_size": 0}),
         (SAMoraTrainer.finetune, {"fusion_rate": 0}),
         (AutoSAMTrainer.finetune, {"schedule_epochs": 0}),
         *(
             (settings, {name: 0})
-            for settings in (SAMoraTrainer.finetune, methods.MASKED)
+            for settings in (SAMoraTrainer.finetune, recipes.MASKED)
             for name in ("epochs", "batch", "learning_rate", "micro_batch", "steps_per_epoch")
         ),
     ],

@@ -14,17 +14,18 @@ from torch import distributed as dist
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
+from samora_pipeline.contracts.part_options import NoiseSettings
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
-from samora_pipeline.contracts.pretraining_card import PretrainingCard
+from samora_pipeline.contracts.pretraining_card import Measure, PretrainingCard
 from samora_pipeline.models.expert_block import expert_blocks, only_expert
 from samora_pipeline.models.lora import LoRA
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
-from samora_pipeline.slices.noise import Mixture, NoiseSettings
+from samora_pipeline.slices.noise import Mixture
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.loop.monitor_rules import MEANINGS, RULES, judge, verdict
+from trainers.loop.monitor_rules import MEANINGS, RULES, Sample, changes, judge, mending_command, verdict
 from trainers.loop.monitors import Monitor, places_of, spread_evenly
-from trainers.methods import DENOISING, MASKED
+from trainers.recipes import DENOISING, MASKED
 from trainers.settings import PretrainingSettings
 from trainers.stages.objectives import PatchObjective, PixelObjective
 from trainers.stages.stage import network_on_base
@@ -208,6 +209,42 @@ def test_every_rule_says_what_it_means_and_what_to_do() -> None:
     assert (verdict(good), verdict(bad)) == ("pass", "warn")
     assert [measure.advice for measure in good] == ["", ""]
     assert judge({"loss": 3.0})[0].passed is None
+
+
+def test_thresholds_fit_what_a_small_panel_can_show() -> None:
+    def judged(panel: int, **values: float) -> Measure:
+        chance = {"chance_accuracy": 1 / (2 * panel - 1)}
+        return judge({**chance, **values}, Sample(panel))[1]
+
+    # Four slices are seven candidates: seven times chance is the most there can be.
+    small = judged(4, accuracy_over_chance=4.0)
+    assert (small.passed, small.wanted) == (True, "at least 3.5 (half of the 7 that 4 slices allow)")
+    assert judged(4, accuracy_over_chance=3.0).passed is False
+    large = judged(32, accuracy_over_chance=4.0)
+    assert (large.passed, large.wanted) == (False, "at least 5")
+    guessed = judged(3, loss_below_chance=0.42)
+    assert guessed.passed is True
+    assert guessed.wanted == "at least 0.402 (a quarter of the 1.6 that guessing among so few costs)"
+    assert judged(32, loss_below_chance=0.42).passed is False
+
+
+@pytest.mark.parametrize(("seconds", "wait", "passed"), [(12.0, 0.5, True), (100.0, 0.5, False), (25.0, 0.5, False)])
+def test_a_short_stage_may_wait_for_its_files(seconds: float, wait: float, passed: bool) -> None:
+    assert judge({"data_wait": wait}, Sample(seconds=seconds))[0].passed is passed
+
+
+def test_advice_is_a_command() -> None:
+    settings = PretrainingSettings(4, 24, learning_rate=1e-2, weight_decay=0.0, betas=(0.9, 0.9))
+    measures = judge({"gap": 0.0, "explained": 0.0, "lora_largest": 2.0, "data_wait": 0.5, "loss": 1.0})
+    wanted = changes(measures, settings)
+    assert wanted == {"epochs": 8, "learning_rate": 5e-3}
+    typed = "samora_train 1 SAMoraTrainer 10pct --name 'my run' -c"
+    assert mending_command("expert_image", wanted, typed) == (
+        "samora_train 1 SAMoraTrainer 10pct --name 'my run-mended' "
+        "--set expert_image.epochs=8 --set expert_image.learning_rate=0.005"
+    )
+    assert mending_command("expert_image", {}, typed) == mending_command("expert_image", wanted, "") == ""
+    assert changes(judge({"gap": 0.2}), settings) == {}
 
 
 def test_alone_a_rank_counts_as_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:

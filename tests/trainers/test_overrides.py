@@ -6,13 +6,13 @@ import pytest
 
 from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec
 from samora_pipeline.errors import UsageError
-from trainers import methods
+from trainers import recipes
 from trainers.methods import SAMoraTrainer
 from trainers.runs.choices import apply_overrides, differences
 
 SAMORA = {
     "model": replace(SAMoraTrainer.model, fusion=FusionSpec(options={"order": "2-1-1", "heads": 8, "share": 1.0})),
-    "bootstrap": methods.BOOTSTRAP_BASE,
+    "bootstrap": recipes.BOOTSTRAP_BASE,
     **SAMoraTrainer().stages("scratch", LEVELS, small=False),
 }
 

@@ -18,7 +18,7 @@ from samora_pipeline.files import digest_file
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.weights.records import WeightsRecord, write_record
 from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
-from trainers.methods import DISTILLED_IMAGE, RECIPES, Recipe
+from trainers.recipes import DISTILLED_IMAGE, RECIPES, Recipe
 from trainers.runs.folder import check_progress, config_digest, write_config
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request

@@ -27,7 +27,7 @@ from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.loop.pretraining import Objective, pretraining
-from trainers.methods import CONTRASTIVE, DENOISING, MASKED
+from trainers.recipes import CONTRASTIVE, DENOISING, MASKED
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
 from trainers.settings import BOOTSTRAP, EXPERT_PATCH

@@ -112,8 +112,7 @@ class Accumulation:
         torch.manual_seed(derived_seed(part.seed, part.number) if part.number else part.seed)
         is_all = len(part.rows) == part.total
         device = self._where.device
-        precision = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-        with nullcontext() if is_all else whole.at(part), precision:
+        with nullcontext() if is_all else whole.at(part), self._where.arithmetic.autocast(device):
             return self._training.loss(on_device(batch, device), epoch)
 
     def _gradient_norm(self) -> Tensor:

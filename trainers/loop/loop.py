@@ -23,6 +23,7 @@ from samora_pipeline import distributed
 from samora_pipeline.batch_parts import Part
 from samora_pipeline.contracts.run import LATEST_CHECKPOINT
 from samora_pipeline.errors import DataError
+from samora_pipeline.inference.precision import SINGLE, Arithmetic
 from samora_pipeline.optimization.optimizers import set_learning_rate
 from samora_pipeline.run_log import JsonLines, Line, Progress, Sink, TensorBoard, duration, logger
 from trainers.loop.accumulation import Accumulation
@@ -65,6 +66,8 @@ class Training:
     ``before_epoch`` is told the number of an epoch before its first step; what it does depends on nothing but
     parameters and buffers. ``after_first_step`` verifies what the first step changed. ``names`` turns sample numbers
     into slices, for whoever has to look at one.
+    ``after_step`` is told, after every step that counts, how many there were, skipped ones included, and that step's
+    loss and metrics; what it changes is in ``carried``, tensors that are saved and restored with the position.
     ``monitor`` looks at what was learned after each epoch; the main rank alone calls it, as if it were the only one.
     """
 
@@ -85,16 +88,19 @@ class Training:
     clip_norm: float | None = None
     before_epoch: Callable[[int], None] = lambda epoch: None
     after_first_step: Callable[[], None] = lambda: None
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    after_step: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
     monitor: Callable[[], Mapping[str, float]] | None = None
     names: Callable[[list[int]], Sequence[str]] = numbered
 
 
 @dataclass(frozen=True)
 class LoopContext:
-    """Where and how a training runs; nothing here changes its result.
+    """Where and how a training runs; nothing here changes its result but by rounding.
 
     ``folder`` gets checkpoint, log and picture. ``digest`` identifies the settings: a saved state of others is refused.
     ``resume_command`` is printed when the process is asked to stop. ``tensorboard``: also write curves for it.
+    ``arithmetic`` is the precision of the products in ``before_epoch`` and ``loss``.
     """
 
     folder: Path
@@ -103,6 +109,7 @@ class LoopContext:
     digest: str
     resume_command: str
     tensorboard: bool = False
+    arithmetic: Arithmetic = SINGLE
 
 
 def train(training: Training, where: LoopContext) -> list[Line]:
@@ -160,7 +167,8 @@ class _Loop:
     def _epoch(self, progress: Progress) -> None:
         training, state = self.training, self.state
         if state.step_in_epoch == 0:
-            training.before_epoch(state.epoch)
+            with self.where.arithmetic.autocast(self.where.device):
+                training.before_epoch(state.epoch)
         batches = self._batches(state.epoch)
         while state.step_in_epoch < len(batches):
             self._steps(batches[state.step_in_epoch :], progress)
@@ -233,6 +241,7 @@ class _Loop:
         training, state = self.training, self.state
         set_learning_rate(training.optimizer, training.learning_rate(state.step + 1))
         training.optimizer.step()
+        training.after_step(state.step + 1, values)
         self.skipping.after_finite_step()
         state.counted += 1
         for name, value in values.items():

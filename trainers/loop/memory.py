@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from samora_pipeline import distributed
 from samora_pipeline.errors import ResourceError
-from samora_pipeline.parallel import free_memory
+from samora_pipeline.inference.precision import SINGLE, Arithmetic
+from samora_pipeline.resources import memory
 from trainers.loop.loading import on_device
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Fit(NamedTuple):
         return f"{cut} slices at a time{again} ({self.need / 2**30:.2f} of {self.room / 2**30:.1f} GiB)"
 
 
-def fit(training: Training, device: torch.device) -> tuple[Training, Fit]:
+def fit(training: Training, device: torch.device, arithmetic: Arithmetic = SINGLE) -> tuple[Training, Fit]:
     """Choose micro-batch and recomputation by measuring two steps; parameters and buffers stay as they are.
 
     All slices that the stage takes at a time, if they fit; else the largest power of two that does. Fewer than four,
@@ -74,6 +75,7 @@ def fit(training: Training, device: torch.device) -> tuple[Training, Fit]:
     Args:
         training: on its device, before its first step.
         device: where it is.
+        arithmetic: of its products.
 
     Returns:
         The training with the choice, and the choice.
@@ -85,13 +87,13 @@ def fit(training: Training, device: torch.device) -> tuple[Training, Fit]:
     )
     wanted = min(training.micro_batch or largest, largest)
     room = _smallest(int(_SHARE * available(device)), device)
-    need = measured(training, batch, device)
+    need = measured(training, batch, device, arithmetic)
     micro_batch = _fitting(need, room, wanted)
     enough = wanted if training.norm_batch is not None else min(wanted, FEWEST)
     if micro_batch < enough and training.recompute is not None:
         training.recompute()
         training = replace(training, recompute=None, recomputes=True)
-        need = measured(training, batch, device)
+        need = measured(training, batch, device, arithmetic)
         micro_batch = _fitting(need, room, wanted)
     if training.norm_batch is not None:
         micro_batch = wanted
@@ -105,7 +107,9 @@ def _fitting(need: Need | None, room: int, wanted: int) -> int:
     return wanted if fitting >= wanted else 1 << (max(1, fitting).bit_length() - 1)
 
 
-def measured(training: Training, batch: list[int], device: torch.device) -> Need | None:
+def measured(
+    training: Training, batch: list[int], device: torch.device, arithmetic: Arithmetic = SINGLE
+) -> Need | None:
     """The need of a step, from two steps on few slices; None where memory ran out.
 
     Every rank measures, and all go by the largest need.
@@ -116,7 +120,7 @@ def measured(training: Training, batch: list[int], device: torch.device) -> Need
     for tried in _TRIED.get(device.type, _TRIED["cpu"]):
         few, many = (min(number, most) for number in tried)
         try:
-            low, high = (peak_of_step(training, own[:number], device) for number in (few, many))
+            low, high = (peak_of_step(training, own[:number], device, arithmetic) for number in (few, many))
         except torch.OutOfMemoryError:
             continue
         per_slice = (high - low) // (many - few) if many > few else high // many
@@ -125,7 +129,7 @@ def measured(training: Training, batch: list[int], device: torch.device) -> Need
     return None
 
 
-def peak_of_step(training: Training, indices: list[int], device: torch.device) -> int:
+def peak_of_step(training: Training, indices: list[int], device: torch.device, arithmetic: Arithmetic = SINGLE) -> int:
     """What loss and gradients of these samples hold at most, beside what is held before; nothing is learned.
 
     The gradients are there before, as in every part but the first of a step: else few slices would be less than they.
@@ -138,7 +142,7 @@ def peak_of_step(training: Training, indices: list[int], device: torch.device) -
         with torch.random.fork_rng([]), HeldBytes(device) as held:
             for parameter in training.parameters.values():
                 parameter.grad = torch.zeros_like(parameter)
-            loss, _ = loss_of(training, indices, device)
+            loss, _ = loss_of(training, indices, device, arithmetic)
             loss.backward()  # type: ignore[no-untyped-call]
             del loss
         return torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else held.peak
@@ -149,10 +153,12 @@ def peak_of_step(training: Training, indices: list[int], device: torch.device) -
                 buffer.copy_(value)
 
 
-def loss_of(training: Training, indices: list[int], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_of(
+    training: Training, indices: list[int], device: torch.device, arithmetic: Arithmetic
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and metrics of these samples, in the first epoch."""
     batch = on_device(training.load(indices, 0), device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with arithmetic.autocast(device):
         return training.loss(batch, 0)
 
 
@@ -204,7 +210,7 @@ def _place(tensor: Tensor) -> int:
 def available(device: torch.device) -> int:
     """Bytes that this process can still take on the device; on a CPU the ranks of a machine share what is free."""
     if device.type != "cuda":
-        return free_memory() // distributed.world_size()
+        return memory().value // distributed.world_size()
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]
 

@@ -164,9 +164,10 @@ class LoopState:
 
 
 def save_state(path: Path, state: LoopState, training: Training, digest: str) -> None:
-    """Write parameters, buffers, the optimizer's tensors by parameter name and the position, atomically."""
+    """Write parameters, buffers, what is carried, the optimizer's tensors by parameter name, and the position."""
     tensors: dict[str, Tensor] = {f"parameter/{name}": value for name, value in training.parameters.items()}
     tensors |= {f"buffer/{name}": value for name, value in training.buffers.items()}
+    tensors |= {f"carried/{name}": value for name, value in training.carried.items()}
     scalars: dict[str, dict[str, Any]] = {}
     for name, parameter in training.parameters.items():
         for key, value in training.optimizer.state.get(parameter, {}).items():
@@ -199,6 +200,8 @@ def restore_state(path: Path, training: Training, digest: str) -> LoopState:
             parameter.copy_(checkpoint.tensors[f"parameter/{name}"])
         for name, buffer in training.buffers.items():
             buffer.copy_(checkpoint.tensors[f"buffer/{name}"])
+        for name, value in training.carried.items():
+            value.copy_(checkpoint.tensors[f"carried/{name}"])
     _restore_optimizer(training, checkpoint.tensors, record["optimizer"])
     return LoopState(**record["state"])
 

@@ -17,8 +17,10 @@ from samora_pipeline import distributed
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.contracts.pool import PoolIntensity, PoolManifest
 from samora_pipeline.contracts.run import PoolRecord
+from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_json
+from samora_pipeline.registry import shortened
 from samora_pipeline.slices.datasets import DEFAULT_MEMORY, JoinedSource, SliceId, SliceSource, UnlabelledSource
 from samora_pipeline.slices.pool import choice_rule, thinned
 from trainers.pool.candidates import Candidates, LeakReport, names
@@ -113,19 +115,34 @@ class Pool:
             self.candidates.label(member.dataset, case) for member in self.members for case in member.cases
         }
         if inside:
-            raise SamoraError("E-POOL-02", found=", ".join(sorted(inside)[:5]))
+            raise SamoraError("E-POOL-02", found=shortened(sorted(inside)))
 
-    def source(self, manifest: PoolManifest) -> UnlabelledSource:
-        """The chosen slices, at the input size of the run's own plan."""
+    def source(self, manifest: PoolManifest, without: Selection | None = None) -> UnlabelledSource:
+        """The chosen slices, at the input size of the run's own plan; without those of the run's own that are labelled.
+
+        Raises:
+            DataError: ``E-POOL-09`` all of them are labelled.
+        """
         # Every rank and every dataset keeps slices of its own, perhaps all in one machine's memory.
         memory = DEFAULT_MEMORY // (len(self.members) * distributed.world_size())
         sources = []
         for member in self.members:
             cases = manifest.datasets[member.dataset.name].cases
             ids = [SliceId(case, index) for case in sorted(cases) for index in cases[case].slices]
+            if without is not None and member.dataset.name == self.candidates.own.name:
+                ids = [name for name in ids if not _is_labelled(name, without)]
             if ids:
                 sources.append(SliceSource(member.dataset.slices, ids, member.plans, self.input_size, memory=memory))
+        if not sources:
+            raise DataError("E-POOL-09", found=f"{manifest.slices} slices, and all of them are labelled")
         return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+
+def _is_labelled(name: SliceId, selection: Selection) -> bool:
+    """Whether a selection has the slice; of its cases without a list of slices it has all."""
+    if name.case not in selection.cases:
+        return False
+    return name.case not in selection.slices or name.index in selection.slices[name.case]
 
 
 def make_pool(

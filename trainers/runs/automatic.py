@@ -14,12 +14,13 @@ import torch
 
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import Choice
-from samora_pipeline.models.catalog import BACKBONES
-from samora_pipeline.parallel import free_memory
+from samora_pipeline.models.catalog import is_small, is_trained_whole
+from samora_pipeline.resources import memory
 from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.download import reachable
 from samora_pipeline.weights.records import read_record
-from trainers.methods import RECIPES, SCRATCH, Trainer
+from trainers.methods import Trainer
+from trainers.recipes import RECIPES, SCRATCH
 from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, MODEL, RECIPE
 from trainers.runs.request import Request, choose_recipe
 from trainers.settings import BOOTSTRAP, RANDOM_WEIGHTS, TeacherSettings
@@ -53,8 +54,8 @@ class Machine:
 
 def this_machine(device: torch.device, weights: Path, *, accepts: bool) -> Machine:
     """The machine of this process, with the memory that is free now."""
-    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return Machine(device, memory, weights, accepts)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory().value
+    return Machine(device, free, weights, accepts)
 
 
 def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[str, Choice]:
@@ -78,7 +79,7 @@ def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[st
             choices[BACKBONE_WEIGHTS] = Choice(BOOTSTRAP, why)
     if request.recipe is None:
         backbone = str(choices[BACKBONE].value) if BACKBONE in choices else request.backbone or trainer.backbone
-        choices[RECIPE] = _recipe(trainer, BACKBONES.get(backbone).small, machine)
+        choices[RECIPE] = _recipe(trainer, backbone, machine)
     return choices
 
 
@@ -107,7 +108,7 @@ def choose_minutes(request: Request, machine: Machine, chosen: Mapping[str, Choi
     """
     if request.minutes is not None or request.fast:
         return None if request.fast else request.minutes
-    automatic = BACKBONE in chosen and BACKBONES.get(str(chosen[BACKBONE].value)).small
+    automatic = BACKBONE in chosen and is_small(str(chosen[BACKBONE].value))
     return MINUTES if automatic and not machine.has_gpu else None
 
 
@@ -127,15 +128,17 @@ def _backbone(trainer: Trainer, machine: Machine) -> Choice:
 
 def _must_be_made(backbone: str) -> bool:
     """Whether a backbone of ours has no file."""
-    return BACKBONES.get(backbone).small and backbone not in ASSETS
+    return is_small(backbone) and backbone not in ASSETS
 
 
-def _recipe(trainer: Trainer, small: bool, machine: Machine) -> Choice:
+def _recipe(trainer: Trainer, backbone: str, machine: Machine) -> Choice:
     """The default recipe where its teachers can be had, else the richest that needs none of what is missing."""
-    usual = choose_recipe(trainer, None, small=small)
+    usual = choose_recipe(trainer, None, small=is_small(backbone), whole=is_trained_whole(backbone))
     if len(trainer.recipes) == 1:
         return Choice(usual, "the only recipe of this trainer")
-    if small:
+    if is_trained_whole(backbone):
+        return Choice(usual, "the base is trained with the labels: there is nothing to train experts on before")
+    if is_small(backbone):
         return Choice(usual, "each level by its own objective: small teachers have no public weights to give")
     absent = _absent(RECIPES[usual].stages.values(), machine)
     if not absent:

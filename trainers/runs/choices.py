@@ -6,7 +6,7 @@ its other fields: ``model.fusion.temperature=2``.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from types import MappingProxyType
@@ -14,18 +14,27 @@ from typing import Any, get_type_hints
 
 from samora_pipeline.contracts.json_io import parse, to_plain
 from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec
-from samora_pipeline.contracts.options import read_value, split_assignment
+from samora_pipeline.contracts.options import flat, read_value, split_assignment
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.catalog import BACKBONES, fusion_options
-from samora_pipeline.registry import nearest
-from samora_pipeline.slices.noise import noise_options
-from trainers.methods import BOOTSTRAP_BASE, ModelSettings, NetworkSettings, Trainer
+from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, is_small, is_trained_whole
+from samora_pipeline.registry import suggestion
+from samora_pipeline.slices.noise_catalog import noise_options
+from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
-from trainers.runs.folder import flat
-from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
-from trainers.settings import BOOTSTRAP, FINETUNE, STAGE_NAMES, DenoisingSettings, FinetuneSettings, StageSettings
+from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
+from trainers.runs.request import SHORT_NAMES, Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
+from trainers.settings import (
+    BOOTSTRAP,
+    FINETUNE,
+    STAGE_NAMES,
+    ConsistencySettings,
+    DenoisingSettings,
+    FinetuneSettings,
+    StageSettings,
+    TeacherSettings,
+)
 
 OPTIONS = "options"
 BASE_CHOICES = BACKBONE, BACKBONE_WEIGHTS, RECIPE = "backbone", "backbone_weights", "recipe"
@@ -51,15 +60,21 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
         if name not in types_of:
             raise UsageError(
                 "E-SET-01",
-                hints=nearest(name, list(types_of)),
-                hints2=", ".join(types_of),
                 what=f'there is no setting "{name}"',
                 found=name,
+                fix="the same command with --dry-run  prints all settings of the run",
+                **suggestion(name, _settable(types_of)),
             )
         *folders, last = name.split(".")
         part = functools.reduce(lambda inner, folder: inner[folder], folders, plain)
         (part if last in part else part[OPTIONS])[last] = to_plain(read_value(name, text, types_of[name]))
     return {name: parse(type(value), plain[name], name) for name, value in settings.items()}
+
+
+def _settable(names: Collection[str]) -> list[str]:
+    """The names that ``--set`` takes: the short ones, then those of fine-tuning, which is meant most often."""
+    short = [name for name, whole in SHORT_NAMES.items() if whole in names]
+    return [*short, *sorted(names, key=lambda name: not name.startswith(FINETUNE))]
 
 
 def differences(settings: Mapping[str, Any], default: Mapping[str, Any]) -> Leaves:
@@ -116,9 +131,14 @@ class Method:
     unused: tuple[str, ...]
 
     @property
+    def from_random(self) -> bool:
+        """Whether the base starts from random weights and has no file."""
+        return self.weights is None and self.trainer.network is None and is_trained_whole(self.backbone)
+
+    @property
     def small(self) -> bool:
         """Whether it is trained on a CPU in minutes; every network that is no SAM is."""
-        return self.trainer.network is not None or BACKBONES.get(self.backbone).small
+        return self.trainer.network is not None or is_small(self.backbone)
 
 
 def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyType({})) -> Method:
@@ -137,26 +157,37 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     found = {name: str(choice.value) for name, choice in chosen.items()}
     backbone = request.backbone or found.get(BACKBONE, trainer.backbone)
     weights = request.backbone_weights or found.get(BACKBONE_WEIGHTS)
-    small = trainer.network is None and BACKBONES.get(backbone).small
-    recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small)
+    small = trainer.network is None and is_small(backbone)
+    whole = trainer.network is None and is_trained_whole(backbone)
+    recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small, whole=whole)
+    if whole and weights is None and recipe != NO_PRETRAINING:
+        # Experts are trained on a base that stays as it is meanwhile.
+        weights = BOOTSTRAP
     levels = choose_levels(trainer, request.levels)
-    stages = trainer.stages(recipe, levels, small=small)
+    if whole and recipe == NO_PRETRAINING and request.levels is None:
+        # Experts without effect are no control where the base learns: they only cost time.
+        levels = ()
+    stages = trainer.stages(recipe, levels, small=small, whole=whole)
+    usually = stages[FINETUNE]
+    stages[FINETUNE] = with_consistency(usually, request.consistency)
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
-    default = {MODEL: trainer.model_for(small=small), POOL: pool, **stages}
+    default = {MODEL: trainer.model_for(small=small, whole=whole), POOL: pool, **stages}
     unused = tuple(
         one for one in request.assignments if one.partition("=")[0].partition(".")[0] in set(STAGE_NAMES) - set(stages)
     )
     settings = _with_parts(default, [one for one in request.assignments if one not in unused])
+    usual = recipe if RECIPE in found else trainer.default_recipe(small=small, whole=whole)
     asked = {
         "seed": (request.seed, 0),
-        "recipe": (request.recipe or recipe, recipe if RECIPE in found else trainer.default_recipe(small=small)),
-        "levels": (list(levels), list(trainer.levels)),
+        "recipe": (request.recipe or recipe, usual),
+        "levels": (list(levels) if request.levels else [], []),
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
+        "consistency": (stages[FINETUNE] != usually, False),
         "transductive": (request.transductive, False),
         "exclude_leaks": (request.exclude_leaks, False),
         "allow_leak": (sorted(request.allow_leak), []),
@@ -176,6 +207,13 @@ def typed_settings(request: Request) -> frozenset[str]:
     return frozenset(assignment.partition("=")[0] for assignment in request.assignments)
 
 
+def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettings:
+    """The settings of stage 2 with or without slices without labels; None leaves them as they are."""
+    if not isinstance(finetune, FinetuneSettings) or asked in (None, finetune.consistency is not None):
+        return finetune
+    return replace(finetune, consistency=ConsistencySettings() if asked else None)
+
+
 def network_spec(method: Method, *, input_size: int, in_channels: int, num_outputs: int) -> NetworkSpec:
     """The network of a run; a single expert needs no fusion."""
     model = method.model
@@ -191,6 +229,7 @@ def network_spec(method: Method, *, input_size: int, in_channels: int, num_outpu
         fusion=model.fusion if len(method.levels) > 1 else None,
         decoder=model.decoder,
         block_adapters=method.trainer.block_adapters,
+        decoder_stages=model.decoder_stages,
     )
 
 
@@ -215,9 +254,14 @@ def _with_options(settings: Any, before: Any) -> Any:
 
 @_with_options.register
 def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
-    fusion = settings.fusion
+    DECODERS.check(settings.decoder)
+    fusion, kept = settings.fusion, before.fusion.options
     if fusion.name != before.fusion.name:
-        fusion = FusionSpec(fusion.name, fusion.scope)
+        # What fuses in steps begins at zero with either residual; a gate of experts would begin with twice the base.
+        stepwise = {"order", RESIDUAL} <= to_plain(fusion_options(fusion.name, {})).keys()
+        fusion = FusionSpec(
+            fusion.name, fusion.scope, {RESIDUAL: kept[RESIDUAL]} if stepwise and RESIDUAL in kept else {}
+        )
     options = to_plain(fusion_options(fusion.name, fusion.options))
     return replace(settings, fusion=replace(fusion, options=options))
 
@@ -226,3 +270,9 @@ def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
 def _(settings: DenoisingSettings, before: DenoisingSettings) -> DenoisingSettings:
     noise = settings.noise if settings.noise.name == before.noise.name else NoiseSpec(settings.noise.name)
     return replace(settings, noise=replace(noise, options=to_plain(noise_options(noise))))
+
+
+@_with_options.register
+def _(settings: TeacherSettings, before: TeacherSettings) -> TeacherSettings:
+    TEACHERS.check(settings.network)
+    return settings

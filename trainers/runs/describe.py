@@ -13,7 +13,7 @@ from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import Roots
 from samora_pipeline.weights.catalog import ASSETS
-from trainers.methods import RECIPES
+from trainers.recipes import RECIPES
 from trainers.runs.budget import labelled_slices
 from trainers.runs.folder import trained
 from trainers.runs.planning import PlannedRun
@@ -37,7 +37,7 @@ def _head(run: PlannedRun, roots: Roots) -> Iterator[str]:
     model, selection = config.model, config.selection
     yield f"root      {roots.root} ({roots.origin})"
     yield f"run       {context.folder}"
-    yield f"device    {context.device}, {'bf16' if context.device.type == 'cuda' else 'fp32'}"
+    yield f"device    {context.device}, {context.arithmetic.name}"
     for name, choice in config.choices.items():
         yield f"chosen    {name} = {choice.value}: {choice.why}"
     network = model.backbone if isinstance(model, ModelSpec) else model.network

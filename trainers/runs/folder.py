@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.options import flat
 from samora_pipeline.contracts.run import (
     CONFIG_FILE,
     FINAL_CHECKPOINT,
@@ -25,7 +26,7 @@ _REASON = ".why"
 # What may differ between the folds of one run; everything else is the run.
 _PER_FOLD = (
     *("fold", "selection", "scored", "pool", "teachers", "base.digest"),
-    *("warnings", "excluded_leaks", "allowed_leaks", "held_out"),
+    *("warnings", "excluded_leaks", "allowed_leaks", "held_out", "choices.precision"),
 )
 _STAGE_DIGEST = ".digest"
 _ESTIMATES = "estimates"
@@ -131,16 +132,6 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     for stage in stages.values():
         stage["settings"] = {name: value for name, value in stage["settings"].items() if name not in EXACT}
     return flat({**plain, "stages": stages})
-
-
-def flat(plain: Any, name: str = "") -> dict[str, Any]:
-    """Everything in nested objects by dotted name; an empty one is a leaf."""
-    if isinstance(plain, dict):
-        joined = {key: f"{name}.{key}" if name else key for key in plain}
-        return {path: leaf for key, value in plain.items() for path, leaf in flat(value, joined[key]).items()} or {
-            name: {}
-        }
-    return {name: plain}
 
 
 def _short(value: Any) -> str:

@@ -38,8 +38,9 @@ from trainers.runs.automatic import (
 )
 from trainers.runs.budget import EPOCHS, estimates, fit_epochs, measure, with_epochs
 from trainers.runs.choices import BASE_CHOICES, Method, choose_method, network_spec, typed_settings
-from trainers.runs.folder import check_config, earlier_choices
+from trainers.runs.folder import check_config, earlier_choices, existing_config
 from trainers.runs.naming import FAST_NAME, run_name
+from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request, find_trainer, resolve
 from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings
 from trainers.stages.catalog import make_stage
@@ -91,7 +92,7 @@ def plan_run(
     Args:
         request: what was typed.
         roots: the data folders.
-        device: where it trains.
+        device: where it trains; None: a CPU, of a run that is only described.
         resume_command: see ``RunContext``.
         tensorboard: see ``RunContext``.
         accept_licence: fetch teachers whose non-commercial licence has to be accepted.
@@ -101,8 +102,8 @@ def plan_run(
         UsageError: an argument is wrong. DataError: the data are not ready, or the run's folder holds another
             configuration (``E-RUN-19``). AssetError: ``E-WEIGHT-05`` the base encoder is missing.
     """
-    request, device = resolve(request), device or torch.device("cpu")
-    machine = this_machine(device, roots.weights, accepts=accept_licence)
+    request, here = resolve(request), device or torch.device("cpu")
+    machine = this_machine(here, roots.weights, accepts=accept_licence)
     # What is mistyped is refused before any file is read.
     chosen = choose_base(find_trainer(request.trainer), request, machine)
     choose_method(request, chosen)
@@ -117,10 +118,14 @@ def plan_run(
     size = method.model.input_size or int(chosen[INPUT_SIZE].value)
     data = _data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
     base = None
-    if method.trainer.network is None:
+    if method.trainer.network is None and not method.from_random:
         base = find_base(method.weights or method.backbone, roots.weights)
     config = _config(request, method, dataset, data, base, size)
     check_spec(config.model)
+    existing = None if request.fast else existing_config(folder)
+    at_once = method.finetune.micro_batch or method.finetune.batch
+    arithmetic, precision = choose_precision(request.precision, device, config, at_once, existing)
+    chosen |= precision
     settings: dict[str, Any] = dict(method.stages)
     if accept_licence and not dry:
         _fetch_teachers(settings, roots.weights)
@@ -140,7 +145,8 @@ def plan_run(
         folder=folder,
         pretraining=pretraining,
         weights=roots.weights,
-        device=device,
+        device=here,
+        arithmetic=arithmetic,
         resume_command=resume_command,
         tensorboard=tensorboard,
     )
@@ -224,7 +230,7 @@ def _data(
     scored, protected = scored_names(splits, whole), protected_names(splits, whole, cases)
     found = training_leaks(whole.train, protected, cases, patient)
     candidates = None
-    if set(method.stages) - {FINETUNE}:
+    if set(method.stages) - {FINETUNE} or method.finetune.consistency is not None:
         candidates = find_candidates(
             dataset, request.unlabeled, roots, method.pool, scored, transductive=request.transductive
         )

@@ -125,7 +125,8 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
         objective = DistillationObjective(
             context.source, run.plans, settings, network, self.seed(run), teacher=teacher, level=level
         )
-        objective.prepare(context.device)
+        with context.arithmetic.autocast(context.device):
+            objective.prepare(context.device)
         return objective
 
 

@@ -1,13 +1,8 @@
 """Stage 2: the parts that a method names learn from the labels; everything else is frozen (Table 8, Eq. 9 and 11)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from samora_pipeline.contracts.checkpoints import save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
@@ -15,20 +10,14 @@ from samora_pipeline.contracts.model_spec import ModuleSpec
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
 from samora_pipeline.models.assembly import build_network, trained_state
 from samora_pipeline.models.freezing import Part, parameters_by_part
-from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
-from samora_pipeline.models.recomputation import can_recompute, has_batch_norm, recompute
 from samora_pipeline.models.samora import Network
-from samora_pipeline.objectives.segmentation import SegmentationTerms, low_resolution, segmentation_loss, stage_weights
-from samora_pipeline.optimization.optimizers import adamw, parameter_groups, warmup_cosine, warmup_polynomial
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import Line, logger
-from samora_pipeline.slices.augmentation import allowed_flips, apply_augmentation, draw_augmentation
-from samora_pipeline.slices.datasets import EpochOrder, SliceSource, labelled_ids
-from trainers.loop.loading import Batch
-from trainers.loop.loop import Training
-from trainers.settings import FINETUNE, FinetuneSettings
+from trainers.settings import FinetuneSettings
+from trainers.stages.consistency import ConsistencyTask
 from trainers.stages.experts import hidden_cases, read_expert
-from trainers.stages.stage import RunContext, Stage, Trainable, full_precision, network_on_base
+from trainers.stages.labelled import LabelledTask
+from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
 
 # Ours. Trainings that ended in a network which sees nothing but background had 0.58 to 0.79 and 0.02 to 0.06; sound
 # ones with a Dice loss as high had gradients of 0.4 and more (docs/results.md).
@@ -49,7 +38,11 @@ class Finetune(Stage[FinetuneSettings]):
     def build(self, run: RunConfig, context: RunContext) -> Trainable:
         """See ``Stage.build``."""
         network = self.network(run, context)
-        task = LabelledTask(run, self.settings, network, context.dataset.slices, self.seed(run))
+        common = run, self.settings, network, context.dataset.slices, self.seed(run)
+        if self.settings.consistency is None:
+            task = LabelledTask(*common)
+        else:
+            task = ConsistencyTask(*common, context.read_pool(without=run.selection))
         return Trainable(network, task.training, learns=frozenset(Part(name) for name in self.settings.learns))
 
     def network(self, run: RunConfig, context: RunContext) -> Network:
@@ -99,127 +92,3 @@ def _stuck_advice(last: Line, settings: FinetuneSettings, *, has_fusion: bool) -
         f"{last['gradient_norm']:.2f}): it probably sees nothing but background. Train again with another --name and "
         f"{lower}"
     )
-
-
-class LabelledTask:
-    """Labelled slices, augmented as in appendix A.3, and the loss of Eq. 9 on every stage of the decoder."""
-
-    def __init__(self, run: RunConfig, settings: FinetuneSettings, network: Network, slices: Path, seed: int) -> None:
-        self._network, self._plans, self._settings, self._seed = network, run.plans, settings, seed
-        self._input_size = run.model.input_size
-        ids = labelled_ids(run.selection, slices)
-        self.source = SliceSource(slices, ids, run.plans, self._input_size, run.labels)
-        self._regions = torch.from_numpy(run.labels.region_masks()) if run.labels.regions else None
-        self._flips = allowed_flips(run.plans)
-
-    def training(self) -> Training:
-        """Describe the training for the loop."""
-        settings, network = self._settings, self._network
-        order = EpochOrder(len(self.source), settings.batch, self._seed)
-        steps = len(_batches(order, settings, 0))
-        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        parts = parameters_by_part(network)
-        groups = parameter_groups(
-            trained.values(),
-            settings.weight_decay,
-            experts=parts[Part.EXPERTS].values(),
-            fusion=parts[Part.FUSION].values(),
-            fusion_rate=settings.fusion_rate,
-        )
-        return Training(
-            stage=FINETUNE,
-            parameters=trained,
-            buffers=dict(network.named_buffers()),
-            optimizer=adamw(groups, betas=settings.betas),
-            learning_rate=_schedule(settings, steps),
-            batches=partial(_batches, order, settings),
-            load=self.load,
-            loss=self.loss,
-            epochs=settings.epochs,
-            micro_batch=settings.micro_batch,
-            coupled=True,
-            norm_batch=(settings.norm_batch or settings.batch) if has_batch_norm(network) else None,
-            recompute=partial(recompute, network) if can_recompute(network) else None,
-            clip_norm=settings.clip_norm,
-            before_epoch=self.before_epoch,
-            names=self.source.keys,
-        )
-
-    def before_epoch(self, epoch: int) -> None:
-        """What a fusion does between epochs, such as LoRAHub's search for the weights of the experts."""
-        device = next(self._network.parameters()).device
-
-        def loss(indices: list[int]) -> Tensor:
-            images, targets = self.source.images(indices).to(device), self.source.targets(indices).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                return self.loss_of(images, targets, epoch)[0]
-
-        before_epoch(
-            self._network,
-            EpochContext(
-                epoch=epoch,
-                epochs=self._settings.epochs,
-                loss=loss,
-                slices=len(self.source),
-                micro_batch=self._settings.micro_batch or self._settings.batch,
-                seed=self._seed,
-            ),
-        )
-
-    def load(self, indices: list[int], epoch: int) -> Batch:
-        """Images (B,C,N,N), targets (B,N,N) and the parameters of their augmentation."""
-        drawn = draw_augmentation(
-            self.source.keys(indices),
-            self._input_size,
-            self._settings.augmentation,
-            self._flips,
-            seed=self._seed,
-            epoch=epoch,
-        )
-        return {"images": self.source.images(indices), "targets": self.source.targets(indices), "drawn": drawn}
-
-    def loss(self, batch: Batch, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """0.2 cross-entropy + 0.8 Dice of the global batch.
-
-        Each stage of the decoder has both terms, weighed by ``stage_weights``, and its own loss among the metrics.
-        """
-        with full_precision(batch["images"]):
-            images, targets = apply_augmentation(batch["images"], batch["targets"], batch["drawn"])
-        return self.loss_of(images, targets, epoch)
-
-    def loss_of(self, images: Tensor, targets: Tensor, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of images (B,C,N,N) and targets (B,N,N) as they are, and its metrics."""
-        terms = [self._terms(logits, targets) for logits in self._network.stages(images, targets)]
-        weights = stage_weights(len(terms), epoch, self._settings.epochs)
-        loss, entropy, dice = (
-            torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
-            for parts in zip(*terms, strict=True)
-        )
-        metrics = {"cross_entropy": entropy, "dice_loss": dice}
-        if len(terms) > 1:
-            metrics |= {f"stage_{number}_loss": term.loss.detach() for number, term in enumerate(terms, start=1)}
-        return loss, metrics
-
-    def _terms(self, logits: Tensor, targets: Tensor) -> SegmentationTerms:
-        """The loss of one stage, at its own resolution or at the input's."""
-        if self._settings.loss_at == "input":
-            logits = functional.interpolate(logits, targets.shape[-2:], mode="bilinear", align_corners=False)
-        height, width = logits.shape[-2:]
-        return segmentation_loss(
-            logits,
-            low_resolution(targets, (height, width)),
-            cross_entropy=self._settings.cross_entropy,
-            dice=self._settings.dice,
-            regions=self._regions,
-        )
-
-
-def _schedule(settings: FinetuneSettings, steps: int) -> Callable[[int], float]:
-    """The learning rate by step, for ``steps`` of them in an epoch."""
-    iterations = steps * (settings.schedule_epochs or settings.epochs)
-    rule = warmup_cosine if settings.schedule == "cosine" else partial(warmup_polynomial, exponent=settings.exponent)
-    return partial(rule, base=settings.learning_rate, warmup=settings.warmup, iterations=iterations)
-
-
-def _batches(order: EpochOrder, settings: FinetuneSettings, epoch: int) -> list[list[int]]:
-    return order.batches(epoch)[: settings.steps_per_epoch]

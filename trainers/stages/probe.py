@@ -56,14 +56,14 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
             not even one slice fits.
     """
     trainable = stage.build(run, context)
-    training, fitted = fit(on_its_device(trainable, context.device), context.device)
+    training, fitted = fit(on_its_device(trainable, context.device), context.device, context.arithmetic)
     length = stage.settings.length(slices)
     weights = sum(parameter.nbytes for parameter in trainable.network.parameters())
     most = _LARGE_SLICES if weights > _LARGE else _SLICES
     chosen = training.batches(0)[0][: min(most, fitted.micro_batch)]
     begun = time.perf_counter()
     try:
-        _step(training, chosen, context.device)
+        _step(training, chosen, context)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(training, context.device, context.resume_command) from error
     seconds = time.perf_counter() - begun
@@ -76,9 +76,9 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
     )
 
 
-def _step(training: Training, indices: list[int], device: torch.device) -> None:
+def _step(training: Training, indices: list[int], context: RunContext) -> None:
     training.optimizer.zero_grad(set_to_none=True)
-    loss, _ = loss_of(training, indices, device)
+    loss, _ = loss_of(training, indices, context.device, context.arithmetic)
     loss.backward()  # type: ignore[no-untyped-call]
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if context.device.type == "cuda":
+        torch.cuda.synchronize(context.device)

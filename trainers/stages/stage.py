@@ -15,9 +15,11 @@ from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.run import BASE_FILE, KEY_LENGTH, LATEST_CHECKPOINT, RunConfig, StageRecord
+from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.errors import AssetError
 from samora_pipeline.files import digest_json, sweep, write_text
+from samora_pipeline.inference.precision import SINGLE, Arithmetic
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, freeze, snapshot, verify
 from samora_pipeline.models.samora import SegmentationNetwork
@@ -29,6 +31,7 @@ from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.loop.loop import LoopContext, Training, train
 from trainers.loop.memory import fit
+from trainers.loop.monitor_rules import changes, mending_command
 from trainers.loop.monitors import Monitor
 from trainers.pool.datasets import PreparedDataset
 from trainers.pool.manifest import describe_choice, draft_manifest, pool_manifest
@@ -62,6 +65,7 @@ class RunContext:
     pretraining: Path
     weights: Path
     device: torch.device
+    arithmetic: Arithmetic = SINGLE
     resume_command: str = ""
     tensorboard: bool = False
     draft: bool = False
@@ -78,14 +82,22 @@ class RunContext:
         Raises:
             DataError: ``E-POOL-..``, ``E-STORE-..``. SamoraError: ``E-POOL-02``.
         """
+        return self.read_pool()
+
+    def read_pool(self, without: Selection | None = None) -> UnlabelledSource:
+        """The slices of the pool, those left out that a selection of labelled ones has; raises what ``source`` raises.
+
+        Raises:
+            DataError: ``E-POOL-09`` nothing is left.
+        """
         if self.pool is None:
-            raise ValueError("a stage without labels needs a pool")
+            raise ValueError("what learns without labels needs a pool")
         self.pool.check()
         if self.draft:
             return self.pool.source(draft_manifest(self.pool))
         manifest = pool_manifest(self.pool)
         say(describe_choice(manifest, self.pool))
-        return self.pool.source(manifest)
+        return self.pool.source(manifest, without)
 
     def release_source(self) -> None:
         """Forget the slices that were read, before stage 2 reads its own."""
@@ -214,23 +226,32 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
             sweep(file.parent)
             # For people who wonder why two keys differ.
             write_text(file.parent / INPUTS_FILE, json.dumps(stage.key(run), indent=2, sort_keys=True) + "\n")
-    training, fitted = fit(on_its_device(trainable, context.device), context.device)
+    training, fitted = fit(on_its_device(trainable, context.device), context.device, context.arithmetic)
     say(f"{stage.name}: {fitted}")
     where = LoopContext(
-        file.parent, context.device, stage.seed(run), digest, context.resume_command, context.tensorboard
+        file.parent,
+        context.device,
+        stage.seed(run),
+        digest,
+        context.resume_command,
+        context.tensorboard,
+        context.arithmetic,
     )
     history = train(training, where)
+    timing = replace(of_history(history), steps=len(history) * len(training.batches(0)))
     if distributed.is_main():
         if trainable.monitor is not None:
-            trainable.monitor.finish(history, file.parent)
+            card = trainable.monitor.finish(history, file.parent)
+            if command := mending_command(stage.name, changes(card.measures, stage.settings), context.resume_command):
+                say(f"try: {command}")
         stage.finished(trainable, history)
         stage.save(trainable, run, file)
         (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)
         if stage.shared:
-            write_json(ResultRecord(context.run_name, of_history(history), versions()), file.parent / RECORD_FILE)
+            write_json(ResultRecord(context.run_name, timing, versions()), file.parent / RECORD_FILE)
     distributed.barrier()
-    say(f"{stage.name}: done in {duration(of_history(history).seconds)}")
-    return of_history(history)
+    say(f"{stage.name}: done in {duration(timing.seconds)}")
+    return timing
 
 
 def on_its_device(trainable: Trainable, device: torch.device) -> Training:

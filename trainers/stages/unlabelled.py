@@ -172,7 +172,7 @@ class BootstrapHead(nn.Module):
 
     def forward(self, features: Features) -> list[Tensor]:
         """Features (B,P,s,s), the embedding first, to the pixels of their cells, (B,s,s,pixels) each."""
-        maps = (features.embedding, *features.skips)
+        maps = (features.embedding, *features.skips)[: len(self.pixels)]
         return [pixels(one.permute(0, 2, 3, 1)) for pixels, one in zip(self.pixels, maps, strict=True)]
 
 

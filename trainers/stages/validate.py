@@ -20,6 +20,7 @@ from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE
 from samora_pipeline.contracts.run import SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Summary
 from samora_pipeline.errors import DataError, FailedCasesError, SamoraError
+from samora_pipeline.registry import shortened
 
 if TYPE_CHECKING:
     from samora_pipeline.reporting.report_run import Places
@@ -131,7 +132,12 @@ def _predict(
     done = [case.name for case, written in files if result.finished(case.name, case.channels, written.paths)]
     to_do = [(case, written) for case, written in files if case.name not in done]
     predictor = Predictor.load(
-        folder, weights_folder=context.weights, device=device, postprocessing=postprocessing, allow_code=True
+        folder,
+        weights_folder=context.weights,
+        device=device,
+        precision=context.arithmetic.name,
+        postprocessing=postprocessing,
+        allow_code=True,
     )
     result.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
     failures = predict_cases(predictor, to_do, result)
@@ -140,7 +146,7 @@ def _predict(
     if distributed.sum_over_ranks(torch.tensor([float(len(failures))], device=device)).item() > 0:
         raise FailedCasesError(
             "E-VAL-01",
-            found="; ".join((f"{name}: {failure.code} {failure.what}" for name, failure in failures.items()))
+            found=shortened((f"{name}: {failure.code} {failure.what}" for name, failure in failures.items()), "; ")
             or "a case of another process",
         )
 

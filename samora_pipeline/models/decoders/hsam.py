@@ -3,6 +3,7 @@
 Shapes: B batch, P prompt width, g side of the embedding grid, L = g g, K output maps, N = 16 g input size.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -139,6 +140,9 @@ class HSamDecoder(OnMaskDecoder):
         mask = draft.softmax(dim=1).flatten(2)
         tokens, flat = self.transformer(image, positions, self.mask_tokens.weight[None], mask)
         return self.pixel_decoder(flat.transpose(1, 2).view_as(image), first.upscaled, tokens)
+
+
+RELEASED_HSAM_DECODER = partial(HSamDecoder, released=True)
 
 
 def _noisy(embedding: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from samora_pipeline import distributed
+from samora_pipeline.contracts.part_options import NoOptions
 from samora_pipeline.models.expert_block import expert_blocks
-from samora_pipeline.models.fusions.fusion import EpochContext, Merge, NoOptions
+from samora_pipeline.models.fusions.fusion import EpochContext, Merge
 from samora_pipeline.models.lora import LowRank
 from samora_pipeline.optimization.search import minimise
 from samora_pipeline.reproducibility import derived_seed

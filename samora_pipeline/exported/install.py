@@ -20,9 +20,9 @@ from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConf
 from samora_pipeline.contracts.run_reader import named_code, parse_run_config
 from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores
 from samora_pipeline.errors import AssetError, DataError
+from samora_pipeline.exported import contents
+from samora_pipeline.exported.contents import RUN_PLACE, DigestsJson, FileDigest, ModelJson, kind_of
 from samora_pipeline.files import atomic_folder, require_space
-from samora_pipeline.handover import contents
-from samora_pipeline.handover.contents import RUN_PLACE, DigestsJson, FileDigest, ModelJson, kind_of
 
 _LARGEST_TEXT = 16 << 20
 _MOST_FILES = 200
