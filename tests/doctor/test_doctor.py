@@ -73,7 +73,7 @@ def test_an_unknown_code_is_refused_with_the_nearest(capsys: pytest.CaptureFixtu
     assert cli.main(["E-IMPRT-03"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("E-NAME-01")
-    assert "did you mean E-IMPORT-03?" in error
+    assert "did you mean E-IMPORT-03, " in error
 
 
 def test_a_probe_that_fails_is_a_finding_and_the_next_one_runs() -> None:
