@@ -24,6 +24,9 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
         """Normalise (B,C,...) and, in training, move the running statistics."""
         if self.training and world_size() > 1 and input.device.type == "cpu":
             return self._over_ranks(input)
+        if world_size() == 1:
+            # Also a rank that works for itself (``distributed.alone``), which torch's own class does not know of.
+            return nn.modules.batchnorm._BatchNorm.forward(self, input)
         return super().forward(input)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
