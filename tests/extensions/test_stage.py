@@ -85,8 +85,8 @@ class Bright(SAMoraTrainer):
     recipes = ("none",)
     finetune = replace(SAMoraTrainer.finetune, learning_rate=1e-3)
 
-    def stages(self, recipe, levels, *, small):
-        *before, finetune = super().stages(recipe, levels, small=small).items()
+    def stages(self, recipe, levels, **sizes):
+        *before, finetune = super().stages(recipe, levels, **sizes).items()
         return dict([*before, ("brightness", BrightnessSettings()), finetune])
 '''
 RUN = "Bright__2cases__"

@@ -55,7 +55,8 @@ def test_missing_public_weights_name_the_place_the_source_and_the_ways_on(tmp_pa
         "  expected: https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth (375,042,383 bytes, "
         "Apache-2.0, sha256 ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912)\n"
         "  fix: samora_weights get sam_vit_b; without a network: samora_weights add FILE; or another recipe (scratch "
-        "needs no teacher); or --backbone-weights bootstrap --recipe scratch"
+        "needs no teacher); or --backbone samora_tiny, which comes with this package; "
+        "or --backbone-weights bootstrap --recipe scratch"
     )
 
 

@@ -33,13 +33,14 @@ def pool_manifest(pool: Pool) -> PoolManifest:
     return manifest
 
 
-def draft_manifest(pool: Pool) -> PoolManifest:
-    """The list of slices if it is there, else that of one case; nothing is written."""
+def draft_choice(pool: Pool) -> tuple[Pool, PoolManifest]:
+    """The pool and its list of slices if that is there, else a pool of one case and its list; nothing is written."""
     if pool.file.is_file():
-        return read_pool(pool.file)
+        return pool, read_pool(pool.file)
     member = pool.members[0]
     one = replace(member, cases=member.cases[:1])
-    return choose_slices(replace(pool, members=(one,), settings=replace(pool.settings, slices=None)))
+    small = replace(pool, members=(one,), settings=replace(pool.settings, slices=None))
+    return small, choose_slices(small)
 
 
 def choose_slices(pool: Pool) -> PoolManifest:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
+from samora_pipeline import distributed
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, Choice, Estimate, RunConfig
 from trainers.settings import FINETUNE
 from trainers.stages.probe import StageCost, probe
@@ -80,6 +83,22 @@ def fit_epochs(
         why = f"{minutes:g} minutes less {spent / _MINUTE:.1f} of stage 1, {per_epoch:.2f} s an epoch here"
         choices[setting] = Choice(epochs, why)
     return choices
+
+
+def of_main_rank(settings: Mapping[str, Any], own: Mapping[str, Choice]) -> dict[str, Choice]:
+    """The epochs that the main rank has chosen, on every rank: each has timed for itself."""
+    if distributed.world_size() == 1:
+        return dict(own)
+    names = {f"{name}.{EPOCHS}": stage.epochs for name, stage in settings.items()}
+    mine = [float(own[name].value if name in own else usual) for name, usual in names.items()]
+    found = distributed.sum_over_ranks(torch.tensor(mine) * float(distributed.is_main())).tolist()
+    values = {name: int(value) for name, value in zip(names, found, strict=True)}
+    usual = Choice(0, "as timed by the main process")
+    return {
+        name: own[name] if name in own and own[name].value == value else replace(usual, value=value)
+        for name, value in values.items()
+        if value != names[name]
+    }
 
 
 def with_epochs(settings: Mapping[str, Any], choices: Mapping[str, Choice]) -> dict[str, Any]:

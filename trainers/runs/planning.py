@@ -36,7 +36,7 @@ from trainers.runs.automatic import (
     choose_minutes,
     this_machine,
 )
-from trainers.runs.budget import EPOCHS, estimates, fit_epochs, measure, with_epochs
+from trainers.runs.budget import EPOCHS, estimates, fit_epochs, measure, of_main_rank, with_epochs
 from trainers.runs.choices import BASE_CHOICES, Method, choose_method, network_spec, typed_settings
 from trainers.runs.folder import check_config, earlier_choices, existing_config
 from trainers.runs.naming import FAST_NAME, run_name
@@ -152,6 +152,8 @@ def plan_run(
     )
     minutes = choose_minutes(request, machine, chosen)
     config, context = _with_lengths(config, context, settings, earlier, minutes, typed_settings(request))
+    if existing is not None and not config.estimates:
+        config = replace(config, estimates=existing.estimates)
     config = with_bootstrap(config, context)
     return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
 
@@ -182,7 +184,7 @@ def _with_lengths(
     costs: dict[str, StageCost] = {}
     if minutes is not None and not lengths:
         costs = measure(*with_stages(config, context, settings))
-        lengths = fit_epochs(settings, costs, minutes, typed)
+        lengths = of_main_rank(settings, fit_epochs(settings, costs, minutes, typed))
     chosen = with_epochs(settings, lengths)
     scaled = {name: cost.at(settings[name].epochs, chosen[name].epochs) for name, cost in costs.items()}
     config = replace(config, choices={**config.choices, **lengths}, estimates=estimates(scaled))
@@ -191,10 +193,9 @@ def _with_lengths(
 
 def with_estimates(run: PlannedRun) -> PlannedRun:
     """The run with predictions for the stages that have to be trained, measured on its device unless they were."""
-    if run.config.estimates:
+    if run.config.estimates or run.leaks.unsettled:
         return run
-    costs = measure(run.config, run.context)
-    return replace(run, config=replace(run.config, estimates=estimates(costs)))
+    return replace(run, config=replace(run.config, estimates=estimates(measure(run.config, run.context))))
 
 
 def with_stages(config: RunConfig, context: RunContext, settings: Mapping[str, Any]) -> tuple[RunConfig, RunContext]:

@@ -34,7 +34,7 @@ from trainers.loop.memory import fit
 from trainers.loop.monitor_rules import changes, mending_command
 from trainers.loop.monitors import Monitor
 from trainers.pool.datasets import PreparedDataset
-from trainers.pool.manifest import describe_choice, draft_manifest, pool_manifest
+from trainers.pool.manifest import describe_choice, draft_choice, pool_manifest
 from trainers.pool.pool import Pool
 from trainers.settings import BOOTSTRAP, EXACT, StageSettings
 from trainers.stages.encoder import BaseEncoder
@@ -94,7 +94,8 @@ class RunContext:
             raise ValueError("what learns without labels needs a pool")
         self.pool.check()
         if self.draft:
-            return self.pool.source(draft_manifest(self.pool))
+            pool, manifest = draft_choice(self.pool)
+            return pool.source(manifest)
         manifest = pool_manifest(self.pool)
         say(describe_choice(manifest, self.pool))
         return self.pool.source(manifest, without)
