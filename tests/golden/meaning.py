@@ -15,7 +15,7 @@ RENAMED: dict[str, str] = {
 """today's dotted name of a setting -> its name at d8cf5ae"""
 
 ADDED: tuple[str, ...] = (
-    *("augmentation.", "views.", "noise.", "learns", "continued", "kind"),
+    *("augmentation.", "views.", "noise.", "learns", "continued", "kind", "consistency"),
     *("normalised", "skip_flat"),  # of the bootstrap
 )
 """prefixes of settings that d8cf5ae did not have; a constant that has become a setting belongs here"""

@@ -26,10 +26,11 @@ from samora_pipeline.slices.datasets import SliceSource
 from samora_pipeline.slices.intensities import apply_intensities
 from tests.trainers.runs import final, fold_folder, losses, short, sitting, sitting_on_ranks
 from tests.trainers.small_data import SCORED, make_dataset
+from trainers.consistency_settings import ConsistencySettings
 from trainers.runs.choices import choose_method
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
-from trainers.settings import FINETUNE, ConsistencySettings
+from trainers.settings import FINETUNE
 from trainers.stages.consistency import Average, ConsistencyTask, draw_boxes
 from trainers.stages.finetune import Finetune
 

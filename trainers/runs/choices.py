@@ -21,6 +21,7 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import BACKBONES, fusion_options
 from samora_pipeline.registry import nearest
 from samora_pipeline.slices.noise import noise_options
+from trainers.consistency_settings import ConsistencySettings
 from trainers.methods import ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE
@@ -30,7 +31,6 @@ from trainers.settings import (
     BOOTSTRAP,
     FINETUNE,
     STAGE_NAMES,
-    ConsistencySettings,
     DenoisingSettings,
     FinetuneSettings,
     StageSettings,
