@@ -11,8 +11,8 @@ export OMP_NUM_THREADS=1 # the method and its controls run side by side, a core 
 results=$SAMORA_ROOT/results/Dataset090_Phantom
 
 controls() {
-    run samora_train Phantom SAMoraTrainer 10pct --backbone samora_tiny --recipe none --name experts_off
-    run samora_train Phantom SAMedTrainer 10pct --backbone samora_tiny --name samed
+    run samora_train Phantom SAMoraTrainer 10pct --precision fp32 --backbone samora_tiny --recipe none --name experts_off
+    run samora_train Phantom SAMedTrainer 10pct --precision fp32 --backbone samora_tiny --name samed
 }
 
 run rm -rf "$SAMORA_ROOT"
@@ -23,8 +23,8 @@ echo
 echo "the two controls run beside the next command; their output: $SAMORA_ROOT/controls.log"
 controls >"$SAMORA_ROOT/controls.log" 2>&1 &
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-run samora_train Phantom SAMoraTrainer 10pct --backbone samora_tiny --name samora
-run samora_predict -i imagesTs -o "$SAMORA_ROOT/preds" -m "$results/SAMoraTrainer__10pct__samora"
+run samora_train Phantom SAMoraTrainer 10pct --precision fp32 --backbone samora_tiny --name samora
+run samora_predict --precision fp32 -i imagesTs -o "$SAMORA_ROOT/preds" -m "$results/SAMoraTrainer__10pct__samora"
 run samora_evaluate -g "$SAMORA_ROOT/raw/Dataset090_Phantom/labelsTs" -p "$SAMORA_ROOT/preds"
 wait
 run python benchmarks/side_by_side.py \

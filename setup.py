@@ -1,8 +1,11 @@
 """samora_pipeline: label-efficient medical image segmentation with the Segment Anything Model."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+_INIT = Path(__file__).parent / "samora_pipeline" / "__init__.py"
 
 # Each lower bound carries its reason.
 REQUIREMENTS = [
@@ -34,6 +37,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",  # two files of tests at a time
         "ruff>=0.6",
         "mypy>=1.11",
         "import-linter>=2.1",
@@ -49,7 +53,7 @@ EXTRAS = {
 
 setup(
     name="samora_pipeline",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', _INIT.read_text(encoding="utf-8"))[1],
     description="Self-configuring, label-efficient medical image segmentation with SAM (SAMora)",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

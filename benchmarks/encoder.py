@@ -1,8 +1,8 @@
 """Time SAM's image encoder with three experts against plain SAM and against four separate passes, in one run.
 
-    python benchmarks/encoder.py --backbone samora_tiny --sizes 128     seconds
-    python benchmarks/encoder.py --sizes 224 --repeats 2                a minute
-    python benchmarks/encoder.py                                        224 and 512 px, in each precision of the device
+    python -m benchmarks.encoder --backbone samora_tiny --sizes 128     seconds
+    python -m benchmarks.encoder --sizes 224 --repeats 2                a minute
+    python -m benchmarks.encoder                                        224 and 512 px, in each precision of the device
 
 Four variants share one set of random weights: ``base`` (SAM alone), ``naive`` (in every block the base and each expert
 by itself, qkv included, then HL-Attn), and our ExpertBlock in both scopes, ``block`` (the same function as ``naive``)
@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from encoder_variants import VARIANTS, build_encoder, check, count_gflop, run
 
+from benchmarks.encoder_variants import VARIANTS, build_encoder, check, count_gflop, run
 from samora_pipeline.inference.allocation import keep_freed_memory
-from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch, pick_device, prepared
+from samora_pipeline.inference.device import pick_batch, pick_device, prepared
+from samora_pipeline.inference.precision import native_bf16
 from samora_pipeline.models.backbones.backbone import Encoder
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -134,7 +135,9 @@ def measure(
     if max(differences.values()) > TOLERANCE[dtype]:
         raise SystemExit(f"outputs differ by {differences}, more than {TOLERANCE[dtype]:g}: nothing was timed")
     gflop = {name: count_gflop(backbone, size, name) for name in VARIANTS}
-    memory, times, peaks = Memory(device), {name: [] for name in VARIANTS}, []
+    memory = Memory(device)
+    peaks: list[float] = []
+    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     used: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(rounds):
         peaks.append(peak_gflops(DTYPES[dtype], device, PEAK_SIDE[device.type], clock))
@@ -229,12 +232,12 @@ def main(argv: list[str] | None = None) -> None:
     clock = time.process_time if arguments.busy else time.perf_counter
     if arguments.busy:
         torch.set_num_threads(1)
-    native = pick_arithmetic(device)
-    print(f"native precision: {native.name} ({native.why}); CPU instructions: {cpu_bf16_instructions() or 'no bf16'}")
+    native = native_bf16(device)
+    print(f"native bf16: {native or 'no'}")
     dtypes = arguments.dtypes or list(DTYPES)
-    if native.name != "bf16" and "bf16" in dtypes:
+    if not native and "bf16" in dtypes:
         # Emulated, a single product of the peak would take minutes, and the figures would say nothing.
-        print(f"bf16 is not measured: {native.why}")
+        print("bf16 is not measured")
         dtypes = [dtype for dtype in dtypes if dtype != "bf16"]
     results = []
     for size in arguments.sizes:

@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.backbone import Encoder
-from samora_pipeline.models.expert_block import ExpertBlock
+from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks
 from samora_pipeline.models.fusions.fusion import Fusion
+from samora_pipeline.models.lora import LoRA
 
 VARIANTS = ("base", "naive", "block", "attention")
 """``naive`` is the function of ``block``, one branch after the other"""
@@ -43,8 +44,11 @@ class Apart(nn.Module):
             experts = torch.stack([self._alone(position, x) for position in range(len(wrapped.levels))])
             return cast(Tensor, base + fusion(base, experts))
         shortcut, windows = steps.enter(block, x)
-        product = cast(nn.Module, block.get_submodule("attn.qkv"))(windows)
-        branches = [product, *(wrapped.experts[level].factors.adapt(product, windows) for level in wrapped.levels)]
+        product = block.get_submodule("attn.qkv")(windows)
+        branches = [
+            product,
+            *(cast(LoRA, wrapped.experts[level]).factors.adapt(product, windows) for level in wrapped.levels),
+        ]
         size = (x.shape[1], x.shape[2])
         base, *attended = (steps.attend(block, branch, size) for branch in branches)
         return steps.leave(block, shortcut + base + fusion(base, torch.stack(attended)))
@@ -64,8 +68,8 @@ def build_encoder(backbone: str, size: int, seed: int) -> Encoder:
     torch.manual_seed(seed)
     network = build_network(ModelSpec(backbone, size, 9, levels=LEVELS, fusion=FusionSpec(), lora_rank=4))
     with torch.no_grad():
-        for block in network.image_encoder.blocks:
-            for parameter in (*block.experts.parameters(), *block.fusion.parameters()):
+        for block in expert_blocks(network.image_encoder).values():
+            for parameter in (*block.experts.parameters(), *cast(Fusion, block.fusion).parameters()):
                 nn.init.normal_(parameter, std=0.02)
     return network.image_encoder
 
@@ -96,7 +100,7 @@ def run(encoder: Encoder, name: str, images: Tensor) -> Tensor:
         variant(encoder, name),
         torch.autocast(images.device.type, torch.bfloat16) if reduced else nullcontext(),
     ):
-        return encoder(images).embedding.float()
+        return cast(Tensor, encoder(images).embedding.float())
 
 
 def check(encoder: Encoder, images: Tensor) -> dict[str, float]:
@@ -115,4 +119,4 @@ def count_gflop(backbone: str, size: int, name: str) -> float:
         encoder, image = build_encoder(backbone, size, 0), torch.empty(1, 3, size, size)
     with FlopCounterMode(display=False) as counter:
         run(encoder, name, image)
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from samora_pipeline import resources
 from samora_pipeline.contracts.checkpoints import save_checkpoint
 from samora_pipeline.contracts.json_io import read_object, to_plain, write_json
 from samora_pipeline.contracts.labels import LabelScheme
@@ -161,7 +162,7 @@ def main(argv: list[str] | None = None) -> None:
             print(next(line for line in said.splitlines() if line.startswith("device:")))
             print(
                 f"{arguments.slices} slices of {arguments.side} x {arguments.side}, {arguments.backbone} at "
-                f"{arguments.size} px, scope {arguments.scope}, {len(os.sched_getaffinity(0))} cores, "
+                f"{arguments.size} px, scope {arguments.scope}, {resources.cores().value} cores, "
                 f"load {load:.1f} before\n"
                 f"  command {seconds:.1f} s ({processor:.1f} s on the processors), volume {sum(phases.values()):.1f} s "
                 f"({', '.join(f'{name} {value:.1f}' for name, value in phases.items())})",

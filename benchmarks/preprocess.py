@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from samora_pipeline import resources
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
@@ -200,7 +201,8 @@ def deviation(folder: Path) -> float:
 def _zoomed(image: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float64]:
     factors = (size / image.shape[0], size / image.shape[1])
     zoomed = ndimage.zoom(image.astype(np.float64), factors, order=3, mode="nearest", grid_mode=True)
-    return np.clip(zoomed, 0.0, 1.0)
+    clipped: npt.NDArray[np.float64] = np.clip(zoomed, 0.0, 1.0)
+    return clipped
 
 
 def make_environment(folder: Path) -> None:
@@ -293,7 +295,7 @@ def compare(arguments: argparse.Namespace, work: Path) -> None:
         rival.plan(TINY)
         rival.plan(NAME)
     print(f"{arguments.scans} scans of {arguments.size} x {arguments.size} x {arguments.slices}, {ORGANS} organs")
-    print(f"{arguments.processes} processes; load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"{arguments.processes} processes; load before: {os.getloadavg()[0]:.1f} on {resources.cores().value} cores")
     print(f"{'':34} {'scans/s':>9} {'s/scan':>9} {'CPU s/scan':>9} {'peak MB':>9}")
     for number in range(arguments.rounds):
         theirs, their_start = (rival.run(NAME), rival.run(TINY)) if rival else (None, None)

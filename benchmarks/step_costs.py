@@ -29,9 +29,10 @@ from tests.pretend_cuda.full_size import Cost, pretended
 from tests.pretend_cuda.insides import STAGES, cost_of_step
 
 TITLES = {
-    "teacher_image": "teacher_image, batch 512 uncut",
-    "teacher_image checkpointing": "teacher_image, batch 512, checkpointed",
-    "teacher_image batch 128": "teacher_image, batch 128",
+    "teacher_image": "teacher_image, 8 x 64 normalised",
+    "teacher_image checkpointing": "teacher_image, 8 x 64 normalised, checkpointed",
+    "teacher_image uncut": "teacher_image, 512 normalised",
+    "teacher_image uncut checkpointing": "teacher_image, 512 normalised, checkpointed",
     "teacher_patch": "teacher_patch, 8 x 64",
     "expert_image": "expert_image (full), 8 x 64",
     "expert_patch": "expert_patch (full), 8 x 64",

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from samora_pipeline.inference.loading import LoadedFold, load_folds
 from samora_pipeline.models.expert_block import expert_blocks
+from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.datasets import SliceSource, labelled_ids
 
@@ -44,6 +45,8 @@ def report(folder: Path, preprocessed: Path, weights: Path, count: int) -> None:
     """Print the table of one fold."""
     (fold,) = load_folds([folder], weights)
     network = fold.network.eval()
+    if not isinstance(network, SegmentationNetwork):
+        raise SystemExit(f"{folder} holds a network without an image encoder")
     seen: list[Tensor] = []
     for block in expert_blocks(network.image_encoder).values():
         block.register_forward_hook(lambda module, inputs, output: seen.append(output))

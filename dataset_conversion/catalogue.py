@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from samora_pipeline.errors import UsageError
 from samora_pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -50,7 +51,14 @@ def find_converter(token: str) -> Converter:
         UsageError: ``E-NAME-01`` with the nearest name.
     """
     claimed = (name for pattern, name in _CLAIMED.items() if re.fullmatch(pattern, token))
-    return CONVERTERS.get(next(claimed, token))()
+    try:
+        return CONVERTERS.get(next(claimed, token))()
+    except UsageError as error:
+        if error.code == "E-NAME-01" and ":" not in token:
+            error.fix = (
+                f"samora_convert IMAGES LABELS --name {token}  takes any scans; -d list  shows the known sources"
+            )
+        raise
 
 
 def load_converters() -> list[Converter]:

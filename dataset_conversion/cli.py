@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,19 @@ if TYPE_CHECKING:
 # Lower numbers are the homes of public datasets.
 FIRST_FREE_NUMBER = 100
 _SHOWN_FAULTS = 10
+_FOLDER = "Folder"
+"""the converter of any folders"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``samora_convert`` and return its exit code: 3 when cases were skipped, 4 when nothing could be made."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser, arguments = parser_for(list(sys.argv[1:] if argv is None else argv))
+    return run(parser, _command, arguments)
+
+
+def parser_for(words: list[str]) -> tuple[CommandParser, list[str]]:
+    """The parser with the options of the converter that the words name, and the words with ``-d`` among them."""
+    arguments = _own_folders(words) or words
     token = _named(arguments)
     converter = None
     if token is not None:
@@ -33,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UsageError:
             # Without a converter its options cannot be judged; the command then says which names there are.
             arguments = ["-d", token]
-    return run(_parser(converter), _command, arguments)
+    return _parser(converter), arguments
 
 
 def _parser(converter: Converter | None) -> CommandParser:
@@ -42,7 +51,9 @@ def _parser(converter: Converter | None) -> CommandParser:
     parser = CommandParser(
         "samora_convert",
         "Convert a source of scans to a raw dataset in nnU-Net's layout (dataset.json, imagesTr, labelsTr, ...).",
-        epilog=f"converters: {names}; -d list  tells what each expects, -d NAME --help  which options it takes",
+        epilog=f"your own scans: samora_convert IMAGES LABELS --name MyData --label-names liver tumour\n"
+        f"converters: {names}; -d list  names them with a line each, -d list NAME  tells what one expects, "
+        "-d NAME --help  which options it takes",
     )
     _add_common(parser)
     if converter is not None:
@@ -51,7 +62,13 @@ def _parser(converter: Converter | None) -> CommandParser:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", "--dataset", required=True, metavar="NAME", help="a converter, or list")
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        metavar="DIR",
+        help="your own scans: a folder of images and one of label maps, or one of both",
+    )
+    parser.add_argument("-d", "--dataset", metavar="NAME", help="a converter, or list")
     parser.add_argument("-i", "--source", metavar="DIR", help="folder of the source (default ROOT/downloads/NAME)")
     parser.add_argument("--id", type=int, metavar="N", help="number of the dataset (default: its home or a free one)")
     parser.add_argument("-np", dest="workers", type=int, default=1, metavar="N", help="cases at a time (default 1)")
@@ -59,6 +76,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
     adopted = "cases (or all) whose labels take over the header of their image; look at their overlays first"
     parser.add_argument("--adopt-image-header", nargs="+", metavar="CASE", default=[], help=adopted)
+
+
+def _own_folders(argv: list[str]) -> list[str]:
+    """What ``IMAGES [LABELS] ...`` without ``-d`` stands for; empty where it is not that."""
+    folders = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))[:2]
+    if not folders or any(word in ("-d", "--dataset") or word.startswith("--dataset=") for word in argv):
+        return []
+    named = [
+        word for option, folder in zip(("--images", "--labels"), folders, strict=False) for word in (option, folder)
+    ]
+    return ["-d", _FOLDER, *named, *argv[len(folders) :]]
 
 
 def _named(argv: list[str]) -> str | None:
@@ -74,8 +102,16 @@ def _named(argv: list[str]) -> str | None:
 
 def _command(arguments: argparse.Namespace) -> int:
     if arguments.dataset == "list":
-        _say_converters()
+        _say_converters(arguments.folders)
         return 0
+    _, skipped = convert_source(arguments)
+    return EXIT_FAILED_CASES if skipped else 0
+
+
+def convert_source(arguments: argparse.Namespace) -> tuple[Path, int]:
+    """Convert what the arguments say; return the dataset's folder and the number of skipped cases."""
+    if arguments.dataset is None or arguments.folders:
+        raise UsageError("E-ARG-19", found=" ".join(arguments.folders) or "neither -d nor a folder")
     if arguments.workers < 1:
         raise UsageError("E-ARG-01", found=str(arguments.workers))
     converter = find_converter(arguments.dataset)
@@ -94,10 +130,10 @@ def _command(arguments: argparse.Namespace) -> int:
         _keep_apart(source, dataset)
     if arguments.dry_run:
         _say_survey(converter.survey(source, arguments), dataset)
-        return 0
+        return dataset.raw, 0
     report = converter.convert(source, dataset.raw, arguments)
     _say_report(report, dataset)
-    return EXIT_FAILED_CASES if report.skipped else 0
+    return dataset.raw, len(report.skipped)
 
 
 def choose_dataset(roots: Roots, identity: Identity, number: int | None, overwrite: bool) -> DatasetFolder:
@@ -131,13 +167,22 @@ def _keep_apart(source: Path, dataset: DatasetFolder) -> None:
         raise UsageError("E-SRC-05", found=f"{source} and {dataset.raw}", fix=fix)
 
 
-def _say_converters() -> None:
+def _say_converters(names: Sequence[str]) -> None:
+    """A line for each converter, or everything that the named ones state."""
     from dataset_conversion.facts import as_lines
 
-    for converter in load_converters():
+    for converter in map(find_converter, names):
         for line in as_lines(converter):
             say(line)
         say()
+    if not names:
+        known = load_converters()
+        width = max(len(converter.name) for converter in known)
+        for converter in known:
+            say(f"{converter.name:<{width}}  {converter.summary}")
+        say(
+            "samora_convert -d list NAME  tells all of one; samora_convert IMAGES LABELS --name MyData  takes any scans"
+        )
 
 
 def _say_survey(survey: Survey, dataset: DatasetFolder) -> None:

@@ -44,7 +44,8 @@ class Converter(ABC):
       cannot be used. Equal sources give equal surveys, cases in a fixed order with unique names.
     - the labels are consecutive from 0 (background), the training cases have label maps, channels are in the order of
       ``channels``.
-    - ``sample`` writes a small source, on which the contract is tested.
+    - a method ``sample(folder)``, for which the commands have no use, writes a small source of at least two training
+      cases; the contract of a converter from outside is tested on it.
     """
 
     name: ClassVar[str]
@@ -89,10 +90,6 @@ class Converter(ABC):
         Raises:
             DataError: when the source as a whole cannot be used; ``missing_source`` builds the usual one.
         """
-
-    def sample(self, folder: Path) -> None:
-        """Write a small source of at least two training cases to ``folder``."""
-        raise NotImplementedError(f"{type(self).__name__}.sample: the contract test needs a small source")
 
     def describe(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dataset_conversion.converter import Converter
 from dataset_conversion.survey import shortened
+from samora_pipeline.command_line import aligned
 
 # Lists up to this length stand on the page whole; all are in dataset_conversion/lists.
 _SHOWN = 40
@@ -42,7 +43,7 @@ def as_lines(converter: Converter) -> list[str]:
     lines = [f"{converter.name}  {converter.summary}"]
     for fact in facts(converter):
         lines.append(f"  {fact.title}: {fact.text}".rstrip())
-        lines += [f"    {line}" for line in (*fact.lines, *_aligned(fact.rows))]
+        lines += [f"    {line}" for line in (*fact.lines, *aligned(fact.rows))]
     return lines
 
 
@@ -76,8 +77,3 @@ def _options(converter: Converter) -> tuple[tuple[str, ...], ...]:
     converter.add_options(parser)
     rows = [(action.option_strings[0], (action.help or "").replace("%%", "%")) for action in parser._actions]
     return (("option", "meaning"), *rows) if rows else ()
-
-
-def _aligned(rows: tuple[tuple[str, ...], ...]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

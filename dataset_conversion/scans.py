@@ -3,8 +3,6 @@
 Shape legend: X, Y, Z raw axes in file order; C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +34,7 @@ class LabelMap:
     values: Mapping[str, tuple[int, ...]]
 
     @classmethod
-    def numbered(cls, *names: str) -> LabelMap:
+    def numbered(cls, *names: str) -> "LabelMap":
         """The map of a source whose labels are 1, 2, ... already, in the order of ``names``."""
         return cls({name: (number,) for number, name in enumerate(names, start=1)})
 

@@ -182,7 +182,7 @@ class ConversionReport:
 
 
 _LISTS = Path(__file__).with_name("lists")
-_SHOWN = 40
+_SHOWN = 10
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from samora_pipeline.contracts.leakage import copies
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.volume import Volume, label_array, require_finite, require_same_grid
+from samora_pipeline.registry import shortened
 
 FOLDERS: dict[ImageFolder, Subset] = {"imagesTr": "train", "imagesTs": "test", "imagesUn": "unlabelled"}
 
@@ -139,7 +140,7 @@ def _inspect_labels(source: CaseSource, path: Path, scheme: LabelScheme, found: 
         labels = label_array(volume)
     except DataError as error:
         shown = "; ".join(part for part in (error.found, scaled) if part)
-        found.faults.append(DataError(**{**vars(error), "found": shown}))
+        found.faults.append(DataError(error.code, error.what, found=shown, expected=error.expected, fix=error.fix))
         return
     found.remarks += _header_remarks(source, volume)
     if scaled:
@@ -201,7 +202,7 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
     if len(every) == 1:
         error = every[0]
         fix = ", ".join(part for part in (error.fix, option) if part)
-        raise DataError(**{**vars(error), "fix": fix})
+        raise DataError(error.code, error.what, found=error.found, expected=error.expected, fix=fix)
     raise DataError(
         "E-DATA-02",
         number=len(faults),
@@ -222,20 +223,21 @@ def integrity_report(
         dataset,
         total,
         skipped and bool(faults),
-        tuple(Fault(case, **vars(error)) for case, errors in faults.items() for error in errors),
+        tuple(Fault(case, **error.texts) for case, errors in faults.items() for error in errors),
         tuple(remarks),
     )
 
 
 def fault_table(faults: Mapping[str, Sequence[DataError]]) -> str:
-    """All faults as text, a line each: case, code, sentence, found and expected."""
+    """The first faults as text, a line each: case, code, sentence, found and expected; the report has all."""
     shown = {case: case if case.isprintable() else repr(case) for case in faults}
     width = max(len(name) for name in shown.values())
-    return "\n".join(
+    lines = [
         f"    {shown[case]:<{width}}  {error.code:<10}  {error.what}: {error.found}; expected {error.expected}"
         for case, errors in faults.items()
         for error in errors
-    )
+    ]
+    return shortened(lines, "\n")
 
 
 def dataset_remarks(
@@ -250,7 +252,7 @@ def dataset_remarks(
         text = f"dataset.json states {stated} training cases; {len(training)} labelled ones are here"
         remarks.append(Remark("", "W-COUNT-01", text))
     if orphans:
-        remarks.append(Remark("", "W-LABEL-04", f"{len(orphans)} label files have no image: {', '.join(orphans[:5])}"))
+        remarks.append(Remark("", "W-LABEL-04", f"{len(orphans)} label files have no image: {shortened(orphans)}"))
     remarks += [Remark("", "W-HU-01", text) for text in _not_hounsfield(fingerprint, channel_names)]
     for name in scheme.names:
         if training and not any(case.label_voxels.get(name) for case in training):

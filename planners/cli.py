@@ -14,9 +14,12 @@ from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
 if TYPE_CHECKING:
     from planners.fingerprint_extractor import Survey
     from planners.preparation import Prepared, Request
+    from samora_pipeline.contracts.dataset import BudgetUnit
     from samora_pipeline.contracts.splits import Splits
 
 _SHOWN = 10
+_FEW_CASES: dict[BudgetUnit, int] = {"cases": 20, "slices": 10}
+"""labelled cases of which a tenth can be trained on: two cases, or slices of ten"""
 
 _EPILOG = """\
 Without -d: every raw dataset whose plan is missing or stale (with --set, --planner or --explain: every raw dataset).
@@ -46,6 +49,8 @@ def build_parser() -> CommandParser:
         "-np", dest="workers", type=int, metavar="N", help="cases worked on at a time (default: by memory)"
     )
     parser.add_argument("--verify-only", action="store_true", help="check all cases anew; write the report only")
+    # As nnU-Net has it; here every dataset is checked.
+    parser.add_argument("--verify-dataset-integrity", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--explain", action="store_true", help="print every planned value with its reason")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="fix a value of the plan"
@@ -63,10 +68,11 @@ def build_parser() -> CommandParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run(build_parser(), _command, argv)
+    return run(build_parser(), plan_datasets, argv)
 
 
-def _command(arguments: argparse.Namespace) -> int:
+def plan_datasets(arguments: argparse.Namespace) -> int:
+    """Run the command on its parsed arguments; return its exit code."""
     from planners.overrides import read_pairs
 
     if arguments.workers is not None and arguments.workers < 1:
@@ -150,7 +156,9 @@ def _work_on(folder: DatasetFolder, request: Request, arguments: argparse.Namesp
         say(f"  in         {request.target}")
         say(f"next: {_next_command(folder, prepared.splits)}")
     if left_out := checked.fingerprint.skipped:
-        shown = ", ".join(f"{case} ({code})" for case, code in left_out.items())
+        from samora_pipeline.registry import shortened
+
+        shown = shortened(f"{case} ({code})" for case, code in left_out.items())
         raise FailedCasesError("E-CASE-03", number=len(left_out), dataset=request.raw.name, found=shown)
     return 0
 
@@ -187,7 +195,15 @@ def _next_command(folder: DatasetFolder, splits: Splits) -> str:
     if not any(fold.train for fold in splits.folds.values()):
         command = f"samora_train DATASET SAMoraTrainer 10pct --unlabeled {folder.number}"
         return f"{command}  with a DATASET that has labels: experts learn from these scans too"
-    return f"samora_train {folder.number} SAMoraTrainer {next(iter(splits.published), '10pct')}"
+    return f"samora_train {folder.number} SAMoraTrainer {_proposed_split(splits)}"
+
+
+def _proposed_split(splits: Splits) -> str:
+    """The published split, a tenth of many labelled cases, or all of a few."""
+    if splits.published:
+        return next(iter(splits.published))
+    few = _FEW_CASES[splits.budget_unit]
+    return "10pct" if len(splits.fold(splits.default_fold).train) >= few else "full"
 
 
 if __name__ == "__main__":

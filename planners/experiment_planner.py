@@ -4,8 +4,6 @@ Each value carries a sentence with the numbers it came from. ``--set key=value``
 was edited in plans.json stays; the sentence then says so.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -35,7 +33,7 @@ from samora_pipeline.registry import Registry
 T = TypeVar("T")
 
 DEFAULT_PLANNER = "ExperimentPlanner"
-PLANNERS: Registry[type[ExperimentPlanner]] = Registry("planner")
+PLANNERS: "Registry[type[ExperimentPlanner]]" = Registry("planner")
 
 
 @PLANNERS.register(DEFAULT_PLANNER)

@@ -6,8 +6,6 @@ damage. A measurement is used again when its key is the same: the digests of the
 the labels.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile
@@ -45,7 +43,7 @@ class FileDigests:
     label: str | None
 
     @classmethod
-    def of(cls, source: CaseSource) -> FileDigests:
+    def of(cls, source: CaseSource) -> "FileDigests":
         """Read and digest the files of a case."""
         label = source.raw.label
         return cls(tuple(digest_file(path) for path in source.raw.channels), digest_file(label) if label else None)
@@ -251,8 +249,7 @@ def _sample(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     if values.size <= SAMPLES_PER_CASE:
         return values.astype(np.float32)
     positions = np.linspace(0, values.size - 1, SAMPLES_PER_CASE).astype(np.int64)
-    sample: npt.NDArray[np.float32] = np.sort(values)[positions].astype(np.float32)
-    return sample
+    return np.sort(values)[positions].astype(np.float32)
 
 
 def _pooled(samples: Sequence[tuple[npt.NDArray[np.float32], ...]], channels: int) -> tuple[IntensityStats | None, ...]:

@@ -7,7 +7,7 @@ from samora_pipeline.contracts.options import read_value, split_assignment
 from samora_pipeline.contracts.plans import InPlaneRule, SliceAxis
 from samora_pipeline.errors import UsageError
 from samora_pipeline.imaging.intensity import INTENSITY_SCHEMES, read_rule
-from samora_pipeline.registry import nearest
+from samora_pipeline.registry import suggestion
 
 # The type of each value, and the condition that it has to meet.
 _KEYS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
@@ -48,9 +48,9 @@ def check_keys(overrides: Mapping[str, str], channels: int) -> None:
             raise UsageError(
                 "E-SET-01",
                 what=f'a plan has no value "{key}"',
-                found=f"--set {key}={overrides[key]}",
-                expected=f"{nearest(key, known)}{', '.join(known)}",
+                found=key,
                 fix="samora_plan_and_preprocess --explain  shows all values",
+                **suggestion(key, known),
             )
 
 

@@ -252,7 +252,7 @@ def prepare(request: Request, dataset: RawDataset, checked: Survey) -> Prepared:
 
     Raises:
         UsageError: ``E-SET-02``, ``E-SET-03``, ``E-NAME-01``.
-        DataError, ResourceError: ``E-CASE-04``, ``E-SPLIT-06``, ``E-DISK-01``, ``E-MEM-18``.
+        DataError, ResourceError: ``E-CASE-04``, ``E-DISK-01``, ``E-MEM-18``.
     """
     target, fingerprint = request.target, checked.fingerprint
     before = read_plans(target)

@@ -5,7 +5,6 @@ Cases of a published test set that lie in imagesTr are trained on in no fold. Wi
 are nnU-Net's (same seed, same shuffle), so that results can be compared fold by fold.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,8 +42,7 @@ class SplitPlanner:
         about what a reader would not expect: missing cases, fewer folds, dropped selections.
 
         Raises:
-            DataError: ``E-SPLIT-06`` for a published slice that its volume does not have, ``E-SPLIT-08`` for an
-                unusable splits_final.json.
+            DataError: ``E-SPLIT-08`` for an unusable splits_final.json.
         """
         published = self.dataset.ours.published_split
         reserved = frozenset(published.test if published else ())
@@ -102,30 +100,29 @@ class SplitPlanner:
         return Fold(train, scored)
 
     def published_budgets(self) -> dict[str, PublishedBudget]:
-        """The published budgets, with slice indices turned from the raw through-plane axis to the stored slices."""
-        return {
-            name: replace(
-                budget,
-                slices={
-                    case: self._stored_indices(name, case, indices)
-                    for case, indices in budget.slices.items()
-                    if case in self.cases
-                },
-            )
-            for name, budget in self.dataset.ours.budgets.items()
-        }
+        """The published budgets, with slice indices turned from the raw through-plane axis to the stored slices.
 
-    def _stored_indices(self, budget: str, name: str, raw: Iterable[int]) -> tuple[int, ...]:
-        count, flipped = _slices(self.cases[name], self.slice_axis)
-        raw = sorted(raw)
-        if raw and (raw[0] < 0 or raw[-1] >= count):
-            raise DataError(
-                "E-SPLIT-06",
-                count=count - 1,
-                what=f'the published split "{budget}" names a slice that "{name}" does not have',
-                found=f"slices {raw[0]} to {raw[-1]}",
-                fix="correct budgets in samora.json, or plan the slice axis they were counted along",
-            )
+        One with a slice that its volume here does not have is left out and named: the others do not suffer for it.
+        """
+        found = {}
+        for name, budget in self.dataset.ours.budgets.items():
+            listed = {case: sorted(raw) for case, raw in budget.slices.items() if case in self.cases}
+            beyond = [case for case, raw in listed.items() if not self._has(case, raw)]
+            if beyond:
+                self.notes.append(
+                    f'there is no split "{name}": its published list names slices that {", ".join(beyond)} '
+                    "does not have here (E-SPLIT-06)"
+                )
+                continue
+            found[name] = replace(budget, slices={case: self._stored(case, raw) for case, raw in listed.items()})
+        return found
+
+    def _has(self, case: str, raw: list[int]) -> bool:
+        count, _ = _slices(self.cases[case], self.slice_axis)
+        return not raw or (raw[0] >= 0 and raw[-1] < count)
+
+    def _stored(self, case: str, raw: list[int]) -> tuple[int, ...]:
+        count, flipped = _slices(self.cases[case], self.slice_axis)
         return tuple(sorted(count - 1 - index for index in raw)) if flipped else tuple(raw)
 
     def _carry_over(self, splits: Splits, previous: Splits, axis: SliceAxis | None) -> Splits:
@@ -139,7 +136,8 @@ class SplitPlanner:
         }
         splits = replace(splits, folds={**splits.folds, **own})
         for key, selection in previous.selections.items():
-            if selection.published:
+            # A list that was published since takes the place of what was drawn under its name.
+            if selection.published or (selection.fold == OFFICIAL and selection.split in splits.published):
                 continue
             if self._still_holds(splits, selection, previous, axis):
                 splits = splits.with_selection(selection)

@@ -2,16 +2,20 @@
 
 import argparse
 import logging
+import re
+import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
+from samora_pipeline import resources
 from samora_pipeline.errors import SamoraError
+from samora_pipeline.registry import closest
 
 EXIT_OK = 0
 EXIT_BUG = 1
-EXIT_USAGE = 2
 EXIT_FAILED_CASES = 3
 
 
@@ -21,8 +25,64 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, epilog: str = "") -> None:
         as_written = argparse.RawDescriptionHelpFormatter
         super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=as_written)
+        self._exits = True
         self.add_argument("--root", metavar="DIR", help="data root (default: SAMORA_ROOT, else ./samora_data)")
         self.add_argument("--debug", action="store_true", help="show tracebacks")
+
+    def usual(self, word: str) -> str:
+        """An option as it is spelt here, for nnU-Net's spellings of it: ``--c``, ``-device``, ``--save_probabilities``,
+        ``--fold`` of an option that is only called ``-f``. Any other word stays as it is.
+        """
+        name, equals, value = word.partition("=")
+        if not name.startswith("-") or name in self._option_string_actions:
+            return word
+        plain = name.lstrip("-").replace("_", "-")
+        known = self._spellings()
+        return f"{known[plain]}{equals}{value}" if plain in known else word
+
+    def _spellings(self) -> dict[str, str]:
+        """Options without their dashes; also by what they set, singular and plural."""
+        known: dict[str, str] = {}
+        for action in self._actions:
+            if action.option_strings:
+                usual = [option for option in action.option_strings if not option.startswith("--no-")]
+                longest = max(usual or action.option_strings, key=len)
+                stem = action.dest.removesuffix("s").replace("_", "-")
+                known |= dict.fromkeys((stem, f"{stem}s"), longest)
+        return known | {option.lstrip("-"): option for option in self._option_string_actions}
+
+    def by_name(self) -> dict[str, argparse.Action]:
+        """The options by their names without dashes, and by what they set."""
+        return {name: self._option_string_actions[option] for name, option in self._spellings().items()}
+
+    def positional(self) -> list[argparse.Action]:
+        """The arguments without a flag, in their order."""
+        return [action for action in self._actions if not action.option_strings]
+
+    def parsed(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse words that no user typed: TypeError where they do not fit, instead of an exit."""
+        self._exits = False
+        return self.parse_args(words)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse words that are no option, with those that are nearest."""
+        if not self._exits:
+            raise TypeError(f"{self.prog}: {message}")
+        first, _, unknown = message.partition(": ")
+        known = self._spellings()
+        if first == "unrecognized arguments" and (meant := closest(unknown.split()[0].lstrip("-"), known)):
+            message = f"{message} (did you mean {known[meant]}?)"
+        super().error(message)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision``, of the convolutions and matrix products of a network (``inference.precision``)."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="of products (default: auto, on a CPU the faster one as timed here)",
+    )
 
 
 def run(
@@ -33,7 +93,10 @@ def run(
     Errors of ours go to stderr in their own words; anything else is a bug of ours and exits with 1. SIGTERM ends
     the process with 143 and Ctrl-C with 130, after ``finally`` blocks have run; the training loop handles both itself.
     """
-    arguments = parser.parse_args(argv)
+    words = [parser.usual(word) for word in (sys.argv[1:] if argv is None else argv)]
+    arguments = parser.parse_args(words)
+    # Before anything numeric is imported, which counts the cores for itself.
+    resources.limit_threads()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # blosc2 brings it in; it announces its threads
     signal.signal(signal.SIGTERM, _leave)
@@ -42,6 +105,7 @@ def run(
     except SamoraError as error:
         if arguments.debug:
             traceback.print_exc()
+        error.fix = corrected(parser.prog, words, error) or error.fix
         sys.stderr.write(f"{error.text()}\n")
         return error.exit_code
     except KeyboardInterrupt:
@@ -55,16 +119,36 @@ def run(
         return EXIT_BUG
 
 
+def corrected(prog: str, words: Sequence[str], error: SamoraError) -> str:
+    """The command as typed, with what was probably meant in place of the one word or part that is wrong."""
+    if error.typo is None:
+        return ""
+    typed, meant = error.typo
+    parts = [re.split("([=,])", word) for word in words]
+    wrong = [
+        (place, part)
+        for place, split in enumerate(parts)
+        for part, text in enumerate(split)
+        # ``--set fusion.ordr=...`` stands for ``model.fusion.ordr``.
+        if text and (text == typed or typed.endswith(f".{text}"))
+    ]
+    if len(wrong) != 1:
+        return ""
+    place, part = wrong[0]
+    parts[place][part] = meant
+    return shlex.join([prog, *("".join(split) for split in parts)])
+
+
 def say(text: str = "") -> None:
     """Write a line of a command's result to standard output (progress and logs go to stderr)."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table whose rows have one length; two spaces stand between columns."""
+def aligned(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:
+    """The lines of a table whose rows have one length, with the columns below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return [between.join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _leave(signal_number: int, _frame: object) -> None:

@@ -2,16 +2,22 @@
 
 Convention: a loss is one number for the global batch, computed alike on every rank, and each rank's backward pass
 yields the part of its gradient that flows through that rank's own samples. Gradients are therefore *summed* over ranks
-(never averaged), and losses that do not decompose over samples (Dice, NT-Xent) stay exact.
+(never averaged), and losses that do not decompose over samples (Dice, NT-Xent) stay exact. The parts of a batch that
+one process works on in turn are treated alike (``samora_pipeline.batch_parts``).
 """
 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.nn import functional
+
+from samora_pipeline import batch_parts
+
+Samples = TypeVar("Samples", list[int], range)
 
 
 def start(device: torch.device) -> None:
@@ -63,12 +69,17 @@ def barrier() -> None:
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """Return the sum of ``value`` over ranks; the gradient reaches this rank's own addend only."""
-    if world_size() == 1:
-        return value
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return value + (total - value.detach())
+    """Return the sum of ``value`` over ranks and parts; the gradient reaches this rank's and part's addend only."""
+    batch = batch_parts.current()
+    if batch is not None and batch.is_complete:
+        return batch.total(value)
+    total = value.detach()
+    if world_size() > 1:
+        total = total.clone()
+        dist.all_reduce(total)
+    if batch is not None:
+        batch.note(total)
+    return value if world_size() == 1 else value + (total - value.detach())
 
 
 def sum_with_all_gradients(value: torch.Tensor) -> torch.Tensor:
@@ -77,8 +88,7 @@ def sum_with_all_gradients(value: torch.Tensor) -> torch.Tensor:
     Each rank uses the sum on its own samples only, so the gradients that arrive on all ranks are summed as well. Every
     rank has to run the backward pass.
     """
-    total: torch.Tensor = value if world_size() == 1 else _SumBothWays.apply(value)
-    return total
+    return value if world_size() == 1 else _SumBothWays.apply(value)
 
 
 class _SumBothWays(torch.autograd.Function):
@@ -108,6 +118,32 @@ def gather_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return torch.cat(pieces)
 
 
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Concatenate rows (B,D) of all parts and ranks, of which each may hold another number B.
+
+    The rows of this rank and part keep their gradient, the others are constants.
+    """
+    batch = batch_parts.current()
+    if batch is not None and batch.is_complete:
+        return batch.rows(rows)
+    gathered, place = rows, 0
+    if world_size() > 1:
+        counts = gather_over_ranks(torch.tensor([len(rows)], device=rows.device)).tolist()
+        longest, place = max(counts), sum(counts[: rank()])
+        padded = gather_over_ranks(functional.pad(rows, (0, 0, 0, longest - len(rows))))
+        gathered = torch.cat([padded[longest * number :][:count] for number, count in enumerate(counts)])
+    if batch is not None:
+        batch.note(gathered, place)
+    return gathered
+
+
+def gather_statistics(own: torch.Tensor) -> torch.Tensor:
+    """What describes the samples of each part and rank, (m,), as rows (k,m) without gradient; k = 1 where uncut."""
+    rows = gather_over_ranks(own.detach()[None])
+    batch = batch_parts.current()
+    return rows if batch is None else batch.statistics(rows)
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Sum the gradients of ``parameters`` over ranks, in one message."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -121,7 +157,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         offset += gradient.numel()
 
 
-def own_share(indices: list[int]) -> list[int]:
+def own_share(indices: Samples) -> Samples:
     """The contiguous part of a global batch that this rank works on; shares differ by at most one sample."""
     size, number = world_size(), rank()
     start_index, stop_index = (len(indices) * number) // size, (len(indices) * (number + 1)) // size

@@ -34,7 +34,8 @@ class SamoraError(Exception):
 
     ``code`` is stable (``E-SPLIT-04``) and is what documentation and tests refer to; ``what`` is one sentence.
     Parts that are not given are those of ``ERRORS[code]``, completed with ``values``: ``DataError("E-CKPT-01",
-    path=path, found=...)``. Empty parts are left out of the text.
+    path=path, found=...)``. Empty parts are left out of the text. ``typo`` is what was typed and what was
+    probably meant by it: the command then offers itself, corrected, as the fix.
     """
 
     exit_code: ClassVar[int] = 1
@@ -47,6 +48,7 @@ class SamoraError(Exception):
         found: str = "",
         expected: str | None = None,
         fix: str | None = None,
+        typo: tuple[str, str] | None = None,
         **values: object,
     ) -> None:
         entry = ERRORS[code] if what is None else ERRORS.get(code, Entry(what))
@@ -55,6 +57,7 @@ class SamoraError(Exception):
         self.found = found
         self.expected = entry.expected.format(**values) if expected is None else expected
         self.fix = entry.fix.format(**values) if fix is None else fix
+        self.typo = typo
         super().__init__(self.text())
 
     def text(self) -> str:
@@ -62,10 +65,15 @@ class SamoraError(Exception):
         parts = (("found", self.found), ("expected", self.expected), ("fix", self.fix))
         return "\n".join([f"{self.code} {self.what}", *(f"  {name}: {value}" for name, value in parts if value)])
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """Code and parts by name, as they are recorded in JSON files."""
+        return {name: getattr(self, name) for name in ("code", "what", "found", "expected", "fix")}
+
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes send errors back pickled; keyword-only arguments need help to survive that.
         parts = {"found": self.found, "expected": self.expected, "fix": self.fix}
-        return partial(type(self), self.code, self.what, **parts), ()
+        return partial(type(self), self.code, self.what, typo=self.typo, **parts), ()
 
 
 class UsageError(SamoraError):

@@ -24,8 +24,8 @@ _BLOCK = 1 << 20
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it to disk and rename it, on failure remove it.
 
-    The temporary name keeps the suffixes of ``path``, because several writers choose a format by suffix. Works for a
-    file; a folder is made with ``atomic_folder``.
+    The file can be read by whom the umask lets read it. The temporary name keeps the suffixes of ``path``, because
+    several writers choose a format by suffix. Works for a file; a folder is made with ``atomic_folder``.
 
     Raises:
         ResourceError: ``E-DISK-01`` when the disk is full or the folder cannot be written.
@@ -33,7 +33,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        mode = _usual_mode(temporary)
         yield temporary
+        # Some writers (safetensors) make files that their owner alone can read.
+        temporary.chmod(mode)
         _flush(temporary)
         temporary.replace(path)
     except OSError as error:
@@ -61,6 +64,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise _disk_error(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _usual_mode(path: Path) -> int:
+    """The mode of a new file at ``path``, as the umask has it; the file is not there afterwards."""
+    path.touch()
+    mode = path.stat().st_mode & 0o777
+    path.unlink()
+    return mode
 
 
 @contextmanager

@@ -18,17 +18,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
+from samora_pipeline import resources
 from samora_pipeline.errors import AssetError, ResourceError, SamoraError
 
 _LOG = logging.getLogger(__name__)
-_MEMORY = Path("/proc/meminfo")
-# Where the system does not tell how much memory is free.
-_ASSUMED_MEMORY = 8 << 30
 _LITTLE_WORK = 48 * 10**6
 _CONNECT_SECONDS = 20
 _POLL_SECONDS = 0.05
@@ -104,7 +101,8 @@ def _in_order(finished: Iterator[tuple[int, Outcome[Result]]], count: int, title
 
 
 def suggest_workers(sizes: Sequence[int]) -> int:
-    """How many workers suit cases of these sizes in bytes on disk: bounded by cores, by memory and by the work.
+    """How many workers suit cases of these sizes in bytes on disk: bounded by the cores and the memory that this
+    process may use (``resources``) and by the work.
 
     A case is taken to need twelve times its compressed size, and a worker 300 MB of its own. Little work is done
     in this process, because starting workers would take longer.
@@ -112,14 +110,7 @@ def suggest_workers(sizes: Sequence[int]) -> int:
     if sum(sizes) < _LITTLE_WORK:
         return 1
     need = 12 * max(sizes) + 300 * 10**6
-    return max(1, min(os.cpu_count() or 1, len(sizes), int(0.8 * free_memory() / need)))
-
-
-def free_memory() -> int:
-    """Bytes of memory that a program can have on this machine, what the system only keeps of files included."""
-    lines = _MEMORY.read_text(encoding="utf-8").splitlines() if _MEMORY.is_file() else []
-    stated = (line.split() for line in lines if line.startswith("MemAvailable:"))
-    return next((int(words[1]) << 10 for words in stated), _ASSUMED_MEMORY)
+    return max(1, min(resources.cores().value, len(sizes), int(0.8 * resources.memory().value / need)))
 
 
 def _serial(
@@ -227,13 +218,16 @@ def _without_workers(client: Any, since: float | None, address: str) -> float | 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(tuple(resources.set_by_us),)
+    )
 
 
-def _start_worker() -> None:
-    # One thread per worker: the processes themselves fill the cores.
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
+def _start_worker(set_by_us: tuple[str, ...]) -> None:
+    # One thread per worker, unless a user said otherwise: the processes themselves fill the cores.
+    for variable in resources.THREADS:
+        if variable in set_by_us or variable not in os.environ:
+            os.environ[variable] = "1"
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samora_pipeline.errors import DataError
-from samora_pipeline.registry import nearest
+from samora_pipeline.registry import shortened, suggestion
 
 DEFAULT_ROOT = Path("samora_data")
 _DATASET_FOLDER = re.compile(r"^Dataset(\d{3,})_(.+)$")
@@ -51,9 +51,10 @@ class Roots:
         match = _DATASET_FOLDER.match(as_path.resolve().name)
         if match and as_path.is_dir():
             return DatasetFolder(int(match[1]), match[2], as_path.resolve())
-        found = ", ".join(folder.folder_name for folder in present) or "no dataset at all"
-        close = nearest(token, [folder.name for folder in present])
-        raise DataError("E-NAME-02", token=token, folder=self.raw, nearest=close, found=found)
+        found = shortened(folder.folder_name for folder in present) or "no dataset at all"
+        near = suggestion(token, [folder.name for folder in present])["typo"]
+        hint = f"did you mean {near[1]}? " if near else ""
+        raise DataError("E-NAME-02", token=token, folder=self.raw, nearest=hint, found=found, typo=near)
 
     def datasets(self) -> list[DatasetFolder]:
         """All datasets under ``raw``, by number."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--listed-skips-only"):
         config.pluginmanager.register(UnlistedSkips(_allowed()), "unlisted-skips")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _single_precision_on_a_cpu() -> Iterator[None]:
+    """What a CPU is faster at is measured: runs of one test could differ. Tests of the choice put it back.
+
+    Where no test module has imported torch, nothing runs a network.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules:
+            from samora_pipeline.inference import precision
+
+            patch.setattr(precision, "cpu_bf16_instructions", lambda: "")
+        yield
 
 
 class UnlistedSkips:

@@ -75,9 +75,10 @@ def make_plans(**changes: Any) -> Plans:
         fingerprint_digest="0" * 64,
     )
     plain = ("dataset", "channel_names")
-    return replace(
-        plans, **{name: value if name in plain else Planned(value, "tests") for name, value in changes.items()}
-    )
+    values: dict[str, Any] = {
+        name: value if name in plain else Planned(value, "tests") for name, value in changes.items()
+    }
+    return replace(plans, **values)
 
 
 def make_config(

@@ -4,13 +4,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from samora_pipeline import parallel
 from samora_pipeline.errors import DataError, SamoraError
-from samora_pipeline.parallel import Engine, free_memory, map_cases, suggest_workers
+from samora_pipeline.parallel import Engine, map_cases, suggest_workers
+from samora_pipeline.resources import cores
 
 
 def square(value: int) -> int:
@@ -74,7 +73,7 @@ def test_workers_end_with_a_killed_parent() -> None:
 def test_workers_are_bounded_by_work_cases_and_memory() -> None:
     assert suggest_workers([]) == 1
     assert suggest_workers([1000] * 50) == 1
-    assert 1 <= suggest_workers([40 * 10**6] * 4) <= min(4, os.cpu_count() or 1)
+    assert 1 <= suggest_workers([40 * 10**6] * 4) <= min(4, cores().value)
     assert suggest_workers([10**12, 10**12]) == 1
 
 
@@ -159,12 +158,3 @@ def _alive(process: int) -> bool:
         return False
     with open(f"/proc/{process}/stat") as stream:  # noqa: PTH123 - a pseudo file
         return stream.read().rpartition(")")[2].split()[0] != "Z"
-
-
-def test_memory_that_only_holds_files_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stated = tmp_path / "meminfo"
-    stated.write_text("MemTotal: 9000 kB\nMemFree: 1 kB\nMemAvailable: 7000 kB\nCached: 6999 kB\n")
-    monkeypatch.setattr(parallel, "_MEMORY", stated)
-    assert free_memory() == 7000 * 1024
-    stated.unlink()
-    assert free_memory() == 8 << 30

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
 
-from samora_pipeline import run_log
 from samora_pipeline.run_log import JsonLines, Progress, duration
 
 
@@ -38,7 +38,7 @@ def test_plain_lines_come_at_intervals_and_at_the_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(run_log.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     caplog.set_level(logging.INFO, "samora")
     with Progress("expert_patch", 20, done=4) as progress:
         for number in range(16):

@@ -10,9 +10,12 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.command_line import CommandParser, add_precision, run, say
+from samora_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from samora_pipeline.paths import Roots
@@ -23,6 +26,7 @@ _EPILOG = """\
 examples:
   samora_train 1 SAMoraTrainer 10pct                       experts, fine-tuning and validation of the default fold
   samora_train 1 SAMoraTrainer 10pct -c                    go on where it was stopped
+  samora_train 1 SAMoraTrainer full -f 0 1 2 3 4           cross-validation, one fold after the other
   samora_train 1 SAMoraTrainer 10pct --dry-run             what would be trained on what, and for how long
   samora_train 1 SAMoraTrainer 10pct --set finetune.epochs=40 --name longer
   samora_train 1 SAMoraTrainer 10pct --set fusion=lac      another fusion of the experts; --preset table4-lac is a row
@@ -35,7 +39,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
-    return run(build_parser(), partial(_train, words=words), words)
+    return run(build_parser(), partial(_command, words=words), words)
 
 
 def build_parser() -> CommandParser:
@@ -56,7 +60,14 @@ def _add_data(parser: CommandParser) -> None:
     parser.add_argument(
         "split", metavar="SPLIT", help="full, 10pct, 5pct_cases, 120slices, 4cases, or a published name"
     )
-    parser.add_argument("-f", dest="fold", metavar="FOLD", help="official, 0 to 4, or all (default: official, else 0)")
+    parser.add_argument(
+        *("-f", "--fold"),
+        dest="folds",
+        nargs="+",
+        default=(None,),
+        metavar="FOLD",
+        help="official, 0 to 4 (one after the other), or all (default: official, else 0)",
+    )
     parser.add_argument(
         "--unlabeled", nargs="+", default=(), metavar="D", help="more datasets for the pool; paper: 100,000 CT slices"
     )
@@ -98,20 +109,31 @@ def _add_method(parser: CommandParser) -> None:
         action="append",
         default=[],
         metavar="K=V",
-        help="change a setting; also fusion, order, scope, residual, rank, decoder, levels, recipe",
+        help="change a setting; also fusion, order, scope, residual, rank, decoder, decoder_stages, levels, recipe",
     )
     parser.add_argument(
-        "--preset", metavar="P", help="a row of the paper's ablations: table4-lac, ... (docs/ablations.md)"
+        "--preset",
+        metavar="P",
+        help="a row of the paper's ablations: table4-lac, ...; samed-released, hsam-released (docs/ablations.md)",
     )
 
 
 def _add_session(parser: CommandParser) -> None:
     """How this session of the run goes."""
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="time for training, from which the epochs follow (CPU: 10)"
+    )
     parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
+    # As nnU-Net has it.
+    parser.add_argument("--val", dest="stage", action="store_const", const="validate", help=argparse.SUPPRESS)
     parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    add_precision(parser)
     parser.add_argument(
         "--tensorboard", action="store_true", help="also write curves for TensorBoard (pip install tensorboard)"
+    )
+    parser.add_argument(
+        "--accept-licence", action="store_true", help="fetch teachers whose licence is non-commercial, and accept it"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and stop")
     parser.add_argument(
@@ -119,36 +141,73 @@ def _add_session(parser: CommandParser) -> None:
     )
 
 
-def _train(arguments: argparse.Namespace, *, words: list[str]) -> None:
-    from trainers.runs.request import Request, find_trainer
+def _command(arguments: argparse.Namespace, *, words: list[str]) -> None:
+    train_runs(arguments, words=words)
 
-    # Before anything heavy is imported: the most common mistake is the order of the arguments.
-    find_trainer(arguments.trainer)
+
+def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | None:
+    """Train what the arguments say, which were given as ``words``; return the run's folder, None after a dry run."""
+    from trainers.runs.request import Request
+
+    _check_order(arguments)
     from samora_pipeline.paths import resolve_roots
-    from trainers.runs.describe import describe, describe_settings
+    from trainers.runs.typed import check_typed
+
+    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request) if field.name != "fold")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+    requests = [Request(fold=fold, **values) for fold in dict.fromkeys(arguments.folds)]
+    roots = resolve_roots(arguments.root)
+    for request in requests:
+        check_typed(request, roots)
+    # From here on torch is imported, which takes seconds.
+    device = _device(arguments.device)
+    if arguments.dry_run:
+        for request in requests:
+            _describe(request, roots, device, accept=arguments.accept_licence)
+        return None
+    from samora_pipeline import distributed
     from trainers.runs.planning import plan_run
 
-    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request))
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
-    request = Request(**values)
-    roots = resolve_roots(arguments.root)
-    if arguments.dry_run:
-        run = plan_run(request, roots)
-        say(describe(run, roots))
-        say(describe_settings(run))
-        say("dry run: nothing was written")
-        run.leaks.require_settled()
-        return
-    from samora_pipeline import distributed
-
-    device = _device(arguments.device)
     distributed.start(device)
     try:
-        resume, tensorboard = _resume_command(words), arguments.tensorboard
-        run = plan_run(request, roots, device, resume_command=resume, tensorboard=tensorboard)
-        _run_stages(request, roots, run)
+        resume, tensorboard, accept = _resume_command(words), arguments.tensorboard, arguments.accept_licence
+        for request in requests:
+            run = plan_run(
+                request, roots, device, resume_command=resume, tensorboard=tensorboard, accept_licence=accept
+            )
+            _run_stages(request, roots, run)
+        if distributed.is_main() and not request.fast and request.stage is None:
+            name = run.context.folder.parent.name
+            summed = f"samora_evaluate --folds {name} && " if len(requests) > 1 else ""
+            say(f"next: {summed}samora_predict -i IMAGES -o preds -m {name}")
+        return run.context.folder.parent
     finally:
         distributed.stop()
+
+
+def _describe(request: Request, roots: Roots, device: torch.device, *, accept: bool) -> None:
+    """Print what would be trained (``--dry-run``)."""
+    from trainers.runs.describe import describe, describe_settings
+    from trainers.runs.planning import plan_run, with_estimates
+
+    run = with_estimates(plan_run(request, roots, device, accept_licence=accept, dry=True))
+    say(describe(run, roots))
+    say(describe_settings(run))
+    say("dry run: nothing was written")
+    run.leaks.require_settled()
+
+
+def _check_order(arguments: argparse.Namespace) -> None:
+    """The most common mistake is the order of the arguments: nnU-Net takes DATASET CONFIGURATION FOLD."""
+    from trainers.runs.request import find_trainer
+
+    try:
+        find_trainer(arguments.trainer)
+    except UsageError as error:
+        if error.typo is None and error.code == "E-ARG-03":
+            fold = ["-f", arguments.split] if arguments.split.isdigit() else []
+            error.fix = shlex.join(["samora_train", arguments.dataset, "SAMoraTrainer", "10pct", *fold])
+        raise
 
 
 def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
@@ -158,6 +217,7 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
     from trainers.runs.describe import describe
     from trainers.runs.execution import Execution
     from trainers.runs.folder import check_progress
+    from trainers.runs.planning import with_estimates
 
     run.leaks.require_settled()
     context = run.context
@@ -168,6 +228,8 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
     # Every rank has looked at the folder before the main one begins to write.
     distributed.barrier()
     if distributed.is_main():
+        with distributed.alone():  # the other ranks do not measure
+            run = run if request.fast else with_estimates(run)
         say(describe(run, roots))
         if not (run.leaks.excluded or run.config.held_out):
             # A selection without the leaks or the held-out cases belongs to this run alone; others draw anew.

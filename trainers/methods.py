@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level
+from samora_pipeline.contracts.model_spec import LEVELS, DecoderStages, FusionSpec, Level
 from samora_pipeline.contracts.random_steps import AugmentationSettings
-from samora_pipeline.contracts.run import Choice
 from samora_pipeline.registry import Registry
 from trainers.recipes import NO_PRETRAINING, RECIPES, SCRATCH
 from trainers.settings import FINETUNE, FinetuneSettings, StageSettings
+
+RESIDUAL = "residual"
+"""the option of fusions that has one form in the paper (Eq. 6-8) and another at small size (decision 133)"""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class ModelSettings:
     decoder: str
     input_size: int | None = None
     lora_rank: int = 4  # Table 9
-    fusion: FusionSpec = field(default_factory=FusionSpec)
+    fusion: FusionSpec = field(default_factory=lambda: FusionSpec(options={RESIDUAL: "paper"}))
+    decoder_stages: DecoderStages = "last"
 
 
 @dataclass(frozen=True)
@@ -35,41 +38,82 @@ class NetworkSettings:
     input_size: int | None = None
 
 
+# Ours: what a few minutes of one processor core allow. Geometry is stronger than A.3's, but for flips: a network that
+# starts from nothing spends its few steps on scans as they lie (decision 121).
+TRAINED_WHOLE = FinetuneSettings(
+    learns=("network",),
+    epochs=50,
+    steps_per_epoch=8,
+    batch=16,
+    micro_batch=16,
+    learning_rate=1e-3,
+    cross_entropy=0.5,
+    dice=0.5,
+    weight_decay=1e-2,
+    warmup=50,
+    schedule="cosine",
+    loss_at="input",
+    clip_norm=5.0,
+    augmentation=AugmentationSettings(rotation=22.5, flip=0.0, scale=(0.8, 1.2)),
+)
+_FAMILIES_OWN = ("samed", "sam2")
+"""decoders that stand for the mask decoder of the backbone's family"""
+
+
 class Trainer:
     """A method. ``levels`` are the experts it has unless ``--levels`` says otherwise; the first recipe is the default.
 
     ``network`` is None for a network built on ``backbone``; any other is the ``package.module:Class`` of an
     ``nn.Module`` from images (B,C,N,N) to logits (B,K,n,n), with ``network_options`` as its keywords. It has no
     experts and no recipes, and all of it learns. ``block_adapters``: SAM-Adapter's, in front of every block.
+    ``small_backbone`` takes the place of ``backbone`` where that cannot be had, or would train for days.
     """
 
     backbone: ClassVar[str] = "sam_vit_b"
+    small_backbone: ClassVar[str] = "samora_tiny"
     model: ClassVar[ModelSettings] = ModelSettings(decoder="samed")
     network: ClassVar[str | None] = None
     network_options: ClassVar[Mapping[str, Any]] = {}
-    input_size: ClassVar[Choice] = Choice(224, "the published setting (Table 8)")
     levels: ClassVar[tuple[Level, ...]] = LEVELS
     recipes: ClassVar[tuple[str, ...]] = tuple(RECIPES)
     finetune: ClassVar[FinetuneSettings]
     block_adapters: ClassVar[bool] = False
     small_fusion_rate: ClassVar[float] = 0.1  # decision 99
 
-    def default_recipe(self, *, small: bool) -> str:
-        """The first recipe; on a small backbone ``scratch``, because its teachers have no public weights."""
+    def default_recipe(self, *, small: bool, whole: bool = False) -> str:
+        """The first recipe; on a small backbone ``scratch``, because its teachers have no public weights.
+
+        On one that is trained ``whole`` from random weights: none, which leaves nothing for experts to be trained on.
+        """
+        if whole and NO_PRETRAINING in self.recipes:
+            return NO_PRETRAINING
         return SCRATCH if small and SCRATCH in self.recipes else self.recipes[0]
 
-    def stages(self, recipe: str, levels: tuple[Level, ...], *, small: bool) -> dict[str, StageSettings]:
+    def stages(
+        self, recipe: str, levels: tuple[Level, ...], *, small: bool, whole: bool = False
+    ) -> dict[str, StageSettings]:
         """The stages of a run before ``--set``, in their order, without a bootstrap."""
         finetune = self.finetune
-        if small:
+        if whole:
+            finetune = replace(TRAINED_WHOLE, learns=(*finetune.learns, "base", *(("experts",) if levels else ())))
+        elif small:
             finetune = replace(finetune.small(), fusion_rate=self.small_fusion_rate)
         return {**RECIPES[recipe].for_levels(levels, small=small), FINETUNE: finetune}
 
-    def model_for(self, *, small: bool) -> ModelSettings | NetworkSettings:
-        """The parts before ``--set``. On a CPU experts are fused after the attention: a third of the cost of blocks."""
+    def model_for(self, *, small: bool, whole: bool = False) -> ModelSettings | NetworkSettings:
+        """The parts before ``--set``. On a CPU experts are fused after the attention: a third of the cost of blocks.
+
+        A fusion with a residual starts from the highest expert there, not from the base.
+        """
         if self.network is not None:
             return NetworkSettings(dict(self.network_options))
-        return replace(self.model, fusion=replace(self.model.fusion, scope="attention")) if small else self.model
+        skips = whole and self.model.decoder in _FAMILIES_OWN
+        if not small and not skips:
+            return self.model
+        fusion = self.model.fusion
+        options = {name: "delta" if name == RESIDUAL else value for name, value in fusion.options.items()}
+        decoder = "skips" if skips else self.model.decoder
+        return replace(self.model, decoder=decoder, fusion=replace(fusion, scope="attention", options=options))
 
 
 # What learns in stage 2. Like SAMed's and H-SAM's code the baselines count the whole prompt encoder as trained,
@@ -99,12 +143,13 @@ class SAMoraTrainer(Trainer):
 class HSAMoraTrainer(SAMoraTrainer):
     """The paper's method on H-SAM (section 3.3, Table 8): only HL-Attn and both stages of the decoder learn.
 
-    Each stage of the decoder has the weights of Eq. 9; the 0.9 Dice in A.1 is H-SAM's. The mask attention is the
-    working one; ``--set model.decoder=hsam_released`` takes that of H-SAM's public code.
+    Its loss is H-SAM's (section 3.3), in each stage of the decoder, and like H-SAM's test script it predicts with the
+    mean of both. The mask attention is the working one; ``--set model.decoder=hsam_released`` takes that of H-SAM's
+    public code.
     """
 
-    model = ModelSettings(decoder="hsam")
-    finetune = replace(SAMoraTrainer.finetune, epochs=30, learning_rate=2.5e-3)
+    model = ModelSettings(decoder="hsam", decoder_stages="mean")
+    finetune = replace(SAMoraTrainer.finetune, epochs=30, learning_rate=2.5e-3, cross_entropy=0.1, dice=0.9)
 
 
 class SAMora2Trainer(SAMoraTrainer):
@@ -114,6 +159,7 @@ class SAMora2Trainer(SAMoraTrainer):
     """
 
     backbone = "sam2_hiera_b+"
+    small_backbone = "samora2_tiny"
     model = ModelSettings(decoder="sam2")
     finetune = replace(SAMoraTrainer.finetune, epochs=25)
     small_fusion_rate = 1.0  # a tenth cost a third of the Dice (decision 99)
@@ -123,8 +169,8 @@ class SAMedTrainer(Trainer):
     """SAMed (arXiv 2304.13785): one LoRA on SAM, trained with the labels together with the decoder.
 
     Its LoRA takes the place of one expert and starts without effect. Its code trains on 12 slices on each of two
-    devices and stops at 160 of 200 planned epochs; its augmentation (quarter turns, or rotation by up to 20 degrees)
-    is not repeated: both trainers have A.3's, so that they differ in the method alone.
+    devices and stops at 160 of 200 planned epochs. Augmentation (A.3) and decay are SAMora's, so that the trainers
+    differ in the method alone; ``--preset samed-released`` has its code's, and its 512 px.
     For a control with SAMora's budget: ``--set finetune.epochs=20 --set finetune.schedule_epochs=20 ...``.
     """
 
@@ -152,6 +198,7 @@ class SAMed2Trainer(SAMedTrainer):
     """
 
     backbone = "sam2_hiera_b+"
+    small_backbone = "samora2_tiny"
     model = SAMora2Trainer.model
     small_fusion_rate = 1.0
 
@@ -161,9 +208,9 @@ class HSAMTrainer(Trainer):
 
     Its own few-shot run (ViT-B at 512 px): epochs, rate and 8 slices on each of two devices from its README, warm-up
     from its train.py, weight decay, betas and exponent from its trainer.py, 0.9 Dice from A.1. Rank 4 is that of both
-    papers (section 4.1); its code defaults to 5. Its augmentation is not repeated, see SAMed. The decoder is
-    H-SAMora's; the public code's own, whose mask attention is constant, is ``--set model.decoder=hsam_released`` at
-    224 or 512 px.
+    papers (section 4.1); its code defaults to 5. The decoder is H-SAMora's; the public code's own, whose mask
+    attention is constant, is ``--set model.decoder=hsam_released`` at 224 or 512 px. ``--preset hsam-released`` has all
+    of its code: augmentation, decay, rank, decoder and 512 px.
     """
 
     levels = (Level.IMAGE,)
@@ -244,25 +291,9 @@ class UNetTrainer(Trainer):
 
     network = "unet2d"
     network_options: ClassVar[Mapping[str, Any]] = {"widths": [16, 32, 64, 128, 256], "momentum": 0.05}
-    input_size = Choice(128, "a few minutes on one processor core")
     levels = ()
     recipes = (NO_PRETRAINING,)
-    finetune = FinetuneSettings(
-        learns=("network",),
-        epochs=50,
-        steps_per_epoch=8,
-        batch=16,
-        micro_batch=16,  # batch norm needs the whole batch at once
-        learning_rate=1e-3,
-        cross_entropy=0.5,
-        dice=0.5,
-        weight_decay=1e-2,
-        warmup=50,
-        schedule="cosine",
-        loss_at="input",
-        clip_norm=5.0,
-        augmentation=AugmentationSettings(rotation=22.5, flip=0.0, scale=(0.8, 1.2)),
-    )
+    finetune = TRAINED_WHOLE
 
 
 TRAINERS: Registry[type[Trainer]] = Registry("trainer")

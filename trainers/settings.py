@@ -6,7 +6,7 @@ prints (Tables 7 and 8) stand in ``trainers.methods``. ``--set STAGE.NAME=VALUE`
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.random_steps import (
@@ -47,12 +47,27 @@ TargetScale = Literal["channel", "token", "none"]
 RANDOM_WEIGHTS = "random"
 """``weights`` of a teacher that has no public file"""
 
+EXACT = frozenset({"micro_batch", "checkpointing"})
+"""settings that change no result, so that they may follow the machine and are in no key"""
+
 _POSITIVE = (
     *("epochs", "batch", "micro_batch", "learning_rate", "fusion_rate", "steps_per_epoch", "schedule_epochs"),
-    *("clip_norm", "input_size", "temperature"),
+    *("clip_norm", "input_size", "temperature", "norm_batch"),
 )
 # Ours: what a few minutes on a CPU allow. Lengths are fixed in steps, whatever the size of the pool.
-_SHORT: dict[str, Any] = {"epochs": 4, "batch": 24, "micro_batch": None, "steps_per_epoch": 12}
+_WHOLE: dict[str, Any] = {"micro_batch": None, "whole_batches": True}
+_SHORT: dict[str, Any] = {"epochs": 4, "batch": 24, "steps_per_epoch": 12, **_WHOLE}
+
+
+class Length(NamedTuple):
+    """How long a stage is: epochs, steps in each at most, slices in a step."""
+
+    epochs: int
+    steps: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.epochs} epochs of at most {self.steps} steps, batches of {self.batch}"
 
 
 @dataclass(frozen=True)
@@ -86,9 +101,9 @@ class StageSettings:
         """The settings with the share of the epochs that a recipe gives to teachers or experts, at least one."""
         return self
 
-    def length(self, slices: int) -> str:
-        """How long the stage is on so many slices, in words."""
-        return "not trained yet"
+    def length(self, slices: int) -> Length:
+        """How long the stage is on so many slices."""
+        return Length(0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,9 @@ class PretrainingSettings(StageSettings):
     """What all stages without labels share.
 
     ``steps_per_epoch`` shortens an epoch to a random part of the pool; None: every slice once. ``batch`` counts over
-    all ranks and accumulation steps, ``micro_batch`` on one device at a time (None: never cut). ``rate_rule``:
+    all ranks and accumulation steps, ``micro_batch`` on one device at a time, at most (None: as many as fit); fewer
+    where memory does not suffice, which changes no result. ``whole_batches``: the tail of an epoch is left to the next
+    one's shuffle. ``norm_batch``: slices, over all ranks, whose statistics a batch norm takes together. ``rate_rule``:
     ``square_root`` multiplies ``learning_rate`` by the root of the batch (SimCLRv2), ``linear`` by batch / 256 (MAE).
     """
 
@@ -106,6 +123,8 @@ class PretrainingSettings(StageSettings):
     weight_decay: float
     betas: Betas
     micro_batch: int | None = 64
+    whole_batches: bool = False
+    norm_batch: int | None = None
     optimizer: OptimizerName = "adamw"
     rate_rule: RateRule = "fixed"
     # "The first 5 % of epochs" (A.1). Table 7 prints 30/30/10 without a unit: as epochs that is half of the run.
@@ -123,8 +142,8 @@ class PretrainingSettings(StageSettings):
         """See ``StageSettings.shortened``; an expert's share."""
         return replace(self, epochs=max(1, round(experts * self.epochs)))
 
-    def length(self, slices: int) -> str:
-        """Epochs, steps and batches."""
+    def length(self, slices: int) -> Length:
+        """See ``StageSettings.length``."""
         return _length(self.epochs, self.batch, self.steps_per_epoch, slices)
 
 
@@ -145,7 +164,7 @@ class BootstrapSettings(MaskingSettings):
 
     def small(self) -> Self:
         """Twelve epochs of 30 steps."""
-        return replace(self, epochs=12, batch=32, micro_batch=None, learning_rate=1e-3, steps_per_epoch=30)
+        return replace(self, epochs=12, batch=32, learning_rate=1e-3, steps_per_epoch=30, **_WHOLE)
 
 
 @dataclass(frozen=True)
@@ -179,12 +198,15 @@ class ImageTeacherSettings(TeacherSettings):
 
     network: str = "simclr_r50_2x_sk1"  # ResNet-50 (2x + SK), A.1
     weights: str = "simclr_r50_2x_sk1"
-    micro_batch: int | None = None  # NT-Xent needs all its negatives at once
+    micro_batch: int | None = None  # a cut NT-Xent takes one more forward pass
+    whole_batches: bool = True  # its negatives are the batch
+    # Ours, decision 117: 512 of its batch normalised together take 120 GiB; SimCLRv2 normalised over all 4,096.
+    norm_batch: int | None = 64
     rate_rule: RateRule = "square_root"  # SimCLRv2: 0.075 x sqrt(batch), 1.697 at 512
     optimizer: OptimizerName = "lars"
     clip_norm: float | None = None  # LARS scales each tensor's step itself
     temperature: float = 0.1  # SimCLRv2
-    checkpointing: bool = False  # ours: a batch that does not fit is recomputed block by block, never cut
+    checkpointing: bool = False  # true: also where memory suffices without it
     views: ViewSettings = CONTRASTIVE_VIEWS
 
     def small(self) -> Self:
@@ -218,7 +240,8 @@ class ContrastiveSettings(PretrainingSettings):
 
     kind: ClassVar[str] = "contrastive_expert"
 
-    micro_batch: int | None = None  # NT-Xent needs all its negatives at once
+    micro_batch: int | None = None  # a cut NT-Xent takes one more forward pass
+    whole_batches: bool = True  # its negatives are the batch
     temperature: float = 0.1  # SimCLRv2
     views: ViewSettings = CONTRASTIVE_VIEWS
 
@@ -288,7 +311,8 @@ class FinetuneSettings(StageSettings):
     the logits, ``input`` the logits to the label. ``schedule``: Eq. 11 or, after the same warm-up, half a cosine.
     ``mask_tokens``: where the base has another number of outputs, ours start ``random`` or as copies of its tokens.
     Where a decoder has two stages each has both terms, weighed by ``objectives.segmentation.stage_weights``.
-    ``micro_batch``: slices on one device at a time; None is chosen once for the run (``runs.choices``). ``held_out``:
+    ``micro_batch``: slices on one device at a time, at most (None: as many as fit); it changes no result.
+    ``norm_batch``: slices, over all ranks, whose statistics a batch norm takes together, None for all. ``held_out``:
     labelled cases kept out of training, on which post-processing is chosen; 0 leaves it off. ``consistency``: how
     slices without labels take part; None: not at all.
     """
@@ -304,7 +328,9 @@ class FinetuneSettings(StageSettings):
     weight_decay: float
     warmup: int
     micro_batch: int | None = None
+    norm_batch: int | None = None
     fusion_rate: float = 1.0  # times learning_rate, for the fusion; Table 8 has one rate for all
+    decay: Literal["matrices", "all"] = "matrices"  # MAE: no vectors, and ours: no LoRA; SAMed's and H-SAM's code: all
     betas: Betas = (0.9, 0.999)
     schedule: Literal["polynomial", "cosine"] = "polynomial"
     exponent: float = 1.0  # Eq. 11 as printed; SAMed and H-SAM have 0.9
@@ -340,12 +366,11 @@ class FinetuneSettings(StageSettings):
         """Two steps on at most four slices each."""
         return replace(self, epochs=1, steps_per_epoch=2, batch=min(self.batch, 4), schedule_epochs=None)
 
-    def length(self, slices: int) -> str:
-        """Epochs, steps and batches."""
+    def length(self, slices: int) -> Length:
+        """See ``StageSettings.length``."""
         return _length(self.epochs, self.batch, self.steps_per_epoch, slices)
 
 
-def _length(epochs: int, batch: int, steps_per_epoch: int | None, slices: int) -> str:
+def _length(epochs: int, batch: int, steps_per_epoch: int | None, slices: int) -> Length:
     size = min(batch, slices)
-    steps = min(math.ceil(slices / max(1, size)), steps_per_epoch or slices)
-    return f"{epochs} epochs of at most {steps} steps, batches of {size}"
+    return Length(epochs, min(math.ceil(slices / max(1, size)), steps_per_epoch or slices), size)

@@ -53,7 +53,7 @@ def require_one_base(runs: Sequence[TrainedRun]) -> None:
     found: dict[tuple[str, int], dict[str, str]] = {}
     for run in runs:
         config = read_json(RunConfig, run.folder / CONFIG_FILE)
-        if not run.arm.unlabeled:
+        if not run.arm.unlabeled and config.base is not None:
             found.setdefault((config.model.backbone, config.seed), {})[config.base.digest] = run.name
     for (backbone, seed), bases in found.items():
         if len(bases) > 1:

@@ -10,7 +10,6 @@ commands, and in STUDY/study the state (study.json), logs, tables and pictures.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from benchmarks.studies.arms import ARMS, MAIN, Arm, NnunetArm, find_arms
 from benchmarks.studies.scales import SCALES
 from benchmarks.studies.sources import SOURCES, find_source
+from samora_pipeline import resources
 from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, run, say
 from samora_pipeline.errors import UsageError
 
@@ -89,7 +89,7 @@ def study(arguments: argparse.Namespace, launch: Launch | None = None) -> int:
         settings=setting.settings,
     )
     folder = setting.roots.root / "study"
-    machine = {**snapshot(), "cores": str(os.cpu_count()), "processor": _processor()}
+    machine = {**snapshot(), "cores": str(resources.cores().value), "processor": _processor()}
     start = launch or spawn
     steps = [*prepare, *sorted([*runs, *others], key=lambda step: arguments.seeds.index(step.seed))]
     with held(folder) as lock:

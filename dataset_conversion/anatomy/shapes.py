@@ -39,8 +39,7 @@ class Ellipsoid:
         u, v, w = (cos * dx + sin * dy) / a, (cos * dy - sin * dx) / b, dz / c
         size = np.sqrt(u * u + v * v + w * w)
         slope = np.sqrt((u / a) ** 2 + (v / b) ** 2 + (w / c) ** 2)
-        result: Field = (size * (size - 1.0) / np.maximum(slope, 1e-6)).astype(np.float32)
-        return result
+        return (size * (size - 1.0) / np.maximum(slope, 1e-6)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -107,5 +106,4 @@ class Structure:
 def smooth_minimum(first: Field, second: Field, width: float) -> Field:
     """Union of two signed distances, rounded over ``width`` mm (0: the plain minimum)."""
     overlap = np.maximum(width - np.abs(first - second), 0.0) if width > 0 else 0.0
-    result: Field = (np.minimum(first, second) - overlap * overlap / max(4 * width, 1.0)).astype(np.float32)
-    return result
+    return (np.minimum(first, second) - overlap * overlap / max(4 * width, 1.0)).astype(np.float32)

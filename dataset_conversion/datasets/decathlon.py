@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dataset_conversion.converter import Converter
 from dataset_conversion.scans import load_files
 from dataset_conversion.survey import CaseSource, Identity, Part, Survey, counted, list_files, listed_path, stem
-from samora_pipeline.contracts.dataset import SamoraJson
+from samora_pipeline.contracts.dataset import SamoraJson, listed_image
 from samora_pipeline.contracts.json_io import parse, read_object
 
 _TASK = re.compile(r"Task(\d\d)_([A-Za-z0-9]+)")
@@ -134,9 +135,28 @@ class Decathlon(Converter):
             raise self.missing_source(source, f"no file {path}" if source.is_dir() else f"no folder {source}")
         plain = read_object(path)
         if isinstance(plain, dict):
-            plain = {key: plain[key] for key in NativeJson.__dataclass_fields__ if key in plain}
-        native: NativeJson = parse(NativeJson, plain, str(path))
-        return native
+            plain = _usual_form(plain)
+        return parse(NativeJson, plain, str(path))
+
+
+def _usual_form(plain: dict[str, Any]) -> dict[str, Any]:
+    """Lists of channels and labels as objects with numbers, and listed files with their labels, as in most tasks."""
+    native = {key: plain[key] for key in NativeJson.__dataclass_fields__ if key in plain}
+    for key in ("modality", "labels"):
+        if isinstance(native.get(key), list):
+            native[key] = {str(place): name for place, name in enumerate(native[key])}
+    if isinstance(native.get("training"), list):
+        native["training"] = [_pair(one) for one in native["training"]]
+    if isinstance(native.get("test"), list):
+        native["test"] = [listed_image(one) or one for one in native["test"]]
+    return native
+
+
+def _pair(entry: Any) -> Any:
+    """An image alone has its label under the same name in labelsTr."""
+    if not isinstance(entry, str):
+        return entry
+    return {"image": entry, "label": f"labelsTr/{Path(entry).name}"}
 
 
 def _task_folder(source: Path, token: str = "") -> Path:

@@ -53,7 +53,8 @@ class LA(Converter):
         "Published tables score scans cropped around the atrium (mri_norm2.h5); whole scans score differently.",
         "HDF5 files hold z-scores and no spacing: the challenge's 0.625 mm are written, and each volume is scaled by "
         "its own percentiles, which undoes the z-score.",
-        "5pct is 4 of 80 scans, the first four of train.list (the paper writes 4/100).",
+        "5pct is 4 of 80 scans, the first four of train.list (the paper writes 4/100); 5pct_slices is their "
+        "slices with atrium, on which H-SAM trains.",
     )
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:

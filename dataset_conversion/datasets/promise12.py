@@ -32,7 +32,8 @@ class PROMISE12(Converter):
     lists = "promise12"
     remarks = (
         "The literature tests on ten of the 50 labelled scans, because the challenge's test labels are not public.",
-        "7.5pct is 3 of 40 scans: Case05, Case14 and Case29.",
+        "7.5pct is 3 of 40 scans: Case05, Case14 and Case29; 7.5pct_slices is their slices with prostate, on which "
+        "H-SAM trains.",
         "Resampled copies without spacing are about: they are recognized, and distances then come in pixels.",
     )
 

@@ -25,10 +25,9 @@ from dataset_conversion.writing import join_survey
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.dicom import find_series, is_dicom, read_series
-from samora_pipeline.imaging.pictures import read_picture, read_slices, series_of
+from samora_pipeline.imaging.pictures import is_picture, read_picture, read_slices, series_of
 
 _VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-_PICTURES = (".png", ".tif", ".tiff")
 # Fewer different values than this are labels, not grey values.
 _FEWEST_VALUES = 9
 _SAMPLED = 4
@@ -118,7 +117,7 @@ class _Found:
         files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
         files = [path for path in files if fnmatch.fnmatch(path.name, self.options.match)]
         volumes = [path for path in files if path.name.lower().endswith(_VOLUMES)]
-        pictures = [path for path in files if path.name.lower().endswith(_PICTURES)]
+        pictures = [path for path in files if is_picture(path)]
         self._add_volumes(volumes)
         self._add_pictures(pictures)
         self._add_series(folder, sorted(set(files) - set(volumes) - set(pictures)))

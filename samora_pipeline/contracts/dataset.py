@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from samora_pipeline.contracts.json_io import parse, read_json, read_object, to_plain, write_json
-from samora_pipeline.contracts.labels import LabelScheme, label_scheme
+from samora_pipeline.contracts.labels import BACKGROUND, LabelScheme, label_scheme
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import write_text
 
+_NIFTI = (".nii.gz", ".nii")
 BudgetUnit = Literal["cases", "slices"]
 ImageFolder = Literal["imagesTr", "imagesTs", "imagesUn"]
 
@@ -172,17 +173,21 @@ def read_dataset(folder: Path) -> RawDataset:
     path = folder / "dataset.json"
     if not path.is_file():
         raise DataError("E-DATA-01", folder=folder, found=f"no file {path}")
-    ours = folder / "samora.json"
-    return RawDataset(folder, read_dataset_json(path), read_json(SamoraJson, ours) if ours.is_file() else SamoraJson())
+    return RawDataset(folder, read_dataset_json(path), read_samora_json(folder))
+
+
+def read_samora_json(folder: Path) -> SamoraJson:
+    """Read samora.json of a raw dataset; without the file nothing is known beside dataset.json."""
+    path = folder / "samora.json"
+    return read_json(SamoraJson, path) if path.is_file() else SamoraJson()
 
 
 def read_dataset_json(path: Path) -> DatasetJson:
-    """Read nnU-Net's dataset.json, keeping its unknown keys; v1 files that use ``modality`` are accepted."""
+    """Read nnU-Net's dataset.json, keeping its unknown keys, or an older one (``as_nnunet_v2``)."""
     plain = read_object(path)
     if not isinstance(plain, dict):
         raise DataError("E-JSON-03", where=path, found=type(plain).__name__, expected="an object")
-    if "channel_names" not in plain and "modality" in plain:
-        plain = {**plain, "channel_names": plain["modality"]}
+    plain = as_nnunet_v2(plain)
     known = {"channel_names", "labels", "numTraining", "file_ending", "regions_class_order"}
     fields = {key: value for key, value in plain.items() if key in known}
     extra = {key: value for key, value in plain.items() if key not in known}
@@ -192,6 +197,42 @@ def read_dataset_json(path: Path) -> DatasetJson:
         raise DataError("E-JSON-03", where=f"{path}.channel_names", found=found, expected='"0", "1", ...')
     _ = description.scheme
     return description
+
+
+def as_nnunet_v2(plain: dict[str, Any]) -> dict[str, Any]:
+    """A dataset.json of the Medical Segmentation Decathlon or of nnU-Net v1 with the keys of nnU-Net v2.
+
+    ``modality`` names the channels; labels are listed or named by their values; the files are listed, of which only
+    the number and the ending are taken. Everything else is kept.
+    """
+    modern = dict(plain)
+    channels = plain.get("channel_names", plain.get("modality"))
+    if channels is not None:
+        modern["channel_names"] = _numbered(channels)
+    labels = _numbered(plain.get("labels"))
+    if isinstance(labels, dict) and labels and all(_is_value_to_name(*pair) for pair in labels.items()):
+        modern["labels"] = {BACKGROUND if int(value) == 0 else name: int(value) for value, name in labels.items()}
+    listed = plain.get("training")
+    files = [listed_image(entry) for entry in listed] if isinstance(listed, list) else []
+    if files and all(files):
+        modern.setdefault("numTraining", len(files))
+        modern.setdefault("file_ending", next((end for end in _NIFTI if files[0].endswith(end)), Path(files[0]).suffix))
+    return modern
+
+
+def listed_image(entry: Any) -> str:
+    """The image of an entry of the lists ``training`` and ``test``: a path, or an object with one; else empty."""
+    name = entry.get("image") if isinstance(entry, dict) else entry
+    return name if isinstance(name, str) else ""
+
+
+def _numbered(listed: Any) -> Any:
+    """A list as an object with the positions as keys; anything else as it is."""
+    return {str(place): one for place, one in enumerate(listed)} if isinstance(listed, list) else listed
+
+
+def _is_value_to_name(value: str, name: Any) -> bool:
+    return value.isdigit() and isinstance(name, str)
 
 
 def write_dataset(folder: Path, description: DatasetJson, ours: SamoraJson) -> None:

@@ -35,8 +35,7 @@ def read_json(cls: type[T], path: Path) -> T:
         DataError: ``E-JSON-01`` missing file, ``E-JSON-02`` not JSON, ``E-JSON-03`` wrong content,
             ``E-JSON-04`` written by another version.
     """
-    value: T = parse(cls, read_object(path), str(path))
-    return value
+    return parse(cls, read_object(path), str(path))
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -78,7 +77,7 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def parse(cls: Any, plain: Any, where: str) -> Any:
+def parse(cls: type[T], plain: Any, where: str) -> T:
     """Return ``plain`` (from ``json.loads``) as a ``cls``; ``where`` is the path shown in errors.
 
     Nothing is converted: "1" and true are no int, 1.0 is no int (but 1 is a float). Unknown keys are refused. A

@@ -23,6 +23,7 @@ LEVELS: tuple[Level, ...] = tuple(Level)
 
 
 Scope = Literal["block", "attention"]
+DecoderStages = Literal["mean", "last"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class ModelSpec:
     own LoRA output is the block's output. ``levels`` may be empty (the plain backbone). ``num_outputs`` counts output
     maps: K + 1 for K exclusive classes with background, or one per region. ``in_channels`` is the number of
     channels of a stored slice (1 is repeated to 3, 3 is taken as is, any other goes through a trained 1x1 adapter).
-    ``block_adapters``: SAM-Adapter's, in front of every block.
+    ``block_adapters``: SAM-Adapter's, in front of every block. ``decoder_stages``: what a decoder with several stages
+    predicts with, the ``mean`` of their logits or the ``last`` (as every run that does not say it).
     """
 
     kind: Literal["sam"] = field(default="sam", kw_only=True)
@@ -60,6 +62,7 @@ class ModelSpec:
     fusion: FusionSpec | None = field(default_factory=FusionSpec)
     decoder: str = "samed"
     block_adapters: bool = False
+    decoder_stages: DecoderStages = "last"
 
 
 @dataclass(frozen=True)

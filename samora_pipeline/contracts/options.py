@@ -8,7 +8,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from samora_pipeline.contracts.json_io import parse, to_plain
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.registry import nearest
+from samora_pipeline.registry import suggestion
 
 T = TypeVar("T")
 
@@ -28,8 +28,7 @@ def read_options(cls: type[T], options: Mapping[str, Any], part: str) -> T:
     values = {}
     for name, value in options.items():
         if name not in hints:
-            known = f"{nearest(name, list(hints))}known: {', '.join(hints) or 'none'}"
-            raise UsageError("E-SET-01", f'{part} has no option "{name}"', found=name, expected=known)
+            raise UsageError("E-SET-01", f'{part} has no option "{name}"', found=name, **suggestion(name, hints))
         try:
             values[name] = parse(hints[name], to_plain(value), name)
         except DataError as error:
@@ -61,6 +60,16 @@ def read_value(key: str, text: str, kind: Any) -> Any:
         return parse(kind, _plain(text, kind), key)
     except DataError as error:
         raise UsageError("E-SET-03", key=key, text=text, found=text, expected=error.expected) from error
+
+
+def flat(plain: Any, name: str = "") -> dict[str, Any]:
+    """Everything in nested objects by dotted name; an empty one is a leaf."""
+    if isinstance(plain, dict):
+        joined = {key: f"{name}.{key}" if name else key for key in plain}
+        return {path: leaf for key, value in plain.items() for path, leaf in flat(value, joined[key]).items()} or {
+            name: {}
+        }
+    return {name: plain}
 
 
 def _plain(text: str, kind: Any) -> Any:

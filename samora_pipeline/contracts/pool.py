@@ -15,6 +15,10 @@ POOLS_FOLDER = "pools"
 
 PoolIntensity = Literal["plan", "fed_menu"]
 
+# Section 4.1: "100,000 unlabelled CT images" of these datasets.
+PAPER_SLICES = 100_000
+PAPER_NAMES = frozenset(("AMOS22", "LiTS", "KiTS19", "Lung", "Pancreas", "HepaticVessel", "Spleen", "Colon"))
+
 
 @dataclass(frozen=True)
 class PoolCase:

@@ -4,7 +4,7 @@ Free of torch, so that a command line is checked before it is imported.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Range = tuple[float, float]
 """lowest and highest value, drawn uniformly unless a docstring says otherwise"""
@@ -64,6 +64,7 @@ class AugmentationSettings(IntensitySettings):
     elastic_smoothness: float = 0.08
     contrast: Range = (0.8, 1.2)
     brightness: Range = (0.8, 1.2)
+    scheme: Literal["composed", "samed", "hsam"] = "composed"  # the other two: ``slices.released``
 
 
 @dataclass(frozen=True)

@@ -100,11 +100,24 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What a stage was predicted to take on the machine where it was last started, beside what is there already.
+
+    ``how``: slices at a time, and whether activations are computed again, in words.
+    """
+
+    minutes: float
+    gib: float
+    how: str = ""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run of one fold.
 
     ``base`` is None where the network is no SAM. ``stages`` are what trained it, in order, after ``--set``;
-    ``teachers`` gives, per level, what its expert learned from. ``choices`` are settings that nobody gave.
+    ``teachers`` gives, per level, what its expert learned from. ``choices`` are settings that nobody gave, and
+    ``estimates`` the predictions for the stages that had to be trained, by name.
     ``warnings`` are printed on every score and picture. ``excluded_leaks`` and ``allowed_leaks`` are cases that show
     what is scored (``contracts.leakage``), taken out or let in by name. ``held_out`` are labelled training cases that
     are not learned from: post-processing is chosen on them.
@@ -128,6 +141,7 @@ class RunConfig:
     stages: tuple[StageRecord, ...] = ()
     teachers: dict[str, TeacherRecord] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     excluded_leaks: tuple[str, ...] = ()
     allowed_leaks: tuple[str, ...] = ()

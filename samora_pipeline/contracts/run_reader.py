@@ -31,8 +31,7 @@ def parse_run_config(plain: Any, path: Path, *, allow_code: bool = False) -> Run
     code = named_code(plain)
     if code and not allow_code:
         raise DataError("E-CODE-01", path=path, found=f"{', '.join(code)} in {path}")
-    config: RunConfig = parse(RunConfig, plain, str(path))
-    return config
+    return parse(RunConfig, plain, str(path))
 
 
 def named_code(plain: Any) -> tuple[str, ...]:

@@ -5,8 +5,6 @@ budgets are subsets of larger ones, so that a curve over budgets adds labels and
 budget is one class in ``BUDGETS``; ``package.module:Class:TEXT`` is one from outside.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from abc import abstractmethod
@@ -15,7 +13,7 @@ from typing import ClassVar, Protocol, Self
 
 from samora_pipeline.contracts.dataset import BudgetUnit, PublishedBudget
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.registry import Registry
+from samora_pipeline.registry import Registry, closest
 
 SPLITS_FILE = "splits.json"
 OFFICIAL = "official"
@@ -77,7 +75,7 @@ class Splits:
             raise UsageError("E-FOLD-01", splits=self, name=name, found=name, expected=", ".join(self.folds))
         return self.folds[name]
 
-    def with_selection(self, selection: Selection) -> Splits:
+    def with_selection(self, selection: Selection) -> Self:
         """Return a copy that also holds ``selection``."""
         key = selection_key(selection.split, selection.fold, selection.seed)
         return replace(self, selections={**self.selections, key: selection})
@@ -250,12 +248,37 @@ def select(splits: Splits, name: str, fold: str, seed: int, slices_per_case: dic
         return _published(splits, name, seed, slices_per_case)
     budget = parse_budget(name)
     if budget is None:
-        forms = ", ".join([*(BUDGETS.get(kind).forms for kind in BUDGETS.names()), *splits.published])
-        raise DataError("E-SPLIT-04", name=name, splits=splits, found=name, expected=forms)
+        raise _no_split(splits, name)
     draw = Draw(splits.dataset, name, slices_per_case, splits.budget_unit, f"{splits.dataset}/{fold}/{seed}")
     choice = budget.choose(draw)
     slices = {case: indices for case, indices in choice.items() if indices is not None}
     return Selection(name, fold, "slices" if slices else "cases", seed, False, tuple(choice), slices)
+
+
+def check_split(splits: Splits, name: str) -> None:
+    """Refuse a name that stands for no split of any fold, without looking at a case (``E-SPLIT-04``)."""
+    known = {*splits.published, *(selection.split for selection in splits.selections.values())}
+    if name not in known and parse_budget(name) is None:
+        raise _no_split(splits, name)
+
+
+def _no_split(splits: Splits, name: str) -> DataError:
+    forms = ", ".join([*(BUDGETS.get(kind).forms for kind in BUDGETS.names()), *splits.published])
+    typo = (name, _meant(name, splits))
+    return DataError("E-SPLIT-04", name=name, splits=splits, found=name, expected=forms, typo=typo)
+
+
+def _meant(name: str, splits: Splits) -> str:
+    """The split that a mistyped one was probably meant for: ``10%``, ``0.1``, ``4 case``; else ten percent."""
+    match = re.match(r"(\d+(?:\.\d+)?)\s*(.*)", name)
+    if match is None:
+        return closest(name, [*splits.published, "full"]) or "10pct"
+    number, rest = float(match[1]), match[2].lower()
+    for unit in _UNITS:
+        if rest.startswith(unit[:3]):
+            return f"{max(1, int(number))}{unit}"
+    percent = number if rest.startswith(("%", "p")) else 100 * number if 0 < number < 1 else 0
+    return f"{percent:g}pct" if 0 < percent <= 100 else "10pct"
 
 
 def _published(splits: Splits, name: str, seed: int, available: dict[str, int]) -> Selection:

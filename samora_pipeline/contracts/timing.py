@@ -7,15 +7,19 @@ TIMING_FILE = "timing.json"
 
 @dataclass(frozen=True)
 class StageTiming:
-    """One stage: seconds over all sessions, peak memory in GiB, epochs.
+    """One stage: seconds over all sessions, peak memory in GiB, epochs and optimizer steps.
 
-    ``reused`` means that another run made it; the seconds are that run's.
+    ``reused`` means that another run made it; the seconds are that run's. ``micro_batch``: slices that were on one
+    device at a time in the last epoch; ``recomputed``: whether activations were computed again instead of being kept.
     """
 
     seconds: float
     memory_gib: float | None = None
     epochs: int | None = None
     reused: bool = False
+    steps: int | None = None
+    micro_batch: int | None = None
+    recomputed: bool = False
 
 
 @dataclass(frozen=True)

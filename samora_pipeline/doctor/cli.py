@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from samora_pipeline.command_line import CommandParser, run, say
 from samora_pipeline.errors import ERRORS, SamoraError, UsageError
-from samora_pipeline.registry import nearest
+from samora_pipeline.registry import suggestion
 
 _EPILOG = """\
 Each line is ok, warn or fail, with its fix. Exit code: 0 nothing failed, 4 something is set up wrongly, 6 the machine
@@ -52,8 +52,8 @@ def _examine(arguments: argparse.Namespace) -> int:
 
 def _explained(code: str) -> str:
     if code not in ERRORS:
-        expected = f"{nearest(code, list(ERRORS))}a code as it begins a message: docs/errors.md lists all"
-        raise UsageError("E-NAME-01", kind="error", name=code, found=code, expected=expected, fix="samora_doctor CODE")
+        fix = "samora_doctor CODE, as it begins a message; docs/errors.md lists all"
+        raise UsageError("E-NAME-01", kind="error", name=code, found=code, fix=fix, **suggestion(code, ERRORS))
     entry = ERRORS[code]
     return SamoraError(code, entry.what, expected=entry.expected, fix=entry.fix).text()
 

@@ -1,4 +1,4 @@
-"""The probes of ``samora_doctor``: versions, devices, memory for workers, folders, free disk and weights."""
+"""The probes of ``samora_doctor``: versions, devices, cores and memory, folders, free disk and weights."""
 
 import importlib
 import importlib.metadata
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from samora_pipeline import resources
 from samora_pipeline.errors import AssetError, DataError, ResourceError
 from samora_pipeline.files import existing_folder
 from samora_pipeline.paths import Roots, resolve_roots
@@ -23,7 +24,6 @@ _ONE_INDEX = "pip install --force-reinstall torch torchvision  from one index (p
 _GIB = 1 << 30
 _ENOUGH, _LEAST = 10.0, 1.0
 _SHARED_MEMORY = Path("/dev/shm")
-_DRIVER = Path("/proc/driver/nvidia/version")
 _FOLDERS = ("root", "raw", "preprocessed", "results", "weights")
 
 
@@ -65,6 +65,7 @@ def all_probes(root: str | None) -> list[tuple[str, Probe]]:
         ("packages", packages),
         ("torchvision", torch_pairing),
         ("devices", devices),
+        ("cores", own_resources),
         ("shared memory", shared_memory),
         *((name, lambda probe=probe: probe(resolve_roots(root))) for name, probe in placed.items()),
     ]
@@ -119,6 +120,8 @@ def devices() -> Iterator[Finding]:
     """GPUs with their memory, or the reason why there is none."""
     import torch
 
+    from samora_pipeline.inference.device import why_no_cuda
+
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for index in range(count):
         free, total = torch.cuda.mem_get_info(index)
@@ -126,14 +129,20 @@ def devices() -> Iterator[Finding]:
         yield Finding(f"cuda:{index}", "ok", text)
     if count:
         return
-    if not _DRIVER.is_file():
-        yield Finding("cuda", "ok", "no GPU here; the CPU is used")
-    elif torch.version.cuda is None:
-        text = "there is an NVIDIA driver, but this torch is built without CUDA"
-        yield Finding("cuda", "warn", text, "install the CUDA builds of torch and torchvision (pytorch.org)")
+    why = why_no_cuda()
+    if why.driver:
+        yield Finding("cuda", "warn", why.found, why.remedy)
     else:
-        text = f"there is an NVIDIA driver, but torch (CUDA {torch.version.cuda}) finds no device"
-        yield Finding("cuda", "warn", text, "nvidia-smi  shows whether the driver is new enough for that CUDA")
+        yield Finding("cuda", "ok", f"no GPU here, the CPU is used: {why.found}")
+
+
+def own_resources() -> Iterator[Finding]:
+    """Cores and memory that this process may use, each with what decides."""
+    cores, memory = resources.cores(), resources.memory()
+    yield Finding("cores", "ok", f"{cores.value}: {cores.why}")
+    free = memory.value / _GIB
+    fix = "" if free >= _LEAST else "end other programs, or ask for more (sbatch --mem, docker run --memory)"
+    yield Finding("memory", "warn" if fix else "ok", f"{free:.1f} GiB can be had: {memory.why}", fix)
 
 
 def shared_memory() -> Iterator[Finding]:
@@ -175,12 +184,12 @@ def weights(roots: Roots) -> Iterator[Finding]:
     from samora_pipeline.weights.catalog import ASSETS
     from samora_pipeline.weights.inventory import verify_all
 
-    for result in verify_all(list(ASSETS.values()), roots.weights, required=False):
-        if result.fault is None:
-            yield Finding("weights", "ok", f"{result.asset.name}: digest right  {result.path}")
+    for asset, path, fault in verify_all(list(ASSETS.values()), roots.weights, required=False):
+        if fault is None:
+            yield Finding("weights", "ok", f"{asset.name}: digest right  {path}")
         else:
-            text = f"{result.asset.name}: {result.fault.what} ({result.fault.found})"
-            yield Finding("weights", "warn" if isinstance(result.fault, AssetError) else "fail", text, result.fault.fix)
+            text = f"{asset.name}: {fault.what} ({fault.found})"
+            yield Finding("weights", "warn" if isinstance(fault, AssetError) else "fail", text, fault.fix)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -13,9 +13,13 @@ missed organ has Dice 0. sam_family: voxels and the empty-mask rules of the Tran
 the tables of the SAMora paper follow.
 
   samora_evaluate -g labelsTs -p preds
+  samora_evaluate -g labelsTs -p preds --subset case_01,case_07
+  samora_evaluate -g anyones_labels -p anyones_masks                 each label value by itself
   samora_evaluate -g anyones_labels -p anyones_masks --labels liver=1 spleen=2 both=1+2
-  samora_evaluate --folds results/Dataset001_Synapse/SAMoraTrainer__10pct__default
+  samora_evaluate --folds SAMoraTrainer__10pct__default
 """
+
+_SUBSET_FILE = "summary_subset.json"
 
 
 def build_parser() -> CommandParser:
@@ -27,10 +31,16 @@ def build_parser() -> CommandParser:
         "--labels",
         nargs="+",
         metavar="L",
-        help="a dataset.json (default: the one beside LABELS, in it or in PREDS), or NAME=VALUE for each label",
+        help="a dataset.json (default: the one beside LABELS, in it or in PREDS, else each value by itself), or "
+        "NAME=VALUE for each label",
     )
+    parser.add_argument("--subset", metavar="NAME,...", help="score only these cases")
     parser.add_argument(
-        "-o", dest="output", type=Path, metavar="FILE", help="default: PREDS/summary.json, CSV beside it"
+        "-o",
+        dest="output",
+        type=Path,
+        metavar="FILE",
+        help="default: PREDS/summary.json, with --subset summary_subset.json",
     )
     parser.add_argument("-np", dest="processes", type=int, default=1, metavar="N", help="worker processes (default 1)")
     parser.add_argument(
@@ -55,9 +65,7 @@ def build_parser() -> CommandParser:
         metavar="M",
         help="package.module:Class, a metric of your own; may be repeated",
     )
-    parser.add_argument(
-        "--folds", type=Path, metavar="RUN", help="sum up fold_0, fold_1, ... of a run, one row per case"
-    )
+    parser.add_argument("--folds", metavar="RUN", help="sum up fold_0, fold_1, ... of a run, one row per case")
     return parser
 
 
@@ -67,12 +75,28 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from samora_pipeline.contracts.run import SUMMARY_FILE
     from samora_pipeline.evaluation.tables import render, write_summary
 
-    folder = arguments.folds or arguments.predictions
-    output = arguments.output or folder / SUMMARY_FILE
-    summary = _summary(arguments)
+    folder = _folder(arguments)
+    output = arguments.output or folder / (_SUBSET_FILE if arguments.subset else SUMMARY_FILE)
+    summary = _summary(arguments, folder)
     table = write_summary(summary, output)
     say(render(summary))
     say(f"\nwritten: {output}, {table}")
+
+
+def scored(arguments: argparse.Namespace) -> Summary:
+    """Score and return the summary, which is written where a file is named."""
+    _check(arguments)
+    summary = _summary(arguments, _folder(arguments))
+    if arguments.output is not None:
+        from samora_pipeline.evaluation.tables import write_summary
+
+        write_summary(summary, arguments.output)
+    return summary
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    folder: Path = _named(arguments) if arguments.folds else arguments.predictions
+    return folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,11 +113,28 @@ def _check(arguments: argparse.Namespace) -> None:
     raise UsageError("E-ARG-05")
 
 
-def _summary(arguments: argparse.Namespace) -> Summary:
+def _named(arguments: argparse.Namespace) -> Path:
+    """The run of ``--folds``; a name that is none is refused when its folds are looked for."""
+    from samora_pipeline.contracts.run_folders import FOLD_PREFIX, find_run_folder
+    from samora_pipeline.paths import resolve_roots
+
+    results = resolve_roots(arguments.root).results
+    found = find_run_folder(arguments.folds, results, lambda run: any(run.glob(f"{FOLD_PREFIX}[0-9]*")))
+    return found or Path(arguments.folds)
+
+
+def _subset(text: str | None) -> tuple[str, ...] | None:
+    names = None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+    if names == ():
+        raise UsageError("E-ARG-22")
+    return names
+
+
+def _summary(arguments: argparse.Namespace, folder: Path) -> Summary:
     from samora_pipeline.evaluation.summary import named_labels, score_folder, sum_up_folds
 
     if arguments.folds:
-        return sum_up_folds(arguments.folds)
+        return sum_up_folds(folder)
     words = arguments.labels or []
     labels = Path(words[0]) if len(words) == 1 and "=" not in words[0] else named_labels(words) if words else None
     return score_folder(
@@ -104,6 +145,7 @@ def _summary(arguments: argparse.Namespace) -> Summary:
         processes=arguments.processes,
         convention=arguments.convention,
         metrics=tuple(arguments.metrics),
+        subset=_subset(arguments.subset),
     )
 
 

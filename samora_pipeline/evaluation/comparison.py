@@ -6,7 +6,7 @@ one; the row ``mean`` takes the mean over a patient's organs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
 
@@ -15,6 +15,7 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import PairedTest, holm, paired_test
 from samora_pipeline.evaluation.summary import described
+from samora_pipeline.registry import shortened
 
 Protocol = Literal["physical", "sam_family"]
 PROTOCOLS: tuple[Protocol, ...] = ("physical", "sam_family")
@@ -54,7 +55,10 @@ class PairedRow:
 
 @dataclass(frozen=True)
 class PairedTable:
-    """All comparisons of one metric: ``overall`` over the organs' mean, ``organs`` per organ, each a family."""
+    """All comparisons of one metric: ``overall`` over the organs' mean, ``organs`` per organ, each a family.
+
+    ``budgets`` says by variant where it was fine-tuned for longer or shorter than the baseline.
+    """
 
     protocol: Protocol
     record: MetricRecord
@@ -62,6 +66,7 @@ class PairedTable:
     baseline: str
     overall: tuple[PairedRow, ...]
     organs: tuple[PairedRow, ...]
+    budgets: Mapping[str, str] = field(default_factory=dict)
 
 
 def distance_unit(summary: Summary, protocol: Protocol) -> str:
@@ -136,7 +141,16 @@ def _table(variants: Sequence[Variant], baseline: Variant, protocol: Protocol, m
             for key, name in summary.labels.items()
         ]
     unit = distance_unit(summary, protocol) if metric.distance else ""
-    return PairedTable(protocol, metric, unit, baseline.label, _adjusted(overall), _adjusted(organs))
+    budgets = {one.label: remark for one in variants if (remark := _budgets(one.first, baseline.first))}
+    return PairedTable(protocol, metric, unit, baseline.label, _adjusted(overall), _adjusted(organs), budgets)
+
+
+def _budgets(run: ScoredRun, baseline: ScoredRun) -> str:
+    """``budgets differ: 324 against 120 steps``; empty where they do not, or are not known."""
+    (mine, unit), (theirs, other) = (one.budget.split(" ") if one.budget else ("", "") for one in (run, baseline))
+    if not (unit and other) or run.budget == baseline.budget:
+        return ""
+    return f"budgets differ: {mine}{'' if unit == other else f' {unit}'} against {theirs} {other}"
 
 
 def _row(variant: str, organ: str, pairs: Sequence[tuple[float, float]]) -> PairedRow:
@@ -204,13 +218,13 @@ def _scored(one: ScoredRun, other: ScoredRun) -> list[str]:
     """Cases that only one of them scored, and cases whose patient or reference differ."""
     first, second = ({row.case: row for row in run.summary.metric_per_case} for run in (one, other))
     found = [
-        f"cases scored in {run.label} only: {', '.join(sorted(surplus))}"
+        f"cases scored in {run.label} only: {shortened(sorted(surplus))}"
         for run, surplus in ((one, first.keys() - second.keys()), (other, second.keys() - first.keys()))
         if surplus
     ]
     both = sorted(first.keys() & second.keys())
     if strangers := [case for case in both if first[case].patient != second[case].patient]:
-        found.append(f"patients of {', '.join(strangers)} between {one.label} and {other.label}")
+        found.append(f"patients of {shortened(strangers)} between {one.label} and {other.label}")
     changed = [
         case
         for case in both
@@ -218,5 +232,5 @@ def _scored(one: ScoredRun, other: ScoredRun) -> list[str]:
         if first[case].metrics[key].n_ref != second[case].metrics[key].n_ref
     ]
     if changed:
-        found.append(f"references of {', '.join(dict.fromkeys(changed))} between {one.label} and {other.label}")
+        found.append(f"references of {shortened(dict.fromkeys(changed))} between {one.label} and {other.label}")
     return found

@@ -54,10 +54,6 @@ class Correction:
     holds: dict[str, str] = field(default_factory=dict)
     also: dict[str, float] = field(default_factory=dict)
 
-    def concerns(self, table: int, key: tuple[str, ...]) -> bool:
-        """Whether the correction is about this row of this table."""
-        return table in self.tables and (not self.rows or key in self.rows)
-
     def covers(self, column: str) -> bool:
         """Whether the correction is about this column."""
         narrowed = {*self.columns, *self.holds.values(), *self.also}
@@ -101,7 +97,7 @@ def reported(number: int, key: tuple[str, ...], column: str) -> Reported | None:
     row = next((row for row in source.rows if row.key == key), None)
     if row is None:
         return None
-    own = [correction for correction in reported_file().corrections if correction.concerns(number, key)]
+    own = [one for one in reported_file().corrections if number in one.tables and (not one.rows or key in one.rows)]
     name = table.named_there.get(column, column)
     for correction in own:
         name = next((printed for printed, held in correction.holds.items() if held == name), name)

@@ -4,17 +4,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from samora_pipeline.contracts.json_io import read_json, to_plain
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.run_folders import FOLD_PREFIX, find_run_folder, run_folders, run_label
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.contracts.timing import TIMING_FILE, Timing
 from samora_pipeline.errors import AssetError, UsageError
 from samora_pipeline.evaluation.summary import sum_up_folds
 from samora_pipeline.files import digest_json
+from samora_pipeline.registry import suggestion
 
-_FOLD = "fold_"
+_FINETUNE = "finetune"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,16 @@ class ScoredRun:
         return tuple(dict.fromkeys([*self.summary.warnings, *trained]))
 
     @property
+    def budget(self) -> str:
+        """How long it was fine-tuned: ``324 steps``, ``20 epochs`` in records without steps, empty without either."""
+        stages = [timing.stages[_FINETUNE] for timing in self.timings if _FINETUNE in timing.stages]
+        for unit in ("steps", "epochs"):
+            known = [value for stage in stages if (value := getattr(stage, unit)) is not None]
+            if known:
+                return f"{round(fmean(known))} {unit}"
+        return ""
+
+    @property
     def identity(self) -> str:
         """A digest of what the run is but for its seed: equal in the seeds of one experiment.
 
@@ -68,31 +81,39 @@ class ScoredRun:
 
 
 def read_run(place: str, results: Path, *, allow_code: bool = False) -> ScoredRun:
-    """Read a run folder or a fold folder, given as a path or below ``results``.
+    """Read a run or one of its folds, by path or by a part of its name (``contracts.run_folders``).
 
     Several numbered folds are summed up, one row per case.
 
     Raises:
         AssetError: ``E-CMP-01`` when nothing there is a scored run.
-        UsageError: ``E-CMP-02`` when its folds score cases by different rules, so that one has to be named.
+        UsageError: ``E-RUN-24`` several runs have this part of a name; ``E-CMP-02`` when the folds of one score cases
+            by different rules, so that one has to be named.
         DataError: ``E-CODE-01`` for a config that names code while ``allow_code`` is off, ``E-EVAL-05`` for folds that
             do not fit together, ``E-JSON-..`` for records that cannot be read.
     """
-    folder = next((path for path in (Path(place), results / place) if path.is_dir()), None)
+    folder = find_run_folder(place, results, _is_scored)
     if folder is None:
-        raise AssetError("E-CMP-01", found=f"no folder {place}, here or under {results}")
-    folder = folder.resolve()
+        found = f"no run {place}, here or under {results}"
+        runs = [run_label(run) for run in run_folders(results) if _is_scored(run)]
+        if not runs:
+            raise AssetError("E-CMP-01", found=found)
+        raise AssetError("E-CMP-01", found=found, **suggestion(place, runs))
     if (folder / CONFIG_FILE).is_file():
         return _read([folder], f"{folder.parent.name}/{folder.name}", folder, allow_code)
-    folds = sorted(fold for fold in folder.glob(f"{_FOLD}*") if (fold / CONFIG_FILE).is_file())
-    numbered = [fold for fold in folds if fold.name.removeprefix(_FOLD).isdigit()]
+    folds = sorted(fold for fold in folder.glob(f"{FOLD_PREFIX}*") if (fold / CONFIG_FILE).is_file())
+    numbered = [fold for fold in folds if fold.name.removeprefix(FOLD_PREFIX).isdigit()]
     if not folds:
-        raise AssetError("E-CMP-01", found=f"no {_FOLD}K with a {CONFIG_FILE} in {folder}")
+        raise AssetError("E-CMP-01", found=f"no {FOLD_PREFIX}K with a {CONFIG_FILE} in {folder}")
     if len(folds) > 1 and len(numbered) < len(folds):
         raise UsageError(
             "E-CMP-02", folder=folder, place=place, name=folds[-1].name, found=", ".join(fold.name for fold in folds)
         )
     return _read(folds, folder.name, folder, allow_code)
+
+
+def _is_scored(run: Path) -> bool:
+    return any(run.glob(f"{FOLD_PREFIX}*/{SUMMARY_FILE}"))
 
 
 def distinct_labels(runs: Sequence[ScoredRun]) -> list[ScoredRun]:

@@ -10,13 +10,17 @@ import numpy as np
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, CaseMetrics, Convention, SamFamilyCase
-from samora_pipeline.errors import DataError
+from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.evaluation.metric import label_key, physical, sam_family, scored_metrics
 from samora_pipeline.evaluation.metrics import measure
 from samora_pipeline.evaluation.surfaces import Labels
-from samora_pipeline.imaging.files import READABLE, read_volume
-from samora_pipeline.imaging.volume import label_array
+from samora_pipeline.imaging.files import READABLE, read_volume, stem
+from samora_pipeline.imaging.pictures import read_picture
+from samora_pipeline.imaging.volume import Volume, label_array
 from samora_pipeline.parallel import map_cases
+from samora_pipeline.registry import shortened, suggestion
+
+_PICTURE = ".png"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def score_case(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
         DataError: ``E-EVAL-02`` for grids that differ, ``E-EVAL-03`` for label values that are not declared, and
             whatever reading the two files raises.
     """
-    (reference_path, prediction_path), (reference, prediction) = files, map(read_volume, files)
+    (reference_path, prediction_path), (reference, prediction) = files, map(_read, files)
     if not prediction.grid.matches(reference.grid):
         sizes, expected = prediction.grid.shape, reference.grid.shape
         apart = f"corners up to {prediction.grid.corner_distance(reference.grid):.3g} mm apart"
@@ -62,7 +66,7 @@ def score_case(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
     measured = {label_key(one.values): one for one in measure(truth, guess, organs, labels.ignore, surfels=surfels)}
     spacing = reference.grid.spacing if rules.spacing_known else (1.0, 1.0, 1.0)
     diagonal = math.hypot(*(size * step for size, step in zip(truth.shape, spacing, strict=True)))
-    case, metrics = _case_name(reference_path), scored_metrics(rules.metrics)
+    case, metrics = stem(reference_path), scored_metrics(rules.metrics)
     score = partial(physical, diagonal=diagonal, convention=rules.convention, metrics=metrics)
     scores = {key: score(organ, spacing, rules.tolerance) for key, organ in measured.items()}
     return CaseScores(
@@ -72,28 +76,58 @@ def score_case(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
 
 
 def pair_files(
-    references: Path, predictions: Path, file_ending: str | None, cases: Collection[str] | None = None
+    references: Path,
+    predictions: Path,
+    file_ending: str | None,
+    cases: Collection[str] | None = None,
+    *,
+    named: bool = False,
 ) -> tuple[list[tuple[Path, Path]], tuple[str, ...]]:
     """Match the files of two folders by case name; ``cases`` are those to be scored (None: every reference).
 
     Files with ``file_ending`` are taken; in a folder that has none of them (or with None) any readable volume. Returned
-    are (reference, prediction) pairs, and the names of the predictions that have no reference.
+    are (reference, prediction) pairs, and the names of the predictions that have no reference. ``named``: the cases
+    were typed by their names.
 
     Raises:
         DataError: ``E-EVAL-01`` when there is no reference, or when a case lacks one of its files (all are named);
-            ``E-EVAL-06`` when a folder holds two files of one case.
+            ``E-EVAL-06`` when a folder holds two files of one case. UsageError: ``E-EVAL-09`` a typed name that no
+            reference has.
     """
     known, present = _by_case(references, file_ending), _by_case(predictions, file_ending)
     if not known:
         found = f"no file with the ending {' or '.join(READABLE)}"
         raise DataError("E-EVAL-01", f"there is no reference to score against in {references}", found=found)
     wanted = list(known) if cases is None else sorted(cases)
+    if named and (strange := [case for case in wanted if case not in known]):
+        raise UsageError("E-EVAL-09", found=shortened(strange), **suggestion(strange[0], known))
     for files, folder, what in ((known, references, "reference"), (present, predictions, "prediction")):
         if missing := [case for case in wanted if case not in files]:
             lacking = f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}"
-            raise DataError("E-EVAL-01", lacking, found=f"missing: {', '.join(missing)}")
+            raise DataError("E-EVAL-01", lacking, found=f"missing: {shortened(missing)}")
     surplus = tuple(path.name for case, path in present.items() if case not in wanted)
     return [(known[case], present[case]) for case in wanted], surplus
+
+
+def label_values(files: Sequence[tuple[Path, Path]], processes: int = 1) -> set[int]:
+    """The label values other than 0 that occur in any of (reference, prediction) pairs."""
+    outcomes = map_cases(_values, [(stem(pair[0]), pair) for pair in files], processes, "reading label values")
+    if faults := [(outcome.name, outcome.error) for outcome in outcomes if outcome.error is not None]:
+        raise _unscorable(faults, len(files))
+    return {value for outcome in outcomes for value in outcome.result or ()}
+
+
+def _read(path: Path) -> Volume:
+    return read_picture(path, label=True) if path.name.lower().endswith(_PICTURE) else read_volume(path)
+
+
+def _values(files: tuple[Path, Path]) -> set[int]:
+    return {int(value) for path in files for value in np.unique(label_array(_read(path)))} - {0}
+
+
+def _unscorable(faults: Sequence[tuple[str, SamoraError]], total: int) -> DataError:
+    found = shortened((f"\n    {name}: {error.what} ({error.found})" for name, error in faults), "")
+    return DataError("E-EVAL-04", number=len(faults), number2=total, found=found)
 
 
 def score_files(
@@ -108,12 +142,9 @@ def score_files(
     Raises:
         DataError: ``E-EVAL-04`` naming every case that cannot be scored, with its fault.
     """
-    outcomes = map_cases(
-        partial(score_case, rules), [(_case_name(pair[0]), pair) for pair in files], processes, "scoring"
-    )
+    outcomes = map_cases(partial(score_case, rules), [(stem(pair[0]), pair) for pair in files], processes, "scoring")
     if faults := [(outcome.name, outcome.error) for outcome in outcomes if outcome.error is not None]:
-        found = "".join(f"\n    {name}: {error.what} ({error.found})" for name, error in faults)
-        raise DataError("E-EVAL-04", number=len(faults), number2=len(files), found=found)
+        raise _unscorable(faults, len(files))
     known = patients or {}
     return [
         replace(one, physical=replace(one.physical, patient=known.get(one.physical.case, one.physical.case), fold=fold))
@@ -126,16 +157,12 @@ def _by_case(folder: Path, file_ending: str | None) -> dict[str, Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     own = [path for path in files if file_ending and path.name.endswith(file_ending)]
     found: dict[str, Path] = {}
-    for path in own or [path for path in files if path.name.endswith(READABLE)]:
-        case = _case_name(path)
+    for path in own or [path for path in files if path.name.endswith((*READABLE, _PICTURE))]:
+        case = stem(path)
         if case in found:
             raise DataError("E-EVAL-06", folder=folder, case=case, found=f"{found[case].name}, {path.name}")
         found[case] = path
     return found
-
-
-def _case_name(path: Path) -> str:
-    return next((path.name.removesuffix(end) for end in READABLE if path.name.endswith(end)), path.stem)
 
 
 def _check_values(array: Labels, declared: Collection[int | None], path: Path) -> None:

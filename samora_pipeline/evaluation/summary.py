@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from samora_pipeline.contracts import scores as schema
-from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json
+from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json, read_samora_json
 from samora_pipeline.contracts.json_io import parse, read_json, read_object
 from samora_pipeline.contracts.labels import BACKGROUND, IGNORE, LabelScheme, label_scheme
 from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_FLAG, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.evaluation.metric import FIXED, count, label_key, physical_mean, sam_family_mean, scored_metrics
-from samora_pipeline.evaluation.scoring import CaseScores, Rules, pair_files, score_files
+from samora_pipeline.evaluation.scoring import CaseScores, Rules, label_values, pair_files, score_files
 from samora_pipeline.evaluation.significance import Resampler, resampler
+from samora_pipeline.registry import shortened
 
 
 def label_names(scheme: LabelScheme) -> dict[str, str]:
@@ -84,16 +85,19 @@ def score_folder(
     processes: int = 1,
     convention: schema.Convention = "medpy",
     metrics: tuple[str, ...] = (),
+    subset: tuple[str, ...] | None = None,
 ) -> schema.Summary:
     """Score every reference, or, in a fold's validation folder, the cases of that fold; nothing is written.
 
     ``labels`` is a dataset.json or the scheme itself; by default dataset.json is looked for beside ``references``, in
-    it, and in ``predictions`` (where nnU-Net leaves a copy). ``tolerance`` of the NSD is in mm. ``metrics`` names more
-    metrics than the registered ones, as ``package.module:Class``.
+    it, and in ``predictions`` (where nnU-Net leaves a copy); where there is none, each value that occurs is a label by
+    itself, called ``1``, ``2``, ... ``tolerance`` of the NSD is in mm. ``metrics`` names more metrics than the
+    registered ones, as ``package.module:Class``. ``subset`` names the only cases to be scored.
 
     Raises:
         UsageError: ``E-EVAL-08`` for a folder that is not there, ``E-NAME-01`` for a name that leads to no metric.
-        DataError: ``E-EVAL-07`` when nothing says what the label values mean, ``E-EVAL-01`` for missing files,
+        DataError: ``E-EVAL-07`` when nothing is labelled and nothing says which labels there are, ``E-EVAL-01`` for
+            missing files, ``E-EVAL-09`` for names in ``subset`` without a reference,
             ``E-EVAL-04`` naming every case that cannot be scored.
     """
     for folder in (references, predictions):
@@ -102,7 +106,10 @@ def score_folder(
     records = [metric.record for metric in scored_metrics(metrics)]
     scheme, file_ending, ours = _describe(labels, references, predictions)
     config = _fold_config(predictions)
-    files, unscored = pair_files(references, predictions, file_ending, config.scored if config else None)
+    wanted = subset or (config.scored if config else None)
+    files, unscored = pair_files(references, predictions, file_ending, wanted, named=subset is not None)
+    if scheme is None:
+        scheme = value_scheme(files, processes)
     rules = Rules(scheme, tolerance, ours.spacing_known, convention, metrics)
     cases = score_files(files, rules, ours.patients, config.fold if config else None, processes)
     warnings = [PHANTOM_FLAG] * ours.phantom + list(config.warnings if config else _recorded_flags(predictions))
@@ -113,9 +120,21 @@ def score_folder(
         distance_unit="mm" if ours.spacing_known else "voxel",
         convention=convention,
         warnings=tuple(dict.fromkeys(warnings)),
-        unscored=unscored,
+        unscored=() if subset else unscored,
         metrics=records,
     )
+
+
+def value_scheme(files: Sequence[tuple[Path, Path]], processes: int = 1) -> LabelScheme:
+    """The scheme of label maps that nothing describes: every value but 0 in any of the files, named by itself.
+
+    Raises:
+        DataError: ``E-EVAL-07`` no value occurs.
+    """
+    values = sorted(label_values(files, processes))
+    if not values:
+        raise DataError("E-EVAL-07", found=f"only 0 in {len(files)} references and their predictions")
+    return LabelScheme({str(value): (value,) for value in values})
 
 
 def named_labels(names: Sequence[str]) -> LabelScheme:
@@ -152,7 +171,7 @@ def sum_up_folds(run: Path) -> schema.Summary:
     paths = {fold: run / f"fold_{fold}" / SUMMARY_FILE for fold in folds}
     unfinished = [path.parent.name for path in paths.values() if not path.is_file()]
     if unfinished or not folds:
-        found = f"no {SUMMARY_FILE} in {', '.join(unfinished)}" if unfinished else "no folder fold_0, fold_1, ..."
+        found = f"no {SUMMARY_FILE} in {shortened(unfinished)}" if unfinished else "no folder fold_0, fold_1, ..."
         raise DataError("E-EVAL-05", run=run, found=found)
     summaries = {fold: read_json(schema.Summary, path) for fold, path in paths.items()}
     cases = [row for fold, summary in summaries.items() for row in _rows(summary, fold)]
@@ -203,31 +222,26 @@ def _check_folds(run: Path, summaries: Mapping[str, schema.Summary], cases: Sequ
     }
     twice = [case for case, times in Counter(case.physical.case for case in cases).items() if times > 1]
     if len(settings) > 1 or twice:
-        found = f"scored in two folds: {', '.join(twice)}" if twice else " | ".join(str(one) for one in settings)
+        found = f"scored in two folds: {shortened(twice)}" if twice else " | ".join(str(one) for one in settings)
         raise DataError("E-EVAL-05", run=run, found=found)
 
 
 def _describe(
     labels: Path | LabelScheme | None, references: Path, predictions: Path
-) -> tuple[LabelScheme, str | None, SamoraJson]:
-    """What the labels mean, the ending of the files where it is known, and samora.json."""
+) -> tuple[LabelScheme | None, str | None, SamoraJson]:
+    """What the labels mean where anything says it, the ending of the files where it is known, and samora.json."""
     beside = references.resolve().parent
-    ours = _ours(beside)
+    ours = read_samora_json(beside)
     if isinstance(labels, LabelScheme):
         return labels, None, ours
     if labels is None:
         places = (beside, references, predictions)
         labels = next((path for place in places if (path := place / "dataset.json").is_file()), None)
         if labels is None:
-            raise DataError("E-EVAL-07", found=f"no dataset.json in {', '.join(str(place) for place in places)}")
+            return None, None, ours
     description = read_dataset_json(labels)
-    own = _ours(labels.resolve().parent)
+    own = read_samora_json(labels.resolve().parent)
     return description.scheme, description.file_ending, own if own != SamoraJson() else ours
-
-
-def _ours(folder: Path) -> SamoraJson:
-    path = folder / "samora.json"
-    return read_json(SamoraJson, path) if path.is_file() else SamoraJson()
 
 
 def _fold_config(predictions: Path) -> RunConfig | None:

@@ -141,8 +141,7 @@ class Boundary:
         belongs[list(values)] = True
         own = np.flatnonzero(belongs[self.labels])
         exposed = ~belongs[self.neighbours[own]].all(axis=1)
-        surface: Positions = self.positions[own[exposed]]
-        return surface
+        return self.positions[own[exposed]]
 
 
 def boundary(labels: Labels) -> Boundary:

@@ -1,17 +1,20 @@
 """Scores as tables: a CSV with one row per case and organ, and plain text for the terminal."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from samora_pipeline.command_line import aligned
 from samora_pipeline.contracts.json_io import to_plain, write_json
 from samora_pipeline.contracts.scores import Interval, MeanMetrics, MetricRecord, OrganCounts, SamFamilyMetrics, Summary
 from samora_pipeline.evaluation.comparison import Protocol, distance_unit, sides
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.evaluation.summary import described
 from samora_pipeline.files import write_text
+from samora_pipeline.registry import shortened
+
+ScoreRow = tuple[str, str, tuple[tuple[float | None, Interval | None], ...]]
 
 NO_INTERVAL = frozenset({"HD", "ASSD", "NSD", "HD95_penalised"})
 """metrics whose intervals are in summary.json and would make the tables too wide"""
@@ -55,25 +58,19 @@ def render(summary: Summary) -> str:
     if remark := ranking_remark(summary.bootstrap.n):
         blocks += ["", remark]
     if summary.unscored_predictions:
-        blocks += ["", f"not scored, no reference: {', '.join(summary.unscored_predictions)}"]
+        blocks += ["", f"not scored, no reference: {shortened(summary.unscored_predictions)}"]
     return "\n".join(blocks)
 
 
-@dataclass(frozen=True)
-class ScoreRow:
-    """One organ, or ``mean`` with an empty ``key``: a value and its interval per column."""
-
-    key: str
-    name: str
-    scores: tuple[tuple[float | None, Interval | None], ...]
-
-
 def score_rows(summary: Summary, protocol: Protocol) -> tuple[tuple[MetricRecord, ...], list[ScoreRow]]:
-    """Return the metrics of a table, and a row per organ, the mean over organs last."""
+    """Return the metrics of a table, and a row per organ, the mean over organs last, with an empty key.
+
+    A row: key and name of the organ, and for every metric the value and its interval.
+    """
     side = sides(summary)[protocol]
     columns = tuple(one for one in described(summary) if one.tabled and side.foreground_mean.has(one.name))
     rows = [
-        ScoreRow(key, name, tuple((means.value(one.name), intervals.get(one.name)) for one in columns))
+        (key, name, tuple((means.value(one.name), intervals.get(one.name)) for one in columns))
         for key, name, means, intervals in (
             *((key, name, side.mean[key], side.intervals.mean[key]) for key, name in summary.labels.items()),
             ("", "mean", side.foreground_mean, side.intervals.foreground_mean),
@@ -94,23 +91,21 @@ def _protocol(summary: Summary, protocol: Protocol, title: str) -> str:
     columns, rows = score_rows(summary, protocol)
     family = protocol == "sam_family"
     body = [("organ", "n", *(heading(one, summary, protocol) for one in columns), "")]
-    for row in rows:
-        counts = summary.counts.get(row.key)
+    for key, name, scores in rows:
+        counts = summary.counts.get(key)
         scored = "" if counts is None else str(summary.n if family else counts.scored)
-        texts = (score_text(one, *score) for one, score in zip(columns, row.scores, strict=True))
-        body.append((row.name, scored, *texts, "" if counts is None or family else _remark(counts)))
+        texts = (score_text(one, *score) for one, score in zip(columns, scores, strict=True))
+        body.append((name, scored, *texts, "" if counts is None or family else _remark(counts)))
     return "\n".join([title, *aligned(body)])
 
 
 def _remark(counts: OrganCounts) -> str:
-    parts = []
-    if counts.missed:
-        parts.append(f"missed in {counts.missed}")
-    if counts.absent:
-        parts.append(f"absent in {counts.absent}")
-    if counts.false_positive:
-        parts.append(f"predicted in {counts.false_positive} of these, {counts.false_positive_voxels} voxels")
-    return ", ".join(parts)
+    parts = {
+        f"missed in {counts.missed}": counts.missed,
+        f"absent in {counts.absent}": counts.absent,
+        f"predicted in {counts.false_positive} of these, {counts.false_positive_voxels} voxels": counts.false_positive,
+    }
+    return ", ".join(part for part, count in parts.items() if count)
 
 
 def number_text(value: float | None, digits: int) -> str:
@@ -124,12 +119,6 @@ def score_text(metric: MetricRecord, value: float | None, interval: Interval | N
     if value is None or interval is None or metric.name in NO_INTERVAL:
         return number_text(value, digits)
     return f"{value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
-
-
-def aligned(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:
-    """One line per row, with the columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [between.join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _flat(metrics: MeanMetrics | SamFamilyMetrics) -> Iterator[tuple[str, float | None]]:

@@ -16,7 +16,7 @@ image and no name of a case. The base encoder is part of it where its licence al
   samora_export labels ...    label maps for viewers; samora_export labels --help
 
 examples:
-  samora_export Dataset001_Synapse/SAMoraTrainer__10pct__default -o synapse_10pct.zip
+  samora_export SAMoraTrainer__10pct -o synapse_10pct.zip
   samora_export results/Dataset001_Synapse/SAMoraTrainer__10pct__default -o FOLDER -f 0 1 --without-base
 """
 _LABELS_EPILOG = """\
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def model_parser() -> CommandParser:
     """The options of a model's export."""
     parser = CommandParser("samora_export", "Export a trained run, so that others can predict with it.", _MODEL_EPILOG)
-    parser.add_argument("model", metavar="RUN", help="run or fold folder, as a path or below the results folder")
+    parser.add_argument("model", metavar="RUN", help="a run or a fold: its path, its name, or a unique part of it")
     parser.add_argument("-o", dest="output", metavar="OUT", required=True, help="a new folder, or a new FILE.zip")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", help="folds (default: all that are finished)")
     parser.add_argument("--without-base", action="store_true", help="leave the base encoder out; it is named by digest")
@@ -84,6 +84,7 @@ def _export_model(arguments: argparse.Namespace) -> None:
 def _export_labels(arguments: argparse.Namespace) -> int:
     from samora_pipeline.handover.label_exports import export_labels
     from samora_pipeline.paths import resolve_roots
+    from samora_pipeline.registry import shortened
 
     written, failed = export_labels(
         arguments.source,
@@ -96,8 +97,9 @@ def _export_labels(arguments: argparse.Namespace) -> int:
     )
     if len(failed) == 1 and not written:
         raise next(iter(failed.values()))
-    for name, error in failed.items():
-        say(f"failed: {name}: {error.code} {error.what} ({error.found})")
+    if failed:
+        told = (f"{name}: {error.code} {error.what} ({error.found})" for name, error in failed.items())
+        say("failed: " + shortened(told, "\nfailed: "))
     say(f"{arguments.output}: {len(written)} written{f', {len(failed)} failed' if failed else ''}")
     return EXIT_FAILED_CASES if failed else EXIT_OK
 

@@ -21,9 +21,10 @@ from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScore
 from samora_pipeline.contracts.timing import TIMING_FILE, Timing
 from samora_pipeline.errors import AssetError, DataError, SamoraError, UsageError
 from samora_pipeline.evaluation.run_scores import read_run
+from samora_pipeline.exported import contents
+from samora_pipeline.exported.contents import DigestsJson, FileDigest, ModelJson
 from samora_pipeline.files import atomic_folder, atomic_path, digest_file, digest_json
-from samora_pipeline.handover import contents, texts
-from samora_pipeline.handover.contents import DigestsJson, FileDigest, ModelJson
+from samora_pipeline.handover import texts
 from samora_pipeline.inference.runs import TrainedRun
 from samora_pipeline.paths import Roots
 from samora_pipeline.reproducibility import snapshot
@@ -208,8 +209,7 @@ def _without_names(config: RunConfig, names: dict[str, str]) -> RunConfig:
         holder[key] = (
             {name: cases[case] for name, case in hidden} if isinstance(cases, dict) else [n for n, _ in hidden]
         )
-    exported: RunConfig = parse(RunConfig, _without_folders(plain), "the exported config")
-    return exported
+    return parse(RunConfig, _without_folders(plain), "the exported config")
 
 
 def _case_lists(plain: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

@@ -30,7 +30,7 @@ def build_parser() -> CommandParser:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    from samora_pipeline.handover.install import install, verify
+    from samora_pipeline.exported.install import install, verify
     from samora_pipeline.paths import resolve_roots
     from samora_pipeline.weights.catalog import ASSETS
 

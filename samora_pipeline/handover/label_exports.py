@@ -22,10 +22,11 @@ from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.files import write_bytes, write_text
 from samora_pipeline.handover import dicom_seg
-from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_label_names, read_volume, write_labels
+from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_label_names, read_volume, stem, write_labels
 from samora_pipeline.imaging.volume import Grid, label_array
 from samora_pipeline.inference.probabilities import UNCERTAINTY
 from samora_pipeline.inference.runs import named_run
+from samora_pipeline.registry import shortened
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
 _SEG_NRRD = ".seg.nrrd"
@@ -75,11 +76,11 @@ def export_labels(
         raise UsageError("E-SEG-03", found=f"--format {form}, {len(files)} label maps, --dicom {scan or 'not given'}")
     if scan:
         dicom_seg.extra_module("highdicom")
-    targets = {file: output / f"{_stem(file)}{_ENDINGS[form]}" for file in files}
+    targets = {file: output / f"{stem(file)}{_ENDINGS[form]}" for file in files}
     if form == "itksnap":
         targets = {files[0]: output / _ENDINGS[form]}
     if present := [str(path) for path in targets.values() if path.exists()]:
-        found = ", ".join(present[:5]) + (", ..." if len(present) > 5 else "")
+        found = shortened(present)
         raise DataError("E-OUT-04", number=len(present), found=found)
     failed: dict[str, SamoraError] = {}
     for file, target in targets.items():
@@ -154,11 +155,6 @@ def _write(file: Path, target: Path, form: LabelFormat, scan: Path | None, table
         dicom_seg.write_dicom_seg(target, volume, labels, table, scan)
     else:
         write_labels(target, labels, volume, table)
-
-
-def _stem(path: Path) -> str:
-    ending = max((ending for ending in READABLE if path.name.lower().endswith(ending)), key=len)
-    return path.name[: -len(ending)]
 
 
 def _write_seg_nrrd(path: Path, labels: npt.NDArray[np.uint8], grid: Grid, table: LabelTable) -> None:

@@ -15,7 +15,7 @@ from samora_pipeline.contracts.run import PHANTOM_FLAG, BaseRecord, RunConfig
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.contracts.timing import Timing
 from samora_pipeline.evaluation.tables import render
-from samora_pipeline.handover.contents import CITATIONS_FILE, DIGESTS_FILE, LICENCES_FILE, ModelJson, SharedBase
+from samora_pipeline.exported.contents import CITATIONS_FILE, DIGESTS_FILE, LICENCES_FILE, ModelJson, SharedBase
 from samora_pipeline.inference.loading import find_base
 from samora_pipeline.weights.records import known_licence
 

@@ -35,11 +35,6 @@ _CARET = 30
 _LARGEST = 1 << 20
 
 
-def name_labels(image: Any, table: LabelTable) -> None:
-    """Add the table to the header of a nibabel NIfTI image."""
-    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(_CARET, as_xml(table)))
-
-
 def read_label_names(path: Path) -> LabelTable:
     """The table in a NIfTI file's header; empty where the file names no labels.
 
@@ -153,8 +148,13 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume, names:
         raise ValueError(f"labels {labels.dtype} {labels.shape} do not fit the grid {like.grid.shape}")
     image = _label_image(labels, like)
     if names:
-        name_labels(image, names)
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(_CARET, as_xml(names)))
     _write(path, image, labels, like.grid)
+
+
+def stem(path: Path) -> str:
+    """The name of a file without the ending of its format."""
+    return next((path.name[: -len(end)] for end in READABLE if path.name.lower().endswith(end)), path.stem)
 
 
 def unknown_format(path: Path, endings: tuple[str, ...]) -> DataError:

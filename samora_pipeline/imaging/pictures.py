@@ -1,4 +1,4 @@
-"""Reading of pictures (PNG, TIFF) as volumes: a picture is a slice, several are a stack; the only importer of Pillow.
+"""Pictures (PNG, TIFF) as volumes, label maps as PNG: a picture is a slice, several are a stack; only here is Pillow.
 
 A picture states no position in the patient: 1 mm stands for the unknown spacing, columns run to the patient's left and
 rows to the back, as slices are drawn. PNG carries checksums; TIFF has none, so there only missing bytes are found.
@@ -6,8 +6,10 @@ rows to the back, as slices are drawn. PNG carries checksums; TIFF has none, so 
 Shape legend: X, Y columns and rows of a picture; S slices; C channels.
 """
 
+import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageSequence
 
 from samora_pipeline.errors import DataError
+from samora_pipeline.files import write_bytes
 from samora_pipeline.imaging.byte_checks import HeaderError, check_claim, reading
 from samora_pipeline.imaging.volume import Volume, make_grid
 
@@ -43,6 +46,36 @@ def read_picture(path: Path, label: bool = False) -> Volume:
             of different sizes or a kind of pixel that is not read.
     """
     return _volume(path, _pages(path, label))
+
+
+def read_channels(paths: Sequence[Path], count: int) -> tuple[Volume, ...]:
+    """Read pictures as ``count`` channels: one picture each, or one in colour for all three.
+
+    Raises:
+        DataError: ``E-CHAN-08`` another number of channels than that, and what ``read_picture`` raises.
+    """
+    volumes = [read_picture(path) for path in paths]
+    channels = [replace(one, array=part) for one in volumes for part in _split(one.array, single=count == 1)]
+    if len(channels) != count:
+        found = f"{len(channels)} in {', '.join(path.name for path in paths)}"
+        raise DataError("E-CHAN-08", number=count, found=found)
+    return tuple(channels)
+
+
+def write_label_picture(path: Path, labels: npt.NDArray[np.uint8]) -> None:
+    """Write a label map [X, Y, 1] atomically as a grey PNG, label values as grey values."""
+    content = io.BytesIO()
+    Image.fromarray(labels[:, :, 0].T).save(content, "PNG")
+    write_bytes(path, content.getvalue())
+
+
+def _split(array: Pixels, *, single: bool) -> list[Pixels]:
+    """The channels of a picture; one in colour that shows only grey is one channel where one is wanted."""
+    if array.ndim == 3:
+        return [array]
+    if single and (array == array[..., :1]).all():
+        return [array[..., 0]]
+    return [array[..., channel] for channel in range(array.shape[-1])]
 
 
 def read_slices(paths: Sequence[Path]) -> Volume:

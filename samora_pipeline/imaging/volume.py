@@ -130,7 +130,8 @@ def _bad_labels(volume: Volume, found: str, expected: str) -> DataError:
     return DataError("E-LABEL-02", path=volume.path, found=f"{found} in {volume.path}", expected=expected)
 
 
-_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+"""of each anatomical direction"""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -140,7 +141,7 @@ def slice_order(axes: str, axis: SliceAxis) -> tuple[tuple[int, int, int], tuple
     permutation, flips = [], []
     for direction in SLICE_AXES[axis]:
         flipped = direction not in axes
-        permutation.append(axes.index(_OPPOSITE[direction] if flipped else direction))
+        permutation.append(axes.index(OPPOSITE[direction] if flipped else direction))
         flips.append(flipped)
     return (permutation[0], permutation[1], permutation[2]), (flips[0], flips[1], flips[2])
 
@@ -194,10 +195,8 @@ def require_same_grid(first: Volume, other: Volume) -> None:
         DataError: ``E-GEO-01`` other shape, ``E-GEO-02`` other affine, with both values and the tolerance.
     """
     if first.grid.shape != other.grid.shape:
-        found, expected = (
-            f"{_shown(other.grid.shape)} in {other.path}",
-            f"{_shown(first.grid.shape)} as in {first.path}",
-        )
+        found = f"{_shown(other.grid.shape)} in {other.path}"
+        expected = f"{_shown(first.grid.shape)} as in {first.path}"
         raise DataError("E-GEO-01", other=other.path, first=first.path, found=found, expected=expected)
     if not first.grid.matches(other.grid):
         found = f"{_where(other.grid)}; corners are off by {first.grid.corner_distance(other.grid):.3g} mm"
@@ -228,8 +227,7 @@ def digest_voxels(volume: Volume) -> str:
     position do not count. A scan that was resampled, cropped, clipped, or that has a wrong orientation in its header,
     has another digest: equal digests prove that two scans are the same, other digests prove nothing.
     """
-    permutation, flips = slice_order(volume.grid.axes, "axial")
-    stack = np.flip(volume.array.transpose(permutation), tuple(axis for axis, flip in enumerate(flips) if flip))
+    stack = _permute(volume.array, slice_geometry(volume.grid, "axial"))
     dtype = np.dtype("<i2" if fits_int16(volume.array) else "<f4")
     digest = hashlib.sha256(f"{dtype.str}{stack.shape}".encode())
     for plane in stack:

@@ -14,10 +14,12 @@ from samora_pipeline.contracts.dataset import CHANNEL_NAME
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.dicom import DICOM_ENDINGS, find_series, is_dicom
 from samora_pipeline.imaging.files import WRITABLE
+from samora_pipeline.registry import shortened
 
-_SHOWN = 10
 _LABEL_ENDING = ".nii.gz"
 """label maps of DICOM series are NIfTI files on the grid of the series"""
+_PICTURE, _IN_COLOUR, _FIRST_CHANNEL = ".png", 3, "_0000"
+_ENDINGS = (*WRITABLE, _PICTURE)
 _DIRECTORY = "DICOMDIR"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -26,13 +28,15 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 class InputCase:
     """A case: its channels in order, and the ending of its label map.
 
-    ``dicom``: ``channels`` are the files of one DICOM series, which hold one channel together.
+    ``dicom``: ``channels`` are the files of one DICOM series, which hold one channel together. ``wanted`` is the number
+    of channels that the model takes: a picture in colour holds three.
     """
 
     name: str
     channels: tuple[Path, ...]
     ending: str
     dicom: bool = False
+    wanted: int = 1
 
 
 def find_cases(source: Path, channel_names: tuple[str, ...]) -> list[InputCase]:
@@ -55,10 +59,24 @@ def find_cases(source: Path, channel_names: tuple[str, ...]) -> list[InputCase]:
         raise _nothing(source)
     if source.is_file() and len(channel_names) > 1:
         files = _siblings(source)
+    if len(channel_names) == _IN_COLOUR and (pictures := _in_colour(files)):
+        return pictures
     grouped = _group(files, single=len(channel_names) == 1)
     _check_channels(grouped, channel_names)
     ordered = {name: tuple(by_number[number] for number in sorted(by_number)) for name, by_number in grouped.items()}
-    return [InputCase(name, channels, _ending(channels[0])) for name, channels in sorted(ordered.items())]
+    count = len(channel_names)
+    return [InputCase(name, paths, _ending(paths[0]), wanted=count) for name, paths in sorted(ordered.items())]
+
+
+def _in_colour(files: list[Path]) -> list[InputCase]:
+    """A case per picture, where no channel has a file of its own; ``CASE_0000.png`` alone is in colour (nnU-Net)."""
+    names = [path.stem.removesuffix(_FIRST_CHANNEL) for path in files]
+    if len(set(names)) < len(names) or not all(_ending(path).lower() == _PICTURE for path in files):
+        return []
+    if any(f"{name}_0001" in names for name in names):
+        return []
+    cases = zip(names, files, strict=True)
+    return [InputCase(name, (path,), _ending(path), wanted=_IN_COLOUR) for name, path in cases]
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -91,7 +109,7 @@ def refuse_overwriting(images: Path, output: Path) -> None:
 
 
 def _ending(path: Path) -> str:
-    known = next((ending for ending in WRITABLE if path.name.lower().endswith(ending)), "")
+    known = next((ending for ending in _ENDINGS if path.name.lower().endswith(ending)), "")
     return path.name[len(path.name) - len(known) :] if known else ""
 
 
@@ -122,7 +140,7 @@ def _check_channels(grouped: dict[str, dict[int, Path]], channel_names: tuple[st
     expected = list(range(len(channel_names)))
     offenders = {name: by_number for name, by_number in grouped.items() if sorted(by_number) != expected}
     if offenders:
-        found = "; ".join(_described(name, by_number) for name, by_number in sorted(offenders.items()))
+        found = shortened((_described(name, by_number) for name, by_number in sorted(offenders.items())), "; ")
         found = f"{len(offenders)} of {len(grouped)} cases: {found}"
         raise DataError("E-CHAN-04", number=len(expected), names=", ".join(channel_names), found=found)
 
@@ -137,9 +155,8 @@ def _nothing(source: Path) -> DataError:
     found = f"the file {source}" if source.is_file() else f"no file or folder {source}"
     if source.is_dir():
         names = sorted(path.name for path in source.iterdir())
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        found = f"{source} with {', '.join(names[:_SHOWN]) or 'nothing in it'}{more}"
-    return DataError("E-INPUT-01", writable=", ".join(WRITABLE), found=found)
+        found = f"{source} with {shortened(names) or 'nothing in it'}"
+    return DataError("E-INPUT-01", writable=", ".join(_ENDINGS), found=found)
 
 
 def _dicom_cases(source: Path, channels: int) -> list[InputCase]:

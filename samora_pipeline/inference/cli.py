@@ -2,7 +2,7 @@
 
 import argparse
 
-from samora_pipeline.command_line import EXIT_OK, CommandParser, run, say
+from samora_pipeline.command_line import EXIT_OK, CommandParser, add_precision, run, say
 from samora_pipeline.errors import UsageError
 
 _EPILOG = """\
@@ -10,21 +10,24 @@ examples:
   samora_predict -i imagesTs -o preds            the only trained run, on the test images of its dataset
   samora_predict -i scan.nii.gz -o preds --tta   one image, averaged with its mirrored views
   samora_predict -i DICOM_FOLDER -o preds        each DICOM series in the folder, or in the folders below it
+  samora_predict -i PICTURES -o preds -m M.zip   PNG pictures, with an exported model that is not installed
   samora_predict --list                          what can predict
-  samora_predict -i scans -o preds -m Dataset001_Synapse/SAMoraTrainer__10pct__default -f 0 1
+  samora_predict -i scans -o preds -m SAMoraTrainer__10pct -f 0 1     any part of a run's name that no other has
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(_parser(), _predict, argv)
+    return run(build_parser(), predict_command, argv)
 
 
-def _parser() -> CommandParser:
+def build_parser() -> CommandParser:
+    """The command's options."""
     parser = CommandParser("samora_predict", "Segment images with a trained run.", _EPILOG)
     parser.add_argument("-i", dest="images", metavar="IN", help="folder of images or of DICOM series, or one file")
     parser.add_argument("-o", dest="output", metavar="OUT", help="folder for the label maps")
-    parser.add_argument("-m", dest="model", metavar="RUN", help="run or fold folder (default: the only trained run)")
+    parser.add_argument("-m", dest="model", metavar="RUN", help="a run, by any part of its name, or an exported M.zip")
+    parser.add_argument("-d", dest="dataset", metavar="D", help="number or name of the dataset that the run is of")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", help="folds to average (default: all finished)")
     parser.add_argument("--tta", action="store_true", help="average over the mirrored views that training used")
     parser.add_argument("--save-probabilities", action="store_true", help="also write CASE_probabilities.b2nd")
@@ -37,9 +40,14 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--continue", dest="resume", action="store_true", help="skip cases that are complete and made the same way"
     )
+    # As nnU-Net has it.
+    parser.add_argument("--c", "--continue-prediction", dest="resume", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--shard", metavar="i/n", help="predict the i-th of n shares, for several machines")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--fp32", action="store_true", help="single precision (default: bf16 where the device has it)")
+    add_precision(parser)
+    parser.add_argument(
+        "--fp32", dest="precision", action="store_const", const="fp32", help="the same as --precision fp32"
+    )
     parser.add_argument("--batch", type=_count, metavar="N", help="slices per step (default: what suits the device)")
     parser.add_argument("--allow-code", action="store_true", help="accept a run with parts named package.module:X")
     parser.add_argument("--list", action="store_true", help="list the trained runs and stop")
@@ -52,7 +60,8 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _predict(arguments: argparse.Namespace) -> int:
+def predict_command(arguments: argparse.Namespace) -> int:
+    """Run the command on its parsed arguments; return its exit code."""
     from samora_pipeline.inference.allocation import keep_freed_memory
 
     if arguments.list:

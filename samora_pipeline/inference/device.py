@@ -1,10 +1,11 @@
-"""The device that a command runs on: the precision of products there, the slices per step and the in-plane map.
+"""The device that a command runs on: the slices per step there and the in-plane map. Precision: ``precision.py``.
 
 Shapes: B slices, C channels, H W rows and columns of the source grid, N input size, K output maps, n side of logits.
 """
 
+import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import torch
@@ -13,11 +14,9 @@ from torch import Tensor, nn
 from samora_pipeline.errors import ResourceError, UsageError
 from samora_pipeline.imaging.resampling import OUTSIDE_LOGIT, InPlaneMap
 
-Precision = Literal["auto", "bf16", "fp32"]
-
-_CPUINFO = Path("/proc/cpuinfo")
-# As /proc/cpuinfo calls them; "bf16" is that of ARM.
-_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
+_DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
+"""what an NVIDIA driver shows, on Linux and inside Windows (WSL 2)"""
+_GPUS_FOR_CONTAINER = "start the container with its GPUs (docker run --gpus all)"
 _REFERENCE_PIXELS = 224 * 224
 # A CPU gains nothing beyond the rows that fill its matrix products; more only leaves the caches.
 _CPU_SLICES = 2
@@ -25,68 +24,60 @@ _CUDA_SLICES_PER_GIB = 4
 _CUDA_SLICES = 64
 
 
-class Arithmetic(NamedTuple):
-    """The type in which convolutions and matrix products of a network are computed, and the reason."""
+class NoCuda(NamedTuple):
+    """Why there is no CUDA device: what was found, what would change that (empty: nothing known), and whether there is
+    a driver, so that a GPU may be expected."""
 
-    dtype: torch.dtype
-    why: str
-
-    @property
-    def name(self) -> str:
-        """``bf16`` or ``fp32``."""
-        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+    found: str
+    remedy: str
+    driver: bool = True
 
 
 def pick_device(name: str | torch.device | None) -> torch.device:
     """Return the device called ``name``; None takes CUDA where it works, else the CPU. A device stays what it is.
 
     Raises:
-        UsageError: ``E-DEV-01`` for something that is no device.
-        ResourceError: ``E-DEV-02`` for a device that is not there.
+        UsageError: ``E-DEV-01`` for something that is no device, ``E-DEV-04`` for one of another kind (mps, xpu).
+        ResourceError: ``E-DEV-02`` for a number that no device has, ``E-DEV-03`` where there is no CUDA device.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(name, torch.device):
-        return name
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError("E-DEV-01", name=name, found=name) from error
+        raise UsageError("E-DEV-01", name=name, found=str(name)) from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError("E-DEV-04", name=name, found=str(name))
+    if isinstance(name, torch.device) or device.type == "cpu":
+        return device
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= present:
-        found = f"{present} CUDA devices, torch {torch.__version__}"
-        raise ResourceError("E-DEV-02", name=name, index=device.index or 0, found=found)
+    if not present:
+        why = why_no_cuda()
+        raise ResourceError("E-DEV-03", name=name, remedy=why.remedy or "a machine with a GPU", found=why.found)
+    if (device.index or 0) >= present:
+        raise ResourceError("E-DEV-02", name=name, present=present, found=f"{present} CUDA devices")
     return device
 
 
-def pick_arithmetic(device: torch.device, precision: Precision = "auto") -> Arithmetic:
-    """Decide the precision: bfloat16 where the device multiplies in it, else single precision, unless it is forced.
+def why_no_cuda() -> NoCuda:
+    """What stands between torch and a GPU. Without a driver nothing is wrong with torch, however it was built."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not any(sign.exists() for sign in _DRIVERS):
+        remedy = _GPUS_FOR_CONTAINER if _in_container() else ""
+        return NoCuda(f"no NVIDIA driver (no {' and no '.join(map(str, _DRIVERS))})", remedy, driver=False)
+    if torch.version.cuda is None:
+        built = f"an NVIDIA driver, but torch {torch.__version__} is built without CUDA"
+        return NoCuda(built, "install the CUDA builds of torch and torchvision (pytorch.org)")
+    if visible is not None:
+        hidden = f"an NVIDIA driver, but no device of it in CUDA_VISIBLE_DEVICES={visible!r}"
+        return NoCuda(hidden, "unset CUDA_VISIBLE_DEVICES, or name a device in it that nvidia-smi -L lists")
+    finds = f"an NVIDIA driver, but torch (CUDA {torch.version.cuda}) finds no device"
+    newer = "nvidia-smi  shows whether the driver is new enough for that CUDA"
+    return NoCuda(finds, _GPUS_FOR_CONTAINER if _in_container() else newer)
 
-    Without such instructions bfloat16 is emulated, which is correct and slower than single precision by far.
-    """
-    if precision != "auto":
-        return Arithmetic(torch.bfloat16 if precision == "bf16" else torch.float32, "as asked for")
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Arithmetic(torch.bfloat16, f"{torch.cuda.get_device_name(device)} multiplies in bfloat16")
-        return Arithmetic(torch.float32, f"{torch.cuda.get_device_name(device)} has no bfloat16")
-    if instructions := cpu_bf16_instructions():
-        return Arithmetic(torch.bfloat16, f"this CPU has {instructions}")
-    return Arithmetic(torch.float32, "this CPU has neither avx512_bf16 nor amx_bf16")
 
-
-def cpu_bf16_instructions() -> str:
-    """Name the instructions with which this CPU multiplies in bfloat16; empty when it has none."""
-    if _CPUINFO.is_file():
-        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-        # "flags" on x86, "Features" on ARM; all cores are alike, so the first line is enough.
-        listed = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-        flags = set(listed.partition(":")[2].split())
-        return next((flag for flag in _BF16_FLAGS if flag in flags), "")
-    # Elsewhere torch's own test; it knows AVX-512 and AMX.
-    if torch.cpu._is_amx_tile_supported():
-        return "amx_bf16"
-    return "avx512_bf16" if torch.cpu._is_avx512_bf16_supported() else ""
+def _in_container() -> bool:
+    return any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
 
 
 def pick_batch(device: torch.device, input_size: int) -> int:

@@ -1,9 +1,11 @@
 """Predicting many cases: the next one is read while the current one is segmented, and a bad one is skipped."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +17,16 @@ from samora_pipeline.errors import SamoraError
 from samora_pipeline.files import sweep
 from samora_pipeline.imaging.dicom import read_series
 from samora_pipeline.imaging.files import read_volume, write_labels
+from samora_pipeline.imaging.pictures import is_picture, read_channels, write_label_picture
 from samora_pipeline.imaging.volume import Volume
 from samora_pipeline.inference.case import InputCase, find_cases, own_share, parse_shard, refuse_overwriting
+from samora_pipeline.inference.packed import unpacked
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.inference.probabilities import PROBABILITIES, UNCERTAINTY
 from samora_pipeline.inference.record import Failure, OutputFolder, model_record, prediction_record
-from samora_pipeline.inference.runs import Choice, choose
+from samora_pipeline.inference.runs import IMAGE_FOLDERS, Choice, choose
 from samora_pipeline.paths import resolve_roots
+from samora_pipeline.registry import shortened
 from samora_pipeline.run_log import Progress, logger
 
 _Read = tuple[tuple[Volume, ...], float]
@@ -52,11 +57,19 @@ def output_files(case: InputCase, folder: Path, *, probabilities: bool = False, 
 
 def predict(arguments: argparse.Namespace) -> int:
     """Run ``samora_predict`` with its parsed arguments and return the exit code."""
+    with unpacked(arguments.model, allow_code=arguments.allow_code) as model:
+        return _predict_with(model, arguments)
+
+
+def _predict_with(named: str | None, arguments: argparse.Namespace) -> int:
+    """As ``predict``, with the run that ``named`` leads to."""
     roots, folder = resolve_roots(arguments.root), Path(arguments.output)
     shard = parse_shard(arguments.shard)
-    choice = choose(arguments.model, arguments.folds, Path(arguments.images), roots)
-    config = read_run_config(choice.fold_folders[0] / CONFIG_FILE, allow_code=arguments.allow_code)
-    for line in (f"root: {roots.root} ({roots.origin})", *choice.remarks, *(f"warning: {s}" for s in config.warnings)):
+    choice = choose(named, arguments.folds, Path(arguments.images), roots, arguments.dataset)
+    config = read_run_config(choice.run.folds[choice.folds[0]] / CONFIG_FILE, allow_code=arguments.allow_code)
+    packed = named is not None and named != arguments.model
+    remarks = [remark.replace(str(named), arguments.model) if packed else remark for remark in choice.remarks]
+    for line in (f"root: {roots.root} ({roots.origin})", *remarks, *(f"warning: {s}" for s in config.warnings)):
         say(line)
     all_cases = find_cases(choice.images, config.plans.channel_names)
     refuse_overwriting(choice.images, folder)
@@ -71,6 +84,9 @@ def predict(arguments: argparse.Namespace) -> int:
         save_probabilities=arguments.save_probabilities,
         save_uncertainty=arguments.save_uncertainty,
     )
+    if packed:
+        # The folder it was unpacked to is gone afterwards.
+        model = replace(model, run=str(Path(arguments.model) / choice.run.folder.name))
     output = OutputFolder(folder, model, shard, resume=arguments.resume)
     output.refuse_strange(path for _, files in cases for path in files.paths)
     done = {case.name for case, files in cases if output.finished(case.name, case.channels, files.paths)}
@@ -84,13 +100,27 @@ def predict(arguments: argparse.Namespace) -> int:
         output.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
         failures = predict_cases(predictor, to_do, output)
         output.write_failures(failures)
-    for name, failure in failures.items():
-        say(f"failed: {name}: {failure.code} {failure.what} ({failure.found})")
+    if failures:
+        told = (f"{name}: {failure.code} {failure.what} ({failure.found})" for name, failure in failures.items())
+        say("failed: " + shortened(told, "\nfailed: "))
     parts = [f"{len(to_do) - len(failures)} predicted"]
     parts += [f"{len(done)} were complete already"] if done else []
     parts += [f"{len(failures)} failed, see {output.failures_path}"] if failures else []
     say(f"{folder}: {', '.join(parts)}")
+    if len(failures) < len(all_cases):
+        say(f"next: {_next_command(choice.images, folder, pictures=is_picture(all_cases[0].channels[0]))}")
     return EXIT_FAILED_CASES if failures else EXIT_OK
+
+
+def _next_command(images: Path, folder: Path, *, pictures: bool) -> str:
+    """Scores where the references lie beside the images, else label maps for a viewer of volumes."""
+    references = images.parent / images.name.replace("images", "labels", 1)
+    if images.name in IMAGE_FOLDERS and references.is_dir():
+        return shlex.join(["samora_evaluate", "-g", str(references), "-p", str(folder)])
+    if pictures:
+        return shlex.join(["samora_evaluate", "-g", "LABELS", "-p", str(folder)])
+    target = folder.with_name(f"{folder.name}_viewer")
+    return f"{shlex.join(['samora_export', 'labels', str(folder), '-o', str(target)])} --format seg.nrrd  for 3D Slicer"
 
 
 def _load(arguments: argparse.Namespace, choice: Choice, largest: Sequence[str], weights: Path) -> Predictor:
@@ -99,7 +129,7 @@ def _load(arguments: argparse.Namespace, choice: Choice, largest: Sequence[str],
         folds=choice.folds,
         weights_folder=weights,
         device=arguments.device,
-        precision="fp32" if arguments.fp32 else "auto",
+        precision=arguments.precision,
         batch_size=arguments.batch,
         tta=arguments.tta,
         postprocessing=not arguments.no_postprocessing,
@@ -130,7 +160,7 @@ def predict_cases(
             except SamoraError as error:
                 if error.code == "E-DISK-01":
                     raise
-                failures[case.name] = Failure.of(error)
+                failures[case.name] = Failure(**error.texts)
             if case.name in failures:
                 logger.warning("%s is skipped: %s", case.name, failures[case.name].what)
             progress.advance(case.name)
@@ -145,7 +175,10 @@ def _predict_case(predictor: Predictor, case: InputCase, read: _Read, files: Cas
     begun = time.monotonic()
     labels = predictor.predict_volume(volumes, probabilities=files.probabilities, uncertainty=files.uncertainty)
     predicted = time.monotonic()
-    write_labels(files.labels, labels, volumes[0], label_table(predictor.labels))
+    if is_picture(files.labels):
+        write_label_picture(files.labels, labels)
+    else:
+        write_labels(files.labels, labels, volumes[0], label_table(predictor.labels))
     seconds = {"read": read_seconds, "predict": predicted - begun, "write": time.monotonic() - predicted}
     output.add(case.name, case.channels, files.paths, seconds)
 
@@ -165,5 +198,10 @@ def _read_ahead(cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, Future[
 
 def _read(case: InputCase) -> _Read:
     begun = time.monotonic()
-    volumes = (read_series(case.channels),) if case.dicom else tuple(read_volume(path) for path in case.channels)
+    if case.dicom:
+        volumes: tuple[Volume, ...] = (read_series(case.channels),)
+    elif is_picture(case.channels[0]):
+        volumes = read_channels(case.channels, case.wanted)
+    else:
+        volumes = tuple(read_volume(path) for path in case.channels)
     return volumes, time.monotonic() - begun

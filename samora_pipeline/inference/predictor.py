@@ -7,12 +7,10 @@ Shapes: X Y Z raw axes; S slices, C channels, H W rows and columns of the source
 B slices of a chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +26,8 @@ from samora_pipeline.imaging.intensity import measure, normalize, scheme_of
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.imaging.volume import Volume, require_finite, to_raw_grid, to_slices
 from samora_pipeline.inference.arrays import SLICES_ROWS_COLUMNS, array_volumes
-from samora_pipeline.inference.device import DeviceMap, Precision, pick_arithmetic, pick_batch, pick_device, prepared
+from samora_pipeline.inference.device import DeviceMap, pick_batch, pick_device, prepared
+from samora_pipeline.inference.precision import Precision, pick_arithmetic
 from samora_pipeline.inference.probabilities import probability_writer, uncertainty_writer
 from samora_pipeline.inference.runs import named_run, pick_folds
 from samora_pipeline.paths import resolve_roots
@@ -81,10 +80,12 @@ class Predictor:
         self.plans = plans
         self.labels = labels
         self.device = pick_device(device)
-        self.arithmetic = pick_arithmetic(self.device, precision)
-        self._networks = [prepared(network, self.device, self.arithmetic.dtype) for network in networks]
         self.input_size = input_size
         self.batch_size = batch_size or pick_batch(self.device, input_size)
+        shape = (self.batch_size, len(plans.channel_names), input_size, input_size)
+        build = (lambda: networks[0].eval()) if networks else None
+        self.arithmetic = pick_arithmetic(self.device, precision, build, shape)
+        self._networks = [prepared(network, self.device, self.arithmetic.dtype) for network in networks]
         self._views = mirrored_views(plans) if tta else [()]
         self._steps = tuple(steps)
 
@@ -101,7 +102,7 @@ class Predictor:
         tta: bool = False,
         postprocessing: bool = True,
         allow_code: bool = False,
-    ) -> Predictor:
+    ) -> Self:
         """Load finished folds of a run; no trainer is needed.
 
         Args:
@@ -110,7 +111,7 @@ class Predictor:
             folds: names of folds; None takes all that are finished.
             weights_folder: where public weights lie, for runs on a public base; None: ``weights`` below SAMORA_ROOT.
             device: ``cpu``, ``cuda``, ``cuda:1``; None takes CUDA where it works.
-            precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the device multiplies in it.
+            precision: ``bf16``, ``fp32``, or ``auto``: see ``precision.pick_arithmetic``.
             batch_size: slices per step; None takes what suits the device.
             tta: average over the mirrored views that the plan allows.
             postprocessing: keep the largest component of the labels for which the run's training chose that.
@@ -223,13 +224,11 @@ class Predictor:
             values = torch.tensor([0, *(own[0] for _, own in self.labels.foreground)], dtype=torch.uint8)
             # Four times faster than argmax on a CPU, and of equal scores the first one wins.
             winners = probabilities.max(1).indices
-            decoded: Labels = values.to(winners.device)[winners].cpu().numpy()
-            return decoded
+            return values.to(winners.device)[winners].cpu().numpy()
         painted = torch.zeros_like(probabilities[:, 0], dtype=torch.uint8)
         for index, value in enumerate(self.labels.region_order):
             painted[probabilities[:, index] > 0.5] = value
-        regions: Labels = painted.cpu().numpy()
-        return regions
+        return painted.cpu().numpy()
 
     def _try(self, slices: Tensor, in_plane: DeviceMap) -> Tensor | None:
         """The probabilities of normalized slices (B,C,H,W), or None when memory ran out."""
@@ -243,11 +242,10 @@ class Predictor:
 
     def _average(self, slices: Tensor, in_plane: DeviceMap) -> Tensor:
         images = in_plane.image(slices)
-        reduced = self.arithmetic.dtype == torch.bfloat16
         total: Tensor | None = None
         for network in self._networks:
             for view in self._views:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
+                with self.arithmetic.autocast(self.device):
                     logits = network(images.flip(view)).flip(view)
                 scores = in_plane.logits(logits.float())
                 member = scores.sigmoid() if self.labels.regions else scores.softmax(1)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.postprocessing import read_steps
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
-from samora_pipeline.errors import DataError, SamoraError
+from samora_pipeline.errors import DataError
 from samora_pipeline.files import digest_file, digest_json
+from samora_pipeline.registry import shortened
 from samora_pipeline.reproducibility import snapshot
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ class CaseRecord:
 class PredictionRecord:
     """run.json. ``settings`` of a case is the digest of the model it was made with.
 
-    ``precision`` is that of the network's products (``bf16``, ``fp32``), ``slices_per_step`` how many went together.
+    ``precision`` is that of the network's products (``bf16``, ``fp32``), ``precision_why`` the reason, and
+    ``precision_seconds`` what was timed for it (``product_bf16``, ...; empty: nothing). ``slices_per_step`` is how many
+    slices went together.
     """
 
     model: ModelRecord
@@ -70,6 +73,8 @@ class PredictionRecord:
     cases: dict[str, CaseRecord] = field(default_factory=dict)
     precision: str = ""
     slices_per_step: int = 0
+    precision_why: str = ""
+    precision_seconds: dict[str, float] = field(default_factory=dict)
     schema_version: int = 2
 
 
@@ -82,11 +87,6 @@ class Failure:
     found: str = ""
     expected: str = ""
     fix: str = ""
-
-    @classmethod
-    def of(cls, error: SamoraError) -> Failure:
-        """The record of an error."""
-        return cls(error.code, error.what, error.found, error.expected, error.fix)
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,17 @@ def model_record(
 
 def prediction_record(predictor: Predictor, model: ModelRecord, config: RunConfig) -> PredictionRecord:
     """The record of a predictor before its first case."""
-    device, dtype, slices = str(predictor.device), predictor.arithmetic.name, predictor.batch_size
+    arithmetic = predictor.arithmetic
     return PredictionRecord(
-        model, config.dataset, device, config.warnings, snapshot(), precision=dtype, slices_per_step=slices
+        model,
+        config.dataset,
+        str(predictor.device),
+        config.warnings,
+        snapshot(),
+        precision=arithmetic.name,
+        slices_per_step=predictor.batch_size,
+        precision_why=arithmetic.why,
+        precision_seconds=dict(arithmetic.seconds),
     )
 
 
@@ -148,7 +156,7 @@ class OutputFolder:
         """
         strange = sorted(path.name for path in outputs if path.exists())
         if strange and not any(self.folder.glob(f"{RECORD_STEM}*.json")):
-            found = f"{', '.join(strange[:10])}, and no run.json that says where they come from"
+            found = f"{shortened(strange)}, and no run.json that says where they come from"
             raise DataError("E-OUT-01", folder=self.folder, found=found)
 
     def start(self, record: PredictionRecord, finished: Iterable[str], to_do: Iterable[str]) -> None:

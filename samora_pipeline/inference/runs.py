@@ -1,6 +1,5 @@
 """Which trained run predicts: the one that is named, the only one, or the one of the dataset the images belong to."""
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +8,16 @@ from pathlib import Path
 from samora_pipeline.command_line import aligned
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE
+from samora_pipeline.contracts.run_folders import DATASET_FOLDER, FOLD_PREFIX, find_run_folder, run_folders, run_label
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores, Summary
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.paths import Roots
-from samora_pipeline.registry import nearest
+from samora_pipeline.registry import shortened, suggestion
 
 _HEADER = ("run", "backbone", "folds", "finished", "Dice", "warnings")
 _NONE = "-"
 IMAGE_FOLDERS = ("imagesTs", "imagesTr", "imagesUn")
-_FOLD = "fold_"
-_DATASET = re.compile(r"^Dataset\d{3,}_.+$")
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class TrainedRun:
     @property
     def label(self) -> str:
         """The run's name as shown and as ``-m`` takes it: ``DatasetNNN_Name/TRAINER__SPLIT__NAME``."""
-        return f"{self.dataset}/{self.folder.name}"
+        return run_label(self.folder)
 
     @property
     def finished_at(self) -> float:
@@ -54,29 +52,30 @@ class Choice:
     images: Path
     remarks: tuple[str, ...]
 
-    @property
-    def fold_folders(self) -> list[Path]:
-        """The folders of the chosen folds."""
-        return [self.run.folds[name] for name in self.folds]
 
-
-def choose(model: str | None, folds: Sequence[str] | None, images: Path, roots: Roots) -> Choice:
+def choose(
+    model: str | None, folds: Sequence[str] | None, images: Path, roots: Roots, dataset: str | None = None
+) -> Choice:
     """Decide which run predicts ``images``.
 
     Args:
-        model: a run folder or a fold folder, as a path or below the results folder; None leaves the choice to us.
+        model: a run or a fold, by path or by a part of its name; None leaves the choice to us.
         folds: names of folds; None takes all that are finished.
         images: what ``-i`` says. ``imagesTs`` (Tr, Un) that is not in the working directory is looked for in the raw
             folder of the named run's dataset, else of the dataset that was trained last.
         roots: where runs and raw datasets lie.
+        dataset: number or name of the dataset that the run was trained on; None: any.
 
     Raises:
         AssetError: ``E-RUN-01`` no trained run, ``E-RUN-02`` several that would do.
         UsageError: ``E-FOLD-02`` a fold that is not finished.
     """
     runs = [named_run(model, roots.results)] if model else find_runs(roots.results)
+    if dataset is not None:
+        runs = [run for run in runs if _is_of(run, dataset)]
     if not runs:
-        raise _no_run(f"no finished fold under {roots.results}")
+        whose = f" of the dataset {dataset}" if dataset else ""
+        raise _no_run(f"no finished fold{whose} under {roots.results}")
     remarks = []
     if not images.exists() and images.as_posix() in IMAGE_FOLDERS:
         images = roots.raw / max(runs, key=lambda run: run.finished_at).dataset / images
@@ -90,26 +89,23 @@ def choose(model: str | None, folds: Sequence[str] | None, images: Path, roots: 
 
 def find_runs(results: Path) -> list[TrainedRun]:
     """All runs with a finished fold under the results folder, by name."""
-    if not results.is_dir():
-        return []
-    datasets = sorted(entry for entry in results.iterdir() if _DATASET.match(entry.name) and entry.is_dir())
-    runs = [_read_run(entry) for dataset in datasets for entry in sorted(dataset.iterdir()) if entry.is_dir()]
+    runs = map(_read_run, run_folders(results))
     return [run for run in runs if run.folds]
 
 
 def named_run(model: str, results: Path) -> TrainedRun:
-    """Return the run of ``-m``: a run folder or a fold folder, as a path or below the results folder.
+    """Return the run of ``-m``: a run or one of its folds, by path or by a part of its name (``find_run_folder``).
 
     Raises:
         AssetError: ``E-RUN-01`` when nothing there is finished.
+        UsageError: ``E-RUN-24`` several runs have this part of a name.
     """
-    folder = next((path for path in (Path(model), results / model) if path.is_dir()), None)
+    folder = find_run_folder(model, results, lambda run: bool(_read_run(run).folds))
     if folder is None:
-        known = [run.label for run in find_runs(results)]
-        raise _no_run(f"no folder {model}", f"{nearest(model, known)}known: {', '.join(known) or 'none'}")
-    folder = folder.resolve()
-    if folder.name.startswith(_FOLD) and (folder / CONFIG_FILE).is_file():
-        run = TrainedRun(folder.parent, {folder.name.removeprefix(_FOLD): folder} if _finished(folder) else {})
+        near = suggestion(model, [run.label for run in find_runs(results)])
+        raise _no_run(f"no run {model}, here or under {results}", **near)
+    if folder.name.startswith(FOLD_PREFIX) and (folder / CONFIG_FILE).is_file():
+        run = TrainedRun(folder.parent, {folder.name.removeprefix(FOLD_PREFIX): folder} if _finished(folder) else {})
     else:
         run = _read_run(folder)
     if not run.folds:
@@ -118,8 +114,13 @@ def named_run(model: str, results: Path) -> TrainedRun:
 
 
 def _read_run(folder: Path) -> TrainedRun:
-    folds = sorted(fold for fold in folder.glob(f"{_FOLD}*") if _finished(fold))
-    return TrainedRun(folder, {fold.name.removeprefix(_FOLD): fold for fold in folds})
+    folds = sorted(fold for fold in folder.glob(f"{FOLD_PREFIX}*") if _finished(fold))
+    return TrainedRun(folder, {fold.name.removeprefix(FOLD_PREFIX): fold for fold in folds})
+
+
+def _is_of(run: TrainedRun, dataset: str) -> bool:
+    number, _, name = run.dataset.removeprefix("Dataset").partition("_")
+    return dataset in (run.dataset, name) or (dataset.isdigit() and int(dataset) == int(number or -1))
 
 
 def _finished(fold: Path) -> bool:
@@ -129,12 +130,12 @@ def _finished(fold: Path) -> bool:
 def _pick(runs: list[TrainedRun], images: Path) -> TrainedRun:
     if len(runs) == 1:
         return runs[0]
-    parts = {part for part in images.resolve().parts if _DATASET.match(part)}
+    parts = {part for part in images.resolve().parts if DATASET_FOLDER.match(part)}
     own = [run for run in runs if run.dataset in parts]
     if len(own) == 1:
         return own[0]
-    latest = max(own or runs, key=lambda run: run.finished_at).folder
-    raise AssetError("E-RUN-02", folder=latest, found=", ".join(run.label for run in own or runs))
+    latest = max(own or runs, key=lambda run: run.finished_at).label
+    raise AssetError("E-RUN-02", folder=latest, found=shortened(run.label for run in own or runs))
 
 
 def pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -152,9 +153,9 @@ def pick_folds(run: TrainedRun, wanted: Sequence[str] | None) -> tuple[str, ...]
     return tuple(dict.fromkeys(wanted))
 
 
-def _no_run(found: str, expected: str = "") -> AssetError:
+def _no_run(found: str, expected: str = "", typo: tuple[str, str] | None = None) -> AssetError:
     layout = "DatasetNNN_Name/TRAINER__SPLIT__NAME/fold_K with a final checkpoint"
-    return AssetError("E-RUN-01", found=found, expected=expected or layout)
+    return AssetError("E-RUN-01", found=found, expected=expected or layout, typo=typo)
 
 
 def list_runs(runs: list[TrainedRun], *, allow_code: bool = False) -> list[str]:

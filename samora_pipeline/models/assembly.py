@@ -109,9 +109,11 @@ def load_expert(network: SegmentationNetwork, level: Level, state: Mapping[str, 
 def trained_state(network: Network) -> dict[str, Tensor]:
     """Everything but the frozen base encoder: experts, fusion, decoder, prompt encoder (with buffers) and adapter.
 
-    Of a ``ModuleNetwork``: everything, statistics of norms included.
+    Of a ``ModuleNetwork``, and of a backbone that is trained whole: everything, statistics of norms included.
     """
-    base = set(_base_names(network).values()) if isinstance(network, SegmentationNetwork) else set()
+    base: set[str] = set()
+    if isinstance(network, SegmentationNetwork) and not network.backbone.trained_whole:
+        base = set(_base_names(network).values())
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items() if name not in base}
 
 

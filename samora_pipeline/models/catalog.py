@@ -1,61 +1,85 @@
-"""Backbones, decoders, teachers and fusions by name. A new one is a file of its family and a line here."""
+"""Backbones, decoders, teachers and fusions by name. A new one is a file of its family and a line here.
+
+What is registered here is imported when it is first asked for: names and options are checked without torch.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samora_pipeline.contracts.model_spec import FusionSpec
 from samora_pipeline.contracts.options import read_options
-from samora_pipeline.models.backbones.backbone import Backbone
-from samora_pipeline.models.backbones.sam import SAM_VIT_B, SAM_VIT_H, SAM_VIT_L, SAMORA_TINY
-from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, SAMORA2_TINY
-from samora_pipeline.models.decoders.decoder import DecoderFactory
-from samora_pipeline.models.decoders.hsam import HSamDecoder
-from samora_pipeline.models.decoders.sam import AutoSamDecoder, Sam2Decoder, SamedDecoder
-from samora_pipeline.models.fusions.fusion import Fusion, Merge
-from samora_pipeline.models.fusions.merges import LAC, LoRAHub
-from samora_pipeline.models.fusions.mole import MoLE
-from samora_pipeline.models.fusions.stepwise import HCAT, HLAttention, SelfHLAttention
-from samora_pipeline.models.teachers.mae import MAE_TINY, MAE_VIT_L
-from samora_pipeline.models.teachers.simclr import SIMCLR_R50_2X_SK, SIMCLR_TINY
-from samora_pipeline.models.teachers.teacher import TeacherDesign
+from samora_pipeline.contracts.part_options import FUSION_OPTIONS
 from samora_pipeline.registry import Registry
 
-BACKBONES: Registry[Backbone] = Registry("backbone")
+if TYPE_CHECKING:
+    from samora_pipeline.models.backbones.backbone import Backbone
+    from samora_pipeline.models.decoders.decoder import DecoderFactory
+    from samora_pipeline.models.fusions.fusion import Fusion, Merge
+    from samora_pipeline.models.teachers.teacher import TeacherDesign
 
-BACKBONES.register("sam_vit_b")(SAM_VIT_B)
-BACKBONES.register("sam_vit_l")(SAM_VIT_L)
-BACKBONES.register("sam_vit_h")(SAM_VIT_H)
-BACKBONES.register("sam2_hiera_b+")(SAM2_HIERA_B_PLUS)
-BACKBONES.register("samora_tiny")(SAMORA_TINY)
-BACKBONES.register("samora2_tiny")(SAMORA2_TINY)
+_MODELS = "samora_pipeline.models"
+
+BACKBONES: Registry[Backbone] = Registry("backbone")
+SMALL_BACKBONES = frozenset({"samora_tiny", "samora2_tiny", "samora_small"})
+WHOLE_BACKBONES = frozenset({"samora_small"})
+"""those of this package that are ``small``, and ``trained_whole`` (``backbones.backbone.Backbone``)"""
+
+BACKBONES.register_place("sam_vit_b", f"{_MODELS}.backbones.sam:SAM_VIT_B")
+BACKBONES.register_place("sam_vit_l", f"{_MODELS}.backbones.sam:SAM_VIT_L")
+BACKBONES.register_place("sam_vit_h", f"{_MODELS}.backbones.sam:SAM_VIT_H")
+BACKBONES.register_place("sam2_hiera_b+", f"{_MODELS}.backbones.sam2:SAM2_HIERA_B_PLUS")
+BACKBONES.register_place("samora_tiny", f"{_MODELS}.backbones.sam:SAMORA_TINY")
+BACKBONES.register_place("samora2_tiny", f"{_MODELS}.backbones.sam2:SAMORA2_TINY")
+BACKBONES.register_place("samora_small", f"{_MODELS}.backbones.small:SAMORA_SMALL")
+_OURS = frozenset(BACKBONES.names())
 
 
 DECODERS: Registry[DecoderFactory] = Registry("decoder")
 
-DECODERS.register("samed")(SamedDecoder)
-DECODERS.register("sam2")(Sam2Decoder)
-DECODERS.register("hsam")(HSamDecoder)
-DECODERS.register("hsam_released")(partial(HSamDecoder, released=True))
-DECODERS.register("autosam")(AutoSamDecoder)
+DECODERS.register_place("samed", f"{_MODELS}.decoders.sam:SamedDecoder")
+DECODERS.register_place("sam2", f"{_MODELS}.decoders.sam:Sam2Decoder")
+DECODERS.register_place("hsam", f"{_MODELS}.decoders.hsam:HSamDecoder")
+DECODERS.register_place("hsam_released", f"{_MODELS}.decoders.hsam:RELEASED_HSAM_DECODER")
+DECODERS.register_place("autosam", f"{_MODELS}.decoders.sam:AutoSamDecoder")
+DECODERS.register_place("skips", f"{_MODELS}.decoders.skips:SkipDecoder")
 
 
 TEACHERS: Registry[TeacherDesign] = Registry("teacher")
 
-TEACHERS.register("simclr_r50_2x_sk1")(SIMCLR_R50_2X_SK)
-TEACHERS.register("simclr_tiny")(SIMCLR_TINY)
-TEACHERS.register("mae_vit_l")(MAE_VIT_L)
-TEACHERS.register("mae_tiny")(MAE_TINY)
+TEACHERS.register_place("simclr_r50_2x_sk1", f"{_MODELS}.teachers.simclr:SIMCLR_R50_2X_SK")
+TEACHERS.register_place("simclr_tiny", f"{_MODELS}.teachers.simclr:SIMCLR_TINY")
+TEACHERS.register_place("mae_vit_l", f"{_MODELS}.teachers.mae:MAE_VIT_L")
+TEACHERS.register_place("mae_tiny", f"{_MODELS}.teachers.mae:MAE_TINY")
 
 
 FUSIONS: Registry[type[Fusion] | type[Merge]] = Registry("fusion")
 
-FUSIONS.register("hl_attn")(HLAttention)
-FUSIONS.register("hl_attn_self")(SelfHLAttention)
-FUSIONS.register("lac")(LAC)
-FUSIONS.register("mole")(MoLE)
-FUSIONS.register("lorahub")(LoRAHub)
-FUSIONS.register("hcat")(HCAT)
+FUSIONS.register_place("hl_attn", f"{_MODELS}.fusions.stepwise:HLAttention")
+FUSIONS.register_place("hl_attn_self", f"{_MODELS}.fusions.stepwise:SelfHLAttention")
+FUSIONS.register_place("lac", f"{_MODELS}.fusions.merges:LAC")
+FUSIONS.register_place("mole", f"{_MODELS}.fusions.mole:MoLE")
+FUSIONS.register_place("lorahub", f"{_MODELS}.fusions.merges:LoRAHub")
+FUSIONS.register_place("hcat", f"{_MODELS}.fusions.stepwise:HCAT")
+
+
+def is_small(backbone: str) -> bool:
+    """Whether a backbone is trained on a CPU in minutes; one of this package is not imported to be asked.
+
+    Raises:
+        UsageError: ``E-NAME-01`` no such backbone.
+    """
+    if backbone in SMALL_BACKBONES:
+        return True
+    return backbone not in _OURS and BACKBONES.get(backbone).small
+
+
+def is_trained_whole(backbone: str) -> bool:
+    """Whether stage 2 trains the base with everything else; as ``is_small``."""
+    if backbone in WHOLE_BACKBONES:
+        return True
+    return backbone not in _OURS and BACKBONES.get(backbone).trained_whole
 
 
 def fusion_options(name: str, options: Mapping[str, Any]) -> Any:
@@ -69,7 +93,8 @@ def fusion_options(name: str, options: Mapping[str, Any]) -> Any:
         UsageError: ``E-NAME-01`` an unknown fusion, ``E-SET-01`` an option that it does not have, with the nearest
             one, ``E-SET-03`` a value of another type.
     """
-    return read_options(FUSIONS.get(name).Options, options, f'fusion "{name}"')
+    known = FUSION_OPTIONS.get(name) or FUSIONS.get(name).Options
+    return read_options(known, options, f'fusion "{name}"')
 
 
 def build_fusion(spec: FusionSpec, *, num_experts: int, dim: int, window: int) -> Fusion | Merge:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.model_spec import LEVELS, Level, Scope
 from samora_pipeline.models.backbones.backbone import BlockSteps
+from samora_pipeline.models.branch_products import by_differences, widened
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
 from samora_pipeline.models.lora import LoRA
 
@@ -25,6 +26,7 @@ class ExpertBlock(nn.Module):
     - scope ``block``: F is the block's output, E_i the whole block run with expert i, O = F + fusion(F, E) (Eq. 2-7).
     - scope ``attention``: F and E_i are the outputs of the attention alone; the sum is what the MLP then sees, once.
 
+    Where the products are reduced (autocast), the branches are computed from their differences (``branch_products``).
     A Merge joins their weights instead, and the block is run once, under the LoRA that it gives.
 
     Raises:
@@ -61,28 +63,35 @@ class ExpertBlock(nn.Module):
         """Tokens (B,H,W,D) to (B,H,W,D); width and grid change where the wrapped block changes them."""
         if not self.active:
             return self.block(x)
+        if len(self.active) == 1 or isinstance(self.fusion, Merge):
+            shortcut, qkv = self._project(x)
+            return self.steps.leave(self.block, shortcut + self._attend(qkv, shortcut))
+        return self._fused(widened(x), cast(Fusion, self.fusion))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The shortcut and the qkv products (k n,h,w,3D'): of a single expert, or of the base and of all experts."""
         shortcut, windows = self.steps.enter(self.block, x)
         qkv = _qkv(self.block)(windows)
         experts = [cast(LoRA, self.experts[level]).factors for level in self.active]
         if len(experts) > 1 and isinstance(self.fusion, Merge):
             experts = [self.fusion(experts)]
         branches = [expert.adapt(qkv, windows) for expert in experts]
-        if len(branches) == 1:
-            return self.steps.leave(self.block, shortcut + self._attend(branches[0], shortcut))
-        attended = self._attend(torch.cat((qkv, *branches)), shortcut)
-        return self._fuse(shortcut, attended.view(1 + len(branches), *shortcut.shape))
+        return shortcut, branches[0] if len(branches) == 1 else torch.cat((qkv, *branches))
 
     def _attend(self, qkv: Tensor, shortcut: Tensor) -> Tensor:
         return self.steps.attend(self.block, qkv, (shortcut.shape[1], shortcut.shape[2]))
 
-    def _fuse(self, shortcut: Tensor, attended: Tensor) -> Tensor:
-        """Join the branches (k,B,H,W,D)."""
-        fusion = cast(Fusion, self.fusion)
-        if self.scope == "attention":
-            joined = attended[0] + fusion(attended[0], attended[1:])
-            return self.steps.leave(self.block, shortcut + joined)
-        outputs = self.steps.leave(self.block, (shortcut + attended).flatten(0, 1)).view(attended.shape)
-        return outputs[0] + fusion(outputs[0], outputs[1:])
+    def _fused(self, x: Tensor, fusion: Fusion) -> Tensor:
+        """Run base and experts, (k,B,H,W,D) from ``_attend`` on, and join them. E_i - F survives few digits."""
+        count = 1 + len(self.active)
+        with by_differences(1, x):
+            shortcut, qkv = self._project(x)
+        with by_differences(count, x):
+            branches = self._attend(qkv, shortcut).view(count, *shortcut.shape)
+            if self.scope == "block":
+                branches = self.steps.leave(self.block, (shortcut + branches).flatten(0, 1)).view(branches.shape)
+        joined = branches[0] + fusion(branches[0], branches[1:])
+        return joined if self.scope == "block" else self.steps.leave(self.block, shortcut + joined)
 
 
 def _qkv(block: nn.Module) -> nn.Linear:

@@ -105,7 +105,7 @@ def verify(network: Network, before: Snapshot) -> None:
     for part, owned in parameters_by_part(network).items():
         learning = [parameter for parameter in owned.values() if parameter.requires_grad]
         idle = part is Part.PROMPT_UNUSED or (part is Part.FUSION and _nothing_to_weigh(network))
-        if learning and not idle and not any(_has_gradient(p) for p in learning):
+        if learning and not idle and not any(p.grad is not None and p.grad.any() for p in learning):
             raise SamoraError("E-MODEL-05", part=part, found=f"{len(learning)} parameters, all without a gradient")
 
 
@@ -118,10 +118,6 @@ def _nothing_to_weigh(network: Network) -> bool:
         and not any(factor.any() for name, factor in block.experts.named_parameters() if name.endswith("_b"))
         for block in blocks
     )
-
-
-def _has_gradient(parameter: nn.Parameter) -> bool:
-    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -10,25 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from samora_pipeline.distributed import sum_with_all_gradients, world_size
+from samora_pipeline.objectives.features import at_least_single
 
 
 class GlobalBatchNorm(nn.SyncBatchNorm):
     """Batch norm over the samples of all ranks, as SimCLRv2's ``global_bn``; inputs (B,C,...).
 
-    Torch's own class does this on accelerators only. On a CPU the same arithmetic is done here, with ``float32`` sums
-    and a variance around the common mean. Ranks may hold different numbers of samples, or none.
+    Torch's own class does this on accelerators only. On a CPU the same arithmetic is done here, with sums in
+    ``float32`` at least and a variance around the common mean. Ranks may hold different numbers of samples, or none.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gives it
         """Normalise (B,C,...) and, in training, move the running statistics."""
         if self.training and world_size() > 1 and input.device.type == "cpu":
             return self._over_ranks(input)
+        if world_size() == 1:
+            # Also a rank that works for itself (``distributed.alone``), which torch's own class does not know of.
+            return nn.modules.batchnorm._BatchNorm.forward(self, input)
         return super().forward(input)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
-        values = x.float()
+        values = at_least_single(x)
         own_count = values.new_tensor([values.numel() / max(1, values.shape[1])])
         sums = sum_with_all_gradients(torch.cat((values.sum(axes), own_count)))
         count = sums[-1].detach().clamp(min=1)

@@ -4,7 +4,9 @@ Shapes: B batch, C channels of a stored slice, N input size in pixels, P prompt 
 K output maps, n side of the output (4g for SAMed's decoder, N for H-SAM's).
 """
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from samora_pipeline.contracts.model_spec import ModelSpec, NetworkSpec
 from samora_pipeline.models.backbones.backbone import Backbone, Encoder, Features
@@ -26,7 +28,7 @@ class Network(nn.Module):
         self.input_size = spec.input_size
 
     def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Segment as ``forward`` does, to all logits that the loss sees, of which ``forward`` gives the last.
+        """Segment as ``forward`` does, to all logits that the loss sees; ``forward`` gives the last or their mean.
 
         ``target`` (B,N,N), label values with -1 for ignored pixels, may steer noise in training (``Decoder.stages``).
         """
@@ -65,15 +67,18 @@ class SegmentationNetwork(Network):
         self.prompt_encoder = backbone.build_prompt_encoder(spec.input_size)
         self.decoder = decoder
         self.block_adapters = block_adapters
+        self.averages = spec.decoder_stages == "mean"
         mixed = spec.in_channels not in (1, RGB)
         self.adapter: nn.Module | None = _mean_of_channels(spec.in_channels) if mixed else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Segment images (B,C,N,N), floats in [0,1], to logits (B,K,n,n).
+        """Segment images (B,C,N,N), floats in [0,1], to logits (B,K,n,n), those of the spec's ``decoder_stages``.
 
         Raises:
             ValueError: another number of channels or another size than the network was built for.
         """
+        if self.averages:
+            return _mean_at_last_size(self.stages(images))
         return self.decoder(self.embed(images), *self._no_prompts())
 
     def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -99,6 +104,14 @@ class SegmentationNetwork(Network):
         if self.adapter is not None:
             return self.adapter(images)
         return images.expand(-1, RGB, -1, -1)
+
+
+def _mean_at_last_size(stages: tuple[Tensor, ...]) -> Tensor:
+    """The mean of logits (B,K,.,.) at the size of the last, the others interpolated (as H-SAM's test script does)."""
+    size = stages[-1].shape[-2:]
+    exact = [one.to(torch.promote_types(one.dtype, torch.float32)) for one in stages]
+    resized = [functional.interpolate(one, size, mode="bilinear", align_corners=False) for one in exact]
+    return torch.stack(resized).mean(0)
 
 
 def _mean_of_channels(in_channels: int) -> nn.Conv2d:

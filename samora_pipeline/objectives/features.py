@@ -19,6 +19,11 @@ _EPSILON = 1e-6
 _FLAT = 1e-3
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Numbers in float32, or in float64 where they are: losses are never summed in half precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def patches(images: Tensor, side: int) -> Tensor:
     """Cut images (B,C,N,N) into patches (B,g,g,P*P*C), ``side`` = P pixels along a side."""
     batch, channels, size, _ = images.shape
@@ -42,7 +47,7 @@ def masked_reconstruction(
             channels that were shifted against each other differ even where nothing is to be seen.
     """
     side = images.shape[-1] // mask.shape[-1]
-    target = patches(images.float(), side)
+    target = patches(at_least_single(images), side)
     variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
     weight = mask.float()
     if skip_flat:
@@ -50,7 +55,7 @@ def masked_reconstruction(
         weight = weight * (channels.std(dim=-2).amax(dim=-1) >= _FLAT)
     if normalised:
         target = (target - mean) / (variance + _EPSILON).sqrt()
-    errors = (prediction.float() - target).square().mean(dim=-1)
+    errors = (at_least_single(prediction) - target).square().mean(dim=-1)
     return global_mean((errors * weight).sum(), weight.sum())
 
 
@@ -76,7 +81,7 @@ def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
 
     Serves denoising (restored and clean image) and distillation (student and teacher features); any equal shapes.
     """
-    errors = (prediction.float() - target.float()).square()
+    errors = (at_least_single(prediction) - at_least_single(target)).square()
     return global_mean(errors.sum(), errors.new_tensor(errors.numel()))
 
 
@@ -85,7 +90,7 @@ def soft_dice(prediction: Tensor, target: Tensor) -> Tensor:
 
     Appendix A.1 names a Dice loss beside MSE; for intensities it is 2 sum(p t) / (sum(p p) + sum(t t)).
     """
-    p, t = prediction.float().clamp(0, 1), target.float()
+    p, t = at_least_single(prediction).clamp(0, 1), at_least_single(target)
     overlap, sizes = sum_over_ranks(torch.stack(((p * t).sum(), p.square().sum() + t.square().sum())))
     loss: Tensor = 1 - 2 * overlap / sizes.clamp(min=_EPSILON)
     return loss

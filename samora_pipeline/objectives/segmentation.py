@@ -1,6 +1,7 @@
-"""Cross-entropy and Dice of the labelled stage (SAMora, Eq. 9), exact over ranks.
+"""Cross-entropy and Dice of the labelled stage (SAMora, Eq. 9), exact over ranks and over the parts of a batch.
 
-Both terms are ratios of sums over all pixels of the global batch, so the sums are added over ranks before the division.
+Both terms are ratios of sums over all pixels of the global batch, so the sums are added over ranks and parts before the
+division.
 
 At input size the probabilities of a batch are hundreds of times larger than a network's logits; built from single
 tensor operations the loss then moves more memory than the network itself. In ``class_sums`` a sample is finished before
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samora_pipeline.distributed import sum_over_ranks
+from samora_pipeline.objectives.features import at_least_single
 
 IGNORED = -1
 
@@ -79,7 +81,7 @@ _DECAY_EPOCHS = 300
 
 
 class SegmentationTerms(NamedTuple):
-    """The weighted loss and its two parts, scalars in float32; only ``loss`` is meant to be differentiated."""
+    """The weighted loss and its two parts, scalars in float32 or float64; only ``loss`` is to be differentiated."""
 
     loss: Tensor
     cross_entropy: Tensor
@@ -108,7 +110,8 @@ def segmentation_loss(
     """
     if logits.shape[0] != target.shape[0] or logits.shape[2:] != target.shape[1:]:
         raise ValueError(f"a target of shape {tuple(target.shape)} does not fit logits {tuple(logits.shape)}")
-    sums = _class_terms(logits.float(), target) if regions is None else _region_terms(logits.float(), target, regions)
+    logits = at_least_single(logits)
+    sums = _class_terms(logits, target) if regions is None else _region_terms(logits, target, regions)
     total = sum_over_ranks(sums)  # one vector, so that ranks exchange one message
     entropy = total[0] / total[1].clamp(min=1)
     overlap, squares, squares_truth = total[2:].chunk(3)
@@ -159,7 +162,7 @@ def _class_terms(logits: Tensor, target: Tensor) -> Tensor:
 def _region_terms(logits: Tensor, target: Tensor, regions: Tensor) -> Tensor:
     """The same sums for regions, each a map of its own."""
     valid = (target != IGNORED)[:, None]
-    truth = regions.to(target.device)[:, target.clamp(min=0)].movedim(0, 1).float() * valid
+    truth = regions.to(target.device)[:, target.clamp(min=0)].movedim(0, 1).to(logits.dtype) * valid
     probability = logits.sigmoid() * valid
     entropies = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * valid
     head = torch.stack((entropies.sum(), valid.sum() * logits.new_tensor(logits.shape[1])))

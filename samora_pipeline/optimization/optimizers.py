@@ -30,6 +30,7 @@ def parameter_groups(
     experts: Iterable[nn.Parameter] = (),
     fusion: Iterable[nn.Parameter] = (),
     fusion_rate: float = 1.0,
+    decay_all: bool = False,
 ) -> list[ParameterGroup]:
     """Sort the trainable parameters into groups; frozen ones are left out, empty groups too.
 
@@ -44,6 +45,7 @@ def parameter_groups(
         experts: those of the parameters that belong to LoRA experts.
         fusion: those that belong to fusions.
         fusion_rate: what the learning rate of ``fusion`` is multiplied by.
+        decay_all: decay vectors and experts too, as the codes of SAMed and H-SAM do.
     """
     expert_ids, fusion_ids = ({id(parameter) for parameter in own} for own in (experts, fusion))
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -55,6 +57,8 @@ def parameter_groups(
         ParameterGroup(name="experts", params=of_experts, weight_decay=0.0, rate=1.0),
         *_by_kind("fusion ", of_fusion, weight_decay, fusion_rate),
     ]
+    if decay_all:
+        groups = [ParameterGroup(**{**group, "weight_decay": weight_decay}) for group in groups]
     return [group for group in groups if group["params"]]
 
 

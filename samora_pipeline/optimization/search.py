@@ -71,8 +71,7 @@ class _Shape:
         self.covariance: Point = np.eye(count)
 
     def draw(self, generator: np.random.Generator) -> Point:
-        drawn: Point = self.step * (np.linalg.cholesky(self.covariance) @ generator.standard_normal(len(self.path)))
-        return drawn
+        return self.step * (np.linalg.cholesky(self.covariance) @ generator.standard_normal(len(self.path)))
 
     def learn(self, change: Point, *, success: bool) -> None:
         scaled = change / self.step

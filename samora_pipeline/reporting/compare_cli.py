@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from samora_pipeline.evaluation.comparison import PairedTable, Protocol, Variant
     from samora_pipeline.reporting.text_tables import Format, TextTable
 
-_EPILOG = """A RUN is a run folder or one of its fold folders, as a path or below the results folder. Runs that differ
-in the seed alone are averaged within each patient. Both protocols are printed unless one is named.
+_EPILOG = """A RUN is a run or one of its folds (RUN/fold_K): a path, a name, or a unique part of a name.
+Runs that differ in the seed alone are averaged within each patient. Both protocols are printed unless one is named.
 
-  samora_compare Dataset001_Synapse/SAMedTrainer__10pct__default Dataset001_Synapse/SAMoraTrainer__10pct__default
+  samora_compare SAMedTrainer SAMoraTrainer                the answer in the first line, then the means
+  samora_compare SAMedTrainer SAMoraTrainer --full         each organ, all tests
   samora_compare RUN RUN RUN --table 4 --format latex
   samora_compare RUN RUN --baseline RUN -o comparison      also writes forest plots, and all numbers as paired.csv
 
@@ -36,6 +37,7 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--table", type=int, metavar="N", help="print the runs like table N of the paper, without tests"
     )
+    parser.add_argument("--full", action="store_true", help="also each organ, all tests and what is compared")
     parser.add_argument("--format", choices=tuple(_ENDINGS), default="md", help="default: md")
     parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="write tables, numbers and forest plots")
     parser.add_argument("--allow-code", action="store_true", help="accept runs with parts named package.module:X")
@@ -47,6 +49,7 @@ def compare_runs(arguments: argparse.Namespace) -> None:
     from samora_pipeline.evaluation.comparison import PROTOCOLS, compare
     from samora_pipeline.reporting.paper_tables import paper_table
     from samora_pipeline.reporting.text_tables import document, paired_text, run_table, shared_flags
+    from samora_pipeline.reporting.verdicts import answers, means_table
 
     variants, baseline = _variants(arguments)
     warnings = shared_flags([one for variant in variants for one in variant.runs])
@@ -60,12 +63,16 @@ def compare_runs(arguments: argparse.Namespace) -> None:
         own = compare(variants, baseline, protocol)
         paired += own
         tables += [paired_text(table, warnings) for table in own]
-    say(document(tables, arguments.format))
+    for_people = paired and arguments.format == "md"
+    if for_people:
+        say("\n".join(answers(paired)) + "\n")
+    short = for_people and not arguments.full
+    say(document([means_table(paired, warnings)] if short else tables, arguments.format))
     if arguments.output is not None:
         written = _write(arguments.output, arguments.format, tables, paired, warnings)
         say(f"written: {', '.join(path.name for path in written)} in {arguments.output}")
-    elif paired:
-        say("-o FOLDER writes these tables, their numbers and the forest plots")
+    elif for_people:
+        say(f"{'--full shows each organ; ' if short else ''}-o FOLDER writes all tables, numbers and forest plots")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,12 +11,12 @@ from samora_pipeline.contracts.colours import BLUE, LINES, ORGAN_COLOURS
 from samora_pipeline.files import atomic_path
 
 Record = Mapping[str, Any]
-Curve = tuple[list[float], list[float]]
+Curve = list[tuple[float, float]]
 
 # What a record holds besides losses and scores: the clock and the machine.
 _NOT_DRAWN = frozenset(
     {"stage", "epoch", "seconds", "slices_per_second", "data_wait", "memory_gib", "gradient_norm", "skipped_steps"}
-    | {"monitor_seconds"}
+    | {"monitor_seconds", "micro_batch", "recomputed"}
 )
 # Reference levels of a loss: NT-Xent by chance, the error of the noisy input.
 _LEVELS = ("chance", "noisy")
@@ -76,9 +76,13 @@ def _panels(records: Sequence[Record]) -> dict[str, dict[str, Curve]]:
     names = list(dict.fromkeys(name for record in records for name in record if name not in _NOT_DRAWN))
     panels: dict[str, dict[str, Curve]] = {"loss": {}, "Dice": {}, "measures": {}, "learning rate": {}}
     for name in names:
-        curve = _curve(records, name)
-        if curve[0]:
-            panels[_panel(name)][name] = curve
+        points = [
+            (float(record.get("epoch", number)), float(record[name]))
+            for number, record in enumerate(records, start=1)
+            if isinstance(record.get(name), int | float)
+        ]
+        if points:
+            panels[_panel(name)][name] = points
     return {name: curves for name, curves in panels.items() if curves}
 
 
@@ -90,29 +94,18 @@ def _panel(name: str) -> str:
     return "Dice" if "dice" in name.lower() else "measures"
 
 
-def _curve(records: Sequence[Record], name: str) -> Curve:
-    points = [
-        (float(record.get("epoch", number)), float(record[name]))
-        for number, record in enumerate(records, start=1)
-        if isinstance(record.get(name), int | float)
-    ]
-    return [epoch for epoch, _ in points], [value for _, value in points]
-
-
 def _draw_panel(axes: Axes, name: str, curves: dict[str, Curve]) -> None:
     colours = (BLUE, *ORGAN_COLOURS[:-1])
-    for number, (label, (epochs, values)) in enumerate(curves.items()):
+    for number, (label, points) in enumerate(curves.items()):
         axes.plot(
-            epochs,
-            values,
+            *zip(*points, strict=True),
             label=label.replace("_", " "),
             color=colours[number % len(colours)],
             linestyle=LINES[number // len(colours) % len(LINES)],
-            marker="." if len(epochs) <= _FEW else "",
+            marker="." if len(points) <= _FEW else "",
         )
         if number == 0:
-            last = (epochs[-1], values[-1])
-            axes.annotate(f"{values[-1]:.4g}", last, (5, 0), textcoords="offset points", va="center")
+            axes.annotate(f"{points[-1][1]:.4g}", points[-1], (5, 0), textcoords="offset points", va="center")
     axes.set_ylabel(name)
     plain_axes(axes)
     if name == "Dice":

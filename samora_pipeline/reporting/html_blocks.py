@@ -3,8 +3,6 @@
 Whatever text is put into them is escaped when the page is made, so names from users' files may hold anything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,6 +47,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Swatch:
+    """An entry of a legend: a colour, and whether it fills with stripes."""
+
+    colour: str
+    text: str
+    striped: bool = False
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the colours of a picture stand for."""
+
+    title: str
+    entries: tuple[Swatch, ...]
+
+
+@dataclass(frozen=True)
 class Figure:
     """A picture. ``alt`` says in words what it shows, ``caption`` how to read it."""
 
@@ -67,34 +82,11 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Swatch:
-    """An entry of a legend: a colour, and whether it fills with stripes."""
-
-    colour: str
-    text: str
-    striped: bool = False
-
-
-@dataclass(frozen=True)
-class Legend:
-    """What the colours of a picture stand for."""
-
-    title: str
-    entries: tuple[Swatch, ...]
-
-
-@dataclass(frozen=True)
-class ViewerSlice:
-    """One slice: its number and place in words, the scan, and one transparent overlay for each panel after it."""
-
-    text: str
-    scan: str
-    overlays: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Viewer:
-    """Panels of one case side by side, and a slider through its slices. ``start`` is the index shown first."""
+    """Panels of one case side by side, and a slider through its slices. ``start`` is the index shown first.
+
+    A slice: its number and place in words, the scan, and one transparent overlay for each panel after it.
+    """
 
     name: str
     title: str
@@ -102,7 +94,7 @@ class Viewer:
     panels: tuple[str, ...]
     width: int
     height: int
-    slices: tuple[ViewerSlice, ...]
+    slices: tuple[tuple[str, ...], ...]
     start: int
     legends: tuple[Legend, ...]
     table: Table

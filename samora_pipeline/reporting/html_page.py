@@ -63,5 +63,5 @@ def _digest(text: str) -> str:
 
 def _data(viewers: Sequence[Viewer]) -> str:
     """The slices of all viewers as JSON that cannot end the element it stands in."""
-    plain = {viewer.name: [[one.text, one.scan, *one.overlays] for one in viewer.slices] for viewer in viewers}
+    plain = {viewer.name: viewer.slices for viewer in viewers}
     return json.dumps(plain, ensure_ascii=True).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -3,7 +3,7 @@
 Slices stand as a radiologist expects them, and each picture says which side is which. Shapes: H W rows and columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +14,12 @@ from PIL import ImageDraw
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
 from samora_pipeline.files import atomic_path
-from samora_pipeline.imaging.volume import Volume, labels_to_slices, slice_geometry, to_slices
+from samora_pipeline.imaging.volume import OPPOSITE, Volume, labels_to_slices, slice_geometry, to_slices
 from samora_pipeline.reporting import painting
 from samora_pipeline.reporting.html_blocks import Swatch
 from samora_pipeline.reporting.html_images import flagged, font
-from samora_pipeline.reporting.pictures import Picture, seen_along
+from samora_pipeline.reporting.pictures import ShownCase, seen_along
 
-OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 SIDES = {"R": "the patient's right", "L": "the patient's left", "A": "front", "P": "back", "S": "head", "I": "feet"}
 _PANEL, _LEGEND, _LINE, _TEXT = 290, 300, 19, 13
 _DICE = "Dice compares the whole volumes: 1 is perfect, 0 is no overlap. Each organ has its colour in every row."
@@ -33,23 +32,25 @@ _CHECKED = 340
 
 
 def draw_overlays(
-    path: Path, pictures: Sequence[Picture], labels: LabelScheme, axis: SliceAxis, warnings: Sequence[str] = ()
+    path: Path, cases: Iterable[ShownCase], labels: LabelScheme, axis: SliceAxis, warnings: Sequence[str] = ()
 ) -> None:
-    """Write one PNG with a row per picture; ``warnings`` (such as PHANTOM) are burned into it.
+    """Write one PNG with a slice of each case; ``warnings`` (such as PHANTOM) are burned into it.
 
     Raises:
-        ValueError: without pictures.
+        ValueError: without cases.
     """
-    if not pictures:
-        raise ValueError("there is no picture to draw")
     letters = "".join(OPPOSITE[direction] + direction for direction in reversed(SLICE_AXES[axis][1:]))
     width = 4 * (_PANEL + 4) + _LEGEND
     foot = [*painting.error_legend().entries, Swatch("white", "outline of the reference")]
+    # One after the other: a generator need not hold the slices of all cases at once.
+    rows = [part for case in cases for part in _row(case, labels, axis, width)]
+    if not rows:
+        raise ValueError("there is no case to draw")
     foot += [Swatch("white", "ignored, not scored", striped=True)] * (labels.ignore is not None)
     parts = [
         written(_DICE, width),
         written(f"Letters at the edges: {', '.join(f'{letter} {SIDES[letter]}' for letter in letters)}.", width),
-        *(part for picture in pictures for part in _row(picture, labels, axis, width)),
+        *rows,
         written("Colours of the last column:", width),
         _entries(foot, width, len(foot)),
     ]
@@ -84,16 +85,18 @@ def draw_label_check(path: Path, image: Volume, label: Volume, title: str) -> No
     save(path, below([written(title, drawn.width, bold=True), drawn]), ())
 
 
-def _row(picture: Picture, labels: LabelScheme, axis: SliceAxis, width: int) -> list[PIL.Image.Image]:
+def _row(case: ShownCase, labels: LabelScheme, axis: SliceAxis, width: int) -> list[PIL.Image.Image]:
     """The title, and the four panels with the legend beside them."""
-    shown = (picture.reference, picture.prediction)
+    stack, index = case.stack, case.first_slice(labels)
+    shown = (stack.reference[index], stack.predictions[-1][index])
     held = seen_along(labels, *(one[None] for one in shown))
-    whole = painting.frame_around(np.ones_like(held), picture.aspect, _PANEL)
-    part = painting.frame_around(held, picture.aspect, _PANEL)
+    whole = painting.frame_around(np.ones_like(held), stack.aspect, _PANEL)
+    part = painting.frame_around(held, stack.aspect, _PANEL)
     share = max((part.bottom - part.top) / held.shape[0], (part.right - part.left) / held.shape[1])
     enlarged = share < _ENLARGE_BELOW
     frame = part if enlarged else whole
-    scan, image = frame.scan(picture.image), whole.scan(picture.image).convert("RGB")
+    pixels = stack.images[index, 0]
+    scan, image = frame.scan(pixels), whole.scan(pixels).convert("RGB")
     if enlarged:
         scale = whole.width / held.shape[1], whole.height / held.shape[0]
         corners = (part.left * scale[0], part.top * scale[1], part.right * scale[0] - 1, part.bottom * scale[1] - 1)
@@ -106,7 +109,7 @@ def _row(picture: Picture, labels: LabelScheme, axis: SliceAxis, width: int) -> 
     names = ["Image", *(f"{name}{' (enlarged)' * enlarged}" for name in ("Reference", "Prediction", "Errors"))]
     for panel in panels:
         _write_sides(panel, axis)
-    dice = (picture.organs.get(name) for name, _ in labels.foreground)
+    dice = (case.organs.get(name, [None])[-1] for name, _ in labels.foreground)
     organs = [
         replace(entry, text=f"{entry.text}: {'absent' if score is None else f'{score:.3f}'}")
         for entry, score in zip(painting.organ_legend(labels).entries, dice, strict=True)
@@ -116,7 +119,8 @@ def _row(picture: Picture, labels: LabelScheme, axis: SliceAxis, width: int) -> 
     row = PIL.Image.new("RGB", (width, max(drawn.height, legend.height + _LINE)), "white")
     row.paste(drawn, (0, 0))
     row.paste(below([written("Organ: Dice", _LEGEND), legend]), (width - _LEGEND, 0))
-    return [written(picture.title, width, bold=True), row]
+    title = f"{case.title} ({axis} slice {index + 1} of {len(stack.images)})"
+    return [written(title, width, bold=True), row]
 
 
 def _write_sides(panel: PIL.Image.Image, axis: SliceAxis) -> None:

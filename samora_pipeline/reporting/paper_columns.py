@@ -7,8 +7,9 @@ per volume, datasets) are averaged in a cell.
 from collections.abc import Iterable
 from statistics import fmean
 
-from samora_pipeline.contracts.model_spec import LEVELS, Level
-from samora_pipeline.contracts.run import PHANTOM_FLAG
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.pool import PAPER_NAMES, PAPER_SLICES
+from samora_pipeline.contracts.run import PHANTOM_FLAG, PoolRecord
 from samora_pipeline.contracts.splits import OFFICIAL
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.evaluation.comparison import Protocol, distance_unit, sides
@@ -25,7 +26,9 @@ _METHODS = {
     "SAMedTrainer": "SAMed",
     "SAMed2Trainer": "SAMed-2",
     "HSAMTrainer": "H-SAM",
+    "SAMAdapterTrainer": "SAM Adapter",
 }
+_BASELINES = frozenset({"SAMed", "SAMed-2", "H-SAM"})
 _FUSIONS = {"hl_attn": "HL-Attn", "lac": "LAC", "mole": "MOLE", "lorahub": "LoRAHub", "hcat": "HCAT"}
 _RECIPES = {
     "scratch": "Scratch",
@@ -51,8 +54,10 @@ def dataset(run: ScoredRun) -> str:
 
 
 def budget(run: ScoredRun) -> str:
-    """The label budget: ``10%``, ``full``, or the split's own name."""
+    """The label budget: ``10%``, ``full``, or the split's own name; a published list of slices is its share."""
     split = run.config.split
+    if run.config.selection.published and split.endswith("pct_slices"):
+        split = split.removesuffix("_slices")
     return f"{split.removesuffix('pct')}%" if split.endswith("pct") else split
 
 
@@ -82,30 +87,55 @@ def deviations(run: ScoredRun) -> dict[str, str]:
             "levels": (f"levels {', '.join(spec.levels) or 'none'}", f"levels {', '.join(LEVELS)}"),
             "fusion": (" ".join(fusion(run)), "2 1 1 HL-Attn"),
         }
+        if spec.fusion is not None and len(spec.levels) > 1 and spec.fusion.name == "hl_attn":
+            found["equations"] = (_equations(spec.fusion), "scope block, residual paper")
+        if config.recipe != "none" and spec.levels:
+            found["pool"] = (_pool(config.pool), "")
+    if isinstance(spec, ModelSpec) and spec.decoder.startswith("hsam"):
+        found["stages"] = (f"decoder stages {spec.decoder_stages}", "decoder stages mean")
+    if config.selection.published and config.selection.unit == "cases":
+        found["labels"] = ("all slices of the labelled scans", "")
     return {choice: is_ for choice, (is_, should_be) in found.items() if is_ != should_be}
+
+
+def experts(run: ScoredRun) -> tuple[Level, ...]:
+    """The levels that have an expert; the one LoRA of SAMed and H-SAM takes a place in the network and is none."""
+    return () if method(run) in _BASELINES else run.config.model.levels
+
+
+def _equations(spec: FusionSpec) -> str:
+    from samora_pipeline.models.catalog import fusion_options
+
+    return f"scope {spec.scope}, residual {fusion_options(spec.name, spec.options).residual}"
+
+
+def _pool(pool: PoolRecord) -> str:
+    """What stage 1 learned from; empty for the paper's pool."""
+    names = [name.partition("_")[2] or name for name in pool.cases]
+    if (frozenset(names), pool.slices, pool.intensity) == (PAPER_NAMES, PAPER_SLICES, "fed_menu"):
+        return ""
+    slices = "" if pool.slices is None else f"{pool.slices} slices of "
+    return f"pool of {slices}{sum(map(len, pool.cases.values()))} scans ({', '.join(names)})"
 
 
 def fusion(run: ScoredRun) -> tuple[str, str, str, str]:
     """Image, patch and pixel level as Tables 4 and 11 show them (HL-Attn by its order), and the fusion's name."""
     spec = run.config.model
+    image, patch, pixel = ("✓" if level in experts(run) else "×" for level in LEVELS)
     if spec.fusion is None or len(spec.levels) < 2:
-        image, patch, pixel = ("✓" if level in spec.levels else "×" for level in LEVELS)
         return image, patch, pixel, "none"
-    name = _FUSIONS.get(spec.fusion.name, spec.fusion.name)
     if spec.fusion.name == "hl_attn" and len(spec.levels) == len(LEVELS):
         from samora_pipeline.models.catalog import fusion_options
 
         image, patch, pixel = fusion_options(spec.fusion.name, spec.fusion.options).order.split("-")
-    else:
-        image, patch, pixel = ("✓" if level in spec.levels else "×" for level in LEVELS)
-    return image, patch, pixel, name
+    return image, patch, pixel, _FUSIONS.get(spec.fusion.name, spec.fusion.name)
 
 
 def origins(run: ScoredRun) -> tuple[str, str, str]:
     """How each level's expert was trained, as Tables 5 and 15 say it. The pixel level never has a teacher."""
 
     def origin(level: Level) -> str:
-        if level not in run.config.model.levels:
+        if level not in experts(run):
             return "×"
         recipe = run.config.recipe
         pixel_scratch = level is Level.PIXEL and recipe in _RECIPES

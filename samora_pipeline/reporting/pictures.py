@@ -3,7 +3,7 @@
 Shapes: S slices; C channels; H, W rows and columns of the source grid.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -72,28 +72,23 @@ class SelectedCase:
 
 
 @dataclass(frozen=True)
-class CaseFiles:
-    """Where a case lies: its channels, its reference and its prediction."""
+class ShownCase:
+    """A case to be drawn: why it was chosen, its Dice per run and organ, and what its slices hold.
 
-    channels: tuple[Path, ...]
-    reference: Path
-    prediction: Path
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One slice of one case, ready to be drawn.
-
-    ``image`` [H,W] in [0,1] as the network saw it (first channel), ``reference`` and ``prediction`` [H,W] label
-    values. ``aspect`` is the height of a pixel over its width. ``organs`` gives Dice of the whole volume per organ.
+    ``organs`` maps an organ to one Dice of the whole volume per run. ``names`` are short ones of the runs (A, B),
+    empty where there is one. The last run is the one the case was chosen by.
     """
 
+    role: str
     title: str
-    image: npt.NDArray[np.float32]
-    reference: Labels
-    prediction: Labels
-    aspect: float
-    organs: dict[str, float | None]
+    stack: CaseStack
+    organs: dict[str, list[float | None]]
+    names: tuple[str, ...] = ()
+
+    def first_slice(self, labels: LabelScheme) -> int:
+        """The slice to begin with: of the worst case the one with most errors, else the largest foreground."""
+        stack = self.stack
+        return representative_slice(stack.reference, stack.predictions[-1], labels, by_error=self.role == "worst")
 
 
 def choose_cases(summary: Summary) -> list[SelectedCase]:
@@ -119,30 +114,18 @@ def case_mean(case: CaseMetrics, metric: str = "Dice") -> float | None:
     return fmean(values) if values else None
 
 
-def make_pictures(
-    summary: Summary, files: Callable[[str], CaseFiles], plans: Plans, labels: LabelScheme
-) -> list[Picture]:
-    """Read the chosen cases; ``files`` says where a case lies.
-
-    Raises:
-        DataError: a file is missing, damaged or on another grid.
-    """
-    pictures, axis = [], plans.slice_axis.value
-    for chosen in choose_cases(summary):
-        name, own = chosen.case.case, files(chosen.case.case)
-        stack = read_case(RawCase(name, own.channels, own.reference), [own.prediction], plans)
-        (prediction,) = stack.predictions
-        index = representative_slice(stack.reference, prediction, labels, by_error=chosen.role == "worst")
-        title = f"{chosen.role.capitalize()}: {name}, mean Dice {chosen.dice:.3f}"
-        title += f" ({axis} slice {index + 1} of {len(stack.images)})"
-        shown = (stack.images[index, 0], stack.reference[index], prediction[index])
-        pictures.append(Picture(title, *shown, stack.aspect, dice_by_organ(summary, chosen.case)))
-    return pictures
-
-
-def dice_by_organ(summary: Summary, case: CaseMetrics) -> dict[str, float | None]:
-    """Dice of one case per organ name."""
-    return {name: case.metrics[key].Dice for key, name in summary.labels.items()}
+def shown_case(
+    chosen: SelectedCase, stack: CaseStack, summaries: Sequence[Summary], names: tuple[str, ...] = ()
+) -> ShownCase:
+    """A chosen case with its slices and its scores in one summary per run, the last of which it was chosen by."""
+    organs: dict[str, list[float | None]] = {}
+    for summary in summaries:
+        row = next(row for row in summary.metric_per_case if row.case == stack.name)
+        for key, organ in summary.labels.items():
+            organs.setdefault(organ, []).append(row.metrics[key].Dice)
+    of_the_last = f" of {names[-1]}" if names else ""
+    title = f"{chosen.role.capitalize()}{of_the_last}: {stack.name}, mean Dice {chosen.dice:.3f}"
+    return ShownCase(chosen.role, title, stack, organs, names)
 
 
 def representative_slice(reference: Labels, prediction: Labels, labels: LabelScheme, *, by_error: bool) -> int:
@@ -179,8 +162,7 @@ def errors(reference: Labels, prediction: Labels, labels: LabelScheme) -> dict[s
 
 def scored_pixels(reference: Labels, labels: LabelScheme) -> Mask:
     """All pixels but the ignored ones."""
-    counted: Mask = np.not_equal(reference, -1 if labels.ignore is None else labels.ignore)
-    return counted
+    return np.not_equal(reference, -1 if labels.ignore is None else labels.ignore)
 
 
 def foreground_slices(stack: CaseStack, labels: LabelScheme) -> list[int]:

@@ -14,14 +14,14 @@ from samora_pipeline.files import write_text
 from samora_pipeline.reporting.attention import attention_section
 from samora_pipeline.reporting.html_blocks import Block, Note, Section
 from samora_pipeline.reporting.html_page import Page, render_page
-from samora_pipeline.reporting.pictures import CaseStack, SelectedCase, choose_cases, dice_by_organ, read_case
+from samora_pipeline.reporting.pictures import CaseStack, SelectedCase, choose_cases, read_case, shown_case
 from samora_pipeline.reporting.report_data import data_section
 from samora_pipeline.reporting.report_network import NetworkProbe, enough_memory, experts_section, load_probe
 from samora_pipeline.reporting.report_record import record_section
 from samora_pipeline.reporting.report_run import ReportedRun, reason, section_or_reason
 from samora_pipeline.reporting.report_scores import case_section, headline, organ_section
 from samora_pipeline.reporting.report_training import pretraining_section, training_section
-from samora_pipeline.reporting.slider import ShownCase, make_viewer, size_of
+from samora_pipeline.reporting.slider import make_viewer, size_of
 
 logger = logging.getLogger("samora")
 
@@ -106,20 +106,18 @@ def picture_section(
     Raises:
         DataError: a scan, a reference or a prediction is missing or damaged.
     """
-    config = runs[0].config
+    config, summaries = runs[0].config, [run.scored.summary for run in runs]
+    names = RUN_LETTERS[: len(runs)] if len(runs) > 1 else ()
     viewers: list[Block] = []
     for place, one in enumerate(chosen):
         share = max(_LEAST, budget // (len(chosen) - place))
-        viewer = make_viewer(_shown(runs, one), config.labels, config.plans.slice_axis.value, warnings, share)
+        shown = shown_case(one, stack_of(runs, one.case.case), summaries, names)
+        viewer = make_viewer(shown, config.labels, config.plans.slice_axis.value, warnings, share)
         viewers.append(viewer)
         budget -= size_of(viewer)
     blocks = tuple(viewers) or (Note("No scored case has an organ in its reference."),)
-    of_which = f"{_of_the_last(runs)} ({lettered(runs)})" if len(runs) > 1 else ""
+    of_which = f" of {names[-1]} ({lettered(runs)})" if names else ""
     return Section("pictures", blocks, words=(of_which,))
-
-
-def _of_the_last(runs: list[ReportedRun]) -> str:
-    return f" of {RUN_LETTERS[len(runs) - 1]}" if len(runs) > 1 else ""
 
 
 def lettered(runs: list[ReportedRun]) -> str:
@@ -140,19 +138,6 @@ def median_of(chosen: list[SelectedCase]) -> SelectedCase:
 def explanations_of(warnings: tuple[str, ...]) -> tuple[str, ...]:
     """What the warnings mean, in sentences."""
     return tuple(text for warning, text in _WARNINGS.items() if any(one.startswith(warning) for one in warnings))
-
-
-def _shown(runs: list[ReportedRun], one: SelectedCase) -> ShownCase:
-    name = one.case.case
-    rows = [next(row for row in run.scored.summary.metric_per_case if row.case == name) for run in runs]
-    scores = [dice_by_organ(run.scored.summary, row) for run, row in zip(runs, rows, strict=True)]
-    return ShownCase(
-        role=one.role,
-        title=f"{one.role.capitalize()}{_of_the_last(runs)}: {name}, mean Dice {one.dice:.3f}",
-        stack=stack_of(runs, name),
-        organs={organ: tuple(score.get(organ) for score in scores) for organ in scores[0]},
-        names=RUN_LETTERS[: len(runs)] if len(runs) > 1 else (),
-    )
 
 
 def load_networks(runs: list[ReportedRun], chosen: list[SelectedCase], device: torch.device) -> Networks:

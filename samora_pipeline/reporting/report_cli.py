@@ -6,8 +6,8 @@ from pathlib import Path
 from samora_pipeline.command_line import CommandParser, run, say
 from samora_pipeline.errors import UsageError
 
-_EPILOG = """A RUN is a run folder or one of its fold folders, as a path or below the results folder. The page is one
-file with everything in it: mail it, print it, or open it without a network. It shows scans of patients.
+_EPILOG = """A RUN is a run or one of its folds (RUN/fold_K): a path, a name, or a unique part of a name.
+The page is one file with everything in it: mail it, print it, or open it without a network. It shows scans of patients.
 
   samora_report Dataset001_Synapse/SAMoraTrainer__10pct__default
   samora_report Dataset001_Synapse/SAMedTrainer__10pct__default Dataset001_Synapse/SAMoraTrainer__10pct__default
@@ -38,18 +38,22 @@ def report(arguments: argparse.Namespace) -> None:
         raise UsageError("E-ARG-21", found=f"{len(arguments.runs)} runs, -o {arguments.output}")
     import torch
 
+    from samora_pipeline.files import write_text
     from samora_pipeline.paths import resolve_roots
-    from samora_pipeline.reporting.report import REPORT_FILE, write_report
-    from samora_pipeline.reporting.report_comparison import write_comparison
+    from samora_pipeline.reporting.html_page import render_page
+    from samora_pipeline.reporting.report import REPORT_FILE, make_page
+    from samora_pipeline.reporting.report_comparison import comparison_page
     from samora_pipeline.reporting.report_run import open_run
 
     roots = resolve_roots(arguments.root)
     runs = [open_run(place, roots, allow_code=arguments.allow_code) for place in arguments.runs]
     device = torch.device(arguments.device)
     if len(runs) == 1:
-        path = write_report(runs[0], arguments.output or runs[0].scored.folder / REPORT_FILE, device)
+        page, usual = make_page(runs[0], device), runs[0].scored.folder / REPORT_FILE
     else:
-        path = write_comparison(runs, arguments.output or Path(COMPARISON_FILE), device)
+        page, usual = comparison_page(runs, device), Path(COMPARISON_FILE)
+    path = arguments.output or usual
+    write_text(path, render_page(page))
     say(f"written: {path} ({path.stat().st_size / 1e6:.2f} MB)")
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -12,13 +11,12 @@ from samora_pipeline.errors import SamoraError
 from samora_pipeline.evaluation.comparison import PROTOCOLS, PairedRow, PairedTable, Variant, compare
 from samora_pipeline.evaluation.run_scores import distinct_labels
 from samora_pipeline.evaluation.significance import ranking_remark
-from samora_pipeline.files import write_text
 from samora_pipeline.models.freezing import Part
 from samora_pipeline.reporting.attention import METHOD, attention_section
 from samora_pipeline.reporting.forest import forest_figure
 from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table
 from samora_pipeline.reporting.html_images import drawing, svg_image
-from samora_pipeline.reporting.html_page import Page, render_page
+from samora_pipeline.reporting.html_page import Page
 from samora_pipeline.reporting.pictures import SelectedCase, case_mean, choose_cases
 from samora_pipeline.reporting.report import (
     RUN_LETTERS,
@@ -42,18 +40,12 @@ _LONGEST = 100
 """characters of a setting in the table of differences; lists of cases are far longer"""
 
 
-def write_comparison(runs: list[ReportedRun], path: Path, device: torch.device) -> Path:
-    """Write the page about two to four runs to ``path``; the first is the baseline.
+def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
+    """The page about two to four runs; the first is the baseline.
 
     Raises:
         DataError: ``E-CMP-03`` the runs were not scored alike, or their records are damaged.
     """
-    write_text(path, render_page(comparison_page(runs, device)))
-    return path
-
-
-def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
-    """Everything of the page."""
     labels = distinct_labels([run.scored for run in runs])
     runs = [replace(run, scored=scored) for run, scored in zip(runs, labels, strict=True)]
     baseline, *others = runs
@@ -84,13 +76,15 @@ def comparison_page(runs: list[ReportedRun], device: torch.device) -> Page:
 
 
 def _headline(tables: list[PairedTable]) -> tuple[str, ...]:
-    rows = next((table.overall for table in tables if table.record.name == "Dice"), ())
+    found = next((table for table in tables if table.record.name == "Dice"), None)
+    rows = found.overall if found else ()
     sentences = [
         _difference(row, f"{letter}: mean" if len(rows) > 1 else "Mean")
         for letter, row in zip(RUN_LETTERS[1:], rows, strict=False)
     ]
     remark = ranking_remark(min(row.test.n for row in rows)) if rows else ""
-    return (*sentences, *((f"{remark}.",) if remark else ())) or ("No patient has a Dice in both runs.",)
+    budgets = [f"{variant}: {text}." for variant, text in (found.budgets if found else {}).items()]
+    return (*sentences, *budgets, *((f"{remark}.",) if remark else ())) or ("No patient has a Dice in both runs.",)
 
 
 def _difference(row: PairedRow, begin: str) -> str:

@@ -75,8 +75,7 @@ class NetworkProbe:
     def on_source_grid(self, stack: CaseStack, maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Maps [K,n,n] over the network's input on the source grid [K,H,W], interpolated; 0 outside of it."""
         rows, columns = self.in_plane(stack).logit_operators(maps.shape[-1])
-        placed: npt.NDArray[np.float32] = (rows @ maps @ columns.T).astype(np.float32)
-        return placed
+        return (rows @ maps @ columns.T).astype(np.float32)
 
 
 def load_probe(run: ReportedRun, fold: str, device: torch.device) -> NetworkProbe:

@@ -24,6 +24,7 @@ def record_section(run: ReportedRun, trained: frozenset[Part] | None) -> Section
     settings = {record.name: record.settings for record in config.stages}
     blocks = (
         account_table(config, trained),
+        *_choices(config),
         Table("identity", "Seeds and digests", ("what", "value"), list(_identity(run))),
         Table("settings", "Settings", ("setting", "value"), _rows(settings), folded=True),
         Table("network", "Network", ("part", "value"), _rows(to_plain(config.model)), folded=True),
@@ -74,6 +75,12 @@ def _identity(run: ReportedRun) -> Iterator[tuple[str, str]]:
         for name in (CONFIG_FILE, FINAL_CHECKPOINT):
             if (folder / name).is_file():
                 yield f"{name}, fold {fold}", f"sha256 {digest_file(folder / name)}"
+
+
+def _choices(config: RunConfig) -> tuple[Table, ...]:
+    """What the run chose by itself, with the reasons; nothing where all was typed."""
+    rows = [(name, str(choice.value), choice.why) for name, choice in config.choices.items()]
+    return (Table("choices", "Chosen by the run", ("setting", "is", "because"), rows),) if rows else ()
 
 
 def _versions(run: ReportedRun) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,5 @@
 """A scored run with all that a report needs beside its scores: where its folds lie, and where its scans may lie."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -31,16 +29,6 @@ class Places:
     preprocessed: Path
     pretraining: Path
     weights: Path
-
-    @classmethod
-    def of(cls, dataset: str, roots: Roots) -> Places:
-        """Where they lie under the roots."""
-        return cls(
-            raw=roots.raw / dataset,
-            preprocessed=roots.preprocessed / dataset,
-            pretraining=roots.results / dataset / PRETRAINING_FOLDER,
-            weights=roots.weights,
-        )
 
     @property
     def slices(self) -> Path:
@@ -116,7 +104,10 @@ def open_run(place: str, roots: Roots, *, allow_code: bool = False) -> ReportedR
         AssetError: ``E-CMP-01`` when nothing there is a scored run. Others as ``read_run``.
     """
     scored = read_run(place, roots.results, allow_code=allow_code)
-    return ReportedRun(scored, Places.of(scored.config.dataset, roots), allow_code)
+    dataset = scored.config.dataset
+    pretraining = roots.results / dataset / PRETRAINING_FOLDER
+    places = Places(roots.raw / dataset, roots.preprocessed / dataset, pretraining, roots.weights)
+    return ReportedRun(scored, places, allow_code)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

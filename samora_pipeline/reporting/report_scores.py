@@ -90,17 +90,17 @@ def _organ_table(summary: Summary, protocol: Protocol) -> Table:
     columns, organs = score_rows(summary, protocol)
     physical = protocol == "physical"
     rows: list[tuple[Value, ...]] = []
-    for row in organs:
-        counts = summary.counts.get(row.key)
-        scores = (Cell(score_text(one, *score), score[0]) for one, score in zip(columns, row.scores, strict=True))
+    for key, name, values in organs:
+        counts = summary.counts.get(key)
+        scores = (Cell(score_text(one, *score), score[0]) for one, score in zip(columns, values, strict=True))
         if not physical:
-            rows.append((row.name, *scores))
+            rows.append((name, *scores))
         elif counts is None:
-            rows.append((row.name, _EMPTY, *scores, *[_EMPTY] * 3))
+            rows.append((name, _EMPTY, *scores, *[_EMPTY] * 3))
         else:
             voxels = f" ({counts.false_positive_voxels} voxels)" if counts.false_positive else ""
             wrongly = Cell(f"{counts.false_positive}{voxels}", float(counts.false_positive))
-            rows.append((row.name, counts.scored, *scores, counts.missed, counts.absent, wrongly))
+            rows.append((name, counts.scored, *scores, counts.missed, counts.absent, wrongly))
     header = [f"{heading(one, summary, protocol)}{'' if one.name in NO_INTERVAL else ' [95 %]'}" for one in columns]
     if not physical:
         return Table("family-table", "Organs, protocol sam_family", ("organ", *header), rows, notes=(_FAMILY,))

@@ -3,50 +3,28 @@
 The pictures of all viewers share a budget of bytes, because the whole report has to stay small enough to be mailed.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SLICE_AXES, SliceAxis
+from samora_pipeline.imaging.volume import OPPOSITE
 from samora_pipeline.reporting import painting, pictures
-from samora_pipeline.reporting.html_blocks import Table, Viewer, ViewerSlice
+from samora_pipeline.reporting.html_blocks import Table, Viewer
 from samora_pipeline.reporting.html_images import flag_strip, palette_address, webp_address
-from samora_pipeline.reporting.overlays import OPPOSITE, SIDES
+from samora_pipeline.reporting.overlays import SIDES
 from samora_pipeline.reporting.painting import Frame
-from samora_pipeline.reporting.pictures import CaseStack, Labels
+from samora_pipeline.reporting.pictures import CaseStack, Labels, ShownCase
 
 _ONE_LINE = 18
 """pixels of a strip of warnings; more of them cover at most a third of a picture"""
 _KINDS = {"missed": "missed", "false": "predicted where nothing is", "confused": "taken for another organ"}
 
 
-@dataclass(frozen=True)
-class Detail:
-    """How much of a case is shown: pixels of the longer side, quality of the scans, slices."""
+Detail = tuple[int, int, int]
 
-    side: int
-    quality: int
-    slices: int
-
-
-DETAILS = (Detail(288, 60, 32), Detail(256, 50, 24), Detail(224, 40, 20), Detail(192, 35, 14), Detail(160, 30, 8))
-
-
-@dataclass(frozen=True)
-class ShownCase:
-    """A case to be drawn: why it was chosen, its Dice per run and organ, and what its slices hold.
-
-    ``organs`` maps an organ to one Dice of the whole volume per run. ``names`` are short ones of the runs (A, B),
-    empty where there is one. The last run is the one the case was chosen by.
-    """
-
-    role: str
-    title: str
-    stack: CaseStack
-    organs: dict[str, tuple[float | None, ...]]
-    names: tuple[str, ...] = ()
+DETAILS: tuple[Detail, ...] = ((288, 60, 32), (256, 50, 24), (224, 40, 20), (192, 35, 14), (160, 30, 8))
+"""how much of a case is shown: pixels of the longer side, quality of the scans, slices"""
 
 
 def make_viewer(
@@ -63,23 +41,21 @@ def make_viewer(
 
 def size_of(viewer: Viewer) -> int:
     """The bytes that the pictures of a viewer add to the page."""
-    slices = sum(len(one.scan) + sum(map(len, one.overlays)) + len(one.text) for one in viewer.slices)
-    first = viewer.slices[viewer.start]
-    return slices + len(first.scan) * len(viewer.panels) + sum(map(len, first.overlays))
+    slices = sum(len(part) for one in viewer.slices for part in one)
+    _, scan, *overlays = viewer.slices[viewer.start]
+    return slices + len(scan) * len(viewer.panels) + sum(map(len, overlays))
 
 
 def _viewer(case: ShownCase, labels: LabelScheme, axis: SliceAxis, warnings: tuple[str, ...], detail: Detail) -> Viewer:
-    stack = case.stack
-    first = pictures.representative_slice(stack.reference, stack.predictions[-1], labels, by_error=case.role == "worst")
-    shown = pictures.evenly(pictures.foreground_slices(stack, labels) or [first], detail.slices, first)
-    frame = painting.frame_around(
-        pictures.seen_along(labels, stack.reference, *stack.predictions), stack.aspect, detail.side
-    )
+    stack, (side, quality, most) = case.stack, detail
+    first = case.first_slice(labels)
+    shown = pictures.evenly(pictures.foreground_slices(stack, labels) or [first], most, first)
+    frame = painting.frame_around(pictures.seen_along(labels, stack.reference, *stack.predictions), stack.aspect, side)
     slices = tuple(
-        ViewerSlice(
-            text=f"slice {index + 1} of {len(stack.reference)}, {_wrong_pixels(stack, index, labels)}",
-            scan=scan_address(frame, stack.images[index, 0], warnings, detail.quality),
-            overlays=_overlays(stack, index, frame, labels),
+        (
+            f"slice {index + 1} of {len(stack.reference)}, {_wrong_pixels(stack, index, labels)}",
+            scan_address(frame, stack.images[index, 0], warnings, quality),
+            *_overlays(stack, index, frame, labels),
         )
         for index in shown
     )

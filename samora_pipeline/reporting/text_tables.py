@@ -7,11 +7,12 @@ from typing import Literal
 
 import pandas as pd
 
+from samora_pipeline.command_line import aligned
 from samora_pipeline.contracts.scores import Interval
 from samora_pipeline.evaluation.comparison import PairedRow, PairedTable, Variant
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import ranking_remark
-from samora_pipeline.evaluation.tables import aligned, number_text
+from samora_pipeline.evaluation.tables import number_text
 
 Format = Literal["md", "latex", "csv"]
 
@@ -128,6 +129,7 @@ def paired_text(table: PairedTable, warnings: tuple[str, ...]) -> TextTable:
         f"difference: run minus baseline, one value per patient; {better} is better; n counts patients",
         f"Holm: over the tests of the mean ({tests[0]}) and, apart from them, over those of single organs ({tests[1]})",
         ranking_remark(min(row.test.n for row in rows)),
+        *(f"{variant}: {remark} of fine-tuning" for variant, remark in table.budgets.items()),
     ]
     return TextTable(
         name=f"paired_{table.protocol}_{table.record.name}",

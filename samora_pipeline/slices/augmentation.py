@@ -29,6 +29,7 @@ from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import AugmentationSettings
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.slices.intensities import IntensityParameters, apply_intensities, draw_intensities
+from samora_pipeline.slices.released import displacement_strength, hsam_geometry, samed_geometry
 from samora_pipeline.slices.views import between
 
 Floats = NDArray[np.floating]
@@ -94,7 +95,7 @@ def draw_augmentation(
             contrast, brightness, *geometry = np.random.random(7)
             # Corner points are pixel centres, hence the (size - 1) / size.
             mesh = create_zero_centered_coordinate_mesh((points, points)) * ((size - 1) / size / (points - 1))
-            coordinates[i] = _compose(mesh, geometry, settings, flips)
+            coordinates[i] = _GEOMETRIES[settings.scheme](mesh, geometry, settings, flips)
             factors[:, i] = between(contrast, settings.contrast), between(brightness, settings.brightness)
     contrasts, brightnesses = torch.from_numpy(factors)
     intensities = draw_intensities(keys, settings, seed=seed, epoch=epoch)
@@ -144,11 +145,13 @@ def _compose(where: Floats, geometry: list[float], settings: AugmentationSetting
     angle, scale, rows, columns, elastic = geometry
     if elastic < settings.elastic:
         sigma = settings.elastic_smoothness * where.shape[-1]
-        # Uniform noise in (-1, 1) has variance 1/3, and a 2-D Gaussian divides its deviation by 2 sqrt(pi) sigma.
-        where = elastic_deform_coordinates(where, settings.elastic_size * 2 * math.sqrt(3 * math.pi) * sigma, sigma)
+        where = elastic_deform_coordinates(where, displacement_strength(settings, sigma), sigma)
     where = rotate_coords_2d(where, (2 * angle - 1) * math.radians(settings.rotation))
     where = scale_coords(where, 1 / between(scale, settings.scale))
     for axis, drawn in enumerate((rows, columns)):
         if flips[axis] and drawn < settings.flip:
             where[axis] *= -1
     return where
+
+
+_GEOMETRIES = {"composed": _compose, "samed": samed_geometry, "hsam": hsam_geometry}

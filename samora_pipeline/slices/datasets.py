@@ -159,7 +159,7 @@ class JoinedSource:
     """Several datasets as one unlabelled pool of slices of one size, numbered one after the other.
 
     Raises:
-        DataError: ``E-POOL-01`` when the datasets differ in channels.
+        ValueError: when the datasets differ in channels.
     """
 
     def __init__(self, sources: Sequence[SliceSource]) -> None:
@@ -167,12 +167,7 @@ class JoinedSource:
         self._ends = list(accumulate(len(source) for source in sources))
         channels = {source.plans.dataset: len(source.plans.channel_names) for source in sources}
         if len(set(channels.values())) > 1:
-            raise DataError(
-                "E-POOL-01",
-                found="; ".join((f"{dataset}: {count} channels" for dataset, count in channels.items())),
-                expected="equal numbers of channels",
-                fix="leave one out of --unlabeled",
-            )
+            raise ValueError(f"datasets with different numbers of channels: {channels}")
 
     def __len__(self) -> int:
         return self._ends[-1]

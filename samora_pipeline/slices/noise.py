@@ -15,29 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from samora_pipeline.contracts.options import read_options
+from samora_pipeline.contracts.part_options import NoiseSettings
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.imaging.intensity import scheme_of
-from samora_pipeline.registry import Registry
 from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.slices.noise_catalog import NOISES, noise_options
 from samora_pipeline.slices.views import between, draw_uniform
 
 GAUSSIAN, REPLACEMENT, COARSE = range(3)
 _COARSE_GRID = 16
 _REACH = 2
-
-
-@dataclass(frozen=True)
-class NoiseSettings:
-    """The mixture: shares of (Gaussian, replacement, coarse), strengths, and the share of replaced pixels.
-
-    ``sigma`` is the range of the standard deviation for intensities in [0,1]; replacements come from a 5 x 5 window.
-    """
-
-    shares: tuple[float, float, float] = (0.7, 0.2, 0.1)
-    sigma: tuple[float, float] = (0.02, 0.25)
-    replaced: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,36 +41,6 @@ class NoiseParameters:
 def rician_channels(plans: Plans) -> tuple[bool, ...]:
     """Which channels are taken for MR magnitude images, by their intensity schemes."""
     return tuple(scheme_of(rule).magnitude for rule in plans.intensity.value)
-
-
-def draw_noise(keys: Sequence[str], settings: NoiseSettings, *, seed: int, epoch: int) -> NoiseParameters:
-    """Draw kind and strength of the noise for each sample, keyed by (seed, epoch, sample)."""
-    uniform = draw_uniform(keys, 2, "noise", seed=seed, epoch=epoch)
-    edges = torch.tensor(settings.shares).cumsum(0)[:-1]
-    return NoiseParameters(
-        kind=torch.bucketize(uniform[:, 0].contiguous(), edges, right=True),
-        sigma=between(uniform[:, 1], settings.sigma),
-        replaced=settings.replaced,
-        seeds=tuple(derived_seed(seed, epoch, key, "noise field") for key in keys),
-    )
-
-
-def apply_noise(images: Tensor, noise: NoiseParameters, rician: tuple[bool, ...]) -> Tensor:
-    """Return noisy images (B,C,N,N); not clipped, because clipping at black would shift the mean of the noise.
-
-    The random fields come from the device's own generator, so another kind of device draws another field.
-
-    Args:
-        images: (B,C,N,N), clean.
-        noise: what was drawn for them.
-        rician: per channel, whether Gaussian and coarse noise enter both parts of a complex signal whose magnitude
-            is the image (``rician_channels``).
-    """
-    magnitude = torch.tensor(rician, device=images.device)[:, None, None]
-    noisy = torch.empty_like(images)
-    for i, (kind, sigma, seed) in enumerate(zip(noise.kind.tolist(), noise.sigma.tolist(), noise.seeds, strict=True)):
-        noisy[i] = _one(images[i], kind, sigma, noise.replaced, seed, magnitude)
-    return noisy
 
 
 def _one(image: Tensor, kind: int, sigma: float, share: float, seed: int, magnitude: Tensor) -> Tensor:
@@ -124,7 +82,11 @@ class Noise(Protocol):
         """Parameters for the samples ``keys`` (B of them), determined by (seed, epoch, sample)."""
 
     def apply(self, images: Tensor, drawn: Any, rician: tuple[bool, ...]) -> Tensor:
-        """Noisy images (B,C,N,N) from clean ones; ``rician``: see ``apply_noise``."""
+        """Noisy images (B,C,N,N) from clean ones.
+
+        ``rician`` says per channel whether the noise enters both parts of a complex signal whose magnitude is the image
+        (``rician_channels``).
+        """
 
 
 class Mixture(Noise):
@@ -136,25 +98,27 @@ class Mixture(Noise):
         self._settings = options
 
     def draw(self, keys: Sequence[str], *, seed: int, epoch: int) -> NoiseParameters:
-        """See ``draw_noise``."""
-        return draw_noise(keys, self._settings, seed=seed, epoch=epoch)
+        """Draw kind and strength of the noise for each sample, keyed by (seed, epoch, sample)."""
+        settings, uniform = self._settings, draw_uniform(keys, 2, "noise", seed=seed, epoch=epoch)
+        edges = torch.tensor(settings.shares).cumsum(0)[:-1]
+        return NoiseParameters(
+            kind=torch.bucketize(uniform[:, 0].contiguous(), edges, right=True),
+            sigma=between(uniform[:, 1], settings.sigma),
+            replaced=settings.replaced,
+            seeds=tuple(derived_seed(seed, epoch, key, "noise field") for key in keys),
+        )
 
     def apply(self, images: Tensor, drawn: NoiseParameters, rician: tuple[bool, ...]) -> Tensor:
-        """See ``apply_noise``."""
-        return apply_noise(images, drawn, rician)
+        """Return noisy images; not clipped, because clipping at black would shift the mean of the noise.
 
-
-NOISES: Registry[type[Noise]] = Registry("noise")
-NOISES.register("mixture")(Mixture)
-
-
-def noise_options(spec: NoiseSpec) -> Any:
-    """The options of a spec's noise, with its defaults.
-
-    Raises:
-        UsageError: ``E-NAME-01`` no such noise, ``E-SET-01`` and ``E-SET-03`` options that it does not take.
-    """
-    return read_options(NOISES.get(spec.name).Options, spec.options, f'noise "{spec.name}"')
+        The random fields come from the device's own generator, so another kind of device draws another field.
+        """
+        magnitude = torch.tensor(rician, device=images.device)[:, None, None]
+        noisy = torch.empty_like(images)
+        each = zip(drawn.kind.tolist(), drawn.sigma.tolist(), drawn.seeds, strict=True)
+        for i, (kind, sigma, seed) in enumerate(each):
+            noisy[i] = _one(images[i], kind, sigma, drawn.replaced, seed, magnitude)
+        return noisy
 
 
 def make_noise(spec: NoiseSpec) -> Noise:

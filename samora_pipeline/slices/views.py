@@ -6,8 +6,6 @@ batch that its slice sits in nor on the number of ranks, and a resumed run repea
 Shapes: B batch, C channels, N pixels along a side; images are (B,C,N,N) in [0,1].
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
@@ -35,7 +33,7 @@ class ViewParameters(NamedTuple):
     gamma: Tensor
     blur_sigma: Tensor
 
-    def to(self, device: torch.device) -> ViewParameters:
+    def to(self, device: torch.device) -> "ViewParameters":
         """The same parameters on another device."""
         return ViewParameters(*(values.to(device) for values in self))
 

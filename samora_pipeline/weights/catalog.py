@@ -5,11 +5,11 @@ from pathlib import Path
 
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.files import digest_file
-from samora_pipeline.registry import nearest
+from samora_pipeline.registry import suggestion
 
 WAYS_ON = (
     "without a network: samora_weights add FILE; or another recipe (scratch needs no teacher); "
-    "or --backbone-weights bootstrap --recipe scratch"
+    "or --backbone samora_tiny, which comes with this package; or --backbone-weights bootstrap --recipe scratch"
 )
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -129,8 +129,8 @@ def named(name: str) -> Asset:
     """
     if name in ASSETS:
         return ASSETS[name]
-    expected = f"{nearest(name, list(ASSETS))}known: {', '.join(ASSETS)}"
-    raise UsageError("E-NAME-01", kind="file", name=name, found=name, expected=expected, fix="samora_weights list")
+    near = suggestion(name, ASSETS)
+    raise UsageError("E-NAME-01", kind="file", name=name, found=name, fix="samora_weights list", **near)
 
 
 def resolve(name_or_path: str, weights_folder: Path) -> Path:
@@ -149,7 +149,7 @@ def resolve(name_or_path: str, weights_folder: Path) -> Path:
         if path.is_file():
             return path
     found = f"no file {name_or_path}, and none of that name in {weights_folder}"
-    expected = f"{nearest(name_or_path, list(ASSETS))}a file, or one of {', '.join(ASSETS)}"
+    expected = f"a file, or a name: {suggestion(name_or_path, ASSETS)['expected']}"
     raise AssetError("E-WEIGHT-05", found=found, expected=expected, fix=f"correct the name; {WAYS_ON}")
 
 

@@ -57,8 +57,8 @@ def _act(arguments: argparse.Namespace) -> None:
             say(f"{asset.name}: {get(asset.name, folder, accept=accept)}")
     else:
         results = verify_all(assets or list(ASSETS.values()), folder, required=bool(names))
-        for result in results:
-            say(f"{result.asset.name}: {result.fault.what if result.fault else 'ok'}  {result.path}")
+        for asset, path, fault in results:
+            say(f"{asset.name}: {fault.what if fault else 'ok'}  {path}")
         raise_faults(results)
 
 

@@ -70,6 +70,16 @@ def download(url: str, part: Path, *, title: str, size: int | None = None, patie
             return
 
 
+def reachable(url: str, seconds: float = 2.0) -> bool:
+    """Whether the source answers within some seconds; nothing of the file is fetched."""
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        with urllib.request.build_opener(_Redirects).open(request, timeout=seconds):
+            return True
+    except (OSError, http.client.HTTPException):
+        return False
+
+
 def discard(part: Path) -> None:
     """Remove a partial file and what is known of it."""
     part.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """What of the catalogue is in the weights folder, and in which state."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from samora_pipeline.command_line import aligned
@@ -12,13 +11,8 @@ from samora_pipeline.weights.records import read_record
 _HEAD = ("name", "state", "licence", "size", "where")
 
 
-@dataclass(frozen=True)
-class Checked:
-    """One file after its digest was taken; ``fault`` is None where it is as it should be."""
-
-    asset: Asset
-    path: Path
-    fault: SamoraError | None = None
+Checked = tuple[Asset, Path, SamoraError | None]
+"""one file after its digest was taken, and what is wrong with it"""
 
 
 def table(folder: Path) -> str:
@@ -62,7 +56,7 @@ def verify_all(assets: list[Asset], folder: Path, *, required: bool) -> list[Che
                 fault = missing(asset, path)
         except SamoraError as error:
             fault = error
-        results.append(Checked(asset, path, fault))
+        results.append((asset, path, fault))
     return results
 
 
@@ -72,7 +66,7 @@ def raise_faults(results: list[Checked]) -> None:
     Raises:
         SamoraError: ``E-WEIGHT-05`` or ``E-WEIGHT-11`` (exit 5) if that is all; ``E-WEIGHT-06`` (exit 4).
     """
-    faults = {result.asset.name: result.fault for result in results if result.fault}
+    faults = {asset.name: fault for asset, _, fault in results if fault}
     wrong = [fault for fault in faults.values() if isinstance(fault, DataError)]
     if len(faults) > 1 and wrong:
         found = "; ".join(f"{name}: {fault.what}" for name, fault in faults.items())

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import encoder as encoder_program
+from benchmarks import encoder_variants as variants
 from samora_pipeline.models.catalog import BACKBONES
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("encoder", "encoder_variants")
 TINY = ["--backbone", "samora_tiny", "--sizes", "64", "--dtypes", "fp32", "--device", "cpu", "--batch", "2"]
 
 
 @pytest.fixture(autouse=True)
-def _as_a_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Programs find what lies beside them."""
+def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.syspath_prepend(str(FOLDER))
     yield
     torch.set_num_threads(before)
-    for name in NAMES:
-        sys.modules.pop(name, None)
 
 
-@pytest.fixture
-def program() -> Any:
-    return importlib.import_module("encoder")
-
-
-@pytest.fixture
-def variants() -> Any:
-    return importlib.import_module("encoder_variants")
-
-
-def test_no_two_variants_are_equal_but_the_naive_and_the_block(variants: Any) -> None:
+def test_no_two_variants_are_equal_but_the_naive_and_the_block() -> None:
     encoder = variants.build_encoder("samora_tiny", 64, seed=0)
     images = torch.rand(2, 3, 64, 64)
     found = {name: variants.run(encoder, name, images) for name in variants.VARIANTS}
@@ -52,7 +35,7 @@ def test_no_two_variants_are_equal_but_the_naive_and_the_block(variants: Any) ->
     assert max(variants.check(encoder, images).values()) < 1e-5
 
 
-def test_the_base_is_the_bare_backbone_and_is_put_back(variants: Any) -> None:
+def test_the_base_is_the_bare_backbone_and_is_put_back() -> None:
     encoder = variants.build_encoder("samora_tiny", 64, seed=0)
     blocks = list(encoder.blocks)
     bare = BACKBONES.get("samora_tiny").build_encoder(64)
@@ -68,7 +51,7 @@ def test_the_base_is_the_bare_backbone_and_is_put_back(variants: Any) -> None:
     assert torch.equal(variants.run(encoder, "block", images), before)
 
 
-def test_four_passes_cost_what_they_should(variants: Any) -> None:
+def test_four_passes_cost_what_they_should() -> None:
     """On ViT-B at 224 px: SAM alone 35 GFLOP, and 1.21 times as much apart as in one block."""
     base, naive, block, attention = (variants.count_gflop("sam_vit_b", 224, name) for name in variants.VARIANTS)
     assert base == pytest.approx(35.4, abs=0.1)
@@ -77,10 +60,10 @@ def test_four_passes_cost_what_they_should(variants: Any) -> None:
 
 
 def test_the_program_measures_checks_and_reports(
-    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(program.PEAK_SIDE, "cpu", 64)
-    program.main([*TINY, "--repeats", "2", "--json", str(tmp_path / "found.json")])
+    monkeypatch.setitem(encoder_program.PEAK_SIDE, "cpu", 64)
+    encoder_program.main([*TINY, "--repeats", "2", "--json", str(tmp_path / "found.json")])
     said = capsys.readouterr().out
     assert "cpu fp32 64 px, batch 2, 1 threads, 2 rounds" in said
     assert all(f"\n  {name} " in said for name in ("base", "naive", "block", "attention"))
@@ -91,7 +74,7 @@ def test_the_program_measures_checks_and_reports(
     assert low <= result["naive_over_block"][0] <= high
 
 
-def test_nothing_is_timed_when_outputs_differ(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "check", lambda encoder, images: {"block": 0.5, "attention": 0.0})
+def test_nothing_is_timed_when_outputs_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_program, "check", lambda encoder, images: {"block": 0.5, "attention": 0.0})
     with pytest.raises(SystemExit, match="nothing was timed"):
-        program.main(TINY)
+        encoder_program.main(TINY)

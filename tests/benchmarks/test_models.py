@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samora_pipeline.handover.install import verify
+from samora_pipeline.exported.install import verify
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.inference.predictor import Predictor
 

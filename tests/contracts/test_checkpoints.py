@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="E-CKPT-01"):
         load_checkpoint(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        save_checkpoint(tmp_path / "checkpoint.safetensors", TENSORS, {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "checkpoint.safetensors").stat().st_mode) == mode
+    assert len(list(tmp_path.iterdir())) == 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from samora_pipeline.contracts.dataset import (
     PublishedSplit,
     SamoraJson,
     read_dataset,
+    read_dataset_json,
     write_dataset,
 )
 from samora_pipeline.errors import DataError
@@ -88,3 +90,32 @@ def test_a_file_of_nnunet_is_read_without_ours(tmp_path: Path) -> None:
     assert dataset.scheme.ignore == 3
     assert dataset.description.extra == {"overwrite_image_reader_writer": "X"}
     assert dataset.ours == SamoraJson()
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "2": "cancer"}},
+        {"modality": ["CT"], "labels": ["Background", "liver", "cancer"]},
+        {"modality": ["CT"], "labels": {"0": "clear", "2": "cancer", "1": "liver"}, "numTraining": 2},
+        {"channel_names": ["CT"], "labels": {"background": 0, "liver": 1, "cancer": 2}, "file_ending": ".nii.gz"},
+    ],
+)
+@pytest.mark.parametrize("paths_alone", [False, True])
+def test_older_forms_are_read(tmp_path: Path, old: dict[str, Any], paths_alone: bool) -> None:
+    images = ["./imagesTr/a.nii.gz", "./imagesTr/b.nii.gz"]
+    pairs = [{"image": image, "label": image.replace("images", "labels")} for image in images]
+    listed = {"training": images if paths_alone else pairs, "test": ["./imagesTs/c.nii.gz"], "name": "Liver"}
+    (tmp_path / "dataset.json").write_text(json.dumps({**old, **listed}))
+    read = read_dataset_json(tmp_path / "dataset.json")
+    assert read.channel_names == {"0": "CT"}
+    assert read.scheme.names == {"liver": (1,), "cancer": (2,)}
+    assert (read.numTraining, read.file_ending, read.extra["name"]) == (2, ".nii.gz", "Liver")
+
+
+@pytest.mark.parametrize("labels", [7, {"0": 1}, ["background", 3], {}])
+def test_labels_of_no_form_are_refused_by_name(tmp_path: Path, labels: Any) -> None:
+    plain = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz", "training": 3}
+    (tmp_path / "dataset.json").write_text(json.dumps(plain))
+    with pytest.raises(DataError, match=r"E-JSON-03|E-LABEL-01"):
+        read_dataset_json(tmp_path / "dataset.json")

@@ -16,19 +16,28 @@ SPECS = [
 ]
 
 
+NETWORK: Any = NetworkSpec
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_json_and_back(spec: NetworkSpec) -> None:
     plain = to_plain(spec)
     assert next(iter(plain)) == "kind"
-    assert parse(NetworkSpec, plain, "model") == spec
-    assert hash(spec) == hash(parse(NetworkSpec, plain, "model"))
+    assert parse(NETWORK, plain, "model") == spec
+    assert hash(spec) == hash(parse(NETWORK, plain, "model"))
+
+
+def test_a_run_that_says_nothing_of_stages_predicts_with_the_last() -> None:
+    plain = {name: value for name, value in to_plain(SPECS[0]).items() if name != "decoder_stages"}
+    assert parse(NETWORK, plain, "model") == SPECS[0]
+    assert to_plain(SPECS[0])["decoder_stages"] == "last"
 
 
 @pytest.mark.parametrize("without", ["lora_rank", "backbone"])
 def test_a_rank_and_a_backbone_are_always_written(without: str) -> None:
     plain = {name: value for name, value in to_plain(SPECS[0]).items() if name != without}
     with pytest.raises(DataError, match="E-JSON-03"):
-        parse(NetworkSpec, plain, "model")
+        parse(NETWORK, plain, "model")
 
 
 @pytest.mark.parametrize(

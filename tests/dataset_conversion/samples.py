@@ -1,4 +1,4 @@
-"""A small source for each converter. A new converter brings its own (``Converter.sample``) and needs no entry here."""
+"""A small source for each converter. One with a method ``sample(folder)`` writes its own and needs no entry here."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ def make_sample(converter: Converter, folder: Path) -> tuple[Path, argparse.Name
     options = converter.options(**OPTIONS.get(converter.name, {}))
     if converter.name in BUILDERS:
         return BUILDERS[converter.name](folder), options
+    write = getattr(converter, "sample", None)
+    assert write is not None, f"{converter.name} needs an entry in BUILDERS, or a method sample(folder)"
     folder.mkdir(parents=True)
-    converter.sample(folder)
+    write(folder)
     return folder, options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from dataset_conversion.array_files import read_arrays
 from samora_pipeline.errors import DataError
 
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "image": np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32),
     "label": np.arange(1200, dtype=np.uint8).reshape(40, 30),
 }
@@ -42,7 +43,8 @@ def test_arrays_come_in_the_order_asked_for(path: Path) -> None:
     label, image = read_arrays(path, "label", "image")
     np.testing.assert_array_equal(label, ARRAYS["label"])
     np.testing.assert_array_equal(image, ARRAYS["image"])
-    assert (label.dtype, image.dtype) == (np.uint8, np.float32)
+    assert label.dtype == np.uint8
+    assert image.dtype == np.float32
 
 
 def test_missing_files_and_arrays(path: Path) -> None:

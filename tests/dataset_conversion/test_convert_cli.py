@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dataset_conversion.catalogue import CONVERTERS
 from dataset_conversion.cli import main
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.files import exclusive
@@ -94,7 +96,7 @@ def test_phantoms_need_no_source(root: Path) -> None:
     raw = read_dataset(root / "raw" / "Dataset090_Phantom")
     assert raw.ours.phantom
     assert raw.ours.budget_unit == "slices"
-    assert raw.ours.window == (-125, 275)
+    assert raw.ours.window == (-125.0, 275.0)
     assert raw.ours.published_split is not None
     assert raw.ours.published_split.train == ("phantom_000", "phantom_001")
     assert raw.ours.published_split.test == ("phantom_002",)
@@ -115,9 +117,40 @@ def test_phantoms_need_no_source(root: Path) -> None:
 
 def test_list_names_every_converter_with_terms_and_tree(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _convert(root, "-d", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(CONVERTERS.names()) + 1
+    assert all(line.startswith(name) for name, line in zip(CONVERTERS.names(), lines, strict=False))
+    assert _convert(root, "-d", "list", *CONVERTERS.names()) == 0
     said = capsys.readouterr().out
     for text in ("Decathlon", "medicaldecathlon.com", "CC BY-SA 4.0", "imagesTr/CASE.nii.gz", "home id 90", "Folder"):
         assert text in said
+
+
+def test_folders_of_ones_own_in_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make_folder(root / "in")
+    words = (source / "images", source / "labels", "--name", "Liver", "--label-names", "liver", "tumour")
+    assert main([*map(str, words), "--root", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "2 training, 0 test, 1 unlabelled cases" in said
+    raw = read_dataset(root / "raw" / "Dataset100_Liver")
+    assert raw.description.labels == {"background": 0, "liver": 1, "tumour": 2}
+    both = root / "both"
+    both.mkdir()
+    for part, suffix in (("images", ""), ("labels", "-seg")):
+        for path in (source / part).iterdir():
+            shutil.copy(path, both / path.name.replace(".nii.gz", f"{suffix}.nii.gz"))
+    assert main([str(both), "--name", "Both", "--root", str(root)]) == 0
+    assert sorted(read_dataset(root / "raw" / "Dataset101_Both").training()) == ["scan0", "scan1"]
+    assert "label maps end with -seg" in capsys.readouterr().out
+
+
+def test_nothing_to_convert_is_a_usage_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _convert(root) == 2
+    assert capsys.readouterr().err.startswith("E-ARG-19")
+    assert _convert(root, "somewhere", "-d", "LA") == 2
+    assert capsys.readouterr().err.startswith("E-ARG-19")
+    assert _convert(root, "-d", "MyData") == 2
+    assert "samora_convert IMAGES LABELS --name MyData" in capsys.readouterr().err
 
 
 def test_missing_description_is_4_with_nothing_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +167,7 @@ def test_missing_description_is_4_with_nothing_written(root: Path, capsys: pytes
 
 def test_unknown_converter_is_2_with_the_nearest_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _convert(root, "-d", "Phantm", "--seed", 3) == 2
-    assert "did you mean Phantom?" in capsys.readouterr().err
+    assert "did you mean Phantom, " in capsys.readouterr().err
 
 
 def test_options_of_another_converter_are_refused(root: Path) -> None:

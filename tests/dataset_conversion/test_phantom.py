@@ -13,10 +13,11 @@ from dataset_conversion.anatomy.patient import PatientParameters
 from dataset_conversion.phantom import LABELS, draw_patient, render
 
 SEEDS = range(8)
+Patient = tuple[PatientParameters, np.ndarray, np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def patients() -> list[tuple[PatientParameters, np.ndarray, np.ndarray, np.ndarray]]:
+def patients() -> list[Patient]:
     drawn = [draw_patient(seed) for seed in SEEDS]
     return [(parameters, *render(parameters)) for parameters in drawn]
 
@@ -27,7 +28,7 @@ def _centre(labels: np.ndarray, affine: np.ndarray, organ: str) -> np.ndarray:
     return (affine @ [*voxel, 1])[:3]
 
 
-def test_same_seed_same_voxels_and_other_seed_others(patients: list) -> None:
+def test_same_seed_same_voxels_and_other_seed_others(patients: list[Patient]) -> None:
     parameters, hu, labels, affine = patients[0]
     assert draw_patient(0) == parameters
     again = render(draw_patient(0))
@@ -38,7 +39,7 @@ def test_same_seed_same_voxels_and_other_seed_others(patients: list) -> None:
     assert (patients[1][2] != labels).mean() > 0.05
 
 
-def test_rendering_applies_the_parameters_and_adds_only_the_seeded_fields(patients: list) -> None:
+def test_rendering_applies_the_parameters_and_adds_only_the_seeded_fields(patients: list[Patient]) -> None:
     parameters, hu, labels, _ = patients[0]
     quiet, same_labels, _ = render(replace(parameters, noise=0.0))
     np.testing.assert_array_equal(labels, same_labels)
@@ -46,16 +47,17 @@ def test_rendering_applies_the_parameters_and_adds_only_the_seeded_fields(patien
     assert 0.7 * parameters.noise < noise[40:90, 40:90].std() < 1.4 * parameters.noise
 
 
-def test_every_organ_is_there_in_every_patient(patients: list) -> None:
+def test_every_organ_is_there_in_every_patient(patients: list[Patient]) -> None:
     for _, hu, labels, affine in patients:
         assert hu.shape == labels.shape == SHAPE
-        assert (hu.dtype, labels.dtype) == (np.int16, np.uint8)
+        assert hu.dtype == np.int16
+        assert labels.dtype == np.uint8
         assert set(np.unique(labels)) == set(LABELS.values())
         assert hu.min() >= -1024
         assert np.linalg.det(affine[:3, :3]) > 0
 
 
-def test_organs_lie_where_they_lie_in_patients(patients: list) -> None:
+def test_organs_lie_where_they_lie_in_patients(patients: list[Patient]) -> None:
     right, front, head = 0, 1, 2
     # In a few patients the liver leaves only the fundus of the stomach, which lies beside the pancreas.
     before = [
@@ -72,7 +74,7 @@ def test_organs_lie_where_they_lie_in_patients(patients: list) -> None:
         assert centre["spleen"][head] > centre["left_kidney"][head]
 
 
-def test_small_organs_are_several_pixels_wide(patients: list) -> None:
+def test_small_organs_are_several_pixels_wide(patients: list[Patient]) -> None:
     lengths, widths = [], []
     for _, _, labels, _ in patients:
         area = (labels == LABELS["gallbladder"]).sum(axis=(0, 1)).max()
@@ -87,7 +89,7 @@ def test_small_organs_are_several_pixels_wide(patients: list) -> None:
     assert 6 <= np.median(widths) <= 10
 
 
-def test_densities_follow_the_contrast_phase_and_overlap_between_neighbours(patients: list) -> None:
+def test_densities_follow_the_contrast_phase_and_overlap_between_neighbours(patients: list[Patient]) -> None:
     medians = {
         organ: [np.median(hu[labels == value]) for _, hu, labels, _ in patients] for organ, value in LABELS.items()
     }
@@ -103,7 +105,7 @@ def test_densities_follow_the_contrast_phase_and_overlap_between_neighbours(pati
     assert np.mean(shares) > 0.25
 
 
-def test_a_nearest_density_guess_fails(patients: list) -> None:
+def test_a_nearest_density_guess_fails(patients: list[Patient]) -> None:
     """Voxel densities alone (each voxel to the organ of the nearest median) must not solve the task."""
     _, hu, labels, _ = patients[0]
     medians = np.array([np.median(hu[labels == value]) for value in LABELS.values()])

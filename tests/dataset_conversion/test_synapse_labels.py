@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tests.dataset_conversion.public_sources import in_order, organs
 
 
 def _tell(*cases: Mapping[int, int]) -> str:
-    return find_order([lambda counts=counts: counts for counts in cases], "x").order
+    return find_order([partial(dict, counts) for counts in cases], "x").order
 
 
 def _counts(label: np.ndarray) -> dict[int, int]:

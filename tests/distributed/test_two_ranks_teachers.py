@@ -56,8 +56,8 @@ def masked(rows: list[int]) -> tuple[Tensor, nn.Module]:
     torch.manual_seed(0)
     teacher = MaeDesign(32, 2, 4, 16, 1, 2, patch_size=8).build(SIZE)
     hidden = (samples(len(BATCH), 16).argsort(dim=1).argsort(dim=1) < 12).view(-1, 4, 4)[rows]
-    result = teacher.reconstruct(samples(len(BATCH), 1, SIZE, SIZE, seed=1)[rows], hidden)
-    return masked_reconstruction(result.prediction, result.images, hidden), teacher
+    images = teacher.prepare(samples(len(BATCH), 1, SIZE, SIZE, seed=1)[rows])
+    return masked_reconstruction(teacher.decode(teacher.encode(images, hidden), hidden), images, hidden), teacher
 
 
 def distilled(rows: list[int]) -> tuple[Tensor, nn.Module]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from samora_pipeline import resources
 from samora_pipeline.doctor import cli, probes
 from samora_pipeline.doctor.probes import Finding, run_probes
 from samora_pipeline.errors import ERRORS
 from samora_pipeline.paths import Roots, resolve_roots
+from samora_pipeline.resources import Amount
 from samora_pipeline.weights.catalog import ASSETS
 
 GIB = 1 << 30
@@ -36,7 +40,7 @@ def only(findings: Iterator[Finding], name: str) -> Finding:
 
 def disk(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
     usage = shutil.disk_usage("/")._replace(total=64 * GIB, free=int(free * GIB))
-    monkeypatch.setattr(probes.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
 
 def test_json_and_lines_tell_the_same_and_json_is_one_object(
@@ -69,7 +73,7 @@ def test_an_unknown_code_is_refused_with_the_nearest(capsys: pytest.CaptureFixtu
     assert cli.main(["E-IMPRT-03"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("E-NAME-01")
-    assert "did you mean E-IMPORT-03?" in error
+    assert "did you mean E-IMPORT-03, " in error
 
 
 def test_a_probe_that_fails_is_a_finding_and_the_next_one_runs() -> None:
@@ -133,7 +137,7 @@ def test_a_torchvision_that_does_not_fit_or_cannot_be_imported_is_a_failure(monk
     def refuse(name: str) -> None:
         raise RuntimeError(f"operator {name}::nms does not exist")
 
-    monkeypatch.setattr(probes.importlib, "import_module", refuse)
+    monkeypatch.setattr(importlib, "import_module", refuse)
     found = only(probes.torch_pairing(), "torchvision")
     assert (found.status, "operator torchvision::nms does not exist" in found.value) == ("fail", True)
 
@@ -163,7 +167,7 @@ def test_writing_is_tried_and_leaves_nothing(roots: Roots, monkeypatch: pytest.M
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(probes.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
     refused = list(probes.folders(roots))
     assert {finding.status for finding in refused} == {"fail"}
     assert "Permission denied" in refused[0].value
@@ -186,14 +190,28 @@ def test_shared_memory_of_a_container_is_a_warning(monkeypatch: pytest.MonkeyPat
 def test_a_driver_without_a_cuda_build_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    from samora_pipeline.inference import device
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(probes, "_DRIVER", tmp_path / "none")
+    monkeypatch.setattr(device, "_in_container", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device, "_DRIVERS", (tmp_path / "none",))
     assert only(probes.devices(), "cuda").status == "ok"
-    monkeypatch.setattr(probes, "_DRIVER", Path(__file__))
+    monkeypatch.setattr(device, "_DRIVERS", (Path(__file__),))
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "built without CUDA" in only(probes.devices(), "cuda").value
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     assert "finds no device" in only(probes.devices(), "cuda").value
+
+
+def test_cores_and_memory_are_shown_with_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "cores", lambda: Amount(3, "CPU quota of 3.5 cores (/a)"))
+    monkeypatch.setattr(resources, "memory", lambda: Amount(5 * GIB, "SLURM_MEM_PER_NODE=5120"))
+    findings = list(probes.own_resources())
+    assert only(iter(findings), "cores").value == "3: CPU quota of 3.5 cores (/a)"
+    assert only(iter(findings), "memory") == Finding("memory", "ok", "5.0 GiB can be had: SLURM_MEM_PER_NODE=5120")
+    monkeypatch.setattr(resources, "memory", lambda: Amount(GIB // 2, "memory limit"))
+    assert only(probes.own_resources(), "memory").status == "warn"
 
 
 def test_weights_with_another_content_are_a_failure(roots: Roots) -> None:

@@ -31,6 +31,28 @@ def test_output_labels_and_tolerance_can_be_chosen(dataset: Path, tmp_path: Path
     assert not (dataset / "preds" / "summary.json").exists()
 
 
+def test_a_subset_has_a_summary_of_its_own(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["-g", str(dataset / "labelsTs"), "-p", str(dataset / "preds")]
+    assert main([*arguments, "--subset", "a, c"]) == 0
+    assert "2 cases" in capsys.readouterr().out
+    assert read_json(Summary, dataset / "preds" / "summary_subset.json").n == 2
+    assert not (dataset / "preds" / "summary.json").exists()
+    assert main([*arguments, "--subset", ","]) == 2
+    assert "E-ARG-22" in capsys.readouterr().err
+
+
+def test_folds_of_a_run_are_found_by_a_part_of_its_name(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "results" / "Dataset090_Phantom" / "SAMoraTrainer__10pct__longer"
+    for fold in "01":
+        output = run / f"fold_{fold}" / "summary.json"
+        scored = ["-g", str(dataset / "labelsTs"), "-p", str(dataset / "preds"), "--subset", "ab"[int(fold)]]
+        assert main([*scored, "-o", str(output)]) == 0
+        (run / f"fold_{fold}" / "config.json").touch()
+    assert main(["--root", str(tmp_path), "--folds", "longer"]) == 0
+    assert read_json(Summary, run / "summary.json").n == 2
+    assert main(["--root", str(tmp_path), "--folds", "shorter"]) == 4
+
+
 def test_folds_of_a_run_are_summed_up(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "RUN"
     for fold, case in enumerate("abcd"):

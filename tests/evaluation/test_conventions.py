@@ -121,9 +121,8 @@ def test_a_far_island_tells_the_conventions_apart() -> None:
 def test_memory_order_does_not_change_the_pieces(order: Any) -> None:
     reference, prediction = pairs()["blobs"]
     spacing = (0.5, 1.0, 3.0)
-    found = pieces(
-        measure(*(np.asarray(one, order=order) for one in (reference, prediction)), [(1,)], surfels=True)[0], spacing
-    )  # type: ignore[arg-type]
+    turned = [np.asarray(one, order=order) for one in (reference, prediction)]
+    found = pieces(measure(turned[0], turned[1], [(1,)], surfels=True)[0], spacing)
     expected = pieces(measure(reference, prediction, [(1,)], surfels=True)[0], spacing)
     assert (found.hd95(), found.nsd(1.0)) == pytest.approx((expected.hd95(), expected.nsd(1.0)), abs=1e-9)
 

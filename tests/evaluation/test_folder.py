@@ -105,10 +105,43 @@ def test_a_missing_folder_is_a_usage_error(dataset: Path) -> None:
         score_folder(dataset / "labelsTs", dataset / "nowhere")
 
 
-def test_a_folder_without_description_is_refused(dataset: Path) -> None:
+def test_without_any_description_each_value_is_a_label(dataset: Path, summary: Summary) -> None:
     (dataset / "dataset.json").unlink()
-    with pytest.raises(DataError, match=r"(?s)E-EVAL-07 .*no dataset\.json in .*--labels liver=1"):
-        score_folder(dataset / "labelsTs", dataset / "preds")
+    scored = score_folder(dataset / "labelsTs", dataset / "preds")
+    assert scored.labels == {"1": "1", "2": "2"}
+    assert scored.mean == summary.mean
+
+
+def test_a_value_of_the_predictions_alone_is_a_label_too(tmp_path: Path, save: Callable[..., None]) -> None:
+    truth = np.zeros((8, 8, 4), np.uint8)
+    truth[2:5, 2:5] = 7
+    guess = truth.copy()
+    guess[6:, 6:] = 3
+    save(tmp_path / "labels" / "a.nii.gz", truth)
+    save(tmp_path / "preds" / "a.nii.gz", guess)
+    scored = score_folder(tmp_path / "labels", tmp_path / "preds")
+    assert list(scored.labels.values()) == ["3", "7"]
+    assert (scored.mean["7"].Dice, scored.counts["3"].absent) == (1.0, 1)
+
+
+def test_nothing_labelled_and_nothing_described_is_refused(tmp_path: Path, save: Callable[..., None]) -> None:
+    for folder in ("labels", "preds"):
+        save(tmp_path / folder / "a.nii.gz", np.zeros((8, 8, 4), np.uint8))
+    with pytest.raises(DataError, match=r"(?s)E-EVAL-07 .*--labels liver=1"):
+        score_folder(tmp_path / "labels", tmp_path / "preds")
+
+
+def test_a_subset_is_scored_alone(dataset: Path, summary: Summary) -> None:
+    scored = score_folder(dataset / "labelsTs", dataset / "preds", subset=("d", "b"))
+    assert [row.case for row in scored.metric_per_case] == ["b", "d"]
+    assert scored.metric_per_case[1] == next(row for row in summary.metric_per_case if row.case == "d")
+    assert scored.unscored_predictions == ()
+    # What is missing elsewhere does not matter.
+    (dataset / "preds" / "a.nii.gz").unlink()
+    assert score_folder(dataset / "labelsTs", dataset / "preds", subset=("b",)).n == 1
+    with pytest.raises(UsageError, match="E-EVAL-09") as caught:
+        score_folder(dataset / "labelsTs", dataset / "preds", subset=("b", "e"))
+    assert (caught.value.found, caught.value.expected) == ("e", "known: a, b, c, d")
 
 
 @pytest.mark.parametrize("place", ["labelsTs", "preds"])

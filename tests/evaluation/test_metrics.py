@@ -98,4 +98,4 @@ def test_other_types_and_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         measure(labels, labels[:2], [(1,)])
     with pytest.raises(ValueError, match="int64"):
-        measure(labels.astype(np.int64), labels, [(1,)])  # type: ignore[arg-type]
+        measure(labels.astype(np.int64), labels, [(1,)])

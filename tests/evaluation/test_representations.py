@@ -71,7 +71,9 @@ def test_probes_read_off_other_scans_only() -> None:
     # In one scan alone there is nobody to ask.
     assert number_probe(features[:3], places[:3], groups[:3]).value == 0
     kinds = ["a", "b", "b"] * 4
-    assert class_probe(features, kinds, groups) == (1.0, pytest.approx(2 / 3))
+    probe = class_probe(features, kinds, groups)
+    assert probe.value == 1.0
+    assert probe.chance == pytest.approx(2 / 3)
     assert class_probe(draw(12, 8), kinds, groups).value < 1
     assert class_probe(features[:3], kinds[:3], groups[:3]).value == 0
 

@@ -25,6 +25,9 @@ def test_a_run_is_found_by_path_and_below_results(tmp_path: Path) -> None:
     assert by_path.timings[0].seconds_per_volume == 2
     assert [row.case for row in by_path.summary.metric_per_case] == list(DICE)
     assert read_run(str(run / "fold_official"), tmp_path).label == f"{run.name}/fold_official"
+    part = run.name.partition("__")[2]
+    assert read_run(part, tmp_path).folder == by_path.folder
+    assert read_run(f"{part}/fold_official", tmp_path).label == f"{run.name}/fold_official"
 
 
 def test_numbered_folds_are_summed_up(tmp_path: Path) -> None:
@@ -54,7 +57,7 @@ def test_what_is_no_scored_run_is_said_to_be_none(tmp_path: Path) -> None:
     (run / "fold_official" / "config.json").unlink()
     with pytest.raises(AssetError, match=r"(?s)E-CMP-01.*no fold_K"):
         read_run(str(run), tmp_path)
-    with pytest.raises(AssetError, match=r"(?s)E-CMP-01.*no folder elsewhere"):
+    with pytest.raises(AssetError, match=r"(?s)E-CMP-01.*no run elsewhere"):
         read_run("elsewhere", tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ def test_intervals_equal_a_literal_resampling_of_patients() -> None:
     values = np.array([[0.9, NAN], [0.5, 0.2], [0.7, 0.4], [0.1, 0.8], [0.3, NAN]])
     patients = ["a", "a", "b", "c", "d"]
     draws = resampler(patients, settings(4))
-    overall, per_label = [], [[], []]
+    overall: list[Any] = []
+    per_label: list[list[Any]] = [[], []]
     for times in draws.draws:
         rows = [
             row

@@ -17,6 +17,7 @@ from samora_pipeline.evaluation.comparison import compare, group_seeds
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.evaluation.summary import score_folder, sum_up_folds
 from samora_pipeline.evaluation.tables import render
+from samora_pipeline.reporting.html_blocks import Table
 from samora_pipeline.reporting.report_scores import organ_section
 from tests.evaluation.conftest import make_dataset
 from tests.fake_run import random_dice, write_scored_run
@@ -109,7 +110,9 @@ def test_the_report_and_the_comparison_need_none_of_its_code(tmp_path: Path) -> 
     assert not table.record.higher_is_better
     assert "gone" in render(runs[1].summary)
     blocks = {getattr(block, "name", ""): block for block in organ_section(runs[1].summary, ()).blocks}
-    assert "gone [95 %]" in blocks["organ-table"].header
+    shown = blocks["organ-table"]
+    assert isinstance(shown, Table)
+    assert "gone [95 %]" in shown.header
 
 
 def test_folds_keep_it(outside: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,7 +181,7 @@ def one_step(network: Network, parts: frozenset[Part]) -> None:
     before = snapshot(network)
     optimizer = torch.optim.SGD((p for p in network.parameters() if p.requires_grad), lr=0.1)
     images = torch.rand(2, network.in_channels, network.input_size, network.input_size)
-    sum(logits.square().mean() for logits in network.stages(images)).backward()
+    torch.stack([logits.square().mean() for logits in network.stages(images)]).sum().backward()
     optimizer.step()
     verify(network, before)
     assert {part for part, (trained, _) in account(network).items() if trained} == parts
@@ -223,14 +224,14 @@ def test_a_decoder_that_is_not_sams_works_on_every_backbone_and_every_base(backb
     own = BACKBONES.get(backbone).own_decoder
     base = base_state(build_network(ModelSpec(backbone, 64, 4, lora_rank=4, levels=(), decoder=own)))
     network = build_network(ModelSpec(backbone, 64, 3, lora_rank=4, decoder="outside_decoder:Convolution"))
-    head = network.decoder.head.weight.detach().clone()
+    head = network.decoder.get_parameter("head.weight").detach().clone()
     for copied in (False, True):
         report = load_base(network, base, copy_outputs=copied)
         assert {*report.loaded, *report.dropped} == set(base)
         assert all("mask_decoder." in name for name in report.dropped)
     encoder = {name: tensor for name, tensor in base_state(network).items() if "encoder." in name}
     assert all(torch.equal(tensor, base[name]) for name, tensor in encoder.items())
-    assert torch.equal(network.decoder.head.weight, head)
+    assert torch.equal(network.decoder.get_parameter("head.weight"), head)
     assert network(torch.rand(2, 1, 64, 64)).shape == (2, 3, 4, 4)
     one_step(network, frozenset({Part.DECODER}))
 
@@ -267,7 +268,8 @@ MODULE = ModuleSpec("outside_network:Small", 32, 3, in_channels=2, options={"wid
 
 
 def test_any_module_is_a_network() -> None:
-    spec = parse(NetworkSpec, to_plain(MODULE), "model")
+    network: Any = NetworkSpec
+    spec: NetworkSpec = parse(network, to_plain(MODULE), "model")
     check_spec(spec)
     network = build_network(spec)
     count = sum(parameter.numel() for parameter in network.parameters())

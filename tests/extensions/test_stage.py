@@ -11,10 +11,9 @@ import pytest
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
-from tests.trainers.runs import losses
+from tests.trainers.runs import losses, read_stage
 from tests.trainers.small_data import NAME, make_dataset
 from trainers.cli import main
-from trainers.stages.catalog import read_stage
 
 STAGE = '''
 from dataclasses import dataclass
@@ -86,8 +85,8 @@ class Bright(SAMoraTrainer):
     recipes = ("none",)
     finetune = replace(SAMoraTrainer.finetune, learning_rate=1e-3)
 
-    def stages(self, recipe, levels, *, small):
-        *before, finetune = super().stages(recipe, levels, small=small).items()
+    def stages(self, recipe, levels, **sizes):
+        *before, finetune = super().stages(recipe, levels, **sizes).items()
         return dict([*before, ("brightness", BrightnessSettings()), finetune])
 '''
 RUN = "Bright__2cases__"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,16 +11,20 @@ import torch
 from samora_pipeline.contracts.model_spec import LEVELS, ModelSpec
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.catalog import BACKBONES
+from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.freezing import Part, account, freeze
 from trainers.methods import TRAINERS
 from trainers.recipes import NO_PRETRAINING, RECIPES
 from trainers.runs.choices import choose_method, network_spec
 from trainers.runs.request import Request, choose_levels, choose_recipe
+from trainers.settings import DenoisingSettings
 
 
 def _spec(name: str, backbone: str, *, size: int = 224, outputs: int = 9) -> ModelSpec:
     method = choose_method(Request("1", name, "full", backbone=backbone))
-    return network_spec(method, input_size=size, in_channels=1, num_outputs=outputs)
+    spec = network_spec(method, input_size=size, in_channels=1, num_outputs=outputs)
+    assert isinstance(spec, ModelSpec)
+    return spec
 
 
 def _learns(name: str) -> frozenset[Part]:
@@ -57,9 +62,11 @@ def test_trainer(name: str) -> None:
     expected = trainer.stages(small.recipe, trainer.levels, small=True)
     if "expert_pixel" in expected:
         # The run has every option of the noise.
-        noise = small.stages["expert_pixel"].noise
-        assert noise.name == expected["expert_pixel"].noise.name
-        expected["expert_pixel"] = replace(expected["expert_pixel"], noise=noise)
+        resolved, given = small.stages["expert_pixel"], expected["expert_pixel"]
+        assert isinstance(resolved, DenoisingSettings)
+        assert isinstance(given, DenoisingSettings)
+        assert resolved.noise.name == given.noise.name
+        expected["expert_pixel"] = replace(given, noise=resolved.noise)
     assert small.stages == expected
     for backbone in (tiny, trainer.backbone):
         with torch.device("meta"):
@@ -113,7 +120,7 @@ def test_lora_on_sam_2_is_as_wide_as_the_output_of_each_block() -> None:
     with torch.device("meta"):
         network = build_network(_spec("SAMed2Trainer", "sam2_hiera_b+"))
     assert sum(account(network)[Part.EXPERTS]) == 165_760
-    experts = [block.experts["image"] for block in network.image_encoder.blocks]
+    experts: list[Any] = [block.experts["image"] for block in expert_blocks(network.image_encoder).values()]
     assert [expert.q_b.shape[0] for expert in experts] == [112] * 2 + [224] * 3 + [448] * 16 + [896] * 3
     assert [expert.q_a.shape[1] for expert in experts] == [112] * 3 + [224] * 3 + [448] * 16 + [896] * 2
 

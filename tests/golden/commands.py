@@ -54,12 +54,20 @@ def train_command(name: str, root: str) -> list[str]:
 
 
 def resolved_commands(root: str) -> dict[str, list[str]]:
-    """Dry runs at full size by name: what a trainer and a recipe stand for, in numbers. No teacher need be there."""
+    """Dry runs at full size by name: what a trainer and a recipe stand for, in numbers. No teacher need be there.
+
+    The backbone is named, because it is chosen by the machine otherwise.
+    """
     unread = [f"--set=teacher_{level}.weights=random" for level in ("image", "patch")]
     rows = {trainer: RECIPES if trainer == "SAMoraTrainer" else ("scratch", "full") for trainer in OURS}
     recipes = {f"{trainer} {recipe}": ("--recipe", recipe) for trainer in OURS for recipe in rows[trainer]}
+    common = ("--root", root, "--device", "cpu")
     dry_runs: dict[str, tuple[str, ...]] = {**recipes, **dict.fromkeys(OTHERS, ())}
     return {
-        name: ["90", name.split()[0], "2cases", "--root", root, "--device", "cpu", *options, *unread, "--dry-run"]
+        name: ["90", name.split()[0], "2cases", *_full_size(name), *common, *options, *unread, "--dry-run"]
         for name, options in dry_runs.items()
     }
+
+
+def _full_size(name: str) -> tuple[str, str]:
+    return "--backbone", "sam2_hiera_b+" if name.split()[0].endswith("2Trainer") else "sam_vit_b"

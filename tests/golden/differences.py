@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.golden.meaning import ADDED, REMOVED, SETTLED, WITHOUT_EFFECT
+from tests.golden.meaning import ADDED, REMOVED, WITHOUT_EFFECT
 
 _SETTINGS = ("settings", "resolved")
 _DIGEST = "sha256"
@@ -59,7 +59,5 @@ def _equal(path: tuple[str, ...], old: Any, new: Any, tolerance: float | None) -
         return math.isclose(old, new, rel_tol=tolerance, abs_tol=1e-5)
     if tolerance is not None and _PREDICTIONS in path:
         return abs(old - new) <= _VOXELS
-    if _is_setting(path) and path[-1] in SETTLED and old is None:
-        return True
     numbers = {type(old), type(new)} == {int, float}
     return bool(old == new) and (type(old) is type(new) or numbers)

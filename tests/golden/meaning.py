@@ -17,6 +17,8 @@ RENAMED: dict[str, str] = {
 ADDED: tuple[str, ...] = (
     *("augmentation.", "views.", "noise.", "learns", "continued", "kind", "consistency"),
     *("normalised", "skip_flat"),  # of the bootstrap
+    *("norm_batch", "whole_batches"),
+    *("decoder_stages", "decay"),
 )
 """prefixes of settings that d8cf5ae did not have; a constant that has become a setting belongs here"""
 
@@ -29,9 +31,6 @@ WITHOUT_EFFECT = {
 
 REMOVED: tuple[str, ...] = ("view_count",)
 """settings that are gone; d8cf5ae had them off"""
-
-SETTLED: tuple[str, ...] = ("micro_batch",)
-"""settings that d8cf5ae left open (None) and took from the plan; today the run settles and records them"""
 
 _RUN = ("trainer", "split", "fold", "recipe", "seed", "file_ending", "scored", "held_out", "selection")
 

@@ -100,11 +100,20 @@ def _child(command: Main, words: list[str], output: int) -> None:
     from matplotlib.figure import Figure
 
     torch.set_num_threads(1)
-    Figure.savefig = savefig  # type: ignore[method-assign]
+    _stay_in_single_precision()
+    Figure.savefig = savefig  # type: ignore[method-assign, assignment]
     code = command(words)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _stay_in_single_precision() -> None:
+    """On a CPU with instructions for bfloat16 too; checkouts differ in which module asks for them."""
+    for name in ("precision", "device"):
+        module = sys.modules.get(f"samora_pipeline.inference.{name}")
+        if hasattr(module, "cpu_bf16_instructions"):
+            module.cpu_bf16_instructions = lambda: ""  # type: ignore[union-attr]
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, RunConfig, TeacherRecord
 from samora_pipeline.evaluation.summary import label_names, summarize
+from samora_pipeline.exported.contents import DIGESTS_FILE, MODEL_FILE, DigestsJson, ModelJson
 from samora_pipeline.files import digest_file
 from samora_pipeline.handover.cli import main as export_main
-from samora_pipeline.handover.contents import DIGESTS_FILE, MODEL_FILE, DigestsJson, ModelJson
 from samora_pipeline.handover.import_cli import main as import_main
 from samora_pipeline.inference.cli import main as predict_main
 from samora_pipeline.weights.records import WeightsRecord, write_record
@@ -183,6 +183,7 @@ def test_a_base_goes_with_it_only_where_its_licence_allows(
         write_record(own, WeightsRecord("mine", own.stat().st_size, digest, "first use", licence, False, "x"))
     for fold in ("0", "1"):
         config = read_json(RunConfig, run / f"fold_{fold}" / CONFIG_FILE)
+        assert config.base is not None
         base = replace(config.base, name=str(own), origin="file")
         write_json(replace(config, base=base), run / f"fold_{fold}" / CONFIG_FILE)
     assert export(root, "model") == 0

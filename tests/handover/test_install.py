@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from samora_pipeline.errors import DataError, ResourceError, SamoraError
+from samora_pipeline.exported.install import install, verify
 from samora_pipeline.handover.cli import main as export_main
 from samora_pipeline.handover.import_cli import main as import_main
-from samora_pipeline.handover.install import install, verify
 from tests.fake_run import DATASET, RUN, write_fake_run
 
 Entries = list[tuple[zipfile.ZipInfo, bytes]]

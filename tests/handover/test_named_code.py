@@ -16,8 +16,8 @@ from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, VALIDATION_
 from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.cli import main as evaluate_main
 from samora_pipeline.evaluation.summary import label_names, summarize
+from samora_pipeline.exported.contents import MODEL_FILE, ModelJson
 from samora_pipeline.handover.cli import main as export_main
-from samora_pipeline.handover.contents import MODEL_FILE, ModelJson
 from samora_pipeline.handover.import_cli import main as import_main
 from samora_pipeline.inference.cli import main as predict_main
 from samora_pipeline.inference.predictor import Predictor
@@ -44,7 +44,6 @@ class Handed:
     code: str
     marker: Path
 
-    @property
     def imported(self) -> bool:
         return self.marker.exists()
 
@@ -77,10 +76,10 @@ def test_predicting_needs_the_option(handed: Handed, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().err
     assert "E-CODE-01" in said
     assert handed.code in said
-    assert not handed.imported
+    assert not handed.imported()
     assert not Path("out").exists()
     assert predict_main([*words, "--allow-code"]) == 0
-    assert handed.imported
+    assert handed.imported()
     assert Path("out/a.nii.gz").is_file()
 
 
@@ -88,16 +87,16 @@ def test_the_predictor_needs_the_option(handed: Handed) -> None:
     with pytest.raises(DataError) as caught:
         Predictor.load(handed.run, device="cpu")
     assert caught.value.code == "E-CODE-01"
-    assert not handed.imported
+    assert not handed.imported()
     Predictor.load(handed.run, device="cpu", allow_code=True)
-    assert handed.imported
+    assert handed.imported()
 
 
 def test_reporting_needs_the_option(handed: Handed, capsys: pytest.CaptureFixture[str]) -> None:
     for runs in ([handed.run], [handed.other, handed.run]):
         assert report_main([*map(str, runs), "-o", "report.html"]) == 4
         assert "E-CODE-01" in capsys.readouterr().err
-    assert not handed.imported
+    assert not handed.imported()
     assert not Path("report.html").exists()
     assert report_main([str(handed.run), "-o", "report.html", "--allow-code"]) == 0
     assert Path("report.html").is_file()
@@ -111,7 +110,7 @@ def test_comparing_needs_the_option_and_imports_nothing(
     assert compare_main(words) == 4
     assert "E-CODE-01" in capsys.readouterr().err
     assert compare_main([*words, "--allow-code"]) == 0
-    assert not handed.imported
+    assert not handed.imported()
 
 
 def test_the_list_names_the_run_and_imports_nothing(handed: Handed, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +121,7 @@ def test_the_list_names_the_run_and_imports_nothing(handed: Handed, capsys: pyte
     assert "E-CODE-01" not in other
     assert predict_main(["--list", "--allow-code"]) == 0
     assert "E-CODE-01" not in capsys.readouterr().out
-    assert not handed.imported
+    assert not handed.imported()
 
 
 def test_an_export_states_the_code_and_every_command_needs_the_option_again(
@@ -136,10 +135,10 @@ def test_an_export_states_the_code_and_every_command_needs_the_option_again(
     assert not Path("elsewhere").exists()
     assert import_main(["model", "--root", "elsewhere", "--allow-code"]) == 0
     assert handed.code in capsys.readouterr().out
-    assert not handed.imported
+    assert not handed.imported()
     words = ["--root", "elsewhere", "-i", "scans", "-o", "out", "-m", f"{DATASET}/{handed.run.name}"]
     assert predict_main(words) == 4
-    assert not handed.imported
+    assert not handed.imported()
     assert predict_main([*words, "--allow-code", "--device", "cpu"]) == 0
 
 
@@ -148,7 +147,7 @@ def test_labels_of_a_run_are_exported_without_its_code(handed: Handed) -> None:
     image = nibabel.load(labels)
     nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), labels)
     assert export_main(["labels", str(labels), "-o", "out", "--format", "itksnap", "-m", str(handed.run)]) == 0
-    assert not handed.imported
+    assert not handed.imported()
 
 
 def test_scoring_a_validation_folder_imports_nothing(handed: Handed) -> None:
@@ -161,4 +160,4 @@ def test_scoring_a_validation_folder_imports_nothing(handed: Handed) -> None:
     words = ["-g", "labels", "-p", str(validation), "--labels", "liver=1", "spleen=2", "-o", "summary.json"]
     assert evaluate_main(words) == 0
     assert json.loads(Path("summary.json").read_text())["warnings"] == ["PHANTOM"]
-    assert not handed.imported
+    assert not handed.imported()

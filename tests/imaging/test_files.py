@@ -250,9 +250,9 @@ def test_headers_of_other_formats_that_cannot_be_used(tmp_path: Path) -> None:
     SimpleITK.WriteImage(itk_image(VOXELS), str(nrrd))
     SimpleITK.WriteImage(itk_image(VOXELS), str(meta))
     header, text = nrrd.read_bytes(), meta.read_text()
-    for old, new in ((b"16 15 14", b"9999 9999 9999"), (b"16 15 14", b"16 15 -1"), (b"NRRD", b"XXXX")):
-        assert old in header
-        nrrd.write_bytes(header.replace(old, new))
+    for part, other in ((b"16 15 14", b"9999 9999 9999"), (b"16 15 14", b"16 15 -1"), (b"NRRD", b"XXXX")):
+        assert part in header
+        nrrd.write_bytes(header.replace(part, other))
         assert faulty(nrrd).code == "E-IMG-03"
     for old, new in (("16 15 14", "16 15 x"), ("MET_SHORT", "MET_FLAG"), ("a.raw", "LIST"), ("ElementDataFile", "X")):
         assert old in text
@@ -315,7 +315,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_labels(tmp_path / "out.nii", np.zeros((2, 2, 2), np.uint8), like)
     with pytest.raises(ValueError):
-        write_labels(tmp_path / "out.nii", np.zeros(VOXELS.shape, np.int16), like)  # type: ignore[arg-type]
+        write_labels(tmp_path / "out.nii", np.zeros(VOXELS.shape, np.int16), like)
     with pytest.raises(DataError, match="E-IMG-01"):
         write_labels(tmp_path / "out.mhd", np.zeros(VOXELS.shape, np.uint8), like)
     assert not list(tmp_path.glob("out*"))

@@ -1,6 +1,8 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from samora_pipeline.contracts.fingerprint import IntensityStats
@@ -52,7 +54,7 @@ def test_the_input_is_left_alone() -> None:
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32, np.float64, np.int32])
 @pytest.mark.parametrize("count", [1, 2, 1000, 5003])
 def test_measuring_equals_numpy(dtype: type, count: int) -> None:
-    values = (GENERATOR.normal(100, 30, count)).astype(dtype)
+    values: npt.NDArray[Any] = GENERATOR.normal(100, 30, count).astype(dtype)
     found = measure(values)
     as_float = values.astype(np.float64)
     expected = (

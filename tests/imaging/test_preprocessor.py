@@ -3,6 +3,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from nibabel.affines import voxel_sizes
 
 from samora_pipeline.contracts.plans import SLICE_AXES
 from samora_pipeline.errors import DataError
@@ -57,7 +58,7 @@ def test_axes_and_spacing_equal_nibabels(header: str) -> None:
     shape, matrix = HEADERS[header]
     grid = make_grid(shape, matrix)
     assert grid.axes == "".join(nibabel.aff2axcodes(matrix))
-    np.testing.assert_allclose(grid.spacing, nibabel.affines.voxel_sizes(matrix))
+    np.testing.assert_allclose(np.array(grid.spacing), voxel_sizes(matrix))
 
 
 @pytest.mark.parametrize("axis", SLICE_AXES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +13,19 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.plans import IntensityRule
 from samora_pipeline.contracts.postprocessing import PostProcessing, Step
 from samora_pipeline.errors import ResourceError
+from samora_pipeline.evaluation.cli import main as evaluate_main
 from samora_pipeline.evaluation.scoring import Rules, score_files
 from samora_pipeline.evaluation.summary import label_names, summarize
 from samora_pipeline.files import digest_file
+from samora_pipeline.handover.cli import main as export_main
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.inference import device, job
+from samora_pipeline.inference import job, precision
 from samora_pipeline.inference.cli import main
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.inference.record import Failures, PredictionRecord
@@ -83,6 +87,8 @@ def test_label_maps_have_the_grid_and_header_of_their_images(
     assert f"model: {place.run} (1 fold: 0)" in said
     assert "warning: PHANTOM" in said
     assert f"{place.out}: 3 predicted" in said
+    viewer = place.out.with_name("out_viewer")
+    assert f"next: samora_export labels {place.out} -o {viewer} --format seg.nrrd" in said
 
 
 def test_the_record_says_what_was_done(place: Workplace) -> None:
@@ -241,11 +247,74 @@ def test_shares_keep_records_of_their_own(place: Workplace, capsys: pytest.Captu
     assert "0 predicted, 3 were complete already" in capsys.readouterr().out
 
 
+def test_a_packed_model_predicts_without_being_installed(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, packed = write_image(place.scans / "a.nii.gz"), tmp_path / "model.zip"
+    assert place.predict(images=image) == 0
+    expected = labels_of(place.out / "a.nii.gz")
+    assert export_main([str(place.run), "--root", str(place.root), "-o", str(packed)]) == 0
+    shutil.rmtree(place.root)
+    place.out = tmp_path / "packed"
+    assert place.predict("-m", str(packed), images=image) == 0
+    assert np.array_equal(labels_of(place.out / "a.nii.gz"), expected)
+    assert place.record().model.run == str(packed / place.run.name)
+    assert f"model: {packed} (1 fold: 0)" in capsys.readouterr().out
+    assert not (place.root / "results").exists()
+    assert place.predict("-m", str(packed), "--continue", images=image) == 0
+    assert "1 were complete already" in capsys.readouterr().out
+    damaged = bytearray(packed.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    packed.write_bytes(damaged)
+    assert place.predict("-m", str(packed), images=image) == 4
+    assert "E-IMPORT-03" in capsys.readouterr().err
+    assert place.predict("-m", "nowhere.zip", images=image) == 5
+    assert "E-IMPORT-01" in capsys.readouterr().err
+
+
+def test_pictures_become_pictures(place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place.scans.mkdir()
+    grey = np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)
+    Image.fromarray(grey).save(place.scans / "a.png")
+    Image.fromarray(np.stack([grey] * 3, axis=-1)).save(place.scans / "b.png")
+    assert place.predict() == 0
+    first, second = (np.asarray(Image.open(place.out / f"{name}.png")) for name in "ab")
+    assert (first.shape, str(first.dtype)) == ((20, 30), "uint8")
+    assert np.array_equal(first, second)
+    assert set(np.unique(first)) <= {0, 1, 2}
+    assert f"next: samora_evaluate -g LABELS -p {place.out}" in capsys.readouterr().out
+    assert evaluate_main(["-g", str(place.out), "-p", str(place.out), "--labels", "liver=1", "spleen=2"]) == 0
+
+
+def test_pictures_in_colour_are_three_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = (IntensityRule("range"),) * 3
+    place = Workplace(tmp_path, plans=make_plans(channel_names=("R", "G", "B"), intensity=rules))
+    place.scans.mkdir()
+    colours = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    Image.fromarray(colours).save(place.scans / "a_0000.png")
+    assert place.predict() == 0
+    expected = np.asarray(Image.open(place.out / "a.png"))
+    (place.scans / "a_0000.png").unlink()
+    for channel in range(3):
+        Image.fromarray(colours[..., channel]).save(place.scans / f"a_000{channel}.png")
+    assert place.predict() == 0
+    assert np.array_equal(np.asarray(Image.open(place.out / "a.png")), expected)
+    for path in place.scans.glob("*.png"):
+        path.unlink()
+    Image.fromarray(colours[..., 0]).save(place.scans / "grey.png")
+    assert place.predict() == 3
+    assert "E-CHAN-08" in capsys.readouterr().out
+
+
 def test_test_images_of_the_trained_dataset_are_found(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(place.root / "raw" / "Dataset090_Phantom" / "imagesTs" / "t_0000.nii.gz")
     assert place.predict(images=Path("imagesTs")) == 0
     assert f"images: {place.root / 'raw' / 'Dataset090_Phantom' / 'imagesTs'}" in capsys.readouterr().out
     assert list(place.written()) == ["t.nii.gz"]
+    (place.root / "raw" / "Dataset090_Phantom" / "labelsTs").mkdir()
+    assert place.predict(images=Path("imagesTs")) == 0
+    references = place.root / "raw" / "Dataset090_Phantom" / "labelsTs"
+    assert f"next: samora_evaluate -g {references} -p {place.out}" in capsys.readouterr().out
 
 
 def test_help_needs_no_heavy_import() -> None:
@@ -335,10 +404,16 @@ def test_the_chosen_components_are_kept_unless_it_is_switched_off(
 def test_the_precision_is_said_and_recorded(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(device, "cpu_bf16_instructions", lambda: "avx512_bf16")
+    monkeypatch.setattr(precision, "cpu_bf16_instructions", lambda: "avx512_bf16")
+    monkeypatch.setattr(precision, "_timed", lambda piece, training: {"fp32": 2.0, "bf16": 1.0})
     write_image(place.scans / "a.nii.gz")
     assert place.predict("--device", "cpu") == 0
-    assert "cpu, bf16 (this CPU has avx512_bf16)" in capsys.readouterr().out
+    said = "network 1000.0 ms in bf16 and 2000.0 in fp32"
+    assert f"cpu, bf16 (timed on this CPU with avx512_bf16: {said})" in capsys.readouterr().out
     assert place.record().precision == "bf16"
+    assert place.record().precision_seconds == {"network_fp32": 2.0, "network_bf16": 1.0}
+    assert said in place.record().precision_why
+    assert place.predict("--device", "cpu", "--precision", "bf16") == 0
+    assert (place.record().precision, place.record().precision_seconds) == ("bf16", {})
     assert place.predict("--device", "cpu", "--fp32", "--batch", "3") == 0
     assert (place.record().precision, place.record().slices_per_step) == ("fp32", 3)

@@ -1,46 +1,17 @@
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from samora_pipeline.errors import ResourceError, UsageError
 from samora_pipeline.inference import device as device_module
-from samora_pipeline.inference.device import cpu_bf16_instructions, pick_arithmetic, pick_batch
+from samora_pipeline.inference.device import pick_batch, pick_device
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("flags\t\t: fpu sse avx2 avx512f avx512_bf16", "avx512_bf16"),
-        ("flags\t\t: fpu avx512_bf16 amx_bf16 amx_tile", "amx_bf16"),
-        ("Features\t: fp asimd bf16 i8mm", "bf16"),
-        ("flags\t\t: fpu sse avx2 fma avx512f", ""),
-        ("model name\t: avx512_bf16", ""),
-    ],
-)
-def test_a_cpu_says_itself_whether_it_multiplies_in_bf16(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, found: str
-) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\n{line}\nprocessor\t: 1\n{line}\n")
-    monkeypatch.setattr(device_module, "_CPUINFO", cpuinfo)
-    assert cpu_bf16_instructions() == found
-    arithmetic = pick_arithmetic(CPU)
-    assert arithmetic.name == ("bf16" if found else "fp32")
-    assert (found or "neither") in arithmetic.why
-    assert pick_arithmetic(CPU, "fp32").dtype == torch.float32
-    assert pick_arithmetic(CPU, "bf16").dtype == torch.bfloat16
-
-
-def test_without_cpuinfo_torch_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "_CPUINFO", tmp_path / "none")
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    for supported, found in ((True, "avx512_bf16"), (False, "")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
-        assert cpu_bf16_instructions() == found
 
 
 def test_a_step_holds_about_the_same_number_of_pixels() -> None:
@@ -55,8 +26,59 @@ def test_on_cuda_the_free_memory_decides(
     assert pick_batch(torch.device("cuda"), size) == slices
 
 
-@pytest.mark.parametrize(("supported", "name"), [(True, "bf16"), (False, "fp32")])
-def test_old_cuda_devices_stay_in_single_precision(monkeypatch: pytest.MonkeyPatch, supported: bool, name: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some Device")
-    assert pick_arithmetic(torch.device("cuda")).name == name
+@contextlib.contextmanager
+def without_cuda(
+    monkeypatch: pytest.MonkeyPatch, *, driver: bool, built: str | None = "13.0", container: bool = False
+) -> Iterator[pytest.ExceptionInfo[ResourceError]]:
+    signs = (Path(__file__),) if driver else (Path(__file__) / "none",)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(device_module, "_DRIVERS", signs)
+    monkeypatch.setattr(device_module, "_in_container", lambda: container)
+    with pytest.raises(ResourceError) as caught:
+        yield caught
+
+
+@pytest.mark.parametrize("built", ["13.0", None])
+def test_without_a_driver_torch_is_not_to_blame(monkeypatch: pytest.MonkeyPatch, built: str | None) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with without_cuda(monkeypatch, driver=False, built=built) as caught:
+        pick_device("cuda")
+    assert caught.value.code == "E-DEV-03"
+    assert "no NVIDIA driver" in caught.value.found
+    assert "torch" not in caught.value.fix
+    with without_cuda(monkeypatch, driver=False, built=built, container=True) as caught:
+        pick_device("cuda:1")
+    assert "docker run --gpus all" in caught.value.fix
+
+
+def test_with_a_driver_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with without_cuda(monkeypatch, driver=True, built=None) as caught:
+        pick_device("cuda")
+    assert "built without CUDA" in caught.value.found
+    assert "install the CUDA builds" in caught.value.fix
+    with without_cuda(monkeypatch, driver=True) as caught:
+        pick_device("cuda")
+    assert "torch (CUDA 13.0) finds no device" in caught.value.found
+    assert "nvidia-smi" in caught.value.fix
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with without_cuda(monkeypatch, driver=True) as caught:
+        pick_device("cuda")
+    assert "CUDA_VISIBLE_DEVICES=''" in caught.value.found
+
+
+def test_a_number_that_no_device_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ResourceError) as caught:
+        pick_device("cuda:2")
+    assert (caught.value.code, caught.value.found) == ("E-DEV-02", "2 CUDA devices")
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu:0", "meta", torch.device("mps")])
+def test_devices_of_other_kinds_are_refused_in_one_sentence(name: str | torch.device) -> None:
+    with pytest.raises(UsageError) as caught:
+        pick_device(name)
+    assert (caught.value.code, caught.value.fix) == ("E-DEV-04", "--device cpu")

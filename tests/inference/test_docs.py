@@ -1,11 +1,10 @@
-"""The examples of docs/prediction.md and docs/api.md, run as they stand."""
+"""The commands of docs/prediction.md, run as they stand; its examples in Python: tests/docs/test_snippets.py."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from tests.fake_run import write_fake_run, write_image
 from tests.imaging.dicom_files import write_series
 
 DOCS = Path(__file__).parents[2] / "docs"
-_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^    (samora_predict .*)$", re.MULTILINE)
 
 
@@ -30,18 +28,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_image(tmp_path / "scans" / "a.nii.gz")
     write_image(tmp_path / "root" / "raw" / "Dataset090_Phantom" / "imagesTs" / "t_0000.nii.gz")
     return tmp_path
-
-
-@pytest.mark.parametrize(("page", "count"), [("prediction.md", 4), ("api.md", 11)])
-def test_the_examples_in_python_run(place: Path, page: str, count: int) -> None:
-    blocks = _BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
-    assert len(blocks) == count
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, page, "exec"), names)
-    if page == "prediction.md":
-        assert (names["same"].transpose(2, 1, 0)[:, ::-1, ::-1] == names["labels"]).all()
-        assert names["labels_of_series"].ndim == 3
 
 
 def test_the_commands_run(place: Path) -> None:

@@ -44,7 +44,8 @@ def fused_spec(fusion: str) -> ModelSpec:
 
 def averaged(networks: list[nn.Module], images: npt.NDArray[Any], plans: Any) -> npt.NDArray[np.float64]:
     """Probabilities (S,K,H,W): slice by slice, fold by fold, view by view, in double precision."""
-    in_plane = InPlaneMap.for_plan(*images.shape[2:], SPACING[1:], plans, 64)
+    height, width = images.shape[2:]
+    in_plane = InPlaneMap.for_plan(height, width, SPACING[1:], plans, 64)
     rows, columns = in_plane.image_operators
     whole = [measure(images[:, channel]) for channel in range(images.shape[1])]
     result = []

@@ -16,6 +16,7 @@ from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import digest_file
 from samora_pipeline.inference.loading import find_base, load_folds
 from samora_pipeline.models.assembly import build_network, trained_state
+from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.weights.sam_checkpoint import base_state
 from tests.fake_run import make_plans, write_fake_run
 
@@ -29,6 +30,8 @@ def test_networks_are_those_that_were_saved(tmp_path: Path) -> None:
     second = build_network(folds[1].config.model)
     for name, tensor in first.state_dict().items():
         assert torch.equal(folds[0].network.state_dict()[name], tensor), name
+    assert isinstance(first, SegmentationNetwork)
+    assert isinstance(folds[1].network, SegmentationNetwork)
     # The second fold was trained on the first one's base.
     trained, base = trained_state(second), base_state(first)
     assert all(torch.equal(folds[1].network.state_dict()[name], tensor) for name, tensor in trained.items())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.plans import IntensityRule
+from samora_pipeline.contracts.plans import IntensityRule, SliceAxis
 from samora_pipeline.contracts.postprocessing import Step
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.imaging.volume import Volume, make_grid, to_raw_grid, to_slices
@@ -38,6 +38,7 @@ class CopyMany(nn.Module):
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
+        self.levels: Tensor
         self.register_buffer("levels", torch.linspace(0, 1, outputs)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -242,7 +243,7 @@ def test_arrays_can_be_segmented_directly() -> None:
 
 
 @pytest.mark.parametrize(("axes", "axis"), [("SPL", "axial"), ("RAS", "axial"), ("PIR", "sagittal"), ("LSA", "axial")])
-def test_an_array_is_what_a_file_with_these_axes_would_be(axes: str, axis: str) -> None:
+def test_an_array_is_what_a_file_with_these_axes_would_be(axes: str, axis: SliceAxis) -> None:
     """A network that looks at the place in the slice, so that a wrong turn or flip changes the answer."""
     array = np.random.default_rng(5).random((14, 18, 10)).astype(np.float32)
     spacing = (1.0, 2.0, 3.0)
@@ -277,7 +278,7 @@ def test_voxels_that_are_not_finite_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("axes", "axis"), list(itertools.product(["LPS", "SLA"], ["axial", "sagittal"])))
-def test_saved_probabilities_lie_on_the_raw_grid(tmp_path: Path, axes: str, axis: str) -> None:
+def test_saved_probabilities_lie_on_the_raw_grid(tmp_path: Path, axes: str, axis: SliceAxis) -> None:
     case = volume(np.random.default_rng(2).random((14, 18, 10)).astype(np.float32), turned(axes, (1, 1, 3)))
     plans = make_plans(intensity=UNIT, slice_axis=axis)
     predictor = Predictor([Copy()], plans, ONE, batch_size=3, input_size=64)

@@ -44,8 +44,56 @@ def test_the_only_run_predicts_with_all_finished_folds(roots: Roots) -> None:
     (roots.results / "Dataset001_A" / "pretraining" / "key" / "expert_image").mkdir(parents=True)
     choice = choose(None, None, SCANS, roots)
     assert chosen(choice) == ("Dataset001_A/T__full__default", ("0", "1"))
-    assert choice.fold_folders == [run / "fold_0", run / "fold_1"]
+    assert [choice.run.folds[fold] for fold in choice.folds] == [run / "fold_0", run / "fold_1"]
     assert choice.remarks == (f"model: {run} (2 folds, averaged: 0, 1)",)
+
+
+def test_the_dataset_decides_where_it_is_named(roots: Roots) -> None:
+    finish(roots, "Dataset001_A", "T__full__default", "0")
+    finish(roots, "Dataset012_Bones", "T__full__default", "0")
+    for token in ("12", "Bones", "Dataset012_Bones"):
+        assert chosen(choose(None, None, SCANS, roots, token))[0] == "Dataset012_Bones/T__full__default"
+    with pytest.raises(AssetError, match="E-RUN-01") as caught:
+        choose(None, None, SCANS, roots, "2")
+    assert "of the dataset 2 " in caught.value.found
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("SAMoraTrainer__10pct__tiny-epochs20", "Dataset001_A/SAMoraTrainer__10pct__tiny-epochs20"),
+        ("epochs20", "Dataset001_A/SAMoraTrainer__10pct__tiny-epochs20"),
+        ("tiny", "Dataset001_A/SAMoraTrainer__10pct__tiny"),
+        ("samedtrainer", "Dataset001_A/SAMedTrainer__10pct__default"),
+        ("Dataset002_B", "Dataset002_B/SAMoraTrainer__full__default"),
+        ("02_B/SAMora", "Dataset002_B/SAMoraTrainer__full__default"),
+        ("full/fold_1", "Dataset002_B/SAMoraTrainer__full__default"),
+    ],
+)
+def test_any_part_of_a_name_that_no_other_has(roots: Roots, part: str, name: str) -> None:
+    for run in ("SAMoraTrainer__10pct__tiny", "SAMoraTrainer__10pct__tiny-epochs20", "SAMedTrainer__10pct__default"):
+        finish(roots, "Dataset001_A", run, "0")
+    finish(roots, "Dataset002_B", "SAMoraTrainer__full__default", "0", "1")
+    # Begun, and of no use here.
+    (roots.results / "Dataset001_A" / "SAMoraTrainer__full__other" / "fold_0").mkdir(parents=True)
+    (roots.results / "Dataset001_A" / "SAMoraTrainer__full__other" / "fold_0" / CONFIG_FILE).touch()
+    choice = choose(part, None, SCANS, roots)
+    assert choice.run.label == name
+    folds = {"Dataset002_B": ("0", "1"), "02_B/SAMora": ("0", "1"), "full/fold_1": ("1",)}
+    assert choice.folds == folds.get(part, ("0",))
+
+
+def test_a_part_that_several_names_have_lists_them(roots: Roots) -> None:
+    for number in range(12):
+        finish(roots, "Dataset001_A", f"T__full__r{number:02d}", "0")
+    with pytest.raises(UsageError, match="E-RUN-24") as caught:
+        choose("full", None, SCANS, roots)
+    assert caught.value.found.startswith("Dataset001_A/T__full__r00, Dataset001_A/T__full__r01, ")
+    assert caught.value.found.endswith("r09 and 2 more")
+    with pytest.raises(AssetError, match="E-RUN-01") as missing:
+        choose("T__fulll__r07", None, SCANS, roots)
+    assert missing.value.expected.startswith("did you mean Dataset001_A/T__full__r07, ")
+    assert missing.value.typo == ("T__fulll__r07", "Dataset001_A/T__full__r07")
 
 
 def test_among_several_runs_the_dataset_of_the_images_decides(roots: Roots) -> None:
@@ -60,12 +108,12 @@ def test_among_several_runs_the_dataset_of_the_images_decides(roots: Roots) -> N
 
 def test_several_runs_of_one_dataset_are_listed(roots: Roots) -> None:
     finish(roots, "Dataset001_A", "T__full__default", "0", at=100)
-    last = finish(roots, "Dataset001_A", "T__10pct__default", "0", at=200)
+    finish(roots, "Dataset001_A", "T__10pct__default", "0", at=200)
     finish(roots, "Dataset002_B", "T__full__default", "0", at=300)
     with pytest.raises(AssetError, match="E-RUN-02") as caught:
         choose(None, None, roots.raw / "Dataset001_A" / "imagesTs", roots)
     assert caught.value.found == "Dataset001_A/T__10pct__default, Dataset001_A/T__full__default"
-    assert str(last) in caught.value.fix
+    assert caught.value.fix.startswith("-m Dataset001_A/T__10pct__default ")
 
 
 def test_images_are_found_in_the_dataset_trained_last(roots: Roots) -> None:
@@ -94,7 +142,8 @@ def test_a_run_is_named_by_path_or_below_the_results(roots: Roots, tmp_path: Pat
     assert chosen(choose(str(run / "fold_1"), None, SCANS, roots)) == (whole[0], ("1",))
     moved = tmp_path / "elsewhere"
     run.rename(moved)
-    assert choose(str(moved), ["1", "1"], SCANS, roots).fold_folders == [moved / "fold_1"]
+    choice = choose(str(moved), ["1", "1"], SCANS, roots)
+    assert [choice.run.folds[fold] for fold in choice.folds] == [moved / "fold_1"]
 
 
 def test_no_trained_run_is_an_error(roots: Roots) -> None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec, Scope
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.assembly import (
     build_network,
@@ -61,7 +62,7 @@ def new_experts_change_nothing(
 @pytest.mark.parametrize("scope", ["block", "attention"])
 @pytest.mark.parametrize("residual", ["delta", "paper"])
 def test_new_experts_leave_the_encoder_bit_equal(
-    size: int, scope: str, residual: str, new_experts_change_nothing: Callable[..., None]
+    size: int, scope: Scope, residual: str, new_experts_change_nothing: Callable[..., None]
 ) -> None:
     new_experts_change_nothing("narrow", size, FusionSpec(scope=scope, options={"residual": residual}))
 
@@ -121,7 +122,7 @@ def test_fusion_adds_what_table_3_says() -> None:
 
 def test_fusion_attends_in_the_windows_of_its_block(narrow: SamBackbone) -> None:
     network = build_network(ModelSpec("narrow", 512, num_outputs=2, lora_rank=4))
-    fusions = [block.fusion for block in expert_blocks(network.image_encoder).values()]
+    fusions: list[Any] = [block.fusion for block in expert_blocks(network.image_encoder).values()]
     assert [(fusion.first.window, fusion.second.window) for fusion in fusions] == [(14, 14), (14, 14), (0, 0)]
 
 
@@ -132,7 +133,7 @@ def test_several_levels_need_a_fusion() -> None:
 
 @pytest.mark.parametrize("field", ["backbone", "decoder"])
 def test_unknown_parts_are_named(field: str) -> None:
-    values = {"backbone": "samora_tiny", "decoder": "samed"} | {field: "samora_tin"}
+    values: dict[str, Any] = {"backbone": "samora_tiny", "decoder": "samed"} | {field: "samora_tin"}
     with pytest.raises(UsageError, match="E-NAME-01"):
         build_network(ModelSpec(input_size=64, num_outputs=2, lora_rank=4, **values))
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from samora_pipeline.models.backbones.backbone import TokenShape
 from samora_pipeline.models.catalog import BACKBONES
@@ -73,9 +74,12 @@ def test_the_tokens_of_four_stages_give_pixels(size: int) -> None:
     assert images.shape == (1, 2, size, size)
     # Without the norms, which see the whole map, only tokens near the corner reach its pixel.
     for level in decoder.levels:
-        level[1] = torch.nn.Identity()
+        assert isinstance(level, nn.Sequential)
+        level[1] = nn.Identity()
     decoder(taps)[0, 0, 0, 0].backward()
-    finest = taps[0].grad[0].abs().sum(-1)
+    gradient = taps[0].grad
+    assert gradient is not None
+    finest = gradient[0].abs().sum(-1)
     assert finest[0, 0] > 0
     assert finest[4:].max() == 0
 

@@ -27,8 +27,9 @@ def reference(window: int, size: tuple[int, int]) -> Block:
     return Block(DIM, num_heads=3, use_rel_pos=True, window_size=window, input_size=size).double()
 
 
-def merged(block: Block, lora: LoRA) -> Block:
+def merged(block: Block, lora: nn.Module) -> Block:
     """The reference block with W + B A in its query and value rows."""
+    assert isinstance(lora, LoRA)
     copied = copy.deepcopy(block)
     with torch.no_grad():
         copied.attn.qkv.weight[:DIM] += lora.q_b @ lora.q_a
@@ -65,7 +66,7 @@ def test_block_scope_runs_the_whole_block_with_each_expert(
     with torch.no_grad():
         base = block(x)
         experts = torch.stack([merged(block, expert_block.experts[level])(x) for level in levels])
-        expected = base + expert_block.fusion(base, experts)
+        expected = base + expert_block.get_submodule("fusion")(base, experts)
         torch.testing.assert_close(expert_block(x), expected, rtol=0, atol=1e-10)
 
 
@@ -85,7 +86,7 @@ def test_attention_scope_runs_the_mlp_once(
         assert calls == [2]
         base = attention_only(block, x)
         branches = [attention_only(merged(block, expert_block.experts[level]), x) for level in LEVELS]
-        middle = x + base + expert_block.fusion(base, torch.stack(branches))
+        middle = x + base + expert_block.get_submodule("fusion")(base, torch.stack(branches))
         torch.testing.assert_close(got, middle + block.mlp(block.norm2(middle)), rtol=0, atol=1e-10)
 
 

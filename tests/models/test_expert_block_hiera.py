@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from sam2.modeling.backbones.hieradet import MultiScaleBlock
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec, Scope
 from samora_pipeline.models.assembly import build_network, expert_state, load_expert
 from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, Sam2Backbone, Sam2BlockSteps
 from samora_pipeline.models.catalog import BACKBONES, build_fusion
@@ -46,8 +46,9 @@ KINDS = [
 ]
 
 
-def merged(block: MultiScaleBlock, lora: LoRA) -> MultiScaleBlock:
+def merged(block: MultiScaleBlock, lora: nn.Module) -> MultiScaleBlock:
     """The reference block with W + B A in all of its query rows and all of its value rows."""
+    assert isinstance(lora, LoRA)
     copied = copy.deepcopy(block)
     with torch.no_grad():
         copied.attn.qkv.weight[: block.dim_out] += lora.q_b @ lora.q_a
@@ -90,7 +91,7 @@ def test_block_scope_runs_the_whole_block_with_each_expert(
         base = block(x)
         experts = torch.stack([merged(block, expert_block.experts[level])(x) for level in LEVELS])
         got = expert_block(x)
-        torch.testing.assert_close(got, base + expert_block.fusion(base, experts), rtol=0, atol=1e-10)
+        torch.testing.assert_close(got, base + expert_block.get_submodule("fusion")(base, experts), rtol=0, atol=1e-10)
     shrink = 2 if kind.pools else 1
     assert got.shape == (2, kind.size[0] // shrink, kind.size[1] // shrink, kind.dim_out)
 
@@ -108,7 +109,7 @@ def test_attention_scope_runs_the_mlp_once(kind: Kind, randomise: Callable[..., 
         handle.remove()
         base, shortcut = attention_only(block, x)
         branches = [attention_only(merged(block, expert_block.experts[level]), x)[0] for level in LEVELS]
-        middle = shortcut + base + expert_block.fusion(base, torch.stack(branches))
+        middle = shortcut + base + expert_block.get_submodule("fusion")(base, torch.stack(branches))
         torch.testing.assert_close(got, middle + block.mlp(block.norm2(middle)), rtol=0, atol=1e-10)
     assert calls == [2]
 
@@ -116,13 +117,14 @@ def test_attention_scope_runs_the_mlp_once(kind: Kind, randomise: Callable[..., 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_expert_shows_one_expert_or_the_base(kind: Kind, randomise: Callable[..., None]) -> None:
     block = kind.build()
-    network = nn.Sequential(wrapped(block, LEVELS, FusionSpec()))
+    expert_block = wrapped(block, LEVELS, FusionSpec())
+    network = nn.Sequential(expert_block)
     randomise(network, 0.3)
     x = torch.randn(2, *kind.size, kind.dim, dtype=torch.float64)
     with torch.no_grad():
         for level in LEVELS:
             with only_expert(network, level):
-                expected = merged(block, network[0].experts[level])(x)
+                expected = merged(block, expert_block.experts[level])(x)
                 torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-12)
         with only_expert(network, None):
             assert torch.equal(network(x), block(x))
@@ -138,7 +140,7 @@ def new_experts_change_nothing(
         reference = reference_sam2_encoder(BACKBONES.get(name))
         randomise(reference, 0.05)
         network = build_network(ModelSpec(name, size, 2, levels=levels, fusion=fusion, decoder="sam2", lora_rank=4))
-        encoder = network.image_encoder
+        encoder: Any = network.image_encoder
         own = encoder.state_dict()
         wrapped_name = {f"blocks.{i}.": f"blocks.{i}.block." for i in range(encoder.depth)}
         with torch.no_grad():
@@ -160,7 +162,7 @@ def new_experts_change_nothing(
 @pytest.mark.parametrize("residual", ["delta", "paper"])
 @pytest.mark.parametrize("size", [96, 224])
 def test_new_experts_leave_the_encoder_as_it_is(
-    size: int, scope: str, residual: str, new_experts_change_nothing: Callable[..., None]
+    size: int, scope: Scope, residual: str, new_experts_change_nothing: Callable[..., None]
 ) -> None:
     new_experts_change_nothing("samora2_tiny", size, FusionSpec(scope=scope, options={"residual": residual}))
 
@@ -192,7 +194,7 @@ def test_fusion_attends_on_the_output_of_its_block() -> None:
     """In its windows, as they lie on the output grid, and at its output width."""
     with torch.device("meta"):
         network = build_network(ModelSpec("sam2_hiera_b+", 512, 2, decoder="sam2", lora_rank=4))
-    fusions = [block.fusion for block in expert_blocks(network.image_encoder).values()]
+    fusions: list[Any] = [block.fusion for block in expert_blocks(network.image_encoder).values()]
     assert [fusion.first.window for fusion in fusions[:6]] == [8, 8, 4, 4, 4, 2]
     assert [index for index, fusion in enumerate(fusions) if fusion.second.window == 0] == [12, 16, 20]
     assert [fusion.second.out.out_features for fusion in fusions] == [112] * 2 + [224] * 3 + [448] * 16 + [896] * 3
@@ -204,6 +206,7 @@ def test_gradients_cross_every_stage_and_reach_every_expert() -> None:
     blocks = expert_blocks(network.image_encoder).values()
     with torch.no_grad():
         for block in blocks:
+            assert block.fusion is not None
             for parameter in (*block.experts.parameters(), *block.fusion.parameters()):
                 parameter.normal_(0, 0.1)
     network(torch.rand(2, 1, 64, 64)).square().sum().backward()

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, Scope
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.catalog import FUSIONS
@@ -20,7 +21,7 @@ AUTOSAM = frozenset({Part.DECODER, Part.ADAPTER})
 SAM_ADAPTER = frozenset({Part.BLOCK_ADAPTERS, Part.DECODER, Part.PROMPT, Part.ADAPTER})
 
 
-def tiny(scope: str = "block", residual: str = "delta", name: str = "hl_attn") -> SegmentationNetwork:
+def tiny(scope: Scope = "block", residual: str = "delta", name: str = "hl_attn") -> SegmentationNetwork:
     has_residual = "residual" in {field.name for field in fields(FUSIONS.get(name).Options)}
     fusion = FusionSpec(name, scope=scope, options={"residual": residual} if has_residual else {})
     return build_network(ModelSpec("samora_tiny", 64, num_outputs=3, in_channels=2, fusion=fusion, lora_rank=4))
@@ -59,7 +60,7 @@ def check_gradients(network: SegmentationNetwork, trainable: frozenset[Part], un
 @pytest.mark.parametrize("residual", ["delta", "paper"])
 @pytest.mark.parametrize("trainable", [STAGE_2, frozenset({Part.EXPERTS}), frozenset({Part.BASE, Part.FUSION})])
 def test_gradient_reaches_exactly_the_declared_parts(
-    name: str, scope: str, residual: str, trainable: frozenset[Part], randomise: Callable[..., None]
+    name: str, scope: Scope, residual: str, trainable: frozenset[Part], randomise: Callable[..., None]
 ) -> None:
     network = tiny(scope, residual, name)
     randomise(network, 0.05)
@@ -81,10 +82,10 @@ def test_gradient_reaches_exactly_the_declared_parts_of_our_other_models(
     randomise(network, 0.05)
     if decoder == "hsam":
         # Where all scores are negative the last ReLU of the mask attention lets nothing through.
-        torch.nn.init.ones_(network.decoder.mask_attention.select.bias)
+        torch.nn.init.ones_(network.decoder.get_parameter("mask_attention.select.bias"))
     freeze(network, STAGE_2)
     before = snapshot(network)
-    sum(logits.square().sum() for logits in network.stages(torch.rand(2, 2, 64, 64))).backward()
+    torch.stack([logits.square().sum() for logits in network.stages(torch.rand(2, 2, 64, 64))]).sum().backward()
     for part, owned in parameters_by_part(network).items():
         reached = {key for key, p in owned.items() if p.grad is not None and p.grad.any()}
         unused = {key for key in owned if any(pattern in key for pattern in UNASKED_THERE)}
@@ -148,7 +149,7 @@ def test_a_frozen_parameter_that_moved_is_reported() -> None:
     before = snapshot(network)
     step(network)
     with torch.no_grad():
-        weight = network.image_encoder.blocks[3].experts["patch"].q_a
+        weight = network.get_parameter("image_encoder.blocks.3.experts.patch.q_a")
         weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
     with pytest.raises(SamoraError, match=r"E-MODEL-04[\s\S]*blocks\.3\.experts\.patch\.q_a"):
         verify(network, before)
@@ -171,10 +172,10 @@ def test_gates_have_nothing_to_learn_while_experts_have_no_effect() -> None:
     freeze(network, STAGE_2)
     before = snapshot(network)
     step(network)
-    assert not any(p.grad.any() for p in parameters_by_part(network)[Part.FUSION].values())
+    assert all(p.grad is not None and not p.grad.any() for p in parameters_by_part(network)[Part.FUSION].values())
     verify(network, before)
     with torch.no_grad():
-        network.image_encoder.blocks[2].experts["patch"].v_b.fill_(0.1)
+        network.get_parameter("image_encoder.blocks.2.experts.patch.v_b").fill_(0.1)
     with pytest.raises(SamoraError, match='E-MODEL-05 no gradient reached the part "fusion"'):
         verify(network, snapshot(network))
 
@@ -232,12 +233,17 @@ def test_running_them_without_gradients_changes_no_bit(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("scope", ["block", "attention"])
-def test_in_the_first_block_only_the_fusion_is_recorded(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_the_first_block_only_the_fusion_is_recorded(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network(ModelSpec("samora_tiny", 64, num_outputs=3, fusion=FusionSpec(scope=scope), lora_rank=4))
     freeze(network, STAGE_2)
-    first = network.image_encoder.blocks[0]
+    first: Any = network.image_encoder.blocks[0]
     attended: list[Tensor] = []
     original = first._attend
-    monkeypatch.setattr(first, "_attend", lambda *inputs: attended.append(original(*inputs)) or attended[-1])
+
+    def attend(*inputs: Tensor) -> Tensor:
+        attended.append(original(*inputs))
+        return attended[-1]
+
+    monkeypatch.setattr(first, "_attend", attend)
     assert first(torch.rand(1, 4, 4, 96)).requires_grad
     assert [tensor.requires_grad for tensor in attended] == [False]

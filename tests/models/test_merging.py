@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from sam2.modeling.backbones.hieradet import MultiScaleBlock
 from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec, Scope
 from samora_pipeline.models.assembly import build_network, load_trained, public_names, trained_state
 from samora_pipeline.models.backbones.backbone import BlockSteps
 from samora_pipeline.models.backbones.sam import SamBlockSteps
@@ -20,6 +21,7 @@ from samora_pipeline.models.catalog import build_fusion
 from samora_pipeline.models.expert_block import ExpertBlock, expert_blocks, only_expert
 from samora_pipeline.models.fusions.fusion import fusions_of
 from samora_pipeline.models.fusions.merges import set_weights
+from samora_pipeline.models.lora import LoRA
 
 WEIGHTS = (0.7, -1.1, 0.4)
 DIM = 24
@@ -41,7 +43,7 @@ def delta(block: ExpertBlock, name: str, part: str) -> Tensor:
     experts = list(block.experts.values())
     a, b = ([getattr(expert, f"{part}_{side}").detach() for expert in experts] for side in "ab")
     if name == "lac":
-        return sum(entry(rows, columns) for rows, columns in zip(b, a, strict=True)) / len(experts)
+        return torch.stack([entry(rows, columns) for rows, columns in zip(b, a, strict=True)]).mean(0)
     weights = WEIGHTS[: len(experts)]
     summed_a, summed_b = (sum(w * one for w, one in zip(weights, parts, strict=True)) for parts in (a, b))
     return entry(summed_b, summed_a)
@@ -50,7 +52,7 @@ def delta(block: ExpertBlock, name: str, part: str) -> Tensor:
 def merged(block: ExpertBlock, name: str) -> nn.Module:
     """The bare block with the deltas in the rows of q and v."""
     bare = copy.deepcopy(block.block)
-    weight = bare.attn.qkv.weight
+    weight = bare.get_parameter("attn.qkv.weight")
     width = weight.shape[0] // 3
     with torch.no_grad():
         weight[:width] += delta(block, name, "q")
@@ -82,7 +84,7 @@ BLOCKS = {
 @pytest.mark.parametrize("scope", ["block", "attention"])
 @pytest.mark.parametrize("levels", [LEVELS, PAIR])
 def test_a_merge_is_the_block_with_merged_weights(
-    kind: str, name: str, scope: str, levels: tuple[Level, ...], randomise: Callable[..., None]
+    kind: str, name: str, scope: Scope, levels: tuple[Level, ...], randomise: Callable[..., None]
 ) -> None:
     block, steps = BLOCKS[kind]()
     fusion = build_fusion(FusionSpec(name), num_experts=len(levels), dim=DIM, window=0)
@@ -100,7 +102,7 @@ def test_one_branch_is_run(name: str) -> None:
     block, steps = sam_block(0, (4, 4))
     fusion = build_fusion(FusionSpec(name), num_experts=3, dim=DIM, window=0)
     rows: list[int] = []
-    block.attn.proj.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    block.get_submodule("attn.proj").register_forward_hook(lambda module, args, output: rows.append(len(output)))
     ExpertBlock(block, steps, LEVELS, RANK, fusion=fusion)(torch.randn(2, 4, 4, DIM))
     assert rows == [2]
 
@@ -131,16 +133,20 @@ def test_a_merged_network_equals_the_plain_one_with_merged_weights(
     plain = build_network(ModelSpec(backbone, 64, 2, levels=(), decoder=decoder, lora_rank=4)).eval()
     state = network.state_dict()
     for path, block in expert_blocks(network.image_encoder).items():
-        weight = state[f"image_encoder.{path}.block.attn.qkv.weight"] = block.block.attn.qkv.weight.detach().clone()
+        weight = state[f"image_encoder.{path}.block.attn.qkv.weight"] = (
+            block.block.get_parameter("attn.qkv.weight").detach().clone()
+        )
         width = len(weight) // 3
-        experts = [expert.factors for expert in block.experts.values()]
+        experts = [cast(LoRA, expert).factors for expert in block.experts.values()]
         shares = [1 / 3] * 3 if name == "lac" else list(WEIGHTS)
         for rows, (a, b) in {(0, width): (0, 1), (2 * width, 3 * width): (2, 3)}.items():
             if name == "lac":
-                change = sum(share * expert[b] @ expert[a] for share, expert in zip(shares, experts, strict=True))
+                products = [share * expert[b] @ expert[a] for share, expert in zip(shares, experts, strict=True)]
+                change = torch.stack(products).sum(0)
             else:
                 left, right = (
-                    sum(share * expert[side] for share, expert in zip(shares, experts, strict=True)) for side in (b, a)
+                    torch.stack([share * expert[side] for share, expert in zip(shares, experts, strict=True)]).sum(0)
+                    for side in (b, a)
                 )
                 change = left @ right
             weight[rows[0] : rows[1]] += change.detach()

@@ -70,12 +70,12 @@ def test_the_additions_written_out(randomise: Callable[..., None]) -> None:
     module, images = network.block_adapters, torch.rand(1, 3, 64, 64)
     assert module is not None
     with torch.no_grad():
-        patches = network.image_encoder.patch_embed(images)
+        patches = network.image_encoder.get_submodule("patch_embed")(images)
         got = module(images, patches)
         details = high_frequencies(images)
         for y, x in ((0, 0), (1, 3)):
             square = details[0, :, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
-            seen = (module.details.weight * square).sum((1, 2, 3)) + module.details.bias
+            seen = (module.details.weight * square).sum((1, 2, 3)) + module.get_parameter("details.bias")
             seen = seen + module.tokens.weight @ patches[0, y, x] + module.tokens.bias
             for number, layer in enumerate(module.layers):
                 inner = layer.weight @ seen + layer.bias
@@ -91,6 +91,7 @@ def test_they_are_added_in_front_of_every_block_of_segment_anythings_encoder(
     reference = reference_encoder(BACKBONES.get("samora_tiny"), 64)
     own = network.state_dict()
     names = {public: key for public, key in public_names(network).items() if public.startswith("image_encoder.")}
+    assert network.block_adapters is not None
     reference.load_state_dict({public.removeprefix("image_encoder."): own[key] for public, key in names.items()})
     images = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
@@ -110,8 +111,8 @@ def test_additions_of_zero_leave_sam_as_it_is(randomise: Callable[..., None]) ->
     load_base(plain, base_state(network))
     images = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
-        network.block_adapters.shared.weight.zero_()
-        network.block_adapters.shared.bias.zero_()
+        network.get_parameter("block_adapters.shared.weight").zero_()
+        network.get_parameter("block_adapters.shared.bias").zero_()
         assert torch.equal(network.embed(images).embedding, plain.embed(images).embedding)
 
 

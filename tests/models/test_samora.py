@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -26,13 +28,15 @@ def test_plain_network_composes_the_reference_parts(randomise: Callable[..., Non
     randomise(plain)
     images = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
-        tokens = plain.image_encoder.patch_embed(images.repeat(1, 3, 1, 1)) + plain.image_encoder.pos_embed
-        for block in plain.image_encoder.blocks:
+        encoder: Any = plain.image_encoder
+        tokens = encoder.patch_embed(images.repeat(1, 3, 1, 1)) + encoder.pos_embed
+        for block in encoder.blocks:
             tokens = block.block(tokens)
-        embedding = plain.image_encoder.neck(tokens.permute(0, 3, 1, 2))
+        embedding = encoder.neck(tokens.permute(0, 3, 1, 2))
         sparse, dense = plain.prompt_encoder(None, None, None)
         positions = plain.prompt_encoder.get_dense_pe()
-        expected, _ = plain.decoder.mask_decoder.predict_masks(embedding, positions, sparse, dense)
+        mask_decoder: Any = plain.decoder.get_submodule("mask_decoder")
+        expected, _ = mask_decoder.predict_masks(embedding, positions, sparse, dense)
         got = plain(images)
     assert got.shape == (2, 2, 16, 16)
     assert torch.equal(got, expected)
@@ -51,8 +55,9 @@ def test_other_channels_start_as_their_mean_and_are_trained() -> None:
     mean = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     torch.testing.assert_close(four.to_rgb(images), mean)
     four(images).sum().backward()
-    assert four.adapter is not None
-    assert four.adapter.weight.grad.abs().sum() > 0
+    gradient = four.get_parameter("adapter.weight").grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (1, 1, 128, 128), (1, 1, 64, 32)])
@@ -143,3 +148,27 @@ def test_with_new_experts_it_is_sam_2_without_prompts_at_full_size(size: int) ->
         )
         got = own(images)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_mean_of_the_stages_is_taken_at_the_size_of_the_last() -> None:
+    """Half-pixel bilinear interpolation by a factor of four, written out along each axis."""
+    spec = ModelSpec("samora_tiny", 64, 3, decoder="hsam", decoder_stages="mean", lora_rank=4)
+    torch.manual_seed(0)
+    network = build_network(spec).eval()
+    images = torch.rand(2, 1, 64, 64)
+    last_alone = build_network(replace(spec, decoder_stages="last")).eval()
+    last_alone.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        first, last = (stage.double() for stage in network.stages(images))
+        place = ((torch.arange(64) + 0.5) / 4 - 0.5).clamp(0, 15).double()
+        weights = (1 - (place[:, None] - torch.arange(16)).abs()).clamp(min=0)
+        torch.testing.assert_close(network(images).double(), (weights @ first @ weights.T + last) / 2)
+        assert torch.equal(last_alone(images).double(), last)
+
+
+def test_the_mean_of_a_single_stage_is_that_stage() -> None:
+    spec = ModelSpec("samora_tiny", 64, 3, decoder_stages="mean", lora_rank=4)
+    torch.manual_seed(0)
+    network, images = build_network(spec).eval(), torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(network(images), network.stages(images)[-1])

@@ -41,6 +41,16 @@ def test_every_trainable_parameter_is_in_the_group_that_its_kind_belongs_to() ->
     }
 
 
+def test_everything_decays_where_a_public_code_has_it_so() -> None:
+    part = Part()
+    groups = parameter_groups(part.parameters(), 0.1, experts=part.lora.parameters(), decay_all=True)
+    assert {group["name"]: group["weight_decay"] for group in groups} == {
+        "weights": 0.1,
+        "vectors": 0.1,
+        "experts": 0.1,
+    }
+
+
 def test_the_fusion_has_groups_and_a_rate_of_its_own() -> None:
     part = Part()
     groups = parameter_groups(part.parameters(), 0.5, fusion=part.linear.parameters(), fusion_rate=0.25)

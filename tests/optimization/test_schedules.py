@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_warmup_reaches_the_base_and_decay_starts_there() -> None:
 
 def test_samed_exponent() -> None:
     """SAMed's code: lr * (1 - (it - 250) / 18600) ** 0.9 after 250 iterations of warm-up."""
-    settings = {"base": 0.005, "warmup": 250, "iterations": 18600, "exponent": 0.9}
+    settings: dict[str, Any] = {"base": 0.005, "warmup": 250, "iterations": 18600, "exponent": 0.9}
     assert warmup_polynomial(9000, **settings) == pytest.approx(0.005 * (1 - 8750 / 18600) ** 0.9)
     assert warmup_polynomial(125, **settings) == pytest.approx(0.0025)
 
@@ -37,7 +38,7 @@ def test_without_warmup_the_first_iteration_decays_already() -> None:
 
 
 def test_cosine_falls_from_the_base_to_zero() -> None:
-    settings = {"base": 3.0, "warmup": 20, "iterations": 120}
+    settings: dict[str, Any] = {"base": 3.0, "warmup": 20, "iterations": 120}
     assert warmup_cosine(5, **settings) == pytest.approx(0.75)
     assert warmup_cosine(20, **settings) == 3.0
     assert warmup_cosine(70, **settings) == pytest.approx(1.5)

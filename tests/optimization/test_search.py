@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from samora_pipeline.optimization.search import minimise
+from samora_pipeline.optimization.search import Minimum, minimise
 
 LOWEST = (0.6, -0.9, 0.3)
 Point = tuple[float, ...]
@@ -21,7 +22,7 @@ def valley(point: Point) -> float:
     return 100 * (x - y) ** 2 + 0.5 * (x + y) ** 2
 
 
-def search(objective, start: Point, evaluations: int, seed: int = 0):  # type: ignore[no-untyped-def]
+def search(objective: Callable[[Point], float], start: Point, evaluations: int, seed: int = 0) -> Minimum:
     return minimise(objective, start, bound=1.5, step=0.5, evaluations=evaluations, seed=seed)
 
 

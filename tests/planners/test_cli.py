@@ -2,11 +2,15 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from planners.cli import main
+from planners.cli import _next_command, main
+from samora_pipeline.contracts.dataset import BudgetUnit, PublishedBudget
+from samora_pipeline.contracts.splits import Fold, Splits
+from samora_pipeline.paths import DatasetFolder
 from tests.raw_data import make_raw_dataset
 
 COMMAND = [sys.executable, "-c", "import sys; from planners.cli import main; sys.exit(main(sys.argv[1:]))"]
@@ -32,7 +36,8 @@ def test_without_d_everything_missing_or_stale_is_planned(tmp_path: Path, capsys
     assert main(["--root", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert f"data root: {tmp_path} (--root)" in out
-    assert "next: samora_train 7 SAMoraTrainer 10pct" in out
+    # Three labelled cases: a tenth of them is none.
+    assert "next: samora_train 7 SAMoraTrainer full" in out
     make_raw_dataset(raw / "Dataset008_More", cases=3, channels=("T1",))
     assert main(["--root", str(tmp_path)]) == 0
     out = capsys.readouterr().out
@@ -95,6 +100,20 @@ def test_settings_are_neither_ignored_nor_lost_in_silence(tmp_path: Path, capsys
     assert json.loads(plans.read_text())["input_size"]["value"] is None
     note = "input_size is decided from the data again: the plan before had it set by --set input_size=64"
     assert note in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("unit", "cases", "split"),
+    [("cases", 19, "full"), ("cases", 20, "10pct"), ("slices", 9, "full"), ("slices", 10, "10pct")],
+)
+def test_the_next_command_fits_the_number_of_labels(unit: BudgetUnit, cases: int, split: str) -> None:
+    fold = Fold(tuple(f"case_{number:02d}" for number in range(cases)), ("other",))
+    splits = Splits("Dataset007_Boxes", 0, unit, {"0": fold})
+    folder = DatasetFolder(7, "Boxes", Path("raw"))
+    assert _next_command(folder, splits) == f"samora_train 7 SAMoraTrainer {split}"
+    budget = PublishedBudget(unit, ("case_01",))
+    published = replace(splits, folds={"official": fold}, published={"3cases": budget})
+    assert _next_command(folder, published) == "samora_train 7 SAMoraTrainer 3cases"
 
 
 def test_the_published_budget_is_the_next_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

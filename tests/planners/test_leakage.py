@@ -18,7 +18,9 @@ FOLDER = "Dataset007_Boxes"
 
 def _turned_copy(raw: Path, source: str, target: str, images: str = "imagesTr") -> None:
     """The same scan under another name: other orientation, other number type, other compression."""
-    pairs = [(f"imagesTr/{source}_0000.nii.gz", f"{images}/{target}_0000.nii.gz", np.float64)]
+    pairs: list[tuple[str, str, type]] = [
+        (f"imagesTr/{source}_0000.nii.gz", f"{images}/{target}_0000.nii.gz", np.float64)
+    ]
     if images == "imagesTr":
         pairs.append((f"labelsTr/{source}.nii.gz", f"labelsTr/{target}.nii.gz", np.uint8))
     for old, new, kind in pairs:

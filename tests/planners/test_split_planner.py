@@ -11,7 +11,6 @@ from samora_pipeline.contracts.dataset import DatasetJson, PublishedBudget, Publ
 from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint, Subset
 from samora_pipeline.contracts.plans import SliceAxis
 from samora_pipeline.contracts.splits import Fold, Selection, Splits, select
-from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import Volume, make_grid, to_slices
 
 
@@ -116,10 +115,22 @@ def test_published_slices_follow_their_voxels_into_the_store(axes: str) -> None:
     assert (selection.published, selection.slices) == (True, {"case_00": mapped})
 
 
-def test_a_published_slice_beyond_the_volume_is_an_error() -> None:
-    budget = PublishedBudget("slices", ("case_00",), {"case_00": (10,)})
-    with pytest.raises(DataError, match=r"(?s)E-SPLIT-06.*0 to 9"):
-        plan(named(5), budgets={"10pct": budget})
+def test_a_published_slice_beyond_the_volume_drops_its_split_alone() -> None:
+    beyond, whole = PublishedBudget("slices", ("case_00",), {"case_00": (10,)}), PublishedBudget("cases", ("case_00",))
+    planned = plan(named(5), budgets={"5pct_slices": beyond, "5pct": whole})
+    assert planned.splits.published == {"5pct": whole}
+    assert [note for note in planned.notes if 'no split "5pct_slices"' in note and "case_00" in note]
+
+
+def test_a_list_published_since_takes_the_place_of_what_was_drawn_under_its_name() -> None:
+    halves = PublishedSplit(("case_00", "case_01"), ("case_02",))
+    before = plan(named(5), published_split=halves).splits
+    counts = dict.fromkeys(before.folds["official"].train, 10)
+    drawn = before.with_selection(select(before, "50pct_slices", "official", 0, counts))
+    assert not drawn.selections["50pct_slices/official/0"].published
+    budget = PublishedBudget("slices", ("case_00",), {"case_00": (3, 4)})
+    after = plan(named(5), drawn, published_split=halves, budgets={"50pct_slices": budget}).splits
+    assert select(after, "50pct_slices", "official", 0, counts).slices == {"case_00": (3, 4)}
 
 
 def test_drawn_selections_and_own_folds_outlive_a_new_plan() -> None:

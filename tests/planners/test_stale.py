@@ -3,11 +3,13 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import planners.fingerprint_extractor
+from planners.cases import inspect_case
 from planners.cli import main
 from planners.preparation import is_current
 from tests.raw_data import load, make_raw_dataset, save, tree
@@ -26,9 +28,9 @@ def root(tmp_path: Path) -> Path:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The cases that are read and measured, in order."""
     names: list[str] = []
-    original = planners.fingerprint_extractor.inspect_case
+    original = inspect_case
 
-    def watched(source, scheme):  # type: ignore[no-untyped-def]
+    def watched(source: Any, scheme: Any) -> Any:
         names.append(source.name)
         return original(source, scheme)
 
@@ -199,7 +201,7 @@ def test_a_file_that_changes_between_check_and_store_is_noticed(
     (root / "preprocessed" / NAME / "slices/case_02.json").unlink()
     original = planners.preparation.store_case
 
-    def after_a_change(task):  # type: ignore[no-untyped-def]
+    def after_a_change(task: Any) -> Any:
         if task.source.name == "case_02":
             save(path, load(path) + 1)
         return original(task)

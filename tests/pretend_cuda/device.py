@@ -74,7 +74,7 @@ class PretendCuda(TorchDispatchMode):
     # -- the device that torch sees
 
     def __enter__(self) -> PretendCuda:
-        torch._C._ensureCUDADeviceGuardSet()  # type: ignore[attr-defined]  # one that does nothing, without a driver
+        torch._C._ensureCUDADeviceGuardSet()  # one that does nothing, without a driver
         activate(self)
         for owner, names in self._replacements().items():
             for name, value in names.items():
@@ -159,7 +159,7 @@ class PretendCuda(TorchDispatchMode):
                 return isinstance(value, REAL_GENERATOR)
 
         def new(cls: Any, device: Any = "cpu") -> Any:
-            made = REAL_GENERATOR("cpu")
+            made: Any = REAL_GENERATOR("cpu")
             if torch.device(device).type == "cuda":
                 self._generators.add(made._cdata)
                 weakref.finalize(made, self._generators.discard, made._cdata)

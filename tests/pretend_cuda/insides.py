@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 
@@ -19,16 +20,21 @@ from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.inference import predictor
+from samora_pipeline.inference.precision import Arithmetic
 from samora_pipeline.models.catalog import TEACHERS
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
 from samora_pipeline.objectives.features import ChannelStatistics
 from tests.pretend_cuda.full_size import Cost, CostOfSecondStep, Slices
 from trainers import methods, recipes
 from trainers.loop import loop, monitors
+from trainers.loop.memory import Fit, fit
 from trainers.loop.pretraining import pretraining
 from trainers.runs import execution
-from trainers.stages import distillation, finetune, objectives, teachers
+from trainers.stages import distillation, finetune, labelled, objectives, teachers
 from trainers.stages.stage import network_on_base
+
+HALF = Arithmetic(torch.bfloat16)
+"""what training takes on a device that has it"""
 
 
 @contextlib.contextmanager
@@ -36,10 +42,10 @@ def around_steps(before: Callable[[int], None], after: Callable[[str, int], None
     """Call ``before`` with the number of each step of a training and ``after`` with its stage and micro-batches."""
     original = loop._Loop._step
 
-    def step(self: Any, weights: Any, loaded: Any, batch: Any) -> float:
+    def step(self: Any, parts: Any, loaded: Any, batch: Any) -> float | None:
         before(self.state.step)
-        loss: float = original(self, weights, loaded, batch)
-        after(self.training.stage, len(weights))
+        loss = original(self, parts, loaded, batch)
+        after(self.training.stage, len(parts))
         return loss
 
     loop._Loop._step = step  # type: ignore[method-assign]
@@ -57,7 +63,8 @@ def final_tensors(file: Path) -> dict[str, torch.Tensor]:
 def places_of_memory() -> dict[str, tuple[Any, str, int]]:
     """Where memory may run out: owner, name, and which call of it finds none."""
     return {
-        "step": (finetune.LabelledTask, "loss", 2),
+        "step": (labelled.LabelledTask, "loss", 2),
+        "one step": (labelled.LabelledTask, "loss", 6),
         "weights": (torch.nn.Module, "to", 1),
         "monitor": (monitors.Monitor, "finish", 1),
         "compare": (execution, "compare_experts", 1),
@@ -81,13 +88,9 @@ def cost_of_step(device: Any, training: Any) -> Cost:
     training.optimizer.register_step_post_hook(counter)
     batches = training.batches
     two = replace(training, monitor=None, epochs=1, after_first_step=lambda: None, batches=lambda _: batches(0)[:2])
-    kept, loop.save_state = loop.save_state, lambda *arguments, **options: None
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            place = loop.LoopContext(folder=Path(folder), device=device.device, seed=0, digest="x", resume_command="")
-            loop.train(two, place)
-    finally:
-        loop.save_state = kept
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "save_state"):
+        place = loop.LoopContext(Path(folder), device.device, seed=0, digest="x", resume_command="", arithmetic=HALF)
+        loop.train(two, place)
     assert counter.updates == 2
     return counter.cost
 
@@ -95,7 +98,7 @@ def cost_of_step(device: Any, training: Any) -> Cost:
 class FullSize:
     """What the stages train, for slices of ``size`` pixels, on the device that is pretended while it is built."""
 
-    def __init__(self, size: int = 224, backbone: str = "sam_vit_b", micro_batch: int = 16) -> None:
+    def __init__(self, size: int = 224, backbone: str = "sam_vit_b", micro_batch: int | None = 16) -> None:
         self.size, self.backbone, self.cuda = size, backbone, torch.device("cuda", 0)
         self.micro_batch = micro_batch
         self.source: Any = Slices(size)
@@ -117,8 +120,7 @@ class FullSize:
         """The training of a teacher on the pool."""
         network: Any = TEACHERS.get(settings.network).build(self.size).to(self.cuda).train()
         if "simclr" in settings.network:
-            network.encoder.checkpointing = settings.checkpointing
-            task: Any = teachers.ContrastiveTeacher(self.source, self.plans, settings, 0)
+            task: Any = teachers.ContrastiveTeacher(self.source, self.plans, settings, network, 0)
         else:
             task = teachers.MaskedTeacher(self.source, self.plans, settings, network, 0)
         names = dict(network.named_parameters())
@@ -145,8 +147,9 @@ class FullSize:
         def objective(settings: Any, network: Any) -> Any:
             teacher: Any = TEACHERS.get(name).build(self.size)
             teacher.freeze()
-            target = distillation.DistillationTarget(teacher, settings, identity="x", targets=Path("none"))
-            task = distillation.DistillationObjective(self.source, self.plans, target, network, "image", 0)
+            task = distillation.DistillationObjective(
+                self.source, self.plans, settings, network, 0, teacher=teacher, level="image"
+            )
             teacher.to(self.cuda)
             width = task._shape.width
             task._statistics = ChannelStatistics(torch.zeros(width, device="cuda"), torch.ones(width, device="cuda"))
@@ -156,8 +159,7 @@ class FullSize:
 
     def contrast(self, settings: Any, network: Any) -> Any:
         """The image level's own objective."""
-        width = network.image_encoder.shapes[-1].width
-        return objectives.ImageObjective(self.source, self.plans, settings, width, 0)
+        return objectives.ImageObjective(self.source, self.plans, settings, network, 0)
 
     def masking(self, settings: Any, network: Any) -> Any:
         """The patch level's own objective."""
@@ -176,7 +178,7 @@ class FullSize:
         network = network_on_base(spec, None, 0)
         freeze(network, frozenset({Part.FUSION, Part.DECODER, Part.PROMPT}))
         network.to(self.cuda)
-        task = finetune.LabelledTask.__new__(finetune.LabelledTask)
+        task = labelled.LabelledTask.__new__(labelled.LabelledTask)
         task._settings = replace(trainer.finetune, micro_batch=self.micro_batch)
         task._network, task._plans, task._seed, task._input_size = network, self.plans, 0, self.size
         task.source, task._regions, task._flips = self.source, None, (True, True)
@@ -184,13 +186,14 @@ class FullSize:
 
 
 _IMAGE = recipes.IMAGE_TEACHER
-_B, _WIDE, _512 = FullSize(), FullSize(micro_batch=32), FullSize(512, micro_batch=2)
+_B, _WIDE, _512 = FullSize(), FullSize(micro_batch=None), FullSize(512, micro_batch=2)
 _HIERA, _L, _H = (FullSize(backbone=name) for name in ("sam2_hiera_b+", "sam_vit_l", "sam_vit_h"))
 
 STAGES: dict[str, Callable[[], Any]] = {
     "teacher_image": lambda: _B.teacher(_IMAGE),
     "teacher_image checkpointing": lambda: _B.teacher(replace(_IMAGE, checkpointing=True)),
-    "teacher_image batch 128": lambda: _B.teacher(replace(_IMAGE, batch=128)),
+    "teacher_image uncut": lambda: _B.teacher(replace(_IMAGE, norm_batch=512)),
+    "teacher_image uncut checkpointing": lambda: _B.teacher(replace(_IMAGE, norm_batch=512, checkpointing=True)),
     "teacher_patch": lambda: _B.teacher(recipes.PATCH_TEACHER),
     "expert_image": lambda: _B.expert(recipes.DISTILLED_IMAGE, _B.taught_by("simclr_r50_2x_sk1")),
     "expert_patch": lambda: _B.expert(recipes.DISTILLED_PATCH, _B.taught_by("mae_vit_l")),
@@ -206,3 +209,36 @@ STAGES: dict[str, Callable[[], Any]] = {
     "finetune ViT-H": lambda: _H.labelled(methods.SAMoraTrainer),
 }
 """trainings by name, each built when called within a pretended device"""
+DEFAULT = (
+    *("teacher_image", "teacher_patch", "expert_image", "expert_patch", "expert_image scratch", "expert_patch scratch"),
+    *("expert_pixel", "finetune 1 x 32"),
+)
+"""all stages that SAMoraTrainer has by default, with the teachers of recipe ``full`` and without (``scratch``)"""
+
+
+class Fitted(NamedTuple):
+    """What a stage chose on a device, and ``weights`` in GiB that are there before its first step."""
+
+    training: Any
+    fit: Fit
+    weights: float
+
+    @property
+    def predicted(self) -> float:
+        """GiB at the peak."""
+        return self.weights + self.fit.need / 2**30
+
+
+def fitted_stage(device: Any, name: str) -> Fitted:
+    """Build a stage on a device, which refuses what it does not have, and let it choose how to fit."""
+    device.limit = device.total
+    training, chosen = fit(STAGES[name](), device.device, HALF)
+    return Fitted(training, chosen, device.bytes / 2**30)
+
+
+def peak_of(device: Any, found: Fitted) -> float:
+    """GiB that the second of two steps holds; a step holds no more for the other parts of a batch, so two will do."""
+    training = found.training
+    part = training.norm_batch or training.micro_batch or found.fit.largest
+    batches = [batch[: 2 * part] for batch in training.batches(0)]
+    return cost_of_step(device, replace(training, batches=lambda epoch: batches)).peak_gib

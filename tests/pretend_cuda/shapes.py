@@ -45,7 +45,7 @@ def _seen_by_the_host(name: str, args: Any, kwargs: Any, asked: torch.device | N
 
 def _size_by_values(name: str, args: Any, kwargs: Any) -> Any:
     """Results whose size depends on values."""
-    whole = {"dtype": torch.int64, "device": "meta"}
+    whole: dict[str, Any] = {"dtype": torch.int64, "device": "meta"}
     if name == "_unique2":
         found = torch.empty(min(_MADE_UP_CLASSES, args[0].numel()), dtype=args[0].dtype, device="meta")
         return found, torch.empty(0, **whole), torch.empty_like(found, dtype=torch.int64)

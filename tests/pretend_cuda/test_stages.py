@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import signal
 from collections import Counter
@@ -157,12 +158,13 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def out_of_memory(owner: Any, name: str, number: int) -> Iterator[None]:
-    """Within the context the n-th call of a function finds no memory."""
+def out_of_memory(owner: Any, name: str, number: int, *, forever: bool = False) -> Iterator[None]:
+    """Within the context the n-th call of a function, or every one from it on, finds no memory."""
     calls, original = count(1), getattr(owner, name)
 
     def full(*arguments: Any, **options: Any) -> Any:
-        if next(calls) == number:
+        call = next(calls)
+        if call == number or (forever and call > number):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return original(*arguments, **options)
 
@@ -181,10 +183,19 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in MEMORY])
 def test_a_command_says_that_memory_is_out(name: str, root: Path) -> None:
     run = f"full_{name.replace(' ', '_')}"
-    with pretended(), out_of_memory(*places_of_memory()[name]):
+    with pretended(), out_of_memory(*places_of_memory()[name], forever=name == "step"):
         code, text = train(words_of(root, run, "SAMoraTrainer", *MEMORY[name]))
     assert code == OUT_OF_MEMORY, text[-2000:]
     assert "E-MEM" in text
+
+
+def test_a_step_that_does_not_fit_is_repeated_in_halves(root: Path) -> None:
+    with pretended(), out_of_memory(*places_of_memory()["one step"]):
+        code, text = train(words_of(root, "step_halves", "SAMedTrainer"))
+    assert code == 0, text[-2000:]
+    assert text.count("memory ran out") == 1
+    (file,) = root.glob("results/*/SAMedTrainer__2cases__step_halves/fold_*/timing.json")
+    assert json.loads(file.read_text())["stages"]["finetune"]["recomputed"]
 
 
 @pytest.mark.slow

@@ -39,7 +39,8 @@ class Chromium:
         self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet, preexec_fn=connect, close_fds=False)
         os.close(to_browser)
         os.close(from_browser)
-        self._number, self._rest, self._session = 0, b"", None
+        self._number, self._rest = 0, b""
+        self._session: str | None = None
         self.events: list[dict[str, Any]] = []
 
     def __enter__(self) -> Chromium:

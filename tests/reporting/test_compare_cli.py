@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from samora_pipeline.contracts.timing import StageTiming, Timing
 from samora_pipeline.reporting.compare_cli import main
 from tests.fake_run import random_dice, write_scored_run
 
@@ -18,14 +19,53 @@ from tests.fake_run import random_dice, write_scored_run
 def runs(tmp_path: Path) -> tuple[str, str]:
     """SAMed and SAMora on twelve patients, the second flagged TRANSDUCTIVE, both PHANTOM."""
     results = tmp_path / "results"
-    first = write_scored_run(results, random_dice(0), trainer="SAMedTrainer", recipe="none", warnings=("PHANTOM",))
-    second = write_scored_run(results, random_dice(1, shift=0.03), warnings=("PHANTOM", "TRANSDUCTIVE"))
+    first = write_scored_run(
+        *(results, random_dice(0)), trainer="SAMedTrainer", recipe="none", warnings=("PHANTOM",), timing=lasting(120)
+    )
+    flags = ("PHANTOM", "TRANSDUCTIVE")
+    second = write_scored_run(results, random_dice(1, shift=0.03), warnings=flags, timing=lasting(324))
     return str(first), str(second)
 
 
-def test_both_protocols_are_printed_with_flags_and_n(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def lasting(steps: int | None, epochs: int = 20) -> Timing:
+    return Timing(stages={"finetune": StageTiming(1.0, epochs=epochs, steps=steps)})
+
+
+def test_the_answer_comes_first_and_names_unequal_budgets(
+    runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*runs]) == 0
+    first, blank, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("SAMoraTrainer__10pct__default is better than SAMedTrainer__10pct__default: Dice 0.")
+    assert first.endswith("p < 0.001, n = 12 patients; budgets differ: 324 against 120 steps")
+    assert blank == ""
+    table = [line for line in rest if line.startswith("| SAMora")]
+    assert {tuple(cell.strip() for cell in line.split("|")[2:4]) for line in table} >= {
+        *(("physical", "Dice"), ("sam_family", "Dice"), ("sam_family", "HD95 voxel")),
+    }
+    assert "organ" not in rest[4]
+    assert rest[-1].startswith("--full shows each organ; ")
+
+
+def test_few_patients_give_no_verdict_and_old_records_their_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    first = write_scored_run(results, random_dice(0, 4), trainer="SAMedTrainer", timing=lasting(None, 160))
+    second = write_scored_run(results, random_dice(1, 4, shift=0.2), timing=lasting(120))
+    third = write_scored_run(results, random_dice(2, 4), name="same", timing=lasting(None, 160))
+    assert main([str(first), str(second), str(third)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("SAMoraTrainer__10pct__default is not told apart from SAMedTrainer__10pct__default: ")
+    assert ", n = 4 patients cannot support a ranking; budgets differ: 120 steps against 160 epochs" in said[0]
+    assert said[1].startswith("SAMoraTrainer__10pct__same is not told apart ")
+    assert "budgets" not in said[1]
+
+
+def test_both_protocols_are_printed_with_flags_and_n(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*runs, "--full"]) == 0
     out = capsys.readouterr().out
+    assert "- SAMoraTrainer__10pct__default: budgets differ: 324 against 120 steps of fine-tuning" in out
     assert "protocol physical: against SAMedTrainer__10pct__default" in out
     assert "HD95 voxel, protocol sam_family" in out
     flagged = out.count("> **PHANTOM | TRANSDUCTIVE (SAMoraTrainer__10pct__default)**")

@@ -27,8 +27,8 @@ def test_each_value_is_in_the_panel_of_its_kind() -> None:
         "measures": ["accuracy"],
         "learning rate": ["lr"],
     }
-    assert panels["loss"]["loss"] == ([1.0, 2.0, 3.0], [1.0, 0.5, 0.4])
-    assert panels["Dice"]["validation_dice"] == ([3.0], [0.8])
+    assert panels["loss"]["loss"] == [(1.0, 1.0), (2.0, 0.5), (3.0, 0.4)]
+    assert panels["Dice"]["validation_dice"] == [(3.0, 0.8)]
 
 
 def test_the_picture_has_a_panel_per_kind_and_falls_with_the_loss(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -31,7 +32,8 @@ def texts(figure: Figure) -> str:
 def test_each_row_has_a_mark_at_its_difference_and_its_interval(tmp_path: Path) -> None:
     table = compared(tmp_path)
     axes = forest_figure(table).axes[0]
-    drawn = {(round(line.get_xdata()[0], 9), len(line.get_xdata())) for line in axes.lines if len(line.get_xdata())}
+    marks = [np.asarray(line.get_xdata()) for line in axes.lines]
+    drawn = {(round(float(mark[0]), 9), len(mark)) for mark in marks if len(mark)}
     for row in (*table.overall, *table.organs):
         if row.test.interval is None or row.test.difference is None:
             pytest.fail("there are twelve patients")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from samora_pipeline.reporting import html_page
-from samora_pipeline.reporting.html_blocks import Cell, Figure, Image, Note, Section, Table, Viewer, ViewerSlice
+from samora_pipeline.reporting.html_blocks import Cell, Figure, Image, Note, Section, Table, Viewer
 from samora_pipeline.reporting.html_page import Page, render_page
 from tests.reporting.read_page import ReadPage
 
@@ -23,7 +23,7 @@ def page(*blocks: Table | Figure | Note | Viewer) -> Page:
 
 
 def viewer() -> Viewer:
-    slices = tuple(ViewerSlice(f"{HOSTILE} {number}", f"data:scan{number}", ("data:a", "data:b")) for number in (1, 2))
+    slices = tuple((f"{HOSTILE} {number}", f"data:scan{number}", "data:a", "data:b") for number in (1, 2))
     table = Table("inner", "t", ("h",), ((Cell("c"),),))
     return Viewer("v", "title", "caption", ("Scan", "A", "B"), 4, 4, slices, 1, (), table)
 

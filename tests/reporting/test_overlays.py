@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +13,23 @@ from matplotlib.image import imread
 from samora_pipeline.contracts.colours import ORANGE, PURPLE, SKY_BLUE, VERMILLION, organ_style
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.reporting.overlays import draw_overlays
-from samora_pipeline.reporting.pictures import Picture
+from samora_pipeline.reporting.pictures import CaseStack, ShownCase
 
 # Organs that no error has the colour of: yellow and green come third and fourth.
 SCHEME = LabelScheme({"a": (1,), "b": (2,), "yellow": (3,), "green": (4,)}, ignore=9)
 
 
-def picture(reference: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> Picture:
-    image = np.full(reference.shape, 0.5, dtype=np.float32)
-    return Picture("Worst: c, mean Dice 0.500 (axial slice 2 of 9)", image, reference, prediction, 1.0, {"yellow": 0.5})
+def picture(reference: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8], height: float = 1.0) -> ShownCase:
+    image = np.full((1, 1, *reference.shape), 0.5, dtype=np.float32)
+    stack = CaseStack("c", image, reference[None], (prediction[None],), (3.0, height, 1.0))
+    return ShownCase("worst", "Worst: c, mean Dice 0.500", stack, {"yellow": [0.5]})
 
 
 def drawn(
-    tmp_path: Path, *pictures: Picture, scheme: LabelScheme = SCHEME, warnings: tuple[str, ...] = ()
+    tmp_path: Path, *cases: ShownCase, scheme: LabelScheme = SCHEME, warnings: tuple[str, ...] = ()
 ) -> npt.NDArray[np.float32]:
     path = tmp_path / "overlays.png"
-    draw_overlays(path, pictures, scheme, "axial", warnings)
+    draw_overlays(path, cases, scheme, "axial", warnings)
     pixels: npt.NDArray[np.float32] = imread(path)[..., :3]
     return pixels
 
@@ -77,7 +77,7 @@ def test_a_small_organ_is_enlarged(tmp_path: Path) -> None:
 
 def test_more_pictures_more_rows(tmp_path: Path) -> None:
     one = drawn(tmp_path, picture(square(3), square(3)))
-    flat = replace(picture(square(3)[:50], square(3)[:50]), aspect=0.5)
+    flat = picture(square(3)[:50], square(3)[:50], height=0.5)
     three = drawn(tmp_path, *[picture(square(3), square(3))] * 2, flat)
     assert one.shape[0] < three.shape[0] < 3 * one.shape[0]
     assert one.shape[1] == three.shape[1]
@@ -94,7 +94,7 @@ def test_the_same_pictures_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no case"):
         draw_overlays(tmp_path / "overlays.png", [], SCHEME, "axial")
 
 

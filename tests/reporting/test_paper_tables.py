@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec
-from samora_pipeline.contracts.run import BaseRecord
+from samora_pipeline.contracts.pool import PAPER_NAMES, PAPER_SLICES
+from samora_pipeline.contracts.run import BaseRecord, PoolRecord
+from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.timing import StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.evaluation.comparison import Variant, group_seeds
@@ -20,7 +22,8 @@ from samora_pipeline.reporting.paper_tables import SHAPES, paper_table
 from samora_pipeline.reporting.text_tables import TextTable
 from tests.fake_run import SYNAPSE, random_dice, write_scored_run
 
-VIT = ModelSpec("sam_vit_b", 224, 9, lora_rank=4)
+VIT = ModelSpec("sam_vit_b", 224, 9, lora_rank=4, fusion=FusionSpec(options={"residual": "paper"}))
+POOL = PoolRecord({f"Dataset009_{name}": ("a",) for name in PAPER_NAMES}, (), slices=PAPER_SLICES, intensity="fed_menu")
 TIMING = Timing(
     device="cuda",
     ranks=8,
@@ -39,7 +42,8 @@ def variants(tmp_path: Path, *runs: dict[str, Any]) -> list[Variant]:
     """One run per dict of changes, on 8 organs of Synapse with the ViT-B unless told otherwise."""
     read = []
     for number, changes in enumerate(runs):
-        values: dict[str, Any] = {"labels": SYNAPSE, "model": VIT, "name": f"r{number}", "timing": TIMING} | changes
+        values: dict[str, Any] = {"labels": SYNAPSE, "model": VIT, "name": f"r{number}", "timing": TIMING}
+        values |= {"pool": POOL} | changes
         dice = values.pop("dice", random_dice(number, 12, len(values["labels"].names)))
         read.append(read_run(str(write_scored_run(tmp_path, dice, **values)), tmp_path, allow_code=True))
     return group_seeds(distinct_labels(read))
@@ -107,7 +111,43 @@ def test_what_a_run_does_otherwise_is_said(tmp_path: Path) -> None:
     said = "The run differs from the paper in"
     assert cells(made)[said] == "-"
     found = cells(made, 1)[said]
-    assert found == "samora_tiny; input of 128 px; rank 8; base packaged; recipe scratch"
+    assert found == ("samora_tiny; input of 128 px; rank 8; base packaged; recipe scratch; scope block, residual delta")
+
+
+def test_the_pool_is_among_what_a_run_does_otherwise(tmp_path: Path) -> None:
+    own = PoolRecord({"Dataset001_Synapse": ("a", "b"), "Dataset005_LiTS": ("c",)}, ())
+    few = replace(POOL, slices=500)
+    made = table(1, variants(tmp_path, {"pool": own}, {"pool": few}, {"pool": own, "trainer": "SAMedTrainer"}))
+    said = [cells(made, row)["The run differs from the paper in"] for row in range(3)]
+    assert said[0] == "pool of 3 scans (Synapse, LiTS)"
+    assert said[1].startswith("pool of 500 slices of 8 scans (")
+    assert said[2] == "-"
+
+
+def test_sam_adapter_stands_beside_its_reported_row(tmp_path: Path) -> None:
+    made = table(13, variants(tmp_path, {"trainer": "SAMAdapterTrainer", "recipe": "none"}))
+    assert cells(made)["Method"] == "SAM Adapter"
+    assert cells(made)["reported Mean Dice"] == "58.28"
+
+
+def test_published_slices_are_the_share_that_they_are_of(tmp_path: Path) -> None:
+    from tests.fake_run import TWO
+
+    slices = Selection("5pct_slices", "official", "slices", 0, True, ("a",), {"a": (1, 2)})
+    scans = Selection("5pct", "official", "cases", 0, True, ("a",))
+    la = {"dataset": "Dataset002_LA", "labels": TWO}
+    runs = [la | {"split": one.split, "selection": one} for one in (slices, scans)]
+    made = table(2, variants(tmp_path, *runs))
+    said = "The run differs from the paper in"
+    assert [cells(made, row)["reported 5% LA"] for row in range(2)] == ["90.13", "90.13"]
+    assert [cells(made, row)[said] for row in range(2)] == ["-", "all slices of the labelled scans"]
+
+
+def test_h_sams_second_stage_alone_is_said(tmp_path: Path) -> None:
+    models = [replace(VIT, decoder="hsam", decoder_stages=stages) for stages in ("mean", "last")]
+    made = table(1, variants(tmp_path, *({"trainer": "HSAMoraTrainer", "model": model} for model in models)))
+    said = [cells(made, row)["The run differs from the paper in"] for row in range(2)]
+    assert said == ["-", "decoder stages last"]
 
 
 @pytest.mark.parametrize("number", [2, 14])
@@ -247,3 +287,13 @@ def test_tables_of_settings_are_no_tables(tmp_path: Path, number: int) -> None:
 @pytest.mark.parametrize("number", sorted(SHAPES))
 def test_every_table_carries_the_flags(tmp_path: Path, number: int) -> None:
     assert table(number, variants(tmp_path, {}), warnings=("TRANSDUCTIVE",)).warnings == ("TRANSDUCTIVE",)
+
+
+@pytest.mark.parametrize("number", [4, 5, 11, 15])
+@pytest.mark.parametrize("trainer", ["SAMedTrainer", "HSAMTrainer"])
+def test_the_lora_of_a_baseline_is_no_expert_of_the_paper(tmp_path: Path, number: int, trainer: str) -> None:
+    control = {"trainer": trainer, "recipe": "none", "model": replace(VIT, levels=(Level.IMAGE,), fusion=None)}
+    made = cells(table(number, variants(tmp_path, control)))
+    levels = [made[name] for name in made if name.lower().startswith(("image", "patch", "pixel"))]
+    assert levels == ["×", "×", "×"]
+    assert not [name for name in made if name.startswith("reported")]

@@ -6,15 +6,22 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.plans import IntensityRule
+from samora_pipeline.contracts.dataset import RawCase
+from samora_pipeline.contracts.plans import IntensityRule, Plans
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.scoring import Rules, score_files
 from samora_pipeline.evaluation.summary import label_names, summarize
 from samora_pipeline.imaging.files import write_labels
 from samora_pipeline.imaging.volume import Volume, make_grid
-from samora_pipeline.reporting.pictures import CaseFiles, choose_cases, errors, make_pictures, representative_slice
+from samora_pipeline.reporting.pictures import (
+    CaseStack,
+    choose_cases,
+    errors,
+    read_case,
+    representative_slice,
+    shown_case,
+)
 from tests.fake_run import LABELS, REGIONS, make_plans, write_image
 
 LPS = np.diag([-1.0, -2.0, 3.0, 1.0])
@@ -36,6 +43,11 @@ def block(size: int) -> npt.NDArray[np.uint8]:
     array = np.zeros((12, 10, 6), dtype=np.uint8)
     array[2 : 2 + size, 2:6, 1:4] = 1
     return array
+
+
+def read_stack(folder: Path, image: Path, plans: Plans) -> CaseStack:
+    """Case a of ``summary_of`` on a scan."""
+    return read_case(RawCase("a", (image,), folder / "ref" / "a.nii.gz"), [folder / "pred" / "a.nii.gz"], plans)
 
 
 def test_worst_median_and_best_are_chosen_by_mean_dice(tmp_path: Path) -> None:
@@ -109,20 +121,19 @@ def test_pictures_stand_as_a_radiologist_expects(
     array = np.zeros(labels.shape, dtype=np.int16)
     array[:3, :3, :3] = 1000
     image = write_image(tmp_path / "a_0000.nii.gz", array, LPS)
-    files = CaseFiles((image,), tmp_path / "ref" / "a.nii.gz", tmp_path / "pred" / "a.nii.gz")
-    plans = make_plans(slice_axis=axis, intensity=(IntensityRule("range"),))
-    (picture,) = make_pictures(summary, lambda case: files, plans, LABELS)
-    assert picture.aspect == pytest.approx(aspect)
-    assert picture.image[corner] == 1.0
-    assert picture.image.sum() == 9
-    assert np.array_equal(picture.reference, picture.prediction)
-    assert picture.organs == {"liver": 1.0, "spleen": None}
-    assert picture.title.startswith("Only case: a, mean Dice 1.000 (" + axis)
+    stack = read_stack(tmp_path, image, make_plans(slice_axis=axis, intensity=(IntensityRule("range"),)))
+    case = shown_case(choose_cases(summary)[0], stack, [summary])
+    first = stack.images[case.first_slice(LABELS), 0]
+    assert stack.aspect == pytest.approx(aspect)
+    assert first[corner] == 1.0
+    assert first.sum() == 9
+    assert np.array_equal(stack.reference, stack.predictions[0])
+    assert case.organs == {"liver": [1.0], "spleen": [None]}
+    assert case.title == "Only case: a, mean Dice 1.000"
 
 
 def test_a_prediction_on_another_grid_is_refused(tmp_path: Path) -> None:
-    summary = summary_of(tmp_path, {"a": (block(4), block(3))})
+    summary_of(tmp_path, {"a": (block(4), block(3))})
     image = write_image(tmp_path / "a_0000.nii.gz", np.zeros((12, 10, 6), dtype=np.int16), LPS @ np.diag([1, 1, 2, 1]))
-    files = CaseFiles((image,), tmp_path / "ref" / "a.nii.gz", tmp_path / "pred" / "a.nii.gz")
     with pytest.raises(DataError, match="E-GEO-02"):
-        make_pictures(summary, lambda case: files, make_plans(), LabelScheme({"liver": (1,), "spleen": (2,)}))
+        read_stack(tmp_path, image, make_plans())

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ import torch
 
 from samora_pipeline.contracts import run as contracts
 from samora_pipeline.contracts.colours import VERMILLION, rgb
-from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.model_spec import LEVELS
-from samora_pipeline.contracts.run import SUMMARY_FILE
+from samora_pipeline.contracts.run import SUMMARY_FILE, Choice, RunConfig
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.reporting.pictures import case_mean
@@ -149,6 +150,15 @@ def test_organs_without_a_picture_of_their_attention_are_named(tmp_path: Path) -
     page = ReadPage(report_of(write_reported_run(tmp_path, labels=labels, shifts={"a": 1}), tmp_path))
     assert len(page.tables["lifts"]) == 11
     assert "Beyond the 10 that are drawn: organ 11, organ 12." in page.text
+
+
+def test_what_the_run_chose_is_shown_with_its_reasons(tmp_path: Path) -> None:
+    folder = write_reported_run(tmp_path, shifts={"a": 1})
+    for path in folder.glob("fold_*/config.json"):
+        config = read_json(RunConfig, path)
+        write_json(replace(config, choices={"backbone": Choice("samora_tiny", "no GPU: <b>")}), path)
+    page = ReadPage(report_of(folder, tmp_path))
+    assert page.tables["choices"] == [["setting", "is", "because"], ["backbone", "samora_tiny", "no GPU: <b>"]]
 
 
 @pytest.mark.parametrize("whole", [True, False])

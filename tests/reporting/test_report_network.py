@@ -14,6 +14,7 @@ from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.backbones.backbone import Features
 from samora_pipeline.models.expert_block import expert_blocks
+from samora_pipeline.models.freezing import Part
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.reporting.attention import relevance
 from samora_pipeline.reporting.pictures import CaseStack, read_case
@@ -44,8 +45,8 @@ def test_an_expert_left_out_is_one_whose_lora_is_zero(network: SegmentationNetwo
                 left_out[level] = network(images)
         assert torch.equal(network(images), whole)
     for block in expert_blocks(network).values():
-        block.experts[Level.PATCH.value].q_b.data.zero_()  # type: ignore[union-attr]
-        block.experts[Level.PATCH.value].v_b.data.zero_()  # type: ignore[union-attr]
+        block.get_parameter(f"experts.{Level.PATCH.value}.q_b").data.zero_()
+        block.get_parameter(f"experts.{Level.PATCH.value}.v_b").data.zero_()
     with torch.inference_mode():
         assert torch.equal(network(images), left_out[Level.PATCH])
     assert len({float(scores.sum()) for scores in (whole, *left_out.values())}) == 4
@@ -60,13 +61,14 @@ def test_weights_come_back_after_an_error(network: SegmentationNetwork) -> None:
 
 def test_asking_predicts_what_the_predictor_predicts(loaded: ReportedRun) -> None:
     probe = load_probe(loaded, "0", CPU)
-    predictor = Predictor.load(loaded.folds["0"], weights_folder=loaded.places.weights, device="cpu")
+    # A report computes in single precision.
+    predictor = Predictor.load(loaded.folds["0"], weights_folder=loaded.places.weights, device="cpu", precision="fp32")
     case = loaded.raw_case("far")
     stack = read_case(case, [loaded.prediction("far")], loaded.config.plans)
     volume = read_volume(case.channels[0])
     predicted = to_raw_grid(probe.predict(stack, range(len(stack.images))), slice_geometry(volume.grid, "axial"))
     assert np.mean(predicted != predictor.predict_volume((volume,))) < 1e-3
-    assert probe.trained == {"fusion", "decoder", "prompt"}
+    assert probe.trained == frozenset({Part.FUSION, Part.DECODER, Part.PROMPT})
 
 
 class _LinearNetwork(nn.Module):

@@ -22,8 +22,8 @@ from samora_pipeline.reporting.painting import (
     organ_legend,
     organs_layer,
 )
-from samora_pipeline.reporting.pictures import CaseStack, evenly, slice_dice
-from samora_pipeline.reporting.slider import DETAILS, Detail, ShownCase, make_viewer, size_of
+from samora_pipeline.reporting.pictures import CaseStack, ShownCase, evenly, slice_dice
+from samora_pipeline.reporting.slider import DETAILS, make_viewer, size_of
 from tests.fake_run import LABELS, REGIONS
 
 LARGE = 10**9
@@ -54,7 +54,7 @@ def stack(predictions: int = 1, slices: int = 6) -> CaseStack:
 
 def shown(role: str = "worst", predictions: int = 1, slices: int = 6) -> ShownCase:
     names = ("A", "B") if predictions == 2 else ()
-    return ShownCase(role, "title", stack(predictions, slices), {"liver": (0.5,) * predictions}, names)
+    return ShownCase(role, "title", stack(predictions, slices), {"liver": [0.5] * predictions}, names)
 
 
 def test_the_frame_keeps_everything_marked_and_the_shape_of_the_body() -> None:
@@ -110,12 +110,12 @@ def test_errors_have_the_colours_of_the_legend() -> None:
 
 def test_a_viewer_begins_at_the_worst_slice_and_shows_those_with_organs() -> None:
     viewer = make_viewer(shown(), LABELS, "axial", (), LARGE)
-    numbers = [int(re.match(r"slice (\d+) of 6", one.text)[1]) for one in viewer.slices]  # type: ignore[index]
+    numbers = [int(re.match(r"slice (\d+) of 6", words)[1]) for words, *_ in viewer.slices]  # type: ignore[index]
     assert numbers == [2, 3, 4, 5, 6]
     assert numbers[viewer.start] == 4
-    assert viewer.slices[viewer.start].text.endswith("200 wrong pixels")
+    assert viewer.slices[viewer.start][0].endswith("200 wrong pixels")
     assert viewer.panels == ("Scan", "Reference", "Prediction", "Errors")
-    assert len({one.scan for one in viewer.slices}) == 5
+    assert len({scan for _, scan, *_ in viewer.slices}) == 5
     assert make_viewer(shown("best"), LABELS, "axial", (), LARGE).start == 0
 
 
@@ -123,17 +123,17 @@ def test_two_runs_stand_above_their_errors() -> None:
     viewer = make_viewer(shown(predictions=2), LABELS, "axial", (), LARGE)
     assert viewer.panels == ("Scan", "Prediction A", "Prediction B", "Reference", "Errors A", "Errors B")
     case = stack(2)
-    first = viewer.slices[0]
-    assert first.overlays[0] == first.overlays[1] != first.overlays[2]
-    assert first.overlays[3] == first.overlays[4]
-    held = (case.reference > 0).any(axis=0) | (case.predictions[0] > 0).any(axis=0)
-    frame = frame_around(held, case.aspect, DETAILS[0].side)
+    _, _, *overlays = viewer.slices[0]
+    assert overlays[0] == overlays[1] != overlays[2]
+    assert overlays[3] == overlays[4]
+    held = np.asarray((case.reference > 0).any(axis=0) | (case.predictions[0] > 0).any(axis=0))
+    frame = frame_around(held, case.aspect, DETAILS[0][0])
     layer = organs_layer(frame, case.reference[1], LABELS)
-    assert first.overlays[2] == palette_address(layer.indices, layer.colours)
+    assert overlays[2] == palette_address(layer.indices, layer.colours)
 
 
 def test_detail_is_given_up_until_the_budget_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slider, "DETAILS", (Detail(96, 60, 12), Detail(64, 50, 6), Detail(48, 30, 3)))
+    monkeypatch.setattr(slider, "DETAILS", ((96, 60, 12), (64, 50, 6), (48, 30, 3)))
 
     def made(budget: int) -> Viewer:
         return make_viewer(shown(slices=30), LABELS, "axial", ("PHANTOM",), budget)
@@ -172,5 +172,5 @@ def test_dice_of_slices_is_dice() -> None:
 def test_the_flag_is_burned_into_the_scan() -> None:
     plain, marked = (make_viewer(shown(), LABELS, "axial", warnings, LARGE) for warnings in ((), ("PHANTOM",)))
     assert replace(plain, slices=()) == replace(marked, slices=())
-    row = pixels(marked.slices[0].scan)[4]
+    row = pixels(marked.slices[0][1])[4]
     assert abs(row[-20:, :3].astype(int) - rgb("#D55E00")).max() < 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_image_and_labels_move_together() -> None:
 def test_contrast_turns_about_the_mean_and_brightness_multiplies() -> None:
     images, targets = pair(2)
     still = draw_augmentation(["a", "b"], N, STILL, BOTH, seed=0, epoch=0)
-    factors = {"contrast": torch.tensor([0.5, 1.0]), "brightness": torch.tensor([1.0, 1.5])}
+    factors: dict[str, Any] = {"contrast": torch.tensor([0.5, 1.0]), "brightness": torch.tensor([1.0, 1.5])}
     drawn = still._replace(intensities=still.intensities._replace(**factors))
     moved, _ = apply_augmentation(images, targets, drawn)
     mean = images[0].mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,9 @@ def images(count: int = 3, channels: int = 2) -> torch.Tensor:
     return torch.from_numpy((smooth - smooth.min()) / np.ptp(smooth)).float()
 
 
-def drawn(settings: IntensitySettings, count: int = 3, **changes: int) -> IntensityParameters:
-    return draw_intensities([f"case/{i}" for i in range(count)], settings, **{"seed": 1, "epoch": 2, **changes})
+def drawn(settings: IntensitySettings, count: int = 3, **changes: Any) -> IntensityParameters:
+    drawing: dict[str, Any] = {"seed": 1, "epoch": 2, **changes}
+    return draw_intensities([f"case/{i}" for i in range(count)], settings, **drawing)
 
 
 def cubic(points: Array, size: int) -> Array:
@@ -126,8 +128,9 @@ def test_a_slice_is_varied_alike_in_any_batch() -> None:
     for chosen in ([2], [3, 0]):
         parameters = draw_intensities([keys[i] for i in chosen], ALWAYS, seed=0, epoch=3)
         torch.testing.assert_close(apply_intensities(images(4)[chosen], parameters), whole[chosen], atol=1e-6, rtol=0)
+    drawing: dict[str, Any] = {"seed": 0, "epoch": 3}
     for changes in ({"epoch": 4}, {"seed": 1}, {"purpose": "other"}):
-        other = draw_intensities(keys, ALWAYS, **{"seed": 0, "epoch": 3, **changes})
+        other = draw_intensities(keys, ALWAYS, **{**drawing, **changes})
         assert not torch.equal(other.gamma, draw_intensities(keys, ALWAYS, seed=0, epoch=3).gamma)
     assert apply_intensities(images(4)[:0], draw_intensities([], ALWAYS, seed=0, epoch=0)).shape == (0, 2, N, N)
 

@@ -8,40 +8,40 @@ from dataclasses import replace
 import pytest
 import torch
 
+from samora_pipeline.contracts.part_options import NoiseSettings
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.slices.noise import (
     COARSE,
     GAUSSIAN,
     REPLACEMENT,
+    Mixture,
     NoiseParameters,
-    NoiseSettings,
-    apply_noise,
-    draw_noise,
     rician_channels,
 )
 
 KEYS = [f"case/{i}" for i in range(2000)]
 N = 96
+MIXTURE = Mixture(NoiseSettings())
 
 
 def only(kind: int, sigma: float = 0.1, count: int = 1) -> NoiseParameters:
-    drawn = draw_noise(KEYS[:count], NoiseSettings(), seed=0, epoch=0)
+    drawn = Mixture(NoiseSettings()).draw(KEYS[:count], seed=0, epoch=0)
     return replace(drawn, kind=torch.full((count,), kind), sigma=torch.full((count,), sigma))
 
 
 def test_kinds_have_their_shares_and_strengths_their_range() -> None:
-    noise = draw_noise(KEYS, NoiseSettings(), seed=0, epoch=0)
+    noise = Mixture(NoiseSettings()).draw(KEYS, seed=0, epoch=0)
     shares = torch.bincount(noise.kind, minlength=3) / len(KEYS)
     torch.testing.assert_close(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.04, rtol=0)
     assert 0.02 <= noise.sigma.min() < 0.025
     assert 0.245 < noise.sigma.max() <= 0.25
-    fixed = draw_noise(KEYS[:50], NoiseSettings((0.0, 1.0, 0.0)), seed=0, epoch=0)
+    fixed = Mixture(NoiseSettings((0.0, 1.0, 0.0))).draw(KEYS[:50], seed=0, epoch=0)
     assert (fixed.kind == REPLACEMENT).all()
 
 
 def test_gaussian_noise_has_the_drawn_deviation() -> None:
     images = torch.full((1, 2, N, N), 0.5)
-    difference = apply_noise(images, only(GAUSSIAN, 0.2), (False, False)) - images
+    difference = MIXTURE.apply(images, only(GAUSSIAN, 0.2), (False, False)) - images
     assert float(difference.std()) == pytest.approx(0.2, rel=0.03)
     assert float(difference.mean()) == pytest.approx(0.0, abs=0.01)
     channels = difference[0].flatten(1)
@@ -52,7 +52,7 @@ def test_rician_noise_lifts_black_and_is_gaussian_where_bright() -> None:
     """The mean of the magnitude of pure noise is sigma sqrt(pi / 2), and far above the noise it is the signal's."""
     images = torch.zeros(1, 3, N, N)
     images[:, 1] = 1.0
-    noisy = apply_noise(images, only(GAUSSIAN, 0.05), (True, True, False))
+    noisy = MIXTURE.apply(images, only(GAUSSIAN, 0.05), (True, True, False))
     assert noisy[0, :2].min() >= 0
     assert float(noisy[0, 0].mean()) == pytest.approx(0.05 * math.sqrt(math.pi / 2), rel=0.02)
     assert float(noisy[0, 1].mean()) == pytest.approx(1.0, abs=0.005)
@@ -63,7 +63,7 @@ def test_rician_noise_lifts_black_and_is_gaussian_where_bright() -> None:
 def test_replacement_takes_another_pixel_of_the_window_for_a_tenth() -> None:
     values = torch.arange(N * N, dtype=torch.float32).view(1, 1, N, N)
     images = torch.cat((values, -values), dim=1)
-    noisy = apply_noise(images, only(REPLACEMENT), (False, True))
+    noisy = MIXTURE.apply(images, only(REPLACEMENT), (False, True))
     assert torch.equal(noisy[:, 0], -noisy[:, 1])  # all channels of a pixel come from one place
     rows, columns = (noisy[0, 0] != values[0, 0]).nonzero(as_tuple=True)
     assert len(rows) / N**2 == pytest.approx(0.1, abs=0.02)
@@ -77,7 +77,7 @@ def test_replacement_takes_another_pixel_of_the_window_for_a_tenth() -> None:
 
 def test_coarse_noise_is_smooth() -> None:
     images = torch.full((1, 1, N, N), 0.5)
-    difference = apply_noise(images, only(COARSE, 0.2), (False,)) - images
+    difference = MIXTURE.apply(images, only(COARSE, 0.2), (False,)) - images
     assert 0.08 < float(difference.std()) < 0.2
     step = difference.diff(dim=-1).std() / difference.std()
     assert float(step) < 0.3  # white noise has sqrt(2)
@@ -88,8 +88,8 @@ def test_noise_does_not_depend_on_the_batch() -> None:
     clean = images.clone()
 
     def noisy(chosen: list[int], seed: int = 0, epoch: int = 0) -> torch.Tensor:
-        drawn = draw_noise([KEYS[i] for i in chosen], NoiseSettings((0.4, 0.3, 0.3)), seed=seed, epoch=epoch)
-        return apply_noise(images[chosen], drawn, (False,))
+        drawn = Mixture(NoiseSettings((0.4, 0.3, 0.3))).draw([KEYS[i] for i in chosen], seed=seed, epoch=epoch)
+        return MIXTURE.apply(images[chosen], drawn, (False,))
 
     whole = noisy([0, 1, 2, 3, 4, 5])
     assert torch.equal(noisy([4, 0]), whole[[4, 0]])

@@ -3,8 +3,10 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from samora_pipeline.contracts.fingerprint import IntensityStats
@@ -38,7 +40,7 @@ def record(case: str = "case_1") -> StoredCase:
 
 def arrays(dtype: type) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
-    images = generator.integers(-1000, 1000, (4, 2, 5, 6)).astype(dtype)
+    images: npt.NDArray[Any] = generator.integers(-1000, 1000, (4, 2, 5, 6)).astype(dtype)
     return images, generator.integers(0, 3, (4, 5, 6)).astype(np.uint8)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from samora_pipeline.contracts.checkpoints import Checkpoint, load_checkpoint
-from samora_pipeline.contracts.run import FINAL_CHECKPOINT
+from samora_pipeline.contracts.json_io import parse
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, StageRecord
 
 # Imported here so that the children find them loaded.
 from samora_pipeline.evaluation import tables  # noqa: F401
@@ -24,10 +25,18 @@ from tests.trainers.small_data import NAME
 from trainers.cli import main
 from trainers.loop import loop
 from trainers.runs import execution  # noqa: F401
+from trainers.stages.catalog import STAGES as STAGES_BY_KIND
+from trainers.stages.stage import Stage
 
 STAGES = ("bootstrap", "expert_image", "expert_patch", "expert_pixel")
 EPOCHS, STEPS, BATCH = 2, 2, 4
 TINY = ("--backbone", "samora_tiny", "--backbone-weights", "bootstrap", "--device", "cpu", "--debug")
+
+
+def read_stage(record: StageRecord) -> Stage[Any]:
+    """The stage that a record of config.json describes."""
+    kind = STAGES_BY_KIND.get(record.kind)
+    return kind(record.name, parse(kind.Settings, record.settings, record.name), record.digest)
 
 
 def short(*stages: str) -> list[str]:
@@ -79,17 +88,18 @@ def sitting_on_ranks(
 def draw_nothing() -> None:
     curves.draw_progress = lambda *arguments: None
     overlays.draw_overlays = lambda *arguments: None
-    cards.draw_card = cards.draw_experts = lambda *arguments: None
+    cards.draw_card = lambda *arguments: None
+    cards.draw_experts = lambda *arguments: None
 
 
 def _interrupt(stage: str, step: int, number: signal.Signals) -> None:
     """In this child: send the signal to itself while the given step (from 1) of the stage is under way."""
     original = loop._Loop._step
 
-    def step_and_die(self: Any, weights: Any, loaded: Any, batch: Any) -> float:
+    def step_and_die(self: Any, parts: Any, loaded: Any, batch: Any) -> float | None:
         if self.training.stage == stage and self.state.step + 1 == step:
             os.kill(os.getpid(), number)
-        return original(self, weights, loaded, batch)
+        return original(self, parts, loaded, batch)
 
     loop._Loop._step = step_and_die  # type: ignore[method-assign]
 

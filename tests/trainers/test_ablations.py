@@ -22,15 +22,24 @@ from samora_pipeline.models.fusions import merges
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.small_data import make_dataset
 from trainers.cli import main
-from trainers.methods import TRAINERS
+from trainers.methods import TRAINERS, ModelSettings
 from trainers.runs.choices import Method, choose_method, network_spec
 from trainers.runs.planning import plan_run
-from trainers.runs.request import PRESETS, Preset, Request, resolve
+from trainers.runs.request import PRESETS, SHORT_NAMES, Preset, Request, resolve
 from trainers.settings import FINETUNE
-from trainers.stages.finetune import LabelledTask
+from trainers.stages.finetune import Finetune
+from trainers.stages.labelled import LabelledTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
 ROWS = [(name, trainer) for name, preset in PRESETS.items() for trainer in (*preset.trainers, *preset.also)]
+
+
+RELEASED = {
+    "finetune.augmentation.contrast": [1.0, 1.0],
+    "finetune.augmentation.brightness": [1.0, 1.0],
+    "finetune.decay": "all",
+    "model.input_size": 512,
+}
 
 
 def chosen(name: str, trainer: str, *more: str) -> Method:
@@ -43,7 +52,9 @@ def settled(method: Method) -> tuple[object, ...]:
 
 
 def full_spec(method: Method) -> ModelSpec:
-    return network_spec(method, input_size=224, in_channels=1, num_outputs=9)
+    spec = network_spec(method, input_size=224, in_channels=1, num_outputs=9)
+    assert isinstance(spec, ModelSpec)
+    return spec
 
 
 @cache
@@ -62,6 +73,7 @@ def test_every_preset_builds_at_full_size(name: str, trainer: str) -> None:
     assert counts[Part.DECODER][0] > 0
     for part, (trained, frozen) in counts.items():
         assert (frozen if part in method.finetune.learns else trained) == 0
+    assert isinstance(method.model, ModelSettings)
     rank = method.model.lora_rank
     per_level = 41_440 * rank if method.backbone == "sam2_hiera_b+" else 36_864 * rank
     assert sum(counts[Part.EXPERTS]) == len(method.levels) * per_level
@@ -71,8 +83,10 @@ def test_every_preset_builds_at_full_size(name: str, trainer: str) -> None:
 
 
 def test_every_table_of_ablations_is_there() -> None:
-    assert {preset.table for preset in PRESETS.values()} == {3, 4, 5, 9, 10, 11, 12, 15}
-    assert all(name.startswith(f"table{preset.table}-") for name, preset in PRESETS.items())
+    rows = {name: preset for name, preset in PRESETS.items() if preset.table is not None}
+    assert {preset.table for preset in rows.values()} == {3, 4, 5, 9, 10, 11, 12, 15}
+    assert all(name.startswith(f"table{preset.table}-") for name, preset in rows.items())
+    assert [*PRESETS][len(rows) :] == ["samed-released", "hsam-released"]
     assert all(trainer in TRAINERS.names() for _, trainer in ROWS)
 
 
@@ -93,6 +107,12 @@ def test_every_table_of_ablations_is_there() -> None:
         ("table3-samed", "SAMedTrainer", {"finetune.epochs": 200}),
         ("table3-samora-2", "SAMora2Trainer", {"finetune.epochs": 20}),
         ("table3-h-samora", "HSAMoraTrainer", {}),
+        ("samed-released", "SAMedTrainer", RELEASED | {"finetune.augmentation.scheme": "samed"}),
+        (
+            "hsam-released",
+            "HSAMTrainer",
+            RELEASED | {"finetune.augmentation.scheme": "hsam", "model.decoder": "hsam_released", "model.lora_rank": 5},
+        ),
     ],
 )
 def test_a_preset_is_what_the_options_would_say(name: str, trainer: str, changes: dict[str, object]) -> None:
@@ -103,22 +123,50 @@ def test_short_names_are_those_of_the_issue() -> None:
     words = ("fusion=lac", "rank=16", "levels=pixel,image", "recipe=scratch", "scope=attention")
     choices = choose_method(Request("1", "SAMoraTrainer", "10pct", assignments=words))
     model = choices.model
+    assert isinstance(model, ModelSettings)
     assert (model.fusion.name, model.lora_rank, model.fusion.scope) == ("lac", 16, "attention")
     assert (choices.levels, choices.recipe) == ((Level.IMAGE, Level.PIXEL), "scratch")
     long = ("model.fusion.name=lac", "model.lora_rank=16", "model.fusion.scope=attention")
     same = Request("1", "SAMoraTrainer", "10pct", levels=("image", "pixel"), recipe="scratch", assignments=long)
     assert settled(choose_method(same)) == settled(choices)
-    words, long = ("order=1-2-1", "residual=delta"), ("model.fusion.order=1-2-1", "model.fusion.residual=delta")
-    short, same = (choose_method(Request("1", "SAMoraTrainer", "10pct", assignments=said)) for said in (words, long))
-    assert settled(short) == settled(same)
-    assert (short.model.fusion.options["order"], short.model.fusion.options["residual"]) == ("1-2-1", "delta")
+    spellings = ("order=1-2-1", "residual=delta"), ("model.fusion.order=1-2-1", "model.fusion.residual=delta")
+    brief, full = (choose_method(Request("1", "SAMoraTrainer", "10pct", assignments=said)) for said in spellings)
+    assert settled(brief) == settled(full)
+    assert isinstance(brief.model, ModelSettings)
+    assert (brief.model.fusion.options["order"], brief.model.fusion.options["residual"]) == ("1-2-1", "delta")
 
 
 def test_what_set_says_comes_after_the_preset() -> None:
     assert chosen("table4-lac", "HSAMoraTrainer", "rank=1", "fusion=mole").changes == {
         "model.fusion.name": "mole",
+        "model.fusion.residual": "delta",
         "model.lora_rank": 1,
     }
+
+
+@pytest.mark.parametrize("name", ["SAMoraTrainer", "HSAMoraTrainer", "SAMora2Trainer"])
+def test_the_papers_models_fuse_as_equations_6_to_8_and_the_small_ones_as_measured(name: str) -> None:
+    trainer = TRAINERS.get(name)()
+    forms = [trainer.model_for(small=small) for small in (False, True)]
+    fusions = [form.fusion for form in forms if isinstance(form, ModelSettings)]
+    found = [(fusion.name, fusion.scope, fusion.options["residual"]) for fusion in fusions]
+    assert found == [("hl_attn", "block", "paper"), ("hl_attn", "attention", "delta")]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "backbone", "expected"),
+    [
+        ("hcat", "sam_vit_b", "paper"),
+        ("hcat", "samora_tiny", "delta"),
+        ("mole", "sam_vit_b", "delta"),
+        ("lac", "sam_vit_b", None),
+    ],
+)
+def test_what_fuses_step_by_step_keeps_the_residual(fusion: str, backbone: str, expected: str | None) -> None:
+    request = Request("1", "SAMoraTrainer", "10pct", backbone=backbone, assignments=(f"fusion={fusion}",))
+    model = choose_method(request).model
+    assert isinstance(model, ModelSettings)
+    assert model.fusion.options.get("residual") == expected
 
 
 def test_presets_of_two_tables_are_one_run() -> None:
@@ -129,12 +177,12 @@ def test_presets_of_two_tables_are_one_run() -> None:
 @pytest.mark.parametrize(
     ("asked", "code", "expected"),
     [
-        (Request("1", "SAMoraTrainer", "10pct", preset="table4-lacc"), "E-PRESET-01", "table4-lac?"),
+        (Request("1", "SAMoraTrainer", "10pct", preset="table4-lacc"), "E-PRESET-01", "table4-lac,"),
         (Request("1", "SAMedTrainer", "10pct", preset="table4-lac"), "E-PRESET-02", "HSAMoraTrainer"),
         (Request("1", "SAMoraTrainer", "10pct", preset="table5-pixel-scratch", levels=("image",)), "E-ARG-09", ""),
         (Request("1", "SAMoraTrainer", "10pct", recipe="none", assignments=("recipe=scratch",)), "E-ARG-09", ""),
         (Request("1", "SAMoraTrainer", "10pct", assignments=("order=3-2-1",)), "E-SET-03", "2-1-1"),
-        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-01", "known: "),
+        (Request("1", "SAMoraTrainer", "10pct", assignments=("fusionn=lac",)), "E-SET-01", "did you mean fusion, "),
         (Request("1", "AutoSAMTrainer", "10pct", levels=("image",)), "E-ARG-06", "no experts"),
     ],
 )
@@ -178,6 +226,10 @@ def test_every_preset_takes_a_step(root: Path, name: str, trainer: str) -> None:
     take_a_step(root, name, trainer, "samora2_tiny" if on_sam2 else "samora_tiny")
 
 
+def test_samed_as_released_takes_a_step(root: Path) -> None:
+    assert take_a_step(root, "samed-released", "SAMedTrainer", "samora_tiny").input_size == 512
+
+
 def test_the_decoder_of_h_sams_public_code_takes_a_step(tmp_path: Path) -> None:
     """Its parameters that nothing uses are among those that learn, as in its code."""
     root = make_dataset(tmp_path, input_size=224)
@@ -191,6 +243,8 @@ def take_a_step(root: Path, name: str | None, trainer: str, backbone: str | None
     asked = replace(resolve(request), recipe="none", backbone_weights="bootstrap")
     plan = plan_run(asked, resolve_roots(str(root)))
     stage = plan.context.stages[FINETUNE]
+    assert isinstance(stage, Finetune)
+    assert isinstance(plan.config.model, ModelSpec)
     settings = replace(stage.settings, batch=2, steps_per_epoch=1, epochs=1)
     network = stage.network(plan.config, replace(plan.context, base=None))
     freeze(network, frozenset(map(Part, settings.learns)))
@@ -222,7 +276,9 @@ def test_a_dry_run_shows_what_a_preset_stands_for(root: Path, capsys: pytest.Cap
 
 
 def test_the_page_has_every_preset_with_what_it_stands_for() -> None:
-    rows = dict(re.findall(r"^\| `(table[\w-]+)` \|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| `(table[\w-]+|\w+-released)` \|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert list(rows) == list(PRESETS)
     for name, preset in PRESETS.items():
         cells = [cell.strip() for cell in rows[name].split("|")]
@@ -231,7 +287,7 @@ def test_the_page_has_every_preset_with_what_it_stands_for() -> None:
 
 def said(preset: Preset) -> str:
     """A preset as options."""
-    short = {"model.fusion.name": "fusion", "model.fusion.order": "order", "model.lora_rank": "rank"}
+    short = {full: name for name, full in SHORT_NAMES.items() if name != "input_size"}
     words = [] if preset.levels is None else [f"--levels {','.join(preset.levels)}"]
     words += [] if preset.recipe is None else [f"--recipe {preset.recipe}"]
     for assignment in preset.assignments:

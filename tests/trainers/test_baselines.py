@@ -19,7 +19,8 @@ from trainers.runs.choices import choose_method, network_spec
 from trainers.runs.planning import plan_run
 from trainers.runs.request import Request
 from trainers.settings import FINETUNE, FinetuneSettings
-from trainers.stages.finetune import LabelledTask
+from trainers.stages.finetune import Finetune
+from trainers.stages.labelled import LabelledTask
 
 
 def settings(name: str) -> FinetuneSettings:
@@ -62,7 +63,9 @@ def training(root: Path, name: str) -> Training:
     """Stage 2 on a tiny backbone with the full-size settings, ten epochs of four steps."""
     plan = plan_run(Request("90", name, "2cases", backbone="samora_tiny"), resolve_roots(str(root)))
     short = replace(settings(name), epochs=10, batch=2, steps_per_epoch=4)
-    network = plan.context.stages[FINETUNE].network(plan.config, plan.context)
+    stage = plan.context.stages[FINETUNE]
+    assert isinstance(stage, Finetune)
+    network = stage.network(plan.config, plan.context)
     freeze(network, frozenset({Part.DECODER}))
     return LabelledTask(plan.config, short, network, plan.context.dataset.slices, 0).training()
 

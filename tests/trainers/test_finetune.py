@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.model_spec import Level
+from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import low_resolution, segmentation_loss, stage_weights
@@ -22,7 +23,8 @@ from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
 from trainers.settings import FINETUNE
 from trainers.stages import stage as stages
-from trainers.stages.finetune import Finetune, LabelledTask, is_stuck
+from trainers.stages.finetune import Finetune, is_stuck
+from trainers.stages.labelled import LabelledTask
 from trainers.stages.stage import run_stage
 
 REQUEST = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", recipe="none")
@@ -34,9 +36,11 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> PlannedRun:
     return plan_run(replace(REQUEST, assignments=("finetune.loss_at=decoder",)), resolve_roots(str(root)))
 
 
-def _stage(plan: PlannedRun, **changes: object) -> Finetune:
-    stage = plan.context.stages[FINETUNE]
-    return replace(stage, settings=replace(stage.settings, **changes))
+def _stage(plan: PlannedRun, **changes: Any) -> Finetune:
+    stage: Any = plan.context.stages[FINETUNE]
+    changed = replace(stage, settings=replace(stage.settings, **changes))
+    assert isinstance(changed, Finetune)
+    return changed
 
 
 def _network(plan: PlannedRun) -> Network:
@@ -109,14 +113,6 @@ def test_the_schedule_is_equation_11(plan: PlannedRun) -> None:
     assert training.learning_rate(30) == pytest.approx(5e-3 * (1 - 25 / (2 * total)))
 
 
-def test_the_micro_batch_is_chosen_once_unless_set(plan: PlannedRun) -> None:
-    network = _network(plan)
-    # A slice of 64 px needs so little that the largest micro-batch fits.
-    assert plan.config.choices["finetune.micro_batch"].value == 32
-    assert _task(plan, network).training().micro_batch == 32
-    assert _task(plan, network, micro_batch=2).training().micro_batch == 2
-
-
 @pytest.fixture(scope="module")
 def two_stages(plan: PlannedRun) -> PlannedRun:
     roots = resolve_roots(str(plan.context.dataset.raw.folder.parents[1]))
@@ -125,7 +121,7 @@ def two_stages(plan: PlannedRun) -> PlannedRun:
 
 
 @pytest.mark.parametrize("epoch", [0, 12, 29])
-def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: PlannedRun, epoch: int) -> None:
+def test_each_stage_of_the_decoder_has_h_sams_loss(two_stages: PlannedRun, epoch: int) -> None:
     network = _network(two_stages)
     task = _task(two_stages, network)
     batch = task.load([0, 1, 2, 3], 0)
@@ -135,35 +131,38 @@ def test_each_stage_of_the_decoder_has_the_loss_of_equation_9(two_stages: Planne
     torch.manual_seed(4)
     low, full = network.stages(images, targets)
     assert full.shape[-2:] == targets.shape[-2:]
-    first = segmentation_loss(low, low_resolution(targets, low.shape[-2:]), cross_entropy=0.2, dice=0.8)
-    second = segmentation_loss(full, targets, cross_entropy=0.2, dice=0.8)
+    side, other = low.shape[-2:]
+    first = segmentation_loss(low, low_resolution(targets, (side, other)), cross_entropy=0.1, dice=0.9)
+    second = segmentation_loss(full, targets, cross_entropy=0.1, dice=0.9)
     weights = stage_weights(2, epoch, 30)
     torch.testing.assert_close(loss, weights[0] * first.loss + weights[1] * second.loss)
     torch.testing.assert_close(metrics["stage_1_loss"], first.loss.detach())
     torch.testing.assert_close(metrics["stage_2_loss"], second.loss.detach())
-    assert loss.item() == pytest.approx(0.2 * float(metrics["cross_entropy"]) + 0.8 * float(metrics["dice_loss"]))
+    assert loss.item() == pytest.approx(0.1 * float(metrics["cross_entropy"]) + 0.9 * float(metrics["dice_loss"]))
     assert not any(value.requires_grad for value in metrics.values())
 
 
-def test_an_accumulated_batch_has_the_mean_gradient_of_its_parts(plan: PlannedRun, tmp_path: Path) -> None:
-    """Batch 6 on a device that holds 4: two parts of 3, Dice one per part, cross-entropy that of the whole batch."""
-    network = _network(plan)
-    seen: list[dict[str, torch.Tensor]] = []
-    task = _task(plan, network, batch=6, micro_batch=4, epochs=1, steps_per_epoch=1, clip_norm=None)
-    training = replace(task.training(), after_first_step=lambda: seen.append(_gradients(network)))
-    (batch,) = training.batches(0)
-    assert len(batch) == 6
-    parts = []
-    for indices in (batch[:3], batch[3:]):
-        network.zero_grad()
-        loss, metrics = training.loss(training.load(indices, 0), 0)
-        loss.backward()
-        parts.append((_gradients(network), metrics["cross_entropy"]))
-    _, metrics = training.loss(training.load(batch, 0), 0)
-    history = train(training, loop_context(tmp_path))
+@pytest.mark.parametrize("method", ["plan", "two_stages"])
+def test_an_accumulated_batch_has_the_gradient_of_the_whole(
+    method: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Batch 6 on a device that holds 2: three parts. Measured: gradients of float32 differ by less than 1e-5."""
+    chosen: PlannedRun = request.getfixturevalue(method)
+    network = _network(chosen)
+    seen, lines = [], []
+    for micro_batch in (None, 2):
+        task = _task(chosen, network, batch=6, micro_batch=micro_batch, epochs=1, steps_per_epoch=1, clip_norm=None)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        training = replace(task.training(), after_first_step=lambda: seen.append(_gradients(network)))
+        lines += train(training, loop_context(tmp_path / str(micro_batch)))
+        network.load_state_dict(before)
+    assert [line["micro_batch"] for line in lines] == [6, 2]
+    largest = max(float(gradient.abs().max()) for gradient in seen[0].values())
+    assert seen[0].keys() == seen[1].keys()
     for name, gradient in seen[0].items():
-        torch.testing.assert_close(gradient, (parts[0][0][name] + parts[1][0][name]) / 2, msg=name)
-    assert history[0]["cross_entropy"] == pytest.approx(float(metrics["cross_entropy"]), rel=1e-5)
+        torch.testing.assert_close(seen[1][name], gradient, rtol=1e-3, atol=1e-5 * largest, msg=name)
+    for name in ("loss", "cross_entropy", "dice_loss", "gradient_norm"):
+        assert lines[1][name] == pytest.approx(lines[0][name], rel=1e-5)
 
 
 def _gradients(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -198,6 +197,7 @@ def test_a_stuck_training_ends_with_advice_that_fits_its_model(
     monkeypatch.setattr(stages, "train", lambda training, where: [line])
     config = plan.config
     if not fused:
+        assert isinstance(config.model, ModelSpec)
         config = replace(config, model=replace(config.model, levels=(Level.PIXEL,), fusion=None))
     run_stage(_stage(plan, fusion_rate=0.1), config, replace(plan.context, folder=tmp_path), "0" * 64)
     assert ("--set finetune.fusion_rate=0.01" in caplog.text) is fused

@@ -61,6 +61,7 @@ def test_teachers_and_experts_tell_what_they_come_from(whole: Path) -> None:
     for level in ("image", "patch"):
         record = load_checkpoint(folders[f"expert_{level}"] / "expert.safetensors").record
         teacher = config.stage(f"teacher_{level}")
+        assert teacher is not None
         assert teacher.key == folders[f"teacher_{level}"].parent.name
         assert json.loads((folders[f"expert_{level}"] / "inputs.json").read_text())["teacher"] == teacher.digest
         assert record["teacher"] == to_plain(config.teachers[level])

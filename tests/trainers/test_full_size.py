@@ -24,7 +24,7 @@ from tests.trainers.runs import draw_nothing, losses
 from tests.trainers.small_data import NAME, make_dataset
 from tests.trainers.test_ablations import chosen, take_a_step, tiny_runs
 from trainers.cli import main
-from trainers.runs.planning import FAST_NAME
+from trainers.runs.naming import FAST_NAME
 from trainers.stages import validate
 
 SIZE = 224
@@ -42,7 +42,8 @@ def test_every_preset_takes_a_step(root: Path, name: str, trainer: str, monkeypa
     monkeypatch.setattr(merges, "EVALUATIONS", 3)
     assert chosen(name, trainer).backbone in ("sam_vit_b", "sam2_hiera_b+")
     spec = take_a_step(root, name, trainer, None)
-    assert spec.input_size == SIZE
+    model = chosen(name, trainer).model
+    assert spec.input_size == (model.input_size or SIZE)
 
 
 # CPT and distillation, and each level by its own objective; the pixel level is the same in all recipes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -112,8 +113,8 @@ def test_a_misfit_ends_a_run_before_its_first_step(root: Path, tmp_path: Path) -
         def misfit(*_: object) -> None:
             raise DataError("E-EXP-20", "an untrained expert does not fit")
 
-        execution.rehearse = misfit
-        return main(words(own, "full", "patch"))
+        with mock.patch.object(execution, "rehearse", misfit):
+            return main(words(own, "full", "patch"))
 
     assert exit_code(forked(work)) == 4
     assert not list((own / "results").rglob("log.jsonl"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -39,14 +40,19 @@ def test_an_error_reaches_the_loop_and_a_reader_that_is_left_stops() -> None:
 
     with pytest.raises(ValueError, match="slice 2"):
         list(read_ahead(range(5), prepare))
-    reader = read_ahead(range(10**6), prepare)
+    reader: Any = read_ahead(range(10**6), prepare)
     next(reader)
     reader.close()
 
 
 def test_on_a_cpu_batches_are_read_when_they_are_needed() -> None:
     read = []
-    batches = read_batches(lambda share, epoch: {"n": read.append((share, epoch))}, [[1], [2]], 7, torch.device("cpu"))
+
+    def prepare(share: list[int], epoch: int) -> dict[str, Any]:
+        read.append((share, epoch))
+        return {"n": None}
+
+    batches = read_batches(prepare, [[1], [2]], 7, torch.device("cpu"))
     assert read == []
     next(batches)
     assert read == [([1], 7)]

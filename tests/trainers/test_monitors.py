@@ -4,22 +4,26 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
+from samora_pipeline.contracts.part_options import NoiseSettings
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
-from samora_pipeline.contracts.pretraining_card import PretrainingCard
-from samora_pipeline.models.expert_block import only_expert
+from samora_pipeline.contracts.pretraining_card import Measure, PretrainingCard
+from samora_pipeline.models.expert_block import expert_blocks, only_expert
+from samora_pipeline.models.lora import LoRA
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.slices.datasets import SliceId, SliceSource
-from samora_pipeline.slices.noise import NoiseSettings, apply_noise, draw_noise
+from samora_pipeline.slices.noise import Mixture
 from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
-from trainers.loop.monitor_rules import MEANINGS, RULES, judge, verdict
+from trainers.loop.monitor_rules import MEANINGS, RULES, Sample, changes, judge, mending_command, verdict
 from trainers.loop.monitors import Monitor, places_of, spread_evenly
 from trainers.recipes import DENOISING, MASKED
 from trainers.settings import PretrainingSettings
@@ -65,8 +69,8 @@ def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans) 
     untouched = monitor.epoch()
     assert untouched["panel_gap"] == 0.0
     torch.manual_seed(0)
-    for block in network.image_encoder.blocks:
-        torch.nn.init.normal_(block.experts["patch"].v_b, std=0.5)
+    for block in expert_blocks(network).values():
+        torch.nn.init.normal_(block.get_parameter("experts.patch.v_b"), std=0.5)
     changed = monitor.epoch()
     assert changed["panel_loss_off"] == untouched["panel_loss_off"]
     batch = watched.objective.load(monitor.panel(), -1)
@@ -80,8 +84,8 @@ def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans) 
 
 def test_a_card_has_every_number_and_its_rule(source: SliceSource, plans: Plans, tmp_path: Path) -> None:
     watched, network = _patch(source, plans)
-    for block in network.image_encoder.blocks[1:]:
-        torch.nn.init.constant_(block.experts["patch"].v_b, 0.01)
+    for block in list(expert_blocks(network).values())[1:]:
+        torch.nn.init.constant_(block.get_parameter("experts.patch.v_b"), 0.01)
     history = [LINE, {**LINE, "epoch": 2, "loss": 0.5, "skipped_steps": 3}]
     card = watched.finish(history, tmp_path)
     assert read_json(PretrainingCard, tmp_path / "card.json") == card
@@ -91,8 +95,9 @@ def test_a_card_has_every_number_and_its_rule(source: SliceSource, plans: Plans,
     assert values["loss_ratio"].value == 0.5
     assert values["skipped_steps"].passed is False
     assert "learning rate" in values["skipped_steps"].advice
-    qkv = network.image_encoder.blocks[1].block.attn.qkv.weight.chunk(3)[2]
-    expert = network.image_encoder.blocks[1].experts["patch"]
+    qkv = network.image_encoder.get_parameter("blocks.1.block.attn.qkv.weight").chunk(3)[2]
+    expert = network.image_encoder.get_submodule("blocks.1.experts.patch")
+    assert isinstance(expert, LoRA)
     assert card.blocks["v"][0] == 0
     assert card.blocks["v"][1] == pytest.approx(float((expert.v_b @ expert.v_a).norm() / qkv.norm()), rel=1e-5)
     assert card.blocks["q"] == (0,) * len(network.image_encoder.blocks)
@@ -101,7 +106,7 @@ def test_a_card_has_every_number_and_its_rule(source: SliceSource, plans: Plans,
 
 def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, plans: Plans) -> None:
     network = _network(Level.PIXEL)
-    objective = PixelObjective(source, plans, DENOISING, network, 0)
+    objective: Any = PixelObjective(source, plans, DENOISING, network, 0)
 
     class Identity(nn.Module):
         def forward(self, tokens: object) -> Tensor:
@@ -129,14 +134,14 @@ def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, pla
 def _unchanged(source: SliceSource, plans: Plans, still: list[int]) -> tuple[Monitor, SegmentationNetwork]:
     """A denoising in whose panel some views are nothing but air, with noise that only exchanges pixels."""
     network, settings = _network(Level.PIXEL), replace(DENOISING, epochs=1, batch=8)
-    objective = PixelObjective(source, plans, settings, network, 0)
+    objective: Any = PixelObjective(source, plans, settings, network, 0)
     original = objective._restore
 
     def restore(network: SegmentationNetwork, batch: dict[str, object]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         clean, noisy, tokens = original(network, batch)
         air = torch.zeros_like(clean[still])
-        replaced = draw_noise(["a"] * len(still), NoiseSettings(shares=(0.0, 1.0, 0.0)), seed=0, epoch=0)
-        clean[still], noisy[still] = air, apply_noise(air, replaced, (False,))
+        replaced = Mixture(NoiseSettings(shares=(0.0, 1.0, 0.0))).draw(["a"] * len(still), seed=0, epoch=0)
+        clean[still], noisy[still] = air, Mixture(NoiseSettings()).apply(air, replaced, (False,))
         return clean, noisy, tokens
 
     objective._restore = restore
@@ -175,8 +180,17 @@ def test_a_panel_of_air_still_gives_a_card(source: SliceSource, plans: Plans, tm
     ],
 )
 def test_panels_cost_a_fortieth(settings: dict[str, int], each: int, final: int) -> None:
-    values = {"micro_batch": None, "learning_rate": 1.0, "weight_decay": 0.0, "betas": (0.9, 0.9), **settings}
-    monitor = Monitor("stage", nn.Linear(1, 1), None, range(300), PretrainingSettings(**values), CPU)
+    values: dict[str, Any] = {
+        "micro_batch": None,
+        "learning_rate": 1.0,
+        "weight_decay": 0.0,
+        "betas": (0.9, 0.9),
+        **settings,
+    }
+    # The panel depends on how many slices there are and on the settings.
+    task: Any = None
+    source: Any = range(300)
+    monitor = Monitor("stage", nn.Linear(1, 1), task, source, PretrainingSettings(**values), CPU)
     assert (len(monitor.panel()), len(monitor.panel(last=True))) == (each, final)
 
 
@@ -197,10 +211,46 @@ def test_every_rule_says_what_it_means_and_what_to_do() -> None:
     assert judge({"loss": 3.0})[0].passed is None
 
 
+def test_thresholds_fit_what_a_small_panel_can_show() -> None:
+    def judged(panel: int, **values: float) -> Measure:
+        chance = {"chance_accuracy": 1 / (2 * panel - 1)}
+        return judge({**chance, **values}, Sample(panel))[1]
+
+    # Four slices are seven candidates: seven times chance is the most there can be.
+    small = judged(4, accuracy_over_chance=4.0)
+    assert (small.passed, small.wanted) == (True, "at least 3.5 (half of the 7 that 4 slices allow)")
+    assert judged(4, accuracy_over_chance=3.0).passed is False
+    large = judged(32, accuracy_over_chance=4.0)
+    assert (large.passed, large.wanted) == (False, "at least 5")
+    guessed = judged(3, loss_below_chance=0.42)
+    assert guessed.passed is True
+    assert guessed.wanted == "at least 0.402 (a quarter of the 1.6 that guessing among so few costs)"
+    assert judged(32, loss_below_chance=0.42).passed is False
+
+
+@pytest.mark.parametrize(("seconds", "wait", "passed"), [(12.0, 0.5, True), (100.0, 0.5, False), (25.0, 0.5, False)])
+def test_a_short_stage_may_wait_for_its_files(seconds: float, wait: float, passed: bool) -> None:
+    assert judge({"data_wait": wait}, Sample(seconds=seconds))[0].passed is passed
+
+
+def test_advice_is_a_command() -> None:
+    settings = PretrainingSettings(4, 24, learning_rate=1e-2, weight_decay=0.0, betas=(0.9, 0.9))
+    measures = judge({"gap": 0.0, "explained": 0.0, "lora_largest": 2.0, "data_wait": 0.5, "loss": 1.0})
+    wanted = changes(measures, settings)
+    assert wanted == {"epochs": 8, "learning_rate": 5e-3}
+    typed = "samora_train 1 SAMoraTrainer 10pct --name 'my run' -c"
+    assert mending_command("expert_image", wanted, typed) == (
+        "samora_train 1 SAMoraTrainer 10pct --name 'my run-mended' "
+        "--set expert_image.epochs=8 --set expert_image.learning_rate=0.005"
+    )
+    assert mending_command("expert_image", {}, typed) == mending_command("expert_image", wanted, "") == ""
+    assert changes(judge({"gap": 0.2}), settings) == {}
+
+
 def test_alone_a_rank_counts_as_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 3)
-    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 2)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    monkeypatch.setattr(dist, "get_rank", lambda: 2)
     with distributed.alone():
         assert (distributed.rank(), distributed.world_size(), distributed.own_share([1, 2, 3])) == (0, 1, [1, 2, 3])
     assert (distributed.rank(), distributed.world_size()) == (2, 3)

@@ -4,22 +4,25 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
-from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE, Choice
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, LATEST_CHECKPOINT, SUMMARY_FILE, Choice
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
 from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.files import digest_file
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.weights.records import WeightsRecord, write_record
 from tests.trainers.small_data import NAME, SCORED, TRAIN, make_dataset
-from trainers.runs.folder import check_progress, write_config
+from trainers.recipes import DISTILLED_IMAGE, RECIPES, Recipe
+from trainers.runs.folder import check_progress, config_digest, write_config
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
+from trainers.settings import EXPERT_IMAGE
 from trainers.stages.unlabelled import teacher_text
 
 BASIC = Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny", backbone_weights="bootstrap")
@@ -37,7 +40,7 @@ def root(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def _plan(root: Path, **changes: object) -> PlannedRun:
+def _plan(root: Path, **changes: Any) -> PlannedRun:
     return plan_run(replace(BASIC, **changes), _roots(root))
 
 
@@ -76,12 +79,13 @@ def test_names_come_from_what_differs(root: Path) -> None:
     assert len({first, *others}) == 6
     assert _run_name(_plan(root)) == first
     assert _run_name(_plan(root, name="mine")) == "SAMoraTrainer__2cases__mine"
-    # Writing a default down changes nothing.
-    assert _run_name(_plan(root, assignments=("model.lora_rank=4",), seed=0, recipe="scratch")) == first
+    # The name says what was typed, on whatever machine.
+    assert first == "SAMoraTrainer__2cases__tiny-bootstrap"
+    assert others[-1] == "SAMoraTrainer__2cases__tiny-bootstrap-epochs3"
 
 
-def test_default_settings_make_the_default_name(root: Path) -> None:
-    samed = Request("90", "SAMedTrainer", "2cases")
+def test_public_weights_may_be_awaited(root: Path) -> None:
+    samed = Request("90", "SAMedTrainer", "2cases", backbone="sam_vit_b", name="named")
     missing = replace(samed, backbone_weights="mae_vit_l_full")
     with pytest.raises(AssetError) as caught:
         plan_run(missing, _roots(root))
@@ -89,13 +93,17 @@ def test_default_settings_make_the_default_name(root: Path) -> None:
     assert "bootstrap" in caught.value.fix
     # Public weights that may be fetched are planned with before they are there.
     awaited = plan_run(samed, _roots(root))
+    assert awaited.context.base is not None
     assert awaited.context.base.awaited
-    assert _run_name(awaited) == "SAMedTrainer__2cases__default"
     (root / "weights").mkdir()
     own = root / "weights" / "own.pth"
     own.write_bytes(b"weights")
     plan = plan_run(samed, _roots_with(root, own))
-    assert _run_name(plan) == "SAMedTrainer__2cases__default"
+    assert plan.config.base is not None
+    assert plan.config.base.origin == "public"
+    assert plan.context.base is not None
+    assert not plan.context.base.awaited
+    assert _run_name(plan_run(Request("90", "SAMedTrainer", "2cases"), _roots(root))) == "SAMedTrainer__2cases__default"
 
 
 def _roots_with(root: Path, file: Path) -> Roots:
@@ -184,6 +192,9 @@ def test_the_same_folder_takes_no_other_configuration(root: Path) -> None:
     plan = _plan(root, name="a")
     write_config(plan.context.folder, plan.config)
     assert _plan(root, name="a").config == plan.config
+    # A start that failed before its first step blocks nothing.
+    assert _plan(root, name="a", assignments=("finetune.epochs=7",)).method.finetune.epochs == 7
+    (plan.context.folder / LATEST_CHECKPOINT).touch()
     with pytest.raises(DataError) as caught:
         _plan(root, name="a", assignments=("finetune.epochs=7", "finetune.dice=0.5"))
     error = caught.value
@@ -214,25 +225,26 @@ def test_a_second_start_takes_what_the_first_chose(root: Path) -> None:
     first = _plan(root, name="a")
     stored = dict(first.config.choices)
     assert {name: choice.value for name, choice in stored.items()} == {
+        "recipe": "scratch",
         "model.input_size": 64,
-        "finetune.micro_batch": 32,
     }
-    # As if it had been chosen on a smaller device.
-    choices = {**stored, "finetune.micro_batch": Choice(2, "a smaller device")}
-    (finetune,) = [record for record in first.config.stages if record.name == "finetune"]
-    smaller = replace(finetune, settings={**finetune.settings, "micro_batch": 2})
-    stages = tuple(smaller if record is finetune else record for record in first.config.stages)
-    write_config(first.context.folder, replace(first.config, choices=choices, stages=stages))
-    again = _plan(root, name="a")
-    assert again.config.choices == choices
-    assert again.config.stage("finetune") == smaller
-    assert again.context.stages["finetune"].settings.micro_batch == 2
-    # Another run chooses anew, and only what is typed can be in conflict.
+    # As if it had been chosen by other rules.
+    choices = {**stored, "recipe": Choice("none", "another machine")}
+    write_config(first.context.folder, replace(first.config, choices=choices))
+    assert _plan(root, name="a").config.choices["recipe"] == choices["recipe"]
+    # Another run chooses anew.
     assert _plan(root, name="b").config.choices == stored
-    with pytest.raises(DataError) as caught:
-        _plan(root, name="a", assignments=("finetune.micro_batch=4",))
-    assert caught.value.code == "E-RUN-19"
-    assert "stages.finetune.settings.micro_batch 2 -> 4" in caught.value.found
+
+
+def test_what_changes_no_result_may_change(root: Path) -> None:
+    plan = _plan(root, name="a")
+    write_config(plan.context.folder, plan.config)
+    (plan.context.folder / LATEST_CHECKPOINT).touch()
+    smaller = _plan(root, name="a", assignments=("finetune.micro_batch=2", "expert_image.micro_batch=3"))
+    assert smaller.context.stages["finetune"].settings.micro_batch == 2
+    assert config_digest(smaller.config) == config_digest(plan.config)
+    digests = [{name: stage.digest for name, stage in one.context.stages.items()} for one in (plan, smaller)]
+    assert digests[0] == digests[1]
 
 
 def test_the_input_size_is_the_runs_own_choice_and_stays(root: Path) -> None:
@@ -240,7 +252,7 @@ def test_the_input_size_is_the_runs_own_choice_and_stays(root: Path) -> None:
     plans = read_json(Plans, path)
     write_json(replace(plans, input_size=Planned(None, "tests")), path)
     first = _plan(root, name="a")
-    assert first.config.choices["model.input_size"].value == first.config.model.input_size == 224
+    assert first.config.choices["model.input_size"].value == first.config.model.input_size == 128
     smaller = _plan(root, name="a", assignments=("model.input_size=64",)).config
     choices = {**smaller.choices, "model.input_size": Choice(64, "tests")}
     write_config(first.context.folder, replace(smaller, choices=choices))
@@ -251,6 +263,8 @@ def test_an_existing_run_is_continued_or_named_anew(root: Path) -> None:
     plan = _plan(root, name="a")
     check_progress(plan.context.folder, resume=False)
     write_config(plan.context.folder, plan.config)
+    check_progress(plan.context.folder, resume=False)
+    (plan.context.folder / LATEST_CHECKPOINT).touch()
     with pytest.raises(UsageError) as caught:
         check_progress(plan.context.folder, resume=False)
     assert (caught.value.code, caught.value.found) == ("E-RUN-21", str(plan.context.folder))
@@ -320,13 +334,14 @@ def test_no_pool_where_nothing_is_learned_without_labels(root: Path) -> None:
     assert "TRANSDUCTIVE" not in plan.config.warnings
 
 
-def test_the_default_recipe_needs_both_teachers(root: Path) -> None:
-    request = Request("90", "SAMoraTrainer", "2cases")
+def test_recipe_full_needs_both_teachers(root: Path) -> None:
+    request = Request("90", "SAMoraTrainer", "2cases", backbone="sam_vit_b", recipe="full")
     with pytest.raises(AssetError) as caught:
         plan_run(request, _roots(root))
+    assert list(plan_run(request, _roots(root), dry=True).config.teachers) == ["image", "patch"]
     assert (caught.value.code, caught.value.exit_code) == ("E-WEIGHT-05", 5)
     assert "mae_vit_l_full" in caught.value.what
-    assert all(way in caught.value.fix for way in ("samora_weights add", "another recipe", "bootstrap"))
+    assert all(way in caught.value.fix for way in ("samora_weights add", "another recipe", "samora_tiny", "bootstrap"))
     # SimCLRv2 may be fetched unasked, so the image level alone is planned without any file.
     plan = plan_run(replace(request, levels=("image",)), _roots(root))
     assert list(plan.config.teachers) == ["image"]
@@ -363,7 +378,7 @@ def test_teachers_without_public_weights_are_flagged(root: Path) -> None:
     assert full.teachers["patch"].continued
     assert not nocpt.teachers["patch"].continued
     for config, trained in ((full, True), (nocpt, False)):
-        records = [config.stage(f"teacher_{level}") for level in ("image", "patch")]
+        records = [record for record in config.stages if record.name in ("teacher_image", "teacher_patch")]
         assert [bool(record.digest) for record in records] == [trained, trained]
         assert [record.settings["continued"] for record in records] == [trained, trained]
 
@@ -380,6 +395,12 @@ def test_teachers_without_public_weights_are_flagged(root: Path) -> None:
 def test_teachers_that_do_not_fit_are_refused(root: Path, assignment: str, code: str) -> None:
     with pytest.raises(UsageError, match=code):
         _plan(root, recipe="full", assignments=(assignment,))
+
+
+def test_a_trainer_that_distils_without_a_teacher_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "full", Recipe("no teacher", {EXPERT_IMAGE: DISTILLED_IMAGE}))
+    with pytest.raises(UsageError, match="E-TEACH-06"):
+        _plan(root, recipe="full")
 
 
 def test_the_licence_of_a_teacher_goes_into_the_run_and_onto_its_card(root: Path, tmp_path: Path) -> None:

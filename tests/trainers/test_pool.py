@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
+from samora_pipeline.contracts.pool import PAPER_NAMES
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
 from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.files import digest_json
@@ -42,7 +44,7 @@ def root(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def _plan(root: Path, **changes: object) -> PlannedRun:
+def _plan(root: Path, **changes: Any) -> PlannedRun:
     return plan_run(replace(BASIC, **changes), resolve_roots(str(root)))
 
 
@@ -330,6 +332,7 @@ def test_a_paper_pool_that_is_not_complete_names_what_to_convert(root: Path) -> 
         _plan(root, unlabeled=("paper",))
     error = caught.value
     assert error.code == "E-POOL-05"
+    assert {dataset.name for dataset in PAPER_DATASETS} == PAPER_NAMES
     missing = [dataset for dataset in PAPER_DATASETS if dataset.name != "KiTS19"]
     assert error.found == f"no {', '.join(dataset.name for dataset in missing)}"
     for dataset in missing:

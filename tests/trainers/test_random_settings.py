@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
+from samora_pipeline.contracts.run import CONFIG_FILE, LATEST_CHECKPOINT, RunConfig
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.paths import resolve_roots
+from tests.trainers.runs import read_stage
 from tests.trainers.small_data import make_dataset
 from trainers.runs.folder import write_config
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
-from trainers.stages.catalog import read_stage
 
 BASIC = Request(
     "90", "SAMoraTrainer", "2cases", recipe="scratch", backbone="samora_tiny", backbone_weights="bootstrap", name="a"
@@ -72,12 +72,15 @@ def test_augmentation_is_part_of_the_run_and_of_no_expert(
     usual, changed = planned(root), planned(root, assignment)
     assert digests(changed) == digests(usual)
     assert _at(changed.config, "finetune", path) == value != _at(usual.config, "finetune", path)
+    begun = usual.context.folder / LATEST_CHECKPOINT
     write_config(usual.context.folder, usual.config)
+    begun.touch()
     try:
         with pytest.raises(DataError) as caught:
             planned(root, assignment)
     finally:
         (usual.context.folder / CONFIG_FILE).unlink()
+        begun.unlink()
     assert caught.value.code == "E-RUN-19"
     assert caught.value.found.startswith(f"stages.finetune.settings.{'.'.join(path)} ")
 
@@ -88,6 +91,8 @@ def test_the_file_gives_every_stage_back(root: Path, tmp_path: Path) -> None:
     config = read_json(RunConfig, tmp_path / CONFIG_FILE)
     assert config == run.config
     assert {record.name: read_stage(record) for record in config.stages} == run.context.stages
+    assert config.model.fusion == run.config.model.fusion
+    assert config.model.fusion is not None
     assert config.model.fusion.name == "mole"
 
 

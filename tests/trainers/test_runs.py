@@ -17,7 +17,7 @@ from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.contracts.timing import Timing
 from samora_pipeline.files import digest_file
 from samora_pipeline.paths import resolve_roots
-from samora_pipeline.reporting.report_run import Places
+from samora_pipeline.reporting.report_run import open_run
 from tests.trainers.runs import (
     STAGES,
     artefact_folders,
@@ -45,10 +45,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_prediction_and_reports_need(whole: Path) -> None:
     folder = fold_folder(whole, RUN)
     config = read_json(RunConfig, folder / "config.json")
+    assert config.base is not None
     assert config.base.origin == "bootstrap"
     assert config.base.digest == digest_file(folder / "base.safetensors")
     assert set(config.warnings) == {"PHANTOM", "BOOTSTRAPPED BASE"}
-    assert config.stage("finetune").settings["epochs"] == 2
+    finetune = config.stage("finetune")
+    assert finetune is not None
+    assert finetune.settings["epochs"] == 2
     summary = read_json(Summary, folder / "summary.json")
     assert {case.case for case in summary.metric_per_case} == set(SCORED)
     assert {path.name for path in (folder / "validation").glob("*.nii.gz")} == {f"{case}.nii.gz" for case in SCORED}
@@ -86,7 +89,7 @@ def test_a_fault_in_a_report_does_not_fail_the_run_that_is_scored(
     with monkeypatch.context() as patched:
         patched.setattr("samora_pipeline.reporting.report.write_report", fault)
         assert sitting(command(whole, "--name", "a", "-c")) == 0
-        places = Places.of(NAME, resolve_roots(str(whole)))
+        places = open_run(str(report.parent), resolve_roots(str(whole))).places
         with caplog.at_level("WARNING", logger="samora"):
             write_run_report(report.parent, places, torch.device("cpu"))
     assert "ZeroDivisionError: of ours" in caplog.text

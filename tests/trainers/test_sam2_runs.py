@@ -40,7 +40,9 @@ def test_two_epochs_are_trained_and_scored(root: Path, trainer: str) -> None:
     folder = fold_folder(root, f"{trainer}__2cases__a")
     config = read_json(RunConfig, folder / "config.json")
     assert (config.model.backbone, config.model.decoder) == ("samora2_tiny", "sam2")
-    assert config.stage("finetune").settings["loss_at"] == "input"
+    finetune = config.stage("finetune")
+    assert finetune is not None
+    assert finetune.settings["loss_at"] == "input"
     assert len(losses(folder)) == 2
     assert {case.case for case in read_json(Summary, folder / "summary.json").metric_per_case} == set(SCORED)
 

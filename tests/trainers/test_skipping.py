@@ -161,6 +161,7 @@ def test_what_a_forward_pass_changed_is_put_back() -> None:
     before = {name: value.clone() for name, value in norm.named_buffers()}
     skipping.before_step()
     norm(torch.full((4, 2), float("nan")))
+    assert norm.running_mean is not None
     assert not norm.running_mean.isfinite().any()
     skipping.skip(state, [3, 1], float("nan"), 1.0)
     buffers: dict[str, Tensor] = dict(norm.named_buffers())

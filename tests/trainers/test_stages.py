@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import expert_state
 from samora_pipeline.models.catalog import BACKBONES
+from samora_pipeline.models.expert_block import expert_blocks
 from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.paths import resolve_roots
@@ -85,7 +87,7 @@ def _network(*levels: Level, backbone: str = "samora_tiny") -> SegmentationNetwo
     return network
 
 
-def _objective(level: Level, source: SliceSource, plans: Plans, network: SegmentationNetwork) -> Objective:
+def _objective(level: Level, source: SliceSource, plans: Plans, network: SegmentationNetwork) -> Objective[Any, Any]:
     if level is Level.IMAGE:
         return ImageObjective(source, plans, CONTRASTIVE, network, 0)
     if level is Level.PATCH:
@@ -121,9 +123,9 @@ def test_the_loss_reaches_the_expert_and_only_it(
     reached = {name for name, p in network.named_parameters() if p.grad is not None}
     assert reached == {name for name, p in network.named_parameters() if p.requires_grad}
     # B is zero at the start, so it is the part that moves first, in every block.
-    blocks = [block.experts[level.value] for block in network.image_encoder.blocks]
+    blocks = [block.get_parameter(f"experts.{level.value}.v_b") for block in expert_blocks(network).values()]
     used = blocks[:-1] if level is Level.PIXEL else blocks
-    assert all(bool(expert.v_b.grad.any()) for expert in used)
+    assert all(part.grad is not None and bool(part.grad.any()) for part in used)
 
 
 @pytest.mark.parametrize("backbone", BOTH)
@@ -249,6 +251,7 @@ def test_an_expert_is_kept_with_its_base_and_refused_on_another(root: Path, tmp_
     run_stage(bootstrap, run.config, run.context, bootstrap.digest)
     base, file = bootstrap.result(run.context), stage.result(run.context)
     pool = replace(run.config.pool, cases={NAME: ("case_0", "case_1"), "Dataset005_Other": ("scan",)})
+    assert run.config.base is not None
     config = replace(run.config, pool=pool, base=replace(run.config.base, digest="b" * 64))
     assert run_stage(stage, config, run.context, stage.digest).epochs == 2
     assert load_checkpoint(file).record["digest"] == stage.digest

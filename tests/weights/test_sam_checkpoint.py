@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -121,9 +122,10 @@ def test_at_the_size_of_the_file_the_network_is_the_reference() -> None:
     images = torch.rand(2, 3, 256, 256)
     with torch.no_grad():
         sparse, dense = sam["prompt_encoder"](None, None, None)
-        positions = sam["prompt_encoder"].get_dense_pe()
+        parts: Any = sam
+        positions = parts["prompt_encoder"].get_dense_pe()
         embedding = sam["image_encoder"](images)
-        expected, _ = sam["mask_decoder"].predict_masks(embedding, positions, sparse, dense)
+        expected, _ = parts["mask_decoder"].predict_masks(embedding, positions, sparse, dense)
         network.in_channels = 3
         assert torch.equal(network(images), expected)
 
@@ -134,12 +136,12 @@ def test_outputs_may_start_as_copies_of_those_of_the_file(outputs: int) -> None:
     network = build_network(ModelSpec("narrow", 256, num_outputs=outputs, lora_rank=4))
     report = load_base(network, state, copy_outputs=True)
     assert sorted(report.loaded + report.resized + report.dropped) == sorted(state)
-    decoder, tokens = network.decoder.mask_decoder, state["mask_decoder.mask_tokens.weight"]
-    own_tokens = decoder.mask_tokens.weight.detach()
+    decoder, tokens = network.decoder.get_submodule("mask_decoder"), state["mask_decoder.mask_tokens.weight"]
+    own_tokens = decoder.get_parameter("mask_tokens.weight").detach()
     for output in range(outputs):
         distances = (tokens - own_tokens[output]).norm(dim=1)
         assert int(distances.argmin()) == output % len(tokens)
-        for name, tensor in decoder.output_hypernetworks_mlps[output].state_dict().items():
+        for name, tensor in decoder.get_submodule(f"output_hypernetworks_mlps.{output}").state_dict().items():
             prefix = f"mask_decoder.output_hypernetworks_mlps.{output % len(tokens)}"
             assert torch.equal(tensor, state[f"{prefix}.{name}"])
     assert len({tuple(token.tolist()) for token in own_tokens}) == outputs

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,8 +48,9 @@ def converted(teacher: SimclrTeacher) -> dict[str, dict[str, Tensor]]:
 
     stem = teacher.encoder.stem
     for number, position in enumerate((0, 3, 6)):
-        resnet[f"net.0.{2 * number}.weight"] = stem[position].weight
+        resnet[f"net.0.{2 * number}.weight"] = stem.get_parameter(f"{position}.weight")
         norm(f"net.0.{2 * number + 1}.0", stem[position + 1])
+    blocks: Any
     for group, blocks in enumerate(teacher.encoder.groups, start=1):
         for number, block in enumerate(blocks):
             at = f"net.{group}.blocks.{number}"
@@ -74,8 +76,8 @@ def tensorflow_state(teacher: SimclrTeacher) -> dict[str, Array]:
     state = tensorflow_variables(teacher.encoder)
     for number in range(3):
         at = f"head_contrastive/nl_{number}"
-        state[f"{at}/dense/kernel"] = teacher.head.layers[3 * number].weight.detach().numpy().T
-        norm = teacher.head.layers[3 * number + 1]
+        state[f"{at}/dense/kernel"] = teacher.head.get_parameter(f"layers.{3 * number}.weight").detach().numpy().T
+        norm: Any = teacher.head.layers[3 * number + 1]
         leaves = {"gamma": norm.weight, "moving_mean": norm.running_mean, "moving_variance": norm.running_var}
         if number < 2:
             leaves["beta"] = norm.bias
@@ -114,6 +116,7 @@ def test_a_converted_file_is_read(tmp_path: Path) -> None:
 def test_the_converted_names_and_shapes_at_full_size() -> None:
     with torch.device("meta"):
         teacher = TEACHERS.get("simclr_r50_2x_sk1").build()
+        assert isinstance(teacher, SimclrTeacher)
         content = converted(teacher)
     resnet = {name: tuple(tensor.shape) for name, tensor in content["resnet"].items()}
     assert len(resnet) == 444
@@ -177,7 +180,8 @@ tensorflow.raw_ops.SaveV2(
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
 def test_tensorflows_own_checkpoint_is_read(tmp_path: Path) -> None:
     source, teacher = simclr(1), simclr(2)
-    np.savez(tmp_path / "state.npz", **tensorflow_state(source))
+    arrays: dict[str, Any] = tensorflow_state(source)
+    np.savez(tmp_path / "state.npz", **arrays)
     # In a process of its own: imported into one where torch has computed already, TensorFlow crashes.
     command = [sys.executable, "-c", SAVE, str(tmp_path / "state.npz"), str(tmp_path / "model.ckpt-1")]
     subprocess.run(command, check=True, capture_output=True)
@@ -207,6 +211,7 @@ def test_names_of_a_tensorflow_checkpoint_at_full_size() -> None:
     """Layer numbers by hand: 3 of the stem, then per block the shortcut first; 87 convolutions, 71 norms."""
     with torch.device("meta"):
         teacher = TEACHERS.get("simclr_r50_2x_sk1").build()
+        assert isinstance(teacher, SimclrTeacher)
         state = {
             "base_model/conv2d/kernel": torch.empty(3, 3, 3, 64),
             "base_model/conv2d_3/kernel": torch.empty(1, 1, 128, 512),  # shortcut of the first block

@@ -56,7 +56,7 @@ def test_cuts_cost_only_what_had_not_arrived(server: FileServer, part: Path, siz
 
 
 def test_a_server_that_never_gets_further_is_given_up(server: FileServer, part: Path) -> None:
-    server.cuts = [CHUNK] + [0] * 10
+    server.cuts = [CHUNK, *[0] * 10]
     with pytest.raises(AssetError, match=r"E-WEIGHT-10[\s\S]*65,536 bytes are kept") as caught:
         fetch(server, part)
     assert "goes on where it stopped" in caught.value.fix

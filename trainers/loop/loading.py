@@ -5,7 +5,7 @@ nothing can die in a shared-memory segment. On a CPU the training has the cores,
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ _DEPTH = 2
 
 def read_batches(
     load: Callable[[list[int], int], Batch], shares: list[list[int]], epoch: int, device: torch.device
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield ``load(share, epoch)`` for each share, in order; on CUDA they are prepared while the device works."""
     if device.type != "cuda":
         for share in shares:
@@ -33,7 +33,7 @@ def read_batches(
     yield from read_ahead(shares, lambda share: _pinned(load(share, epoch)))
 
 
-def read_ahead(shares: Iterable[Share], prepare: Callable[[Share], Prepared]) -> Iterator[Prepared]:
+def read_ahead(shares: Iterable[Share], prepare: Callable[[Share], Prepared]) -> Generator[Prepared, None, None]:
     """Yield ``prepare(share)`` for each share, in order, prepared by one thread at most two shares ahead."""
     pool = ThreadPoolExecutor(1, "slices")
     waiting: deque[Future[Prepared]] = deque()

@@ -2,8 +2,9 @@
 
 Ranks: every rank works on its share of each global batch, a loss is one number for that batch (see
 ``samora_pipeline.distributed``), gradients are summed. Accumulation: a batch larger than the micro-batch is cut into
-equal parts whose losses are averaged by size; a loss that couples samples (batch-wise Dice) is then one per part, not
-one per batch, and a stage whose loss must not be cut (NT-Xent) sets ``micro_batch=None``.
+equal parts whose losses are averaged by size. A loss that couples samples (batch-wise Dice, NT-Xent) is exact as well,
+by a first pass without gradient (``samora_pipeline.batch_parts``). So the micro-batch changes no result, and is halved
+where memory runs out.
 """
 
 import math
@@ -11,20 +12,23 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from samora_pipeline import distributed
+from samora_pipeline.batch_parts import Part
 from samora_pipeline.contracts.run import LATEST_CHECKPOINT
-from samora_pipeline.errors import DataError, ResourceError
+from samora_pipeline.errors import DataError
+from samora_pipeline.inference.precision import SINGLE, Arithmetic
 from samora_pipeline.optimization.optimizers import set_learning_rate
-from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.run_log import JsonLines, Line, Progress, Sink, TensorBoard, duration, logger
-from trainers.loop.loading import Batch, on_device, read_batches
+from trainers.loop.accumulation import Accumulation
+from trainers.loop.loading import Batch, read_batches
+from trainers.loop.memory import out_of_memory, peak_memory
 from trainers.loop.session import (
     PROGRESS_FILE,
     Interruption,
@@ -54,9 +58,14 @@ class Training:
     ``learning_rate`` maps a step's number, from 1, to its rate. ``batches`` gives an epoch's global batches of
     sample numbers, the same on every rank; ``load`` turns sample numbers into a batch (perhaps in another thread, so
     without torch's global generator); ``loss`` returns loss and metrics of the global batch from this rank's share.
-    ``micro_batch``: samples on one device at a time. ``before_epoch`` is told the number of an epoch before its first
-    step; what it does depends on nothing but parameters and buffers. ``after_first_step`` verifies what the
-    first step changed. ``names`` turns sample numbers into slices, for whoever has to look at one.
+    ``micro_batch``: samples on one device at a time, None for all of a batch; it changes no result. ``coupled``:
+    whether the loss of a batch is more than the mean of its parts', which are then seen before they are learned from.
+    ``norm_batch``: samples, over all ranks, whose statistics a batch norm takes together; a batch is then cut into such
+    parts, whatever the device holds. ``recompute``, where a network can do it, makes it compute activations again in
+    the backward pass instead of keeping them; ``recomputes`` where it does already.
+    ``before_epoch`` is told the number of an epoch before its first step; what it does depends on nothing but
+    parameters and buffers. ``after_first_step`` verifies what the first step changed. ``names`` turns sample numbers
+    into slices, for whoever has to look at one.
     ``after_step`` is told, after every step that counts, how many there were, skipped ones included, and that step's
     loss and metrics; what it changes is in ``carried``, tensors that are saved and restored with the position.
     ``monitor`` looks at what was learned after each epoch; the main rank alone calls it, as if it were the only one.
@@ -71,6 +80,10 @@ class Training:
     loss: Callable[[Batch, int], tuple[Tensor, dict[str, Tensor]]]
     epochs: int
     micro_batch: int | None
+    coupled: bool = False
+    norm_batch: int | None = None
+    recompute: Callable[[], None] | None = None
+    recomputes: bool = False
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     clip_norm: float | None = None
     before_epoch: Callable[[int], None] = lambda epoch: None
@@ -83,10 +96,11 @@ class Training:
 
 @dataclass(frozen=True)
 class LoopContext:
-    """Where and how a training runs; nothing here changes its result.
+    """Where and how a training runs; nothing here changes its result but by rounding.
 
     ``folder`` gets checkpoint, log and picture. ``digest`` identifies the settings: a saved state of others is refused.
     ``resume_command`` is printed when the process is asked to stop. ``tensorboard``: also write curves for it.
+    ``arithmetic`` is the precision of the products in ``before_epoch`` and ``loss``.
     """
 
     folder: Path
@@ -95,6 +109,7 @@ class LoopContext:
     digest: str
     resume_command: str
     tensorboard: bool = False
+    arithmetic: Arithmetic = SINGLE
 
 
 def train(training: Training, where: LoopContext) -> list[Line]:
@@ -112,7 +127,7 @@ def train(training: Training, where: LoopContext) -> list[Line]:
         try:
             return loop.run()
         except torch.OutOfMemoryError as error:
-            raise _out_of_memory(training, where) from error
+            raise out_of_memory(training, where.device, where.resume_command) from error
 
 
 class _Loop:
@@ -127,6 +142,7 @@ class _Loop:
             self.sinks.append(TensorBoard(where.folder / TENSORBOARD_FOLDER))
         self.picture = ProgressPicture(where.folder / PROGRESS_FILE, training.stage)
         self.skipping = Skipping(training.stage, training.buffers.values(), training.names)
+        self.accumulation = Accumulation(training, where, self.skipping.restore)
         self.first = True
         self.saved_at = time.monotonic()
 
@@ -151,23 +167,34 @@ class _Loop:
     def _epoch(self, progress: Progress) -> None:
         training, state = self.training, self.state
         if state.step_in_epoch == 0:
-            training.before_epoch(state.epoch)
+            with self.where.arithmetic.autocast(self.where.device):
+                training.before_epoch(state.epoch)
         batches = self._batches(state.epoch)
-        steps = [self._parts(batch) for batch in batches[state.step_in_epoch :]]
-        shares = [share for parts in steps for share, _ in parts]
-        loaded = read_batches(training.load, shares, state.epoch, self.where.device)
-        for batch, parts in zip(batches[state.step_in_epoch :], steps, strict=True):
-            begun = time.monotonic()
-            loss = self._step([weight for _, weight in parts], loaded, batch)
-            state.step += 1
-            state.step_in_epoch += 1
-            state.slices += len(batch)
-            state.seconds += time.monotonic() - begun
-            progress.advance(f"epoch {state.epoch + 1}/{training.epochs}, loss {loss:.4f}")
-            self._leave_if_asked()
-            if time.monotonic() - self.saved_at > _SAVE_INTERVAL:
-                self._save()
+        while state.step_in_epoch < len(batches):
+            self._steps(batches[state.step_in_epoch :], progress)
         self._finish_epoch()
+
+    def _steps(self, batches: list[list[int]], progress: Progress) -> None:
+        """Take steps until there are none left, or until one has to be repeated in smaller parts."""
+        training, state = self.training, self.state
+        steps = [self.accumulation.parts(batch, number) for number, batch in enumerate(batches, start=state.step)]
+        pairs = [(batch, part) for batch, parts in zip(batches, steps, strict=True) for part in parts]
+        shares = [[batch[row] for row in part.rows] for batch, part in pairs]
+        with closing(read_batches(training.load, shares, state.epoch, self.where.device)) as reader:
+            loaded = self._waiting(reader)
+            for batch, parts in zip(batches, steps, strict=True):
+                begun = time.monotonic()
+                loss = self._step(parts, loaded, batch)
+                state.seconds += time.monotonic() - begun
+                if loss is None:
+                    return
+                state.step += 1
+                state.step_in_epoch += 1
+                state.slices += len(batch)
+                progress.advance(f"epoch {state.epoch + 1}/{training.epochs}, loss {loss:.4f}")
+                self._leave_if_asked()
+                if time.monotonic() - self.saved_at > _SAVE_INTERVAL:
+                    self._save()
 
     def _batches(self, epoch: int) -> list[list[int]]:
         # A tail with fewer samples than ranks would leave a rank without work, and with it the collectives.
@@ -181,47 +208,34 @@ class _Loop:
             )
         return batches
 
-    def _parts(self, batch: list[int]) -> list[tuple[list[int], float]]:
-        """Cut a global batch into accumulation steps: (this rank's samples, weight of the part)."""
-        micro = self.training.micro_batch
-        size = distributed.world_size()
-        count = 1 if micro is None else min(math.ceil(len(batch) / (micro * size)), len(batch) // size)
-        bounds = [len(batch) * number // count for number in range(count + 1)]
-        pieces = [batch[low:high] for low, high in pairwise(bounds)]
-        return [(distributed.own_share(piece), len(piece) / len(batch)) for piece in pieces]
-
-    def _step(self, weights: list[float], loaded: Iterator[Batch], batch: list[int]) -> float:
-        training, state = self.training, self.state
-        # Only torch's generator: what is drawn while loading is seeded by sample, wherever it is loaded.
-        torch.manual_seed(derived_seed(self.where.seed, training.stage, state.step))
-        training.optimizer.zero_grad(set_to_none=True)
+    def _step(self, parts: list[Part], loaded: Iterator[Batch], batch: list[int]) -> float | None:
+        """Learn from a batch and return its loss; None where memory ran out and the parts will be smaller."""
+        state, values = self.state, None
         self.skipping.before_step()
-        totals: dict[str, Tensor] = {}
-        for weight in weights:
-            waiting = time.monotonic()
-            tensors = on_device(next(loaded), self.where.device)
-            state.waited += time.monotonic() - waiting
-            with torch.autocast(self.where.device.type, torch.bfloat16, enabled=self.where.device.type == "cuda"):
-                loss, metrics = training.loss(tensors, state.epoch)
-            (loss * weight).backward()  # type: ignore[no-untyped-call]
-            for name, value in {"loss": loss, **metrics}.items():
-                totals[name] = totals.get(name, 0.0) + value.detach().float() * weight
-        totals["gradient_norm"] = self._gradient_norm()
-        values = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+        try:
+            values = self.accumulation.gradients(parts, loaded, state.epoch)
+        except torch.OutOfMemoryError:
+            # Ranks that still have memory wait in the middle of a sum: nothing could be repeated.
+            if distributed.world_size() > 1 or not self.accumulation.shrink(parts):
+                raise
+        if values is None:
+            self.accumulation.let_go()
+            return None
         if self._on_any_rank(not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]))):
             self.skipping.skip(state, batch, values["loss"], values["gradient_norm"])
         else:
             self._update(values)
-        return float(values["loss"])
+        return values["loss"]
 
-    def _gradient_norm(self) -> Tensor:
-        parameters = [parameter for parameter in self.training.parameters.values() if parameter.grad is not None]
-        distributed.sum_gradients(parameters)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.training.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.training.clip_norm, norm)
-        return norm
+    def _waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, with the time that the loop waits for them."""
+        while True:
+            begun = time.monotonic()
+            batch = next(batches, None)
+            self.state.waited += time.monotonic() - begun
+            if batch is None:
+                return
+            yield batch
 
     def _update(self, values: dict[str, float]) -> None:
         training, state = self.training, self.state
@@ -254,6 +268,7 @@ class _Loop:
             "slices_per_second": round(state.slices / max(state.seconds, 1e-9), 2),
             "data_wait": round(state.waited / max(state.seconds, 1e-9), 4),
             "memory_gib": round(peak_memory(self.where.device) / 2**30, 3),
+            **self.accumulation.record(self._batches(state.epoch)[0]),
             "skipped_steps": state.skipped,
             **({"skipped_slices": " ".join(state.skipped_slices)} if state.skipped_slices else {}),
             **watched,
@@ -290,25 +305,3 @@ class _Loop:
         if distributed.world_size() == 1:
             return flag
         return distributed.sum_over_ranks(torch.tensor([float(flag)], device=self.where.device)).item() > 0
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes held so far: the device's allocator on CUDA, the process's resident set elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _out_of_memory(training: Training, where: LoopContext) -> ResourceError:
-    micro = training.micro_batch
-    name, value = ("micro_batch", max(1, micro // 2)) if micro else ("batch", "...")
-    return ResourceError(
-        "E-MEM-17",
-        training=training,
-        name=name,
-        value=value,
-        found=f"{peak_memory(where.device) / 2**30:.1f} GiB held at the peak",
-        expected="room for one micro-batch" if micro else "room for the whole batch, which this loss cannot cut",
-    )

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.models.recomputation import can_recompute, has_batch_norm, recompute, recomputes
 from samora_pipeline.optimization.optimizers import (
     adamw,
     lars,
@@ -69,6 +70,11 @@ class Objective(Generic[Network, S]):
         """Images (B,C,N,N) and the parameters of their views."""
         return {"images": self._source.images(indices), "view": self._views_of(indices, epoch)}
 
+    @property
+    def coupled(self) -> bool:
+        """Whether the loss of a batch is more than the mean of its parts'."""
+        return False
+
     @abstractmethod
     def loss(self, network: Network, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and metrics of the global batch from this rank's share; all is on one device."""
@@ -96,8 +102,7 @@ def pretraining(
 ) -> Training:
     """Describe the training of all parameters of ``network`` that require a gradient, and of the objective's head.
 
-    A batch that must not be cut (``micro_batch`` None) is never smaller than its neighbours either: the tail of an
-    epoch is left to the next one's shuffle. ``experts`` are the LoRA parameters among the trained ones (no decay).
+    ``experts`` are the LoRA parameters among the trained ones (no decay).
     ``names`` turns numbers of slices into names, for those of a step that is left out.
     """
     trained = {f"network.{name}": p for name, p in network.named_parameters() if p.requires_grad}
@@ -127,6 +132,10 @@ def pretraining(
         loss=lambda batch, _epoch: objective.loss(network, batch),
         epochs=settings.epochs,
         micro_batch=settings.micro_batch,
+        coupled=objective.coupled,
+        norm_batch=settings.norm_batch if has_batch_norm(network) else None,
+        recompute=partial(recompute, network) if can_recompute(network) else None,
+        recomputes=recomputes(network),
         clip_norm=settings.clip_norm,
         names=names,
     )
@@ -143,6 +152,6 @@ def peak_rate(settings: PretrainingSettings, batch: int) -> float:
 
 def _batches(order: EpochOrder, settings: PretrainingSettings, epoch: int) -> list[list[int]]:
     batches = order.batches(epoch)
-    if settings.micro_batch is None and len(batches) > 1:
+    if settings.whole_batches and len(batches) > 1:
         batches = [batch for batch in batches if len(batch) == order.batch_size]
     return batches[: settings.steps_per_epoch]

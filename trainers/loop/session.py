@@ -63,14 +63,18 @@ class Skipping:
         self._in_a_row = 0
 
     @torch.no_grad()
+    def restore(self) -> None:
+        """Give the buffers back what they had before the step."""
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(kept)
+
     def skip(self, state: LoopState, batch: list[int], loss: float, gradient_norm: float) -> None:
         """Undo what the step under way has changed, and note its slices in ``state``.
 
         Raises:
             DataError: ``E-TRAIN-01`` there was no finite step for too long.
         """
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(kept)
+        self.restore()
         state.skipped += 1
         self._in_a_row += 1
         names = list(self._names(batch))

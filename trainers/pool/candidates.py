@@ -1,11 +1,9 @@
 """Which cases a run may learn from, and why the others stay out: pool candidates, leaks and held-out cases."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from samora_pipeline.contracts.leakage import Leak, copy_of, telling_digests, voxel_index
 from samora_pipeline.contracts.splits import OFFICIAL, Selection
@@ -54,7 +52,7 @@ class Candidates:
             if reason in reasons
         )
 
-    def without(self, labels: Collection[str], because: Reason) -> Candidates:
+    def without(self, labels: Collection[str], because: Reason) -> Self:
         """The same, with the named cases left out."""
         reasons = {
             dataset.name: {
@@ -145,10 +143,7 @@ class LeakReport:
         if not leaks:
             return
         if not training:
-            code, what = (
-                "E-LEAK-03",
-                f"{len(leaks)} scans of the unlabelled pool are scans that are scored or tested on",
-            )
+            code, what = "E-LEAK-03", f"{len(leaks)} scans of the unlabelled pool are scored or tested on"
         elif any(leak.reason == "voxels" for leak in training):
             code, what = "E-LEAK-02", f"{len(training)} training cases show what is scored or tested on"
         else:

@@ -11,7 +11,7 @@ from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
-from samora_pipeline.contracts.pool import PoolIntensity
+from samora_pipeline.contracts.pool import PAPER_SLICES, PoolIntensity
 from samora_pipeline.contracts.splits import SPLITS_FILE, Selection, Splits
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import DataError, UsageError
@@ -131,7 +131,7 @@ class PoolSettings:
 
 
 # "100,000 unlabelled CT images", processed as in Fed-MENU (section 4.1).
-PAPER_POOL = PoolSettings(slices=100_000, intensity="fed_menu")
+PAPER_POOL = PoolSettings(slices=PAPER_SLICES, intensity="fed_menu")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Choosing the slices of a pool, once: the list lies beside the results of stage 1 and is read again afterwards."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import write_json
@@ -30,6 +31,16 @@ def pool_manifest(pool: Pool) -> PoolManifest:
             if content_digest(member.dataset.cases[case], entry.slices) != entry.content_digest:
                 raise DataError("E-POOL-07", case=case, pool=pool, found=f"other checksums in {member.dataset.slices}")
     return manifest
+
+
+def draft_choice(pool: Pool) -> tuple[Pool, PoolManifest]:
+    """The pool and its list of slices if that is there, else a pool of one case and its list; nothing is written."""
+    if pool.file.is_file():
+        return pool, read_pool(pool.file)
+    member = pool.members[0]
+    one = replace(member, cases=member.cases[:1])
+    small = replace(pool, members=(one,), settings=replace(pool.settings, slices=None))
+    return small, choose_slices(small)
 
 
 def choose_slices(pool: Pool) -> PoolManifest:

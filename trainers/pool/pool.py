@@ -20,6 +20,7 @@ from samora_pipeline.contracts.run import PoolRecord
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_json
+from samora_pipeline.registry import shortened
 from samora_pipeline.slices.datasets import DEFAULT_MEMORY, JoinedSource, SliceId, SliceSource, UnlabelledSource
 from samora_pipeline.slices.pool import choice_rule, thinned
 from trainers.pool.candidates import Candidates, LeakReport, names
@@ -114,7 +115,7 @@ class Pool:
             self.candidates.label(member.dataset, case) for member in self.members for case in member.cases
         }
         if inside:
-            raise SamoraError("E-POOL-02", found=", ".join(sorted(inside)[:5]))
+            raise SamoraError("E-POOL-02", found=shortened(sorted(inside)))
 
     def source(self, manifest: PoolManifest, without: Selection | None = None) -> UnlabelledSource:
         """The chosen slices, at the input size of the run's own plan; without those of the run's own that are labelled.

@@ -6,27 +6,26 @@ its other fields: ``model.fusion.temperature=2``.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from samora_pipeline.contracts.json_io import parse, to_plain
 from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec
-from samora_pipeline.contracts.options import read_value, split_assignment
-from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.options import flat, read_value, split_assignment
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.catalog import BACKBONES, fusion_options
-from samora_pipeline.registry import nearest
-from samora_pipeline.slices.noise import noise_options
+from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, is_small, is_trained_whole
+from samora_pipeline.registry import suggestion
+from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.consistency_settings import ConsistencySettings
-from trainers.methods import ModelSettings, NetworkSettings, Trainer
+from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
-from trainers.recipes import BOOTSTRAP_BASE
-from trainers.runs.folder import flat
-from trainers.runs.request import Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
+from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
+from trainers.runs.request import SHORT_NAMES, Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
 from trainers.settings import (
     BOOTSTRAP,
     FINETUNE,
@@ -34,18 +33,15 @@ from trainers.settings import (
     DenoisingSettings,
     FinetuneSettings,
     StageSettings,
+    TeacherSettings,
 )
 
 OPTIONS = "options"
+BASE_CHOICES = BACKBONE, BACKBONE_WEIGHTS, RECIPE = "backbone", "backbone_weights", "recipe"
 Leaves = dict[str, Any]
 
 
 MODEL, POOL = "model", "pool"
-INPUT_SIZE, MICRO_BATCH = f"{MODEL}.input_size", f"{FINETUNE}.micro_batch"
-# The micro-batch of a device of 16 GiB: activations of one slice of 224 x 224 in ViT-B with four branches, trained in
-# 32-bit floats, beside 2 GiB of weights (estimates).
-_MEMORY_GIB, _FIXED_GIB, _SLICE_GIB = 16.0, 2.0, 0.75
-_LARGEST_MICRO_BATCH = 32
 
 
 def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -64,15 +60,21 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
         if name not in types_of:
             raise UsageError(
                 "E-SET-01",
-                hints=nearest(name, list(types_of)),
-                hints2=", ".join(types_of),
                 what=f'there is no setting "{name}"',
                 found=name,
+                fix="the same command with --dry-run  prints all settings of the run",
+                **suggestion(name, _settable(types_of)),
             )
         *folders, last = name.split(".")
         part = functools.reduce(lambda inner, folder: inner[folder], folders, plain)
         (part if last in part else part[OPTIONS])[last] = to_plain(read_value(name, text, types_of[name]))
     return {name: parse(type(value), plain[name], name) for name, value in settings.items()}
+
+
+def _settable(names: Collection[str]) -> list[str]:
+    """The names that ``--set`` takes: the short ones, then those of fine-tuning, which is meant most often."""
+    short = [name for name, whole in SHORT_NAMES.items() if whole in names]
+    return [*short, *sorted(names, key=lambda name: not name.startswith(FINETUNE))]
 
 
 def differences(settings: Mapping[str, Any], default: Mapping[str, Any]) -> Leaves:
@@ -120,6 +122,7 @@ class Method:
     recipe: str
     levels: tuple[Level, ...]
     backbone: str
+    weights: str | None
     model: ModelSettings | NetworkSettings
     pool: PoolSettings
     stages: dict[str, StageSettings]
@@ -127,36 +130,61 @@ class Method:
     changes: Mapping[str, Any]
     unused: tuple[str, ...]
 
+    @property
+    def from_random(self) -> bool:
+        """Whether the base starts from random weights and has no file."""
+        return self.weights is None and self.trainer.network is None and is_trained_whole(self.backbone)
 
-def choose_method(request: Request) -> Method:
+    @property
+    def small(self) -> bool:
+        """Whether it is trained on a CPU in minutes; every network that is no SAM is."""
+        return self.trainer.network is not None or is_small(self.backbone)
+
+
+def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyType({})) -> Method:
     """Settle trainer, recipe, levels, backbone and settings.
+
+    Args:
+        request: what was typed.
+        chosen: backbone, its weights and recipe where they were not (``automatic.choose_base``); without them the
+            trainer's own.
 
     Raises:
         UsageError: ``E-ARG-..``, ``E-PRESET-..``, ``E-RECIPE-01``, ``E-STAGE-01``, ``E-NAME-01``, ``E-SET-..``.
     """
     request = resolve(request)
     trainer = find_trainer(request.trainer)
-    backbone = request.backbone or trainer.backbone
-    small = trainer.network is None and BACKBONES.get(backbone).small
-    recipe = choose_recipe(trainer, request.recipe, small=small)
+    found = {name: str(choice.value) for name, choice in chosen.items()}
+    backbone = request.backbone or found.get(BACKBONE, trainer.backbone)
+    weights = request.backbone_weights or found.get(BACKBONE_WEIGHTS)
+    small = trainer.network is None and is_small(backbone)
+    whole = trainer.network is None and is_trained_whole(backbone)
+    recipe = choose_recipe(trainer, request.recipe or found.get(RECIPE), small=small, whole=whole)
+    if whole and weights is None and recipe != NO_PRETRAINING:
+        # Experts are trained on a base that stays as it is meanwhile.
+        weights = BOOTSTRAP
     levels = choose_levels(trainer, request.levels)
-    stages = trainer.stages(recipe, levels, small=small)
+    if whole and recipe == NO_PRETRAINING and request.levels is None:
+        # Experts without effect are no control where the base learns: they only cost time.
+        levels = ()
+    stages = trainer.stages(recipe, levels, small=small, whole=whole)
     usually = stages[FINETUNE]
     stages[FINETUNE] = with_consistency(usually, request.consistency)
-    if request.backbone_weights == BOOTSTRAP:
+    if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
-    default = {MODEL: trainer.model_for(small=small), POOL: pool, **stages}
+    default = {MODEL: trainer.model_for(small=small, whole=whole), POOL: pool, **stages}
     unused = tuple(
         one for one in request.assignments if one.partition("=")[0].partition(".")[0] in set(STAGE_NAMES) - set(stages)
     )
     settings = _with_parts(default, [one for one in request.assignments if one not in unused])
+    usual = recipe if RECIPE in found else trainer.default_recipe(small=small, whole=whole)
     asked = {
         "seed": (request.seed, 0),
-        "recipe": (recipe, trainer.default_recipe(small=small)),
-        "levels": (list(levels), list(trainer.levels)),
-        "backbone": (backbone, trainer.backbone),
+        "recipe": (request.recipe or recipe, usual),
+        "levels": (list(levels) if request.levels else [], []),
+        "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
         "consistency": (stages[FINETUNE] != usually, False),
@@ -169,7 +197,14 @@ def choose_method(request: Request) -> Method:
     model, pool = settings.pop(MODEL), settings.pop(POOL)
     if request.fast:
         settings = {name: stage.short() for name, stage in settings.items()}
-    return Method(trainer, recipe, levels, backbone, model, pool, settings, settings[FINETUNE], changes, unused)
+    return Method(
+        trainer, recipe, levels, backbone, weights, model, pool, settings, settings[FINETUNE], changes, unused
+    )
+
+
+def typed_settings(request: Request) -> frozenset[str]:
+    """The dotted names of the settings that were typed, presets resolved."""
+    return frozenset(assignment.partition("=")[0] for assignment in request.assignments)
 
 
 def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettings:
@@ -177,33 +212,6 @@ def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettin
     if not isinstance(finetune, FinetuneSettings) or asked in (None, finetune.consistency is not None):
         return finetune
     return replace(finetune, consistency=ConsistencySettings() if asked else None)
-
-
-def choose_sizes(
-    method: Method, plans: Plans, earlier: Mapping[str, Choice]
-) -> tuple[int, FinetuneSettings, dict[str, Choice]]:
-    """Settle what nobody gave: the input size and the micro-batch.
-
-    Args:
-        method: what the request says.
-        plans: the dataset's plan, which may prefer an input size.
-        earlier: what the run chose when it was first started; that stays.
-
-    Returns:
-        The input size in pixels, the settings of stage 2, and the choices that were made.
-    """
-    choices: dict[str, Choice] = {}
-    size = method.model.input_size
-    if size is None:
-        preferred, why = plans.input_size.value, plans.input_size.why
-        usual = method.trainer.input_size
-        choices[INPUT_SIZE] = earlier.get(INPUT_SIZE) or (usual if preferred is None else Choice(preferred, why))
-        size = int(choices[INPUT_SIZE].value)
-    finetune = method.finetune
-    if finetune.micro_batch is None:
-        choices[MICRO_BATCH] = earlier.get(MICRO_BATCH) or _fitting_micro_batch(size, finetune.consistency)
-        finetune = replace(finetune, micro_batch=int(choices[MICRO_BATCH].value))
-    return size, finetune, choices
 
 
 def network_spec(method: Method, *, input_size: int, in_channels: int, num_outputs: int) -> NetworkSpec:
@@ -221,6 +229,7 @@ def network_spec(method: Method, *, input_size: int, in_channels: int, num_outpu
         fusion=model.fusion if len(method.levels) > 1 else None,
         decoder=model.decoder,
         block_adapters=method.trainer.block_adapters,
+        decoder_stages=model.decoder_stages,
     )
 
 
@@ -245,9 +254,14 @@ def _with_options(settings: Any, before: Any) -> Any:
 
 @_with_options.register
 def _(settings: ModelSettings, before: ModelSettings) -> ModelSettings:
-    fusion = settings.fusion
+    DECODERS.check(settings.decoder)
+    fusion, kept = settings.fusion, before.fusion.options
     if fusion.name != before.fusion.name:
-        fusion = FusionSpec(fusion.name, fusion.scope)
+        # What fuses in steps begins at zero with either residual; a gate of experts would begin with twice the base.
+        stepwise = {"order", RESIDUAL} <= to_plain(fusion_options(fusion.name, {})).keys()
+        fusion = FusionSpec(
+            fusion.name, fusion.scope, {RESIDUAL: kept[RESIDUAL]} if stepwise and RESIDUAL in kept else {}
+        )
     options = to_plain(fusion_options(fusion.name, fusion.options))
     return replace(settings, fusion=replace(fusion, options=options))
 
@@ -258,13 +272,7 @@ def _(settings: DenoisingSettings, before: DenoisingSettings) -> DenoisingSettin
     return replace(settings, noise=replace(noise, options=to_plain(noise_options(noise))))
 
 
-def _fitting_micro_batch(input_size: int, consistency: ConsistencySettings | None) -> Choice:
-    """The micro-batch for a device of 16 GiB: what is left beside weights, over the need of a slice."""
-    need = _SLICE_GIB * (input_size / 224) ** 2 * (consistency.passes if consistency else 1)
-    fits = max(1, int((_MEMORY_GIB - _FIXED_GIB) / need))
-    value = 1 << (min(fits, _LARGEST_MICRO_BATCH).bit_length() - 1)
-    return Choice(
-        value,
-        f"({_MEMORY_GIB:g} - {_FIXED_GIB:g}) GiB / {need:.2f} GiB per slice of {input_size} x {input_size} "
-        f"= {fits}, as a power of two of at most {_LARGEST_MICRO_BATCH}",
-    )
+@_with_options.register
+def _(settings: TeacherSettings, before: TeacherSettings) -> TeacherSettings:
+    TEACHERS.check(settings.network)
+    return settings

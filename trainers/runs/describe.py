@@ -14,6 +14,7 @@ from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import Roots
 from samora_pipeline.weights.catalog import ASSETS
 from trainers.recipes import RECIPES
+from trainers.runs.budget import labelled_slices
 from trainers.runs.folder import trained
 from trainers.runs.planning import PlannedRun
 from trainers.stages.stage import Stage
@@ -36,6 +37,9 @@ def _head(run: PlannedRun, roots: Roots) -> Iterator[str]:
     model, selection = config.model, config.selection
     yield f"root      {roots.root} ({roots.origin})"
     yield f"run       {context.folder}"
+    yield f"device    {context.device}, {context.arithmetic.name}"
+    for name, choice in config.choices.items():
+        yield f"chosen    {name} = {choice.value}: {choice.why}"
     network = model.backbone if isinstance(model, ModelSpec) else model.network
     yield f"network   {network} at {model.input_size} px, {model.num_outputs} outputs"
     if context.base is not None and config.base is not None:
@@ -52,10 +56,8 @@ def _head(run: PlannedRun, roots: Roots) -> Iterator[str]:
             yield f"fetch     {asset.terms}"
     origin = "published" if selection.published else f"drawn with seed {selection.seed}"
     where = f"{config.split}, fold {config.fold}, {origin}"
-    yield f"labelled  {_labelled(run)} slices of {len(selection.cases)} cases ({where})"
+    yield f"labelled  {labelled_slices(config, context)} slices of {len(selection.cases)} cases ({where})"
     yield f"scored    {len(config.scored)} cases"
-    for name, choice in config.choices.items():
-        yield f"chosen    {name} = {choice.value}: {choice.why}"
     for name, value in run.method.changes.items():
         yield f"changed   {name} = {value}"
     for assignment in run.method.unused:
@@ -94,21 +96,27 @@ def _stages(run: PlannedRun) -> Iterator[str]:
     slices = context.pool.slices if context.pool else 0
     for stage in context.stages.values():
         if stage.trains():
-            yield f"stage     {stage.name}: {_state(stage, run, slices)}"
+            yield f"stage     {stage.name}: {_state(stage, run, slices)}{_predicted(run, stage.name)}"
+    if times := run.config.estimates:
+        minutes, most = sum(one.minutes for one in times.values()), max(one.gib for one in times.values())
+        yield f"training  about {minutes:.1f} min, {most:.1f} GiB beside what the process holds (measured here)"
     yield f"stage     validate: {len(run.config.scored)} volumes"
 
 
 def _state(stage: Stage[Any], run: PlannedRun, slices: int) -> str:
     if not stage.shared:
-        return "finished" if trained(run.context.folder) else stage.settings.length(_labelled(run))
+        return (
+            "finished"
+            if trained(run.context.folder)
+            else str(stage.settings.length(labelled_slices(run.config, run.context)))
+        )
     key = f"(key {stage.digest[:12]})"
     return f"reused {key}" if stage.result(run.context).is_file() else f"{stage.settings.length(slices)} {key}"
 
 
-def _labelled(run: PlannedRun) -> int:
-    selection, cases = run.config.selection, run.context.dataset.cases
-    whole = {case: range(cases[case].shape[0]) for case in selection.cases if case in cases}
-    return sum(len(selection.slices.get(case, whole.get(case, ()))) for case in selection.cases)
+def _predicted(run: PlannedRun, stage: str) -> str:
+    estimate = run.config.estimates.get(stage)
+    return "" if estimate is None else f", about {estimate.minutes:.1f} min, {estimate.gib:.2f} GiB, {estimate.how}"
 
 
 def _account(run: PlannedRun) -> Iterator[str]:

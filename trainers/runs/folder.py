@@ -5,20 +5,32 @@ from pathlib import Path
 from typing import Any
 
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
-from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
+from samora_pipeline.contracts.options import flat
+from samora_pipeline.contracts.run import (
+    CONFIG_FILE,
+    FINAL_CHECKPOINT,
+    LATEST_CHECKPOINT,
+    SUMMARY_FILE,
+    Choice,
+    RunConfig,
+)
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.timing import TIMING_FILE, StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
+from trainers.loop.loop import LOG_FILE
+from trainers.settings import EXACT
 
 _SHOWN = 6
 _REASON = ".why"
 # What may differ between the folds of one run; everything else is the run.
 _PER_FOLD = (
     *("fold", "selection", "scored", "pool", "teachers", "base.digest"),
-    *("warnings", "excluded_leaks", "allowed_leaks", "held_out"),
+    *("warnings", "excluded_leaks", "allowed_leaks", "held_out", "choices.precision"),
 )
 _STAGE_DIGEST = ".digest"
+_ESTIMATES = "estimates"
+"""of the machine, and therefore no part of the configuration"""
 
 
 def trained(folder: Path) -> bool:
@@ -26,10 +38,23 @@ def trained(folder: Path) -> bool:
     return (folder / FINAL_CHECKPOINT).is_file()
 
 
+def begun(folder: Path) -> bool:
+    """Whether the fold has taken a step of its own; a start that failed before that blocks nothing."""
+    return any((folder / name).is_file() for name in (LATEST_CHECKPOINT, FINAL_CHECKPOINT, LOG_FILE))
+
+
 def existing_config(folder: Path) -> RunConfig | None:
     """The configuration that a fold folder already has; whoever trains it trusts the code that it names."""
     path = folder / CONFIG_FILE
     return read_run_config(path, allow_code=True) if path.is_file() else None
+
+
+def earlier_choices(folder: Path) -> dict[str, Choice]:
+    """What the run chose by itself when it was first started, in this fold or in another; empty for a new run."""
+    for place in (folder, *sorted(folder.parent.glob("fold_*"))):
+        if (config := existing_config(place)) is not None:
+            return config.choices
+    return {}
 
 
 def check_config(folder: Path, config: RunConfig) -> RunConfig:
@@ -41,7 +66,7 @@ def check_config(folder: Path, config: RunConfig) -> RunConfig:
         DataError: ``E-RUN-19`` naming the differences.
     """
     existing = existing_config(folder)
-    if existing is not None:
+    if existing is not None and begun(folder):
         if config.base is not None and existing.base is not None and config.base.origin == "bootstrap":
             config = replace(config, base=replace(config.base, digest=existing.base.digest))
         _compare(folder, existing, config, ignored=())
@@ -58,7 +83,7 @@ def check_progress(folder: Path, *, resume: bool) -> None:
     Raises:
         UsageError: ``E-RUN-21`` begun, ``E-RUN-22`` finished.
     """
-    if resume or existing_config(folder) is None:
+    if resume or not begun(folder):
         return
     if trained(folder) and (folder / SUMMARY_FILE).is_file():
         raise UsageError("E-RUN-22", found=f"{FINAL_CHECKPOINT} and {SUMMARY_FILE} in {folder}")
@@ -100,20 +125,13 @@ def _compare(folder: Path, existing: RunConfig, config: RunConfig, ignored: tupl
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """Everything by dotted name, the stages by theirs."""
+    """All that determines the result of a run by dotted name, the stages by theirs."""
     plain = to_plain(config)
+    plain.pop(_ESTIMATES, None)
     stages = {stage.pop("name"): stage for stage in plain.pop("stages")}
+    for stage in stages.values():
+        stage["settings"] = {name: value for name, value in stage["settings"].items() if name not in EXACT}
     return flat({**plain, "stages": stages})
-
-
-def flat(plain: Any, name: str = "") -> dict[str, Any]:
-    """Everything in nested objects by dotted name; an empty one is a leaf."""
-    if isinstance(plain, dict):
-        joined = {key: f"{name}.{key}" if name else key for key in plain}
-        return {path: leaf for key, value in plain.items() for path, leaf in flat(value, joined[key]).items()} or {
-            name: {}
-        }
-    return {name: plain}
 
 
 def _short(value: Any) -> str:

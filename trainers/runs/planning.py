@@ -1,6 +1,6 @@
 """From a request to a run: everything is settled and checked before the first step is taken."""
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,33 +15,42 @@ from samora_pipeline.contracts.run import (
     PHANTOM_FLAG,
     TRAINING_FLAG,
     TRANSDUCTIVE_FLAG,
+    Choice,
     PoolRecord,
     RunConfig,
     TeacherRecord,
 )
 from samora_pipeline.contracts.splits import Fold, Selection, select
-from samora_pipeline.errors import UsageError
-from samora_pipeline.files import digest_file, digest_json
+from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.paths import Roots
+from samora_pipeline.weights.catalog import ASSETS
+from samora_pipeline.weights.obtain import get
 from trainers.pool.candidates import LeakReport, find_candidates, hold_out, names, pool_leaks, settle
 from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
-from trainers.runs.choices import Method, choose_method, choose_sizes, network_spec
-from trainers.runs.folder import check_config, existing_config
-from trainers.runs.request import Request
+from trainers.runs.automatic import (
+    INPUT_SIZE,
+    choose_base,
+    choose_input_size,
+    choose_minutes,
+    this_machine,
+)
+from trainers.runs.budget import EPOCHS, estimates, fit_epochs, measure, of_main_rank, with_epochs
+from trainers.runs.choices import BASE_CHOICES, Method, choose_method, network_spec, typed_settings
+from trainers.runs.folder import check_config, earlier_choices, existing_config
+from trainers.runs.naming import FAST_NAME, run_name
+from trainers.runs.precision import choose_precision
+from trainers.runs.request import Request, find_trainer, resolve
 from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
+from trainers.stages.probe import StageCost
 from trainers.stages.stage import RunContext, Stage
 from trainers.stages.teachers import plan_teacher
 from trainers.stages.unlabelled import teacher_flag
 
 PRETRAINING_FOLDER = "pretraining"
-DEFAULT_NAME = "default"
-FAST_NAME = "fast-dev-run"
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-_DIGEST_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -75,53 +84,129 @@ def plan_run(
     *,
     resume_command: str = "",
     tensorboard: bool = False,
+    accept_licence: bool = False,
+    dry: bool = False,
 ) -> PlannedRun:
-    """Resolve a request; nothing is written.
+    """Resolve a request; nothing of the run is written.
+
+    Args:
+        request: what was typed.
+        roots: the data folders.
+        device: where it trains; None: a CPU, of a run that is only described.
+        resume_command: see ``RunContext``.
+        tensorboard: see ``RunContext``.
+        accept_licence: fetch teachers whose non-commercial licence has to be accepted.
+        dry: the run is only described, and needs no file of weights.
 
     Raises:
         UsageError: an argument is wrong. DataError: the data are not ready, or the run's folder holds another
             configuration (``E-RUN-19``). AssetError: ``E-WEIGHT-05`` the base encoder is missing.
     """
-    method = choose_method(request)
+    request, here = resolve(request), device or torch.device("cpu")
+    machine = this_machine(here, roots.weights, accepts=accept_licence)
+    # What is mistyped is refused before any file is read.
+    chosen = choose_base(find_trainer(request.trainer), request, machine)
+    choose_method(request, chosen)
     dataset = open_dataset(request.dataset, roots)
     results = roots.results / dataset.name
-    # Trial runs lie one level deeper, so that nothing ever predicts with them.
-    runs = results / FAST_NAME if request.fast else results
-    run_folder = runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{_name(request, method)}"
     fold_name = request.fold or dataset.splits().default_fold
-    folder, pretraining = run_folder / f"fold_{fold_name}", results / PRETRAINING_FOLDER
-    existing = None if request.fast else existing_config(folder)
-    size, finetune, choices = choose_sizes(method, dataset.plans, existing.choices if existing else {})
+    folder, pretraining = _fold_folder(request, results, fold_name), results / PRETRAINING_FOLDER
+    earlier = {} if request.fast else earlier_choices(folder)
+    chosen = {name: earlier[name] for name in BASE_CHOICES if name in earlier} or chosen
+    method = choose_method(request, chosen)
+    chosen |= _input_size(method, dataset, earlier)
+    size = method.model.input_size or int(chosen[INPUT_SIZE].value)
     data = _data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
     base = None
-    if method.trainer.network is None:
-        base = find_base(request.backbone_weights or method.backbone, roots.weights)
-    config = replace(_config(request, method, dataset, data, base, size), choices=choices)
+    if method.trainer.network is None and not method.from_random:
+        base = find_base(method.weights or method.backbone, roots.weights)
+    config = _config(request, method, dataset, data, base, size)
     check_spec(config.model)
-    settings = {**method.stages, FINETUNE: finetune}
-    config = replace(config, teachers=_teachers(settings, size, roots.weights))
+    existing = None if request.fast else existing_config(folder)
+    at_once = method.finetune.micro_batch or method.finetune.batch
+    arithmetic, precision = choose_precision(request.precision, device, config, at_once, existing)
+    chosen |= precision
+    settings: dict[str, Any] = dict(method.stages)
+    if accept_licence and not dry:
+        _fetch_teachers(settings, roots.weights)
+    teachers = _teachers(settings, size, roots.weights, absent=dry)
+    flags = [flag for flag in map(teacher_flag, teachers.values()) if flag]
+    config = replace(
+        config,
+        teachers=teachers,
+        choices=chosen,
+        warnings=tuple(dict.fromkeys((*config.warnings, *flags))),
+    )
+    context = RunContext(
+        dataset=dataset,
+        pool=data.pool,
+        base=base,
+        stages={},
+        folder=folder,
+        pretraining=pretraining,
+        weights=roots.weights,
+        device=here,
+        arithmetic=arithmetic,
+        resume_command=resume_command,
+        tensorboard=tensorboard,
+    )
+    minutes = choose_minutes(request, machine, chosen)
+    config, context = _with_lengths(config, context, settings, earlier, minutes, typed_settings(request))
+    if existing is not None and not config.estimates:
+        config = replace(config, estimates=existing.estimates)
+    config = with_bootstrap(config, context)
+    return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
+
+
+def _fold_folder(request: Request, results: Path, fold: str) -> Path:
+    # Trial runs lie one level deeper, so that nothing ever predicts with them.
+    runs = results / FAST_NAME if request.fast else results
+    return runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{run_name(request)}" / f"fold_{fold}"
+
+
+def _input_size(method: Method, dataset: PreparedDataset, earlier: Mapping[str, Choice]) -> dict[str, Choice]:
+    if method.model.input_size is not None:
+        return {}
+    sides = [max(case.shape[1:]) for case in dataset.cases.values()]
+    return {INPUT_SIZE: earlier.get(INPUT_SIZE) or choose_input_size(dataset.plans, sides, small=method.small)}
+
+
+def _with_lengths(
+    config: RunConfig,
+    context: RunContext,
+    settings: Mapping[str, Any],
+    earlier: Mapping[str, Choice],
+    minutes: float | None,
+    typed: frozenset[str],
+) -> tuple[RunConfig, RunContext]:
+    """The run with its stages, their epochs chosen for a time budget where there is one."""
+    lengths = {name: choice for name, choice in earlier.items() if name.endswith(f".{EPOCHS}")}
+    costs: dict[str, StageCost] = {}
+    if minutes is not None and not lengths:
+        costs = measure(*with_stages(config, context, settings))
+        lengths = of_main_rank(settings, fit_epochs(settings, costs, minutes, typed))
+    chosen = with_epochs(settings, lengths)
+    scaled = {name: cost.at(settings[name].epochs, chosen[name].epochs) for name, cost in costs.items()}
+    config = replace(config, choices={**config.choices, **lengths}, estimates=estimates(scaled))
+    return with_stages(config, context, chosen)
+
+
+def with_estimates(run: PlannedRun) -> PlannedRun:
+    """The run with predictions for the stages that have to be trained, measured on its device unless they were."""
+    if run.config.estimates or run.leaks.unsettled:
+        return run
+    return replace(run, config=replace(run.config, estimates=estimates(measure(run.config, run.context))))
+
+
+def with_stages(config: RunConfig, context: RunContext, settings: Mapping[str, Any]) -> tuple[RunConfig, RunContext]:
+    """The run with its stages, each with the digest of what it depends on."""
     stages: dict[str, Stage[Any]] = {}
     for name, own in settings.items():
         stage = make_stage(name, own)
         record = stage.record(config)
         config = replace(config, stages=(*config.stages, record))
         stages[name] = replace(stage, digest=record.digest)
-    flags = [flag for flag in map(teacher_flag, config.teachers.values()) if flag]
-    config = replace(config, warnings=tuple(dict.fromkeys((*config.warnings, *flags))))
-    context = RunContext(
-        dataset=dataset,
-        pool=data.pool,
-        base=base,
-        stages=stages,
-        folder=folder,
-        pretraining=pretraining,
-        weights=roots.weights,
-        device=device or torch.device("cpu"),
-        resume_command=resume_command,
-        tensorboard=tensorboard,
-    )
-    config = with_bootstrap(config, context)
-    return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
+    return config, replace(context, stages=stages)
 
 
 def with_bootstrap(config: RunConfig, context: RunContext) -> RunConfig:
@@ -177,13 +262,23 @@ def _data(
     return _Data(selection, held_out, fold, pool, leaks)
 
 
-def _teachers(settings: dict[str, Any], input_size: int, weights: Path) -> dict[str, TeacherRecord]:
+def _fetch_teachers(settings: Mapping[str, Any], weights: Path) -> None:
+    """Fetch the teachers' weights that are missing, their licence accepted."""
+    for stage in TEACHER_OF.values():
+        name = settings[stage].weights if stage in settings else None
+        if name in ASSETS and not ASSETS[name].path(weights).is_file():
+            get(name, weights, accept=True)
+
+
+def _teachers(settings: Mapping[str, Any], input_size: int, weights: Path, *, absent: bool) -> dict[str, TeacherRecord]:
     """What the experts of a run learn from, by level."""
     found = {}
     for expert, stage in TEACHER_OF.items():
         taught = settings.get(expert)
         if stage in settings and isinstance(taught, DistillationSettings):
-            found[LEVEL_OF[stage].value] = plan_teacher(stage, settings[stage], taught.feature, input_size, weights)
+            found[LEVEL_OF[stage].value] = plan_teacher(
+                stage, settings[stage], taught.feature, input_size, weights, absent=absent
+            )
     return found
 
 
@@ -204,7 +299,7 @@ def _config(
         trainer=request.trainer,
         split=request.split,
         fold=data.selection.fold,
-        name=_name(request, method),
+        name=run_name(request),
         recipe=method.recipe,
         seed=request.seed,
         model=network_spec(
@@ -222,13 +317,3 @@ def _config(
         allowed_leaks=names(data.leaks.allowed),
         held_out=data.held_out,
     )
-
-
-def _name(request: Request, method: Method) -> str:
-    if request.fast:
-        return FAST_NAME
-    if request.name is None:
-        return digest_json(dict(method.changes))[:_DIGEST_LENGTH] if method.changes else DEFAULT_NAME
-    if not _NAME.match(request.name) or "__" in request.name or request.name == FAST_NAME:
-        raise UsageError("E-ARG-15", request=request, found=request.name)
-    return request.name

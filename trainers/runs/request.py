@@ -1,16 +1,16 @@
 """What the command line asked for, the checks that need neither data nor torch, and the paper's ablations by name.
 
 Presets are Tables 3, 4, 5, 9, 10, 11, 12 and 15: ``samora_train 1 HSAMoraTrainer 10pct --preset table4-1-2-1`` is the
-same run as with ``--set order=1-2-1``.
+same run as with ``--set order=1-2-1``. Two more are the baselines as their authors released them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.errors import UsageError
-from samora_pipeline.registry import nearest
+from samora_pipeline.registry import closest, nearest, suggestion
 from trainers.methods import TRAINERS, Trainer
 from trainers.settings import STAGE_NAMES
 
@@ -22,6 +22,7 @@ SHORT_NAMES = {
     "residual": "model.fusion.residual",
     "rank": "model.lora_rank",
     "decoder": "model.decoder",
+    "decoder_stages": "model.decoder_stages",
     "input_size": "model.input_size",
 }
 """what ``--set`` takes for settings that ablations change"""
@@ -51,6 +52,8 @@ class Request:
     name: str | None = None
     assignments: tuple[str, ...] = ()
     preset: str | None = None
+    minutes: float | None = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     resume: bool = False
     fast: bool = False
 
@@ -65,22 +68,25 @@ def find_trainer(name: str) -> Trainer:
         return TRAINERS.get(name)()
     except UsageError as error:
         found = error.found if ":" in name else name
-        hint, shown = _among(name, TRAINERS.names())
-        raise UsageError("E-ARG-03", name=name, hint=hint, known=shown, found=found) from error
+        meant = closest(name, TRAINERS.names())
+        hint = f"did you mean {meant}? " if meant else ""
+        known = ", ".join(TRAINERS.names())
+        typo = (name, meant) if meant else None
+        raise UsageError("E-ARG-03", name=name, hint=hint, known=known, found=found, typo=typo) from error
 
 
-def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool) -> str:
+def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool, whole: bool = False) -> str:
     """Return the recipe, the trainer's default for the backbone where none is asked for.
 
     Raises:
         UsageError: ``E-RECIPE-01`` unknown, or not the trainer's.
     """
     if asked is None:
-        return trainer.default_recipe(small=small)
+        return trainer.default_recipe(small=small, whole=whole)
     if asked in trainer.recipes:
         return asked
-    hint, shown = _among(asked, trainer.recipes)
-    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, name=asked, hint=hint, known=shown, found=asked)
+    near = suggestion(asked, trainer.recipes)
+    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, name=asked, found=asked, **near)
 
 
 def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Level, ...]:
@@ -102,6 +108,7 @@ def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Leve
             if known
             else "no experts",
             fix=f"--levels {','.join(known)}" if known else "the same command without --levels",
+            typo=suggestion(wrong[0], known)["typo"] if wrong else None,
         )
     return tuple(level for level in trainer.levels if level.value in asked)
 
@@ -110,24 +117,18 @@ def check_stage(stage: str | None, own: Iterable[str] = ()) -> None:
     """Refuse a ``--stage`` that does not exist, and is none of the method's ``own`` (``E-STAGE-01``)."""
     known = list(dict.fromkeys((*STAGE_NAMES, *own)))
     if stage is not None and stage not in known:
-        hint, shown = _among(stage, known)
-        raise UsageError("E-STAGE-01", name=stage, hint=hint, known=shown, found=stage)
-
-
-def _among(name: str, known: Iterable[str]) -> tuple[str, str]:
-    """The nearest of the known names as a hint, and all of them."""
-    return nearest(name, list(known)), ", ".join(known)
+        raise UsageError("E-STAGE-01", name=stage, found=stage, **suggestion(stage, known))
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One row of a table.
+    """One row of a table, or (``table`` None) a method as its authors released it.
 
     ``trainers`` are those that the paper has in this row, ``also`` others that it can be used with. ``levels``,
     ``recipe`` and ``assignments`` are what it says on the command line; None: nothing.
     """
 
-    table: int
+    table: int | None
     row: str
     trainers: tuple[str, ...]
     also: tuple[str, ...] = ()
@@ -176,8 +177,7 @@ def _only(said: Mapping[str, T | None]) -> T | None:
 
 def _find(name: str, trainer: str) -> Preset:
     if name not in PRESETS:
-        hint, shown = _among(name, PRESETS)
-        raise UsageError("E-PRESET-01", name=name, hint=hint, known=shown, found=name)
+        raise UsageError("E-PRESET-01", name=name, found=name, **suggestion(name, PRESETS))
     preset = PRESETS[name]
     allowed = (*preset.trainers, *preset.also)
     # A trainer of the user's own may be anything; what does not fit it is refused by name.
@@ -249,4 +249,17 @@ _TABLES = {
     12: _training_times(),
     15: _levels(15, ("SAMoraTrainer", "HSAMoraTrainer")),
 }
-PRESETS = {f"table{table}-{row}": preset for table, rows in _TABLES.items() for row, preset in rows}
+
+
+def _released(code: str, trainer: str, *more: str) -> Preset:
+    """Augmentation, weight decay and input size of a public code; slices were stored at 224 px before (plan)."""
+    augmentation = {"scheme": code, "contrast": "1,1", "brightness": "1,1"}
+    assignments = [f"finetune.augmentation.{name}={value}" for name, value in augmentation.items()]
+    assignments += ["finetune.decay=all", "model.input_size=512", *more]
+    return Preset(None, f"{code} as released", (trainer,), assignments=tuple(assignments))
+
+
+PRESETS = {f"table{table}-{row}": preset for table, rows in _TABLES.items() for row, preset in rows} | {
+    "samed-released": _released("samed", "SAMedTrainer"),
+    "hsam-released": _released("hsam", "HSAMTrainer", "model.decoder=hsam_released", "model.lora_rank=5"),
+}

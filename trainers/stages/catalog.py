@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from samora_pipeline.contracts.json_io import parse
-from samora_pipeline.contracts.run import StageRecord
 from samora_pipeline.registry import Registry
 from trainers.settings import StageSettings
 from trainers.stages.experts import ContrastiveExpert, DenoisingExpert, DistilledExpert, MaskedExpert
@@ -23,13 +21,3 @@ for _stage in (
 def make_stage(name: str, settings: StageSettings) -> Stage[Any]:
     """The stage that ``settings`` belong to, under its name in the run."""
     return STAGES.get(settings.kind)(name, settings)
-
-
-def read_stage(record: StageRecord) -> Stage[Any]:
-    """A stage from config.json.
-
-    Raises:
-        UsageError: ``E-NAME-01`` no such kind. DataError: ``E-JSON-03`` settings that are not its own.
-    """
-    stage = STAGES.get(record.kind)
-    return stage(record.name, parse(stage.Settings, record.settings, f"the settings of {record.name}"), record.digest)

@@ -160,8 +160,7 @@ class DistillationObjective(Objective[SegmentationNetwork, DistillationSettings]
         fit = StatisticsFit(self._shape.width)
         for start in range(0, len(own), _BATCH):
             batch = on_device(self.load(own[start : start + _BATCH], _FIT_EPOCH), device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                fit.add(self._teach(view_of(batch), batch.get("mask")))
+            fit.add(self._teach(view_of(batch), batch.get("mask")))
         return fit.result(device)
 
 

@@ -11,9 +11,8 @@ from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoi
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.run import RunConfig
-from samora_pipeline.errors import DataError
+from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.assembly import expert_state, load_expert
-from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part
 from samora_pipeline.models.samora import SegmentationNetwork
 from trainers.loop.pretraining import Objective
@@ -30,8 +29,8 @@ from trainers.settings import (
 from trainers.stages.distillation import DistillationObjective
 from trainers.stages.objectives import ImageObjective, PatchObjective, PixelObjective
 from trainers.stages.stage import RunContext, Trainable, missing, network_on_base
-from trainers.stages.teachers import TeacherStage, teacher_record
-from trainers.stages.unlabelled import UnlabelledStage, sam_spec
+from trainers.stages.teachers import TeacherStage
+from trainers.stages.unlabelled import UnlabelledStage, bare_spec, sam_spec
 
 P = TypeVar("P", bound=PretrainingSettings)
 
@@ -94,9 +93,15 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
     Settings = DistillationSettings
 
     def inputs(self, run: RunConfig) -> Mapping[str, Any]:
-        """See ``ExpertStage.inputs``; the teacher, trained or as it is, is among them."""
-        stage = TEACHER_OF[self.name]
-        record, teacher = run.stage(stage), teacher_record(stage, run)
+        """See ``ExpertStage.inputs``; the teacher, trained or as it is, is among them.
+
+        Raises:
+            UsageError: ``E-TEACH-06`` the trainer names no teacher of the expert's level.
+        """
+        teacher = run.teachers.get(self.level.value)
+        if teacher is None:
+            raise UsageError("E-TEACH-06", name=self.name, found=f"no teacher of the {self.level.value} level")
+        record = run.stage(TEACHER_OF[self.name])
         trained = record.digest if record is not None else ""
         start = {"network": teacher.network, "weights": teacher.identity}
         size = record.settings["input_size"] if record is not None else None
@@ -109,13 +114,19 @@ class DistilledExpert(ExpertStage[DistillationSettings]):
             AssetError: ``E-RUN-23`` the teacher's stage has not run.
         """
         stage = context.stages[TEACHER_OF[self.name]]
-        if not isinstance(stage, TeacherStage) or (stage.trains() and not stage.result(context).is_file()):
+        is_ready = isinstance(stage, TeacherStage) and (
+            context.draft or not stage.trains() or stage.result(context).is_file()
+        )
+        if not isinstance(stage, TeacherStage) or not is_ready:
             raise missing(TEACHER_OF[self.name])
         teacher, level = stage.ready(run, context), self.level.value
+        # A draft does not fit the scale of the channels, for which the teacher has to see part of the pool.
+        settings = replace(self.settings, scale="none") if context.draft else self.settings
         objective = DistillationObjective(
-            context.source, run.plans, self.settings, network, self.seed(run), teacher=teacher, level=level
+            context.source, run.plans, settings, network, self.seed(run), teacher=teacher, level=level
         )
-        objective.prepare(context.device)
+        with context.arithmetic.autocast(context.device):
+            objective.prepare(context.device)
         return objective
 
 
@@ -124,9 +135,7 @@ def expert_spec(run: RunConfig, level: Level) -> ModelSpec:
 
     The decoder is built because a network has one; nothing runs it here, so its number of outputs is of no matter.
     """
-    model = sam_spec(run)
-    decoder = BACKBONES.get(model.backbone).own_decoder
-    return replace(model, num_outputs=1, levels=(level,), fusion=None, decoder=decoder, block_adapters=False)
+    return bare_spec(run, 1, level)
 
 
 def read_expert(

@@ -46,13 +46,13 @@ class Finetune(Stage[FinetuneSettings]):
         return Trainable(network, task.training, learns=frozenset(Part(name) for name in self.settings.learns))
 
     def network(self, run: RunConfig, context: RunContext) -> Network:
-        """The network before its first labelled slice: base and experts read, everything else random."""
+        """The network before its first labelled slice: base and experts read, except in a draft, the rest random."""
         if isinstance(run.model, ModuleSpec):
             seed_everything(run.seed, "network")
             return build_network(run.model)
         copied = self.settings.mask_tokens == "copied"
         network = network_on_base(run.model, context.base_file, run.seed, copy_outputs=copied)
-        for level, record in run.experts.items():
+        for level, record in () if context.draft else run.experts.items():
             file = context.stages[record.name].result(context)
             read_expert(network, level, file, run.base_digest, hidden_cases(run))
         return network

@@ -11,6 +11,7 @@ from torch.nn import functional
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
+from samora_pipeline.models.recomputation import can_recompute, has_batch_norm, recompute
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import SegmentationTerms, low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups, warmup_cosine, warmup_polynomial
@@ -46,6 +47,7 @@ class LabelledTask:
             experts=parts[Part.EXPERTS].values(),
             fusion=parts[Part.FUSION].values(),
             fusion_rate=settings.fusion_rate,
+            decay_all=settings.decay == "all",
         )
         return Training(
             stage=FINETUNE,
@@ -57,7 +59,10 @@ class LabelledTask:
             load=self.load,
             loss=self.loss,
             epochs=settings.epochs,
-            micro_batch=self._settings.micro_batch or self._settings.batch,
+            micro_batch=settings.micro_batch,
+            coupled=True,
+            norm_batch=(settings.norm_batch or settings.batch) if has_batch_norm(network) else None,
+            recompute=partial(recompute, network) if can_recompute(network) else None,
             clip_norm=settings.clip_norm,
             before_epoch=self.before_epoch,
             names=self.source.keys,
@@ -69,8 +74,7 @@ class LabelledTask:
 
         def loss(indices: list[int]) -> Tensor:
             images, targets = self.source.images(indices).to(device), self.source.targets(indices).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                return self.loss_of(images, targets, epoch)[0]
+            return self.loss_of(images, targets, epoch)[0]
 
         before_epoch(
             self._network,
@@ -97,7 +101,7 @@ class LabelledTask:
         return {"images": self.source.images(indices), "targets": self.source.targets(indices), "drawn": drawn}
 
     def loss(self, batch: Batch, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """0.2 cross-entropy + 0.8 Dice of the global batch (or of its part, where a batch is accumulated).
+        """0.2 cross-entropy + 0.8 Dice of the global batch.
 
         Each stage of the decoder has both terms, weighed by ``stage_weights``, and its own loss among the metrics.
         """

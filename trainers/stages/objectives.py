@@ -66,6 +66,11 @@ class MaskedObjective(Objective[Network, MaskingSettings]):
         mask = draw_token_masks(keys, self._grid, share, seed=self._seed, epoch=epoch)
         return {**super().load(indices, epoch), "mask": mask}
 
+    @property
+    def coupled(self) -> bool:
+        """Only where flat patches are left out: parts then have different numbers of the others."""
+        return self._settings.skip_flat
+
     def loss(self, network: Network, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error over hidden patches."""
         prediction = self.predict(network, view_of(batch), batch["mask"])
@@ -140,6 +145,11 @@ class PatchObjective(MaskedObjective[SegmentationNetwork]):
 class ContrastiveObjective(Objective[Network, ContrastiveSettings | ImageTeacherSettings]):
     """NT-Xent on embeddings of two views of each slice; what embeds them is the subclass's affair."""
 
+    @property
+    def coupled(self) -> bool:
+        """Every other slice is a negative."""
+        return True
+
     @abstractmethod
     def embed(self, network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B,C,N,N) to features (B,D) and embeddings (B,E); the loss normalises the latter."""
@@ -209,6 +219,11 @@ class PixelObjective(Objective[SegmentationNetwork, DenoisingSettings]):
         """Slices, the parameters of one view of each, and of its noise."""
         noise = self._noise.draw(self._source.keys(indices), seed=self._seed, epoch=epoch)
         return {**super().load(indices, epoch), "noise": noise}
+
+    @property
+    def coupled(self) -> bool:
+        """A Dice is a ratio of sums over the batch."""
+        return self._settings.dice > 0
 
     def loss(self, network: SegmentationNetwork, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error against the clean view; ``noisy`` is the error of leaving everything as it is."""

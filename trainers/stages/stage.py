@@ -1,7 +1,5 @@
 """What a stage is, and the only copy of how one is run: reuse, build, freeze, train, check, save, record."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,6 +19,7 @@ from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.errors import AssetError
 from samora_pipeline.files import digest_json, sweep, write_text
+from samora_pipeline.inference.precision import SINGLE, Arithmetic
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, freeze, snapshot, verify
 from samora_pipeline.models.samora import SegmentationNetwork
@@ -31,11 +30,13 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.loop.loop import LoopContext, Training, train
+from trainers.loop.memory import fit
+from trainers.loop.monitor_rules import changes, mending_command
 from trainers.loop.monitors import Monitor
 from trainers.pool.datasets import PreparedDataset
-from trainers.pool.manifest import describe_choice, pool_manifest
+from trainers.pool.manifest import describe_choice, draft_choice, pool_manifest
 from trainers.pool.pool import Pool
-from trainers.settings import BOOTSTRAP, StageSettings
+from trainers.settings import BOOTSTRAP, EXACT, StageSettings
 from trainers.stages.encoder import BaseEncoder
 
 S = TypeVar("S", bound=StageSettings)
@@ -52,19 +53,22 @@ class RunContext:
 
     ``base`` is None where the network is no SAM, ``pool`` where nothing is trained without labels. ``pretraining`` is
     the folder of results that the runs of a dataset share, ``weights`` that of public files. ``stages`` are the run's,
-    by name. ``resume_command`` is printed when the process is stopped.
+    by name. ``resume_command`` is printed when the process is stopped. A ``draft`` reads no weights: its networks are
+    random, for measuring what a step takes.
     """
 
     dataset: PreparedDataset
     pool: Pool | None
     base: BaseEncoder | None
-    stages: Mapping[str, Stage[Any]]
+    stages: Mapping[str, "Stage[Any]"]
     folder: Path
     pretraining: Path
     weights: Path
     device: torch.device
+    arithmetic: Arithmetic = SINGLE
     resume_command: str = ""
     tensorboard: bool = False
+    draft: bool = False
 
     @property
     def run_name(self) -> str:
@@ -89,6 +93,9 @@ class RunContext:
         if self.pool is None:
             raise ValueError("what learns without labels needs a pool")
         self.pool.check()
+        if self.draft:
+            pool, manifest = draft_choice(self.pool)
+            return pool.source(manifest)
         manifest = pool_manifest(self.pool)
         say(describe_choice(manifest, self.pool))
         return self.pool.source(manifest, without)
@@ -99,12 +106,12 @@ class RunContext:
 
     @cached_property
     def base_file(self) -> Path | None:
-        """The file of the base encoder, fetched if need be; None without a base.
+        """The file of the base encoder, fetched if need be; None without a base, and in a draft.
 
         Raises:
             AssetError: ``E-RUN-23`` a bootstrap that has not run, ``E-WEIGHT-05``. DataError: ``E-WEIGHT-06``.
         """
-        if self.base is None:
+        if self.base is None or self.draft:
             return None
         if not self.base.is_bootstrapped:
             return self.base.fetched(self.weights)
@@ -168,13 +175,12 @@ class Stage(ABC, Generic[S]):
 
     def record(self, run: RunConfig) -> StageRecord:
         """The stage as it stands in config.json, with the digest of its inputs."""
-        settings = to_plain(self.settings)
         digest = digest_json(self.key(run)) if self.shared and self.trains() else ""
-        return StageRecord(self.name, self.settings.kind, digest, settings)
+        return StageRecord(self.name, self.settings.kind, digest, to_plain(self.settings))
 
     def key(self, run: RunConfig) -> dict[str, Any]:
-        """What the digest is taken of."""
-        settings = to_plain(self.settings)
+        """What the digest is taken of: all that changes the result."""
+        settings = {name: value for name, value in to_plain(self.settings).items() if name not in EXACT}
         return {"version": _VERSION, "stage": self.name, "settings": settings, **self.inputs(run)}
 
     def result(self, context: RunContext) -> Path:
@@ -221,25 +227,35 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
             sweep(file.parent)
             # For people who wonder why two keys differ.
             write_text(file.parent / INPUTS_FILE, json.dumps(stage.key(run), indent=2, sort_keys=True) + "\n")
-    training = _on_device(trainable, context.device)
+    training, fitted = fit(on_its_device(trainable, context.device), context.device, context.arithmetic)
+    say(f"{stage.name}: {fitted}")
     where = LoopContext(
-        file.parent, context.device, stage.seed(run), digest, context.resume_command, context.tensorboard
+        file.parent,
+        context.device,
+        stage.seed(run),
+        digest,
+        context.resume_command,
+        context.tensorboard,
+        context.arithmetic,
     )
     history = train(training, where)
+    timing = replace(of_history(history), steps=len(history) * len(training.batches(0)))
     if distributed.is_main():
         if trainable.monitor is not None:
-            trainable.monitor.finish(history, file.parent)
+            card = trainable.monitor.finish(history, file.parent)
+            if command := mending_command(stage.name, changes(card.measures, stage.settings), context.resume_command):
+                say(f"try: {command}")
         stage.finished(trainable, history)
         stage.save(trainable, run, file)
         (file.parent / LATEST_CHECKPOINT).unlink(missing_ok=True)
         if stage.shared:
-            write_json(ResultRecord(context.run_name, of_history(history), versions()), file.parent / RECORD_FILE)
+            write_json(ResultRecord(context.run_name, timing, versions()), file.parent / RECORD_FILE)
     distributed.barrier()
-    say(f"{stage.name}: done in {duration(of_history(history).seconds)}")
-    return of_history(history)
+    say(f"{stage.name}: done in {duration(timing.seconds)}")
+    return timing
 
 
-def _on_device(trainable: Trainable, device: torch.device) -> Training:
+def on_its_device(trainable: Trainable, device: torch.device) -> Training:
     """Freeze and move the network; return its steps, with the check of the first one and the monitor."""
     network = trainable.network
     if trainable.learns is not None:
@@ -269,6 +285,8 @@ def of_history(history: list[Line]) -> StageTiming:
         seconds=round(sum(line["seconds"] for line in history), 3),
         memory_gib=max((line["memory_gib"] for line in history), default=None),
         epochs=len(history),
+        micro_batch=history[-1].get("micro_batch") if history else None,
+        recomputed=history[-1].get("recomputed", False) if history else False,
     )
 
 

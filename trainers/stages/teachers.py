@@ -106,6 +106,8 @@ class TeacherStage(UnlabelledStage[T], ABC):
         """
         seed_everything(run.seed, "teacher")
         teacher = self._empty(run)
+        if context.draft:
+            return teacher
         if self.settings.weights == RANDOM_WEIGHTS:
             logger.warning("teacher %s: no weights, it starts at random", self.settings.network)
         else:
@@ -119,7 +121,7 @@ class TeacherStage(UnlabelledStage[T], ABC):
         Raises:
             DataError: ``E-TEACH-04`` the trained one was made by another training; ``E-CKPT-..``, ``E-WEIGHT-..``.
         """
-        if not self.trains():
+        if not self.trains() or context.draft:
             teacher = self.start(run, context)
         else:
             file = self.result(context)
@@ -163,7 +165,7 @@ def teacher_record(stage: str, run: RunConfig) -> TeacherRecord:
 
 
 def plan_teacher(
-    stage: str, settings: TeacherSettings, feature: str | None, input_size: int, weights: Path
+    stage: str, settings: TeacherSettings, feature: str | None, input_size: int, weights: Path, *, absent: bool = False
 ) -> TeacherRecord:
     """Find what the teacher of a stage starts from; nothing is fetched.
 
@@ -173,6 +175,7 @@ def plan_teacher(
         feature: what its expert learns, None for the default.
         input_size: of the run, in pixels.
         weights: the folder of public files.
+        absent: whether a file that must not be fetched unasked may be missing, in a run that is only described.
 
     Raises:
         UsageError: ``E-NAME-01`` an unknown network, ``E-TEACH-01`` an input size that does not fit it,
@@ -184,7 +187,7 @@ def plan_teacher(
     if name == RANDOM_WEIGHTS:
         return TeacherRecord(settings.network, name, "random", "", name, settings.continued)
     asset = ASSETS.get(name)
-    if asset is not None and asset.fetchable and not asset.path(weights).is_file():
+    if asset is not None and (asset.fetchable or absent) and not asset.path(weights).is_file():
         return TeacherRecord(settings.network, name, "public", asset.licence, _identity(name, ""), settings.continued)
     found = find(name, weights)
     identity = _identity(name, found.digest)

@@ -147,6 +147,13 @@ def sam_spec(run: RunConfig) -> ModelSpec:
     return run.model
 
 
+def bare_spec(run: RunConfig, outputs: int, *levels: Level) -> ModelSpec:
+    """The network of a run with the family's own decoder and, of all that is added to the base, these experts alone."""
+    model = sam_spec(run)
+    decoder = BACKBONES.get(model.backbone).own_decoder
+    return replace(model, num_outputs=outputs, levels=levels, fusion=None, decoder=decoder, block_adapters=False)
+
+
 class BootstrapHead(nn.Module):
     """The token that stands for hidden patches, at the encoder's entrance, and a decoder for each output of its neck.
 
@@ -165,7 +172,7 @@ class BootstrapHead(nn.Module):
 
     def forward(self, features: Features) -> list[Tensor]:
         """Features (B,P,s,s), the embedding first, to the pixels of their cells, (B,s,s,pixels) each."""
-        maps = (features.embedding, *features.skips)
+        maps = (features.embedding, *features.skips)[: len(self.pixels)]
         return [pixels(one.permute(0, 2, 3, 1)) for pixels, one in zip(self.pixels, maps, strict=True)]
 
 
@@ -225,10 +232,7 @@ class Bootstrap(UnlabelledStage[BootstrapSettings]):
 
     def build(self, run: RunConfig, context: RunContext) -> Trainable:
         """See ``Stage.build``."""
-        model = sam_spec(run)
-        decoder = BACKBONES.get(model.backbone).own_decoder
-        spec = replace(model, num_outputs=PUBLIC_MASKS, levels=(), fusion=None, decoder=decoder, block_adapters=False)
-        network = network_on_base(spec, None, self.seed(run))
+        network = network_on_base(bare_spec(run, PUBLIC_MASKS), None, self.seed(run))
         return self.trainable(network, run, context, learns=frozenset({Part.BASE}))
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:

@@ -20,6 +20,7 @@ from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE
 from samora_pipeline.contracts.run import SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Summary
 from samora_pipeline.errors import DataError, FailedCasesError, SamoraError
+from samora_pipeline.registry import shortened
 
 if TYPE_CHECKING:
     from samora_pipeline.reporting.report_run import Places
@@ -131,7 +132,12 @@ def _predict(
     done = [case.name for case, written in files if result.finished(case.name, case.channels, written.paths)]
     to_do = [(case, written) for case, written in files if case.name not in done]
     predictor = Predictor.load(
-        folder, weights_folder=context.weights, device=device, postprocessing=postprocessing, allow_code=True
+        folder,
+        weights_folder=context.weights,
+        device=device,
+        precision=context.arithmetic.name,
+        postprocessing=postprocessing,
+        allow_code=True,
     )
     result.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
     failures = predict_cases(predictor, to_do, result)
@@ -140,7 +146,7 @@ def _predict(
     if distributed.sum_over_ranks(torch.tensor([float(len(failures))], device=device)).item() > 0:
         raise FailedCasesError(
             "E-VAL-01",
-            found="; ".join((f"{name}: {failure.code} {failure.what}" for name, failure in failures.items()))
+            found=shortened((f"{name}: {failure.code} {failure.what}" for name, failure in failures.items()), "; ")
             or "a case of another process",
         )
 
@@ -150,7 +156,7 @@ def _score(config: RunConfig, context: RunContext, cases: Sequence[RawCase], pre
     from samora_pipeline.evaluation.summary import label_names, summarize
     from samora_pipeline.evaluation.tables import write_summary
     from samora_pipeline.reporting.overlays import draw_overlays
-    from samora_pipeline.reporting.pictures import CaseFiles, make_pictures
+    from samora_pipeline.reporting.pictures import choose_cases, read_case, shown_case
 
     ours, ending = context.dataset.raw.ours, context.dataset.raw.description.file_ending
     pairs = [(case.label, predictions / f"{case.name}{ending}") for case in cases if case.label is not None]
@@ -167,15 +173,15 @@ def _score(config: RunConfig, context: RunContext, cases: Sequence[RawCase], pre
         distance_unit="mm" if ours.spacing_known else "voxel",
         warnings=config.warnings,
     )
-    files = {
-        case.name: CaseFiles(case.channels, case.label, predictions / f"{case.name}{ending}")
-        for case in cases
-        if case.label is not None
-    }
     # The worst, the median and the best case.
-    if pictures := make_pictures(summary, files.__getitem__, config.plans, config.labels):
+    if chosen := choose_cases(summary):
+        named = {case.name: case for case in cases}
+        stacks = (
+            read_case(named[one.case.case], [predictions / f"{one.case.case}{ending}"], config.plans) for one in chosen
+        )
+        shown = (shown_case(one, stack, [summary]) for one, stack in zip(chosen, stacks, strict=True))
         path = context.folder / OVERLAYS_FILE
-        draw_overlays(path, pictures, config.labels, config.plans.slice_axis.value, config.warnings)
+        draw_overlays(path, shown, config.labels, config.plans.slice_axis.value, config.warnings)
     # Written last: it says that the validation is complete.
     write_summary(summary, context.folder / SUMMARY_FILE)
     return summary

@@ -12,7 +12,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
-class nnUNetTrainer_250steps(nnUNetTrainer):  # noqa: N801
+class nnUNetTrainer_250steps(nnUNetTrainer):  # type: ignore[misc] # noqa: N801
     """25 epochs of 10 steps, saved after each."""
 
     def __init__(

@@ -14,6 +14,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from samora_pipeline.errors import UsageError
+from samora_pipeline.models.recomputation import Recomputing
 
 
 class Features(NamedTuple):
@@ -34,11 +35,11 @@ class TokenShape(NamedTuple):
     width: int
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """An image encoder made of blocks that may be exchanged for wrappers with the same input and output shapes.
 
     ``shapes`` are those of the tokens after each block; ``embed_dim`` is the width in front of the first.
-    ``feature_sides`` are the sides of the embedding and of the finer features that ``forward`` gives.
+    ``feature_sides`` are the sides of the embedding and of those finer features that a bootstrap learns to read.
     """
 
     blocks: nn.ModuleList
@@ -89,7 +90,7 @@ class Encoder(nn.Module):
         tokens = self.embed_patches(x, token_mask, mask_token)
         found: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks[: max(taps)], start=1):
-            tokens = block(tokens if additions is None else tokens + additions[number - 1])
+            tokens = self.run_block(block, tokens if additions is None else tokens + additions[number - 1])
             if number in taps:
                 found[number] = tokens
         return tuple(found[tap] for tap in taps)
@@ -121,6 +122,7 @@ class Backbone(ABC):
     decoder that is the family's own mask decoder and nothing more, ``steps`` says how the blocks are cut open.
     ``resized_tables``: whether position tables depend on the input size and are interpolated when public weights are
     read. ``unused_parts`` begin the names in public files of what a network for single images does not have.
+    ``trained_whole``: a base of ours without a public file, which stage 2 trains with everything else.
     """
 
     embed_dim: int
@@ -132,6 +134,7 @@ class Backbone(ABC):
     steps: ClassVar[BlockSteps]
     resized_tables: ClassVar[bool] = False
     unused_parts: ClassVar[tuple[str, ...]] = ()
+    trained_whole: ClassVar[bool] = False
 
     @abstractmethod
     def grid(self, input_size: int) -> int:

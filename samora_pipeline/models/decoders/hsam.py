@@ -3,6 +3,7 @@
 Shapes: B batch, P prompt width, g side of the embedding grid, L = g g, K output maps, N = 16 g input size.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samora_pipeline.batch_parts import normal_like
+from samora_pipeline.distributed import gather_statistics
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.backbones.backbone import Backbone, Features
 from samora_pipeline.models.decoders.hsam_attention import MaskedTwoWayTransformer, MaskGuidedAttention, cross_first
@@ -72,7 +75,8 @@ class HSamDecoder(OnMaskDecoder):
     Stage 1 is SAMed's decoder. Stage 2 starts from the same embedding, weighed by a mask-guided self-attention, runs a
     two-way transformer whose cross-attentions are multiplied by the first stage's softmax (of ones where there is a
     single map), and upscales to input size with the first stage's features as a skip. It works at every input size.
-    Only stage 1 has public weights. In training stage 2 sees noise, drawn from torch's generator on each rank.
+    Only stage 1 has public weights. In training stage 2 sees noise, of a strength that follows the range of the whole
+    batch, whatever its parts and ranks.
 
     ``released`` reproduces H-SAM's public code instead: stage 1 in stage 2's order of attentions, a mask attention that
     is constant and has no gradient, sizes 224 and 512 only, and the parameters that nothing uses there (with them the
@@ -138,9 +142,13 @@ class HSamDecoder(OnMaskDecoder):
         return self.pixel_decoder(flat.transpose(1, 2).view_as(image), first.upscaled, tokens)
 
 
+RELEASED_HSAM_DECODER = partial(HSamDecoder, released=True)
+
+
 def _noisy(embedding: Tensor) -> Tensor:
     fixed = embedding.detach()
-    return embedding + torch.randn_like(fixed) * EMBEDDING_NOISE * (fixed.max() - fixed.min())
+    lowest, highest = gather_statistics(torch.stack((fixed.min(), fixed.max()))).unbind(1)
+    return embedding + normal_like(fixed) * EMBEDDING_NOISE * (highest.max() - lowest.min())
 
 
 def _unused(dim: int, num_outputs: int, depth: int) -> nn.ModuleDict:

@@ -16,12 +16,19 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samora_pipeline.batch_parts import dropout as drop
+from samora_pipeline.batch_parts import normal_like
+from samora_pipeline.distributed import gather_statistics
+
 SIDE = 14
 HEADS = 7
 MLP_DIM = 2048
 FEATURE_DROPOUT = 0.1
 RAREST_NOISE = 0.35
 """noise on the rarest class of a batch, in standard deviations of the features; H-SAM's code lists .35 to 0"""
+
+_VALUES = 256
+"""label values that a target can have"""
 
 
 class MaskGuidedAttention(nn.Module):
@@ -57,7 +64,7 @@ class MaskGuidedAttention(nn.Module):
         size = (self.side, self.side)
         tokens = functional.interpolate(features, size, mode="bilinear", align_corners=False)
         if self.training and not self.constant:
-            tokens = functional.dropout(_with_noise(tokens, target), FEATURE_DROPOUT)
+            tokens = drop(_with_noise(tokens, target), FEATURE_DROPOUT)
         scores = self._scores(tokens.flatten(2)).view(-1, 1, *size)
         if self.constant:
             attention = scores.softmax(dim=1)
@@ -77,7 +84,19 @@ def _with_noise(features: Tensor, target: Tensor | None) -> Tensor:
     if target is None:
         return features
     share = noise_shares(target, features.shape[-1])[:, None].to(features.dtype)
-    return features + torch.randn_like(features) * share * features.detach().std()
+    return features + normal_like(features) * share * _deviation(features)
+
+
+def _deviation(features: Tensor) -> Tensor:
+    """The standard deviation of all features of the batch; parts and ranks are joined as in Chan et al. (1983)."""
+    fixed = features.detach()
+    mean, count = fixed.mean(), fixed.numel()
+    rows = gather_statistics(torch.stack((mean.new_tensor(count), mean, (fixed - mean).square().sum())))
+    if len(rows) == 1:
+        return fixed.std()
+    counts, means, squares = rows.unbind(1)
+    away = means - (counts * means).sum() / counts.sum()
+    return ((squares + counts * away.square()).sum() / (counts.sum() - 1)).sqrt()
 
 
 def noise_shares(target: Tensor, side: int) -> Tensor:
@@ -88,7 +107,9 @@ def noise_shares(target: Tensor, side: int) -> Tensor:
         side: of the map returned, (B,side,side) float32; its pixels are the nearest of the target.
     """
     small = functional.interpolate(target[:, None].float(), (side, side), mode="nearest-exact")[:, 0].long()
-    values, counts = torch.unique(small[small >= 0], return_counts=True)
+    found = gather_statistics(torch.bincount(small[small >= 0], minlength=_VALUES)).sum(dim=0)
+    values = found.nonzero()[:, 0]
+    counts = found[values]
     table = torch.zeros(int(values.max()) + 2 if len(values) else 1, device=target.device)
     steps = torch.linspace(0, RAREST_NOISE, len(values), device=target.device)
     table[values[counts.argsort(descending=True, stable=True)]] = steps
@@ -172,7 +193,7 @@ def cross_first(
     to_tokens = () if mask is None else (mask.transpose(1, 2),)
     for layer in transformer.layers:
         read = layer.cross_attn_token_to_image(queries + tokens, keys + places, keys, *to_image)
-        queries = layer.norm2(queries + functional.dropout(read, dropout, training=dropout > 0))
+        queries = layer.norm2(queries + drop(read, dropout))
         queries = layer.norm1(_among_tokens(layer, queries, tokens))
         queries = layer.norm3(queries + layer.mlp(queries))
         keys = layer.norm4(keys + layer.cross_attn_image_to_token(keys + places, queries + tokens, queries, *to_tokens))

@@ -10,12 +10,8 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from samora_pipeline.contracts.part_options import NoOptions
 from samora_pipeline.models.lora import LowRank
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """The options of a fusion that has none."""
 
 
 @dataclass(frozen=True)

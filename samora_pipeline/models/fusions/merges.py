@@ -1,7 +1,5 @@
 """Fusions that join the experts by their weights: LAC and LoRAHub."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -10,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from samora_pipeline import distributed
+from samora_pipeline.contracts.part_options import NoOptions
 from samora_pipeline.models.expert_block import expert_blocks
-from samora_pipeline.models.fusions.fusion import EpochContext, Merge, NoOptions
+from samora_pipeline.models.fusions.fusion import EpochContext, Merge
 from samora_pipeline.models.lora import LowRank
 from samora_pipeline.optimization.search import minimise
 from samora_pipeline.reproducibility import derived_seed
@@ -71,7 +70,7 @@ class LoRAHub(Merge):
         return LowRank(*(torch.einsum("e,eij->ij", weights, parts) for parts in stacked))
 
     @classmethod
-    def before_epoch(cls, network: nn.Module, blocks: Sequence[LoRAHub], context: EpochContext) -> None:
+    def before_epoch(cls, network: nn.Module, blocks: Sequence["LoRAHub"], context: EpochContext) -> None:
         """Before the middle epoch, find the weights with the lowest loss plus 0.05 times their mean absolute value."""
         if context.epoch != context.epochs // 2:
             return

@@ -3,13 +3,13 @@
 Shapes: B batch, H W token grid, D width of the block, E experts.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samora_pipeline.contracts.part_options import GateOptions
 from samora_pipeline.models.fusions.fusion import Fusion
 
 EPS = 1e-6
@@ -28,13 +28,9 @@ class MoLE(Fusion):
 
     only_weighs: ClassVar[bool] = True
 
-    @dataclass(frozen=True)
-    class Options:
-        """``residual``, see above."""
+    Options: ClassVar[type[Any]] = GateOptions
 
-        residual: Literal["delta", "paper"] = "delta"
-
-    def __init__(self, options: Options, *, num_experts: int, dim: int, window: int) -> None:
+    def __init__(self, options: GateOptions, *, num_experts: int, dim: int, window: int) -> None:
         super().__init__(options, num_experts=num_experts, dim=dim, window=window)
         self.delta = options.residual == "delta"
         self.gate = nn.Linear(num_experts * dim, num_experts)

@@ -14,14 +14,14 @@ Shapes: B batch, H W token grid, D width of the block, E experts, d = min(128, D
 8 heads, n windows over the whole batch, h w tokens of one window.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samora_pipeline.contracts.part_options import StepwiseOptions
 from samora_pipeline.models.fusions.fusion import Fusion
 
 
@@ -54,14 +54,9 @@ class StepwiseFusion(Fusion):
 
     make_step: ClassVar[StepFactory]
 
-    @dataclass(frozen=True)
-    class Options:
-        """``order`` of the levels and ``residual``, see above."""
+    Options: ClassVar[type[Any]] = StepwiseOptions
 
-        order: Literal["2-1-1", "1-2-1", "1-1-2"] = "2-1-1"
-        residual: Literal["delta", "paper"] = "delta"
-
-    def __init__(self, options: Options, *, num_experts: int, dim: int, window: int) -> None:
+    def __init__(self, options: StepwiseOptions, *, num_experts: int, dim: int, window: int) -> None:
         super().__init__(options, num_experts=num_experts, dim=dim, window=window)
         if num_experts not in (2, 3):
             raise ValueError(f"{type(self).__name__} fuses two or three experts, not {num_experts}")

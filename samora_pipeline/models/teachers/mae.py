@@ -4,17 +4,15 @@ Shapes: B batch, C channels of a stored slice, N side of a slice, T the network'
 g = T / P, L = g * g tokens, K visible tokens, D and D' width of encoder and decoder.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.contracts.model_spec import Level
+from samora_pipeline.models.recomputation import Recomputing
 from samora_pipeline.models.teachers.teacher import RGB, FeatureShape, Teacher, TeacherDesign
 
 NORM_EPSILON = 1e-6
@@ -95,13 +93,6 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Reconstruction(NamedTuple):
-    """``prediction`` (B,g,g,P*P*3), channels innermost, and the ``images`` (B,3,T,T) that it is compared with."""
-
-    prediction: Tensor
-    images: Tensor
-
-
 @dataclass(frozen=True)
 class MaeDesign(TeacherDesign):
     """Sizes of one masked autoencoder, and how it is built."""
@@ -116,12 +107,12 @@ class MaeDesign(TeacherDesign):
     native_size: int = 224
     level = Level.PATCH
 
-    def build(self, input_size: int | None = None) -> MaeTeacher:
+    def build(self, input_size: int | None = None) -> "MaeTeacher":
         """See the base class."""
         return MaeTeacher(self, self.size(input_size, self.patch_size))
 
 
-class MaeTeacher(Teacher):
+class MaeTeacher(Recomputing, Teacher):
     """Encoder and decoder.
 
     Its features: ``tokens`` (B,g,g,D) behind the last norm, and ``tokens_18_of_24``, without that norm, after three
@@ -186,38 +177,30 @@ class MaeTeacher(Teacher):
         """
         return self.encode(self.prepare(images), hidden, visible)[:, 1:]
 
-    def reconstruct(self, images: Tensor, hidden: Tensor) -> Reconstruction:
-        """Reconstruct images (B,C,N,N) in [0,1] from their visible patches.
+    def encode(self, prepared: Tensor, hidden: Tensor | None, visible: int | None = None) -> Tensor:
+        """Prepared images (B,3,T,T) to class and visible tokens (B,1+K,D), behind the last norm.
 
         Args:
-            images: the slices.
-            hidden: (B,g,g) bool, true where a patch is hidden; the same number in every sample.
+            prepared: the images as ``prepare`` returns them.
+            hidden: (B,g,g) bool, true where a patch is hidden; the same number in every sample. None: none is.
+            visible: see ``visible_places``.
 
         Raises:
             ValueError: numbers of hidden patches that differ.
         """
-        prepared = self.prepare(images)
-        latent = self.encode(prepared, hidden)
-        return Reconstruction(self.decode(latent, hidden), prepared)
-
-    def encode(self, prepared: Tensor, hidden: Tensor | None, visible: int | None = None) -> Tensor:
-        """Prepared images (B,3,T,T) to class and visible tokens (B,1+K,D), behind the last norm.
-
-        ``visible``: see ``visible_places``.
-        """
         tokens = self._embed(prepared, hidden, visible)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = self.run_block(block, tokens)
         return self.norm(tokens)
 
     def decode(self, latent: Tensor, hidden: Tensor) -> Tensor:
-        """Class and visible tokens (B,1+K,D) to the pixels of all patches (B,g,g,P*P*3)."""
+        """Class and visible tokens (B,1+K,D) to the pixels of all patches (B,g,g,P*P*3), channels innermost."""
         narrow = self.decoder_embed(latent)
         places = visible_places(hidden, latent.shape[1] - 1)[..., None].expand(-1, -1, narrow.shape[-1])
         empty = self.mask_token.to(narrow.dtype).expand(len(narrow), self.grid**2, -1)
         tokens = torch.cat((narrow[:, :1], empty.scatter(1, places, narrow[:, 1:])), dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
-            tokens = block(tokens)
+            tokens = self.run_block(block, tokens)
         pixels = self.decoder_pred(self.decoder_norm(tokens))
         return pixels[:, 1:].reshape(-1, self.grid, self.grid, pixels.shape[-1])
 

@@ -9,18 +9,14 @@ of a group, m width of the mixing weights. At T = 224 and F = 128 the stem gives
 (B,512,56,56), (B,1024,28,28), (B,2048,14,14), (B,4096,7,7).
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from samora_pipeline.contracts.model_spec import Level
-from samora_pipeline.models.global_norm import GlobalBatchNorm, held_statistics
+from samora_pipeline.models.global_norm import GlobalBatchNorm
+from samora_pipeline.models.recomputation import Recomputing
 from samora_pipeline.models.teachers.teacher import FeatureShape, Teacher, TeacherDesign
 
 EXPANSION = 4
@@ -127,7 +123,7 @@ class Bottleneck(nn.Module):
         return functional.relu(y + self.shortcut(x))
 
 
-class ResNetSK(nn.Module):
+class ResNetSK(Recomputing):
     """The encoder: 140,306,048 parameters at F = 128 and depths (3,4,6,3), which is ResNet-50 2x with SK.
 
     With ``checkpointing`` a block's activations are computed again in the backward pass instead of being kept; the
@@ -136,7 +132,6 @@ class ResNetSK(nn.Module):
 
     def __init__(self, geometry: ResNetGeometry) -> None:
         super().__init__()
-        self.checkpointing = False
         filters = geometry.filters
         self.stem = nn.Sequential(
             *_convolution_norm_relu(3, filters // 2, 2),
@@ -156,18 +151,13 @@ class ResNetSK(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B,3,N,N) to the maps of the four groups, at a quarter to a thirty-second of N."""
-        x = self.stem(x)
+        x = self.run_block(self.stem, x)
         maps = []
         for group in self.groups:
             for block in group.children():
-                x = self._run(block, x)
+                x = self.run_block(block, x)
             maps.append(x)
         return tuple(maps)
-
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            return block(x)
-        return checkpoint(block, x, use_reentrant=False, context_fn=_contexts(block))
 
 
 class ProjectionHead(nn.Module):
@@ -207,10 +197,6 @@ def _convolution(incoming: int, outgoing: int, kernel: int, stride: int = 1) -> 
 
 def _convolution_norm_relu(incoming: int, outgoing: int, stride: int) -> tuple[nn.Module, nn.Module, nn.Module]:
     return _convolution(incoming, outgoing, 3, stride), GlobalBatchNorm(outgoing), nn.ReLU()
-
-
-def _contexts(block: nn.Module) -> Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]:
-    return lambda: (nullcontext(), held_statistics(block))
 
 
 _STRIDE = 32

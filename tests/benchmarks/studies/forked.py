@@ -15,6 +15,7 @@ from benchmarks.studies.commands import MODULES
 
 # Imported here so that the children find them loaded.
 from samora_pipeline.evaluation import tables  # noqa: F401
+from samora_pipeline.evaluation.comparison import PairedTable
 from samora_pipeline.inference import job, predictor  # noqa: F401
 from samora_pipeline.reporting import curves, forest, overlays
 from tests.trainers.processes import forked
@@ -54,8 +55,13 @@ def launch(words: Sequence[str], log: Path, lock: int) -> Child:
         curves.draw_progress = lambda *arguments: None
         overlays.draw_overlays = lambda *arguments: None
         draw = forest.draw_forest
+
         # One of fourteen forest plots shows that they are asked for.
-        forest.draw_forest = lambda table, path, warnings: draw(table, path, warnings) if path.name == DRAWN else None
+        def draw_one(table: PairedTable, path: Path, warnings: Sequence[str] = ()) -> None:
+            if path.name == DRAWN:
+                draw(table, path, warnings)
+
+        forest.draw_forest = draw_one
         return int(main(list(words[1:])))
 
     return Child(forked(work))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pandas as pd
 import pytest
@@ -50,7 +51,7 @@ def words(root: Path, *more: str) -> list[str]:
     return ["--root", str(root), "--dataset", "Balls", "--input-size", str(INPUT), *chosen, *short, *more]
 
 
-def steps(root: Path) -> dict[str, dict[str, str]]:
+def steps(root: Path) -> dict[str, dict[str, Any]]:
     path = root / "study" / "study.json"
     return json.loads(path.read_text())["steps"] if path.is_file() else {}
 
@@ -196,5 +197,5 @@ def test_what_cannot_be_run_is_refused_at_the_start(
     assert not (tmp_path / "study").exists()
 
 
-def _refuse(*arguments: object) -> None:
+def _refuse(*arguments: object) -> NoReturn:
     raise AssertionError("no command may be started")

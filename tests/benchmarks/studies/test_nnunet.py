@@ -94,7 +94,7 @@ def test_the_short_training_has_the_steps_of_one_epoch(monkeypatch: pytest.Monke
         def __init__(self, plans: Any, configuration: str, fold: Any, dataset_json: Any, device: Any = None) -> None:
             # As nnU-Net does, which fails on parameters of other names.
             given = locals()
-            self.my_init_kwargs = {name: given[name] for name in inspect.signature(self.__init__).parameters}
+            self.my_init_kwargs = {name: given[name] for name in inspect.signature(self.__init__).parameters}  # type: ignore[misc]
 
     module = types.ModuleType("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     module.nnUNetTrainer = Theirs  # type: ignore[attr-defined]

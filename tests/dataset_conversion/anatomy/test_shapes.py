@@ -69,6 +69,6 @@ def test_a_curve_passes_through_its_points_with_their_radii() -> None:
 
 
 def test_smooth_minimum_is_the_minimum_away_from_the_seam_and_below_it_at_the_seam() -> None:
-    first, second = np.float32([0, 5, 2]), np.float32([9, 0, 2])
+    first, second = np.array([0, 5, 2], np.float32), np.array([9, 0, 2], np.float32)
     np.testing.assert_array_equal(smooth_minimum(first, second, 0), [0, 0, 2])
     np.testing.assert_allclose(smooth_minimum(first, second, 4), [0, 0, 1])

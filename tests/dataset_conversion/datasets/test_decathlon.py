@@ -12,6 +12,7 @@ import pytest
 
 from dataset_conversion.datasets.decathlon import TASKS, Decathlon
 from dataset_conversion.datasets.lits import LiTS
+from dataset_conversion.survey import ConversionReport
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
@@ -25,7 +26,7 @@ REAL = (
 CONVERTER = Decathlon()
 
 
-def _convert(source: Path, tmp_path: Path) -> tuple[Path, object]:
+def _convert(source: Path, tmp_path: Path) -> tuple[Path, ConversionReport]:
     target = tmp_path / "raw" / "Dataset014_Sample"
     return target, CONVERTER.convert(source, target, CONVERTER.options())
 
@@ -203,3 +204,17 @@ def test_a_case_listed_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         _convert(source, tmp_path)
     assert caught.value.code == "E-CONV-01"
+
+
+def test_lists_in_place_of_objects_are_read(tmp_path: Path) -> None:
+    source = make_decathlon(tmp_path / "Task09_Spleen")
+    description = json.loads((source / "dataset.json").read_text())
+    expected = _convert(source, tmp_path / "objects")
+    for key in ("modality", "labels"):
+        description[key] = [name for _, name in sorted(description[key].items())]
+    description["training"] = [pair["image"] for pair in description["training"]]
+    description["test"] = [{"image": name} for name in description["test"]]
+    (source / "dataset.json").write_text(json.dumps(description))
+    target, report = _convert(source, tmp_path / "lists")
+    assert (report.training, report.test) == (expected[1].training, expected[1].test)
+    assert read_dataset(target).description == read_dataset(expected[0]).description

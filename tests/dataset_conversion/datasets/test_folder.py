@@ -89,17 +89,67 @@ def test_a_value_outside_the_map_sets_the_case_aside(tmp_path: Path) -> None:
     assert list(raw.training()) == ["scan0"]
 
 
-def test_without_a_map_gaps_are_refused_with_a_map_to_paste(tmp_path: Path) -> None:
+def test_gaps_are_refused_with_names_to_type(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "in")
-    write_nifti(source / "labels" / "scan0.nii.gz", 255 * labels(0, top=1))
-    write_nifti(source / "labels" / "scan1.nii.gz", 255 * labels(1, top=1))
+    for number in range(2):
+        write_nifti(source / "labels" / f"scan{number}.nii.gz", 3 * labels(number))
     with pytest.raises(DataError) as caught:
         _convert(source)
-    assert caught.value.code == "E-LABEL-09"
-    suggested = caught.value.fix.split("with")[1].strip()
-    raw, _ = _convert(source, label_map=_map(tmp_path / "map.json", json.loads(suggested)))
-    assert raw.description.labels == {"background": 0, "label_1": 1}
+    assert (caught.value.code, caught.value.found) == ("E-LABEL-09", "0, 3, 6")
+    assert caught.value.fix.startswith("--label-names label_3 label_6")
+    with pytest.raises(DataError) as caught:
+        _convert(source, label_names=["liver"])
+    assert (caught.value.code, caught.value.found) == ("E-LABEL-09", "0, 3, 6")
+    raw, _ = _convert(source, label_names=["liver", "tumour"])
+    assert raw.description.labels == {"background": 0, "liver": 1, "tumour": 2}
+    label = raw.training()["scan1"].label
+    assert label is not None
+    np.testing.assert_array_equal(read_volume(label).array, labels(1))
     assert not list(tmp_path.glob("raw/.partial-*"))
+
+
+def test_a_single_value_needs_no_name(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in")
+    for number in range(2):
+        write_nifti(source / "labels" / f"scan{number}.nii.gz", 255 * labels(number, top=1))
+    raw, _ = _convert(source)
+    assert raw.description.labels == {"background": 0, "foreground": 1}
+
+
+@pytest.mark.parametrize("suffix", ["_mask", "-seg", "_label", ".seg", "-Labels", "_GT", "_segmentation"])
+def test_one_folder_with_both_is_told_by_suffix(suffix: str, tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    for number in range(3):
+        write_nifti(folder / f"p{number}.nii.gz", scan(number))
+    for number in range(2):
+        write_nifti(folder / f"p{number}{suffix}.nii.gz", labels(number))
+    raw, report = _convert(tmp_path / "in", images=str(folder))
+    assert sorted(raw.training()) == ["p0", "p1"]
+    assert list(raw.unlabelled()) == ["p2"]
+    assert f"label maps end with {suffix}: p0{suffix}.nii.gz is that of p0" in report.notes
+
+
+def test_a_suffix_without_its_image_is_a_scan(tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    for name in ("p0", "bone_gt"):
+        write_nifti(folder / f"{name}.nii.gz", scan(0))
+    write_nifti(folder / "p0_gt.nii.gz", labels(0))
+    raw, _ = _convert(tmp_path / "in", images=str(folder))
+    assert (list(raw.training()), list(raw.unlabelled())) == (["p0"], ["bone_gt"])
+
+
+def test_both_may_have_suffixes_in_two_folders(tmp_path: Path) -> None:
+    for number in range(2):
+        write_nifti(tmp_path / "a" / f"p{number}_image.nii.gz", scan(number))
+        write_nifti(tmp_path / "b" / f"p{number}_label.nii.gz", labels(number))
+    raw, _ = _convert(tmp_path / "in", images=str(tmp_path / "a"), labels=str(tmp_path / "b"))
+    assert sorted(raw.training()) == ["p0_image", "p1_image"]
+    write_nifti(tmp_path / "b" / "p0_mask.nii.gz", labels(0))
+    with pytest.raises(DataError) as caught:
+        CONVERTER.survey(
+            tmp_path / "in", CONVERTER.options(images=str(tmp_path / "a"), labels=str(tmp_path / "b"), name="M")
+        )
+    assert caught.value.code == "E-SRC-13"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +197,7 @@ def test_grey_pictures_become_volumes_of_one_slice(tmp_path: Path) -> None:
     case = raw.training()["eye"]
     volume = read_volume(case.channels[0])
     assert volume.grid.shape == (9, 7, 1)
-    assert volume.grid.spacing == (1, 1, 1)
+    assert volume.grid.spacing == (1.0, 1.0, 1.0)
     np.testing.assert_array_equal(volume.array[:, :, 0], grey.T)
     assert case.label is not None
     np.testing.assert_array_equal(read_volume(case.label).array[:, :, 0], (grey > 128).T)

@@ -84,6 +84,10 @@ def test_the_complete_lists_are_those_of_the_literature() -> None:
     assert (len(published.split.train), len(published.split.test)) == (80, 20)
     assert len({*published.split.train, *published.split.test}) == 100
     assert published.budgets["5pct"].cases == tuple(PUBLISHED_SLICES)
+    slices = published.budgets["5pct_slices"]
+    assert (slices.unit, slices.cases) == ("slices", tuple(PUBLISHED_SLICES))
+    assert slices.slices == {case: tuple(range(first, last + 1)) for case, (first, last) in PUBLISHED_SLICES.items()}
+    assert sum(map(len, slices.slices.values())) == 224
 
 
 def test_lists_of_the_source_replace_the_split_and_that_is_said(tmp_path: Path) -> None:
@@ -174,6 +178,7 @@ def test_real_scans_hold_the_published_slices_in_either_layout(tmp_path: Path) -
         label = label_of(raw, name)
         held = np.flatnonzero(label.array.any(axis=(0, 1)))
         assert held.tolist() == list(range(first, last + 1))
+        assert raw.ours.budgets["5pct_slices"].slices[name] == tuple(held)
         count += held.size
         np.testing.assert_allclose(label.grid.spacing, 0.625)
         if name in both:

@@ -50,6 +50,10 @@ def test_the_complete_lists_are_those_of_the_literature() -> None:
     assert (len(published.split.train), len(published.split.test)) == (40, 10)
     assert sorted({*published.split.train, *published.split.test}) == [f"Case{number:02d}" for number in range(50)]
     assert published.budgets["7.5pct"].cases == tuple(PUBLISHED_SLICES)
+    slices = published.budgets["7.5pct_slices"]
+    assert (slices.unit, slices.cases) == ("slices", tuple(PUBLISHED_SLICES))
+    assert slices.slices == {case: tuple(range(first, last + 1)) for case, (first, last) in PUBLISHED_SLICES.items()}
+    assert sum(map(len, slices.slices.values())) == 58
 
 
 def test_isotropic_headers_are_not_believed(tmp_path: Path) -> None:
@@ -90,5 +94,6 @@ def test_real_scans_hold_the_published_slices(tmp_path: Path) -> None:
         assert label is not None
         held = np.flatnonzero(read_volume(label).array.any(axis=(0, 1)))
         assert held.tolist() == list(range(first, last + 1))
+        assert raw.ours.budgets["7.5pct_slices"].slices[name] == tuple(held)
         count += held.size
     assert count == 58

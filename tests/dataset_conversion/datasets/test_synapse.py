@@ -78,7 +78,7 @@ def test_the_preprocessed_distribution_gives_the_same_as_the_raw_scans(order: st
             assert slices.dtype == np.int16
             np.testing.assert_array_equal(slices, np.clip(expected, -125, 275) if clip else expected)
     assert not stored.ours.spacing_known
-    assert stored.ours.window == (-125, 275)
+    assert stored.ours.window == (-125.0, 275.0)
     assert order in stored.ours.origin
     assert "distances will be in pixels" in " ".join(report.notes)
 
@@ -129,7 +129,7 @@ def test_resized_slices_stay_fractions() -> None:
     np.testing.assert_array_equal(restore_hounsfield((whole + 125) / 400, Path("x")), whole)
     between = restore_hounsfield(np.array([[-0.02, 0.3], [0.5001, 1.07]], np.float32), Path("x"))
     assert between.dtype == np.float32
-    np.testing.assert_allclose(between, [[-133, -5], [75.04, 303]], atol=1e-3)
+    np.testing.assert_allclose(between, [[-133.0, -5.0], [75.04, 303.0]], atol=1e-3)
 
 
 def test_a_copy_with_gaps_is_used_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -83,11 +83,13 @@ def test_parts_have_names_shapes_and_sizes_of_the_public_models(name: str) -> No
     with torch.device("meta"):
         public = sam_model_registry[name]()
         geometry = BACKBONES.get(f"sam_{name}")
+        decoder = geometry.build_mask_decoder(4)
+        assert isinstance(decoder, nn.Module)
         own = nn.ModuleDict(
             {
                 "image_encoder": geometry.build_encoder(1024),
                 "prompt_encoder": geometry.build_prompt_encoder(1024),
-                "mask_decoder": geometry.build_mask_decoder(4),
+                "mask_decoder": decoder,
             }
         )
     assert {key: value.shape for key, value in own.state_dict().items()} == {

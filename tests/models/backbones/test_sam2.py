@@ -61,7 +61,7 @@ def test_the_embedding_of_no_memory_is_added_to_the_embedding_alone() -> None:
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         before = encoder(images)
-        encoder.no_mem_embed += 1
+        encoder.no_mem_embed.add_(1)
         after = encoder(images)
     torch.testing.assert_close(after.embedding, before.embedding + 1)
     assert all(torch.equal(*pair) for pair in zip(after.skips, before.skips, strict=True))
@@ -78,7 +78,7 @@ def test_steps_put_together_are_the_block(index: int, size: tuple[int, int], ran
         x = torch.randn(2, *size, block_widths(block)[0])
         expected = block(x)
         shortcut, windows = steps.enter(block, x)
-        attended = steps.attend(block, block.attn.qkv(windows), (shortcut.shape[1], shortcut.shape[2]))
+        attended = steps.attend(block, block.get_submodule("attn.qkv")(windows), (shortcut.shape[1], shortcut.shape[2]))
         got = steps.leave(block, shortcut + attended)
     assert torch.equal(got, expected)
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from samora_pipeline.models.decoders.hsam import HierarchicalPixelDecoder
@@ -11,7 +12,7 @@ from samora_pipeline.models.decoders.hsam import HierarchicalPixelDecoder
 P, K, G = 32, 3, 2
 
 
-def slow_doubling(layer: nn.ConvTranspose2d, image: Tensor) -> Tensor:
+def slow_doubling(layer: Any, image: Tensor) -> Tensor:
     """A transposed convolution with kernel and stride 2: each pixel becomes four of its own."""
     channels, side = layer.out_channels, image.shape[1]
     out = torch.zeros(channels, 2 * side, 2 * side)
@@ -21,7 +22,7 @@ def slow_doubling(layer: nn.ConvTranspose2d, image: Tensor) -> Tensor:
     return out
 
 
-def slow_norm(layer: nn.Module, image: Tensor) -> Tensor:
+def slow_norm(layer: Any, image: Tensor) -> Tensor:
     centred = image - image.mean(0)
     normal = centred / (centred.square().mean(0) + 1e-6).sqrt()
     return layer.weight[:, None, None] * normal + layer.bias[:, None, None]
@@ -40,6 +41,7 @@ def test_maps_are_those_of_the_slow_decoder(randomise: Callable[..., None]) -> N
         x = torch.cat((x, earlier[1]))
         x = functional.gelu(slow_norm(joined[1], slow_doubling(joined[0], x)))
         x = functional.gelu(slow_norm(joined[4], slow_doubling(joined[3], x)))
+        mlp: Any
         for k, mlp in enumerate(decoder.hyper_mlps):
             weights = tokens[1, k]
             for number, layer in enumerate(mlp.layers):
@@ -59,7 +61,7 @@ def test_the_skip_and_every_token_matter(randomise: Callable[..., None]) -> None
     for tensor in inputs:
         assert tensor.grad is not None
         assert (tensor.grad != 0).float().mean() > 0.9
-    assert all(parameter.grad.any() for parameter in decoder.parameters())
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in decoder.parameters())
 
 
 def test_sizes_of_the_public_code() -> None:

@@ -35,7 +35,7 @@ def slow_attention(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | 
             shares = [e / sum(exponents) for e in exponents]
             if mask is not None:
                 shares = [share * float(mask[i, j]) for j, share in enumerate(shares)]
-            mixed.append(sum(share * v[j, own] for j, share in enumerate(shares)))
+            mixed.append(torch.stack([share * v[j, own] for j, share in enumerate(shares)]).sum(0))
         rows.append(module.out_proj(torch.cat(mixed)))
     return torch.stack(rows)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from samora_pipeline.models.fusions.stepwise import HCAT, CrossLayer, TwoWayStep
+from tests.models.fusions.test_hl_attn import ORDERS, RESIDUALS, Order, Residual
 
 DIM = 20  # the width inside is 16: eight heads of two
 WIDTH = 16
@@ -82,25 +83,26 @@ def test_a_layer_equals_torchs_decoder_layer_without_self_attention(randomise: C
         torch.testing.assert_close(layer(x, y), expected.view_as(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("order", ["2-1-1", "1-2-1", "1-1-2"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("num_experts", [2, 3])
-def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_experts: int) -> None:
+def test_training_starts_from_the_image_expert_or_from_the_base(order: Order, num_experts: int) -> None:
     base, experts = torch.randn(1, 3, 3, DIM), torch.randn(num_experts, 1, 3, 3, DIM)
     delta, paper = (
         HCAT(HCAT.Options(order=order, residual=residual), num_experts=num_experts, dim=DIM, window=0)
-        for residual in ("delta", "paper")
+        for residual in RESIDUALS
     )
     assert torch.equal(delta(base, experts), experts[0] - base)
     assert torch.equal(paper(base, experts), torch.zeros_like(base))
 
 
-@pytest.mark.parametrize("residual", ["delta", "paper"])
-@pytest.mark.parametrize("order", ["2-1-1", "1-2-1", "1-1-2"])
-def test_orders_and_residuals_written_out(order: str, residual: str, randomise: Callable[..., None]) -> None:
+@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_orders_and_residuals_written_out(order: Order, residual: Residual, randomise: Callable[..., None]) -> None:
     base, experts = torch.randn(1, 2, 2, DIM), torch.randn(3, 1, 2, 2, DIM)
     fusion = HCAT(HCAT.Options(order=order, residual=residual), num_experts=3, dim=DIM, window=0)
     randomise(fusion, 0.5)
     first, second = fusion.first, fusion.second
+    assert second is not None
     keep = int(residual == "delta")
     image, patch, pixel = experts - keep * base
     if order == "2-1-1":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 
 from samora_pipeline.models.fusions.stepwise import CrossAttention, HLAttention
 
-ORDERS = ("2-1-1", "1-2-1", "1-1-2")
+Order = Literal["2-1-1", "1-2-1", "1-1-2"]
+Residual = Literal["delta", "paper"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+RESIDUALS: tuple[Residual, ...] = get_args(Residual)
 DIM = 20  # the width inside is 16: eight heads of two
 
 
@@ -58,8 +62,8 @@ def test_cross_attention_equals_loops(window: int, randomise: Callable[..., None
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("residual", ["delta", "paper"])
-def test_orders_and_residuals_written_out(order: str, residual: str, randomise: Callable[..., None]) -> None:
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_orders_and_residuals_written_out(order: Order, residual: Residual, randomise: Callable[..., None]) -> None:
     fusion = HLAttention(HLAttention.Options(order=order, residual=residual), num_experts=3, dim=DIM, window=0).double()
     randomise(fusion, 0.5)
     base = torch.randn(1, 2, 2, DIM, dtype=torch.float64)
@@ -86,7 +90,7 @@ def test_orders_and_residuals_written_out(order: str, residual: str, randomise: 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("num_experts", [2, 3])
-def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_experts: int) -> None:
+def test_training_starts_from_the_image_expert_or_from_the_base(order: Order, num_experts: int) -> None:
     base = torch.randn(1, 3, 3, DIM)
     experts = torch.randn(num_experts, 1, 3, 3, DIM)
     delta = HLAttention(HLAttention.Options(order=order, residual="delta"), num_experts=num_experts, dim=DIM, window=0)
@@ -97,7 +101,7 @@ def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_
 
 def test_two_levels_are_one_step() -> None:
     fusion = HLAttention(HLAttention.Options(), num_experts=2, dim=DIM, window=0)
-    nn.init.normal_(fusion.first.out.weight)
+    nn.init.normal_(fusion.get_parameter("first.out.weight"))
     base, experts = torch.randn(1, 2, 2, DIM), torch.randn(2, 1, 2, 2, DIM)
     higher, lower = experts - base
     assert torch.equal(fusion(base, experts), higher + fusion.first(higher, lower))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samora_pipeline.models.fusions.stepwise import SelfHLAttention, SelfThenCross
-from tests.models.fusions.test_hl_attn import DIM, ORDERS, looped
+from tests.models.fusions.test_hl_attn import DIM, ORDERS, RESIDUALS, Order, Residual, looped
 
 
 @pytest.mark.parametrize("window", [0, 2, 5])
@@ -23,8 +23,8 @@ def test_a_step_equals_loops(window: int, randomise: Callable[..., None]) -> Non
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("residual", ["delta", "paper"])
-def test_orders_and_residuals_written_out(order: str, residual: str, randomise: Callable[..., None]) -> None:
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_orders_and_residuals_written_out(order: Order, residual: Residual, randomise: Callable[..., None]) -> None:
     options = SelfHLAttention.Options(order=order, residual=residual)
     fusion = SelfHLAttention(options, num_experts=3, dim=DIM, window=0).double()
     randomise(fusion, 0.5)
@@ -33,6 +33,7 @@ def test_orders_and_residuals_written_out(order: str, residual: str, randomise: 
     keep = int(residual == "delta")
     image, patch, pixel = experts - keep * base
     first, second = fusion.first, fusion.second
+    assert second is not None
     if order == "2-1-1":
         expected = keep * image + second(image, keep * patch + first(patch, pixel))
     elif order == "1-2-1":
@@ -46,13 +47,13 @@ def test_orders_and_residuals_written_out(order: str, residual: str, randomise: 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("num_experts", [2, 3])
-def test_training_starts_from_the_image_expert_or_from_the_base(order: str, num_experts: int) -> None:
+def test_training_starts_from_the_image_expert_or_from_the_base(order: Order, num_experts: int) -> None:
     base, experts = torch.randn(1, 3, 3, DIM), torch.randn(num_experts, 1, 3, 3, DIM)
     delta, paper = (
         SelfHLAttention(
             SelfHLAttention.Options(order=order, residual=residual), num_experts=num_experts, dim=DIM, window=0
         )
-        for residual in ("delta", "paper")
+        for residual in RESIDUALS
     )
     assert torch.equal(delta(base, experts), experts[0] - base)
     assert torch.equal(paper(base, experts), torch.zeros_like(base))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec
 from samora_pipeline.models.assembly import build_network
-from samora_pipeline.models.expert_block import only_expert
+from samora_pipeline.models.expert_block import expert_blocks, only_expert
 from samora_pipeline.models.fusions.mole import MoLE
+from tests.models.fusions.test_hl_attn import RESIDUALS, Residual
 
 DIM = 5
 
@@ -22,7 +23,7 @@ def normalised(token: Tensor) -> Tensor:
     return centred / torch.sqrt((centred**2).mean() + 1e-6)
 
 
-def written_out(fusion: MoLE, base: Tensor, experts: Tensor, residual: str) -> Tensor:
+def written_out(fusion: MoLE, base: Tensor, experts: Tensor, residual: Residual) -> Tensor:
     count, batch, height, width, dim = experts.shape
     temperature = math.exp(float(fusion.log_temperature))
     output = torch.zeros_like(base)
@@ -46,9 +47,9 @@ def written_out(fusion: MoLE, base: Tensor, experts: Tensor, residual: str) -> T
     return output
 
 
-@pytest.mark.parametrize("residual", ["delta", "paper"])
+@pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("num_experts", [2, 3])
-def test_the_formula_written_out(residual: str, num_experts: int, randomise: Callable[..., None]) -> None:
+def test_the_formula_written_out(residual: Residual, num_experts: int, randomise: Callable[..., None]) -> None:
     fusion = MoLE(MoLE.Options(residual=residual), num_experts=num_experts, dim=DIM, window=0).double()
     randomise(fusion, 0.7)
     base = torch.randn(2, 3, 4, DIM, dtype=torch.float64)
@@ -85,7 +86,7 @@ def test_equal_experts_are_that_expert_whatever_the_gates_say(randomise: Callabl
     network = build_network(ModelSpec("samora_tiny", 64, 2, fusion=FusionSpec("mole", scope="attention"), lora_rank=4))
     randomise(network, 0.05)
     with torch.no_grad():
-        for block in network.image_encoder.blocks:
+        for block in expert_blocks(network.image_encoder).values():
             for level in (Level.PATCH, Level.PIXEL):
                 block.experts[level.value].load_state_dict(block.experts["image"].state_dict())
         images = torch.rand(1, 1, 64, 64)

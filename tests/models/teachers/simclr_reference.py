@@ -8,7 +8,7 @@ TensorFlow test that library's own operations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 Array = NDArray[Any]
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 class Arithmetic(Protocol):
@@ -125,7 +126,7 @@ def tensorflow_variables(network: torch.nn.Module, prefix: str = "base_model/") 
     return variables
 
 
-def randomised(network: torch.nn.Module) -> torch.nn.Module:
+def randomised(network: Network) -> Network:
     """Give every tensor values that matter: norms are neither identities nor at their start."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

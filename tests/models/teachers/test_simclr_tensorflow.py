@@ -62,7 +62,8 @@ def test_maps_equal_tensorflows(size: int, tmp_path: Path) -> None:
     images = torch.rand(2, 3, size, size)
     given, result = tmp_path / "given.npz", tmp_path / "result.npz"
     last = images.permute(0, 2, 3, 1).numpy()
-    np.savez(given, images=last, **reference.tensorflow_variables(encoder))
+    arrays: dict[str, Any] = reference.tensorflow_variables(encoder)
+    np.savez(given, images=last, **arrays)
     code = f"import tensorflow; from {__name__} import write_maps; write_maps({str(given)!r}, {str(result)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
     with torch.no_grad():

@@ -20,9 +20,9 @@ from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConf
 from samora_pipeline.contracts.run_reader import named_code, parse_run_config
 from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores
 from samora_pipeline.errors import AssetError, DataError
+from samora_pipeline.exported import contents
+from samora_pipeline.exported.contents import RUN_PLACE, DigestsJson, FileDigest, ModelJson, kind_of
 from samora_pipeline.files import atomic_folder, require_space
-from samora_pipeline.handover import contents
-from samora_pipeline.handover.contents import RUN_PLACE, DigestsJson, FileDigest, ModelJson, kind_of
 
 _LARGEST_TEXT = 16 << 20
 _MOST_FILES = 200
@@ -210,8 +210,7 @@ def _require(packed: PackedModel, names: tuple[str, ...] | list[str]) -> None:
 
 
 def _parsed(cls: type[T], packed: PackedModel, name: str) -> T:
-    value: T = parse(cls, _plain(packed, name), str(packed.path / name))
-    return value
+    return parse(cls, _plain(packed, name), str(packed.path / name))
 
 
 def _plain(packed: PackedModel, name: str) -> Any:

@@ -1,0 +1,1 @@
+"""Exported models: what they consist of, and the checks before one is used."""
