@@ -13,14 +13,12 @@ from samora_pipeline.contracts.random_steps import (
     CONTRASTIVE_VIEWS,
     DISTILLATION_VIEWS,
     MASKED_VIEWS,
-    STRONG_INTENSITIES,
     AugmentationSettings,
-    IntensitySettings,
     NoiseSpec,
-    Range,
     ViewSettings,
 )
 from samora_pipeline.errors import UsageError
+from trainers.consistency_settings import ConsistencySettings
 
 BOOTSTRAP, TEACHER_IMAGE, TEACHER_PATCH = "bootstrap", "teacher_image", "teacher_patch"
 EXPERT_IMAGE, EXPERT_PATCH, EXPERT_PIXEL = "expert_image", "expert_patch", "expert_pixel"
@@ -51,9 +49,6 @@ RANDOM_WEIGHTS = "random"
 
 EXACT = frozenset({"micro_batch", "checkpointing"})
 """settings that change no result, so that they may follow the machine and are in no key"""
-
-# See ``ConsistencySettings``: labelled slices pass once mixed each way, the unmixed share once more.
-_MIXED_PASSES = 2
 
 _POSITIVE = (
     *("epochs", "batch", "micro_batch", "learning_rate", "fusion_rate", "steps_per_epoch", "schedule_epochs"),
@@ -303,49 +298,6 @@ class DistillationSettings(PretrainingSettings):
     def small(self) -> Self:
         """Four epochs of 12 steps."""
         return replace(self, **_SHORT, learning_rate=1e-2)
-
-
-@dataclass(frozen=True)
-class ConsistencySettings:
-    """How slices without labels take part in stage 2 (``stages.consistency``). Where no source is named: ours.
-
-    ``decay`` is the largest of the averaged network, after n steps at most 1 - 1 / (n + 1). Its labels count where
-    its ``confidence`` is higher. They weigh nothing before ``start``, rise to ``weight`` at ``full``, both shares of
-    the epochs. ``box``: sides of the exchanged boxes as shares of the slice. ``unmixed``: probability of a labelled
-    slice to be seen as it is as well. ``strong``: intensities of mixed slices. ``rare``: the training has collapsed
-    when for ``patience`` steps in a row the guessed labels had less foreground than this share of the true ones'.
-
-    Raises:
-        UsageError: ``E-SET-04`` a share outside its range.
-    """
-
-    decay: float = 0.99  # BCP (arXiv 2305.00673)
-    confidence: float = 0.85
-    weight: float = 0.5  # BCP
-    start: float = 0.12
-    full: float = 0.3
-    box: Range = (0.4, 0.8)  # BCP: always 2/3
-    unmixed: float = 0.5
-    strong: IntensitySettings = STRONG_INTENSITIES
-    rare: float = 0.2
-    patience: int = 100
-
-    def __post_init__(self) -> None:
-        shares = {name: (vars(self)[name],) for name in ("decay", "confidence", "unmixed", "rare")}
-        for name, values in {**shares, "start and full": (self.start, self.full), "box": self.box}.items():
-            if list(values) != sorted(values) or not 0 <= values[0] <= values[-1] <= 1:
-                raise UsageError("E-SET-04", what=f"{name} must be from 0 to 1, in order", found=str(values))
-
-    @property
-    def passes(self) -> float:
-        """Slices that the network learns from for each labelled one."""
-        return _MIXED_PASSES + self.unmixed
-
-    def weight_at(self, share: float) -> float:
-        """The weight of guessed labels when this share of the epochs is over."""
-        if share >= self.full:
-            return self.weight
-        return self.weight * max(0.0, share - self.start) / (self.full - self.start)
 
 
 @dataclass(frozen=True)

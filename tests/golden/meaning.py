@@ -15,7 +15,7 @@ RENAMED: dict[str, str] = {
 """today's dotted name of a setting -> its name at d8cf5ae"""
 
 ADDED: tuple[str, ...] = (
-    *("augmentation.", "views.", "noise.", "learns", "continued", "kind"),
+    *("augmentation.", "views.", "noise.", "learns", "continued", "kind", "consistency"),
     *("normalised", "skip_flat"),  # of the bootstrap
     *("norm_batch", "whole_batches"),
     *("decoder_stages", "decay"),

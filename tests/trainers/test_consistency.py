@@ -17,6 +17,7 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.inference.precision import SINGLE
 from samora_pipeline.models.freezing import Part, freeze
 from samora_pipeline.models.global_norm import GlobalBatchNorm
 from samora_pipeline.models.samora import Network
@@ -26,10 +27,12 @@ from samora_pipeline.slices.datasets import SliceSource
 from samora_pipeline.slices.intensities import apply_intensities
 from tests.trainers.runs import final, fold_folder, losses, short, sitting, sitting_on_ranks
 from tests.trainers.small_data import SCORED, make_dataset
+from trainers.consistency_settings import ConsistencySettings
+from trainers.loop.memory import loss_of
 from trainers.runs.choices import choose_method
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
-from trainers.settings import FINETUNE, ConsistencySettings
+from trainers.settings import FINETUNE
 from trainers.stages.consistency import Average, ConsistencyTask, draw_boxes
 from trainers.stages.finetune import Finetune
 
@@ -321,3 +324,9 @@ def test_two_ranks_train_as_one(root: Path) -> None:
     assert sitting_on_ranks(2, [*_words(root, "two"), *slow]) == [0, 0]
     one, two = (losses(fold_folder(root, f"UNetTrainer__2cases__{name}")) for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_memory_and_time_are_measured_when_it_takes_part(plan: PlannedRun) -> None:
+    task, _ = _task(plan, ConsistencySettings(start=0.5, full=0.6))
+    _, metrics = loss_of(task.training(), [0, 1, 2, 3], torch.device("cpu"), SINGLE)
+    assert "guessed_loss" in metrics

@@ -156,10 +156,11 @@ def peak_of_step(training: Training, indices: list[int], device: torch.device, a
 def loss_of(
     training: Training, indices: list[int], device: torch.device, arithmetic: Arithmetic
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and metrics of these samples, in the first epoch."""
-    batch = on_device(training.load(indices, 0), device)
+    """Loss and metrics of these samples in the last epoch, when all that a stage ever does takes part."""
+    epoch = training.epochs - 1
+    batch = on_device(training.load(indices, epoch), device)
     with arithmetic.autocast(device):
-        return training.loss(batch, 0)
+        return training.loss(batch, epoch)
 
 
 class HeldBytes(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no types there

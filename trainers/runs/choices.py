@@ -21,6 +21,7 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, is_small, is_trained_whole
 from samora_pipeline.registry import suggestion
 from samora_pipeline.slices.noise_catalog import noise_options
+from trainers.consistency_settings import ConsistencySettings
 from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
@@ -29,7 +30,6 @@ from trainers.settings import (
     BOOTSTRAP,
     FINETUNE,
     STAGE_NAMES,
-    ConsistencySettings,
     DenoisingSettings,
     FinetuneSettings,
     StageSettings,

@@ -40,7 +40,8 @@ def choose_precision(
     if existing is not None:
         return pick_arithmetic(device), {}
     shape = (micro_batch, config.model.in_channels, config.model.input_size, config.model.input_size)
-    arithmetic = pick_arithmetic(device, "auto", partial(build_network, config.model), shape, training=True)
+    with distributed.alone():  # a batch norm over ranks would wait for ranks that time another number of rounds
+        arithmetic = pick_arithmetic(device, "auto", partial(build_network, config.model), shape, training=True)
     choice = Choice(arithmetic.name, arithmetic.why)
     if distributed.world_size() > 1 and device.type == "cpu":
         choice = _of_main_rank(choice)

@@ -27,9 +27,10 @@ from samora_pipeline.slices.augmentation import apply_geometry, draw_augmentatio
 from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.intensities import apply_intensities, draw_intensities
 from samora_pipeline.slices.views import between, draw_uniform
+from trainers.consistency_settings import ConsistencySettings
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
-from trainers.settings import ConsistencySettings, FinetuneSettings
+from trainers.settings import FinetuneSettings
 from trainers.stages.labelled import LabelledTask
 from trainers.stages.stage import full_precision
 
@@ -165,7 +166,7 @@ class Average:
         self._rare.copy_(self._rare + 1 if rare else torch.zeros_like(self._rare))
         if self._rare >= self._settings.patience:
             found = f"{values[GUESSED]:.2%} foreground in guessed labels, {values[TRUE]:.2%} in true ones"
-            raise DataError("E-TRAIN-03", found=f"{found}, and {self._rare} steps in a row with less than a fifth")
+            raise DataError("E-TRAIN-03", found=f"{found}, and {self._rare} steps in a row with so little")
 
 
 def draw_boxes(keys: Sequence[str], size: int, sides: Range, *, seed: int, epoch: int) -> Tensor:
