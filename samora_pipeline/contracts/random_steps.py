@@ -53,7 +53,7 @@ class AugmentationSettings(IntensitySettings):
     A.3 names elastic deformation, contrast and brightness without numbers. ``elastic`` is a probability;
     displacements have a standard deviation of ``elastic_size`` and are smooth over ``elastic_smoothness``, both as
     shares of the side: H-SAM's strength at 224 pixels. The views of ``IntensitySettings`` beyond contrast and
-    brightness are off: in a short training on labels alone they cost more than they give (docs/results.md).
+    brightness are off unless they are asked for.
     """
 
     rotation: float = 15.0
