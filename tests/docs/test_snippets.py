@@ -70,7 +70,11 @@ def test_every_page_with_python_is_run_here() -> None:
     assert {name for name, count in SNIPPETS.items() if any(count)} == set(PLACES)
     # Examples of this form are run by tests/evaluation/test_metrics_page.py.
     assert {page.name for page in PAGES if _DOCTEST.search(page.read_text(encoding="utf-8"))} == {"metrics.md"}
-    unnamed = [page.name for page in PAGES if re.search(r"^```(?:py|python3|pycon)$", page.read_text(), re.MULTILINE)]
+    unnamed = [
+        page.name
+        for page in PAGES
+        if re.search(r"^```(?:py|python3|pycon)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
     assert unnamed == []
 
 

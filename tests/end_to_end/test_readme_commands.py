@@ -65,7 +65,7 @@ def scored(folder: Path) -> tuple[Path, dict[str, Any]]:
         mask = nibabel.load(path)
         assert mask.shape == scan.shape
         assert np.allclose(mask.affine, scan.affine)
-    return summary.parent, json.loads(summary.read_text())
+    return summary.parent, json.loads(summary.read_text(encoding="utf-8"))
 
 
 def dice(summary: dict[str, Any], organ: str) -> float:
@@ -84,13 +84,13 @@ def test_the_four_commands_as_printed(tmp_path: Path) -> None:
     truths = {path.name for path in (raw / "labelsTs").glob("*.nii.gz")}
     assert {path.name for path in (tmp_path / "preds").glob("*.nii.gz")} == truths
     run(tmp_path, "samora_evaluate", "-g", str(raw / "labelsTs"), "-p", "preds")
-    summary = json.loads((tmp_path / "preds" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "preds" / "summary.json").read_text(encoding="utf-8"))
     for organ, floor in FLOORS.items():
         assert dice(summary, organ) > floor
         # Validation inside of samora_train has scored the same cases by the same network, perhaps in another precision.
         assert dice(validation, organ) == pytest.approx(dice(summary, organ), abs=5e-3)
     run(tmp_path, "samora_report", str(fold.parent), "-o", "again.html")
-    assert "case0022" in (tmp_path / "again.html").read_text()
+    assert "case0022" in (tmp_path / "again.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

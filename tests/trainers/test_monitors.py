@@ -236,7 +236,7 @@ def test_a_short_stage_may_wait_for_its_files(seconds: float, wait: float, passe
 def test_advice_is_a_command() -> None:
     settings = PretrainingSettings(4, 24, learning_rate=1e-2, weight_decay=0.0, betas=(0.9, 0.9))
     measures = judge({"gap": 0.0, "explained": 0.0, "lora_largest": 2.0, "data_wait": 0.5, "loss": 1.0})
-    wanted = changes(measures, settings)
+    wanted = changes(measures, vars(settings))
     assert wanted == {"epochs": 8, "learning_rate": 5e-3}
     typed = "samora_train 1 SAMoraTrainer 10pct --name 'my run' -c"
     assert mending_command("expert_image", wanted, typed) == (
@@ -244,7 +244,7 @@ def test_advice_is_a_command() -> None:
         "--set expert_image.epochs=8 --set expert_image.learning_rate=0.005"
     )
     assert mending_command("expert_image", {}, typed) == mending_command("expert_image", wanted, "") == ""
-    assert changes(judge({"gap": 0.2}), settings) == {}
+    assert changes(judge({"gap": 0.2}), vars(settings)) == {}
 
 
 def test_alone_a_rank_counts_as_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:

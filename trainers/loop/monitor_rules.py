@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from samora_pipeline.contracts.pretraining_card import Measure, Verdict
 
@@ -146,13 +147,13 @@ def verdict(measures: tuple[Measure, ...]) -> Verdict:
     return "warn" if any(measure.passed is False for measure in measures) else "pass"
 
 
-def changes(measures: Iterable[Measure], settings: object) -> dict[str, float]:
+def changes(measures: Iterable[Measure], settings: Mapping[str, Any]) -> dict[str, float]:
     """Settings that the failed measures ask for, from those that were used; the first measure decides on each."""
     wanted: dict[str, float] = {}
     for measure in measures:
         change = RULES[measure.name].change if measure.passed is False else None
-        if change is not None and hasattr(settings, change[0]):
-            used = getattr(settings, change[0])
+        if change is not None and change[0] in settings:
+            used = settings[change[0]]
             wanted.setdefault(change[0], round(used * change[1]) if isinstance(used, int) else used * change[1])
     return wanted
 

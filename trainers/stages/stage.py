@@ -243,7 +243,9 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
     if distributed.is_main():
         if trainable.monitor is not None:
             card = trainable.monitor.finish(history, file.parent)
-            if command := mending_command(stage.name, changes(card.measures, stage.settings), context.resume_command):
+            if command := mending_command(
+                stage.name, changes(card.measures, vars(stage.settings)), context.resume_command
+            ):
                 say(f"try: {command}")
         stage.finished(trainable, history)
         stage.save(trainable, run, file)
