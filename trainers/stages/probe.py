@@ -10,7 +10,8 @@ from trainers.loop.loop import Training
 from trainers.loop.memory import Fit, fit, loss_of, out_of_memory
 from trainers.stages.stage import RunContext, Stage, on_its_device
 
-_SLICES = 4
+_SLICES, _REPEATS = 32, 3
+"""a whole batch of a small network, because a step costs more than its slices; the fastest, because these are read once"""
 _LARGE_SLICES = 2
 """of a network too large to be tried on more; two, because a contrastive loss compares them"""
 _LARGE = 80_000_000
@@ -59,14 +60,12 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
     training, fitted = fit(on_its_device(trainable, context.device), context.device, context.arithmetic)
     length = stage.settings.length(slices)
     weights = sum(parameter.nbytes for parameter in trainable.network.parameters())
-    most = _LARGE_SLICES if weights > _LARGE else _SLICES
+    most, repeats = (_LARGE_SLICES, 1) if weights > _LARGE else (_SLICES, _REPEATS)
     chosen = training.batches(0)[0][: min(most, fitted.micro_batch)]
-    begun = time.perf_counter()
     try:
-        _step(training, chosen, context)
+        seconds = min(_step(training, chosen, context) for _ in range(repeats))
     except torch.OutOfMemoryError as error:
         raise out_of_memory(training, context.device, context.resume_command) from error
-    seconds = time.perf_counter() - begun
     is_seen_before = training.coupled and fitted.micro_batch < fitted.largest
     return StageCost(
         seconds_per_slice=seconds / len(chosen) * (_FIRST_PASS if is_seen_before else 1),
@@ -76,9 +75,12 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
     )
 
 
-def _step(training: Training, indices: list[int], context: RunContext) -> None:
+def _step(training: Training, indices: list[int], context: RunContext) -> float:
+    """Take a step without an update; its seconds."""
+    begun = time.perf_counter()
     training.optimizer.zero_grad(set_to_none=True)
     loss, _ = loss_of(training, indices, context.device, context.arithmetic)
     loss.backward()  # type: ignore[no-untyped-call]
     if context.device.type == "cuda":
         torch.cuda.synchronize(context.device)
+    return time.perf_counter() - begun
