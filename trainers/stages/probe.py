@@ -11,7 +11,7 @@ from trainers.loop.memory import Fit, fit, loss_of, out_of_memory
 from trainers.stages.stage import RunContext, Stage, on_its_device
 
 _SLICES, _REPEATS = 32, 3
-"""a whole batch of a small network, because a step costs more than its slices; the fastest, because these are read once"""
+"""a whole batch of a small network, as a step costs more than its slices; the fastest, as these are read once"""
 _LARGE_SLICES = 2
 """of a network too large to be tried on more; two, because a contrastive loss compares them"""
 _LARGE = 80_000_000
