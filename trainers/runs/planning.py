@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,6 +31,7 @@ from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
 from trainers.runs.automatic import (
     INPUT_SIZE,
+    Machine,
     choose_base,
     choose_input_size,
     choose_minutes,
@@ -93,8 +94,7 @@ def plan_run(
         request: what was typed.
         roots: the data folders.
         device: where it trains; None: a CPU, of a run that is only described.
-        resume_command: see ``RunContext``.
-        tensorboard: see ``RunContext``.
+        resume_command, tensorboard: see ``RunContext``.
         accept_licence: fetch teachers whose non-commercial licence has to be accepted.
         dry: the run is only described, and needs no file of weights.
 
@@ -104,39 +104,20 @@ def plan_run(
     """
     request, here = resolve(request), device or torch.device("cpu")
     machine = this_machine(here, roots.weights, accepts=accept_licence)
-    # What is mistyped is refused before any file is read.
-    chosen = choose_base(find_trainer(request.trainer), request, machine)
-    choose_method(request, chosen)
-    dataset = open_dataset(request.dataset, roots)
-    results = roots.results / dataset.name
-    fold_name = request.fold or dataset.splits().default_fold
-    folder, pretraining = _fold_folder(request, results, fold_name), results / PRETRAINING_FOLDER
-    earlier = {} if request.fast else earlier_choices(folder)
-    chosen = {name: earlier[name] for name in BASE_CHOICES if name in earlier} or chosen
-    method = choose_method(request, chosen)
-    chosen |= _input_size(method, dataset, earlier)
+    dataset, fold_name, folder, earlier, method, chosen = _choose(request, roots, machine)
+    pretraining = roots.results / dataset.name / PRETRAINING_FOLDER
     size = method.model.input_size or int(chosen[INPUT_SIZE].value)
     data = _data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
-    base = None
-    if method.trainer.network is None and not method.from_random:
-        base = find_base(method.weights or method.backbone, roots.weights)
+    base = _base(method, roots.weights)
     config = _config(request, method, dataset, data, base, size)
     check_spec(config.model)
     existing = None if request.fast else existing_config(folder)
     at_once = method.finetune.micro_batch or method.finetune.batch
     arithmetic, precision = choose_precision(request.precision, device, config, at_once, existing)
     chosen |= precision
-    settings: dict[str, Any] = dict(method.stages)
     if accept_licence and not dry:
-        _fetch_teachers(settings, roots.weights)
-    teachers = _teachers(settings, size, roots.weights, absent=dry)
-    flags = [flag for flag in map(teacher_flag, teachers.values()) if flag]
-    config = replace(
-        config,
-        teachers=teachers,
-        choices=chosen,
-        warnings=tuple(dict.fromkeys((*config.warnings, *flags))),
-    )
+        _fetch_teachers(method.stages, roots.weights)
+    config = _with_teachers(replace(config, choices=chosen), method, size, roots.weights, absent=dry)
     context = RunContext(
         dataset=dataset,
         pool=data.pool,
@@ -151,11 +132,49 @@ def plan_run(
         tensorboard=tensorboard,
     )
     minutes = choose_minutes(request, machine, chosen)
-    config, context = _with_lengths(config, context, settings, earlier, minutes, typed_settings(request))
+    config, context = _with_lengths(config, context, method.stages, earlier, minutes, typed_settings(request))
     if existing is not None and not config.estimates:
         config = replace(config, estimates=existing.estimates)
     config = with_bootstrap(config, context)
     return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
+
+
+class _Chosen(NamedTuple):
+    """What a run is of: its data, its place, its method, and what nobody typed, now and ``earlier``."""
+
+    dataset: PreparedDataset
+    fold: str
+    folder: Path
+    earlier: Mapping[str, Choice]
+    method: Method
+    choices: dict[str, Choice]
+
+
+def _choose(request: Request, roots: Roots, machine: Machine) -> _Chosen:
+    # What is mistyped is refused before any file is read.
+    chosen = choose_base(find_trainer(request.trainer), request, machine)
+    choose_method(request, chosen)
+    dataset = open_dataset(request.dataset, roots)
+    fold = request.fold or dataset.splits().default_fold
+    folder = _fold_folder(request, roots.results / dataset.name, fold)
+    earlier = {} if request.fast else earlier_choices(folder)
+    chosen = {name: earlier[name] for name in BASE_CHOICES if name in earlier} or chosen
+    method = choose_method(request, chosen)
+    return _Chosen(dataset, fold, folder, earlier, method, chosen | _input_size(method, dataset, earlier))
+
+
+def _base(method: Method, weights: Path) -> BaseEncoder | None:
+    """The base encoder; None where the network is no SAM, or starts from random weights."""
+    if method.trainer.network is not None or method.from_random:
+        return None
+    return find_base(method.weights or method.backbone, weights)
+
+
+def _with_teachers(config: RunConfig, method: Method, size: int, weights: Path, *, absent: bool) -> RunConfig:
+    """The run with what its experts learn from, and what reports have to say about it."""
+    teachers = _teachers(method.stages, size, weights, absent=absent)
+    flags = [flag for flag in map(teacher_flag, teachers.values()) if flag]
+    return replace(config, teachers=teachers, warnings=tuple(dict.fromkeys((*config.warnings, *flags))))
 
 
 def _fold_folder(request: Request, results: Path, fold: str) -> Path:
