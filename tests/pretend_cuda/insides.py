@@ -26,7 +26,7 @@ from samora_pipeline.models.freezing import Part, freeze, parameters_by_part
 from samora_pipeline.objectives.features import ChannelStatistics
 from tests.pretend_cuda.full_size import Cost, CostOfSecondStep, Slices
 from trainers import methods, recipes
-from trainers.loop import loop, monitors
+from trainers.loop import accumulation, loop, monitors
 from trainers.loop.memory import Fit, fit
 from trainers.loop.pretraining import pretraining
 from trainers.runs import execution
@@ -64,7 +64,7 @@ def places_of_memory() -> dict[str, tuple[Any, str, int]]:
     """Where memory may run out: owner, name, and which call of it finds none."""
     return {
         "step": (labelled.LabelledTask, "loss", 2),
-        "one step": (labelled.LabelledTask, "loss", 6),
+        "one step": (accumulation.Accumulation, "_loss", 1),
         "weights": (torch.nn.Module, "to", 1),
         "monitor": (monitors.Monitor, "finish", 1),
         "compare": (execution, "compare_experts", 1),
