@@ -101,14 +101,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage was predicted to take on the machine where it was last started, beside what is there already.
+    """What a stage was predicted to take on the machine where it was last started.
 
-    ``how``: slices at a time, and whether activations are computed again, in words.
+    ``gib`` at the peak: of the device's allocator on CUDA, of the whole process on a CPU, as ``memory_gib`` in its log.
+    ``disk_gib``: of its checkpoints. ``how``: slices at a time, and whether activations are computed again, in words.
     """
 
     minutes: float
     gib: float
     how: str = ""
+    disk_gib: float = 0.0
 
 
 @dataclass(frozen=True)
