@@ -20,6 +20,7 @@ from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, is_small, is_trained_whole
 from samora_pipeline.registry import suggestion
+from samora_pipeline.slices.datasets import window
 from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.consistency_settings import ConsistencySettings
 from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
@@ -214,11 +215,14 @@ def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettin
     return replace(finetune, consistency=ConsistencySettings() if asked else None)
 
 
-def network_spec(method: Method, *, input_size: int, in_channels: int, num_outputs: int) -> NetworkSpec:
-    """The network of a run; a single expert needs no fusion."""
+def network_spec(method: Method, *, input_size: int, channels: int, num_outputs: int) -> NetworkSpec:
+    """The network of a run on slices of so many channels; a single expert needs no fusion."""
     model = method.model
+    in_channels = channels * window(model.neighbours)
     if isinstance(model, NetworkSettings):
-        return ModuleSpec(method.trainer.network or "", input_size, num_outputs, in_channels, model.options)
+        return ModuleSpec(
+            method.trainer.network or "", input_size, num_outputs, in_channels, model.options, model.neighbours
+        )
     return ModelSpec(
         method.backbone,
         input_size=input_size,
@@ -230,6 +234,7 @@ def network_spec(method: Method, *, input_size: int, in_channels: int, num_outpu
         decoder=model.decoder,
         block_adapters=method.trainer.block_adapters,
         decoder_stages=model.decoder_stages,
+        neighbours=model.neighbours,
     )
 
 

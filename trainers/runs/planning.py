@@ -276,6 +276,7 @@ def _data(
             request.seed,
             pools,
             input_size=input_size,
+            neighbours=method.model.neighbours,
             transductive=request.transductive,
         )
     return _Data(selection, held_out, fold, pool, leaks)
@@ -322,7 +323,7 @@ def _config(
         recipe=method.recipe,
         seed=request.seed,
         model=network_spec(
-            method, input_size=input_size, in_channels=len(plans.channel_names), num_outputs=scheme.num_outputs
+            method, input_size=input_size, channels=len(plans.channel_names), num_outputs=scheme.num_outputs
         ),
         base=base.record if base else None,
         plans=plans,
