@@ -141,7 +141,8 @@ def corrected(prog: str, words: Sequence[str], error: SamoraError) -> str:
 
 def say(text: str = "") -> None:
     """Write a line of a command's result to standard output (progress and logs go to stderr)."""
-    sys.stdout.write(f"{text}\n")
+    # Names of files need not be UTF-8.
+    sys.stdout.write(f"{text.encode('utf-8', 'backslashreplace').decode()}\n")
     sys.stdout.flush()
 
 

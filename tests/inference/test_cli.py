@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from samora_pipeline.contracts.failures import Failures
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.plans import IntensityRule
 from samora_pipeline.contracts.postprocessing import PostProcessing, Step
@@ -28,7 +29,7 @@ from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.inference import job, precision
 from samora_pipeline.inference.cli import main
 from samora_pipeline.inference.predictor import Predictor
-from samora_pipeline.inference.record import Failures, PredictionRecord
+from samora_pipeline.inference.record import PredictionRecord
 from tests.fake_run import LABELS, REGIONS, make_plans, write_fake_run, write_image
 
 OBLIQUE = np.array([[-1.2, 0.3, 0.0, 7.0], [0.4, 0.9, 0.0, -20.0], [0.0, 0.0, -3.0, 55.5], [0.0, 0.0, 0.0, 1.0]])

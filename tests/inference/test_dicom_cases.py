@@ -7,13 +7,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from samora_pipeline.contracts.failures import Failures
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.dicom import read_series
 from samora_pipeline.inference.case import find_cases
 from samora_pipeline.inference.cli import main
 from samora_pipeline.inference.predictor import Predictor
-from samora_pipeline.inference.record import Failures
 from tests.fake_run import write_fake_run
 from tests.imaging.dicom_files import write_series
 
