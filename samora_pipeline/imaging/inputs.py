@@ -9,7 +9,8 @@ names before it: ``A/B/scan.nii.gz`` is ``A_B_scan``; a DICOM series after its f
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from samora_pipeline.contracts.dataset import CHANNEL_NAME
@@ -22,39 +23,45 @@ IMAGE_ENDINGS = (*READABLE, *PICTURE_ENDINGS)
 """files that hold volumes or slices; DICOM is told by content"""
 FIRST_CHANNEL = "_0000"
 
-_ARCHIVE_LEFTOVERS = "__MACOSX"
+_HIDDEN = (".", "__MACOSX")
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 Channels = dict[int, list[Path]]
 """the files of a case by channel number; a sound case has one for each"""
 
 
-@dataclass
+@dataclass(frozen=True)
 class FolderContent:
-    """The files of one folder, by name and by what they are; ``fault``: it could not be listed."""
+    """The files of one folder by name; ``fault``: it could not be listed."""
 
     folder: Path
-    volumes: list[Path] = field(default_factory=list)
-    pictures: list[Path] = field(default_factory=list)
-    dicom: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
+    files: tuple[Path, ...]
     fault: DataError | None = None
 
     @property
     def images(self) -> list[Path]:
         """Volumes and pictures."""
-        return sorted([*self.volumes, *self.pictures])
+        return [path for path in self.files if ending_of(path)]
 
-    def add(self, path: Path) -> None:
-        """Put a file where it belongs."""
-        if path.name.lower().endswith(READABLE):
-            self.volumes.append(path)
-        elif is_picture(path):
-            self.pictures.append(path)
-        elif path.is_file() and is_dicom(path):
-            self.dicom.append(path)
-        else:
-            self.others.append(path)
+    @property
+    def volumes(self) -> list[Path]:
+        """NIfTI, NRRD and MetaImage."""
+        return [path for path in self.files if ending_of(path, READABLE)]
+
+    @property
+    def pictures(self) -> list[Path]:
+        """PNG, TIFF and JPEG."""
+        return [path for path in self.files if is_picture(path)]
+
+    @cached_property
+    def dicom(self) -> tuple[Path, ...]:
+        """Files that are DICOM by name or by their first bytes."""
+        return tuple(path for path in self.files if not ending_of(path) and path.is_file() and is_dicom(path))
+
+    @property
+    def others(self) -> list[Path]:
+        """What is nothing of all that."""
+        return [path for path in self.files if not ending_of(path) and path not in self.dicom]
 
 
 @dataclass(frozen=True)
@@ -78,21 +85,13 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[FolderContent]:
     if identity is None or identity in seen:
         return
     seen.add(identity)
-    content = FolderContent(folder)
-    below: list[Path] = []
     try:
-        entries = sorted(folder.iterdir())
+        entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(_HIDDEN)]
     except OSError as error:
-        content.fault = DataError("E-IMG-07", path=folder, found=f"{error.strerror} ({folder})")
-        entries = []
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name == _ARCHIVE_LEFTOVERS:
-            continue
-        if _identity(entry):
-            below.append(entry)
-        else:
-            content.add(entry)
-    yield content
+        yield FolderContent(folder, (), DataError("E-IMG-07", path=folder, found=f"{error.strerror} ({folder})"))
+        return
+    below = [entry for entry in entries if _identity(entry)]
+    yield FolderContent(folder, tuple(entry for entry in entries if entry not in below))
     # What is really here goes before links, which may lead to the same folders.
     for entry in sorted(below, key=lambda path: (path.is_symlink(), path)):
         yield from _walk(entry, seen)
@@ -125,7 +124,7 @@ def series_in(source: Path, content: FolderContent) -> list[SeriesFiles]:
     try:
         series = find_series(content.dicom)
     except DataError as error:
-        return [SeriesFiles(name, tuple(content.dicom), fault=error)]
+        return [SeriesFiles(name, content.dicom, fault=error)]
     numbers = Counter(one.number for one in series)
     named = []
     for position, one in enumerate(series, start=1):

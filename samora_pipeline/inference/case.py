@@ -97,9 +97,8 @@ def _folders(source: Path, leave_out: Collection[Path]) -> list[FolderContent]:
 
 def _around(source: Path, wanted: int) -> FolderContent:
     """The file by itself, with its other channels or with the DICOM files beside it."""
-    content = FolderContent(source.parent)
     if not source.is_file():
-        return content
+        return FolderContent(source.parent, ())
     ending = ending_of(source)
     match = CHANNEL_NAME.match(source.name.removesuffix(ending))
     files = [source]
@@ -107,9 +106,7 @@ def _around(source: Path, wanted: int) -> FolderContent:
         files = [path for path in sorted(source.parent.iterdir()) if path.is_file() and is_dicom(path)]
     elif wanted > 1 and match:
         files = sorted(source.parent.glob(f"{glob.escape(match['case'])}_[0-9][0-9][0-9][0-9]{ending}"))
-    for path in files:
-        content.add(path)
-    return content
+    return FolderContent(source.parent, tuple(files))
 
 
 def _cases_in(home: Path, content: FolderContent, channel_names: tuple[str, ...]) -> Iterator[InputCase]:

@@ -102,9 +102,7 @@ def _predict_with(named: str | None, arguments: argparse.Namespace) -> int:
         failures = predict_cases(predictor, to_do, output)
         write_failures(failures, output.failures_path)
     if failures:
-        told = (
-            f"{printable(name)}: {failure.code} {failure.what} ({failure.found})" for name, failure in failures.items()
-        )
+        told = (f"{name}: {failure.code} {failure.what} ({failure.found})" for name, failure in failures.items())
         say("failed: " + shortened(told, "\nfailed: "))
     parts = [f"{len(to_do) - len(failures)} predicted"]
     parts += [f"{len(done)} were complete already"] if done else []
@@ -156,14 +154,15 @@ def predict_cases(
     failures: dict[str, Failure] = {}
     with Progress("predict", len(cases), unit="case") as progress:
         for (case, reading), (_, files) in zip(_read_ahead([case for case, _ in cases]), cases, strict=True):
+            name = printable(case.name)
             try:
                 _predict_case(predictor, case, reading.result(), files, output)
             except (SamoraError, MemoryError, OSError, UnicodeError) as error:
                 if isinstance(error, SamoraError) and error.code == "E-DISK-01":
                     raise
-                failures[case.name] = Failure.of(printable(case.name), error)
-                logger.warning("%s is skipped: %s", printable(case.name), failures[case.name].what)
-            progress.advance(printable(case.name))
+                failures[name] = Failure.of(name, error)
+                logger.warning("%s is skipped: %s", name, failures[name].what)
+            progress.advance(name)
     return failures
 
 

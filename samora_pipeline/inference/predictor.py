@@ -182,7 +182,7 @@ class Predictor:
             require_finite(volume)
         if volumes[0].grid.spacing is None and self.plans.in_plane.value != "resize":
             why = f"the model samples pixels by mm ({self.plans.in_plane.value})"
-            raise DataError("E-GEO-03", volume=volumes[0], why=why, otherwise="", found=str(volumes[0].path))
+            raise DataError("E-GEO-03", path=volumes[0].path, why=why, otherwise="", found=str(volumes[0].path))
         images, geometry = to_slices(volumes, self.plans.slice_axis.value)
         labels = np.empty((images.shape[0], *images.shape[2:]), dtype=np.uint8)
         with (

@@ -96,11 +96,12 @@ def _geometry(places: Places) -> list[Block]:
     for subset in ("train", "test", "unlabelled"):
         found = [case for case in fingerprint.cases.values() if case.subset == subset]
         if found:
-            sizes, spacings = zip(*((case.shape, case.spacing) for case in found), strict=True)
+            sizes, spacings = [case.shape for case in found], [case.spacing for case in found if case.spacing]
             means = [channel.mean for case in found for channel in case.volume]
             intensity = f"{min(means):.4g} to {max(means):.4g}"
             axes = ", ".join(sorted({case.axes for case in found}))
-            rows.append((subset, len(found), _range(sizes, 0), _range(spacings, 2), intensity, axes))
+            spacing = _range(spacings, 2) if spacings else "unknown"
+            rows.append((subset, len(found), _range(sizes, 0), spacing, intensity, axes))
     header = ("part", "cases", "voxels: smallest, median, largest", "spacing mm", "mean intensity", "axes")
     skipped = ", ".join(f"{name} ({code})" for name, code in fingerprint.skipped.items())
     return [Table("geometry", "Sizes", header, rows, notes=(f"Skipped: {skipped}.",) if skipped else ())]
