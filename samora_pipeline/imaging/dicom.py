@@ -17,7 +17,7 @@ import numpy.typing as npt
 import SimpleITK
 
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.byte_checks import HeaderError, reading
+from samora_pipeline.imaging.byte_checks import DamagedError, HeaderError, reading
 from samora_pipeline.imaging.dicom_bytes import FIRST_BYTES, begins_as_dicom, check_pixel_bytes, is_without_pixels
 from samora_pipeline.imaging.itk_files import itk_affine
 from samora_pipeline.imaging.volume import Volume, make_grid
@@ -29,7 +29,7 @@ _DIRECTORY = "DICOMDIR"
 _GAP_SHARE = 0.02
 _ROUNDING = 0.011
 
-_SERIES, _NUMBER, _MODALITY = "0020|000e", "0020|0011", "0008|0060"
+_SERIES, _NUMBER, _MODALITY, _SYNTAX = "0020|000e", "0020|0011", "0008|0060", "0002|0010"
 _FRAMES, _PHOTOMETRIC, _POSITION, _ORIENTATION = "0028|0008", "0028|0004", "0020|0032", "0020|0037"
 # Of the patient, else of the detector; both are (between rows, between columns).
 _IN_PLANE = ("0028|0030", "0018|1164")
@@ -233,7 +233,11 @@ def _plane(header: Any) -> npt.NDArray[Any]:
     """One slice [X, Y] with slope and intercept applied."""
     with reading(_path(header), RuntimeError):
         check_pixel_bytes(_path(header).read_bytes())
-        image = header.Execute()
+        try:
+            image = header.Execute()
+        except RuntimeError as error:
+            cause = str(error).strip().splitlines()[-1]
+            raise DamagedError(f"{cause}; transfer syntax {_tag(header, _SYNTAX) or 'unstated'}") from error
         if image.GetNumberOfComponentsPerPixel() != 1:
             raise HeaderError("several samples per pixel", "grey values")
     plane: npt.NDArray[Any] = SimpleITK.GetArrayFromImage(image)[0].transpose()

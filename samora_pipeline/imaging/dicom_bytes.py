@@ -23,6 +23,11 @@ _TRANSFER_SYNTAX = 0x0002_0010
 _IMPLICIT, _DEFLATED, _BIG_ENDIAN = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.2"
 _LARGEST_SLICE = 1 << 30
 
+_CLASSES = (0x0002_0002, 0x0008_0016)
+# Storage of reports, presentation states, documents, curves, radiotherapy, registrations and other raw values. What has
+# pixels among them (doses, segmentations) is told by its pixels.
+_STORAGE = b"1.2.840.10008.5.1.4.1.1."
+_NOT_IMAGES = (b"88.", b"11.", b"104.", b"9.", b"481.", b"66", b"67", b"68.", b"78.", b"79.", b"80.", b"81.", b"200.")
 _ROWS, _PIXELS = 0x0028_0010, (0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 _UNDEFINED = 0xFFFF_FFFF
@@ -58,13 +63,22 @@ def begins_as_dicom(start: bytes) -> bool:
 
 
 def is_without_pixels(path: Path) -> bool:
-    """Whether a file is a whole DICOM object, from the first element to the last, and no image."""
+    """Whether a file is a whole DICOM object of a kind that is no image, and has no pixels.
+
+    A truncated slice may end where an element ends; its kind, or that it states none, tells it from these.
+    """
+    kinds, tags = set(), set()
     try:
-        body, encoding, start = _body(path.read_bytes())
-        tags = {element.tag for element in _walk(body, start, encoding)}
+        content = path.read_bytes()
+        body, encoding, start = _body(content)
+        for element in _walk(body, start, encoding):
+            tags.add(element.tag)
+            if element.tag in _CLASSES:
+                kinds.add(body[element.offset : element.offset + element.length].strip(b" \0"))
     except (DamagedError, HeaderError, zlib.error, struct.error, OSError):
         return False
-    return bool(tags) and not tags & {_ROWS, *_PIXELS}
+    others = tuple(_STORAGE + kind for kind in _NOT_IMAGES)
+    return bool(kinds) and all(kind.startswith(others) for kind in kinds) and not tags & {_ROWS, *_PIXELS}
 
 
 def check_pixel_bytes(content: bytes) -> None:

@@ -6,8 +6,8 @@ disagree the volume carries a warning. Lengths in metres or micrometres become m
 label maps are written in it.
 
 What NIfTI-1 leaves no doubt about is repaired in the header that the volume carries, as other readers (ITK, nibabel's
-loader) do: a qfac of 0 is 1, quaternions are of length 1, voxel sizes are positive, sizes of 0 behind the third axis
-are 1, voxels of a single file begin behind the header, a qform stands in for an sform without lengths.
+loader) do: a qfac of 0 is 1, quaternions are of length 1, sizes of 0 behind the third axis are 1, voxels of a single
+file begin behind the header, a qform stands in for an sform without lengths.
 """
 
 import math
@@ -123,12 +123,14 @@ def _repair_forms(header: Any) -> list[str]:
     doubts = []
     sizes = header["pixdim"]
     sizes[0] = -1 if sizes[0] < 0 else 1
-    sizes[1:4] = np.abs(sizes[1:4])
     turn = np.array([header[name] for name in ("quatern_b", "quatern_c", "quatern_d")], dtype=np.float64)
     finite = np.isfinite([*turn, *sizes[1:4], *(header[f"qoffset_{axis}"] for axis in "xyz")]).all()
-    if header["qform_code"] and not finite:
+    if header["qform_code"] and not (finite and (sizes[1:4] >= 0).all()):
+        if not header["sform_code"]:
+            # Readers do not agree on what a negative size turns around.
+            raise HeaderError(f"a qform with voxel sizes {_sizes(sizes[1:4])}", "finite values and positive sizes")
         header["qform_code"] = 0
-        doubts.append("the qform has values that are not finite and is not used")
+        doubts.append("the qform has values that are negative or not finite, and is not used")
     elif header["qform_code"] and (length := float(np.linalg.norm(turn))) > 1:
         header["quatern_b"], header["quatern_c"], header["quatern_d"] = turn / length
         if length > _ROUNDED:
@@ -183,7 +185,7 @@ def _doubts(header: Any) -> tuple[str, ...]:
     if np.array_equal(grid.matrix, np.eye(4)):
         doubts.append("the affine is the identity, as tools write it that have lost spacing and position")
     if unit:
-        doubts.append(f"the header counts in {unit}; they are read as {scale:g} mm")
+        doubts.append(f"the header counts in {unit}, which are {scale:g} mm each")
     if len(coded) == 2:
         distance = grid.corner_distance(_grid(header, header.get_qform()))
         if distance > GRID_TOLERANCE * max(min(grid.steps), 1e-6):
