@@ -51,7 +51,7 @@ def test_dicom_says_what_it_is_and_tells_series_apart(tmp_path: Path) -> None:
     scout.rename(source / "1.2.840.7")
     survey = CONVERTER.survey(source, CONVERTER.options(name="Pool"))
     assert survey.description.channel_names == {"0": "CT"}
-    assert [case.name for case in survey.cases] == ["series1", "series2"]
+    assert [case.name for case in survey.cases] == ["in_001", "in_003"]
     assert survey.cases[0].load().channels[0].array.shape == (7, 6, 1)
     write_slice(source / "mr.dcm", VOXELS[:, :, 0], np.zeros(3), **{"0020_000e": "1.8", "0008_0060": "MR"})
     with pytest.raises(UsageError, match="CT, MR") as caught:
