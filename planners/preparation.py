@@ -245,7 +245,7 @@ def check(request: Request, dataset: RawDataset) -> Survey:
     going_on = request.skipped and bool(found.sources)
     report = request.target / INTEGRITY_FILE
     write_json(integrity_report(request.raw.name, total, going_on, faults, found.remarks), report)
-    failures = {case: Failure.of(case, errors[0]) for case, errors in faults.items()}
+    failures = {case: Failure.of(case, errors[0]) for case, errors in faults.items() if going_on}
     write_failures(failures, request.target / FAILURES_FILE)
     if not going_on:
         require_sound(request.raw.name, faults, total, report)

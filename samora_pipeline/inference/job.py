@@ -171,6 +171,8 @@ def _predict_case(predictor: Predictor, case: InputCase, read: _Read, files: Cas
     for volume in volumes:
         for warning in volume.warnings:
             logger.warning("%s: %s", volume.path.name, warning)
+    if volumes[0].grid.spacing is None and not is_picture(volumes[0].path):
+        logger.warning("%s states no voxel spacing, so its label map has none either", case.name)
     begun = time.monotonic()
     labels = predictor.predict_volume(volumes, probabilities=files.probabilities, uncertainty=files.uncertainty)
     predicted = time.monotonic()
