@@ -27,7 +27,7 @@ from planners.fingerprint_extractor import MEASUREMENTS_FOLDER, Survey, remove_o
 from planners.overrides import check_keys
 from planners.split_planner import NNUNET_SPLITS_FILE, SplitPlanner, leak_notes
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
-from samora_pipeline.contracts.failures import FAILURES_FILE, Failure, write_failures
+from samora_pipeline.contracts.failures import FAILURES_FILE, Failure, printable, write_failures
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
@@ -238,7 +238,7 @@ def check(request: Request, dataset: RawDataset) -> Survey:
     engine, known = request.engine, dataset.ours.spacing_known
     found = survey(dataset.folder.name, sources, dataset.scheme, left_out, engine, kept, spacing_known=known)
     faults |= found.faults
-    skipped = {case: errors[0].code for case, errors in faults.items()}
+    skipped = {printable(case): errors[0].code for case, errors in faults.items()}
     found.fingerprint = replace(found.fingerprint, skipped=skipped)
     stated, orphans = dataset.description.numTraining, missing_images(dataset, sources)
     found.remarks += dataset_remarks(found.fingerprint, channel_names(dataset), dataset.scheme, stated, orphans)

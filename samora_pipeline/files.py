@@ -166,7 +166,13 @@ def sweep(folder: Path) -> None:
 
 
 def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal text."""
+    """Return the SHA-256 of a file's bytes as hexadecimal text.
+
+    Raises:
+        OSError: it is no file, or cannot be read. Pipes and devices are no files: they would never end.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):

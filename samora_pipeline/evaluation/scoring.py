@@ -16,7 +16,7 @@ from samora_pipeline.evaluation.metric import label_key, physical, sam_family, s
 from samora_pipeline.evaluation.metrics import measure
 from samora_pipeline.evaluation.surfaces import Labels
 from samora_pipeline.imaging.files import read_grid, read_volume, stem
-from samora_pipeline.imaging.inputs import IMAGE_ENDINGS, case_name, walk
+from samora_pipeline.imaging.inputs import IMAGE_ENDINGS, case_name, fault_of_name, walk
 from samora_pipeline.imaging.pictures import is_picture, read_picture
 from samora_pipeline.imaging.volume import Volume, label_array, on_grid_of
 from samora_pipeline.parallel import map_cases
@@ -69,9 +69,12 @@ def score_case(rules: Rules, files: Files) -> CaseScores:
 
     Raises:
         DataError: ``E-EVAL-02`` for grids that differ, ``E-EVAL-03`` for label values that are not declared,
-            ``E-GEO-03`` for a reference without spacing where distances are in mm, and whatever reading raises.
+            ``E-GEO-03`` for a reference without spacing where distances are in mm, ``E-CASE-02`` for a name that
+            cannot be recorded, and whatever reading raises.
     """
     named = CaseFiles(*files)
+    if fault := fault_of_name(named.case):
+        raise fault
     reference_path, prediction_path, _ = named
     reference, prediction = _read(reference_path), _read(prediction_path)
     try:

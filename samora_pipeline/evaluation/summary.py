@@ -14,6 +14,7 @@ import numpy as np
 
 from samora_pipeline.contracts import scores as schema
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json, read_samora_json
+from samora_pipeline.contracts.failures import printable
 from samora_pipeline.contracts.json_io import parse, read_json, read_object
 from samora_pipeline.contracts.labels import BACKGROUND, IGNORE, LabelScheme, label_scheme
 from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_FLAG, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
@@ -124,7 +125,7 @@ def score_folder(
     known = ours.spacing_known and all(states_spacing(pair.reference) for pair in files)
     rules = Rules(scheme, tolerance, known, convention, metrics)
     cases = score_files(files, rules, ours.patients, config.fold if config else None, processes, failed)
-    warnings = [f"NOT SCORED: {shortened(sorted(failed))}"] if failed else []
+    warnings = [f"NOT SCORED: {shortened(map(printable, sorted(failed)))}"] if failed else []
     warnings += [PHANTOM_FLAG] * ours.phantom + list(config.warnings if config else _recorded_flags(predictions))
     return summarize(
         cases,

@@ -62,6 +62,8 @@ def reading(path: Path, *damage: type[Exception]) -> Iterator[None]:
 
 
 def _no_file(path: Path) -> DataError:
+    if path.exists():
+        return DataError("E-IMG-07", path=path, found=f"not a regular file ({path})")
     if path.is_symlink():
         return DataError("E-IMG-07", path=path, found=f"a link to {path.readlink()}, which is not there ({path})")
     return DataError("E-IMG-01", path=path, found=f"no file {path}", expected="an image file", fix="")

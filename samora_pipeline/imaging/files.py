@@ -37,6 +37,9 @@ def read_label_names(path: Path) -> LabelTable:
         DataError: ``E-LABEL-13`` for a table that cannot be understood; ``E-IMG-02`` for a file without a header.
     """
     with reading(path, ImageFileError, OSError, EOFError, ValueError):
+        with path.open("rb") as stream:
+            # nibabel takes a file that the system does not let read for an empty one.
+            stream.read(1)
         extensions = nibabel.load(path).header.extensions
     for extension in extensions:
         # nibabel before 5.3 knows get_content alone, later ones refuse it for codes that they do not interpret.

@@ -23,7 +23,7 @@ from samora_pipeline.imaging.intensity import fits_int16
 # A twentieth of the finest voxel edge: above the rounding of headers, below any shift that would move a label.
 GRID_TOLERANCE = 0.05
 # Scaling by a header (0 and 255 times 1/255) leaves rounding of this order in label values.
-_WHOLE = 1e-4
+_WHOLE = 3e-5
 
 _POSITIVE = "RAS"
 _NEGATIVE = "LPI"
