@@ -44,7 +44,7 @@ def test_nifti_equals_nibabel(tmp_path: Path, name: str, dtype: type) -> None:
     np.testing.assert_allclose(volume.grid.matrix, expected.affine)
     assert volume.grid.shape == VOXELS.shape
     assert volume.grid.axes == "LAS"
-    np.testing.assert_allclose(volume.grid.spacing, (0.7, 0.7, 3), rtol=1e-6)
+    assert volume.grid.spacing == pytest.approx((0.7, 0.7, 3), rel=1e-6)
     assert volume.warnings == ()
 
 
@@ -195,7 +195,7 @@ def test_doubtful_headers_carry_a_warning(tmp_path: Path) -> None:
     path.write_bytes(content)
     volume = read_volume(path)
     assert "pixdim" in volume.warnings[0]
-    np.testing.assert_allclose(volume.grid.spacing, (0.7, 0.7, 3), rtol=1e-6)
+    assert volume.grid.spacing == pytest.approx((0.7, 0.7, 3), rel=1e-6)
 
 
 def test_nan_is_reported_and_kept(tmp_path: Path) -> None:
