@@ -104,7 +104,8 @@ def export_labels(
             continue
         report(str(target))
         written.append(target)
-    write_failures({name: Failure.of(name, error) for name, error in failed.items()}, output / FAILURES_FILE)
+    if written or len(failed) > 1:
+        write_failures({name: Failure.of(name, error) for name, error in failed.items()}, output / FAILURES_FILE)
     return written, failed
 
 
