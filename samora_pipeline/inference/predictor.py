@@ -177,13 +177,16 @@ class Predictor:
             Label values [X,Y,Z] on the raw grid of the first channel.
 
         Raises:
-            DataError: ``E-CHAN-04`` a wrong number of channels, ``E-IMG-05`` voxels that are not finite, or grids
-                that differ.
+            DataError: ``E-CHAN-04`` a wrong number of channels, ``E-IMG-05`` voxels that are not finite, ``E-GEO-..``
+                grids that differ, or no spacing where the plan samples pixels by mm.
             ResourceError: ``E-MEM-01`` when memory does not even hold one slice.
         """
         self._check_channels(volumes)
         for volume in volumes:
             require_finite(volume)
+        if volumes[0].grid.spacing is None and self.plans.in_plane.value != "resize":
+            why = f"the model samples pixels by mm ({self.plans.in_plane.value})"
+            raise DataError("E-GEO-03", path=volumes[0].path, why=why, otherwise="", found=str(volumes[0].path))
         images, geometry = to_slices(volumes, self.plans.slice_axis.value)
         labels = np.empty((images.shape[0], *images.shape[2:]), dtype=np.uint8)
         with (
