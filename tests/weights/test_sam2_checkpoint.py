@@ -15,7 +15,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import build_network
-from samora_pipeline.models.backbones.sam2 import PIXEL_MEAN, PIXEL_STD
+from samora_pipeline.models.backbones.backbone import PIXEL_MEAN, PIXEL_STD
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import base_state, load_base
 
