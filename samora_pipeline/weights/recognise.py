@@ -1,7 +1,7 @@
 """Which public checkpoint a file is, told by the names and shapes of its tensors and never by its own name.
 
-Layouts: the state dicts of segment_anything, sam2, EfficientSAM, MobileSAM and MAE, the converted SimCLRv2 checkpoint (``resnet`` and ``head``)
-and the TensorFlow one.
+Layouts: the state dicts of segment_anything, sam2, EfficientSAM, MobileSAM and MAE, the converted SimCLRv2 checkpoint
+(``resnet`` and ``head``) and the TensorFlow one.
 """
 
 from collections.abc import Mapping
