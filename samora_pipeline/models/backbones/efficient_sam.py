@@ -37,7 +37,7 @@ _RENAMED = (
 """names of SAM's parts and of the same in the public files"""
 
 
-class StandardisingPatches(PatchEmbed):
+class StandardisingPatches(PatchEmbed):  # type: ignore[misc] # untyped
     """Patch embedding of images in [0,1]: the weights were trained on standardised pixels."""
 
     def __init__(self, patch_size: int, embed_dim: int) -> None:
@@ -60,14 +60,14 @@ class EfficientSamEncoder(SamEncoder):
 
     def positions(self) -> Tensor:
         """The table without its first row, interpolated bicubically where the grid is not 14 x 14."""
-        table = self.pos_embed[:, 1:].unflatten(1, (PRETRAINED_GRID, PRETRAINED_GRID))
+        table = torch.unflatten(self.pos_embed[:, 1:], 1, (PRETRAINED_GRID, PRETRAINED_GRID))
         if self.grid == PRETRAINED_GRID:
             return table
         size = (self.grid, self.grid)
         return functional.interpolate(table.permute(0, 3, 1, 2), size, mode="bicubic").permute(0, 2, 3, 1)
 
 
-class GeluMlp(MLP):
+class GeluMlp(MLP):  # type: ignore[misc] # untyped
     """SAM's layers with GELU between them."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,12 +78,12 @@ class GeluMlp(MLP):
         return last(x)
 
 
-class _ResidualAttention(Attention):
+class _ResidualAttention(Attention):  # type: ignore[misc] # untyped
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return q + super().forward(q, k, v)
 
 
-class _Layer(TwoWayAttentionBlock):
+class _Layer(TwoWayAttentionBlock):  # type: ignore[misc] # untyped
     """A layer of SAM's two-way transformer whose self-attention is added to what it reads, positions included."""
 
     def __init__(self, dim: int, heads: int, mlp_dim: int, *, first: bool) -> None:
@@ -95,7 +95,7 @@ class _Layer(TwoWayAttentionBlock):
         return super().forward(queries if self.first else queries + query_pe, keys, query_pe, key_pe)
 
 
-class EfficientSamTransformer(TwoWayTransformer):
+class EfficientSamTransformer(TwoWayTransformer):  # type: ignore[misc] # untyped
     """SAM's two-way transformer of the layers above; tensors in and out as there."""
 
     def __init__(self, depth: int, embedding_dim: int, num_heads: int, mlp_dim: int) -> None:
@@ -105,7 +105,7 @@ class EfficientSamTransformer(TwoWayTransformer):
         )
 
 
-class EfficientSamMaskDecoder(MaskDecoder):
+class EfficientSamMaskDecoder(MaskDecoder):  # type: ignore[misc] # untyped
     """SAM's mask decoder with GELU in every MLP, and one group over channels and pixels where the maps are normed."""
 
     def __init__(self, *, transformer_dim: int, iou_head_depth: int, iou_head_hidden_dim: int, **others: Any) -> None:

@@ -37,11 +37,8 @@ from samora_pipeline.models.backbones.backbone import (
 )
 
 FIRST_STRIDE, EMBEDDING_STRIDE = 4, 16
-STRIDES = (2, 2, 1)
-"""of the merging layers"""
+STRIDES = 2, 2, 1  # of the merging layers
 HEAD_DIM, EXPANSION = 32, 4
-_FLAT = 1e-5
-"""added to the variance of a batch norm (torch's)"""
 
 
 class FrozenBatchNorm(nn.Module):
@@ -49,6 +46,9 @@ class FrozenBatchNorm(nn.Module):
 
     Its tensors have the names of torch's. (B,C,H,W) to the same shape.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=_FLAT)
+        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
 
 
 class Expansion(nn.Module):
@@ -266,11 +266,15 @@ class MobileSamBackbone(SamParts):
 
     def from_file(self, name: str, tensor: Tensor) -> Tensor:
         """See the base class: the rows of qkv, from those of each head to all of q, all of k, all of v."""
-        return tensor.unflatten(0, (-1, 3, HEAD_DIM)).transpose(0, 1).flatten(0, 2) if ".qkv." in name else tensor
+        return (
+            torch.unflatten(tensor, 0, (-1, 3, HEAD_DIM)).transpose(0, 1).flatten(0, 2) if ".qkv." in name else tensor
+        )
 
     def to_file(self, name: str, tensor: Tensor) -> Tensor:
         """See the base class."""
-        return tensor.unflatten(0, (3, -1, HEAD_DIM)).transpose(0, 1).flatten(0, 2) if ".qkv." in name else tensor
+        return (
+            torch.unflatten(tensor, 0, (3, -1, HEAD_DIM)).transpose(0, 1).flatten(0, 2) if ".qkv." in name else tensor
+        )
 
 
 def _convolution(inputs: int, outputs: int, side: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:

@@ -94,8 +94,8 @@ def gelu(x: Tensor) -> Tensor:
 
 def looked(state: State, name: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of the decoder with its projections, eight heads."""
-    parts = [linear(state, f"{name}.{part}_proj", x) for part, x in (("q", q), ("k", k), ("v", v))]
-    return linear(state, f"{name}.out_proj", attention(*parts, 8))
+    q, k, v = (linear(state, f"{name}.{part}_proj", x) for part, x in (("q", q), ("k", k), ("v", v)))
+    return linear(state, f"{name}.out_proj", attention(q, k, v, 8))
 
 
 def decode(state: State, embedding: Tensor) -> Tensor:
