@@ -42,7 +42,7 @@ HEAD_DIM, EXPANSION = 32, 4
 
 
 class FrozenBatchNorm(nn.Module):
-    """A batch norm with the statistics of its training, in training too: few slices would replace those of SA-1B.
+    """A batch norm with the statistics of its training, in fine-tuning too: a few slices must not replace them.
 
     Its tensors have the names of torch's. (B,C,H,W) to the same shape.
     """
