@@ -41,7 +41,7 @@ def _head(run: PlannedRun, roots: Roots) -> Iterator[str]:
     for name, choice in config.choices.items():
         yield f"chosen    {name} = {choice.value}: {choice.why}"
     network = model.backbone if isinstance(model, ModelSpec) else model.network
-    yield f"network   {network} at {model.input_size} px, {model.num_outputs} outputs"
+    yield f"network   {network} at {model.input_text}, {model.num_outputs} outputs"
     if context.base is not None and config.base is not None:
         yield f"base      {config.base.origin}: {config.base.name} {config.base.digest[:12] or '(not trained yet)'}"
         if context.base.awaited:
