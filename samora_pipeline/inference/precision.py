@@ -30,7 +30,8 @@ _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PROBE_FLOP = 2e9
 """operations of one timing at most: some tens of milliseconds of one core"""
-_CONVOLUTIONS = nn.Conv2d | nn.Conv3d
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+_PRODUCTS = (nn.Linear, *_CONVOLUTIONS)
 _REPEATS, _PROBE_SECONDS = 4, 0.5
 """rounds of timing, and after how long no more of them are begun: a busy machine is slow at this, too"""
 _WORTH = 1.1
@@ -146,7 +147,7 @@ def layers_of(network: nn.Module, shape: Shape) -> list[Layer]:
     def note(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
         found.append(Layer(module, tuple(inputs[0].shape), 2.0 * output.numel() * module.weight[0].numel()))
 
-    hooks = [part.register_forward_hook(note) for part in network.modules() if isinstance(part, nn.Linear | _CONVOLUTIONS)]
+    hooks = [part.register_forward_hook(note) for part in network.modules() if isinstance(part, _PRODUCTS)]
     state = chain(network.named_parameters(), network.named_buffers())
     tensors = {name: value.detach().to("meta") for name, value in state}
     try:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from samora_pipeline.contracts.json_io import parse, to_plain
-from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec, Volume
 from samora_pipeline.contracts.options import flat, read_value, split_assignment
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
@@ -22,7 +22,7 @@ from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, i
 from samora_pipeline.registry import suggestion
 from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.consistency_settings import ConsistencySettings
-from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
+from trainers.methods import RESIDUAL, AnyModelSettings, ModelSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
 from trainers.runs.request import SHORT_NAMES, Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
@@ -123,7 +123,7 @@ class Method:
     levels: tuple[Level, ...]
     backbone: str
     weights: str | None
-    model: ModelSettings | NetworkSettings
+    model: AnyModelSettings
     pool: PoolSettings
     stages: dict[str, StageSettings]
     finetune: FinetuneSettings
@@ -214,11 +214,13 @@ def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettin
     return replace(finetune, consistency=ConsistencySettings() if asked else None)
 
 
-def network_spec(method: Method, *, input_size: int, in_channels: int, num_outputs: int) -> NetworkSpec:
-    """The network of a run; a single expert needs no fusion."""
+def network_spec(
+    method: Method, *, input_size: int, in_channels: int, num_outputs: int, volume: Volume | None = None
+) -> NetworkSpec:
+    """The network of a run; a single expert needs no fusion. ``volume``: see ``ModuleSpec``."""
     model = method.model
-    if isinstance(model, NetworkSettings):
-        return ModuleSpec(method.trainer.network or "", input_size, num_outputs, in_channels, model.options)
+    if not isinstance(model, ModelSettings):
+        return ModuleSpec(method.trainer.network or "", input_size, num_outputs, in_channels, model.options, volume)
     return ModelSpec(
         method.backbone,
         input_size=input_size,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from samora_pipeline.contracts.leakage import protected_names, scored_names, training_leaks
+from samora_pipeline.contracts.model_spec import Volume
 from samora_pipeline.contracts.pool import POOLS_FOLDER
 from samora_pipeline.contracts.run import (
     BOOTSTRAP_FLAG,
@@ -26,15 +27,18 @@ from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.paths import Roots
 from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.obtain import get
+from trainers.methods import VolumeNetworkSettings
 from trainers.pool.candidates import LeakReport, find_candidates, hold_out, names, pool_leaks, settle
 from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
 from trainers.runs.automatic import (
     INPUT_SIZE,
+    VOLUME,
     Machine,
     choose_base,
     choose_input_size,
     choose_minutes,
+    choose_volume,
     this_machine,
 )
 from trainers.runs.budget import EPOCHS, estimates, fit_epochs, measure, of_main_rank, with_epochs
@@ -106,10 +110,10 @@ def plan_run(
     machine = this_machine(here, roots.weights, accepts=accept_licence)
     dataset, fold_name, folder, earlier, method, chosen = _choose(request, roots, machine)
     pretraining = roots.results / dataset.name / PRETRAINING_FOLDER
-    size = method.model.input_size or int(chosen[INPUT_SIZE].value)
+    size, volume = _size(method, chosen)
     data = _data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
     base = _base(method, roots.weights)
-    config = _config(request, method, dataset, data, base, size)
+    config = _config(request, method, dataset, data, base, size, volume)
     check_spec(config.model)
     existing = None if request.fast else existing_config(folder)
     at_once = method.finetune.micro_batch or method.finetune.batch
@@ -183,7 +187,20 @@ def _fold_folder(request: Request, results: Path, fold: str) -> Path:
     return runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{run_name(request)}" / f"fold_{fold}"
 
 
+def _size(method: Method, chosen: Mapping[str, Choice]) -> tuple[int, Volume | None]:
+    """The side of the network's input, the longest of a whole volume, and that volume."""
+    if not isinstance(method.model, VolumeNetworkSettings):
+        return method.model.input_size or int(chosen[INPUT_SIZE].value), None
+    planes, rows, columns = method.model.volume or chosen[VOLUME].value
+    return max(planes, rows, columns), (planes, rows, columns)
+
+
 def _input_size(method: Method, dataset: PreparedDataset, earlier: Mapping[str, Choice]) -> dict[str, Choice]:
+    if isinstance(method.model, VolumeNetworkSettings):
+        if method.model.volume is not None:
+            return {}
+        own = [case for case in dataset.cases.values() if case.subset == "train"]
+        return {VOLUME: earlier.get(VOLUME) or choose_volume(own or dataset.cases.values())}
     if method.model.input_size is not None:
         return {}
     sides = [max(case.shape[1:]) for case in dataset.cases.values()]
@@ -302,7 +319,13 @@ def _teachers(settings: Mapping[str, Any], input_size: int, weights: Path, *, ab
 
 
 def _config(
-    request: Request, method: Method, dataset: PreparedDataset, data: _Data, base: BaseEncoder | None, input_size: int
+    request: Request,
+    method: Method,
+    dataset: PreparedDataset,
+    data: _Data,
+    base: BaseEncoder | None,
+    input_size: int,
+    volume: Volume | None,
 ) -> RunConfig:
     fold, pool = data.fold, data.pool
     plans, scheme = dataset.plans, dataset.raw.scheme
@@ -322,7 +345,11 @@ def _config(
         recipe=method.recipe,
         seed=request.seed,
         model=network_spec(
-            method, input_size=input_size, in_channels=len(plans.channel_names), num_outputs=scheme.num_outputs
+            method,
+            input_size=input_size,
+            in_channels=len(plans.channel_names),
+            num_outputs=scheme.num_outputs,
+            volume=volume,
         ),
         base=base.record if base else None,
         plans=plans,
