@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, D planes, H W rows and columns of the grid that the volume was brought to, K output maps.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from samora_pipeline.models.recomputation import Recomputing
 WIDTHS = (16, 32, 64, 128)
 """channels from the full resolution down, halving each side each time: 1.4 M parameters"""
 _GROUPS = 8
+"""of channels that are normalised together, at most"""
 _FLAT = 1e-4
 """added to a volume's deviation, so that a volume of one value stays finite"""
 
@@ -67,5 +69,5 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width in (inputs, outputs):
         layers.append(nn.Conv3d(width, outputs, 3, padding=1, bias=False))
-        layers += [nn.GroupNorm(min(_GROUPS, outputs), outputs), nn.LeakyReLU(0.01, inplace=True)]
+        layers += [nn.GroupNorm(math.gcd(_GROUPS, outputs), outputs), nn.LeakyReLU(0.01, inplace=True)]
     return nn.Sequential(*layers)
