@@ -113,20 +113,17 @@ def choose_volume(cases: Iterable[StoredCase]) -> Choice:
     known = list(cases)
     counts = [statistics.median(case.shape[axis] for case in known) for axis in range(3)]
     extents = [statistics.median(case.shape[axis] * case.geometry.spacing[axis] for case in known) for axis in range(3)]
-    sides = dict(enumerate(counts))
-    kept: set[int] = set()
-    while len(kept) < len(sides):
-        left = [axis for axis in sides if axis not in kept]
-        voxels = _VOXELS / math.prod(counts[axis] for axis in kept)
-        edge = (math.prod(extents[axis] for axis in left) / voxels) ** (1 / len(left))
-        sides |= {axis: extents[axis] / edge for axis in left}
-        finer = {axis for axis in left if sides[axis] > counts[axis]}
-        sides |= {axis: counts[axis] for axis in finer}
-        kept |= finer
-        if not finer:
+    kept: dict[int, int] = {}
+    while True:
+        left = [axis for axis in range(3) if axis not in kept]
+        voxels = _VOXELS / math.prod(kept.values())
+        edge = (math.prod(extents[axis] for axis in left) / voxels) ** (1 / len(left)) if left else 1.0
+        cubes = {axis: extents[axis] / edge for axis in left}
+        few = [axis for axis, side in cubes.items() if not _SIDE_STEP <= side <= counts[axis]]
+        if not few:
             break
-    steps = [math.ceil(side / _SIDE_STEP) if axis in kept else round(side / _SIDE_STEP) for axis, side in sides.items()]
-    volume = [_SIDE_STEP * max(1, number) for number in steps]
+        kept |= {axis: _SIDE_STEP * math.ceil(min(counts[axis], cubes[axis]) / _SIDE_STEP) for axis in few}
+    volume = [kept[axis] if axis in kept else _SIDE_STEP * round(cubes[axis] / _SIDE_STEP) for axis in range(3)]
     scan = f"{' x '.join(f'{n:g}' for n in counts)} voxels, {' x '.join(f'{mm:.0f}' for mm in extents)} mm"
     return Choice(
         volume,

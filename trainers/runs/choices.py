@@ -57,6 +57,9 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
     plain = {name: to_plain(value) for name, value in settings.items()}
     for assignment in assignments:
         name, text = split_assignment(assignment, "finetune.epochs=20")
+        if name == f"{MODEL}.input_size" and f"{MODEL}.volume" in types_of:
+            expected = f"{MODEL}.volume=PLANES,ROWS,COLUMNS"
+            raise UsageError("E-SET-06", found=name, expected=expected, fix=f"--set {MODEL}.volume=48,80,96")
         if name not in types_of:
             raise UsageError(
                 "E-SET-01",
