@@ -1,7 +1,7 @@
 """Whole volumes brought to a network's grid and back, as one small matrix per axis; the field of view stays whole.
 
 Images are averaged by a triangle as wide as a voxel of the coarser grid, so that a voxel stands for all that it covers:
-at a tenth of the voxels their noise would otherwise be a scan's own. Labels are the nearest voxel's, logits linear.
+with a fraction of the voxels their noise would else stay what it was. Labels are the nearest voxel's, logits linear.
 
 Shapes: S slices, C channels, H W rows and columns of the source grid; D h w the network's; K output maps.
 """
