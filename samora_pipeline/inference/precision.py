@@ -191,7 +191,8 @@ def _pieces(build: Build, shape: Shape) -> dict[str, Timed]:
         slices = min(shape[0], int(_PROBE_FLOP / max(total, 1.0)))
         return {"network": Timed(build(), torch.rand(slices, *shape[1:]), 1.0)}
     pieces = {}
-    for name, kind in {"product": nn.Linear, "convolution": _CONVOLUTIONS}.items():
+    kinds: dict[str, tuple[type[nn.Module], ...]] = {"product": (nn.Linear,), "convolution": _CONVOLUTIONS}
+    for name, kind in kinds.items():
         own = [layer for layer in layers if isinstance(layer.module, kind)]
         if own:
             largest = max(own, key=lambda layer: layer.flop)

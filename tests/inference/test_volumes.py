@@ -16,7 +16,7 @@ from samora_pipeline.contracts.model_spec import ModuleSpec
 from samora_pipeline.errors import ResourceError
 from samora_pipeline.imaging.intensity import measure, normalize
 from samora_pipeline.imaging.volume_map import VolumeMap
-from samora_pipeline.inference import volumes
+from samora_pipeline.inference import predictor as predictor_module
 from samora_pipeline.inference.loading import load_folds
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.inference.volumes import VolumePredictor
@@ -67,7 +67,7 @@ def test_folds_and_views_are_averaged(tmp_path: Path, monkeypatch: pytest.Monkey
     predictor = Predictor.load(run, weights_folder=run, tta=True, precision="fp32")
     assert isinstance(predictor, VolumePredictor)
     # Two slices at a time.
-    monkeypatch.setitem(volumes.CHUNK_BYTES, "cpu", 2 * 4 * LABELS.num_outputs * 20 * 32)
+    monkeypatch.setitem(predictor_module.CHUNK_BYTES, "cpu", 2 * 4 * LABELS.num_outputs * 20 * 32)
     chunks = list(predictor.predict_scores(images, SPACING))
     assert [chunk.start for chunk in chunks] == [0, 2, 4]
     found = torch.cat([chunk.probabilities for chunk in chunks]).numpy()
@@ -98,7 +98,7 @@ def test_in_bf16_it_says_nearly_the_same(tmp_path: Path) -> None:
     images = np.random.default_rng(4).integers(-200, 400, (5, 1, 20, 32)).astype(np.int16)
     scores = []
     for precision in ("fp32", "bf16"):
-        predictor = Predictor.load(run / "fold_0", weights_folder=run, precision=precision)  # type: ignore[arg-type]
+        predictor = Predictor.load(run / "fold_0", weights_folder=run, precision=precision)
         (chunk,) = predictor.predict_scores(images, SPACING)
         scores.append(chunk.probabilities)
     assert scores[1].dtype == torch.float32

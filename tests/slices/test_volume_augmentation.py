@@ -18,7 +18,6 @@ from samora_pipeline.slices.volume_augmentation import apply_volume_augmentation
 
 SHAPE = (6, 8, 10)
 EXTENTS = (30.0, 24.0, 55.0)
-PLAIN = {"contrast": (1.0, 1.0), "brightness": (1.0, 1.0)}
 KEYS = ["data/a", "data/b"]
 
 
@@ -96,7 +95,9 @@ def _drawn(
 
 
 def test_nothing_is_changed_where_nothing_may_be() -> None:
-    settings = VolumeAugmentationSettings(rotation=0, tilt=0, scale=(1, 1), translation=0, **PLAIN)
+    settings = VolumeAugmentationSettings(
+        rotation=0, tilt=0, scale=(1, 1), translation=0, contrast=(1, 1), brightness=(1, 1)
+    )
     images, targets = torch.rand(1, 2, *SHAPE), torch.randint(-1, 4, (1, *SHAPE))
     drawn = draw_volume_augmentation(["a"], torch.tensor([EXTENTS]), settings, mirror=True, seed=0, epoch=0)
     moved, labels = apply_volume_augmentation(images, targets, drawn)
