@@ -48,6 +48,7 @@ class VolumeSource:
         for one in labelled_ids(selection, folder):
             labelled.setdefault(one.case, []).append(one.index)
         self._labelled = list(labelled.items())
+        self.channels = len(plans.channel_names)
         self._free = memory
         self._kept: dict[int, tuple[npt.NDArray[np.uint16], npt.NDArray[np.int16]]] = {}
 

@@ -22,7 +22,7 @@ from trainers.settings import DenoisingSettings
 
 def _spec(name: str, backbone: str, *, size: int = 224, outputs: int = 9) -> ModelSpec:
     method = choose_method(Request("1", name, "full", backbone=backbone))
-    spec = network_spec(method, input_size=size, in_channels=1, num_outputs=outputs)
+    spec = network_spec(method, input_size=size, channels=1, num_outputs=outputs)
     assert isinstance(spec, ModelSpec)
     return spec
 
@@ -42,7 +42,7 @@ def test_trainer_of_a_whole_network(name: str) -> None:
     assert trainer.finetune.learns == ("network",)
     volume = (16, 32, 128) if trainer.takes_volumes else None
     method = choose_method(Request("1", name, "full"))
-    spec = network_spec(method, input_size=128, in_channels=2, num_outputs=3, volume=volume)
+    spec = network_spec(method, input_size=128, channels=2, num_outputs=3, volume=volume)
     assert spec.input_shape == (volume or (128, 128))
     with torch.device("meta"):
         network = build_network(spec)

@@ -34,7 +34,7 @@ def tiny_spec(name: str) -> NetworkSpec:
     backbone = "samora2_tiny" if TRAINERS.get(name).backbone.startswith("sam2") else "samora_tiny"
     method = choose_method(Request("1", name, "full", backbone=backbone))
     volume = (8, 16, 64) if TRAINERS.get(name).takes_volumes else None
-    return network_spec(method, input_size=64, in_channels=1, num_outputs=LABELS.num_outputs, volume=volume)
+    return network_spec(method, input_size=64, channels=1, num_outputs=LABELS.num_outputs, volume=volume)
 
 
 def fused_spec(fusion: str) -> ModelSpec:

@@ -217,6 +217,7 @@ def test_epochs_follow_a_time_budget(root: Path) -> None:
         (["--levels", "image"], "E-ARG-06", "without --levels"),
         (["--preset", "table4-lac"], "E-PRESET-02", "HSAMoraTrainer"),
         (["--set", "input_size=128"], "E-SET-06", "--set model.volume="),
+        (["--set", "model.neighbours=1"], "E-SET-06", "without it"),
         (["--set", "model.volume=30,32,32"], "E-MODEL-01", "model.volume=32,32,32"),
     ],
 )

@@ -20,6 +20,7 @@ from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, is_small, is_trained_whole
 from samora_pipeline.registry import suggestion
+from samora_pipeline.slices.datasets import window
 from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.consistency_settings import ConsistencySettings
 from trainers.methods import RESIDUAL, AnyModelSettings, ModelSettings, Trainer
@@ -57,9 +58,10 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
     plain = {name: to_plain(value) for name, value in settings.items()}
     for assignment in assignments:
         name, text = split_assignment(assignment, "finetune.epochs=20")
-        if name == f"{MODEL}.input_size" and f"{MODEL}.volume" in types_of:
+        if name in (f"{MODEL}.input_size", f"{MODEL}.neighbours") and f"{MODEL}.volume" in types_of:
             expected = f"{MODEL}.volume=PLANES,ROWS,COLUMNS"
-            raise UsageError("E-SET-06", found=name, expected=expected, fix=f"--set {MODEL}.volume=48,80,96")
+            fix = f"the same command without it, or with --set {MODEL}.volume=48,80,96"
+            raise UsageError("E-SET-06", found=name, expected=expected, fix=fix)
         if name not in types_of:
             raise UsageError(
                 "E-SET-01",
@@ -218,12 +220,18 @@ def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettin
 
 
 def network_spec(
-    method: Method, *, input_size: int, in_channels: int, num_outputs: int, volume: Volume | None = None
+    method: Method, *, input_size: int, channels: int, num_outputs: int, volume: Volume | None = None
 ) -> NetworkSpec:
-    """The network of a run; a single expert needs no fusion. ``volume``: see ``ModuleSpec``."""
+    """The network of a run on slices of so many channels; a single expert needs no fusion.
+
+    ``volume``: see ``ModuleSpec``.
+    """
     model = method.model
+    in_channels = channels * window(model.neighbours)
     if not isinstance(model, ModelSettings):
-        return ModuleSpec(method.trainer.network or "", input_size, num_outputs, in_channels, model.options, volume)
+        return ModuleSpec(
+            method.trainer.network or "", input_size, num_outputs, in_channels, model.options, model.neighbours, volume
+        )
     return ModelSpec(
         method.backbone,
         input_size=input_size,
@@ -235,6 +243,7 @@ def network_spec(
         decoder=model.decoder,
         block_adapters=method.trainer.block_adapters,
         decoder_stages=model.decoder_stages,
+        neighbours=model.neighbours,
     )
 
 

@@ -293,6 +293,7 @@ def _data(
             request.seed,
             pools,
             input_size=input_size,
+            neighbours=method.model.neighbours,
             transductive=request.transductive,
         )
     return _Data(selection, held_out, fold, pool, leaks)
@@ -347,7 +348,7 @@ def _config(
         model=network_spec(
             method,
             input_size=input_size,
-            in_channels=len(plans.channel_names),
+            channels=len(plans.channel_names),
             num_outputs=scheme.num_outputs,
             volume=volume,
         ),

@@ -35,7 +35,8 @@ class LabelledTask:
 
     def read(self, run: RunConfig, slices: Path) -> LabelledSource:
         """What is learned from, of the cases stored in the folder ``slices``."""
-        return SliceSource(slices, labelled_ids(run.selection, slices), run.plans, self._input_size, run.labels)
+        ids = labelled_ids(run.selection, slices)
+        return SliceSource(slices, ids, run.plans, self._input_size, run.labels, neighbours=run.model.neighbours)
 
     def training(self) -> Training:
         """Describe the training for the loop."""
