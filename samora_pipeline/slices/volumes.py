@@ -49,6 +49,7 @@ class VolumeSource:
             labelled.setdefault(one.case, []).append(one.index)
         self._labelled = list(labelled.items())
         self.channels = len(plans.channel_names)
+        self._extents = torch.tensor([_extents(folder, case) for case in labelled])
         self._free = memory
         self._kept: dict[int, tuple[npt.NDArray[np.uint16], npt.NDArray[np.int16]]] = {}
 
@@ -78,9 +79,7 @@ class VolumeSource:
 
     def extents(self, indices: Sequence[int]) -> Tensor:
         """Return the extents of the scans in mm along planes, rows and columns, (B,3) float32."""
-        records = [StoredSlices.open(self._folder, self._labelled[index][0]).record for index in indices]
-        sizes = [[n * mm for n, mm in zip(own.shape, own.geometry.spacing, strict=True)] for own in records]
-        return torch.tensor(sizes)
+        return self._extents[list(indices)]
 
     def _read(self, index: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int16]]:
         if index in self._kept:
@@ -99,3 +98,8 @@ class VolumeSource:
             self._free -= size
             self._kept[index] = read
         return read
+
+
+def _extents(folder: Path, case: str) -> list[float]:
+    record = StoredSlices.open(folder, case).record
+    return [count * mm for count, mm in zip(record.shape, record.geometry.spacing, strict=True)]

@@ -32,10 +32,10 @@ from tests.trainers.small_data import DEPTH, NAME, SIZE, make_dataset
 from tests.trainers.toy import loop_context
 from trainers.cli import main
 from trainers.loop.loop import train
-from trainers.runs.automatic import choose_volume
 from trainers.runs.choices import choose_method
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
+from trainers.runs.sizes import choose_volume
 from trainers.settings import FINETUNE
 from trainers.stages.volumes import FinetuneVolumes, VolumeTask
 from trainers.volume_settings import VolumeFinetuneSettings

@@ -5,7 +5,6 @@ on whatever machine; what is typed is never replaced. What changes no result, th
 run: every stage measures it when it starts (``trainers.loop.memory``).
 """
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ import torch
 
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.run import Choice
-from samora_pipeline.contracts.stored_case import StoredCase
 from samora_pipeline.models.catalog import is_small, is_trained_whole
 from samora_pipeline.resources import memory
 from samora_pipeline.weights.catalog import ASSETS, Asset
@@ -27,15 +25,13 @@ from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, MODEL, RECIPE
 from trainers.runs.request import Request, choose_recipe, find_trainer
 from trainers.settings import BOOTSTRAP, RANDOM_WEIGHTS, TeacherSettings
 
-INPUT_SIZE, VOLUME = f"{MODEL}.input_size", f"{MODEL}.volume"
+INPUT_SIZE = f"{MODEL}.input_size"
 MINUTES = 10.0
 """of training on a CPU where nothing is typed (ours)"""
 _PUBLISHED_SIZE = 224  # Table 8
 # Ours. On 35 x 51 pixels 128 was three times cheaper than 224, and better; half of the slice keeps the small organs of
 # an abdomen of 512 pixels within what a CPU trains in minutes.
 _SMALLEST_SIZE, _SIZE_STEP = 128, 32
-# Ours: what a 3-D U-Net learns from in seconds per step on one core; a side can be halved three times.
-_VOXELS, _SIDE_STEP = 400_000, 8
 
 
 @dataclass(frozen=True)
@@ -102,32 +98,6 @@ def choose_input_size(plans: Plans, sides: Sequence[int], *, small: bool) -> Cho
         size,
         f"half of the median slice ({side:g} pixels) in steps of {_SIZE_STEP}, from {_SMALLEST_SIZE} to "
         f"{_PUBLISHED_SIZE}; 224 for all belongs to the paper's backbones",
-    )
-
-
-def choose_volume(cases: Iterable[StoredCase]) -> Choice:
-    """The grid of whole volumes, (planes, rows, columns): cubes in the median scan, none finer than its voxels.
-
-    ``cases``: those that are learned from. An axis with few voxels keeps them, and the others share what is left.
-    """
-    known = list(cases)
-    counts = [statistics.median(case.shape[axis] for case in known) for axis in range(3)]
-    extents = [statistics.median(case.shape[axis] * case.geometry.spacing[axis] for case in known) for axis in range(3)]
-    kept: dict[int, int] = {}
-    while True:
-        left = [axis for axis in range(3) if axis not in kept]
-        voxels = _VOXELS / math.prod(kept.values())
-        edge = (math.prod(extents[axis] for axis in left) / voxels) ** (1 / len(left)) if left else 1.0
-        cubes = {axis: extents[axis] / edge for axis in left}
-        few = [axis for axis, side in cubes.items() if not _SIDE_STEP <= side <= counts[axis]]
-        if not few:
-            break
-        kept |= {axis: _SIDE_STEP * math.ceil(min(counts[axis], cubes[axis]) / _SIDE_STEP) for axis in few}
-    volume = [kept[axis] if axis in kept else _SIDE_STEP * round(cubes[axis] / _SIDE_STEP) for axis in range(3)]
-    scan = f"{' x '.join(f'{n:g}' for n in counts)} voxels, {' x '.join(f'{mm:.0f}' for mm in extents)} mm"
-    return Choice(
-        volume,
-        f"the median scan ({scan}) in about {_VOXELS:,} cubes, none finer than its voxels, in steps of {_SIDE_STEP}",
     )
 
 

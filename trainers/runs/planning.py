@@ -27,18 +27,13 @@ from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.paths import Roots
 from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.obtain import get
-from trainers.methods import VolumeNetworkSettings
 from trainers.pool.candidates import LeakReport, find_candidates, hold_out, names, pool_leaks, settle
 from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
 from trainers.runs.automatic import (
-    INPUT_SIZE,
-    VOLUME,
     Machine,
     choose_base,
-    choose_input_size,
     choose_minutes,
-    choose_volume,
     this_machine,
 )
 from trainers.runs.budget import EPOCHS, estimates, fit_epochs, measure, of_main_rank, with_epochs
@@ -47,6 +42,7 @@ from trainers.runs.folder import check_config, earlier_choices, existing_config
 from trainers.runs.naming import FAST_NAME, run_name
 from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request, find_trainer, resolve
+from trainers.runs.sizes import choose_size, size_of
 from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
@@ -110,7 +106,7 @@ def plan_run(
     machine = this_machine(here, roots.weights, accepts=accept_licence)
     dataset, fold_name, folder, earlier, method, chosen = _choose(request, roots, machine)
     pretraining = roots.results / dataset.name / PRETRAINING_FOLDER
-    size, volume = _size(method, chosen)
+    size, volume = size_of(method, chosen)
     data = _data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
     base = _base(method, roots.weights)
     config = _config(request, method, dataset, data, base, size, volume)
@@ -164,7 +160,7 @@ def _choose(request: Request, roots: Roots, machine: Machine) -> _Chosen:
     earlier = {} if request.fast else earlier_choices(folder)
     chosen = {name: earlier[name] for name in BASE_CHOICES if name in earlier} or chosen
     method = choose_method(request, chosen)
-    return _Chosen(dataset, fold, folder, earlier, method, chosen | _input_size(method, dataset, earlier))
+    return _Chosen(dataset, fold, folder, earlier, method, chosen | choose_size(method, dataset, earlier))
 
 
 def _base(method: Method, weights: Path) -> BaseEncoder | None:
@@ -185,26 +181,6 @@ def _fold_folder(request: Request, results: Path, fold: str) -> Path:
     # Trial runs lie one level deeper, so that nothing ever predicts with them.
     runs = results / FAST_NAME if request.fast else results
     return runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{run_name(request)}" / f"fold_{fold}"
-
-
-def _size(method: Method, chosen: Mapping[str, Choice]) -> tuple[int, Volume | None]:
-    """The side of the network's input, the longest of a whole volume, and that volume."""
-    if not isinstance(method.model, VolumeNetworkSettings):
-        return method.model.input_size or int(chosen[INPUT_SIZE].value), None
-    planes, rows, columns = method.model.volume or chosen[VOLUME].value
-    return max(planes, rows, columns), (planes, rows, columns)
-
-
-def _input_size(method: Method, dataset: PreparedDataset, earlier: Mapping[str, Choice]) -> dict[str, Choice]:
-    if isinstance(method.model, VolumeNetworkSettings):
-        if method.model.volume is not None:
-            return {}
-        own = [case for case in dataset.cases.values() if case.subset == "train"]
-        return {VOLUME: earlier.get(VOLUME) or choose_volume(own or dataset.cases.values())}
-    if method.model.input_size is not None:
-        return {}
-    sides = [max(case.shape[1:]) for case in dataset.cases.values()]
-    return {INPUT_SIZE: earlier.get(INPUT_SIZE) or choose_input_size(dataset.plans, sides, small=method.small)}
 
 
 def _with_lengths(
