@@ -100,6 +100,9 @@ def _add_method(parser: CommandParser) -> None:
         default=None,
         help="slices without labels take part in fine-tuning (default: the trainer's)",
     )
+    parser.add_argument(
+        "--taught-by", nargs="+", default=(), metavar="RUN", help="learn from the soft labels of finished runs as well"
+    )
     parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--name", metavar="N", help="name of the run (default: made from what differs from defaults)")

@@ -22,9 +22,10 @@ class VolumeFinetuneSettings(FinetuneSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.consistency is not None:
-            fix = "the same command without --consistency, or with UNetTrainer"
-            raise UsageError("E-SET-06", found="--consistency", expected="labelled volumes alone", fix=fix)
+        for option, given in {"--consistency": self.consistency, "--taught-by": self.self_training}.items():
+            if given is not None:
+                fix = f"the same command without {option}, or with UNetTrainer"
+                raise UsageError("E-SET-06", found=option, expected="labelled volumes alone", fix=fix)
 
 
 # Ours: 400 steps of two volumes, whatever their number. Intensities are varied as strongly as those of guessed slices:

@@ -211,6 +211,7 @@ def test_epochs_follow_a_time_budget(root: Path) -> None:
     ("words", "code", "fix"),
     [
         (["--consistency"], "E-SET-06", "without --consistency"),
+        (["--taught-by", "any"], "E-SET-06", "without --taught-by"),
         (["--set", "finetune.augmentation.elastic=0.5"], "E-SET-06", "UNetTrainer"),
         (["--set", "finetune.augmentation.scheme=samed"], "E-SET-06", "UNetTrainer"),
         (["--recipe", "scratch"], "E-RECIPE-01", "without --recipe"),

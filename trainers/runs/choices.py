@@ -27,6 +27,7 @@ from trainers.methods import RESIDUAL, AnyModelSettings, ModelSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
 from trainers.runs.request import SHORT_NAMES, Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
+from trainers.self_training_settings import SelfTrainingSettings
 from trainers.settings import (
     BOOTSTRAP,
     FINETUNE,
@@ -174,7 +175,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         levels = ()
     stages = trainer.stages(recipe, levels, small=small, whole=whole)
     usually = stages[FINETUNE]
-    stages[FINETUNE] = with_consistency(usually, request.consistency)
+    stages[FINETUNE] = with_unlabelled(usually, request.consistency, taught=bool(request.taught_by))
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     check_stage(request.stage, stages)
@@ -192,7 +193,8 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
-        "consistency": (stages[FINETUNE] != usually, False),
+        "consistency": (request.consistency is not None and stages[FINETUNE] != usually, False),
+        "taught_by": (sorted(request.taught_by), []),
         "transductive": (request.transductive, False),
         "exclude_leaks": (request.exclude_leaks, False),
         "allow_leak": (sorted(request.allow_leak), []),
@@ -212,11 +214,21 @@ def typed_settings(request: Request) -> frozenset[str]:
     return frozenset(assignment.partition("=")[0] for assignment in request.assignments)
 
 
-def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettings:
-    """The settings of stage 2 with or without slices without labels; None leaves them as they are."""
-    if not isinstance(finetune, FinetuneSettings) or asked in (None, finetune.consistency is not None):
+def with_unlabelled(finetune: StageSettings, consistency: bool | None, *, taught: bool = False) -> StageSettings:
+    """The settings of stage 2 with or without slices without labels; None leaves them as they are.
+
+    Raises:
+        UsageError: ``E-ARG-23`` both at once.
+    """
+    if not isinstance(finetune, FinetuneSettings):
         return finetune
-    return replace(finetune, consistency=ConsistencySettings() if asked else None)
+    if taught:
+        if consistency:
+            raise UsageError("E-ARG-23", found="--consistency and --taught-by")
+        return replace(finetune, consistency=None, self_training=SelfTrainingSettings())
+    if consistency in (None, finetune.consistency is not None):
+        return finetune
+    return replace(finetune, consistency=ConsistencySettings() if consistency else None)
 
 
 def network_spec(

@@ -17,6 +17,7 @@ from trainers.settings import FinetuneSettings, StageSettings
 from trainers.stages.consistency import ConsistencyTask
 from trainers.stages.experts import hidden_cases, read_expert
 from trainers.stages.labelled import LabelledTask
+from trainers.stages.self_training import SelfTrainingTask, make_soft_labels
 from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
 
 # Ours. Trainings that ended in a network which sees nothing but background had 0.58 to 0.79 and 0.02 to 0.06; sound
@@ -44,6 +45,9 @@ class Finetune(Stage[FinetuneSettings]):
     def task(self, run: RunConfig, context: RunContext, network: Network) -> LabelledTask:
         """What is learned from, and the loss."""
         common = run, self.settings, network, context.dataset.slices, self.seed(run)
+        if self.settings.self_training is not None:
+            pool = context.read_pool(without=run.selection)
+            return SelfTrainingTask(*common, pool, make_soft_labels(run, context))
         if self.settings.consistency is None:
             return LabelledTask(*common)
         return ConsistencyTask(*common, context.read_pool(without=run.selection))
