@@ -52,7 +52,7 @@ def test_uncertain_soft_labels_pixel_by_pixel(logits: torch.Tensor) -> None:
                 overlap, squares, squares_truth = overlap + p * t, squares + p * p, squares_truth + t * t
     dice = np.mean(1 - (2 * overlap + 1e-5) / (squares + squares_truth + 1e-5))
     found = soft_segmentation_loss(logits, truth, **WEIGHTS)
-    assert float(found.loss) == pytest.approx(0.3 * entropy / pixels + 0.7 * dice, rel=1e-12)
+    assert float(found.loss.detach()) == pytest.approx(0.3 * entropy / pixels + 0.7 * dice, rel=1e-12)
 
 
 def test_other_shapes_are_refused(logits: torch.Tensor) -> None:

@@ -138,7 +138,7 @@ def test_a_killed_student_goes_on_bit_for_bit(root: Path) -> None:
     assert sitting(_words(root, "whole", *words)) == 0
     assert sitting(_words(root, "twice", *words), at=(FINETUNE, 3, signal.SIGKILL)) == -signal.SIGKILL
     folder = fold_folder(root, "UNetTrainer__2cases__twice")
-    made = {file: file.stat().st_mtime_ns for file in (folder / SOFT_LABELS_FOLDER).iterdir()}
+    made = {file: file.stat().st_mtime_ns for file in (folder / SOFT_LABELS_FOLDER).rglob("*.npy")}
     assert made
     assert sitting([*_words(root, "twice", *words), "-c"]) == 0
     one, other = (final(root, f"UNetTrainer__2cases__{name}").tensors for name in ("whole", "twice"))

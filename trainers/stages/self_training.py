@@ -25,7 +25,7 @@ from torch.nn import functional
 from samora_pipeline import distributed
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig, TaughtBy
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import atomic_path, digest_file
+from samora_pipeline.files import atomic_path, digest_file, digest_json
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.soft_labels import soft_segmentation_loss
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 SOFT_LABELS_FOLDER = "soft_labels"
 _LEVELS = 255
+_KEY_LENGTH = 12
 
 
 class SelfTrainingTask(LabelledTask):
@@ -148,15 +149,20 @@ def make_soft_labels(run: RunConfig, context: RunContext) -> SoftLabels:
     shape = (maps, run.model.input_size, run.model.input_size)
     if context.draft or context.pool is None:
         return SoftLabels(None, shape)
-    folder = context.folder / SOFT_LABELS_FOLDER
+    teachers = {record: _folder_of(record, context) for record in run.taught_by}
+    # A start that failed may have left those of other teachers.
+    key = digest_json([[record.checkpoint for record in teachers], run.model.input_size])
+    folder = context.folder / SOFT_LABELS_FOLDER / key[:_KEY_LENGTH]
     missing = [one for one in _cases(context) if not (folder / _file_of(f"{one[0]}/{one[1]}")).is_file()]
     distributed.barrier()
     if missing and distributed.is_main():
-        teachers = [_teacher(record, context) for record in run.taught_by]
+        predictors = [_teacher(teacher, context) for teacher in teachers.values()]
         with Progress("soft labels", len(missing), unit="case") as progress:
             for dataset, case, slices, plans in missing:
                 stored = StoredSlices.open(slices, case)
-                maps_of = _mean(teachers, stored, InPlaneMap.for_case(stored.record, plans, run.model.input_size), run)
+                maps_of = _mean(
+                    predictors, stored, InPlaneMap.for_case(stored.record, plans, run.model.input_size), run
+                )
                 with atomic_path(folder / _file_of(f"{dataset}/{case}")) as temporary:
                     np.save(temporary, maps_of, allow_pickle=False)
                 progress.advance(case)
@@ -171,14 +177,19 @@ def _cases(context: RunContext) -> Iterator[tuple[str, str, Path, Any]]:
             yield member.dataset.name, case, member.dataset.slices, member.plans
 
 
-def _teacher(record: TaughtBy, context: RunContext) -> Predictor:
-    # Only here, because it brings in readers of volumes, which nothing else of a training needs.
-    from samora_pipeline.inference.predictor import Predictor
-
+def _folder_of(record: TaughtBy, context: RunContext) -> Path:
+    """The folder of a teacher, whose checkpoint is the one that the run was started with (``E-SELF-02``)."""
     folder = context.pretraining.parent.parent / record.run
     found = digest_file(folder / FINAL_CHECKPOINT) if (folder / FINAL_CHECKPOINT).is_file() else "no checkpoint"
     if found != record.checkpoint:
         raise DataError("E-SELF-02", run=record.run, found=found[:12], digest=record.checkpoint[:12])
+    return folder
+
+
+def _teacher(folder: Path, context: RunContext) -> Predictor:
+    # Only here, because it brings in readers of volumes, which nothing else of a training needs.
+    from samora_pipeline.inference.predictor import Predictor
+
     return Predictor.load(
         folder.parent,
         folds=[folder.name.removeprefix("fold_")],
