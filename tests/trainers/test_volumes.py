@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.errors import UsageError
+from samora_pipeline.handover.cli import main as export
 from samora_pipeline.imaging.intensity import normalize
 from samora_pipeline.imaging.volume_map import VolumeMap
 from samora_pipeline.inference.cli import main as predict
@@ -184,10 +186,16 @@ def test_a_killed_training_goes_on_bit_for_bit(root: Path) -> None:
     assert "voxels" in (folder / "report.html").read_text()
 
 
-def test_a_prediction_is_that_of_validation(root: Path, tmp_path: Path) -> None:
+def _trained(root: Path) -> Path:
+    """The run of the test above, made now where that has not run."""
     run = root / "results" / NAME / "UNet3DTrainer__2cases__whole"
     if not (run / "fold_0" / "summary.json").is_file():
         assert sitting(_words(root, "whole")) == 0
+    return run
+
+
+def test_a_prediction_is_that_of_validation(root: Path, tmp_path: Path) -> None:
+    run = _trained(root)
     scans = root / "raw" / NAME / "imagesTr"
     assert predict(["-i", str(scans), "-o", str(tmp_path), "-m", str(run), "--root", str(root), "--device", "cpu"]) == 0
     case = "case_4.nii.gz"
@@ -198,6 +206,20 @@ def test_a_prediction_is_that_of_validation(root: Path, tmp_path: Path) -> None:
     )
     assert found.shape == (SIZE, SIZE, DEPTH)
     assert np.array_equal(found, expected)
+
+
+def test_an_export_says_what_the_network_takes(root: Path, tmp_path: Path) -> None:
+    assert export([str(_trained(root)), "-o", str(tmp_path / "model.zip"), "--root", str(root)]) == 0
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        (card,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("MODEL_CARD.md"))
+    assert "Whole volumes of axial slices, averaged to 8 x 32 x 32 voxels" in card
+
+
+def test_slices_are_taught_by_volumes(root: Path) -> None:
+    words = ["90", "UNetTrainer", "2cases", "--root", str(root), "--device", "cpu", "--debug", "--name", "taught"]
+    lengths = ("epochs=1", "steps_per_epoch=1", "batch=2")
+    words += [word for one in lengths for word in ("--set", f"finetune.{one}")]
+    assert sitting([*words, "--stage", "finetune", "--taught-by", str(_trained(root))]) == 0
 
 
 def test_epochs_follow_a_time_budget(root: Path) -> None:
