@@ -187,7 +187,7 @@ def _facts(run: ReportedRun) -> tuple[tuple[str, str], ...]:
         ("run", run.label),
         ("folds", ", ".join(run.scored.folds)),
         ("labels", f"{config.split} ({len(config.selection.cases)} cases)"),
-        ("network", f"{model.backbone}, {model.input_size} px"),
+        ("network", f"{model.backbone}, {model.input_text}"),
         ("experts", ", ".join(model.levels) or "none"),
         ("recipe", config.recipe),
         ("seed", str(config.seed)),
