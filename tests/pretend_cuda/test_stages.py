@@ -35,13 +35,6 @@ WAITS = {
 FAST_RUNS = ("full",)
 WAITS_ARE_BOUNDED = ("full", "scratch")
 OUT_OF_MEMORY = 6
-KNOWN = {
-    "weights": "E-BUG-01 where the network does not fit (network.to outside of loop.train)",
-    "monitor": "E-BUG-01 where the last panel does not fit (monitor.finish outside of loop.train)",
-    "compare": "E-BUG-01 in compare_experts",
-    "prediction weights": "E-BUG-01 in Predictor.load",
-    "decode": "E-BUG-01 in Predictor.decode (outside of _try)",
-}
 _EXPERT = ("--recipe", "scratch", "--levels", "pixel")
 _NONE = ("--recipe", "none")
 # "monitor" and "compare" train the same expert, so that one of them needs a rank of its own.
@@ -51,7 +44,6 @@ MEMORY = {
     "monitor": (*_EXPERT, "--set", "model.lora_rank=2"),
     "compare": _EXPERT,
     "prediction weights": _NONE,
-    "decode": _NONE,
 }
 FAST_MEMORY = ("step", "weights")
 
@@ -176,8 +168,7 @@ def out_of_memory(owner: Any, name: str, number: int, *, forever: bool = False) 
 
 
 def _marks(name: str) -> list[pytest.MarkDecorator]:
-    known = [pytest.mark.xfail(reason=KNOWN[name])] if name in KNOWN else []
-    return known if name in FAST_MEMORY else [*known, pytest.mark.slow]
+    return [] if name in FAST_MEMORY else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in MEMORY])
@@ -199,7 +190,8 @@ def test_a_step_that_does_not_fit_is_repeated_in_halves(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_prediction_that_does_not_fit_halves_its_step(root: Path) -> None:
-    with pretended(), out_of_memory(*places_of_memory()["prediction halves its step"]):
-        code, text = train(words_of(root, "halves", "SAMedTrainer"))
+@pytest.mark.parametrize("name", ["prediction halves its step", "decode"])
+def test_a_prediction_that_does_not_fit_is_made_in_halves(name: str, root: Path) -> None:
+    with pretended(), out_of_memory(*places_of_memory()[name]):
+        code, text = train(words_of(root, f"halves_{name.replace(' ', '_')}", "SAMedTrainer"))
     assert code == 0, text[-2000:]
