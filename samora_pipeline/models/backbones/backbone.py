@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from samora_pipeline.errors import UsageError
+from samora_pipeline.models.lora import LowRank
 from samora_pipeline.models.recomputation import Recomputing
 
 
@@ -107,6 +109,24 @@ class BlockSteps(Protocol):
 
     def attend(self, block: Any, qkv: Tensor, size: tuple[int, int]) -> Tensor:
         """From the qkv product (n,h,w,3D') to the attention's output on the grid ``size``, (B,H',W',D')."""
+
+    def is_fused(self, block: Any, windows: Tensor) -> bool:
+        """Whether ``attend_branches`` is to be used for windows (n,h,w,...): on their device, with their size."""
+        return False
+
+    def attend_branches(
+        self,
+        block: Any,
+        windows: Tensor,
+        experts: Sequence[LowRank],
+        size: tuple[int, int],
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        """From the input of qkv (n,h,w,D) to the attention's outputs on the grid ``size``, (k,B,H',W',D').
+
+        Of the base and of each expert; what they share is computed once. ``dtype`` of the products: ``branch_linear``.
+        """
+        raise NotImplementedError
 
     def leave(self, block: Any, x: Tensor) -> Tensor:
         """Add the MLP's output, (B,H',W',D') to the same shape."""
