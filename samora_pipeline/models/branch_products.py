@@ -31,6 +31,36 @@ def branch_linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.d
     return output
 
 
+def branch_mlp(x: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+    """Two linear layers (weight, bias), both frozen, with GELU between them, on k branches (k,...,D) to (k,...,D').
+
+    As two of ``branch_linear``. Of the wide layer in between nothing is kept but its products, in ``dtype``.
+    """
+    output: Tensor = _BranchMlp.apply(x, *first, *second, dtype)
+    return output
+
+
+def _differences(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The base and what the other branches differ from it, each rounded by its own size."""
+    differences = torch.empty(x.shape, dtype=dtype, device=x.device)
+    differences[0].copy_(x[0])
+    if len(x) > 1:
+        torch.sub(x[1:].float(), x[:1].float(), out=differences[1:])
+    return differences
+
+
+def _sums(products: Tensor, bias: Tensor | None) -> Tensor:
+    """The branches again, in float32, from products of base and differences; the bias is the base's."""
+    sums = torch.empty(products.shape, dtype=torch.float32, device=products.device)
+    if bias is None:
+        sums[0].copy_(products[0])
+    else:
+        torch.add(products[0], bias.float(), out=sums[0])
+    if len(products) > 1:
+        torch.add(products[1:], sums[:1], out=sums[1:])
+    return sums
+
+
 class _BranchLinear(torch.autograd.Function):
     """In the backward pass each branch's gradient is rounded by its own size, so it needs no differences.
 
@@ -39,22 +69,10 @@ class _BranchLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        differences = torch.empty(x.shape, dtype=dtype, device=x.device)
-        differences[0].copy_(x[0])
-        if len(x) > 1:
-            torch.sub(x[1:].float(), x[:1].float(), out=differences[1:])
-        reduced = weight.to(dtype)
-        products = differences @ reduced.t()
-        sums = torch.empty(products.shape, dtype=torch.float32, device=x.device)
-        if bias is None:
-            sums[0].copy_(products[0])
-        else:
-            torch.add(products[0], bias.float(), out=sums[0])
-        if len(x) > 1:
-            torch.add(products[1:], sums[:1], out=sums[1:])
+        differences, reduced = _differences(x, dtype), weight.to(dtype)
         context.save_for_backward(reduced, differences if weight.requires_grad else None)
         context.types = x.dtype, weight.dtype, None if bias is None else bias.dtype
-        return sums
+        return _sums(differences @ reduced.t(), bias)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -71,6 +89,25 @@ class _BranchLinear(torch.autograd.Function):
             rows = torch.cat((base.to(own.dtype)[None], own[1:])).flatten(0, -2)
             weight = (rows.t() @ differences.flatten(0, -2)).to(of_weight)
         return x, weight, bias, None
+
+
+class _BranchMlp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        first, second = weight_1.to(dtype), weight_2.to(dtype)
+        products = _differences(x, dtype) @ first.t()
+        context.save_for_backward(products, first, bias_1, second)
+        context.of_x = x.dtype
+        return _sums(_differences(functional.gelu(_sums(products, bias_1)), dtype) @ second.t(), bias_2)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        products, first, bias, second = context.saved_tensors
+        inner = gradients[0].to(second.dtype) @ second
+        slope = torch.ops.aten.gelu_backward(inner, _sums(products, bias))
+        return (slope.to(first.dtype) @ first).to(context.of_x), None, None, None, None, None
 
 
 class BranchProducts(TorchFunctionMode):

@@ -91,8 +91,7 @@ class ExpertBlock(nn.Module):
         count = 1 + len(self.active)
         shortcut, branches = self._branches(x, count)
         if self.scope == "block":
-            with by_differences(count, x):
-                branches = self.steps.leave(self.block, (shortcut + branches).flatten(0, 1)).view(branches.shape)
+            branches = self.steps.leave_branches(self.block, shortcut + branches)
         base, experts = branches.split((1, count - 1))
         base = base.squeeze(0)
         joined = base + fusion(base, experts)

@@ -16,6 +16,8 @@ from samora_pipeline.models.backbones import sam_block, sam_decoder
 from samora_pipeline.models.backbones.sam import SamBlockSteps
 from samora_pipeline.models.catalog import build_fusion
 from samora_pipeline.models.expert_block import ExpertBlock
+from tests.models.test_branch_products import TOLERANCE as SMALL_DIFFERENCE
+from tests.models.test_branch_products import differences, encoder, errors
 
 DIM = 24
 # Window side and token grid: global, one exact window, padded on both sides.
@@ -106,3 +108,12 @@ def test_a_whole_network_differs_by_rounding(fused: Callable[[], None]) -> None:
         found = network(images)
     assert not torch.equal(found, exact)
     assert float((found - exact).abs().max()) <= TOLERANCE * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("scope", ["block", "attention"])
+def test_differences_of_small_experts_are_right_in_bfloat16(scope: Scope, fused: Callable[[], None]) -> None:
+    network, images = encoder("samora_tiny", scope), torch.rand(2, 3, 128, 128)
+    right = differences(copy.deepcopy(network).double(), images.double())
+    fused()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert max(errors(differences(network, images), right)) < SMALL_DIFFERENCE

@@ -15,6 +15,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from samora_pipeline.errors import UsageError
+from samora_pipeline.models.branch_products import by_differences
 from samora_pipeline.models.lora import LowRank
 from samora_pipeline.models.recomputation import Recomputing
 
@@ -131,6 +132,11 @@ class BlockSteps(Protocol):
     def leave(self, block: Any, x: Tensor) -> Tensor:
         """Add the MLP's output, (B,H',W',D') to the same shape."""
         return x + block.mlp(block.norm2(x))
+
+    def leave_branches(self, block: Any, x: Tensor) -> Tensor:
+        """The same for base and experts, (k,B,H',W',D') to the same shape, by their differences."""
+        with by_differences(len(x), x):
+            return self.leave(block, x.flatten(0, 1)).view(x.shape)
 
 
 class Backbone(ABC):

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samora_pipeline.models.backbones.backbone import BlockSteps
-from samora_pipeline.models.branch_products import branch_linear
+from samora_pipeline.models.branch_products import branch_linear, branch_mlp, reduced_type
 from samora_pipeline.models.kept import kept
 from samora_pipeline.models.lora import LowRank
 
@@ -110,6 +110,15 @@ class SamBlockSteps(BlockSteps):
             (mixed.movedim(1, 0) + added).flatten(-2), attention.proj.weight, attention.proj.bias, dtype
         )
         return _on_grid(block, output.view(count * n, h, w, -1), size).unflatten(0, (count, -1))
+
+    def leave_branches(self, block: Block, x: Tensor) -> Tensor:
+        """See the base class."""
+        dtype, mlp = reduced_type(x), block.mlp
+        layers = [(layer.weight, layer.bias) for layer in (mlp.lin1, mlp.lin2)]
+        learns = any(value.requires_grad for layer in layers for value in layer)
+        if dtype is None or learns or x.device.type not in FUSED_ON:
+            return super().leave_branches(block, x)
+        return x + branch_mlp(block.norm2(x), *layers, dtype)
 
 
 class Joined(NamedTuple):
