@@ -105,7 +105,7 @@ def _tflop(training: Any, device: torch.device) -> float:
     """Operations of the products of one step, counted while it is taken."""
     with FlopCounterMode(display=False) as counter:
         take_steps(training, device, 1, lambda *_: None)
-    return counter.get_total_flops() / 1e12
+    return int(counter.get_total_flops()) / 1e12
 
 
 class Clock:

@@ -123,7 +123,7 @@ class BranchProducts(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        branches = x.unflatten(0, (self._branches, -1))
+        branches = torch.unflatten(x, 0, (self._branches, -1))
         return branch_linear(branches, weight, bias, self._dtype).flatten(0, 1)
 
 

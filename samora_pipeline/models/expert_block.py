@@ -92,7 +92,7 @@ class ExpertBlock(nn.Module):
         shortcut, branches = self._branches(x, count)
         if self.scope == "block":
             branches = self.steps.leave_branches(self.block, shortcut + branches)
-        base, experts = branches.split((1, count - 1))
+        base, experts = torch.split(branches, [1, count - 1])
         base = base.squeeze(0)
         joined = base + fusion(base, experts)
         return joined if self.scope == "block" else self.steps.leave(self.block, shortcut + joined)

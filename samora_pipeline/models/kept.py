@@ -14,7 +14,8 @@ def kept(owner: nn.Module, name: str, sources: Sequence[Tensor], make: Callable[
 
     Where a source learns it is made every time, so that its gradient arrives.
     """
-    if any(source.requires_grad or source.is_inference() for source in sources):
+    learns = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+    if learns or any(source.is_inference() for source in sources):
         return make()
     # Sources by identity: to compare their numbers takes as long as to make something of them.
     state = [*key, *((id(source), source._version) for source in sources)]

@@ -76,7 +76,7 @@ def _gaussian(images: Tensor, drawn: NoiseParameters, rician: tuple[bool, ...]) 
 def _coarse(images: Tensor, drawn: NoiseParameters, rician: tuple[bool, ...]) -> Tensor:
     fields = _fields(images, _COARSE_GRID, drawn.seeds) * _strength(images, drawn)
     fine = functional.interpolate(fields.flatten(0, 1), size=images.shape[-2:], mode="bilinear", align_corners=False)
-    return _disturb(images, fine.unflatten(0, fields.shape[:2]), rician)
+    return _disturb(images, torch.unflatten(fine, 0, fields.shape[:2]), rician)
 
 
 def _replace(images: Tensor, drawn: NoiseParameters, rician: tuple[bool, ...]) -> Tensor:

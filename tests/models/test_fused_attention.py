@@ -101,7 +101,7 @@ def test_a_whole_network_differs_by_rounding(fused: Callable[[], None]) -> None:
     network = build_network(ModelSpec("samora_tiny", 64, 3, levels=LEVELS, lora_rank=4, fusion=FusionSpec()))
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
+            parameter.add_(0.02 * torch.randn_like(parameter))
         images = torch.rand(2, 1, 64, 64)
         exact = network(images)
         fused()

@@ -58,4 +58,5 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 
 def _pinned(batch: Batch) -> Batch:
     """The batch in memory that is copied without waiting, drawn parameters included."""
-    return tree_map_only(Tensor, Tensor.pin_memory, batch)
+    pinned: Batch = tree_map_only(Tensor, Tensor.pin_memory, batch)
+    return pinned

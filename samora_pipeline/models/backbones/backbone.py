@@ -127,7 +127,7 @@ class BlockSteps(Protocol):
 
         Of the base and of each expert; what they share is computed once. ``dtype`` of the products: ``branch_linear``.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} attends branch by branch")
 
     def leave(self, block: Any, x: Tensor) -> Tensor:
         """Add the MLP's output, (B,H',W',D') to the same shape."""

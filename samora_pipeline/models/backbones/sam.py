@@ -23,7 +23,7 @@ from samora_pipeline.models.backbones.backbone import (
     TokenShape,
     check_size,
 )
-from samora_pipeline.models.backbones.sam_block import SamBlockSteps
+from samora_pipeline.models.backbones.sam_block import SamBlockSteps as SamBlockSteps
 from samora_pipeline.models.backbones.sam_decoder import SamMaskDecoder, SamTwoWayTransformer, with_own_arithmetic
 
 

@@ -90,11 +90,11 @@ class SamBlockSteps(BlockSteps):
         joined = _joined(attention, experts, dtype)
         product = branch_linear(windows[None], joined.weight, joined.bias, dtype).squeeze(0).flatten(1, 2)
         width = joined.up_q.shape[1]
-        q, k, v, low = product.split((width, width, width, len(joined.weight) - 3 * width), -1)
-        low_q, low_v = low.unflatten(-1, (2, count, -1)).unbind(2)
+        q, k, v, low = torch.split(product, [width, width, width, len(joined.weight) - 3 * width], -1)
+        low_q, low_v = torch.unflatten(low, -1, (2, count, -1)).unbind(2)
         rows, heads = q.flatten(0, 1), attention.num_heads
         queries = torch.baddbmm(rows.expand(count, -1, -1), low_q.flatten(0, 1).transpose(0, 1), joined.up_q.mT)
-        keys, values = (part.unflatten(-1, (heads, -1)) for part in (k, v))
+        keys, values = (torch.unflatten(part, -1, (heads, -1)) for part in (k, v))
         shared = low_v.flatten(-2)[:, :, None].expand(-1, -1, heads, -1)
         gathered = _attention(
             attention,
@@ -103,22 +103,22 @@ class SamBlockSteps(BlockSteps):
             torch.cat((values, shared), -1),
             (h, w),
         )
-        mixed, low = gathered.split((values.shape[-1], shared.shape[-1]), -1)
-        own = low.unflatten(-1, (count, -1)).diagonal(dim1=1, dim2=4)
-        added = torch.einsum("nxare,eadr->enxad", own, joined.up_v.unflatten(1, (heads, -1)))
+        mixed, low = torch.split(gathered, [values.shape[-1], shared.shape[-1]], -1)
+        own = torch.unflatten(low, -1, (count, -1)).diagonal(dim1=1, dim2=4)
+        added = torch.einsum("nxare,eadr->enxad", own, torch.unflatten(joined.up_v, 1, (heads, -1)))
         output = branch_linear(
             (mixed.movedim(1, 0) + added).flatten(-2), attention.proj.weight, attention.proj.bias, dtype
         )
-        return _on_grid(block, output.view(count * n, h, w, -1), size).unflatten(0, (count, -1))
+        return torch.unflatten(_on_grid(block, output.view(count * n, h, w, -1), size), 0, (count, -1))
 
     def leave_branches(self, block: Block, x: Tensor) -> Tensor:
         """See the base class."""
         dtype, mlp = reduced_type(x), block.mlp
-        layers = [(layer.weight, layer.bias) for layer in (mlp.lin1, mlp.lin2)]
-        learns = any(value.requires_grad for layer in layers for value in layer)
+        first, second = ((layer.weight, layer.bias) for layer in (mlp.lin1, mlp.lin2))
+        learns = torch.is_grad_enabled() and any(value.requires_grad for value in (*first, *second))
         if dtype is None or learns or x.device.type not in FUSED_ON:
             return super().leave_branches(block, x)
-        return x + branch_mlp(block.norm2(x), *layers, dtype)
+        return x + branch_mlp(block.norm2(x), first, second, dtype)
 
 
 class Joined(NamedTuple):
@@ -160,7 +160,7 @@ def _attention(attention: Any, queries: Tensor, keys: Tensor, values: Tensor, si
     mixed = functional.scaled_dot_product_attention(
         longer.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), scale=attention.scale
     )
-    return mixed.transpose(1, 2).unflatten(1, (queries.shape[0], -1))
+    return torch.unflatten(mixed.transpose(1, 2), 1, (queries.shape[0], -1))
 
 
 def _tables(attention: Any) -> Tensor:

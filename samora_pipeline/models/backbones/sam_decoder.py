@@ -19,7 +19,7 @@ from torch.nn import functional
 from samora_pipeline.models.backbones.sam_block import FUSED_ON
 
 
-class SamNorm2d(LayerNorm2d):
+class SamNorm2d(LayerNorm2d):  # type: ignore[misc] # segment_anything has no types
     """The norm over channels of (B,P,h,w), by one operation on a GPU."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def with_own_arithmetic(module: nn.Module) -> None:
             part.__class__ = _OWN[type(part)]
 
 
-class SamAttention(Attention):
+class SamAttention(Attention):  # type: ignore[misc] # segment_anything has no types
     """Attention of SAM's mask decoder, whose scores are not written on a GPU."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class SamAttention(Attention):
 _OWN: dict[type[nn.Module], type[nn.Module]] = {Attention: SamAttention, LayerNorm2d: SamNorm2d}
 
 
-class SamTwoWayTransformer(TwoWayTransformer):
+class SamTwoWayTransformer(TwoWayTransformer):  # type: ignore[misc] # segment_anything has no types
     """Its transformer, with ``SamAttention``."""
 
     def __init__(self, depth: int, embedding_dim: int, num_heads: int, mlp_dim: int) -> None:
@@ -62,7 +62,7 @@ class SamTwoWayTransformer(TwoWayTransformer):
         with_own_arithmetic(self)
 
 
-class SamMaskDecoder(MaskDecoder):
+class SamMaskDecoder(MaskDecoder):  # type: ignore[misc] # segment_anything has no types
     """Its mask decoder; on a GPU the hyper-networks of all maps run together."""
 
     def __init__(self, **sizes: Any) -> None:
