@@ -58,7 +58,9 @@ class CostOfSecondStep:
 
 
 class Slices:
-    """2,048 empty slices of ``size`` pixels a side."""
+    """2,048 empty slices of one channel and ``size`` pixels a side."""
+
+    channels = 1
 
     def __init__(self, size: int) -> None:
         self.size = size
