@@ -280,7 +280,7 @@ def _device(name: str | None) -> torch.device:
 
     device = pick_device(name)
     if device.type == "cuda" and ":" not in (name or ""):
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(device)
     return device
 

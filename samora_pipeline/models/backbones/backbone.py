@@ -15,6 +15,8 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from samora_pipeline.errors import UsageError
+from samora_pipeline.models.branch_products import by_differences
+from samora_pipeline.models.lora import LowRank
 from samora_pipeline.models.recomputation import Recomputing
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -113,9 +115,32 @@ class BlockSteps(Protocol):
     def attend(self, block: Any, qkv: Tensor, size: tuple[int, int]) -> Tensor:
         """From the qkv product (n,h,w,3D') to the attention's output on the grid ``size``, (B,H',W',D')."""
 
+    def is_fused(self, block: Any, windows: Tensor) -> bool:
+        """Whether ``attend_branches`` is to be used for windows (n,h,w,...): on their device, with their size."""
+        return False
+
+    def attend_branches(
+        self,
+        block: Any,
+        windows: Tensor,
+        experts: Sequence[LowRank],
+        size: tuple[int, int],
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        """From the input of qkv (n,h,w,D) to the attention's outputs on the grid ``size``, (k,B,H',W',D').
+
+        Of the base and of each expert; what they share is computed once. ``dtype`` of the products: ``branch_linear``.
+        """
+        raise TypeError(f"{type(self).__name__} attends branch by branch")
+
     def leave(self, block: Any, x: Tensor) -> Tensor:
         """Add the MLP's output, (B,H',W',D') to the same shape."""
         return x + block.mlp(block.norm2(x))
+
+    def leave_branches(self, block: Any, x: Tensor) -> Tensor:
+        """The same for base and experts, (k,B,H',W',D') to the same shape, by their differences."""
+        with by_differences(len(x), x):
+            return self.leave(block, x.flatten(0, 1)).view(x.shape)
 
 
 class Backbone(ABC):

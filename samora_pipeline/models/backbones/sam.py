@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.image_encoder import Block, add_decomposed_rel_pos, window_partition, window_unpartition
+from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from torch import Tensor, nn
 
 from samora_pipeline.models.backbones.backbone import (
     TINY_PARTS,
-    BlockSteps,
     Encoder,
     Features,
     SamParts,
     TokenShape,
     check_size,
 )
+from samora_pipeline.models.backbones.sam_block import SamBlockSteps as SamBlockSteps
+from samora_pipeline.models.backbones.sam_decoder import SamMaskDecoder, SamTwoWayTransformer, with_own_arithmetic
 
 
 class SamEncoder(Encoder):
@@ -39,6 +39,7 @@ class SamEncoder(Encoder):
         self.pos_embed: nn.Parameter = reference.pos_embed
         self.blocks: nn.ModuleList = reference.blocks
         self.neck: nn.Module = reference.neck
+        with_own_arithmetic(self.neck)
         self.embed_dim = embed_dim
         self.grid: int = self.pos_embed.shape[1]
         self.depth = len(self.blocks)
@@ -71,40 +72,6 @@ class SamEncoder(Encoder):
         return tokens + self.positions()
 
 
-class SamBlockSteps(BlockSteps):
-    """SAM's transformer block, cut open around its qkv product: the arithmetic of segment_anything's ``Block``,
-    operation by operation, so that results stay bit-equal to it.
-    """
-
-    def window(self, block: Block) -> int:
-        """Side of the attention window in tokens, 0 for a global block."""
-        return block.window_size
-
-    def enter(self, block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B,H,W,D) are their own shortcut; normalised and cut into zero-padded windows they go to qkv."""
-        normed = block.norm1(x)
-        if block.window_size:
-            normed, _ = window_partition(normed, block.window_size)
-        return x, normed
-
-    def attend(self, block: Block, qkv: Tensor, size: tuple[int, int]) -> Tensor:
-        """Attention with decomposed relative positions, projected, back on the grid and without padding."""
-        attention = block.attn
-        n, h, w, _ = qkv.shape
-        split = qkv.reshape(n, h * w, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = split.flatten(1, 2).unbind(0)
-        scores = (q * attention.scale) @ k.transpose(-2, -1)
-        if attention.use_rel_pos:
-            scores = add_decomposed_rel_pos(scores, q, attention.rel_pos_h, attention.rel_pos_w, (h, w), (h, w))
-        heads = (scores.softmax(dim=-1) @ v).unflatten(0, (n, attention.num_heads))
-        output = attention.proj(heads.transpose(1, 2).reshape(n, h, w, -1))
-        if block.window_size:
-            side = block.window_size
-            padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)
-            output = window_unpartition(output, side, padded, size)
-        return output
-
-
 @dataclass(frozen=True, kw_only=True)
 class SamBackbone(SamParts):
     """One member of the SAM family."""
@@ -120,7 +87,7 @@ class SamBackbone(SamParts):
     own_decoder = "samed"
     steps = SamBlockSteps()
     resized_tables = True
-    prompt_encoder, mask_decoder, transformer = PromptEncoder, MaskDecoder, TwoWayTransformer
+    prompt_encoder, mask_decoder, transformer = PromptEncoder, SamMaskDecoder, SamTwoWayTransformer
 
     def grid(self, input_size: int) -> int:
         """Tokens along one side; the size must be a multiple of the patch size (``E-MODEL-01``)."""
