@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from samora_pipeline.contracts.model_spec import ModelSpec, NetworkSpec
 from samora_pipeline.models.backbones.backbone import Backbone, Encoder, Features
+from samora_pipeline.models.branch_products import reduced_type
 from samora_pipeline.models.decoders.decoder import Decoder
+from samora_pipeline.models.kept import kept
 from samora_pipeline.models.sam_adapter import BlockAdapters
 
 RGB = 3
@@ -97,7 +99,11 @@ class SegmentationNetwork(Network):
     def _no_prompts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The encoding of positions (1,P,g,g), no sparse prompts (1,0,P) and the dense no-mask prompt (1,P,g,g)."""
         sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
-        return self.prompt_encoder.get_dense_pe(), sparse, dense
+        frequencies = list(self.prompt_encoder.buffers())
+        positions = kept(
+            self.prompt_encoder, "positions", frequencies, self.prompt_encoder.get_dense_pe, reduced_type(dense)
+        )
+        return positions, sparse, dense
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Images (B,C,N,N) to what the encoder takes, (B,3,N,N)."""

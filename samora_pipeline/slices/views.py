@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from samora_pipeline.contracts.random_steps import Range, ViewSettings
 from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.transfers import to_device
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -35,7 +36,7 @@ class ViewParameters(NamedTuple):
 
     def to(self, device: torch.device) -> "ViewParameters":
         """The same parameters on another device."""
-        return ViewParameters(*(values.to(device) for values in self))
+        return ViewParameters(*(to_device(values, device) for values in self))
 
 
 def draw_uniform(keys: Sequence[str], count: int, purpose: str, *, seed: int, epoch: int) -> Tensor:
@@ -82,7 +83,7 @@ def apply_views(images: Tensor, views: ViewParameters) -> Tensor:
 
     Bilinear; beyond the edge the outermost pixels are repeated (air stays air). Returns (B,C,N,N) in [0,1].
     """
-    blurred = views.blur_sigma.nonzero().flatten().to(images.device)
+    blurred = to_device(views.blur_sigma.nonzero().flatten(), images.device)
     views = views.to(images.device)
     grid = functional.affine_grid(views.affine, list(images.shape), align_corners=False)
     result = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

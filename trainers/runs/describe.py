@@ -9,6 +9,7 @@ import torch
 
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.run import TRAINING_FLAG
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import Roots
@@ -78,7 +79,9 @@ def _pool(run: PlannedRun) -> Iterator[str]:
     if pool.record.missing:
         yield f"pool      not here, of the paper's: {', '.join(pool.record.missing)}"
     wanted = "all that show something" if pool.settings.slices is None else f"{pool.settings.slices} by quota and seed"
-    scored = "scored cases included" if pool.record.transductive else "no scored case"
+    scored = "no scored case"
+    if pool.record.transductive or TRAINING_FLAG in run.config.warnings:
+        scored = "scored cases included"
     yield f"pool      {pool.stored} slices in all, {wanted}; {scored}; intensity {pool.settings.intensity}"
     yield f"pool      list of slices: {pool.file}"
 

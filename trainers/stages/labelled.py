@@ -12,11 +12,13 @@ from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
 from samora_pipeline.models.recomputation import can_recompute, has_batch_norm, recompute
+from samora_pipeline.models.reduced_weights import ReducedWeights
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import SegmentationTerms, low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups, warmup_cosine, warmup_polynomial
 from samora_pipeline.slices.augmentation import allowed_flips, apply_augmentation, draw_augmentation
 from samora_pipeline.slices.datasets import EpochOrder, LabelledSource, SliceSource, labelled_ids
+from samora_pipeline.transfers import to_device
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
 from trainers.settings import FINETUNE, FinetuneSettings
@@ -70,6 +72,7 @@ class LabelledTask:
             clip_norm=settings.clip_norm,
             before_epoch=self.before_epoch,
             names=self.source.keys,
+            weights=ReducedWeights([network]),
         )
 
     def before_epoch(self, epoch: int) -> None:
@@ -77,7 +80,9 @@ class LabelledTask:
         device = next(self._network.parameters()).device
 
         def loss(indices: list[int]) -> Tensor:
-            images, targets = self.source.images(indices).to(device), self.source.targets(indices).to(device)
+            images, targets = (
+                to_device(part, device) for part in (self.source.images(indices), self.source.targets(indices))
+            )
             return self.loss_of(images, targets, epoch)[0]
 
         before_epoch(
