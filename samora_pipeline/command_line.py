@@ -106,7 +106,7 @@ def run(
         if arguments.debug:
             traceback.print_exc()
         error.fix = corrected(parser.prog, words, error) or error.fix
-        sys.stderr.write(f"{error.text()}\n")
+        sys.stderr.write(f"{_encodable(error.text())}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -141,8 +141,13 @@ def corrected(prog: str, words: Sequence[str], error: SamoraError) -> str:
 
 def say(text: str = "") -> None:
     """Write a line of a command's result to standard output (progress and logs go to stderr)."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{_encodable(text)}\n")
     sys.stdout.flush()
+
+
+def _encodable(text: str) -> str:
+    """A text that every terminal can take: names of files need not be UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def aligned(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:

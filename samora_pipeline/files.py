@@ -1,5 +1,6 @@
 """Writing so that a kill at any moment leaves the old file or the new one; digests that tell two files apart."""
 
+import errno
 import hashlib
 import importlib
 import json
@@ -18,6 +19,9 @@ _fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 TEMPORARY_MARK = ".partial-"
 _BLOCK = 1 << 20
+_LONGEST_NAME, _KEPT = 255, 100
+"""bytes that most file systems let a name have, and those that a temporary name keeps of a long one"""
+_BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ)
 
 
 @contextmanager
@@ -29,8 +33,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises:
         ResourceError: ``E-DISK-01`` when the disk is full or the folder cannot be written.
+        DataError: ``E-OUT-05`` when the file system does not take the name.
     """
-    temporary = path.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{path.name}")
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = _usual_mode(temporary)
@@ -64,6 +69,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise _disk_error(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_name(name: str) -> str:
+    """A name beside ``name``; of one that is too long for more the end is kept, because it tells the format."""
+    temporary = f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{name}"
+    if len(os.fsencode(temporary)) <= _LONGEST_NAME:
+        return temporary
+    return f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{os.fsencode(name)[-_KEPT:].decode(errors='ignore')}"
 
 
 def _usual_mode(path: Path) -> int:
@@ -139,7 +152,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Write ``content`` to ``path`` atomically, as UTF-8."""
-    write_bytes(path, content.encode("utf-8"))
+    # A name that is not UTF-8 stands escaped in a text, and its escape is valid in JSON.
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def sweep(folder: Path) -> None:
@@ -152,7 +166,13 @@ def sweep(folder: Path) -> None:
 
 
 def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal text."""
+    """Return the SHA-256 of a file's bytes as hexadecimal text.
+
+    Raises:
+        OSError: it is no file, or cannot be read. Pipes and devices are no files: they would never end.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -190,4 +210,6 @@ def _flush(path: Path) -> None:
 def _disk_error(path: Path, error: OSError) -> Exception:
     if isinstance(error, FileNotFoundError):
         return error
+    if error.errno in _BAD_NAME:
+        return DataError("E-OUT-05", found=f"{error.strerror}: {path.name!r}")
     return ResourceError("E-DISK-01", path=path, found=str(error.strerror or error))

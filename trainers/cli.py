@@ -91,8 +91,9 @@ def _add_method(parser: CommandParser) -> None:
     parser.add_argument(
         "--backbone",
         metavar="B",
-        help="sam_vit_b (default), sam_vit_l, sam_vit_h, samora_tiny; "
-        "for SAM 2's trainers sam2_hiera_b+ (default), samora2_tiny",
+        help="sam_vit_b (default), sam_vit_l, sam_vit_h, efficient_sam_vitt, efficient_sam_vits, mobile_sam, "
+        "samora_tiny, samora_small; for SAM 2's trainers sam2_hiera_b+ (default), sam2.1_hiera_tiny, "
+        "sam2.1_hiera_small, samora2_tiny",
     )
     parser.add_argument(
         "--consistency",

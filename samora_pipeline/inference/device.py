@@ -25,6 +25,7 @@ _REFERENCE_PIXELS = 224 * 224
 _CPU_SLICES = 2
 _CUDA_SLICES_PER_GIB = 4
 _CUDA_SLICES = 64
+_PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
 
 
 class NoCuda(NamedTuple):
@@ -120,7 +121,7 @@ def prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn
     network = network.to(device).eval()
     if dtype != torch.float32:
         for module in network.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            if isinstance(module, _PRODUCTS):
                 module.to(dtype)
     return network
 

@@ -8,9 +8,10 @@ B slices of a chunk.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -107,8 +108,8 @@ class Predictor:
         tta: bool = False,
         postprocessing: bool = True,
         allow_code: bool = False,
-    ) -> Self:
-        """Load finished folds of a run; no trainer is needed.
+    ) -> "Predictor":
+        """Load finished folds of a run; no trainer is needed. Networks on whole volumes give a ``VolumePredictor``.
 
         Args:
             run: a run folder or a fold folder, as a path or below the results folder
@@ -130,6 +131,7 @@ class Predictor:
             ResourceError: ``E-MEM-21`` the device does not hold the networks.
         """
         from samora_pipeline.inference.loading import load_folds
+        from samora_pipeline.inference.volumes import VolumePredictor
 
         # Before anything is read: a device that is not there is the cheapest of all mistakes to find.
         own_device = pick_device(device)
@@ -138,7 +140,8 @@ class Predictor:
         folders = [trained.folds[name] for name in pick_folds(trained, folds)]
         loaded = load_folds(folders, weights_folder or roots.weights, allow_code=allow_code)
         first = loaded[0].config
-        return cls(
+        kind = cls if first.model.volume is None else partial(VolumePredictor, volume=first.model.volume)
+        return kind(
             [fold.network for fold in loaded],
             first.plans,
             first.labels,
@@ -180,13 +183,16 @@ class Predictor:
             Label values [X,Y,Z] on the raw grid of the first channel.
 
         Raises:
-            DataError: ``E-CHAN-04`` a wrong number of channels, ``E-IMG-05`` voxels that are not finite, or grids
-                that differ.
+            DataError: ``E-CHAN-04`` a wrong number of channels, ``E-IMG-05`` voxels that are not finite, ``E-GEO-..``
+                grids that differ, or no spacing where the plan samples pixels by mm.
             ResourceError: ``E-MEM-01`` when memory does not even hold one slice.
         """
         self._check_channels(volumes)
         for volume in volumes:
             require_finite(volume)
+        if volumes[0].grid.spacing is None and self.plans.in_plane.value != "resize":
+            why = f"the model samples pixels by mm ({self.plans.in_plane.value})"
+            raise DataError("E-GEO-03", path=volumes[0].path, why=why, otherwise="", found=str(volumes[0].path))
         images, geometry = to_slices(volumes, self.plans.slice_axis.value)
         labels = np.empty((images.shape[0], *images.shape[2:]), dtype=np.uint8)
         with (
@@ -209,7 +215,7 @@ class Predictor:
         ``spacing`` in mm between slices, rows and columns. The slices have to be a whole volume: the intensity rules
         of a plan may ask for its percentiles.
         """
-        volumes = _measured(images, self.plans)
+        volumes = measured(images, self.plans)
         rows, columns = images.shape[2:]
         way = InPlaneMap.for_plan(rows, columns, spacing[1:], self.plans, self.input_size)
         in_plane = DeviceMap(way, self.device, regions=self.labels.regions)
@@ -306,7 +312,7 @@ def mirrored_views(plans: Plans) -> list[tuple[int, ...]]:
     return [view for count in range(len(axes) + 1) for view in combinations(axes, count)]
 
 
-def _measured(images: Images, plans: Plans) -> list[IntensityStats]:
+def measured(images: Images, plans: Plans) -> list[IntensityStats]:
     """Statistics per channel of slices [S,C,H,W]; where no scheme of the plan needs them, of one voxel."""
     needed = any(scheme_of(rule).measured for rule in plans.intensity.value)
     voxels = images if needed else images[:1, :, :1, :1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samora_pipeline.contracts.failures import FAILURES_FILE
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.postprocessing import read_steps
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from samora_pipeline.inference.predictor import Predictor
 
 RECORD_STEM = "run"
-FAILURES_STEM = "failures"
 
 
 @dataclass(frozen=True)
@@ -78,25 +78,6 @@ class PredictionRecord:
     schema_version: int = 2
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a case was skipped, in the words of its error."""
-
-    code: str
-    what: str
-    found: str = ""
-    expected: str = ""
-    fix: str = ""
-
-
-@dataclass(frozen=True)
-class Failures:
-    """failures.json: the cases that could not be predicted. The file is absent when there are none."""
-
-    cases: dict[str, Failure]
-    schema_version: int = 1
-
-
 def model_record(
     run: Path, folds: Mapping[str, Path], base: str, *, postprocessing: bool = True, **settings: bool
 ) -> ModelRecord:
@@ -142,7 +123,7 @@ class OutputFolder:
         self.model = model
         part = "" if shard[1] == 1 else f".{shard[0]}_of_{shard[1]}"
         self._record_path = folder / f"{RECORD_STEM}{part}.json"
-        self.failures_path = folder / f"{FAILURES_STEM}{part}.json"
+        self.failures_path = (folder / FAILURES_FILE).with_suffix(f"{part}.json")
         records = sorted(folder.glob(f"{RECORD_STEM}*.json")) if resume else []
         read = {path: read_json(PredictionRecord, path).cases for path in records}
         self._own = read.get(self._record_path, {})
@@ -181,11 +162,14 @@ class OutputFolder:
         self._record = replace(self._record, cases={**self._record.cases, name: case})
         write_json(self._record, self._record_path)
 
-    def write_failures(self, failures: dict[str, Failure]) -> None:
-        """Write failures.json; without failures there is no such file."""
-        if failures:
-            write_json(Failures(failures), self.failures_path)
-
 
 def _digests(paths: Iterable[Path]) -> dict[str, str]:
-    return {path.name: digest_file(path) if path.is_file() else "" for path in paths}
+    return {path.name: _digest(path) for path in paths}
+
+
+def _digest(path: Path) -> str:
+    """The digest of a file; empty where there is none that can be read."""
+    try:
+        return digest_file(path)
+    except OSError:
+        return ""

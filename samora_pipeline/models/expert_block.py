@@ -115,7 +115,7 @@ def _qkv(block: nn.Module) -> nn.Linear:
 
 
 def block_widths(block: nn.Module) -> tuple[int, int]:
-    """Width of the tokens that a block takes and of those it gives, read from its qkv projection."""
+    """Width of what goes into a block's qkv projection, and of the tokens that the block gives."""
     qkv = _qkv(block)
     return qkv.in_features, qkv.out_features // 3
 

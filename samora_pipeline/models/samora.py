@@ -21,13 +21,14 @@ RGB = 3
 class Network(nn.Module):
     """Images (B,C,N,N), floats in [0,1], to logits; made by ``assembly.build_network``.
 
-    ``in_channels`` is C, ``input_size`` N.
+    ``in_channels`` is C, ``input_size`` N, ``input_shape`` (N,N), or (D,H,W) of a network on whole volumes.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.in_channels = spec.in_channels
         self.input_size = spec.input_size
+        self.input_shape = spec.input_shape
 
     def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
         """Segment as ``forward`` does, to all logits that the loss sees; ``forward`` gives the last or their mean.
@@ -42,7 +43,7 @@ class Network(nn.Module):
         Raises:
             ValueError: another number of channels or another size.
         """
-        expected = (self.in_channels, self.input_size, self.input_size)
+        expected = (self.in_channels, *self.input_shape)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(f"images of shape {tuple(images.shape)} do not fit a network for (B, {expected})")
 

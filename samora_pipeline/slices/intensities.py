@@ -149,9 +149,9 @@ def _coarsen(images: Tensor, drawn: IntensityParameters) -> Tensor:
 
 
 def _resampled(image: Tensor, share: float) -> Tensor:
-    """One image (1,C,N,N) by the means of coarser pixels and linear interpolation between them."""
-    side = max(1, round(image.shape[-1] * share))
-    coarse = functional.adaptive_avg_pool2d(image, side)
+    """One image (1,C,H,W) by the means of coarser pixels and linear interpolation between them."""
+    rows, columns = (max(1, round(side * share)) for side in image.shape[-2:])
+    coarse = functional.adaptive_avg_pool2d(image, (rows, columns))
     return functional.interpolate(coarse, image.shape[-2:], mode="bilinear", align_corners=False)
 
 

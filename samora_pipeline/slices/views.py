@@ -126,16 +126,19 @@ def _adjust(images: Tensor, views: ViewParameters) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with a sigma per sample (share of the side), as two products with a band matrix.
+    """Gaussian blur with a sigma per sample (share of each side), as two products with a band matrix.
 
     Weights that would lie outside the slice are left out and the rest sums to 1.
     """
-    side = images.shape[-1]
-    place = torch.arange(side, device=images.device, dtype=images.dtype)
+    rows, columns = (_blurring(side, sigma.to(images.dtype)) for side in images.shape[-2:])
+    return rows @ images @ columns.mT
+
+
+def _blurring(side: int, sigma: Tensor) -> Tensor:
+    place = torch.arange(side, device=sigma.device, dtype=sigma.dtype)
     distance = (place[:, None] - place) / (sigma * side)[:, None, None]
     weights = (-0.5 * distance.square()).exp()
-    weights = (weights / weights.sum(dim=2, keepdim=True))[:, None]
-    return weights @ images @ weights.mT
+    return (weights / weights.sum(dim=2, keepdim=True))[:, None]
 
 
 def between(uniform: Number, ends: Range) -> Number:

@@ -17,7 +17,7 @@ from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import SegmentationTerms, low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups, warmup_cosine, warmup_polynomial
 from samora_pipeline.slices.augmentation import allowed_flips, apply_augmentation, draw_augmentation
-from samora_pipeline.slices.datasets import EpochOrder, SliceSource, labelled_ids
+from samora_pipeline.slices.datasets import EpochOrder, LabelledSource, SliceSource, labelled_ids
 from samora_pipeline.transfers import to_device
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
@@ -31,10 +31,14 @@ class LabelledTask:
     def __init__(self, run: RunConfig, settings: FinetuneSettings, network: Network, slices: Path, seed: int) -> None:
         self._network, self._plans, self._settings, self._seed = network, run.plans, settings, seed
         self._input_size = run.model.input_size
-        ids = labelled_ids(run.selection, slices)
-        self.source = SliceSource(slices, ids, run.plans, self._input_size, run.labels, neighbours=run.model.neighbours)
+        self.source = self.read(run, slices)
         self._regions = torch.from_numpy(run.labels.region_masks()) if run.labels.regions else None
         self._flips = allowed_flips(run.plans)
+
+    def read(self, run: RunConfig, slices: Path) -> LabelledSource:
+        """What is learned from, of the cases stored in the folder ``slices``."""
+        ids = labelled_ids(run.selection, slices)
+        return SliceSource(slices, ids, run.plans, self._input_size, run.labels, neighbours=run.model.neighbours)
 
     def training(self) -> Training:
         """Describe the training for the loop."""

@@ -60,12 +60,16 @@ class SamEncoder(Encoder):
         )
         return Features(self.neck(tokens.permute(0, 3, 1, 2)))
 
+    def positions(self) -> Tensor:
+        """What is added to the patch embedding, (1,g,g,D)."""
+        return self.pos_embed
+
     def embed_patches(self, x: Tensor, token_mask: Tensor | None, mask_token: Tensor | None) -> Tensor:
         """Images (B,3,N,N) to tokens (B,g,g,D)."""
         tokens = self.patch_embed(x)
         if token_mask is not None and mask_token is not None:
             tokens = torch.where(token_mask[..., None], mask_token.to(tokens.dtype), tokens)
-        return tokens + self.pos_embed
+        return tokens + self.positions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,7 @@ class SamBackbone(SamParts):
     window_size: int = 14
     mlp_ratio: float = 4.0
     patch_size: int = 16
+    relative_positions: bool = True
     own_decoder = "samed"
     steps = SamBlockSteps()
     resized_tables = True
@@ -91,8 +96,14 @@ class SamBackbone(SamParts):
 
     def build_encoder(self, input_size: int) -> SamEncoder:
         """See the base class."""
+        reference = self.reference_encoder(input_size)
+        nn.init.trunc_normal_(reference.pos_embed, std=0.02)
+        return SamEncoder(reference, self.embed_dim)
+
+    def reference_encoder(self, input_size: int) -> ImageEncoderViT:
+        """segment_anything's own encoder; the size must be a multiple of the patch size (``E-MODEL-01``)."""
         self.grid(input_size)
-        reference = ImageEncoderViT(
+        return ImageEncoderViT(
             img_size=input_size,
             patch_size=self.patch_size,
             embed_dim=self.embed_dim,
@@ -101,12 +112,10 @@ class SamBackbone(SamParts):
             mlp_ratio=self.mlp_ratio,
             out_chans=self.prompt_dim,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
+            use_rel_pos=self.relative_positions,
             window_size=self.window_size,
             global_attn_indexes=self.global_attn_indexes,
         )
-        nn.init.trunc_normal_(reference.pos_embed, std=0.02)
-        return SamEncoder(reference, self.embed_dim)
 
 
 SAM_VIT_B = SamBackbone(embed_dim=768, depth=12, heads=12, global_attn_indexes=(2, 5, 8, 11))
