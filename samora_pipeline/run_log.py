@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from samora_pipeline.errors import AssetError
-from samora_pipeline.files import write_text
+from samora_pipeline.errors import AssetError, printable
+from samora_pipeline.files import append_text, write_text
 
 logger = logging.getLogger("samora")
 
@@ -44,8 +44,7 @@ class JsonLines:
 
     def write(self, line: Line) -> None:
         """Append one line."""
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(_encode(line))
+        append_text(self._path, _encode(line))
 
 
 class TensorBoard:
@@ -84,7 +83,7 @@ class Progress:
     """A progress bar with ETA on a terminal; elsewhere plain lines, at most one every ten seconds, and the last."""
 
     def __init__(self, title: str, total: int, done: int = 0, unit: str = "step", *, quiet: bool = False) -> None:
-        self._title, self._total, self._done, self._unit = title, total, done, unit
+        self._title, self._total, self._done, self._unit = printable(title), total, done, unit
         self._begun_at, self._begun = time.monotonic(), done
         self._said_at = float("-inf")
         self._quiet = quiet
@@ -105,7 +104,7 @@ class Progress:
         """Tell that ``count`` more units are done; ``note`` is shown beside (for instance the current loss)."""
         self._done += count
         if self._bar is not None:
-            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.set_postfix_str(printable(note), refresh=False)
             self._bar.update(count)
             return
         now = time.monotonic()
