@@ -141,7 +141,7 @@ def _predict(
     )
     result.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
     failures = predict_cases(predictor, to_do, result)
-    result.write_failures(failures)
+    result.conclude(failures)
     # All ranks have to agree, or some would wait for the others' scores forever.
     if distributed.sum_over_ranks(torch.tensor([float(len(failures))], device=device)).item() > 0:
         raise FailedCasesError(
