@@ -25,6 +25,8 @@ def markdown_text(text: str) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBERS.fullmatch(value):
-        return f"'{value}"
-    return value
+    if not isinstance(value, str):
+        return value
+    # A carriage return alone begins a row for some readers.
+    text = value.replace("\r", " ")
+    return f"'{text}" if _FORMULA.match(value) and not _NUMBERS.fullmatch(text) else text

@@ -146,6 +146,7 @@ def write_fake_run(
         own = folder / f"fold_{fold}"
         write_json(config, own / CONFIG_FILE)
         record: dict[str, Any] = {"model": to_plain(spec), "base_digest": config.base_digest, "trainer": config.trainer}
+        record["config_digest"] = config.deciding_digest
         if trained is not None:
             record["trained"] = list(trained)
         save_checkpoint(own / FINAL_CHECKPOINT, trained_state(network), record)

@@ -145,7 +145,8 @@ def install(verified: Verified, target: Path) -> None:
     """Write a verified model to the new folder ``target``, atomically.
 
     Raises:
-        DataError: ``E-IMPORT-06`` the folder is there, ``E-IMPORT-03`` the source changed meanwhile, ``E-CKPT-02``.
+        DataError: ``E-IMPORT-06`` the folder is there, ``E-IMPORT-03`` the source changed meanwhile, ``E-IMPORT-04``
+            a checkpoint of another description, ``E-CKPT-02``.
         ResourceError: ``E-DISK-01``, ``E-DISK-02``.
     """
     if target.exists():
@@ -177,7 +178,9 @@ def _unpack(verified: Verified, folder: Path) -> None:
     finished = min(max(verified.model.finished, 0.0), time.time())
     for fold in verified.model.folds:
         checkpoint = folder / f"fold_{fold}" / FINAL_CHECKPOINT
-        load_checkpoint(checkpoint)
+        trained_with = load_checkpoint(checkpoint).record.get("config_digest")
+        if trained_with not in (None, verified.configs[fold].deciding_digest):
+            raise _unfit(verified.packed.path, f"fold_{fold} was trained with another {CONFIG_FILE}")
         # So that an import is not taken for the training that was finished last.
         os.utime(checkpoint, (finished, finished))
 

@@ -104,7 +104,7 @@ def _continue(url: str, part: Path, title: str, size: int | None, timeout: float
         return
     headers = {"Accept-Encoding": "identity", "User-Agent": "samora_pipeline"}
     if offset:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": _validator_path(part).read_text(encoding="utf-8")}
+        headers |= {"Range": f"bytes={offset}-", "If-Range": _read_validator(part)}
     try:
         request = urllib.request.Request(url, headers=headers)
         with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as response:
@@ -126,10 +126,9 @@ def _continue(url: str, part: Path, title: str, size: int | None, timeout: float
 
 def _usable(part: Path, size: int | None) -> int:
     """Bytes to go on from; a part of unknown origin or of too many bytes is thrown away."""
-    validator = _validator_path(part)
     length = _length(part)
     complete = size is not None and length == size
-    known = validator.is_file() and validator.read_text(encoding="utf-8")
+    known = _read_validator(part)
     if length and not complete and (not known or (size is not None and length > size)):
         part.unlink()
         return 0
@@ -231,6 +230,14 @@ def _unreachable(url: str, part: Path, cause: str) -> AssetError:
 
 def _validator_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.validator")
+
+
+def _read_validator(part: Path) -> str:
+    """What is known of the file that ``part`` is of; empty where nothing is."""
+    path = _validator_path(part)
+    known = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    # It becomes part of a request.
+    return known if known.isascii() and known.isprintable() else ""
 
 
 def _length(part: Path) -> int:
