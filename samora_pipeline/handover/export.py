@@ -176,7 +176,7 @@ def _summary(run: TrainedRun, folds: Sequence[str]) -> tuple[Summary | None, str
 
 def _description(raw: Path) -> SamoraJson | None:
     """What the raw dataset states about terms and citation, where it is still there."""
-    return read_dataset(raw).ours if raw.exists() else None
+    return read_dataset(raw).ours if (raw / "dataset.json").exists() else None
 
 
 def _check_names(files: dict[str, Content], place: str) -> None:

@@ -23,7 +23,7 @@ from samora_pipeline.inference.cli import main as predict_main
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.reporting.compare_cli import main as compare_main
 from samora_pipeline.reporting.report_cli import main as report_main
-from tests.fake_run import DATASET, LABELS, case_scores, write_fake_run, write_image
+from tests.fake_run import DATASET, LABELS, case_scores, sign, write_fake_run, write_image
 
 _INTRUDER = """
 from pathlib import Path
@@ -66,6 +66,7 @@ def handed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Handed:
     plain = json.loads(path.read_text())
     plain["model"]["decoder"] = f"{module}:Decoder"
     path.write_text(json.dumps(plain))
+    sign(runs[0] / "fold_0")
     write_image(tmp_path / "scans" / "a.nii.gz")
     return Handed(tmp_path / "root", runs[0], runs[1], f"{module}:Decoder", marker)
 

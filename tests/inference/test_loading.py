@@ -115,3 +115,29 @@ def test_folds_of_different_plans_are_not_averaged(tmp_path: Path) -> None:
     other = write_fake_run(tmp_path / "b", plans=make_plans(slice_axis="coronal"))
     with pytest.raises(DataError, match="E-RUN-03"):
         load_folds([one / "fold_0", other / "fold_0"], tmp_path)
+
+
+def test_an_edited_description_is_not_predicted_with(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+    path = run / "fold_0" / CONFIG_FILE
+    config = read_json(RunConfig, path)
+    for name in ("why", "value"):
+        plans = replace(config.plans, slice_axis=replace(config.plans.slice_axis, **{name: "coronal"}))
+        write_json(replace(config, plans=plans), path)
+        if name == "why":
+            load_folds([run / "fold_0"], tmp_path)
+            continue
+        with pytest.raises(DataError, match="E-RUN-06"):
+            load_folds([run / "fold_0"], tmp_path)
+
+
+def test_a_module_of_any_size_is_compared_before_it_has_memory(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+    network = build_network(ModuleSpec("unet2d", 64, 3, options={"widths": [2, 4]}))
+    large = ModuleSpec("unet2d", 64, 3, options={"widths": [2, 1 << 20]})
+    record = {"model": to_plain(large), "base_digest": ""}
+    save_checkpoint(run / "fold_0" / FINAL_CHECKPOINT, trained_state(network), record)
+    config = replace(read_json(RunConfig, run / "fold_0" / CONFIG_FILE), model=large, base=None)
+    write_json(config, run / "fold_0" / CONFIG_FILE)
+    with pytest.raises(DataError, match="E-MODEL-03"):
+        load_folds([run / "fold_0"], tmp_path)
