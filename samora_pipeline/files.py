@@ -216,8 +216,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write ``content`` to ``path`` atomically, as UTF-8."""
-    write_bytes(path, content.encode("utf-8"))
+    """Write ``content`` to ``path`` atomically, as UTF-8.
+
+    Raises:
+        DataError: ``E-PATH-02`` it holds a name of a file that is not UTF-8. ResourceError: ``E-DISK-01``.
+    """
+    try:
+        encoded = content.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = ascii(content[max(0, error.start - 40) : error.end + 40])
+        raise DataError("E-PATH-02", path=path, found=found) from error
+    write_bytes(path, encoded)
 
 
 def append_text(path: Path, content: str) -> None:

@@ -179,10 +179,12 @@ def to_slices(volumes: tuple[Volume, ...], axis: SliceAxis) -> tuple[npt.NDArray
 def labels_to_slices(volume: Volume, geometry: SliceGeometry) -> npt.NDArray[np.uint8]:
     """Turn a label volume into slices [S, H, W] uint8 with the geometry of its image.
 
+    They may share their memory with the volume.
+
     Raises:
         DataError: ``E-LABEL-02`` for values that are not whole numbers in 0..255.
     """
-    return np.ascontiguousarray(_permute(label_array(volume), geometry))
+    return _permute(label_array(volume), geometry)
 
 
 def to_raw_grid(stack: npt.NDArray[Scalar], geometry: SliceGeometry) -> npt.NDArray[Scalar]:

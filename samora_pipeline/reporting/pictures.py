@@ -195,13 +195,16 @@ def scored_pixels(reference: Labels, labels: LabelScheme) -> Mask:
 
 def foreground_slices(stack: CaseStack, labels: LabelScheme) -> list[int]:
     """The slices with foreground in the reference or in a prediction, in order."""
-    held = [is_foreground(one, labels).any(axis=(1, 2)) for one in (stack.reference, *stack.predictions)]
-    return [int(index) for index in np.flatnonzero(np.any(held, axis=0))]
+    stacks = (stack.reference, *stack.predictions)
+    return [i for i in range(len(stack.reference)) if any(is_foreground(one[i], labels).any() for one in stacks)]
 
 
 def seen_along(labels: LabelScheme, *stacks: Labels) -> Mask:
     """Where [H,W] one of the slices of one of the stacks [S,H,W] has foreground."""
-    seen: Mask = np.any([is_foreground(one, labels).any(axis=0) for one in stacks], axis=0)
+    seen: Mask = np.zeros(stacks[0].shape[1:], dtype=np.bool_)
+    for stack in stacks:
+        for one in stack:
+            seen |= is_foreground(one, labels)
     return seen
 
 

@@ -190,7 +190,11 @@ class StoredSlices:
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
     # Compressed in memory and written by Python, whose errors say what is wrong: blosc2's do not tell a full disk.
-    compressed = blosc2.asarray(np.ascontiguousarray(array), chunks=(1, *array.shape[1:]), cparams=dict(_CODEC))
+    # Slice by slice: the voxels may lie in another order, and a copy of a whole scan is as large as the scan.
+    chunks = (1, *array.shape[1:])
+    compressed = blosc2.empty(array.shape, dtype=array.dtype, chunks=chunks, cparams=dict(_CODEC))
+    for index, content in enumerate(array):
+        compressed[index] = np.ascontiguousarray(content)
     write_bytes(path, compressed.to_cframe())
 
 
