@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
+import samora_pipeline
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, VALIDATION_FOLDER
 from samora_pipeline.errors import DataError
@@ -162,3 +163,13 @@ def test_scoring_a_validation_folder_imports_nothing(handed: Handed) -> None:
     assert evaluate_main(words) == 0
     assert json.loads(Path("summary.json").read_text())["warnings"] == ["PHANTOM"]
     assert not handed.imported()
+
+
+def test_predicting_from_python_needs_the_argument(handed: Handed) -> None:
+    arguments = {"model": handed.run, "device": "cpu"}
+    with pytest.raises(DataError) as caught:
+        samora_pipeline.predict("scans", "out", **arguments)
+    assert caught.value.code == "E-CODE-01"
+    assert not handed.imported()
+    samora_pipeline.predict("scans", "out", allow_code=True, **arguments)
+    assert handed.imported()
