@@ -166,7 +166,9 @@ class RunConfig:
             {
                 "model": {"kind": self.model.kind, **essential(self.model)},
                 "base": self.base_digest,
-                "labels": essential(self.labels),
+                # Pairs, because the order of the names is that of the outputs.
+                "labels": [[name, list(values)] for name, values in self.labels.foreground],
+                "others": [self.labels.ignore, list(self.labels.region_order)],
                 "channels": list(self.plans.channel_names),
                 "plan": values,
             }

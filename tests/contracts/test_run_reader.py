@@ -144,6 +144,7 @@ def test_sizes_and_labels_that_no_model_has_are_refused_before_anything_is_made(
         (_set("plans", "slice_axis", "value", "coronal"), True),
         (_set("plans", "intensity", "value", [{"scheme": "window", "low": 0.0, "high": 10.0}]), True),
         (_set("labels", "names", {"spleen": [1], "liver": [2]}), True),
+        (_set("labels", "names", {"spleen": [2], "liver": [1]}), True),
         (_set("base", "digest", "1" * 64), True),
         (_set("plans", "slice_axis", "why", "another reason"), False),
         (_set("warnings", ["PHANTOM"]), False),
