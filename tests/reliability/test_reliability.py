@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability import edits, failing_calls, full_disk, hostile, kills, pairs, random_faults
+from tests.reliability import edits, failing_calls, full_disk, hostile, kills, pairs, random_faults, scale
 from tests.reliability.base import COMMANDS, PREPROCESSED, Workplace, make, results, train
 from tests.reliability.forked import start, wait
 
@@ -141,3 +141,15 @@ def test_the_fix_of_a_damaged_case_makes_a_run_go_on(place: Workplace) -> None:
     (fix,) = re.findall(r"fix: (samora_plan.*?)  writes", outcome.text)
     assert place.run(shlex.split(fix)).status == 0
     assert place.run(train("n", "-c"), seconds=120).status == 0
+
+
+@SLOW
+def test_the_last_of_many_cases_costs_what_the_first_did(tmp_path: Path) -> None:
+    first, last = scale.cases(tmp_path, 5000)
+    assert last <= 1.2 * first
+
+
+@SLOW
+def test_a_scan_of_2000_slices_fits_into_three_gigabytes(tmp_path: Path) -> None:
+    used = scale.slices(tmp_path, 2000)
+    assert {name: size for name, size in used.items() if size > 3000} == {}

@@ -1,0 +1,123 @@
+"""Time and memory at scale: many cases to predict, and a scan of many slices through every command.
+
+python -m tests.reliability.scale cases [N]       seconds a case at the beginning and at the end (default 5000)
+python -m tests.reliability.scale slices [N]      largest memory of each command (default 2000 slices of 512 x 512)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from samora_pipeline.inference.record import OutputFolder
+from tests.fake_run import RUN, write_fake_run, write_image
+from tests.reliability.forked import run
+
+_SHARE = 100
+_SIDE = 512
+
+
+def cases(folder: Path, count: int) -> tuple[float, float]:
+    """Seconds a case of the first and of the last hundred of ``count`` small scans."""
+    write_fake_run(folder / "root" / "results")
+    array = np.random.default_rng(0).integers(-200, 400, (16, 16, 2)).astype(np.int16)
+    first = write_image(folder / "scans" / "case_00000.nii.gz", array)
+    for number in range(1, count):
+        os.link(first, folder / "scans" / f"case_{number:05d}.nii.gz")
+    times = folder / "times"
+    words = ["samora_predict", "-i", f"{folder}/scans", "-o", f"{folder}/out", "-m", RUN, "--device", "cpu", "--fp32"]
+    outcome = run(words, folder, folder / "log", seconds=7200, before=lambda: _note_times(times))
+    if outcome.status != 0:
+        raise RuntimeError(outcome.text[-2000:])
+    moments = [float(line) for line in times.read_text().split()]
+    share = min(_SHARE, count // 3)
+    return (moments[share] - moments[0]) / share, (moments[-1] - moments[-1 - share]) / share
+
+
+def _note_times(path: Path) -> None:
+    """In a child: write when each case is done."""
+    add: Callable[..., None] = OutputFolder.add
+
+    def noting(*words: object) -> None:
+        add(*words)
+        with path.open("a") as stream:
+            stream.write(f"{time.monotonic()}\n")
+
+    OutputFolder.add = noting  # type: ignore[method-assign]
+
+
+def slices(folder: Path, count: int) -> dict[str, int]:
+    """MB of each command with a scan of ``count`` slices, which is learned from in one fold and scored in the other."""
+    source = folder / "source"
+    for number, depth in enumerate((count, 8, 8)):
+        _write_scan(source, f"case_{number}", depth)
+    used: dict[str, int] = {}
+
+    def measure(name: str, words: list[str]) -> None:
+        outcome = run(words, folder, folder / "log", seconds=7200)
+        used[name] = outcome.memory // 1024
+        sys.stdout.write(f"{name:10} {used[name]:6} MB {outcome.seconds:8.1f} s exit {outcome.status}\n")
+        sys.stdout.flush()
+        if outcome.status != 0:
+            raise RuntimeError(outcome.text[-3000:])
+
+    named = ["--name", "Long", "--label-names", "ball", "--channel", "CT"]
+    measure("convert", ["samora_convert", f"{source}/images", f"{source}/labels", *named])
+    measure("plan", ["samora_plan_and_preprocess", "-d", "Long", "-np", "1"])
+    splits = json.loads(next((folder / "root/preprocessed").glob("*/splits.json")).read_text())
+    folds = {name: fold["train"] for name, fold in splits["folds"].items()}
+    learned = next(name for name, train in folds.items() if "case_0" in train)
+    scored = next(name for name, train in folds.items() if "case_0" not in train)
+    short = [word for value in ("epochs=1", "steps_per_epoch=2", "batch=4") for word in ("--set", f"finetune.{value}")]
+    train = ["samora_train", "Long", "SAMedTrainer", "full", "--name", "l", "--backbone", "samora_tiny", *short]
+    measure("learned", [*train, "--device", "cpu", "-f", learned])
+    measure("scored", [*train, "--device", "cpu", "-f", scored])
+    run_name = "SAMedTrainer__full__l"
+    measure("report", ["samora_report", f"{run_name}/fold_{scored}", "-o", f"{folder}/report.html"])
+    predict = ["samora_predict", "-i", f"{source}/images/case_0.nii.gz", "-o", f"{folder}/out", "-m", run_name]
+    measure("predict", [*predict, "-f", scored, "--device", "cpu"])
+    return used
+
+
+def _write_scan(source: Path, name: str, depth: int) -> None:
+    """A ball that runs through all slices, in noise of a few values."""
+    draw = np.random.default_rng(depth)
+    x, y = np.meshgrid(np.arange(_SIDE), np.arange(_SIDE), indexing="ij")
+    image = np.empty((_SIDE, _SIDE, depth), dtype=np.int16, order="F")
+    labels = np.zeros((_SIDE, _SIDE, depth), dtype=np.uint8, order="F")
+    for z in range(depth):
+        inside = np.hypot(x - 256 - 60 * np.sin(z / 50), y - 256) < 80
+        image[..., z] = np.where(inside, 200, -50) + draw.integers(-8, 8, (_SIDE, _SIDE))
+        labels[..., z] = inside
+    for kind, array in (("images", image), ("labels", labels)):
+        (source / kind).mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([0.7, 0.7, 1.0, 1.0])), source / kind / f"{name}.nii.gz")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cases", "slices"))
+    parser.add_argument("count", type=int, nargs="?")
+    given = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as scratch:
+        if given.what == "slices":
+            used = slices(Path(scratch), given.count or 2000)
+            sys.stdout.write(f"the most: {max(used.values())} MB\n")
+            return 0
+        first, last = cases(Path(scratch), given.count or 5000)
+    sys.stdout.write(f"first hundred {1000 * first:.1f} ms a case, last hundred {1000 * last:.1f} ms\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
