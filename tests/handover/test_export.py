@@ -287,3 +287,20 @@ def test_what_a_killed_export_or_import_left_is_removed_and_never_listed(
     (root / "results" / DATASET / RUN).rename(root / "results" / "elsewhere")
     assert import_main(["model.zip", "--root", str(root)]) == 0
     assert not left.exists()
+
+
+def test_a_damaged_record_of_the_base_is_not_taken_for_no_licence(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, weights = root / "results" / DATASET / RUN, root / "weights"
+    weights.mkdir()
+    own = weights / "mine.safetensors"
+    (run / "base.safetensors").rename(own)
+    for fold in ("0", "1"):
+        config = read_json(RunConfig, run / f"fold_{fold}" / CONFIG_FILE)
+        assert config.base is not None
+        base = replace(config.base, name=str(own), origin="file")
+        write_json(replace(config, base=base), run / f"fold_{fold}" / CONFIG_FILE)
+    own.with_name("mine.safetensors.json").write_text("{")
+    assert export(root, "model") == 4
+    assert "E-JSON-02" in capsys.readouterr().err
