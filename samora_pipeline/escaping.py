@@ -16,7 +16,8 @@ _ACTIVE = re.compile("|".join(map(re.escape, _MARKDOWN)))
 def csv_text(frame: "pd.DataFrame") -> str:
     """The table as CSV; a text that a spreadsheet would take for a formula is led by an apostrophe (OWASP)."""
     safe = frame.rename(columns=_cell)
-    return safe.apply(lambda column: column.map(_cell)).to_csv(index=False)
+    text: str = safe.apply(lambda column: column.map(_cell)).to_csv(index=False)
+    return text
 
 
 def markdown_text(text: str) -> str:

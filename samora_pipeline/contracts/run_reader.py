@@ -17,6 +17,7 @@ LARGEST_SIDE = 4096
 """pixels along a side of a network's input, or of a slice: four times what SAM was made for"""
 LARGEST_RANK = 1024
 """of LoRA; the widest layers have 1280 columns"""
+_DEEPEST = 50
 
 
 def read_run_config(path: Path, *, allow_code: bool = False) -> RunConfig:
@@ -38,16 +39,32 @@ def parse_run_config(plain: Any, path: Path, *, allow_code: bool = False) -> Run
     code = named_code(plain)
     if code and not allow_code:
         raise DataError("E-CODE-01", path=path, found=f"{', '.join(code)} in {path}")
+    if _depth(plain) > _DEEPEST:
+        # Whoever walks through it later would run out of stack.
+        raise DataError("E-JSON-02", path=path, found=f"values within values, more than {_DEEPEST} deep, in {path}")
     config = parse(RunConfig, plain, str(path))
     if fault := _fault(config):
         raise DataError("E-RUN-05", path=path, found=f"{fault} in {path}")
     return config
 
 
+def _depth(plain: Any) -> int:
+    """How deep lists and objects lie within each other."""
+    depth, level = 0, [plain]
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
+        depth += 1
+    return depth
+
+
 def _fault(config: RunConfig) -> str:
     """What is wrong with the sizes and labels of a config, before anything is made that large; empty when nothing."""
     model, plans, labels = config.model, config.plans, config.labels
-    own = {BACKGROUND: (0,), **labels.names, **({IGNORE: (labels.ignore,)} if labels.ignore is not None else {})}
+    own: dict[str, int | tuple[int, ...]] = {
+        BACKGROUND: 0,
+        **labels.names,
+        **({IGNORE: labels.ignore} if labels.ignore is not None else {}),
+    }
     try:
         label_scheme(own, labels.region_order)
     except DataError as error:

@@ -163,7 +163,7 @@ def unknown_format(path: Path, endings: tuple[str, ...]) -> DataError:
 
 
 def _read_nifti(path: Path) -> Volume:
-    content = path.read_bytes()
+    content: bytes | bytearray = path.read_bytes()
     compressed = content.startswith(GZIP_MAGIC)
     if not compressed and path.name.lower().endswith(".gz"):
         raise DamagedError(f"first bytes {content[:8]!r}, no gzip stream")

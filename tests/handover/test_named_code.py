@@ -166,10 +166,9 @@ def test_scoring_a_validation_folder_imports_nothing(handed: Handed) -> None:
 
 
 def test_predicting_from_python_needs_the_argument(handed: Handed) -> None:
-    arguments = {"model": handed.run, "device": "cpu"}
     with pytest.raises(DataError) as caught:
-        samora_pipeline.predict("scans", "out", **arguments)
+        samora_pipeline.predict("scans", "out", model=handed.run, device="cpu")
     assert caught.value.code == "E-CODE-01"
     assert not handed.imported()
-    samora_pipeline.predict("scans", "out", allow_code=True, **arguments)
+    samora_pipeline.predict("scans", "out", model=handed.run, device="cpu", allow_code=True)
     assert handed.imported()

@@ -6,8 +6,10 @@ import gzip
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from samora_pipeline.contracts.plans import IntensityRule
@@ -20,7 +22,7 @@ AFFINE = np.diag([-1.5, -1.5, 3.0, 1.0])
 
 
 def volume(dtype: type) -> Volume:
-    array = np.asfortranarray(np.random.default_rng(0).integers(0, 200, (9, 8, 7)).astype(dtype))
+    array: npt.NDArray[Any] = np.asfortranarray(np.random.default_rng(0).integers(0, 200, (9, 8, 7)).astype(dtype))
     return Volume(array, make_grid(array.shape, AFFINE), Path("scan.nii.gz"))
 
 
@@ -36,7 +38,7 @@ def test_slices_of_one_channel_share_the_memory_of_their_volume() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
 def test_statistics_do_not_depend_on_how_voxels_lie(dtype: type) -> None:
-    array = np.random.default_rng(1).integers(0, 250, (40, 50, 60)).astype(dtype)
+    array: npt.NDArray[Any] = np.random.default_rng(1).integers(0, 250, (40, 50, 60)).astype(dtype)
     flipped = array[::-1, :, ::-1].transpose(2, 0, 1)
     expected, found = vars(measure(array)), vars(measure(flipped))
     assert found == pytest.approx(expected, rel=1e-12)

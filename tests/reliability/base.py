@@ -24,7 +24,7 @@ from tests.golden.dataset import NAME as DRAWN
 from tests.golden.dataset import write_raw_dataset
 from tests.reliability import forked
 
-DATASET = "Dataset001_Balls"
+DATASET = "Dataset100_Balls"
 RUN_NAME = "SAMoraTrainer__2cases__n"
 RUN = f"{DATASET}/{RUN_NAME}"
 FOLD = f"root/results/{RUN}/fold_0"
@@ -243,8 +243,9 @@ def _content(path: Path, trial: Path) -> str:
             return _tensors(path)
         if path.name.startswith("run") and path.suffix == ".json":
             record = json.loads(data)
-            record["model"].pop("run", None)
-            cases = {name: {**case, "seconds": 0} for name, case in record["cases"].items()}
+            # The place, and a digest of a config.json with what was measured on the way.
+            record["model"].update(run="", configs={})
+            cases = {name: {**case, "seconds": 0, "settings": ""} for name, case in record["cases"].items()}
             data = json.dumps([record["model"], cases], sort_keys=True).encode()
         if path.name == "config.json":
             # What was measured on the way, and the reasons that quote it.

@@ -88,7 +88,7 @@ class Failing:
                 self._hit(file)
             return opened(file, mode, *words, **how)
 
-        io.open = builtins.open = opening  # type: ignore[assignment]
+        io.open = builtins.open = opening
 
     def _half_writes(self) -> None:
         written = Path.write_bytes

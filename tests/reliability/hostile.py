@@ -88,7 +88,7 @@ def trial(place: Workplace, name: str) -> list[str]:
     wrong = []
     for words in (
         [*predict, "-m", f"{folder}/hostile"],
-        ["samora_import", f"{folder}/hostile.zip", "-o", f"{folder}/root/results/Dataset001_Balls/hostile"],
+        ["samora_import", f"{folder}/hostile.zip", "-o", f"{folder}/root/results/Dataset100_Balls/hostile"],
         ["samora_predict", "--list"],
     ):
         outcome = place.run(words)

@@ -89,8 +89,8 @@ def _killed(place: Workplace, words: list[str], delay: float, sent: signal.Signa
         os.killpg(child, sent)
     except ProcessLookupError:  # not yet the leader of its group
         os.kill(child, sent)
-    status, _ = wait(child, 60)
-    return status, True, place.log.read_text(errors="replace") if place.log.exists() else ""
+    ended, _ = wait(child, 60)
+    return ended, True, place.log.read_text(errors="replace") if place.log.exists() else ""
 
 
 def main(words: list[str] | None = None) -> int:

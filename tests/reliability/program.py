@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,14 +44,18 @@ def run_trials(
     parser.add_argument("seed", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--base", type=Path, help="a folder that keeps what trials copy (default: made anew)")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after so long")
     given = parser.parse_args(words)
+    end = time.monotonic() + given.seconds
     counts: Counter[str] = Counter()
     with workplace(given.base) as place:
         for seed in range(given.seed, given.seed + given.count):
+            if time.monotonic() > end:
+                break
             found = trial(place, seed, given)
             counts[found.verdict] += 1
             if found.verdict not in right:
                 sys.stdout.write(f"{seed} {found}\n")
                 sys.stdout.flush()
-    sys.stdout.write(f"{given.count} trials: {dict(counts)}\n")
+    sys.stdout.write(f"{counts.total()} trials: {dict(counts)}\n")
     return 1 if counts.keys() - right else 0

@@ -112,7 +112,9 @@ class Trial:
     def _explained(self) -> str:
         """Why another result with exit code 0 is right, if it is."""
         if f"{RAW}/" in self.file and self.fault in NO_FILE - {"deleted", "empty"}:
-            return ""  # a scan or a label that is there and no file must not be left out
+            # A scan or a label that is there and no file must not be left out without its name.
+            case = Path(self.file).name.partition(".")[0].removesuffix("_0000")
+            return "said" if any(case in line for line in self.said()) else ""
         same = {self.file, self.remark.rpartition("/trial/")[2] if self.fault == "swapped" else self.file}
         if all(d in same or d.startswith(f"{self.file}/") for d in self.differing) or self.fault == "copy_beside":
             return "no effect"

@@ -52,7 +52,7 @@ def _note_times(path: Path) -> None:
         with path.open("a") as stream:
             stream.write(f"{time.monotonic()}\n")
 
-    OutputFolder.add = noting  # type: ignore[method-assign]
+    OutputFolder.add = noting  # type: ignore[method-assign,assignment]
 
 
 def slices(folder: Path, count: int) -> dict[str, int]:

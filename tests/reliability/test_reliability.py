@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability import edits, failing_calls, full_disk, hostile, kills, pairs, random_faults, scale
-from tests.reliability.base import COMMANDS, PREPROCESSED, Workplace, make, results, train
+from tests.reliability.base import COMMANDS, PREPROCESSED, Workplace, differences, make, results, train
 from tests.reliability.forked import start, wait
 
 SLOW = pytest.mark.slow
@@ -96,7 +96,7 @@ def test_the_harness_itself_sees_a_wrong_result(place: Workplace, tmp_path: Path
     names = sorted((folder / "preds").glob("*.nii.gz"))
     names[0].write_bytes(names[1].read_bytes())
     outcome = place.run(command.words(folder))
-    differing = tuple(random_faults.differences(expected, random_faults.results(folder, command.compared)))
+    differing = tuple(differences(expected, results(folder, command.compared)))
     file = names[0].relative_to(folder).as_posix()
     assert random_faults.Trial(0, "evaluate", file, "flip", "", outcome, usual, differing).verdict == "SILENT"
 
