@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -24,6 +25,7 @@ from tests.reliability.forked import run
 
 _SHARE = 100
 _SIDE = 512
+_DATASET = "Dataset001_Long"
 
 
 def cases(folder: Path, count: int) -> tuple[float, float]:
@@ -57,9 +59,11 @@ def _note_times(path: Path) -> None:
 
 def slices(folder: Path, count: int) -> dict[str, int]:
     """MB of each command with a scan of ``count`` slices, which is learned from in one fold and scored in the other."""
-    source = folder / "source"
-    for number, depth in enumerate((count, 8, 8)):
-        _write_scan(source, f"case_{number}", depth)
+    raw = folder / "root" / "raw" / _DATASET
+    # In a process of its own, whose memory the commands do not inherit.
+    writer = multiprocessing.get_context("fork").Process(target=_write_scans, args=(raw, (count, 8, 8)))
+    writer.start()
+    writer.join()
     used: dict[str, int] = {}
 
     def measure(name: str, words: list[str]) -> None:
@@ -70,8 +74,6 @@ def slices(folder: Path, count: int) -> dict[str, int]:
         if outcome.status != 0:
             raise RuntimeError(outcome.text[-3000:])
 
-    named = ["--name", "Long", "--label-names", "ball", "--channel", "CT"]
-    measure("convert", ["samora_convert", f"{source}/images", f"{source}/labels", *named])
     measure("plan", ["samora_plan_and_preprocess", "-d", "Long", "-np", "1"])
     splits = json.loads(next((folder / "root/preprocessed").glob("*/splits.json")).read_text())
     folds = {name: fold["train"] for name, fold in splits["folds"].items()}
@@ -83,12 +85,21 @@ def slices(folder: Path, count: int) -> dict[str, int]:
     measure("scored", [*train, "--device", "cpu", "-f", scored])
     run_name = "SAMedTrainer__full__l"
     measure("report", ["samora_report", f"{run_name}/fold_{scored}", "-o", f"{folder}/report.html"])
-    predict = ["samora_predict", "-i", f"{source}/images/case_0.nii.gz", "-o", f"{folder}/out", "-m", run_name]
+    predict = ["samora_predict", "-i", f"{raw}/imagesTr/case_0_0000.nii.gz", "-o", f"{folder}/out", "-m", run_name]
     measure("predict", [*predict, "-f", scored, "--device", "cpu"])
     return used
 
 
-def _write_scan(source: Path, name: str, depth: int) -> None:
+def _write_scans(raw: Path, depths: Sequence[int]) -> None:
+    for kind in ("imagesTr", "labelsTr"):
+        (raw / kind).mkdir(parents=True)
+    for number, depth in enumerate(depths):
+        _write_scan(raw, f"case_{number}", depth)
+    described = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "ball": 1}, "file_ending": ".nii.gz"}
+    (raw / "dataset.json").write_text(json.dumps({**described, "numTraining": len(depths)}))
+
+
+def _write_scan(raw: Path, name: str, depth: int) -> None:
     """A ball that runs through all slices, in noise of a few values."""
     draw = np.random.default_rng(depth)
     x, y = np.meshgrid(np.arange(_SIDE), np.arange(_SIDE), indexing="ij")
@@ -98,9 +109,8 @@ def _write_scan(source: Path, name: str, depth: int) -> None:
         inside = np.hypot(x - 256 - 60 * np.sin(z / 50), y - 256) < 80
         image[..., z] = np.where(inside, 200, -50) + draw.integers(-8, 8, (_SIDE, _SIDE))
         labels[..., z] = inside
-    for kind, array in (("images", image), ("labels", labels)):
-        (source / kind).mkdir(parents=True, exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(array, np.diag([0.7, 0.7, 1.0, 1.0])), source / kind / f"{name}.nii.gz")
+    for place, array in ((f"imagesTr/{name}_0000", image), (f"labelsTr/{name}", labels)):
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([0.7, 0.7, 1.0, 1.0])), raw / f"{place}.nii.gz")
 
 
 def main(words: list[str] | None = None) -> int:
