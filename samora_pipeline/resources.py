@@ -67,6 +67,11 @@ def memory(root: Path = _ROOT, variables: Mapping[str, str] | None = None) -> Am
     return Amount(max(0, least.value), least.why)
 
 
+def resident(root: Path = _ROOT) -> int:
+    """The bytes of memory that this process holds now; 0 where the system has no /proc."""
+    return _kib(root, "VmRSS")
+
+
 def limit_threads() -> None:
     """Have numeric libraries that are loaded later start no more threads than this process has cores.
 
@@ -139,7 +144,7 @@ def _grouped_memory(root: Path) -> Iterator[Amount]:
 
 def _scheduled_memory(root: Path, variables: Mapping[str, str]) -> Iterator[Amount]:
     """Slurm's memory of the job on this node in MiB; 0 stands for all of the node's."""
-    held = _kib(root, "VmRSS")
+    held = resident(root)
     whole, each = (_number(variables.get(name, "")) for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"))
     if whole:
         yield Amount((whole << 20) - held, f"SLURM_MEM_PER_NODE={whole}, {held / GIB:.1f} GiB held by this process")

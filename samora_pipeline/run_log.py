@@ -80,10 +80,23 @@ class TensorBoard:
 
 
 class Progress:
-    """A progress bar with ETA on a terminal; elsewhere plain lines, at most one every ten seconds, and the last."""
+    """A progress bar with ETA on a terminal; elsewhere plain lines, at most one every ten seconds, and the last.
 
-    def __init__(self, title: str, total: int, done: int = 0, unit: str = "step", *, quiet: bool = False) -> None:
+    ``following``: seconds that what comes after is predicted to take, so that the end of it all is shown too.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        done: int = 0,
+        unit: str = "step",
+        *,
+        quiet: bool = False,
+        following: float = 0.0,
+    ) -> None:
         self._title, self._total, self._done, self._unit = printable(title), total, done, unit
+        self._following = following
         self._begun_at, self._begun = time.monotonic(), done
         self._said_at = float("-inf")
         self._quiet = quiet
@@ -104,7 +117,8 @@ class Progress:
         """Tell that ``count`` more units are done; ``note`` is shown beside (for instance the current loss)."""
         self._done += count
         if self._bar is not None:
-            self._bar.set_postfix_str(printable(note), refresh=False)
+            in_all = f", {self._in_all(time.monotonic())}" if self._following else ""
+            self._bar.set_postfix_str(printable(note + in_all), refresh=False)
             self._bar.update(count)
             return
         now = time.monotonic()
@@ -113,10 +127,17 @@ class Progress:
             logger.info("%s %d/%d %s, %s", self._title, self._done, self._total, note, self._remaining(now))
 
     def _remaining(self, now: float) -> str:
-        elapsed, new = now - self._begun_at, self._done - self._begun
-        if self._done >= self._total or new <= 0:
-            return f"{duration(elapsed)} in all"
-        return f"about {duration(elapsed / new * (self._total - self._done))} left"
+        if self._done >= self._total or self._done <= self._begun:
+            return f"{duration(now - self._begun_at)} in all"
+        left = f"about {duration(self._left(now))} left"
+        return f"{left}, {self._in_all(now)}" if self._following else left
+
+    def _left(self, now: float) -> float:
+        per_unit = (now - self._begun_at) / max(1, self._done - self._begun)
+        return per_unit * (self._total - self._done)
+
+    def _in_all(self, now: float) -> str:
+        return f"{duration(self._left(now) + self._following)} of the run"
 
 
 def duration(seconds: float) -> str:

@@ -53,6 +53,15 @@ def test_plain_lines_come_at_intervals_and_at_the_end(
     ]
 
 
+def test_progress_tells_the_end_of_the_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = iter((0.0, 60.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    with Progress("expert_pixel", 3, following=600.0) as progress:
+        progress.advance("loss 1")
+    assert caplog.messages == ["expert_pixel 1/3 loss 1, about 2 min 00 s left, 12 min 00 s of the run"]
+
+
 def test_a_quiet_progress_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "samora")
     with Progress("finetune", 1, quiet=True) as progress:

@@ -100,6 +100,9 @@ def _add_method(parser: CommandParser) -> None:
         default=None,
         help="slices without labels take part in fine-tuning (default: the trainer's)",
     )
+    parser.add_argument(
+        "--taught-by", nargs="+", default=(), metavar="RUN", help="learn from the soft labels of finished runs as well"
+    )
     parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--name", metavar="N", help="name of the run (default: made from what differs from defaults)")
@@ -170,7 +173,8 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
 
     distributed.start(device)
     try:
-        resume, tensorboard, accept = _resume_command(words), arguments.tensorboard, arguments.accept_licence
+        resume, tensorboard = _resume_command(words), arguments.tensorboard
+        accept = arguments.accept_licence or _accepts_on_terminal(requests[0], roots, device)
         for request in requests:
             run = plan_run(
                 request, roots, device, resume_command=resume, tensorboard=tensorboard, accept_licence=accept
@@ -195,6 +199,30 @@ def _describe(request: Request, roots: Roots, device: torch.device, *, accept: b
     say(describe_settings(run))
     say("dry run: nothing was written")
     run.leaks.require_settled()
+
+
+def _accepts_on_terminal(request: Request, roots: Roots, device: torch.device) -> bool:
+    """Show the licences that keep files of the default recipe away, on a terminal; whether they are accepted."""
+    from samora_pipeline import distributed
+    from trainers.runs.automatic import refused, this_machine
+    from trainers.runs.request import resolve
+
+    if (
+        not (sys.stdin.isatty() and sys.stderr.isatty())
+        or request.fast
+        or request.resume
+        or distributed.world_size() > 1
+    ):
+        return False
+    files = refused(resolve(request), this_machine(device, roots.weights, accepts=False))
+    if not files:
+        return False
+    for asset in files:
+        say(f"licence   {asset.name}: {asset.terms}")
+    return input("accept these non-commercial licences, and train the paper's recipe? [y/N] ").strip().lower() in (
+        "y",
+        "yes",
+    )
 
 
 def _check_order(arguments: argparse.Namespace) -> None:

@@ -16,8 +16,10 @@ class ConsistencySettings:
     ``decay`` is the largest of the averaged network, after n steps at most 1 - 1 / (n + 1). Its labels count where
     its ``confidence`` is higher. They weigh nothing before ``start``, rise to ``weight`` at ``full``, both shares of
     the epochs. ``box``: sides of the exchanged boxes as shares of the slice. ``unmixed``: probability of a labelled
-    slice to be seen as it is as well. ``strong``: intensities of mixed slices. ``rare``: the training has collapsed
-    when for ``patience`` steps in a row the guessed labels had less foreground than this share of the true ones'.
+    slice to be seen as it is as well. ``largest``: of every class that is guessed in a slice only the largest component
+    is kept, as BCP does; the others become background. ``strong``: intensities of mixed slices. ``rare``: the training
+    has collapsed when for ``patience`` steps in a row the guessed labels had less foreground than this share of the
+    true ones'.
 
     Raises:
         UsageError: ``E-SET-04`` a share outside its range.
@@ -30,6 +32,7 @@ class ConsistencySettings:
     full: float = 0.3
     box: Range = (0.4, 0.8)  # BCP: always 2/3
     unmixed: float = 0.5
+    largest: bool = False
     strong: IntensitySettings = STRONG_INTENSITIES
     rare: float = 0.2
     patience: int = 100

@@ -21,21 +21,26 @@ RESIDUAL = "residual"
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The parts of a SAM-shaped network that an ablation exchanges; ``input_size`` None is chosen for the run."""
+    """The parts of a SAM-shaped network that an ablation exchanges; ``input_size`` None is chosen for the run.
+
+    ``neighbours``: slices on each side that are channels of the image too.
+    """
 
     decoder: str
     input_size: int | None = None
     lora_rank: int = 4  # Table 9
     fusion: FusionSpec = field(default_factory=lambda: FusionSpec(options={RESIDUAL: "paper"}))
     decoder_stages: DecoderStages = "last"
+    neighbours: int = 0
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """A network that is no SAM: the options of its class; ``input_size`` None is chosen for the run."""
+    """A network that is no SAM: the options of its class; the others are those of ``ModelSettings``."""
 
     options: dict[str, Any]
     input_size: int | None = None
+    neighbours: int = 0
 
 
 # Ours: what a few minutes of one processor core allow. Geometry is stronger than A.3's, but for flips: a network that

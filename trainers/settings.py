@@ -19,6 +19,7 @@ from samora_pipeline.contracts.random_steps import (
 )
 from samora_pipeline.errors import UsageError
 from trainers.consistency_settings import ConsistencySettings
+from trainers.self_training_settings import SelfTrainingSettings
 
 BOOTSTRAP, TEACHER_IMAGE, TEACHER_PATCH = "bootstrap", "teacher_image", "teacher_patch"
 EXPERT_IMAGE, EXPERT_PATCH, EXPERT_PIXEL = "expert_image", "expert_patch", "expert_pixel"
@@ -314,7 +315,7 @@ class FinetuneSettings(StageSettings):
     ``micro_batch``: slices on one device at a time, at most (None: as many as fit); it changes no result.
     ``norm_batch``: slices, over all ranks, whose statistics a batch norm takes together, None for all. ``held_out``:
     labelled cases kept out of training, on which post-processing is chosen; 0 leaves it off. ``consistency``: how
-    slices without labels take part; None: not at all.
+    slices without labels take part; None: not at all. ``self_training``: how soft labels of other runs do.
     """
 
     kind: ClassVar[str] = "finetune"
@@ -342,6 +343,7 @@ class FinetuneSettings(StageSettings):
     held_out: int = 0
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     consistency: ConsistencySettings | None = None
+    self_training: SelfTrainingSettings | None = None
 
     def small(self) -> Self:
         """54 epochs of 6 steps.

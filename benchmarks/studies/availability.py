@@ -34,7 +34,7 @@ def require_available(runs: Sequence[TrainedRun], channels: int = 1, outputs: in
         )
         try:
             method = choose_method(request)
-            check_spec(network_spec(method, input_size=scale.input_size, in_channels=channels, num_outputs=outputs))
+            check_spec(network_spec(method, input_size=scale.input_size, channels=channels, num_outputs=outputs))
         except SamoraError as error:
             raise UsageError(
                 "E-STUDY-08",

@@ -47,7 +47,8 @@ class ModelSpec:
     ``levels`` are the experts on each block; with one level there is no fusion (``fusion`` is None) and the expert's
     own LoRA output is the block's output. ``levels`` may be empty (the plain backbone). ``num_outputs`` counts output
     maps: K + 1 for K exclusive classes with background, or one per region. ``in_channels`` is the number of
-    channels of a stored slice (1 is repeated to 3, 3 is taken as is, any other goes through a trained 1x1 adapter).
+    channels of an image (1 is repeated to 3, 3 is taken as is, any other goes through a trained 1x1 adapter): those of
+    a stored slice and of its ``neighbours`` on each side (2.5-D).
     ``block_adapters``: SAM-Adapter's, in front of every block. ``decoder_stages``: what a decoder with several stages
     predicts with, the ``mean`` of their logits or the ``last`` (as every run that does not say it).
     """
@@ -63,6 +64,7 @@ class ModelSpec:
     decoder: str = "samed"
     block_adapters: bool = False
     decoder_stages: DecoderStages = "last"
+    neighbours: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class ModuleSpec:
     """Any module from images (B,C,N,N) in [0,1] to logits (B,K,h,w), without a base of its own.
 
     ``network`` is one of ``models.module.NETWORKS`` or ``package.module:Class``. It is called with ``options`` and
-    with those of ``in_channels`` C, ``num_outputs`` K and ``input_size`` N that it accepts.
+    with those of ``in_channels`` C, ``num_outputs`` K and ``input_size`` N that it accepts. ``neighbours``: see
+    ``ModelSpec``.
     """
 
     kind: Literal["module"] = field(default="module", kw_only=True)
@@ -79,6 +82,7 @@ class ModuleSpec:
     num_outputs: int
     in_channels: int = 1
     options: dict[str, Any] = field(default_factory=dict, hash=False)
+    neighbours: int = 0
 
     # There are no blocks for experts, and so neither fusion nor decoder.
     levels: ClassVar[tuple[Level, ...]] = ()

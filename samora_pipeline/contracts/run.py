@@ -103,14 +103,28 @@ class Choice:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage was predicted to take on the machine where it was last started, beside what is there already.
+    """What a stage was predicted to take on the machine where it was last started.
 
-    ``how``: slices at a time, and whether activations are computed again, in words.
+    ``gib`` at the peak: of the device's allocator on CUDA, of the whole process on a CPU, as ``memory_gib`` in its log.
+    ``disk_gib``: of its checkpoints. ``how``: slices at a time, and whether activations are computed again, in words.
     """
 
     minutes: float
     gib: float
     how: str = ""
+    disk_gib: float = 0.0
+
+
+@dataclass(frozen=True)
+class TaughtBy:
+    """A teacher of self-training: ``DatasetNNN_Name/RUN/fold_K``, the digest of its checkpoint, and what it has seen.
+
+    ``seen`` are cases, labelled or not; those of other datasets than the run's own carry their dataset's name.
+    """
+
+    run: str
+    checkpoint: str
+    seen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,8 @@ class RunConfig:
     ``estimates`` the predictions for the stages that had to be trained, by name.
     ``warnings`` are printed on every score and picture. ``excluded_leaks`` and ``allowed_leaks`` are cases that show
     what is scored (``contracts.leakage``), taken out or let in by name. ``held_out`` are labelled training cases that
-    are not learned from: post-processing is chosen on them.
+    are not learned from: post-processing is chosen on them. ``taught_by``: finished runs whose soft labels it learns
+    from.
     """
 
     dataset: str
@@ -148,6 +163,7 @@ class RunConfig:
     excluded_leaks: tuple[str, ...] = ()
     allowed_leaks: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
+    taught_by: tuple[TaughtBy, ...] = ()
     schema_version: int = 2
 
     @property

@@ -17,6 +17,7 @@ LARGEST_SIDE = 4096
 """pixels along a side of a network's input, or of a slice: four times what SAM was made for"""
 LARGEST_RANK = 1024
 """of LoRA; the widest layers have 1280 columns"""
+_MOST_NEIGHBOURS = 64
 _DEEPEST = 50
 
 
@@ -70,13 +71,14 @@ def _fault(config: RunConfig) -> str:
     except DataError as error:
         return f"{error.what} ({error.found[:200]})"
     spacing, rules, channels = plans.in_plane_spacing.value, len(plans.intensity.value), len(plans.channel_names)
-    side = plans.slice_size.value or model.input_size
+    side, seen = plans.slice_size.value or model.input_size, channels * (2 * model.neighbours + 1)
     checks = (
         (0 < model.input_size <= LARGEST_SIDE, f"input_size {model.input_size}, of at most {LARGEST_SIDE}"),
         (0 < side <= LARGEST_SIDE, f"slice_size {side}, of at most {LARGEST_SIDE}"),
         (0 <= model.lora_rank <= LARGEST_RANK, f"lora_rank {model.lora_rank}, of at most {LARGEST_RANK}"),
         (model.num_outputs == labels.num_outputs, f"{model.num_outputs} outputs for {labels.num_outputs} labels"),
-        (model.in_channels == channels, f"{model.in_channels} channels of the network, {channels} of the plan"),
+        (0 <= model.neighbours <= _MOST_NEIGHBOURS, f"{model.neighbours} neighbours, of at most {_MOST_NEIGHBOURS}"),
+        (model.in_channels == seen, f"{model.in_channels} channels of the network, {seen} of the plan"),
         (0 < channels == rules, f"{channels} channels and {rules} rules for their intensities"),
         (spacing is None or spacing > 0, f"in_plane_spacing {spacing}"),
     )

@@ -32,6 +32,7 @@ from samora_pipeline.inference.probabilities import probability_writer, uncertai
 from samora_pipeline.inference.runs import named_run, pick_folds
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import allowed_flips
+from samora_pipeline.slices.datasets import window
 
 Labels = npt.NDArray[np.uint8]
 Images = npt.NDArray[Any]
@@ -71,6 +72,7 @@ class Predictor:
         labels: LabelScheme,
         *,
         input_size: int,
+        neighbours: int = 0,
         device: str | torch.device | None = "cpu",
         precision: Precision = "auto",
         batch_size: int | None = None,
@@ -82,12 +84,13 @@ class Predictor:
         self.device = pick_device(device)
         self.input_size = input_size
         self.batch_size = batch_size or pick_batch(self.device, input_size)
-        shape = (self.batch_size, len(plans.channel_names), input_size, input_size)
+        shape = (self.batch_size, len(plans.channel_names) * window(neighbours), input_size, input_size)
         build = (lambda: networks[0].eval()) if networks else None
         self.arithmetic = pick_arithmetic(self.device, precision, build, shape)
         self._networks = [prepared(network, self.device, self.arithmetic.dtype) for network in networks]
         self._views = mirrored_views(plans) if tta else [()]
         self._steps = tuple(steps)
+        self._neighbours = neighbours
 
     @classmethod
     def load(
@@ -137,6 +140,7 @@ class Predictor:
             first.plans,
             first.labels,
             input_size=first.model.input_size,
+            neighbours=first.model.neighbours,
             device=own_device,
             precision=precision,
             batch_size=batch_size,
@@ -210,7 +214,8 @@ class Predictor:
         start = 0
         while start < len(images):
             size = min(self.batch_size, largest, len(images) - start)
-            slices = normalize(images[start : start + size], self.plans.intensity.value, volumes)
+            around = np.arange(start - self._neighbours, start + size + self._neighbours).clip(0, len(images) - 1)
+            slices = normalize(images[around], self.plans.intensity.value, volumes)
             probabilities = self._try(torch.from_numpy(slices), in_plane)
             if probabilities is None:
                 self._halve(size)
@@ -231,7 +236,9 @@ class Predictor:
         return painted.cpu().numpy()
 
     def _try(self, slices: Tensor, in_plane: DeviceMap) -> Tensor | None:
-        """The probabilities of normalized slices (B,C,H,W), or None when memory ran out."""
+        """The probabilities of normalized slices (B,C,H,W), of which the outer ones are only neighbours; or None when
+        memory ran out.
+        """
         try:
             with torch.inference_mode():
                 return self._average(slices.to(self.device), in_plane)
@@ -241,7 +248,10 @@ class Predictor:
         return None
 
     def _average(self, slices: Tensor, in_plane: DeviceMap) -> Tensor:
-        images = in_plane.image(slices)
+        seen = window(self._neighbours)
+        count = len(slices) - seen + 1
+        resized = in_plane.image(slices)
+        images = torch.cat([resized[first : first + count] for first in range(seen)], dim=1)
         total: Tensor | None = None
         for network in self._networks:
             for view in self._views:

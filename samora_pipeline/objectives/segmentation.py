@@ -112,7 +112,12 @@ def segmentation_loss(
         raise ValueError(f"a target of shape {tuple(target.shape)} does not fit logits {tuple(logits.shape)}")
     logits = at_least_single(logits)
     sums = _class_terms(logits, target) if regions is None else _region_terms(logits, target, regions)
-    total = sum_over_ranks(sums)  # one vector, so that ranks exchange one message
+    # One vector, so that ranks exchange one message.
+    return terms_of_sums(sum_over_ranks(sums), cross_entropy=cross_entropy, dice=dice)
+
+
+def terms_of_sums(total: Tensor, *, cross_entropy: float, dice: float) -> SegmentationTerms:
+    """The loss from sums over the global batch: entropy, its number of terms, and p g, p p and g g per map (2+3K,)."""
     entropy = total[0] / total[1].clamp(min=1)
     overlap, squares, squares_truth = total[2:].chunk(3)
     overlaps = 1 - (2 * overlap + _SMOOTH) / (squares + squares_truth + _SMOOTH)

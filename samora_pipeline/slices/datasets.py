@@ -18,7 +18,7 @@ from torch import Tensor
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.splits import Selection
-from samora_pipeline.errors import DataError
+from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.intensity import normalize
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.reproducibility import derived_seed
@@ -56,8 +56,21 @@ def labelled_ids(selection: Selection, folder: Path) -> list[SliceId]:
     return ids
 
 
+def window(neighbours: int) -> int:
+    """How many slices are seen at once with so many ``neighbours`` on each side.
+
+    Raises:
+        UsageError: ``E-SET-04`` a negative number.
+    """
+    if neighbours < 0:
+        raise UsageError("E-SET-04", what="neighbours are 0 or more slices on each side", found=str(neighbours))
+    return 2 * neighbours + 1
+
+
 class UnlabelledSource(Protocol):
-    """What the unlabelled stages read from."""
+    """What the unlabelled stages read from; ``channels`` is C."""
+
+    channels: int
 
     def __len__(self) -> int:
         """The number of slices."""
@@ -72,8 +85,10 @@ class UnlabelledSource(Protocol):
 class SliceSource:
     """Slices of one dataset as tensors of ``input_size`` (N) pixels a side, numbered in the order of ``ids``.
 
-    Each slice is decoded once and kept in memory, images in 16 bits and targets in 16 bits, until ``memory`` bytes
-    are used; the others are read again each time. What is read does not depend on what is kept.
+    An image holds the channels of a slice and of its ``neighbours`` on each side, slice by slice in the order of the
+    volume; beyond the ends the last slice is repeated. Each slice is decoded once and kept in memory, images in 16 bits
+    and targets in 16 bits, until ``memory`` bytes are used; the others are read again each time. What is read does not
+    depend on what is kept.
     """
 
     def __init__(
@@ -84,17 +99,20 @@ class SliceSource:
         input_size: int,
         scheme: LabelScheme | None = None,
         *,
+        neighbours: int = 0,
         memory: int = DEFAULT_MEMORY,
     ) -> None:
         self.ids = tuple(ids)
         self.plans = plans
         self.input_size = input_size
+        self.neighbours = neighbours
+        self.channels = len(plans.channel_names) * window(neighbours)
         self._folder = folder
         self._scheme = scheme
         self._free = memory
         self._stores: dict[str, tuple[StoredSlices, InPlaneMap]] = {}
-        self._images: dict[int, npt.NDArray[np.uint16]] = {}
-        self._targets: dict[int, npt.NDArray[np.int16]] = {}
+        self._images: dict[SliceId, npt.NDArray[np.uint16]] = {}
+        self._targets: dict[SliceId, npt.NDArray[np.int16]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,11 +127,12 @@ class SliceSource:
         Raises:
             DataError: ``E-STORE-..`` a case is missing or damaged.
         """
-        size = self.input_size
-        batch = np.empty((len(indices), len(self.plans.channel_names), size, size), dtype=np.float32)
-        for row, index in zip(batch, indices, strict=True):
-            np.divide(self._kept(self._images, index, self._read_image), np.float32(_LEVELS), out=row)
-        return torch.from_numpy(batch)
+        size, own = self.input_size, len(self.plans.channel_names)
+        names = [name for index in indices for name in self._window(self.ids[index])]
+        batch = np.empty((len(names), own, size, size), dtype=np.float32)
+        for row, name in zip(batch, names, strict=True):
+            np.divide(self._kept(self._images, name, self._read_image), np.float32(_LEVELS), out=row)
+        return torch.from_numpy(batch).view(len(indices), self.channels, size, size)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
         """Return targets (B,N,N), int64: class indices, with regions label values; -1 where labels are ignored.
@@ -124,16 +143,24 @@ class SliceSource:
         """
         batch = np.empty((len(indices), self.input_size, self.input_size), dtype=np.int64)
         for row, index in zip(batch, indices, strict=True):
-            row[:] = self._kept(self._targets, index, self._read_target)
+            row[:] = self._kept(self._targets, self.ids[index], self._read_target)
         return torch.from_numpy(batch)
 
-    def _kept(self, kept: dict[int, Any], index: int, read: Any) -> Any:
-        if index in kept:
-            return kept[index]
-        array = read(self.ids[index])
+    def _window(self, name: SliceId) -> list[SliceId]:
+        """The slices that are seen with one, itself included."""
+        if self.neighbours == 0:
+            return [name]
+        last = len(self._stored(name.case)[0]) - 1
+        around = range(name.index - self.neighbours, name.index + self.neighbours + 1)
+        return [SliceId(name.case, min(max(index, 0), last)) for index in around]
+
+    def _kept(self, kept: dict[SliceId, Any], name: SliceId, read: Any) -> Any:
+        if name in kept:
+            return kept[name]
+        array = read(name)
         if array.nbytes <= self._free:
             self._free -= array.nbytes
-            kept[index] = array
+            kept[name] = array
         return array
 
     def _read_image(self, name: SliceId) -> npt.NDArray[np.uint16]:
@@ -166,9 +193,10 @@ class JoinedSource:
     def __init__(self, sources: Sequence[SliceSource]) -> None:
         self._sources = tuple(sources)
         self._ends = list(accumulate(len(source) for source in sources))
-        channels = {source.plans.dataset: len(source.plans.channel_names) for source in sources}
+        channels = {source.plans.dataset: source.channels for source in sources}
         if len(set(channels.values())) > 1:
             raise ValueError(f"datasets with different numbers of channels: {channels}")
+        self.channels = sources[0].channels
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -180,7 +208,7 @@ class JoinedSource:
     def images(self, indices: Sequence[int]) -> Tensor:
         """Return images (B,C,N,N), float32 in [0,1]."""
         first = self._sources[0]
-        batch = torch.empty(len(indices), len(first.plans.channel_names), first.input_size, first.input_size)
+        batch = torch.empty(len(indices), self.channels, first.input_size, first.input_size)
         for row, (source, local) in zip(batch, map(self._find, indices), strict=True):
             row[:] = source.images([local])[0]
         return batch

@@ -22,7 +22,7 @@ from trainers.settings import DenoisingSettings
 
 def _spec(name: str, backbone: str, *, size: int = 224, outputs: int = 9) -> ModelSpec:
     method = choose_method(Request("1", name, "full", backbone=backbone))
-    spec = network_spec(method, input_size=size, in_channels=1, num_outputs=outputs)
+    spec = network_spec(method, input_size=size, channels=1, num_outputs=outputs)
     assert isinstance(spec, ModelSpec)
     return spec
 
@@ -40,7 +40,7 @@ def test_trainer_of_a_whole_network(name: str) -> None:
     assert (TRAINERS.get(name).__doc__ or "").strip()
     assert (trainer.levels, trainer.recipes) == ((), (NO_PRETRAINING,))
     assert trainer.finetune.learns == ("network",)
-    spec = network_spec(choose_method(Request("1", name, "full")), input_size=128, in_channels=2, num_outputs=3)
+    spec = network_spec(choose_method(Request("1", name, "full")), input_size=128, channels=2, num_outputs=3)
     with torch.device("meta"):
         network = build_network(spec)
         assert network(torch.zeros(1, 2, 128, 128)).shape == (1, 3, 128, 128)

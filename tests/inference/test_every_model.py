@@ -33,7 +33,7 @@ SPACING = (3.0, 1.1, 0.9)
 def tiny_spec(name: str) -> NetworkSpec:
     backbone = "samora2_tiny" if TRAINERS.get(name).backbone.startswith("sam2") else "samora_tiny"
     method = choose_method(Request("1", name, "full", backbone=backbone))
-    return network_spec(method, input_size=64, in_channels=1, num_outputs=LABELS.num_outputs)
+    return network_spec(method, input_size=64, channels=1, num_outputs=LABELS.num_outputs)
 
 
 def fused_spec(fusion: str) -> ModelSpec:

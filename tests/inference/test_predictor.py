@@ -98,6 +98,24 @@ def test_outputs_become_the_declared_values() -> None:
     assert [int(labels[i, 8, 2]) for i in (1, 6, 10, 14)] == [3, 1, 200, 0]
 
 
+class Brighter(nn.Module):
+    """Sees the organ where the next slice is brighter than the one before."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([images[:, :1], images[:, 2:]], 1)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_neighbouring_slices_are_channels(batch: int) -> None:
+    brightness = np.array([0.0, 0.5, 0.2, 0.2, 1.0, 0.9], dtype=np.float32)
+    array = np.broadcast_to(brightness, (16, 16, 6))
+    plans = make_plans(intensity=UNIT, slice_size=16)
+    predictor = Predictor([Brighter()], plans, ONE, input_size=16, neighbours=1, batch_size=batch)
+    labels = predictor.predict_volume((volume(array),))
+    before, after = brightness[[0, 0, 1, 2, 3, 4]], brightness[[1, 2, 3, 4, 5, 5]]
+    assert (labels[8, 8] == np.where(after > before, 7, 0)).all()
+
+
 @pytest.mark.parametrize("scheme", [LABELS, REGIONS, LabelScheme({"a": (3,), "b": (1,)}, ignore=4)])
 def test_decoding_on_a_device_follows_the_label_scheme(scheme: LabelScheme) -> None:
     logits = torch.randn(5, scheme.num_outputs, 9, 7)

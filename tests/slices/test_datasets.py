@@ -17,16 +17,10 @@ from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.stored_case import SliceGeometry, StoredCase
 from samora_pipeline.distributed import own_share
-from samora_pipeline.errors import DataError
+from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.intensity import measure, normalize
 from samora_pipeline.imaging.resampling import InPlaneMap
-from samora_pipeline.slices.datasets import (
-    EpochOrder,
-    JoinedSource,
-    SliceId,
-    SliceSource,
-    labelled_ids,
-)
+from samora_pipeline.slices.datasets import EpochOrder, JoinedSource, SliceId, SliceSource, labelled_ids, window
 from samora_pipeline.slices.store import StoredSlices, write_case
 
 ROWS, COLUMNS, SIZE = 20, 24, 16
@@ -109,6 +103,22 @@ def test_targets_are_encoded_labels(folder: Path, scheme: LabelScheme) -> None:
         labels = InPlaneMap.for_case(stored.record, PLANS, SIZE).labels(stored.labels(name.index))
         np.testing.assert_array_equal(got.numpy(), scheme.encode(labels))
     assert (targets == -1).any()
+
+
+def test_neighbours_are_channels_and_the_last_slice_is_repeated(folder: Path) -> None:
+    ids = [SliceId("a", index) for index in range(4)]
+    alone = SliceSource(folder, ids, PLANS, SIZE).images([0, 1, 2, 3])[:, 0]
+    source = SliceSource(folder, [SliceId("b", 0), SliceId("a", 3), SliceId("a", 1)], PLANS, SIZE, neighbours=2)
+    assert source.channels == 5
+    images = source.images([2, 1])
+    assert torch.equal(images[0], alone[[0, 0, 1, 2, 3]])
+    assert torch.equal(images[1], alone[[1, 2, 3, 3, 3]])
+    assert torch.equal(JoinedSource([SliceSource(folder, ids, PLANS, SIZE), source][1:]).images([2]), images[:1])
+
+
+def test_a_negative_number_of_neighbours_is_refused() -> None:
+    with pytest.raises(UsageError, match="E-SET-04"):
+        window(-1)
 
 
 def test_a_slice_is_decoded_once_while_memory_lasts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

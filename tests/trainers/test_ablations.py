@@ -52,7 +52,7 @@ def settled(method: Method) -> tuple[object, ...]:
 
 
 def full_spec(method: Method) -> ModelSpec:
-    spec = network_spec(method, input_size=224, in_channels=1, num_outputs=9)
+    spec = network_spec(method, input_size=224, channels=1, num_outputs=9)
     assert isinstance(spec, ModelSpec)
     return spec
 

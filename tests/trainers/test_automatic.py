@@ -1,7 +1,9 @@
 """What is chosen where nothing is typed: by device, files, data and time."""
 
 import shutil
+import sys
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from samora_pipeline.paths import resolve_roots
 from samora_pipeline.weights.catalog import ASSETS
 from tests.fake_run import make_plans
 from tests.trainers.small_data import make_dataset
+from trainers import cli
 from trainers.loop.memory import Fit
 from trainers.methods import TRAINERS
 from trainers.runs import automatic
-from trainers.runs.automatic import Machine, choose_base, choose_input_size, choose_minutes
+from trainers.runs.automatic import Machine, choose_base, choose_input_size, choose_minutes, refused
 from trainers.runs.budget import fit_epochs, with_epochs
 from trainers.runs.folder import write_config
 from trainers.runs.naming import run_name
@@ -108,7 +111,7 @@ def test_a_budget_holds_where_everything_was_chosen() -> None:
 
 
 def _cost(seconds: float) -> StageCost:
-    return StageCost(seconds, 1, 0, Fit(1, 1, recomputes=False, need=0, room=1))
+    return StageCost(seconds, 1, 0, Fit(1, 1, recomputes=False, need=0, room=1), 0)
 
 
 def test_epochs_follow_from_the_minutes() -> None:
@@ -189,5 +192,34 @@ def test_predictions_are_in_the_range_of_what_is_measured(data: Path, tmp_path: 
     roots = resolve_roots(str(tmp_path / "root"))
     before = sorted((tmp_path / "root").rglob("*"))
     run = with_estimates(plan_run(Request("90", "SAMoraTrainer", "2cases", backbone="samora_tiny"), roots))
-    assert all(0 < one.minutes < 60 and 0 < one.gib < 4 for one in run.config.estimates.values())
+    assert all(
+        0 < one.minutes < 60 and 0.1 < one.gib < 4 and 0 < one.disk_gib < 1 for one in run.config.estimates.values()
+    )
     assert sorted((tmp_path / "root").rglob("*")) == before
+
+
+def test_files_that_only_their_licence_keeps_away_are_named(tmp_path: Path, online: None) -> None:
+    machine = Machine(GPU, 8 << 30, tmp_path)
+    assert [asset.name for asset in refused(resolve(SAMORA), machine)] == ["mae_vit_l_full"]
+    assert refused(resolve(SAMORA), replace(machine, accepts=True)) == []
+    assert refused(resolve(replace(SAMORA, recipe="scratch")), machine) == []
+    assert refused(resolve(SAMORA), Machine(CPU, 8 << 30, tmp_path)) == []
+
+
+def test_without_a_network_no_licence_is_asked_for(tmp_path: Path, offline: None) -> None:
+    machine = Machine(GPU, 8 << 30, _with_weights(tmp_path, "sam_vit_b"))
+    assert refused(resolve(SAMORA), machine) == []
+
+
+@pytest.mark.parametrize(("answer", "accepted"), [("y\n", True), ("\n", False)])
+def test_a_licence_is_asked_for_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, accepted: bool
+) -> None:
+    monkeypatch.setattr(automatic, "refused", lambda *_: [ASSETS["mae_vit_l_full"]])
+    roots = resolve_roots(str(tmp_path))
+    assert not cli._accepts_on_terminal(SAMORA, roots, CPU)  # no terminal here
+    monkeypatch.setattr("sys.stdin", StringIO(answer))
+    for stream in (sys.stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    assert cli._accepts_on_terminal(SAMORA, roots, CPU) is accepted
+    assert "CC-BY-NC-4.0" in capsys.readouterr().out

@@ -44,7 +44,7 @@ def test_recipes_are_those_of_their_codes() -> None:
     ],
 )
 def test_what_learns_on_vit_b(name: str, learning: dict[Part, int]) -> None:
-    spec = network_spec(choose_method(Request("1", name, "full")), input_size=224, in_channels=1, num_outputs=9)
+    spec = network_spec(choose_method(Request("1", name, "full")), input_size=224, channels=1, num_outputs=9)
     assert (spec.backbone, spec.levels) == ("sam_vit_b", ())
     with torch.device("meta"):
         network = build_network(spec)

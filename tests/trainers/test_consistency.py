@@ -33,7 +33,7 @@ from trainers.runs.choices import choose_method
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
 from trainers.settings import FINETUNE
-from trainers.stages.consistency import Average, ConsistencyTask, draw_boxes
+from trainers.stages.consistency import Average, ConsistencyTask, draw_boxes, largest_components
 from trainers.stages.finetune import Finetune
 
 REQUEST = Request("90", "UNetTrainer", "2cases", consistency=True)
@@ -291,6 +291,16 @@ def test_the_option_is_part_of_the_run() -> None:
     assert with_it.changes == {"consistency": True, "finetune.consistency.confidence": 0.7}
     with pytest.raises(UsageError, match="E-SET-01"):
         choose_method(replace(REQUEST, consistency=None, assignments=("finetune.consistency.confidence=0.7",)))
+
+
+def test_of_a_guessed_class_the_largest_component_is_kept() -> None:
+    labels = torch.zeros(2, 8, 8, dtype=torch.int64)
+    labels[0, :3, :3], labels[0, 6:, 6:], labels[0, 5, 0] = 1, 1, 2
+    labels[1, 0, 0], labels[1, 4:6, 4:6] = 2, 2
+    expected = labels.clone()
+    expected[0, 6:, 6:], expected[1, 0, 0] = 0, 0
+    assert torch.equal(largest_components(labels, (1, 2)), expected)
+    assert torch.equal(largest_components(labels, ()), labels)
 
 
 WORDS = ("--set", "finetune.consistency.start=0", "--set", "finetune.consistency.full=0")

@@ -100,7 +100,8 @@ class LoopContext:
 
     ``folder`` gets checkpoint, log and picture. ``digest`` identifies the settings: a saved state of others is refused.
     ``resume_command`` is printed when the process is asked to stop. ``tensorboard``: also write curves for it.
-    ``arithmetic`` is the precision of the products in ``before_epoch`` and ``loss``.
+    ``arithmetic`` is the precision of the products in ``before_epoch`` and ``loss``. ``following``: seconds that the
+    stages after this one are predicted to take, for the end of the run that is shown.
     """
 
     folder: Path
@@ -110,6 +111,7 @@ class LoopContext:
     resume_command: str
     tensorboard: bool = False
     arithmetic: Arithmetic = SINGLE
+    following: float = 0.0
 
 
 def train(training: Training, where: LoopContext) -> list[Line]:
@@ -154,9 +156,8 @@ class _Loop:
                 sink.start(state.history)
         if state.epoch < self.training.epochs:
             per_epoch = len(self._batches(state.epoch))
-            with Progress(
-                self.training.stage, per_epoch * self.training.epochs, state.step, quiet=not main
-            ) as progress:
+            steps, following = per_epoch * self.training.epochs, self.where.following
+            with Progress(self.training.stage, steps, state.step, quiet=not main, following=following) as progress:
                 while state.epoch < self.training.epochs:
                     self._epoch(progress)
         if main:

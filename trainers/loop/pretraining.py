@@ -60,7 +60,7 @@ class Objective(Generic[Network, S]):
     def __init__(self, source: UnlabelledSource, plans: Plans, settings: S, network: Network, seed: int) -> None:
         self._source, self._plans, self._settings, self._seed = source, plans, settings, seed
         self._flips = allowed_flips(plans)
-        self.head = self.make_head(network, len(plans.channel_names))
+        self.head = self.make_head(network, source.channels)
 
     @abstractmethod
     def make_head(self, network: Network, channels: int) -> nn.Module:

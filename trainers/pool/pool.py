@@ -78,7 +78,7 @@ class Pool:
     """Cases of several datasets, by reference, and the rule by which slices are chosen from them.
 
     ``candidates`` also tells which cases are not in it and why. ``forbidden`` are names that must not be in it.
-    ``folder`` is where manifests lie, ``input_size`` that of the run in pixels.
+    ``folder`` is where manifests lie, ``input_size`` that of the run in pixels. Images hold ``neighbours`` too.
     """
 
     members: tuple[PoolMember, ...]
@@ -89,6 +89,7 @@ class Pool:
     forbidden: frozenset[str]
     folder: Path
     input_size: int
+    neighbours: int = 0
 
     @property
     def stored(self) -> int:
@@ -132,7 +133,8 @@ class Pool:
             if without is not None and member.dataset.name == self.candidates.own.name:
                 ids = [name for name in ids if not _is_labelled(name, without)]
             if ids:
-                sources.append(SliceSource(member.dataset.slices, ids, member.plans, self.input_size, memory=memory))
+                own = member.dataset.slices, ids, member.plans, self.input_size
+                sources.append(SliceSource(*own, neighbours=self.neighbours, memory=memory))
         if not sources:
             raise DataError("E-POOL-09", found=f"{manifest.slices} slices, and all of them are labelled")
         return sources[0] if len(sources) == 1 else JoinedSource(sources)
@@ -154,6 +156,7 @@ def make_pool(
     folder: Path,
     *,
     input_size: int,
+    neighbours: int = 0,
     transductive: bool,
 ) -> Pool:
     """Make a pool of the candidates that are no leak to be taken out and no copy of one another.
@@ -188,7 +191,7 @@ def make_pool(
         key=digest_json(_identity(members, settings, seed, excluded))[:_KEY_LENGTH],
     )
     forbidden = frozenset((*excluded, *names(leaks.unsettled)))
-    pool = Pool(members, candidates, settings, seed, record, forbidden, folder, input_size)
+    pool = Pool(members, candidates, settings, seed, record, forbidden, folder, input_size, neighbours)
     if not any(member.cases for member in members):
         left_out = sum(reason is not None for reasons in candidates.reasons.values() for reason in reasons.values())
         found = f"no training or unlabelled scans besides {left_out} that must stay out"

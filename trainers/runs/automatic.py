@@ -7,7 +7,7 @@ run: every stage measures it when it starts (``trainers.loop.memory``).
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from samora_pipeline.weights.records import read_record
 from trainers.methods import Trainer
 from trainers.recipes import RECIPES, SCRATCH
 from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, MODEL, RECIPE
-from trainers.runs.request import Request, choose_recipe
+from trainers.runs.request import Request, choose_recipe, find_trainer
 from trainers.settings import BOOTSTRAP, RANDOM_WEIGHTS, TeacherSettings
 
 INPUT_SIZE = f"{MODEL}.input_size"
@@ -149,6 +149,17 @@ def _recipe(trainer: Trainer, backbone: str, machine: Machine) -> Choice:
         f"{', '.join(asset.name for asset in absent)} cannot be had (licence not accepted, or no network); gives up "
         f"the teachers of Table 7. With them: {ways}, or --accept-licence",
     )
+
+
+def refused(request: Request, machine: Machine) -> list[Asset]:
+    """The files with which another recipe would be chosen, if only their licences were accepted."""
+    trainer = find_trainer(request.trainer)
+    chosen, richest = (
+        choose_base(trainer, request, each).get(RECIPE) for each in (machine, replace(machine, accepts=True))
+    )
+    if chosen is None or richest is None or chosen.value == richest.value:
+        return []
+    return _absent(RECIPES[str(richest.value)].stages.values(), machine)
 
 
 def _absent(stages: Iterable[object], machine: Machine) -> list[Asset]:

@@ -8,6 +8,7 @@ import torch
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, Choice, Estimate, RunConfig
+from samora_pipeline.resources import resident
 from trainers.settings import FINETUNE
 from trainers.stages.probe import StageCost, probe
 from trainers.stages.stage import RunContext, Stage
@@ -23,8 +24,9 @@ def measure(run: RunConfig, context: RunContext) -> dict[str, StageCost]:
     labelled = labelled_slices(run, context)
     draft = replace(context, draft=True)
     unlabelled = context.pool.slices if context.pool else 0
+    held = resident()
     return {
-        name: probe(stage, run, draft, unlabelled if stage.shared else labelled)
+        name: probe(stage, run, draft, unlabelled if stage.shared else labelled, held)
         for name, stage in context.stages.items()
         if _is_due(stage, context)
     }
@@ -40,7 +42,9 @@ def labelled_slices(run: RunConfig, context: RunContext) -> int:
 def estimates(costs: Mapping[str, StageCost]) -> dict[str, Estimate]:
     """The costs in minutes and GiB, and how each stage is made to fit."""
     return {
-        name: Estimate(round(cost.seconds / _MINUTE, 2), round(cost.bytes / 2**30, 3), str(cost.fit))
+        name: Estimate(
+            round(cost.seconds / _MINUTE, 2), round(cost.bytes / 2**30, 3), str(cost.fit), round(cost.disk / 2**30, 3)
+        )
         for name, cost in costs.items()
     }
 

@@ -20,12 +20,14 @@ from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, is_small, is_trained_whole
 from samora_pipeline.registry import suggestion
+from samora_pipeline.slices.datasets import window
 from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.consistency_settings import ConsistencySettings
 from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
 from trainers.runs.request import SHORT_NAMES, Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
+from trainers.self_training_settings import SelfTrainingSettings
 from trainers.settings import (
     BOOTSTRAP,
     FINETUNE,
@@ -169,7 +171,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         levels = ()
     stages = trainer.stages(recipe, levels, small=small, whole=whole)
     usually = stages[FINETUNE]
-    stages[FINETUNE] = with_consistency(usually, request.consistency)
+    stages[FINETUNE] = with_unlabelled(usually, request.consistency, taught=bool(request.taught_by))
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     check_stage(request.stage, stages)
@@ -187,7 +189,8 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
-        "consistency": (stages[FINETUNE] != usually, False),
+        "consistency": (request.consistency is not None and stages[FINETUNE] != usually, False),
+        "taught_by": (sorted(request.taught_by), []),
         "transductive": (request.transductive, False),
         "exclude_leaks": (request.exclude_leaks, False),
         "allow_leak": (sorted(request.allow_leak), []),
@@ -207,18 +210,31 @@ def typed_settings(request: Request) -> frozenset[str]:
     return frozenset(assignment.partition("=")[0] for assignment in request.assignments)
 
 
-def with_consistency(finetune: StageSettings, asked: bool | None) -> StageSettings:
-    """The settings of stage 2 with or without slices without labels; None leaves them as they are."""
-    if not isinstance(finetune, FinetuneSettings) or asked in (None, finetune.consistency is not None):
+def with_unlabelled(finetune: StageSettings, consistency: bool | None, *, taught: bool = False) -> StageSettings:
+    """The settings of stage 2 with or without slices without labels; None leaves them as they are.
+
+    Raises:
+        UsageError: ``E-ARG-23`` both at once.
+    """
+    if not isinstance(finetune, FinetuneSettings):
         return finetune
-    return replace(finetune, consistency=ConsistencySettings() if asked else None)
+    if taught:
+        if consistency:
+            raise UsageError("E-ARG-23", found="--consistency and --taught-by")
+        return replace(finetune, consistency=None, self_training=SelfTrainingSettings())
+    if consistency in (None, finetune.consistency is not None):
+        return finetune
+    return replace(finetune, consistency=ConsistencySettings() if consistency else None)
 
 
-def network_spec(method: Method, *, input_size: int, in_channels: int, num_outputs: int) -> NetworkSpec:
-    """The network of a run; a single expert needs no fusion."""
+def network_spec(method: Method, *, input_size: int, channels: int, num_outputs: int) -> NetworkSpec:
+    """The network of a run on slices of so many channels; a single expert needs no fusion."""
     model = method.model
+    in_channels = channels * window(model.neighbours)
     if isinstance(model, NetworkSettings):
-        return ModuleSpec(method.trainer.network or "", input_size, num_outputs, in_channels, model.options)
+        return ModuleSpec(
+            method.trainer.network or "", input_size, num_outputs, in_channels, model.options, model.neighbours
+        )
     return ModelSpec(
         method.backbone,
         input_size=input_size,
@@ -230,6 +246,7 @@ def network_spec(method: Method, *, input_size: int, in_channels: int, num_outpu
         decoder=model.decoder,
         block_adapters=method.trainer.block_adapters,
         decoder_stages=model.decoder_stages,
+        neighbours=model.neighbours,
     )
 
 

@@ -107,7 +107,8 @@ def _stages(run: PlannedRun) -> Iterator[str]:
             yield f"stage     {stage.name}: {_state(stage, run, slices)}{_predicted(run, stage.name)}"
     if times := run.config.estimates:
         minutes, most = sum(one.minutes for one in times.values()), max(one.gib for one in times.values())
-        yield f"training  about {minutes:.1f} min, {most:.1f} GiB beside what the process holds (measured here)"
+        disk = sum(one.disk_gib for one in times.values())
+        yield f"training  about {minutes:.1f} min, {most:.1f} GiB at the peak, {disk:.2f} GiB of disk (measured here)"
     yield f"stage     validate: {len(run.config.scored)} volumes"
 
 

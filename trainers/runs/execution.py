@@ -18,6 +18,7 @@ from trainers.settings import BOOTSTRAP, FINETUNE, VALIDATE
 from trainers.stages import validate
 from trainers.stages.experts import rehearse
 from trainers.stages.finetune import Finetune
+from trainers.stages.self_training import SOFT_LABELS_FOLDER
 from trainers.stages.stage import missing, run_stage, say, shared_timing
 
 
@@ -78,6 +79,8 @@ class Execution:
         self.context.release_source()
         stage = self.context.stages[FINETUNE]
         self._record(FINETUNE, run_stage(stage, self.config, self.context, config_digest(self.config)))
+        if distributed.is_main():
+            shutil.rmtree(self.folder / SOFT_LABELS_FOLDER, ignore_errors=True)
 
     def _compare_experts(self) -> None:
         """Once, before fine-tuning; every rank waits for the main one."""

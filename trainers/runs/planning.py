@@ -43,9 +43,11 @@ from trainers.runs.folder import check_config, earlier_choices, existing_config
 from trainers.runs.naming import FAST_NAME, run_name
 from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request, find_trainer, resolve
-from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings
+from trainers.runs.taught import find_teachers
+from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings, FinetuneSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
+from trainers.stages.experts import hidden_cases
 from trainers.stages.probe import StageCost
 from trainers.stages.stage import RunContext, Stage
 from trainers.stages.teachers import plan_teacher
@@ -123,6 +125,10 @@ def plan_run(
     chosen |= precision
     if accept_licence and not dry:
         _fetch_teachers(method.stages, roots.weights)
+    if request.taught_by:
+        config = replace(
+            config, taught_by=find_teachers(request.taught_by, config, hidden_cases(config), roots.results)
+        )
     config = _with_teachers(replace(config, choices=chosen), method, size, roots.weights, absent=dry)
     context = RunContext(
         dataset=dataset,
@@ -256,7 +262,7 @@ def _data(
     scored, protected = scored_names(splits, whole), protected_names(splits, whole, cases)
     found = training_leaks(whole.train, protected, cases, patient)
     candidates = None
-    if set(method.stages) - {FINETUNE} or method.finetune.consistency is not None:
+    if set(method.stages) - {FINETUNE} or _learns_from_pool(method.finetune):
         candidates = find_candidates(
             dataset, request.unlabeled, roots, method.pool, scored, transductive=request.transductive
         )
@@ -282,9 +288,14 @@ def _data(
             request.seed,
             pools,
             input_size=input_size,
+            neighbours=method.model.neighbours,
             transductive=request.transductive,
         )
     return _Data(selection, held_out, fold, pool, leaks)
+
+
+def _learns_from_pool(finetune: FinetuneSettings) -> bool:
+    return finetune.consistency is not None or finetune.self_training is not None
 
 
 def _fetch_teachers(settings: Mapping[str, Any], weights: Path) -> None:
@@ -328,7 +339,7 @@ def _config(
         recipe=method.recipe,
         seed=request.seed,
         model=network_spec(
-            method, input_size=input_size, in_channels=len(plans.channel_names), num_outputs=scheme.num_outputs
+            method, input_size=input_size, channels=len(plans.channel_names), num_outputs=scheme.num_outputs
         ),
         base=base.record if base else None,
         plans=plans,

@@ -43,6 +43,7 @@ class Request:
     unlabeled: tuple[str, ...] = ()
     levels: tuple[str, ...] | None = None
     consistency: bool | None = None
+    taught_by: tuple[str, ...] = ()
     transductive: bool = False
     exclude_leaks: bool = False
     allow_leak: tuple[str, ...] = ()

@@ -9,10 +9,11 @@ Shapes: B batch (this rank's part), C channels, N input size in pixels, U unmixe
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +22,7 @@ from samora_pipeline.contracts.random_steps import Range
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.distributed import sum_over_ranks
 from samora_pipeline.errors import DataError
+from samora_pipeline.inference.postprocessing import keep_largest
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import IGNORED
 from samora_pipeline.slices.augmentation import apply_geometry, draw_augmentation
@@ -55,6 +57,8 @@ class ConsistencyTask(LabelledTask):
         super().__init__(run, settings, network, slices, seed)
         self._own = settings.consistency or ConsistencySettings()
         self._unlabelled, self._region_order = unlabelled, run.labels.region_order
+        # What the network guesses are class indices, with regions label values.
+        self._values = tuple(dict.fromkeys(run.labels.region_order)) or range(1, run.labels.num_outputs)
 
     def training(self) -> Training:
         """See ``LabelledTask.training``; the average starts as a copy of the network as it is now."""
@@ -98,6 +102,8 @@ class ConsistencyTask(LabelledTask):
             plain = apply_intensities(images, batch["drawn"].intensities)[batch["unmixed"]]
             mixed = apply_intensities(exchange(images, others, batch["boxes"]), batch["strong"])
         guess, trusted = self._guess(others)
+        if self._own.largest:
+            guess = largest_components(guess, self._values)
         ignored = torch.full_like(guess, IGNORED)
         sure = torch.where(trusted, guess, ignored)
         labels = torch.cat((targets[batch["unmixed"]], exchange(targets, ignored, batch["boxes"])))
@@ -180,6 +186,14 @@ def draw_boxes(keys: Sequence[str], size: int, sides: Range, *, seed: int, epoch
     first = (uniform[:, 2:] * (size - lengths + 1)).long()
     inside = (extent >= first[..., None]) & (extent < (first + lengths)[..., None])
     return inside[:, 0, :, None] & inside[:, 1, None, :]
+
+
+def largest_components(labels: Tensor, values: Iterable[int]) -> Tensor:
+    """Labels (B,N,N) in which of each of ``values`` only the largest component of a slice is left; 0 instead."""
+    slices = labels.cpu().numpy().astype(np.uint8)
+    for value in values:
+        slices = np.stack([keep_largest(one, [value]) for one in slices])
+    return torch.from_numpy(slices.astype(np.int64)).to(labels.device)
 
 
 def exchange(own: Tensor, other: Tensor, boxes: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from trainers.settings import FinetuneSettings
 from trainers.stages.consistency import ConsistencyTask
 from trainers.stages.experts import hidden_cases, read_expert
 from trainers.stages.labelled import LabelledTask
+from trainers.stages.self_training import SelfTrainingTask, make_soft_labels
 from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
 
 # Ours. Trainings that ended in a network which sees nothing but background had 0.58 to 0.79 and 0.02 to 0.06; sound
@@ -39,10 +40,13 @@ class Finetune(Stage[FinetuneSettings]):
         """See ``Stage.build``."""
         network = self.network(run, context)
         common = run, self.settings, network, context.dataset.slices, self.seed(run)
-        if self.settings.consistency is None:
-            task = LabelledTask(*common)
-        else:
+        if self.settings.self_training is not None:
+            pool = context.read_pool(without=run.selection)
+            task: LabelledTask = SelfTrainingTask(*common, pool, make_soft_labels(run, context))
+        elif self.settings.consistency is not None:
             task = ConsistencyTask(*common, context.read_pool(without=run.selection))
+        else:
+            task = LabelledTask(*common)
         return Trainable(network, task.training, learns=frozenset(Part(name) for name in self.settings.learns))
 
     def network(self, run: RunConfig, context: RunContext) -> Network:

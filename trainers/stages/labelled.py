@@ -30,7 +30,7 @@ class LabelledTask:
         self._network, self._plans, self._settings, self._seed = network, run.plans, settings, seed
         self._input_size = run.model.input_size
         ids = labelled_ids(run.selection, slices)
-        self.source = SliceSource(slices, ids, run.plans, self._input_size, run.labels)
+        self.source = SliceSource(slices, ids, run.plans, self._input_size, run.labels, neighbours=run.model.neighbours)
         self._regions = torch.from_numpy(run.labels.region_masks()) if run.labels.regions else None
         self._flips = allowed_flips(run.plans)
 

@@ -16,17 +16,23 @@ _LARGE_SLICES = 2
 """of a network too large to be tried on more; two, because a contrastive loss compares them"""
 _LARGE = 80_000_000
 """bytes"""
+_SAVED = 4
+"""times the trained weights are on the disk: in the result, in the state to go on from, and twice in its optimizer"""
 _FIRST_PASS = 4 / 3
 """of a step of three passes, one forward and two backward, where a loss sees a batch before it is learned from"""
 
 
 class StageCost(NamedTuple):
-    """Of one stage: seconds per slice, slices of all its steps, bytes of its weights, and how it is made to fit."""
+    """Of one stage.
+
+    Seconds per slice, slices of all its steps, bytes held before the first, how it is made to fit, and bytes of disk.
+    """
 
     seconds_per_slice: float
     slices: int
-    weights: int
+    held: int
     fit: Fit
+    disk: int
 
     @property
     def seconds(self) -> float:
@@ -36,14 +42,14 @@ class StageCost(NamedTuple):
     @property
     def bytes(self) -> int:
         """Held at the peak."""
-        return self.weights + self.fit.need
+        return self.held + self.fit.need
 
     def at(self, epochs: int, other: int) -> Self:
         """The cost of another number of epochs."""
         return self._replace(slices=self.slices // epochs * other)
 
 
-def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -> StageCost:
+def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int, resident: int) -> StageCost:
     """Measure the memory of steps of the stage and time one, after those of the measurement have warmed it up.
 
     Args:
@@ -51,6 +57,7 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
         run: the configuration, with all stages.
         context: a draft, so that no weights are read.
         slices: how many the stage learns from.
+        resident: bytes that the process holds without any stage, which count where networks share its memory (CPU).
 
     Raises:
         DataError: ``E-POOL-..``, ``E-STORE-..`` what the stage learns from is not there. ResourceError: ``E-MEM-17``
@@ -70,8 +77,9 @@ def probe(stage: Stage[Any], run: RunConfig, context: RunContext, slices: int) -
     return StageCost(
         seconds_per_slice=seconds / len(chosen) * (_FIRST_PASS if is_seen_before else 1),
         slices=length.epochs * length.steps * length.batch,
-        weights=torch.cuda.memory_allocated(context.device) if context.device.type == "cuda" else weights,
+        held=torch.cuda.memory_allocated(context.device) if context.device.type == "cuda" else resident + weights,
         fit=fitted,
+        disk=_SAVED * sum(parameter.nbytes for parameter in training.parameters.values()),
     )
 
 

@@ -237,6 +237,7 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
         context.resume_command,
         context.tensorboard,
         context.arithmetic,
+        _seconds_after(stage.name, run),
     )
     history = train(training, where)
     timing = replace(of_history(history), steps=len(history) * len(training.batches(0)))
@@ -255,6 +256,13 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
     distributed.barrier()
     say(f"{stage.name}: done in {duration(timing.seconds)}")
     return timing
+
+
+def _seconds_after(stage: str, run: RunConfig) -> float:
+    """What the stages after one are predicted to take; those that are there already have no prediction."""
+    names = [record.name for record in run.stages]
+    later = (run.estimates.get(name) for name in names[names.index(stage) + 1 :])
+    return sum(60 * estimate.minutes for estimate in later if estimate is not None)
 
 
 def on_its_device(trainable: Trainable, device: torch.device) -> Training:
