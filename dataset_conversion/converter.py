@@ -131,7 +131,7 @@ class Converter(ABC):
         """
         adopt, workers = getattr(options, "adopt_image_header", ()), getattr(options, "workers", 1)
         survey = self.survey(source, options)
-        return write_survey(survey, target, self.name, str(source), adopt=adopt, workers=workers)
+        return write_survey(survey, target, self.name, survey.origin or str(source), adopt=adopt, workers=workers)
 
     def missing_source(self, source: Path, found: str) -> DataError:
         """The error for a folder that is not what this converter expects."""

@@ -12,8 +12,10 @@ import numpy as np
 from dataset_conversion.survey import LoadedCase, shortened
 from samora_pipeline.contracts.json_io import parse, read_object
 from samora_pipeline.errors import DataError
-from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.itk_files import read_itk_grid
+from samora_pipeline.imaging.byte_checks import GZIP_MAGIC
+from samora_pipeline.imaging.dicom import is_dicom, read_series
+from samora_pipeline.imaging.files import read_grid, read_volume
+from samora_pipeline.imaging.inputs import ending_of
 from samora_pipeline.imaging.pictures import is_picture, read_picture
 from samora_pipeline.imaging.volume import Volume, label_array
 
@@ -85,17 +87,27 @@ def read_scan(path: Path, label: bool = False) -> Volume:
     return read_picture(path, label) if is_picture(path) else read_volume(path)
 
 
+def read_images(paths: Sequence[Path]) -> list[Volume]:
+    """Read the images of a case: a file each, or the files of one DICOM series."""
+    if ending_of(paths[0]) or not is_dicom(paths[0]):
+        return [read_scan(path) for path in paths]
+    return [read_series(paths)]
+
+
 def split_channels(volume: Volume) -> tuple[Volume, ...]:
     """Split [X, Y, Z, C] into C volumes [X, Y, Z] on the same grid; a volume without a channel axis stays one."""
     if volume.array.ndim == 3:
         return (volume,)
-    return tuple(Volume(part, volume.grid, volume.path) for part in np.moveaxis(volume.array, -1, 0))
+    parts = np.moveaxis(volume.array, -1, 0)
+    return tuple(Volume(part, volume.grid, volume.path, warnings=volume.warnings) for part in parts)
 
 
 def is_plain_nifti(volume: Volume) -> bool:
     """Whether the file the volume was read from is a compressed NIfTI of exactly three dimensions, fit to be kept."""
-    stored = volume.header is not None and volume.path.name.endswith(".nii.gz")
-    return bool(stored and len(volume.header.get_data_shape()) == 3)
+    if volume.header is None or not volume.path.name.endswith(".nii.gz") or len(volume.header.get_data_shape()) != 3:
+        return False
+    with volume.path.open("rb") as stream:
+        return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
 def load_files(images: Sequence[Path], label: Path | None, label_map: LabelMap | None = None) -> LoadedCase:
@@ -104,7 +116,7 @@ def load_files(images: Sequence[Path], label: Path | None, label_map: LabelMap |
     Raises:
         DataError: a file that is missing or damaged, or ``E-LABEL-09`` for values that ``label_map`` does not know.
     """
-    scans = [read_scan(path) for path in images]
+    scans = read_images(images)
     kept = {scan.path for scan in scans if is_plain_nifti(scan)}
     labels = None
     if label is not None:
@@ -118,7 +130,7 @@ def load_files(images: Sequence[Path], label: Path | None, label_map: LabelMap |
 def doubtful_spacings(
     scans: Mapping[str, Path], plausible: Callable[[Spacing], bool], usual: str
 ) -> tuple[bool, tuple[str, ...]]:
-    """Whether all NRRD or MetaImage scans state a ``plausible`` spacing (mm), and a note about those that do not.
+    """Whether all volumes state a ``plausible`` spacing (mm), and a note about those that state another one.
 
     ``usual`` is the part of the note that says what would be expected. A damaged file is left for the conversion, which
     skips it.
@@ -126,10 +138,10 @@ def doubtful_spacings(
     doubtful = {}
     for name, path in scans.items():
         try:
-            spacing = read_itk_grid(path).spacing
+            spacing = read_grid(path).spacing
         except DataError:
             continue
-        if not plausible(spacing):
+        if spacing is not None and not plausible(spacing):
             doubtful[name] = spacing
     if not doubtful:
         return True, ()

@@ -3,24 +3,35 @@
 A published list is kept whole in ``lists/NAME.json``. A copy of the data that lacks some of its cases uses the rest.
 """
 
+import fnmatch
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal, Self
 
-from samora_pipeline.contracts.dataset import CHANNEL_NAME, DatasetJson, PublishedBudget, PublishedSplit, SamoraJson
+from samora_pipeline.contracts.dataset import DatasetJson, PublishedBudget, PublishedSplit, SamoraJson
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.imaging.inputs import Channels, fault_of_channels, walk
 from samora_pipeline.imaging.volume import Volume
 
 
 def list_files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    """Files of ``folder`` with one of the endings, by name, without hidden ones (such as macOS's ``._`` copies)."""
+    """Files of ``folder`` with one of the endings, by name, without hidden ones (such as macOS's ``._`` copies).
+
+    A link that leads nowhere is listed: its case fails by name instead of being missed.
+    """
     if not folder.is_dir():
         return []
-    found = (path for path in folder.iterdir() if path.name.lower().endswith(endings) and path.is_file())
+    found = (path for path in folder.iterdir() if path.name.lower().endswith(endings) and not path.is_dir())
     return sorted(path for path in found if not path.name.startswith("."))
+
+
+def is_listed(path: Path) -> bool:
+    """Whether a folder has an entry of this name that should be a file, readable or not."""
+    return path.is_file() or path.is_symlink()
 
 
 def stem(path: Path, endings: tuple[str, ...]) -> str:
@@ -29,27 +40,17 @@ def stem(path: Path, endings: tuple[str, ...]) -> str:
     return path.name[: -len(max(fitting, key=len))] if fitting else path.name
 
 
-def group_channels(paths: Iterable[Path], endings: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
-    """Group CASE_0000, CASE_0001, ... by case, in the order of their numbers; a name without a number is a case."""
-    numbered: dict[str, list[tuple[int, Path]]] = {}
-    for path in paths:
-        name = stem(path, endings)
-        match = CHANNEL_NAME.match(name)
-        case, number = (match["case"], int(match["channel"])) if match else (name, 0)
-        numbered.setdefault(case, []).append((number, path))
-    return {case: tuple(path for _, path in sorted(numbered[case])) for case in sorted(numbered)}
-
-
 def find_once(source: Path, pattern: str, name_of: Callable[[Path], str | None]) -> dict[str, Path]:
-    """Files below ``source`` by the name that ``name_of`` gives them, sorted; None passes a file over.
+    """Files below ``source`` (``inputs.walk``) by the name that ``name_of`` gives them; None passes a file over.
 
     Raises:
         DataError: ``E-SRC-13`` when two files get the same name.
     """
     found: dict[str, Path] = {}
-    for path in sorted(source.rglob(pattern)):
+    files = [path for content in walk(source) for path in content.files if fnmatch.fnmatchcase(path.name, pattern)]
+    for path in sorted(files):
         name = name_of(path)
-        if name is None or not path.is_file() or "__MACOSX" in path.parts:
+        if name is None:
             continue
         if name in found:
             both = f"{found[name].relative_to(source)} and {path.relative_to(source)}"
@@ -136,11 +137,27 @@ class CaseSource:
     load: Callable[[], LoadedCase]
 
 
+def faulty_load(error: DataError) -> Callable[[], LoadedCase]:
+    """The ``load`` of a case that is known to be faulty."""
+    return partial(_refuse, error)
+
+
+def _refuse(error: DataError) -> LoadedCase:
+    raise error
+
+
+def files_of(case: str, channels: Channels) -> tuple[tuple[Path, ...], DataError | None]:
+    """All files of a case in the order of their channels, and what is wrong with their numbers."""
+    files = tuple(path for number in sorted(channels) for path in channels[number])
+    return files, fault_of_channels(case, channels)
+
+
 @dataclass(frozen=True)
 class Survey:
     """What a source holds; ``Converter.describe`` makes it. ``numTraining`` is counted again over the written cases.
 
-    ``notes`` are sentences for the user. ``placement`` says how unchanged files get to their place.
+    ``notes`` are sentences for the user. ``placement`` says how unchanged files get to their place. ``origin`` names
+    the folders that were read, where they are not the source that the converter was given.
     """
 
     description: DatasetJson
@@ -148,6 +165,7 @@ class Survey:
     cases: tuple[CaseSource, ...]
     notes: tuple[str, ...] = ()
     placement: Placement = "copy"
+    origin: str = ""
 
     def names(self, *parts: Part) -> tuple[str, ...]:
         """Names of the cases of these parts."""

@@ -84,7 +84,7 @@ class StoredCase:
             expected = "slices H x W of one size" if self.numbers else "a volume D x H x W"
             raise DataError("E-GEO-01", what, found=found, expected=expected, fix="get the case again from its source")
         array = np.stack(arrays) if self.numbers else arrays[0]
-        return Volume(array, make_grid(array.shape, np.eye(4)), self.files[0])
+        return Volume(array, make_grid(array.shape, np.eye(4), spacing_known=False), self.files[0])
 
 
 def find_stored_slices(source: Path) -> tuple[tuple[StoredCase, ...], tuple[Path, ...]]:
@@ -125,7 +125,7 @@ def count_labels(case: StoredCase) -> Mapping[int, int]:
 
 def _placed(stack: npt.NDArray[Any], path: Path) -> Volume:
     array = np.ascontiguousarray(stack.transpose(2, 1, 0))
-    return Volume(array, make_grid(array.shape, _AFFINE), path)
+    return Volume(array, make_grid(array.shape, _AFFINE, spacing_known=False), path)
 
 
 def _only(source: Path, pattern: str) -> Path | None:

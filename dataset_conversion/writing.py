@@ -5,12 +5,8 @@ the full ones. All is written to a temporary folder that gets its name at the ve
 
 Where labels and image have one shape but headers that disagree, the case is skipped, with an image of the labels laid
 on the scan by index; a case that is right there can be made to take over the header of its image.
-
-Scans without labels that are added to a dataset are moved into its imagesUn when all are there. A scan that lies there
-with the same bytes is left alone, so that a command that was killed can be repeated.
 """
 
-import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -19,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset_conversion.survey import CaseSource, ConversionReport, LoadedCase, Skipped, Survey, shortened
-from samora_pipeline.contracts.dataset import PublishedSplit, RawDataset, SamoraJson, read_dataset, write_dataset
+from dataset_conversion.survey import CaseSource, ConversionReport, LoadedCase, Skipped, Survey, counted, shortened
+from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson, write_dataset
+from samora_pipeline.contracts.failures import FAILURES_FILE, Failure, printable, write_failures
 from samora_pipeline.contracts.json_io import write_json
-from samora_pipeline.errors import DataError, ResourceError
-from samora_pipeline.files import TEMPORARY_MARK, atomic_folder, digest_file, exclusive
+from samora_pipeline.errors import ERRORS, DataError, ResourceError, SamoraError
+from samora_pipeline.files import TEMPORARY_MARK, atomic_folder, exclusive
 from samora_pipeline.imaging.files import write_labels, write_volume
-from samora_pipeline.imaging.volume import Volume, label_array, require_finite, require_same_grid
+from samora_pipeline.imaging.inputs import fault_of_name, repeated
+from samora_pipeline.imaging.volume import Volume, label_array, on_grid_of, require_finite
 from samora_pipeline.parallel import Outcome, map_cases
 
 REPORT_FILE = "conversion.json"
@@ -40,73 +38,96 @@ def write_survey(
     All volumes of the cases in ``adopt`` (``all``: of every case) take over the header of their first channel.
 
     Raises:
-        DataError: ``E-CONV-01`` case names that repeat or cannot be file names, ``E-CONV-02`` no case is usable,
-            ``E-CONV-03`` a name in ``adopt`` that no case has.
+        DataError: ``E-CONV-02`` no case is usable, ``E-CONV-03`` a name in ``adopt`` that no case has.
         ResourceError: ``E-DISK-01``, or ``E-LOCK-01`` while another process converts to the same target.
     """
-    check_names(survey)
     adopted = _adopted(survey, adopt)
     sweep(target)
     shutil.rmtree(target.parent / OVERLAYS / target.name, ignore_errors=True)
     with atomic_folder(target) as folder, alone(folder):
         writer = CaseWriter(survey, folder, target.parent / OVERLAYS / target.name, adopted)
-        report = writer.write_all(f"converting {target.name}", converter, source, workers)
+        report, unknown = writer.write_all(f"converting {target.name}", converter, source, workers)
         description = replace(survey.description, numTraining=report.training)
-        write_dataset(folder, description, _limited(survey.ours, {fault.case for fault in report.skipped}))
+        ours = _limited(survey.ours, {fault.case for fault in report.skipped})
+        if unknown and ours.spacing_known:
+            ours = replace(ours, spacing_known=False)
+            what = "cases state no voxel spacing, so distances of the whole dataset come in voxels"
+            report = replace(report, notes=report.notes + counted(unknown, what))
+        write_dataset(folder, description, ours)
         moved = tuple(f"{name} took over the header of its image (asked)" for name in sorted(adopted))
         report = replace(report, notes=report.notes + moved)
         write_json(report, folder / REPORT_FILE)
+        write_failures(failures_of(report), folder / FAILURES_FILE)
     return report
 
 
 @dataclass(frozen=True)
 class CaseWriter:
-    """Loads, checks and places one case after the other in ``folder``; pictures of doubtful ones go to ``overlays``."""
+    """Loads, checks and places one case after the other in ``folder``; pictures of doubtful ones go to ``overlays``.
+
+    ``in_mm``: cases that state no spacing are faulty.
+    """
 
     survey: Survey
     folder: Path
     overlays: Path
     adopt: frozenset[str] = frozenset()
+    in_mm: bool = False
 
-    def write_all(self, what: str, converter: str, source: str, workers: int) -> ConversionReport:
-        """Write every case and say what became of them; ``what`` is for progress, the rest for the report.
+    def write_all(
+        self, what: str, converter: str, source: str, workers: int
+    ) -> tuple[ConversionReport, tuple[str, ...]]:
+        """Write every case, say what became of them, and name those that state no spacing.
+
+        ``what`` is for progress, the rest for the report. Names that repeat or cannot be file names concern their cases
+        alone.
 
         Raises:
             DataError: ``E-CONV-02`` no case of ``source`` is usable.
             ResourceError: ``E-DISK-01``.
         """
-        items = [(case.name, case) for case in self.survey.cases]
-        skipped = _faults(map_cases(self.write, items, workers, what))
-        gone = {fault.case for fault in skipped}
+        unusable = faults_of_names(self.survey.names("Tr", "Ts", "Un"))
+        items = [(case.name, case) for case in self.survey.cases if case.name not in unusable]
+        outcomes = map_cases(self.write, items, workers, what)
+        skipped = (*(_skipped(name, error) for name, error in unusable.items()), *_faults(outcomes))
+        gone = {*unusable, *(outcome.name for outcome in outcomes if outcome.error is not None)}
         parts = [case.part for case in self.survey.cases if case.name not in gone]
         if parts:
             counts = (parts.count("Tr"), parts.count("Ts"), parts.count("Un"))
-            return ConversionReport(converter, source, *counts, skipped, self.survey.notes)
+            unknown = tuple(outcome.name for outcome in outcomes if outcome.result is False)
+            return ConversionReport(converter, source, *counts, skipped, self.survey.notes), unknown
         found = "\n    ".join(f"{fault.case}: {fault.code} {fault.reason}" for fault in skipped[:10])
         raise DataError("E-CONV-02", source=source, found=found or "no case at all")
 
-    def write(self, case: CaseSource) -> None:
-        """Write one case.
+    def write(self, case: CaseSource) -> bool:
+        """Write one case and return whether it states its spacing.
 
         Raises:
             DataError: the case is faulty; nothing of it has been written.
         """
         try:
             loaded = case.load()
-        except OSError as error:
-            raise DataError("E-IMG-01", what=f"{case.name} cannot be read", found=str(error), fix="") from error
-        if case.name in self.adopt:
-            loaded = _on_one_grid(loaded)
+        except (OSError, UnicodeError) as error:
+            what = f"the case {case.name} cannot be read"
+            raise DataError("E-IMG-07", what, found=str(error), fix=ERRORS["E-IMG-07"].fix) from error
+        loaded = _adopted_header(loaded) if case.name in self.adopt else self._on_one_grid(case, loaded)
         self._check(case, loaded)
         ending = self.survey.description.file_ending
         for number, volume in enumerate(loaded.channels):
             path = self.folder / f"images{case.part}" / f"{case.name}_{number:04d}{ending}"
             if not self._place(loaded, volume, path):
-                write_volume(path, volume.array, volume.grid)
+                self._write_volume(volume, path)
         if loaded.label is not None:
             path = self.folder / f"labels{case.part}" / f"{case.name}{ending}"
             if not self._place(loaded, loaded.label, path):
                 write_labels(path, label_array(loaded.label), loaded.label)
+        return loaded.channels[0].grid.spacing_known
+
+    def _write_volume(self, volume: Volume, path: Path) -> None:
+        try:
+            write_volume(path, volume.array, volume.grid)
+        except ValueError as error:
+            raise DataError("E-IMG-03", path=volume.path, found=str(error), expected="values of 32 bits") from error
 
     def _check(self, case: CaseSource, loaded: LoadedCase) -> None:
         expected = len(self.survey.description.channel_names)
@@ -116,20 +137,26 @@ class CaseWriter:
         if len({volume.array.shape for volume in volumes}) > 1 or volumes[0].array.ndim != 3:
             found = ", ".join(f"{volume.path.name} {volume.array.shape}" for volume in volumes)
             raise _fault("E-GEO-01", case, "has images or labels of different shapes", found, "one 3-D shape")
-        self._check_grids(case, loaded)
         for volume in loaded.channels:
             require_finite(volume)
+            if self.in_mm and not volume.grid.spacing_known:
+                found, otherwise = str(volume.path), "; or convert the scans to a dataset of their own"
+                why = "the dataset that it joins is in mm"
+                raise DataError("E-GEO-03", path=volume.path, why=why, otherwise=otherwise, found=found)
         if loaded.label is not None:
             self._check_labels(case, loaded.label)
         elif case.part == "Tr":
             raise _fault("E-LABEL-03", case, "has no label map", "an image alone", "labels for each training case")
 
-    def _check_grids(self, case: CaseSource, loaded: LoadedCase) -> None:
+    def _on_one_grid(self, case: CaseSource, loaded: LoadedCase) -> LoadedCase:
+        """The case with all its volumes in the order of axes of the first one; what was reordered is written anew."""
         image, label = loaded.channels[0], loaded.label
         try:
-            for other in (*loaded.channels[1:], *([label] if label else [])):
-                require_same_grid(image, other)
+            channels = (image, *(on_grid_of(image, other) for other in loaded.channels[1:]))
+            placed = on_grid_of(image, label) if label else None
         except DataError as error:
+            if error.code == "E-GEO-01":
+                raise
             fix = f"repair the headers at their source, or: --adopt-image-header {case.name}"
             if label is not None:
                 # Drawing needs a plotting library, and hardly any source needs a drawing.
@@ -139,6 +166,9 @@ class CaseWriter:
                 draw_label_check(picture, image, label, f"{case.name}: labels laid on the image, headers ignored")
                 fix += f"  but only if {picture} is right"
             raise DataError(error.code, error.what, found=error.found, expected=error.expected, fix=fix) from error
+        pairs = zip((*loaded.channels, label), (*channels, placed), strict=True)
+        moved = {old.path for old, new in pairs if old is not None and new is not old}
+        return LoadedCase(channels, placed, loaded.unchanged - moved)
 
     def _check_labels(self, case: CaseSource, label: Volume) -> None:
         declared = self.survey.description.scheme.values
@@ -163,7 +193,7 @@ class CaseWriter:
         return True
 
 
-def _on_one_grid(loaded: LoadedCase) -> LoadedCase:
+def _adopted_header(loaded: LoadedCase) -> LoadedCase:
     """All volumes of a case on the grid of its first channel, where shapes agree; none but that one stays as it is."""
     first = loaded.channels[0]
 
@@ -183,13 +213,12 @@ def _adopted(survey: Survey, adopt: Collection[str]) -> frozenset[str]:
     return frozenset(adopt)
 
 
-def check_names(survey: Survey) -> None:
-    """Refuse case names that repeat or that cannot be file names (``E-CONV-01``)."""
-    names = [case.name for case in survey.cases]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    unfit = [name for name in names if not name.isprintable() or "/" in name or name.startswith(".") or not name]
-    if repeated or unfit:
-        raise DataError("E-CONV-01", found=", ".join(map(repr, (repeated or unfit)[:10])))
+def faults_of_names(names: Collection[str]) -> dict[str, DataError]:
+    """The faulty names: ``E-INPUT-02`` those that repeat, ``E-CASE-02`` those that cannot be of files."""
+    faults = {
+        name: DataError("E-INPUT-02", case=name, found=f"{name}, several times") for name in sorted(repeated(names))
+    }
+    return faults | {name: fault for name in names if (fault := fault_of_name(name)) is not None}
 
 
 @contextmanager
@@ -211,7 +240,7 @@ def sweep(target: Path) -> None:
             shutil.rmtree(left_over, ignore_errors=True)
 
 
-def _faults(outcomes: list[Outcome[None]]) -> tuple[Skipped, ...]:
+def _faults(outcomes: list[Outcome[bool]]) -> tuple[Skipped, ...]:
     """The cases that failed, and why; a full disk is raised."""
     faults = []
     for outcome in outcomes:
@@ -220,10 +249,19 @@ def _faults(outcomes: list[Outcome[None]]) -> tuple[Skipped, ...]:
             # A full disk is no fault of the case.
             raise error
         if error is not None:
-            reason = f"{error.what} ({error.found})" if error.found else error.what
-            fix = f"; {error.fix}" if error.code == "E-GEO-02" else ""
-            faults.append(Skipped(outcome.name, error.code, reason + fix))
+            faults.append(_skipped(outcome.name, error))
     return tuple(faults)
+
+
+def _skipped(case: str, error: SamoraError) -> Skipped:
+    reason = f"{error.what} ({error.found})" if error.found else error.what
+    fix = f"; {error.fix}" if error.code == "E-GEO-02" else ""
+    return Skipped(printable(case), error.code, reason + fix)
+
+
+def failures_of(report: ConversionReport) -> dict[str, Failure]:
+    """The skipped cases as failures.json has them."""
+    return {one.case: Failure(one.code, one.reason) for one in report.skipped}
 
 
 def _limited(ours: SamoraJson, skipped: Collection[str]) -> SamoraJson:
@@ -237,60 +275,3 @@ def _limited(ours: SamoraJson, skipped: Collection[str]) -> SamoraJson:
 
 def _fault(code: str, case: CaseSource, what: str, found: str, expected: str) -> DataError:
     return DataError(code, f'the case "{case.name}" {what}', found=found, expected=expected)
-
-
-def join_survey(
-    survey: Survey, target: Path, converter: str, source: str, *, overwrite: bool = False, workers: int = 1
-) -> ConversionReport:
-    """Write the unlabelled cases of ``survey`` to imagesUn of the raw dataset ``target``.
-
-    The report goes to conversion_SOURCE.json beside the dataset's own.
-
-    Raises:
-        DataError: ``E-CONV-01`` unfit names, ``E-CONV-02`` no usable case, ``E-CONV-04`` names that the dataset has
-            already, ``E-CHAN-05`` channels that it does not have.
-        ResourceError: ``E-DISK-01``, or ``E-LOCK-01`` while another process converts to the same target.
-    """
-    check_names(survey)
-    dataset = read_dataset(target)
-    _check_fit(survey, dataset)
-    sweep(target)
-    folder = target.parent / f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{target.name}"
-    try:
-        with alone(folder):
-            writer = CaseWriter(replace(survey, description=dataset.description), folder, folder)
-            report = writer.write_all(f"adding to {target.name}", converter, source, workers)
-            added = _move(folder / "imagesUn", target / "imagesUn", overwrite)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    report = replace(report, notes=(*report.notes, f"{added} of the files were not in {target.name} yet"))
-    write_json(report, target / f"conversion_{Path(source).resolve().name}.json")
-    return report
-
-
-def _move(source: Path, target: Path, overwrite: bool) -> int:
-    """Move all files, and return how many were new or changed."""
-    target.mkdir(exist_ok=True)
-    files = sorted(source.iterdir())
-    present = [path.name for path in files if (target / path.name).exists()]
-    changed = [name for name in present if digest_file(source / name) != digest_file(target / name)]
-    if changed and not overwrite:
-        raise _names_taken(target.parent.name, "other", changed, "; --overwrite replaces the scans")
-    new = [path for path in files if path.name not in present or path.name in changed]
-    for path in new:
-        path.replace(target / path.name)
-    return len(new)
-
-
-def _check_fit(survey: Survey, dataset: RawDataset) -> None:
-    """Refuse scans of other channels than the dataset's, and names that its labelled or test scans have."""
-    given, known = survey.description.channel_names, dataset.description.channel_names
-    if given and [name.lower() for name in given.values()] != [name.lower() for name in known.values()]:
-        found, expected = ", ".join(given.values()), ", ".join(known.values())
-        raise DataError("E-CHAN-05", dataset=dataset, found=found, expected=expected)
-    if taken := sorted({*survey.names("Un")} & {*dataset.training(), *dataset.test()}):
-        raise _names_taken(dataset.folder.name, "labelled or test", taken, "")
-
-
-def _names_taken(dataset: str, which: str, names: list[str], otherwise: str) -> DataError:
-    return DataError("E-CONV-04", dataset=dataset, which=which, otherwise=otherwise, found=", ".join(names[:10]))

@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from samora_pipeline.contracts.dataset import ImageFolder, RawCase, RawDataset
+from samora_pipeline.contracts.failures import printable
 from samora_pipeline.contracts.fingerprint import Fingerprint, Subset
 from samora_pipeline.contracts.integrity import Fault, IntegrityReport, Remark
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.leakage import copies
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.volume import Volume, label_array, require_finite, require_same_grid
+from samora_pipeline.imaging.inputs import fault_of_name
+from samora_pipeline.imaging.volume import Volume, label_array, on_grid_of, require_finite
 from samora_pipeline.registry import shortened
 
 FOLDERS: dict[ImageFolder, Subset] = {"imagesTr": "train", "imagesTs": "test", "imagesUn": "unlabelled"}
@@ -68,8 +70,11 @@ def list_cases(dataset: RawDataset) -> tuple[list[CaseSource], dict[str, list[Da
             folder_of[case] = folder
             sources[case] = CaseSource(raw, "unlabelled" if raw.label is None and subset == "train" else subset)
     for case in sources:
-        if not case.isprintable() or (case.endswith("_label") and case.removesuffix("_label") in sources):
-            faults.setdefault(case, []).append(DataError("E-CASE-02", case=case, found=repr(case)))
+        fault = fault_of_name(case)
+        if case.endswith("_label") and case.removesuffix("_label") in sources:
+            fault = DataError("E-CASE-02", case=case, found=repr(case))
+        if fault is not None:
+            faults.setdefault(case, []).append(fault)
     return [source for case, source in sources.items() if case not in faults], faults
 
 
@@ -115,9 +120,9 @@ def inspect_case(source: CaseSource, scheme: LabelScheme) -> Inspection:
             if volume.array.min() == volume.array.max():
                 found.remarks.append(Remark(source.name, "W-IMG-01", f"{path.name}: all voxels have the same value"))
             found.remarks += _header_remarks(source, volume)
-    for other in found.volumes[1:]:
+    for place, other in enumerate(found.volumes[1:], start=1):
         with found.collecting():
-            require_same_grid(found.volumes[0], other)
+            found.volumes[place] = on_grid_of(found.volumes[0], other)
     if source.raw.label is not None:
         _inspect_labels(source, source.raw.label, scheme, found)
     return found
@@ -147,7 +152,7 @@ def _inspect_labels(source: CaseSource, path: Path, scheme: LabelScheme, found: 
         found.remarks.append(Remark(source.name, "W-LABEL-02", f"{path.name}: {scaled}; the scaled values are used"))
     if found.volumes:
         with found.collecting():
-            require_same_grid(found.volumes[0], volume)
+            labels = label_array(on_grid_of(found.volumes[0], volume))
     counts = count_labels(labels)
     undeclared = [int(value) for value in np.flatnonzero(counts) if value not in scheme.values]
     if undeclared:
@@ -223,14 +228,14 @@ def integrity_report(
         dataset,
         total,
         skipped and bool(faults),
-        tuple(Fault(case, **error.texts) for case, errors in faults.items() for error in errors),
+        tuple(Fault(printable(case), **error.texts) for case, errors in faults.items() for error in errors),
         tuple(remarks),
     )
 
 
 def fault_table(faults: Mapping[str, Sequence[DataError]]) -> str:
     """The first faults as text, a line each: case, code, sentence, found and expected; the report has all."""
-    shown = {case: case if case.isprintable() else repr(case) for case in faults}
+    shown = {case: printable(case) for case in faults}
     width = max(len(name) for name in shown.values())
     lines = [
         f"    {shown[case]:<{width}}  {error.code:<10}  {error.what}: {error.found}; expected {error.expected}"

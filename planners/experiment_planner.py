@@ -220,11 +220,18 @@ class ExperimentPlanner:
 
     def _spacing(self, case: CaseFingerprint, axis: SliceAxis) -> tuple[float, float, float]:
         order, _ = slice_order(case.axes, axis)
-        return case.spacing[order[0]], case.spacing[order[1]], case.spacing[order[2]]
+        steps = _steps(case)
+        return steps[order[0]], steps[order[1]], steps[order[2]]
 
     def _field_of_view(self, case: CaseFingerprint, axis: SliceAxis) -> tuple[float, float]:
         (_, row, column), _ = slice_order(case.axes, axis)
-        return case.shape[row] * case.spacing[row], case.shape[column] * case.spacing[column]
+        steps = _steps(case)
+        return case.shape[row] * steps[row], case.shape[column] * steps[column]
+
+
+def _steps(case: CaseFingerprint) -> tuple[float, float, float]:
+    """The spacing in mm, or in voxels where it is not known and a rule that needs it was asked for by hand."""
+    return case.spacing or (1.0, 1.0, 1.0)
 
 
 def make_plan(

@@ -139,11 +139,14 @@ def survey(
     left_out: frozenset[str],
     engine: Engine,
     kept: Path | None = None,
+    *,
+    spacing_known: bool = False,
 ) -> Survey:
     """Check and measure all cases in one pass over their files; those with a measurement in ``kept`` only by digest.
 
     The dataset's foreground statistics come from labelled training cases; ``left_out`` (the cases of a published test
     set that lie among them) are measured but not used, because nothing may be chosen on scans that are reported.
+    ``spacing_known``: the dataset has spacings in mm, so that a case that states none is faulty.
     """
     items = [(source.name, source) for source in sources]
     work = partial(examine, scheme=scheme, kept=kept)
@@ -158,6 +161,9 @@ def survey(
         if outcome.result.measured is None:
             found.faults[source.name] = list(outcome.result.faults)
             continue
+        if spacing_known and outcome.result.measured.fingerprint.spacing is None:
+            found.faults[source.name] = [_no_spacing(source)]
+            continue
         found.reused += outcome.result.reused
         found.sources.append(source)
         cases[source.name] = outcome.result.measured.fingerprint
@@ -166,6 +172,12 @@ def survey(
     channels = len(sources[0].raw.channels) if sources else 0
     found.fingerprint = Fingerprint(dataset=dataset, cases=cases, foreground=_pooled(samples, channels))
     return found
+
+
+def _no_spacing(source: CaseSource) -> DataError:
+    path = source.raw.channels[0]
+    why, otherwise = "samora.json says that it is known", ', or set "spacing_known": false in samora.json'
+    return DataError("E-GEO-03", path=path, why=why, otherwise=otherwise, found=str(path))
 
 
 def examine(source: CaseSource, scheme: LabelScheme, kept: Path | None) -> Examination:
@@ -177,14 +189,9 @@ def examine(source: CaseSource, scheme: LabelScheme, kept: Path | None) -> Exami
     try:
         digests = FileDigests.of(source)
     except OSError as error:
-        fault = DataError(
-            "E-IMG-01",
-            what=f'a file of the case "{source.name}" cannot be read',
-            found=str(error),
-            expected="readable files",
-            fix="correct its permissions or the link that leads to it",
-        )
-        return Examination(None, (fault,))
+        path = Path(error.filename or source.raw.channels[0])
+        found = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else error.strerror
+        return Examination(None, (DataError("E-IMG-07", path=path, found=f"{found} ({path})"),))
     key = digests.key(scheme)
     known = read_measurement(kept, source, key) if kept else None
     if known is not None:

@@ -27,6 +27,7 @@ from planners.fingerprint_extractor import MEASUREMENTS_FOLDER, Survey, remove_o
 from planners.overrides import check_keys
 from planners.split_planner import NNUNET_SPLITS_FILE, SplitPlanner, leak_notes
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
+from samora_pipeline.contracts.failures import FAILURES_FILE, Failure, printable, write_failures
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
@@ -37,7 +38,7 @@ from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase, rea
 from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_json, sweep, write_bytes
 from samora_pipeline.imaging.files import read_volume
-from samora_pipeline.imaging.volume import labels_to_slices, to_slices
+from samora_pipeline.imaging.volume import labels_to_slices, on_grid_of, to_slices
 from samora_pipeline.parallel import Engine
 from samora_pipeline.slices.store import CasePaths, StoredSlices, write_case
 
@@ -116,8 +117,9 @@ def store_case(task: StoreTask) -> bool:
         return False
     volumes = tuple(read_volume(path) for path in task.source.raw.channels)
     images, geometry = to_slices(volumes, task.axis)
+    label = on_grid_of(volumes[0], read_volume(task.source.raw.label)) if task.source.raw.label else None
     del volumes
-    labels = labels_to_slices(read_volume(task.source.raw.label), geometry) if task.source.raw.label else None
+    labels = labels_to_slices(label, geometry) if label else None
     if not same_files(task.source, task.fingerprint):
         shown = ", ".join(str(path) for path in task.source.raw.channels)
         raise DataError("E-CASE-04", source=task.source, found=shown)
@@ -233,15 +235,18 @@ def check(request: Request, dataset: RawDataset) -> Survey:
     published = dataset.ours.published_split
     left_out = frozenset(published.test if published else ())
     kept = None if request.anew else request.target / MEASUREMENTS_FOLDER
-    found = survey(dataset.folder.name, sources, dataset.scheme, left_out, request.engine, kept)
+    engine, known = request.engine, dataset.ours.spacing_known
+    found = survey(dataset.folder.name, sources, dataset.scheme, left_out, engine, kept, spacing_known=known)
     faults |= found.faults
-    skipped = {case: errors[0].code for case, errors in faults.items()}
+    skipped = {printable(case): errors[0].code for case, errors in faults.items()}
     found.fingerprint = replace(found.fingerprint, skipped=skipped)
     stated, orphans = dataset.description.numTraining, missing_images(dataset, sources)
     found.remarks += dataset_remarks(found.fingerprint, channel_names(dataset), dataset.scheme, stated, orphans)
     going_on = request.skipped and bool(found.sources)
     report = request.target / INTEGRITY_FILE
     write_json(integrity_report(request.raw.name, total, going_on, faults, found.remarks), report)
+    failures = {case: Failure.of(case, errors[0]) for case, errors in faults.items() if going_on}
+    write_failures(failures, request.target / FAILURES_FILE)
     if not going_on:
         require_sound(request.raw.name, faults, total, report)
     return found

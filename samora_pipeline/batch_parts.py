@@ -2,9 +2,9 @@
 
 Gradient caching (Gao et al. 2021, arXiv 2101.06983) by the convention of ``samora_pipeline.distributed``, in which a
 part is what a rank is: losses couple samples by sums and gathered rows alone. A first pass without gradient notes what
-each part adds to them. In the second pass the same calls, in the same order, give what all parts add together, and only
-this part's addend has a gradient. So every part sees the loss of the whole batch, the gradients of the parts add up to
-that of the uncut batch, and what is held for them is one part's.
+each part but the first adds to them. In the second pass, which begins with the first part, the same calls, in the same
+order, give what all parts add together, and only this part's addend has a gradient. So every part sees the loss of the
+whole batch, the gradients of the parts add up to that of the uncut batch, and what is held for them is one part's.
 
 Random numbers belong to samples, too: a draw for some rows of a batch is made for all of them.
 
@@ -41,8 +41,9 @@ class Part(NamedTuple):
 class WholeBatch:
     """What the ``count`` parts of one batch add to the sums and the rows that a loss asks for.
 
-    Until it ``is_complete`` what is added is noted; from then on it is handed out. Statistics that a network takes of
-    its batch decide what it adds, so where there are some the parts are seen twice before.
+    Until it ``is_complete`` what is added is noted; from then on it is handed out, and only what the first part adds,
+    which has not been seen before, is still noted. Statistics that a network takes of its batch decide what it adds,
+    so where there are some the parts are seen twice before.
     """
 
     def __init__(self, count: int) -> None:
@@ -75,6 +76,16 @@ class WholeBatch:
         self._statistics_are_known = True
         self._added = [[] for _ in range(self._count)]
         self._places = [[] for _ in range(self._count)]
+
+    @property
+    def wants_statistics(self) -> bool:
+        """Whether the part that has not been seen yet has statistics that the others wait for."""
+        return not self._statistics_are_known and any(self._statistics)
+
+    @property
+    def knows_own(self) -> bool:
+        """Whether what this part adds at its next call was noted before, and with it what all parts add."""
+        return self.is_complete and len(self._added[self._number]) > self._calls
 
     @property
     def _number(self) -> int:

@@ -9,6 +9,7 @@ one process works on in turn are treated alike (``samora_pipeline.batch_parts``)
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -19,11 +20,19 @@ from samora_pipeline import batch_parts
 
 Samples = TypeVar("Samples", list[int], range)
 
+PATIENCE = timedelta(hours=12)
+"""how long ranks wait for one that works alone (it chooses a pool of 100,000 slices, fetches weights, scores); NCCL's
+own ten minutes would end them meanwhile. A rank that dies is noticed by torchrun at once, whatever this is"""
+
 
 def start(device: torch.device) -> None:
     """Join the process group that torchrun describes in the environment; nothing happens without torchrun."""
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            # Without its own device a rank of NCCL guesses one at the first barrier.
+            dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=PATIENCE)
 
 
 def stop() -> None:
@@ -71,7 +80,7 @@ def barrier() -> None:
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """Return the sum of ``value`` over ranks and parts; the gradient reaches this rank's and part's addend only."""
     batch = batch_parts.current()
-    if batch is not None and batch.is_complete:
+    if batch is not None and batch.knows_own:
         return batch.total(value)
     total = value.detach()
     if world_size() > 1:
@@ -79,6 +88,8 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(total)
     if batch is not None:
         batch.note(total)
+        if batch.is_complete:
+            return batch.total(value)
     return value if world_size() == 1 else value + (total - value.detach())
 
 
@@ -124,7 +135,7 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     The rows of this rank and part keep their gradient, the others are constants.
     """
     batch = batch_parts.current()
-    if batch is not None and batch.is_complete:
+    if batch is not None and batch.knows_own:
         return batch.rows(rows)
     gathered, place = rows, 0
     if world_size() > 1:
@@ -134,6 +145,8 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
         gathered = torch.cat([padded[longest * number :][:count] for number, count in enumerate(counts)])
     if batch is not None:
         batch.note(gathered, place)
+        if batch.is_complete:
+            return batch.rows(rows)
     return gathered
 
 

@@ -31,6 +31,9 @@ _FOREIGN_AGE = 86400.0
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO)
 logger = logging.getLogger("samora")
+_LONGEST_NAME, _KEPT = 255, 100
+"""bytes that most file systems let a name have, and those that a temporary name keeps of a long one"""
+_BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ)
 
 
 @contextmanager
@@ -42,6 +45,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises:
         ResourceError: ``E-DISK-01`` when the disk is full or the folder cannot be written.
+        DataError: ``E-OUT-05`` when the file system does not take the name.
     """
     temporary = temporary_beside(path)
     try:
@@ -80,9 +84,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new name beside ``path`` that says which process of which machine writes it, and ends as ``path`` does."""
+    """A new name beside ``path`` that says which process of which machine writes it, and ends as ``path`` does.
+
+    Of a name that is too long for more the end is kept, because it tells the format.
+    """
     owner = f"{_machine()}.{os.getpid()}.{_started(os.getpid())}"
-    return path.with_name(f"{TEMPORARY_MARK}{owner}-{secrets.token_hex(4)}-{path.name}")
+    beginning, name = f"{TEMPORARY_MARK}{owner}-{secrets.token_hex(4)}-", path.name
+    if len(os.fsencode(beginning + name)) > _LONGEST_NAME:
+        name = os.fsencode(name)[-_KEPT:].decode(errors="ignore")
+    return path.with_name(beginning + name)
 
 
 @cache
@@ -216,17 +226,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write ``content`` to ``path`` atomically, as UTF-8.
-
-    Raises:
-        DataError: ``E-PATH-02`` it holds a name of a file that is not UTF-8. ResourceError: ``E-DISK-01``.
-    """
-    try:
-        encoded = content.encode("utf-8")
-    except UnicodeEncodeError as error:
-        found = ascii(content[max(0, error.start - 40) : error.end + 40])
-        raise DataError("E-PATH-02", path=path, found=found) from error
-    write_bytes(path, encoded)
+    """Write ``content`` to ``path`` atomically, as UTF-8."""
+    # A name that is not UTF-8 stands escaped in a text, and its escape is valid in JSON.
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def append_text(path: Path, content: str) -> None:
@@ -280,7 +282,11 @@ def system_error(error: OSError) -> SamoraError:
 
 
 def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal text."""
+    """Return the SHA-256 of a file's bytes as hexadecimal text.
+
+    Raises:
+        OSError: it is no file, or cannot be read. Pipes and devices are no files: they would never end.
+    """
     require_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as stream:
@@ -319,4 +325,6 @@ def _flush(path: Path) -> None:
 def _disk_error(path: Path, error: OSError) -> Exception:
     if isinstance(error, FileNotFoundError):
         return error
+    if error.errno in _BAD_NAME:
+        return DataError("E-OUT-05", found=f"{error.strerror}: {path.name!r}")
     return ResourceError("E-DISK-01", path=path, found=str(error.strerror or error))

@@ -207,10 +207,3 @@ def test_what_the_system_refuses_has_a_code(number: int, code: str, status: int)
     error = system_error(OSError(number, os.strerror(number), "/data/scan"))
     assert (error.code, error.exit_code) == (code, status)
     assert "/data/scan" in error.text()
-
-
-def test_a_name_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="E-PATH-02") as caught:
-        write_text(tmp_path / "run.json", "case_\udcff")
-    assert "case_\\udcff" in caught.value.text()
-    assert not list(tmp_path.iterdir())

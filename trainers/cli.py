@@ -91,8 +91,9 @@ def _add_method(parser: CommandParser) -> None:
     parser.add_argument(
         "--backbone",
         metavar="B",
-        help="sam_vit_b (default), sam_vit_l, sam_vit_h, samora_tiny; "
-        "for SAM 2's trainers sam2_hiera_b+ (default), samora2_tiny",
+        help="sam_vit_b (default), sam_vit_l, sam_vit_h, efficient_sam_vitt, efficient_sam_vits, mobile_sam, "
+        "samora_tiny, samora_small; for SAM 2's trainers sam2_hiera_b+ (default), sam2.1_hiera_tiny, "
+        "sam2.1_hiera_small, samora2_tiny",
     )
     parser.add_argument(
         "--consistency",
@@ -285,7 +286,7 @@ def _device(name: str | None) -> torch.device:
 
     device = pick_device(name)
     if device.type == "cuda" and ":" not in (name or ""):
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(device)
     return device
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from samora_pipeline.contracts.model_spec import LEVELS, DecoderStages, FusionSpec, Level
+from samora_pipeline.contracts.model_spec import LEVELS, DecoderStages, FusionSpec, Level, Volume
 from samora_pipeline.contracts.random_steps import AugmentationSettings
 from samora_pipeline.registry import Registry
 from trainers.recipes import NO_PRETRAINING, RECIPES, SCRATCH
 from trainers.settings import FINETUNE, FinetuneSettings, StageSettings
+from trainers.volume_settings import VOLUMES_TRAINED_WHOLE
 
 RESIDUAL = "residual"
 """the option of fusions that has one form in the paper (Eq. 6-8) and another at small size (decision 133)"""
@@ -43,6 +44,20 @@ class NetworkSettings:
     neighbours: int = 0
 
 
+@dataclass(frozen=True)
+class VolumeNetworkSettings:
+    """A network on whole volumes: the options of its class; ``volume`` None is chosen for the run."""
+
+    options: dict[str, Any]
+    volume: Volume | None = None
+
+    # A volume holds them all.
+    neighbours: ClassVar[int] = 0
+
+
+AnyModelSettings = ModelSettings | NetworkSettings | VolumeNetworkSettings
+
+
 # Ours: what a few minutes of one processor core allow. Geometry is stronger than A.3's, but for flips: a network that
 # starts from nothing spends its few steps on scans as they lie (decision 121).
 TRAINED_WHOLE = FinetuneSettings(
@@ -70,8 +85,10 @@ class Trainer:
 
     ``network`` is None for a network built on ``backbone``; any other is the ``package.module:Class`` of an
     ``nn.Module`` from images (B,C,N,N) to logits (B,K,n,n), with ``network_options`` as its keywords. It has no
-    experts and no recipes, and all of it learns. ``block_adapters``: SAM-Adapter's, in front of every block.
-    ``small_backbone`` takes the place of ``backbone`` where that cannot be had, or would train for days.
+    experts and no recipes, and all of it learns. With ``takes_volumes`` it goes from whole volumes (B,C,D,H,W) to
+    logits of their size, and ``finetune`` are ``VolumeFinetuneSettings``. ``block_adapters``: SAM-Adapter's, in front
+    of every block. ``small_backbone`` takes the place of ``backbone`` where that cannot be had, or would train for
+    days.
     """
 
     backbone: ClassVar[str] = "sam_vit_b"
@@ -79,6 +96,7 @@ class Trainer:
     model: ClassVar[ModelSettings] = ModelSettings(decoder="samed")
     network: ClassVar[str | None] = None
     network_options: ClassVar[Mapping[str, Any]] = {}
+    takes_volumes: ClassVar[bool] = False
     levels: ClassVar[tuple[Level, ...]] = LEVELS
     recipes: ClassVar[tuple[str, ...]] = tuple(RECIPES)
     finetune: ClassVar[FinetuneSettings]
@@ -105,13 +123,14 @@ class Trainer:
             finetune = replace(finetune.small(), fusion_rate=self.small_fusion_rate)
         return {**RECIPES[recipe].for_levels(levels, small=small), FINETUNE: finetune}
 
-    def model_for(self, *, small: bool, whole: bool = False) -> ModelSettings | NetworkSettings:
+    def model_for(self, *, small: bool, whole: bool = False) -> AnyModelSettings:
         """The parts before ``--set``. On a CPU experts are fused after the attention: a third of the cost of blocks.
 
         A fusion with a residual starts from the highest expert there, not from the base.
         """
         if self.network is not None:
-            return NetworkSettings(dict(self.network_options))
+            kind = VolumeNetworkSettings if self.takes_volumes else NetworkSettings
+            return kind(dict(self.network_options))
         skips = whole and self.model.decoder in _FAMILIES_OWN
         if not small and not skips:
             return self.model
@@ -301,9 +320,24 @@ class UNetTrainer(Trainer):
     finetune = TRAINED_WHOLE
 
 
+class UNet3DTrainer(Trainer):
+    """A 3-D U-Net of 1.4 M parameters on whole volumes at a reduced resolution, trained from random weights.
+
+    What users of nnU-Net compare with: context in all directions, at about five times the cost of slices.
+    """
+
+    network = "unet3d"
+    network_options: ClassVar[Mapping[str, Any]] = {"widths": [16, 32, 64, 128]}
+    takes_volumes = True
+    levels = ()
+    recipes = (NO_PRETRAINING,)
+    finetune = VOLUMES_TRAINED_WHOLE
+
+
 TRAINERS: Registry[type[Trainer]] = Registry("trainer")
 for _trainer in (
     *(SAMoraTrainer, SAMedTrainer, SAMora2Trainer, SAMed2Trainer),
     *(HSAMoraTrainer, HSAMTrainer, AutoSAMTrainer, SAMAdapterTrainer, UNetTrainer),
+    UNet3DTrainer,
 ):
     TRAINERS.register(_trainer.__name__)(_trainer)

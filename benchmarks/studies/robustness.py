@@ -108,7 +108,7 @@ def degraded_scans(
                 volume.array,
                 condition.kind,
                 condition.level,
-                spacing=volume.grid.spacing if raw.ours.spacing_known else (1.0, 1.0, 1.0),
+                spacing=(volume.grid.spacing if raw.ours.spacing_known else None) or (1.0, 1.0, 1.0),
                 plane=(permutation[1], permutation[2]),
                 seed=derived_seed(seed, name, channel),
             )

@@ -8,7 +8,17 @@ from pathlib import Path
 
 from dataset_conversion.converter import Converter
 from dataset_conversion.scans import ABDOMEN, LabelMap, load_files
-from dataset_conversion.survey import CaseSource, Identity, Part, Published, Survey, counted, list_files, stem
+from dataset_conversion.survey import (
+    CaseSource,
+    Identity,
+    Part,
+    Published,
+    Survey,
+    counted,
+    is_listed,
+    list_files,
+    stem,
+)
 from samora_pipeline.contracts.dataset import PublishedSplit, SamoraJson
 
 _ENDINGS = (".nii.gz", ".nii")
@@ -115,7 +125,7 @@ def _scans(home: Path) -> list[Scan]:
             name = stem(image, _ENDINGS)
             if re.fullmatch(r"amos_\d{4}", name):
                 labels = [home / f"labels{folder}" / f"{name}{ending}" for ending in _ENDINGS]
-                scans.append(Scan(name, folder, image, next((path for path in labels if path.is_file()), None)))
+                scans.append(Scan(name, folder, image, next((path for path in labels if is_listed(path)), None)))
     return scans
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dataset_conversion.converter import Converter
 from dataset_conversion.scans import LabelMap, load_files
-from dataset_conversion.survey import CaseSource, Survey, counted
+from dataset_conversion.survey import CaseSource, Survey, counted, is_listed
 from samora_pipeline.contracts.dataset import SamoraJson
 
 _IMAGE, _LABEL = "imaging.nii.gz", "segmentation.nii.gz"
@@ -42,7 +42,7 @@ class KiTS19(Converter):
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """List the folders of the cases."""
         folders = _case_folders(source)
-        bare = [folder.name for folder in folders if not (folder / _IMAGE).is_file()]
+        bare = [folder.name for folder in folders if not is_listed(folder / _IMAGE)]
         cases = [_case(folder) for folder in folders if folder.name not in bare]
         if not any(case.part == "Tr" for case in cases):
             raise self.missing_source(source, _found(len(folders), len(bare)))
@@ -59,7 +59,7 @@ def _case_folders(source: Path) -> list[Path]:
 
 
 def _case(folder: Path) -> CaseSource:
-    label = folder / _LABEL if (folder / _LABEL).is_file() else None
+    label = folder / _LABEL if is_listed(folder / _LABEL) else None
     return CaseSource(folder.name, "Tr" if label else "Ts", partial(load_files, [folder / _IMAGE], label, _LABELS))
 
 

@@ -11,7 +11,17 @@ import numpy as np
 from dataset_conversion.array_files import read_arrays
 from dataset_conversion.converter import Converter
 from dataset_conversion.scans import LabelMap, Spacing, doubtful_spacings, load_files
-from dataset_conversion.survey import CaseSource, LoadedCase, Published, Survey, counted, find_once, limit, shortened
+from dataset_conversion.survey import (
+    CaseSource,
+    LoadedCase,
+    Published,
+    Survey,
+    counted,
+    find_once,
+    is_listed,
+    limit,
+    shortened,
+)
 from samora_pipeline.contracts.dataset import PublishedSplit
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import Volume, make_grid
@@ -82,7 +92,7 @@ def _case(name: str, path: Path, lists: Published) -> CaseSource:
     if path.name == _HDF5:
         return CaseSource(name, lists.part(name), partial(_load_hdf5, path))
     label = path.with_name(_NRRD_LABEL)
-    if not label.is_file():
+    if not is_listed(label):
         return CaseSource(name, "Un", partial(load_files, [path], None, _NRRD_LABELS))
     return CaseSource(name, lists.part(name), partial(load_files, [path], label, _NRRD_LABELS))
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from dataset_conversion.converter import Converter
-from dataset_conversion.scans import LabelMap, load_files
+from dataset_conversion.scans import LabelMap, Spacing, doubtful_spacings, load_files
 from dataset_conversion.survey import CaseSource, Survey, find_once, unpaired
 from samora_pipeline.contracts.dataset import SamoraJson
 
@@ -34,6 +34,7 @@ class LiTS(Converter):
     remarks = (
         "The decathlon's Task03_Liver holds the same scans: never use both, nor one as test of the other.",
         "There is no published split of the labelled scans: five folds by patient are drawn.",
+        "Copies are about in which some volumes state 1 x 1 x 1 mm: they are recognized, and distances come in pixels.",
     )
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
@@ -47,7 +48,14 @@ class LiTS(Converter):
             *(CaseSource(f"volume-{n}", "Tr", partial(load_files, [scan], label, _LABELS)) for n, scan, label in pairs),
             *(CaseSource(f"test-volume-{n}", "Ts", partial(load_files, [scan], None)) for n, scan in test.items()),
         ]
-        return self.describe(cases, SamoraJson(origin="LiTS challenge"), unpaired(scans, labels))
+        usual = "the identity affine of copies that lost their geometry"
+        known, doubts = doubtful_spacings(scans, _plausible, usual)
+        ours = SamoraJson(origin="LiTS challenge", spacing_known=known)
+        return self.describe(cases, ours, doubts + unpaired(scans, labels))
+
+
+def _plausible(spacing: Spacing) -> bool:
+    return spacing != (1.0, 1.0, 1.0)
 
 
 def _numbered(source: Path, kind: str) -> dict[str, Path]:

@@ -8,9 +8,22 @@ from pathlib import Path
 
 from dataset_conversion.converter import Converter
 from dataset_conversion.scans import load_files
-from dataset_conversion.survey import CaseSource, Identity, LoadedCase, Part, Survey, group_channels, list_files
+from dataset_conversion.survey import (
+    CaseSource,
+    Identity,
+    LoadedCase,
+    Part,
+    Survey,
+    faulty_load,
+    files_of,
+    list_files,
+    shortened,
+    stem,
+)
 from samora_pipeline.contracts.dataset import RawDataset, SamoraJson, read_dataset
 from samora_pipeline.errors import DataError
+from samora_pipeline.imaging.files import stem as volume_stem
+from samora_pipeline.imaging.inputs import IMAGE_ENDINGS, group_channels
 
 # Formats that the library reads and writes; pictures and others become NIfTI.
 _KEPT = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -60,7 +73,7 @@ class NNUNet(Converter):
         ours = raw.ours if (source / "samora.json").is_file() else self._ours(raw)
         return Survey(
             raw.description if kept else replace(raw.description, file_ending=".nii.gz"),
-            replace(ours, spacing_known=False) if ending == ".png" else ours,
+            ours,
             tuple(case for cases in by_part.values() for case in cases),
             notes,
             placement="copy" if options.copy else "symlink",
@@ -76,14 +89,30 @@ class NNUNet(Converter):
 
 
 def _cases(source: Path, part: Part, ending: str, kept: bool) -> list[CaseSource]:
-    """The cases of one part; training images without a label file belong to the unlabelled ones."""
+    """The cases of one part; training images without a label file belong to the unlabelled ones.
+
+    Raises:
+        DataError: ``E-SRC-03`` there are label maps, and none is that of an image.
+    """
+    images = {path: stem(path, (ending,)) for path in list_files(source / f"images{part}", (ending,))}
+    labels = _label_maps(source / f"labels{part}", ending) if part != "Un" else {}
+    groups = group_channels(images, numbered=True)
+    if groups and labels and not set(groups) & set(labels):
+        shown = shortened([path.name for path in labels.values()])
+        raise DataError("E-SRC-03", number=len(labels), images=shortened([*groups], 5), found=shown)
     found = []
-    for name, channels in group_channels(list_files(source / f"images{part}", (ending,)), (ending,)).items():
-        label = source / f"labels{part}" / f"{name}{ending}"
-        labelled = part != "Un" and label.is_file()
-        goal: Part = "Un" if part == "Tr" and not labelled else part
-        found.append(CaseSource(name, goal, partial(_load, channels, label if labelled else None, kept)))
+    for name, channels in groups.items():
+        paths, fault = files_of(name, channels)
+        label = labels.get(name)
+        goal: Part = "Un" if part == "Tr" and label is None else part
+        found.append(CaseSource(name, goal, faulty_load(fault) if fault else partial(_load, paths, label, kept)))
     return found
+
+
+def _label_maps(folder: Path, ending: str) -> dict[str, Path]:
+    """Label maps by case: those with the dataset's ending, else of any other that is read."""
+    own = {stem(path, (ending,)): path for path in list_files(folder, (ending,))}
+    return {volume_stem(path): path for path in list_files(folder, IMAGE_ENDINGS)} | own
 
 
 def _load(channels: tuple[Path, ...], label: Path | None, kept: bool) -> LoadedCase:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dataset_conversion.converter import Converter
 from dataset_conversion.scans import LabelMap, Spacing, doubtful_spacings, load_files
-from dataset_conversion.survey import CaseSource, Published, Survey, counted, find_once, limit
+from dataset_conversion.survey import CaseSource, Published, Survey, counted, find_once, is_listed, limit
 
 _LABELS = LabelMap.numbered("prostate")
 
@@ -61,7 +61,7 @@ def _name(source: Path, path: Path) -> str | None:
 
 def _case(name: str, path: Path, published: Published) -> CaseSource:
     label = path.with_name(f"{path.stem}_segmentation{path.suffix}")
-    if not label.is_file():
+    if not is_listed(label):
         return CaseSource(name, "Un", partial(load_files, [path], None, _LABELS))
     return CaseSource(name, published.part(name), partial(load_files, [path], label, _LABELS))
 

@@ -3,13 +3,15 @@
 import argparse
 import fnmatch
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from dataset_conversion.converter import Converter
+from dataset_conversion.joining import join_survey
 from dataset_conversion.scans import load_files, split_channels
 from dataset_conversion.survey import (
     CaseSource,
@@ -18,16 +20,23 @@ from dataset_conversion.survey import (
     LoadedCase,
     Survey,
     counted,
-    group_channels,
-    stem,
+    faulty_load,
+    files_of,
 )
-from dataset_conversion.writing import join_survey
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.imaging.dicom import find_series, is_dicom, read_series
-from samora_pipeline.imaging.pictures import is_picture, read_picture, read_slices, series_of
+from samora_pipeline.imaging.dicom import read_series
+from samora_pipeline.imaging.inputs import (
+    FIRST_CHANNEL,
+    FolderContent,
+    case_name,
+    ending_of,
+    group_channels,
+    series_in,
+    walk,
+)
+from samora_pipeline.imaging.pictures import read_picture, read_slices, series_of
 
-_VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 # Fewer different values than this are labels, not grey values.
 _FEWEST_VALUES = 9
 _SAMPLED = 4
@@ -76,11 +85,9 @@ class Unlabeled(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """List the scans; of DICOM files the headers are read, to tell series apart."""
-        folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())] if source.is_dir() else []
         found = _Found(source, options)
-        for folder in folders:
-            if not any(part.startswith(".") or part == "__MACOSX" for part in folder.relative_to(source).parts):
-                found.add(folder)
+        for content in walk(source):
+            found.add(content)
         if not found.cases:
             raise self.missing_source(source, "no scan" if source.is_dir() else f"no folder {source}")
         return self.describe(
@@ -112,56 +119,51 @@ class _Found:
         self.pictures = 0
         self.others: list[str] = []
 
-    def add(self, folder: Path) -> None:
+    def add(self, content: FolderContent) -> None:
         """Sort the files of one folder into cases."""
-        files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-        files = [path for path in files if fnmatch.fnmatch(path.name, self.options.match)]
-        volumes = [path for path in files if path.name.lower().endswith(_VOLUMES)]
-        pictures = [path for path in files if is_picture(path)]
-        self._add_volumes(volumes)
-        self._add_pictures(pictures)
-        self._add_series(folder, sorted(set(files) - set(volumes) - set(pictures)))
+        if content.fault:
+            self._case(case_name(self.source, content.folder), faulty_load(content.fault))
+        matching = tuple(path for path in content.files if fnmatch.fnmatch(path.name, self.options.match))
+        content = replace(content, files=matching)
+        self._add_volumes(content)
+        self._add_pictures(content)
+        self.others += [path.name for path in content.others]
+        for series in series_in(self.source, content):
+            if series.modality:
+                self.modalities.add(series.modality)
+            self._case(series.name, faulty_load(series.fault) if series.fault else partial(_load_series, series.paths))
 
     def notes(self) -> tuple[str, ...]:
         """Sentences about what was found beside plain volumes."""
         pictures = f"{self.pictures} cases are pictures, which state no spacing: distances come in pixels"
         # The voxels of .mhd files lie beside them.
-        strange = [name for name in self.others if not name.lower().endswith((".raw", ".zraw"))]
+        strange = [name for name in self.others if not name.lower().endswith((".raw", ".zraw", ".raw.gz", "dicomdir"))]
         return (*([pictures] if self.pictures else []), *counted(strange, "files are no scans and were left out"))
 
-    def _add_volumes(self, paths: Sequence[Path]) -> None:
-        if len(self.options.channel) > 1:
-            grouped = group_channels(paths, _VOLUMES)
-        else:
-            plain = [stem(path, _VOLUMES) for path in paths]
-            numbered = all(name.endswith("_0000") for name in plain)
-            names = [name.removesuffix("_0000") if numbered else name for name in plain]
-            grouped = {name: (path,) for name, path in zip(names, paths, strict=True)}
-        for name, channels in grouped.items():
-            self._case(channels[0].parent, name, partial(load_files, channels, None))
+    def _add_volumes(self, content: FolderContent) -> None:
+        stems = {path: path.name.removesuffix(ending_of(path)) for path in content.volumes}
+        several = len(self.options.channel) > 1
+        if not several and all(name.endswith(FIRST_CHANNEL) for name in stems.values()):
+            stems = {path: name.removesuffix(FIRST_CHANNEL) for path, name in stems.items()}
+        for own, channels in group_channels(stems, numbered=several).items():
+            paths, fault = files_of(own, channels)
+            name = case_name(self.source, content.folder, own)
+            self._case(name, faulty_load(fault) if fault else partial(load_files, paths, None))
 
-    def _add_pictures(self, paths: Sequence[Path]) -> None:
+    def _add_pictures(self, content: FolderContent) -> None:
         stacks: dict[str, list[Path]] = {}
-        for path in paths:
+        for path in content.pictures:
             name, number = series_of(path)
             alone = self.options.single or number is None
             stacks.setdefault(path.stem if alone else name.rstrip("_-. "), []).append(path)
         self.pictures += len(stacks)
         for name, members in stacks.items():
-            self._case(members[0].parent, name, partial(_load_pictures, tuple(members)))
+            load = partial(_load_pictures, tuple(members))
+            # Pictures that are called by numbers alone are named by their folder.
+            self._case(case_name(self.source, content.folder, name), load)
 
-    def _add_series(self, folder: Path, paths: Sequence[Path]) -> None:
-        files = [path for path in paths if path.name != "DICOMDIR" and is_dicom(path)]
-        self.others += [path.name for path in paths if path.name != "DICOMDIR" and path not in files]
-        series = find_series(files)
-        for number, one in enumerate(series, start=1):
-            self.modalities.add(one.modality)
-            self._case(folder, f"series{number}" if series[1:] else "", partial(_load_series, one.paths))
-
-    def _case(self, folder: Path, name: str, read: Callable[[], LoadedCase]) -> None:
-        parts = [*folder.relative_to(self.source).parts, *([name] if name else [])]
-        joined = "_".join(parts) or self.source.resolve().name
-        name = self.options.prefix + re.sub(r"[^\w.-]+", "_", joined)
+    def _case(self, name: str, read: Callable[[], LoadedCase]) -> None:
+        name = self.options.prefix + re.sub(r"[^\w.-]+", "_", name)
         self.cases.append(CaseSource(name, "Un", partial(_load, read)))
 
 

@@ -16,6 +16,8 @@ from samora_pipeline.errors import DataError
 from samora_pipeline.files import write_text
 
 _NIFTI = (".nii.gz", ".nii")
+_OTHER_ENDINGS = (*_NIFTI, ".nrrd", ".seg.nrrd", ".mha")
+"""label files that somebody forgot to convert"""
 BudgetUnit = Literal["cases", "slices"]
 ImageFolder = Literal["imagesTr", "imagesTs", "imagesUn"]
 
@@ -125,7 +127,8 @@ class RawDataset:
     def scan(self, images: ImageFolder) -> tuple[dict[str, RawCase], dict[str, DataError]]:
         """List the cases of one image folder, and the error of each case (or file) that cannot be used.
 
-        ``E-CHAN-01`` wrong number of channels, ``E-CHAN-02`` a file without channel number.
+        ``E-CHAN-01`` wrong number of channels, ``E-CHAN-02`` a file without channel number, ``E-LABEL-14`` a label
+        file of another ending.
         """
         ending = self.description.file_ending
         channels: dict[str, dict[int, Path]] = {}
@@ -153,8 +156,23 @@ class RawDataset:
             names = ", ".join(self.description.channel_names.values())
             found = ", ".join(path.name for path in by_number.values())
             raise DataError("E-CHAN-01", case=case, number=expected, names=names, found=found)
-        label = self.folder / labels / f"{case}{self.description.file_ending}" if labels else None
-        return RawCase(case, tuple(by_number[i] for i in range(expected)), label if label and label.is_file() else None)
+        label = self._label(case, self.folder / labels) if labels else None
+        return RawCase(case, tuple(by_number[i] for i in range(expected)), label)
+
+    def _label(self, case: str, folder: Path) -> Path | None:
+        """The label file of a case; a link counts wherever it leads, so that one that leads nowhere is found out.
+
+        Raises:
+            DataError: ``E-LABEL-14`` it is there with another ending.
+        """
+        ending = self.description.file_ending
+        label = folder / f"{case}{ending}"
+        if label.is_file() or label.is_symlink():
+            return label
+        for other in _OTHER_ENDINGS:
+            if (path := folder / f"{case}{other}").is_file():
+                raise DataError("E-LABEL-14", case=case, ending=ending, found=str(path))
+        return None
 
 
 def _sound(scanned: tuple[dict[str, RawCase], dict[str, DataError]]) -> dict[str, RawCase]:
@@ -204,7 +222,7 @@ def as_nnunet_v2(plain: dict[str, Any]) -> dict[str, Any]:
     """A dataset.json of the Medical Segmentation Decathlon or of nnU-Net v1 with the keys of nnU-Net v2.
 
     ``modality`` names the channels; labels are listed or named by their values; the files are listed, of which only
-    the number and the ending are taken. Everything else is kept.
+    the number and the ending are taken. ``file_ending`` gets its dot. Everything else is kept.
     """
     modern = dict(plain)
     channels = plain.get("channel_names", plain.get("modality"))
@@ -218,6 +236,9 @@ def as_nnunet_v2(plain: dict[str, Any]) -> dict[str, Any]:
     if files and all(files):
         modern.setdefault("numTraining", len(files))
         modern.setdefault("file_ending", next((end for end in _NIFTI if files[0].endswith(end)), Path(files[0]).suffix))
+    ending = modern.get("file_ending")
+    if isinstance(ending, str) and ending and not ending.startswith("."):
+        modern["file_ending"] = f".{ending}"
     return modern
 
 

@@ -25,6 +25,7 @@ class IntensityStats:
 class CaseFingerprint:
     """One case. Shape, spacing (mm) and axis codes (e.g. ``LAS``) are those of the file, in file order.
 
+    ``spacing`` is None where the file does not state it.
     ``volume`` and ``foreground`` hold one entry per channel: over all voxels, and over voxels with a foreground
     label (None without labels or without foreground). ``label_voxels`` counts voxels per foreground name.
     ``image_digests`` are those of the files' bytes, ``voxel_digests`` those of what the files show, per channel:
@@ -33,7 +34,7 @@ class CaseFingerprint:
 
     subset: Subset
     shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, float, float] | None
     axes: str
     image_digests: tuple[str, ...]
     label_digest: str | None

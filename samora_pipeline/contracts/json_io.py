@@ -62,8 +62,8 @@ def read_text(text: str, path: Path) -> Any:
     try:
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
         if _HALF in text.lower():
-            # Half of a character, which could be read and never be written again.
-            json.dumps(value, ensure_ascii=False).encode()
+            # Half of a character; those that stand for bytes of a name that is not UTF-8 are written escaped.
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
         return value
     except (ValueError, RecursionError) as error:
         raise DataError("E-JSON-02", path=path, found=f"{path}: {error}") from error

@@ -23,6 +23,8 @@ LEVELS: tuple[Level, ...] = tuple(Level)
 
 
 Scope = Literal["block", "attention"]
+Volume = tuple[int, int, int]
+"""voxels of a whole volume: planes (along the slice axis), rows, columns"""
 DecoderStages = Literal["mean", "last"]
 
 
@@ -66,6 +68,19 @@ class ModelSpec:
     decoder_stages: DecoderStages = "last"
     neighbours: int = 0
 
+    # SAM sees slices.
+    volume: ClassVar[None] = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The axes of an input behind its channels."""
+        return (self.input_size, self.input_size)
+
+    @property
+    def input_text(self) -> str:
+        """The input in words."""
+        return f"{self.input_size} px"
+
 
 @dataclass(frozen=True)
 class ModuleSpec:
@@ -73,7 +88,8 @@ class ModuleSpec:
 
     ``network`` is one of ``models.module.NETWORKS`` or ``package.module:Class``. It is called with ``options`` and
     with those of ``in_channels`` C, ``num_outputs`` K and ``input_size`` N that it accepts. ``neighbours``: see
-    ``ModelSpec``.
+    ``ModelSpec``. One of whole volumes goes from (B,C,*volume) to logits (B,K,*volume) and is also given ``volume``;
+    ``input_size`` is then its longest side.
     """
 
     kind: Literal["module"] = field(default="module", kw_only=True)
@@ -83,6 +99,7 @@ class ModuleSpec:
     in_channels: int = 1
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     neighbours: int = 0
+    volume: Volume | None = None
 
     # There are no blocks for experts, and so neither fusion nor decoder.
     levels: ClassVar[tuple[Level, ...]] = ()
@@ -94,6 +111,16 @@ class ModuleSpec:
     def backbone(self) -> str:
         """The network itself."""
         return self.network
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The axes of an input behind its channels."""
+        return self.volume or (self.input_size, self.input_size)
+
+    @property
+    def input_text(self) -> str:
+        """The input in words."""
+        return f"{self.input_size} px" if self.volume is None else f"{' x '.join(map(str, self.volume))} voxels"
 
 
 NetworkSpec = ModelSpec | ModuleSpec

@@ -6,6 +6,8 @@ Free of torch, so that a command line is checked before it is imported.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from samora_pipeline.errors import UsageError
+
 Range = tuple[float, float]
 """lowest and highest value, drawn uniformly unless a docstring says otherwise"""
 
@@ -65,6 +67,30 @@ class AugmentationSettings(IntensitySettings):
     contrast: Range = (0.8, 1.2)
     brightness: Range = (0.8, 1.2)
     scheme: Literal["composed", "samed", "hsam"] = "composed"  # the other two: ``slices.released``
+
+
+@dataclass(frozen=True)
+class VolumeAugmentationSettings(AugmentationSettings):
+    """Labelled volumes. All of it is ours.
+
+    ``rotation`` turns within the slices and ``tilt`` about their rows and columns, degrees either way: most volumes are
+    thin, and what is tilted far leaves them. ``flip`` is the probability for each axis, where the plan allows flips.
+    ``translation``: a share of the volume either way along each axis.
+
+    Raises:
+        UsageError: ``E-SET-06`` what exists for slices alone.
+    """
+
+    flip: float = 0.0
+    elastic: float = 0.0
+    tilt: float = 5.0
+    translation: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.elastic or self.scheme != "composed":
+            found = f"elastic={self.elastic:g}, scheme={self.scheme}"
+            fix = "the same command without them, or with UNetTrainer"
+            raise UsageError("E-SET-06", found=found, expected="elastic=0, scheme=composed", fix=fix)
 
 
 @dataclass(frozen=True)

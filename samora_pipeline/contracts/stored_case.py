@@ -28,7 +28,7 @@ class SliceGeometry:
     permutation: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
     spacing: tuple[float, float, float]
-    """mm between slices, rows and columns"""
+    """mm between slices, rows and columns; lengths without a unit where the spacing is not known"""
 
 
 @dataclass(frozen=True)

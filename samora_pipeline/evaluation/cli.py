@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, run, say
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, Summary
-from samora_pipeline.errors import UsageError
+from samora_pipeline.errors import SamoraError, UsageError
 
 _EPILOG = """Two protocols are always computed. physical: distances in mm, absent organs left out and counted, a
 missed organ has Dice 0. sam_family: voxels and the empty-mask rules of the TransUNet, SAMed and H-SAM code, which
@@ -20,6 +20,8 @@ the tables of the SAMora paper follow.
 """
 
 _SUBSET_FILE = "summary_subset.json"
+_FAILURES_FILE = "failures.evaluation.json"
+"""beside failures.json, which samora_predict leaves in the same folder"""
 
 
 def build_parser() -> CommandParser:
@@ -69,18 +71,24 @@ def build_parser() -> CommandParser:
     return parser
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
-    """Score, print the tables, write summary.json and the CSV."""
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Score, print the tables, write summary.json and the CSV; return the exit code: 3 when cases were skipped."""
     _check(arguments)
+    from samora_pipeline.contracts.failures import Failure, printable, write_failures
     from samora_pipeline.contracts.run import SUMMARY_FILE
     from samora_pipeline.evaluation.tables import render, write_summary
 
     folder = _folder(arguments)
     output = arguments.output or folder / (_SUBSET_FILE if arguments.subset else SUMMARY_FILE)
-    summary = _summary(arguments, folder)
+    failed: dict[str, SamoraError] = {}
+    summary = _summary(arguments, folder, failed)
     table = write_summary(summary, output)
+    write_failures({name: Failure.of(name, error) for name, error in failed.items()}, output.with_name(_FAILURES_FILE))
     say(render(summary))
+    for name, error in failed.items():
+        say(f"failed: {printable(name)}: {error.code} {error.what} ({error.found})")
     say(f"\nwritten: {output}, {table}")
+    return EXIT_FAILED_CASES if failed else EXIT_OK
 
 
 def scored(arguments: argparse.Namespace) -> Summary:
@@ -130,7 +138,7 @@ def _subset(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _summary(arguments: argparse.Namespace, folder: Path) -> Summary:
+def _summary(arguments: argparse.Namespace, folder: Path, failed: dict[str, SamoraError] | None = None) -> Summary:
     from samora_pipeline.evaluation.summary import named_labels, score_folder, sum_up_folds
 
     if arguments.folds:
@@ -146,6 +154,7 @@ def _summary(arguments: argparse.Namespace, folder: Path) -> Summary:
         convention=arguments.convention,
         metrics=tuple(arguments.metrics),
         subset=_subset(arguments.subset),
+        failed=failed,
     )
 
 

@@ -1,10 +1,11 @@
 """From files to scores: one case, or a folder of predictions against a folder of references."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,13 +15,12 @@ from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.evaluation.metric import label_key, physical, sam_family, scored_metrics
 from samora_pipeline.evaluation.metrics import measure
 from samora_pipeline.evaluation.surfaces import Labels
-from samora_pipeline.imaging.files import READABLE, read_volume, stem
-from samora_pipeline.imaging.pictures import read_picture
-from samora_pipeline.imaging.volume import Volume, label_array
+from samora_pipeline.imaging.files import read_grid, read_volume, stem
+from samora_pipeline.imaging.inputs import IMAGE_ENDINGS, case_name, fault_of_name, walk
+from samora_pipeline.imaging.pictures import is_picture, read_picture
+from samora_pipeline.imaging.volume import Volume, label_array, on_grid_of
 from samora_pipeline.parallel import map_cases
 from samora_pipeline.registry import shortened, suggestion
-
-_PICTURE = ".png"
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,23 @@ class Rules:
     metrics: tuple[str, ...] = ()
 
 
+class CaseFiles(NamedTuple):
+    """Reference and prediction of a case, and its name; without one it is called after the file of the reference."""
+
+    reference: Path
+    prediction: Path
+    name: str = ""
+
+    @property
+    def case(self) -> str:
+        """The name of the case."""
+        return self.name or stem(self.reference)
+
+
+Files = CaseFiles | tuple[Path, Path]
+"""(reference, prediction), with a name of the case or without"""
+
+
 @dataclass(frozen=True)
 class CaseScores:
     """One case under both protocols."""
@@ -45,19 +62,28 @@ class CaseScores:
     sam_family: SamFamilyCase
 
 
-def score_case(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
-    """Score (reference, prediction); case and patient are named after the reference file.
+def score_case(rules: Rules, files: Files) -> CaseScores:
+    """Score (reference, prediction); case and patient have one name.
+
+    A prediction in another order of axes than its reference is reordered, where both headers say where voxels lie.
 
     Raises:
-        DataError: ``E-EVAL-02`` for grids that differ, ``E-EVAL-03`` for label values that are not declared, and
-            whatever reading the two files raises.
+        DataError: ``E-EVAL-02`` for grids that differ, ``E-EVAL-03`` for label values that are not declared,
+            ``E-GEO-03`` for a reference without spacing where distances are in mm, ``E-CASE-02`` for a name that
+            cannot be recorded, and whatever reading raises.
     """
-    (reference_path, prediction_path), (reference, prediction) = files, map(_read, files)
-    if not prediction.grid.matches(reference.grid):
+    named = CaseFiles(*files)
+    if fault := fault_of_name(named.case):
+        raise fault
+    reference_path, prediction_path, _ = named
+    reference, prediction = _read(reference_path), _read(prediction_path)
+    try:
+        prediction = on_grid_of(reference, prediction)
+    except DataError as error:
         sizes, expected = prediction.grid.shape, reference.grid.shape
         apart = f"corners up to {prediction.grid.corner_distance(reference.grid):.3g} mm apart"
         found = f"shape {sizes}, reference {expected}" if sizes != expected else apart
-        raise DataError("E-EVAL-02", prediction=prediction, reference=reference, found=found)
+        raise DataError("E-EVAL-02", prediction=prediction, reference=reference, found=found) from error
     truth, guess, labels = label_array(reference), label_array(prediction), rules.labels
     _check_values(truth, labels.values, reference_path)
     _check_values(guess, labels.values - {labels.ignore}, prediction_path)
@@ -65,8 +91,11 @@ def score_case(rules: Rules, files: tuple[Path, Path]) -> CaseScores:
     surfels = rules.convention == "deepmind"
     measured = {label_key(one.values): one for one in measure(truth, guess, organs, labels.ignore, surfels=surfels)}
     spacing = reference.grid.spacing if rules.spacing_known else (1.0, 1.0, 1.0)
+    if spacing is None:
+        why, found = "distances are asked for in mm", str(reference_path)
+        raise DataError("E-GEO-03", path=reference_path, why=why, otherwise="", found=found)
     diagonal = math.hypot(*(size * step for size, step in zip(truth.shape, spacing, strict=True)))
-    case, metrics = stem(reference_path), scored_metrics(rules.metrics)
+    case, metrics = named.case, scored_metrics(rules.metrics)
     score = partial(physical, diagonal=diagonal, convention=rules.convention, metrics=metrics)
     scores = {key: score(organ, spacing, rules.tolerance) for key, organ in measured.items()}
     return CaseScores(
@@ -82,12 +111,12 @@ def pair_files(
     cases: Collection[str] | None = None,
     *,
     named: bool = False,
-) -> tuple[list[tuple[Path, Path]], tuple[str, ...]]:
+) -> tuple[list[CaseFiles], tuple[str, ...]]:
     """Match the files of two folders by case name; ``cases`` are those to be scored (None: every reference).
 
-    Files with ``file_ending`` are taken; in a folder that has none of them (or with None) any readable volume. Returned
-    are (reference, prediction) pairs, and the names of the predictions that have no reference. ``named``: the cases
-    were typed by their names.
+    Both are walked, and cases named, as the input of a prediction is (``imaging.inputs``). Files with ``file_ending``
+    are taken; in a folder that has none of them (or with None) any readable image. Returned are the pairs, and the
+    names of the predictions that have no reference. ``named``: the cases were typed by their names.
 
     Raises:
         DataError: ``E-EVAL-01`` when there is no reference, or when a case lacks one of its files (all are named);
@@ -96,7 +125,7 @@ def pair_files(
     """
     known, present = _by_case(references, file_ending), _by_case(predictions, file_ending)
     if not known:
-        found = f"no file with the ending {' or '.join(READABLE)}"
+        found = f"no file with the ending {' or '.join(IMAGE_ENDINGS)}"
         raise DataError("E-EVAL-01", f"there is no reference to score against in {references}", found=found)
     wanted = list(known) if cases is None else sorted(cases)
     if named and (strange := [case for case in wanted if case not in known]):
@@ -106,45 +135,71 @@ def pair_files(
             lacking = f"{len(missing)} of {len(wanted)} cases have no {what} in {folder}"
             raise DataError("E-EVAL-01", lacking, found=f"missing: {shortened(missing)}")
     surplus = tuple(path.name for case, path in present.items() if case not in wanted)
-    return [(known[case], present[case]) for case in wanted], surplus
+    return [CaseFiles(known[case], present[case], case) for case in wanted], surplus
 
 
-def label_values(files: Sequence[tuple[Path, Path]], processes: int = 1) -> set[int]:
-    """The label values other than 0 that occur in any of (reference, prediction) pairs."""
-    outcomes = map_cases(_values, [(stem(pair[0]), pair) for pair in files], processes, "reading label values")
-    if faults := [(outcome.name, outcome.error) for outcome in outcomes if outcome.error is not None]:
-        raise _unscorable(faults, len(files))
+def label_values(files: Sequence[Files], processes: int = 1) -> set[int]:
+    """The label values other than 0 that occur in any of (reference, prediction) pairs that can be read.
+
+    Raises:
+        DataError: ``E-EVAL-04`` none of them can.
+    """
+    outcomes = map_cases(_values, _items(files), processes, "reading label values")
+    faults = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}
+    if len(faults) == len(files):
+        raise unscorable(faults, len(files))
     return {value for outcome in outcomes for value in outcome.result or ()}
 
 
+def states_spacing(path: Path) -> bool:
+    """Whether a label map states the size of its voxels; True where that cannot be read, which scoring then tells."""
+    try:
+        grid = read_picture(path, label=True).grid if is_picture(path) else read_grid(path)
+    except DataError:
+        return True
+    return grid.spacing is not None
+
+
 def _read(path: Path) -> Volume:
-    return read_picture(path, label=True) if path.name.lower().endswith(_PICTURE) else read_volume(path)
+    return read_picture(path, label=True) if is_picture(path) else read_volume(path)
 
 
-def _values(files: tuple[Path, Path]) -> set[int]:
-    return {int(value) for path in files for value in np.unique(label_array(_read(path)))} - {0}
+def _values(files: Files) -> set[int]:
+    return {int(value) for path in files[:2] for value in np.unique(label_array(_read(path)))} - {0}
 
 
-def _unscorable(faults: Sequence[tuple[str, SamoraError]], total: int) -> DataError:
-    found = shortened((f"\n    {name}: {error.what} ({error.found})" for name, error in faults), "")
+def _items(files: Sequence[Files]) -> list[tuple[str, CaseFiles]]:
+    named = [CaseFiles(*pair) for pair in files]
+    return [(pair.case, pair) for pair in named]
+
+
+def unscorable(faults: Mapping[str, SamoraError], total: int) -> DataError:
+    """The error for cases that cannot be scored, of ``total``."""
+    found = shortened((f"\n    {name}: {error.what} ({error.found})" for name, error in faults.items()), "")
     return DataError("E-EVAL-04", number=len(faults), number2=total, found=found)
 
 
 def score_files(
-    files: Sequence[tuple[Path, Path]],
+    files: Sequence[Files],
     rules: Rules,
     patients: Mapping[str, str] | None = None,
     fold: str | None = None,
     processes: int = 1,
+    failed: MutableMapping[str, SamoraError] | None = None,
 ) -> list[CaseScores]:
     """Score (reference, prediction) pairs; ``patients`` maps a case to its patient where they differ.
+
+    ``failed`` takes the cases that cannot be scored, with their faults; None: such a case stops all.
 
     Raises:
         DataError: ``E-EVAL-04`` naming every case that cannot be scored, with its fault.
     """
-    outcomes = map_cases(partial(score_case, rules), [(stem(pair[0]), pair) for pair in files], processes, "scoring")
-    if faults := [(outcome.name, outcome.error) for outcome in outcomes if outcome.error is not None]:
-        raise _unscorable(faults, len(files))
+    outcomes = map_cases(partial(score_case, rules), _items(files), processes, "scoring")
+    faults = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}
+    if faults and (failed is None or len(faults) == len(files)):
+        raise unscorable(faults, len(files))
+    if failed is not None:
+        failed.update(faults)
     known = patients or {}
     return [
         replace(one, physical=replace(one.physical, patient=known.get(one.physical.case, one.physical.case), fold=fold))
@@ -154,11 +209,11 @@ def score_files(
 
 
 def _by_case(folder: Path, file_ending: str | None) -> dict[str, Path]:
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    own = [path for path in files if file_ending and path.name.endswith(file_ending)]
+    named = {path: case_name(folder, content.folder, stem(path)) for content in walk(folder) for path in content.images}
+    own = [path for path in named if file_ending and path.name.endswith(file_ending)]
     found: dict[str, Path] = {}
-    for path in own or [path for path in files if path.name.endswith((*READABLE, _PICTURE))]:
-        case = stem(path)
+    for path in sorted(own or named, key=lambda path: (named[path], path)):
+        case = named[path]
         if case in found:
             raise DataError("E-EVAL-06", folder=folder, case=case, found=f"{found[case].name}, {path.name}")
         found[case] = path

@@ -6,7 +6,7 @@ of the fold they validate, gives the warnings and the cases to be scored.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +14,22 @@ import numpy as np
 
 from samora_pipeline.contracts import scores as schema
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset_json, read_samora_json
+from samora_pipeline.contracts.failures import printable
 from samora_pipeline.contracts.json_io import parse, read_json, read_object
 from samora_pipeline.contracts.labels import BACKGROUND, IGNORE, LabelScheme, label_scheme
 from samora_pipeline.contracts.run import CONFIG_FILE, PHANTOM_FLAG, SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.run_reader import read_run_config
-from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.evaluation.metric import FIXED, count, label_key, physical_mean, sam_family_mean, scored_metrics
-from samora_pipeline.evaluation.scoring import CaseScores, Rules, label_values, pair_files, score_files
+from samora_pipeline.evaluation.scoring import (
+    CaseScores,
+    Files,
+    Rules,
+    label_values,
+    pair_files,
+    score_files,
+    states_spacing,
+)
 from samora_pipeline.evaluation.significance import Resampler, resampler
 from samora_pipeline.registry import shortened
 
@@ -86,13 +95,16 @@ def score_folder(
     convention: schema.Convention = "medpy",
     metrics: tuple[str, ...] = (),
     subset: tuple[str, ...] | None = None,
+    failed: MutableMapping[str, SamoraError] | None = None,
 ) -> schema.Summary:
     """Score every reference, or, in a fold's validation folder, the cases of that fold; nothing is written.
 
     ``labels`` is a dataset.json or the scheme itself; by default dataset.json is looked for beside ``references``, in
     it, and in ``predictions`` (where nnU-Net leaves a copy); where there is none, each value that occurs is a label by
     itself, called ``1``, ``2``, ... ``tolerance`` of the NSD is in mm. ``metrics`` names more metrics than the
-    registered ones, as ``package.module:Class``. ``subset`` names the only cases to be scored.
+    registered ones, as ``package.module:Class``. ``subset`` names the only cases to be scored. ``failed`` takes the
+    cases that cannot be scored, which the summary then names; None: such a case stops all. Distances are in voxels
+    where a reference states no spacing.
 
     Raises:
         UsageError: ``E-EVAL-08`` for a folder that is not there, ``E-NAME-01`` for a name that leads to no metric.
@@ -110,14 +122,16 @@ def score_folder(
     files, unscored = pair_files(references, predictions, file_ending, wanted, named=subset is not None)
     if scheme is None:
         scheme = value_scheme(files, processes)
-    rules = Rules(scheme, tolerance, ours.spacing_known, convention, metrics)
-    cases = score_files(files, rules, ours.patients, config.fold if config else None, processes)
-    warnings = [PHANTOM_FLAG] * ours.phantom + list(config.warnings if config else _recorded_flags(predictions))
+    known = ours.spacing_known and all(states_spacing(pair.reference) for pair in files)
+    rules = Rules(scheme, tolerance, known, convention, metrics)
+    cases = score_files(files, rules, ours.patients, config.fold if config else None, processes, failed)
+    warnings = [f"NOT SCORED: {shortened(map(printable, sorted(failed)))}"] if failed else []
+    warnings += [PHANTOM_FLAG] * ours.phantom + list(config.warnings if config else _recorded_flags(predictions))
     return summarize(
         cases,
         label_names(scheme),
         tolerance=tolerance,
-        distance_unit="mm" if ours.spacing_known else "voxel",
+        distance_unit="mm" if known else "voxel",
         convention=convention,
         warnings=tuple(dict.fromkeys(warnings)),
         unscored=() if subset else unscored,
@@ -125,7 +139,7 @@ def score_folder(
     )
 
 
-def value_scheme(files: Sequence[tuple[Path, Path]], processes: int = 1) -> LabelScheme:
+def value_scheme(files: Sequence[Files], processes: int = 1) -> LabelScheme:
     """The scheme of label maps that nothing describes: every value but 0 in any of the files, named by itself.
 
     Raises:

@@ -8,6 +8,7 @@ Shape legend: X, Y columns and rows; Z slices in the order of their positions al
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from samora_pipeline.contracts.label_table import LabelEntry, LabelTable
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import atomic_path
 from samora_pipeline.imaging.dicom import find_series, is_dicom, read_series
-from samora_pipeline.imaging.volume import Volume, require_same_grid
+from samora_pipeline.imaging.volume import Volume, label_array, on_grid_of
 from samora_pipeline.reproducibility import snapshot
 
 _SERIES_NUMBER = 900
@@ -33,21 +34,24 @@ def write_dicom_seg(path: Path, label: Volume, labels: npt.NDArray[np.uint8], ta
     Raises:
         AssetError: ``E-SEG-04`` without highdicom.
         DataError: ``E-SEG-05``, ``E-SEG-06`` nothing is segmented, ``E-GEO-..`` another grid than the series,
-            ``E-SER-..`` an incomplete series.
+            ``E-SER-..`` an incomplete series, ``E-GEO-03`` one that does not state its spacing.
     """
     highdicom = extra_module("highdicom")
     series = find_series([path for path in sorted(scan.glob("*")) if path.is_file() and is_dicom(path)])
     if len(series) != 1:
         raise DataError("E-SEG-05", found=f"{len(series)} series in {scan}")
     files = series[0].paths
-    require_same_grid(read_series(files), label)
+    series_volume = read_series(files)
+    labels = label_array(on_grid_of(series_volume, replace(label, array=labels)))
+    if (spacing := series_volume.grid.spacing) is None:
+        raise DataError("E-GEO-03", path=files[0], why="a DICOM SEG states it", otherwise="", found=str(scan))
     occurring = [entry for entry in table if (labels == entry.value).any()]
     if not occurring:
         raise DataError("E-SEG-06", label=label, found=f"background alone in {label.path}")
     numbers = np.zeros(256, dtype=np.uint8)
     numbers[[entry.value for entry in occurring]] = range(1, len(occurring) + 1)
     segmentation = highdicom.seg.Segmentation(
-        source_images=_in_order(files, label.grid.spacing[2]),
+        source_images=_in_order(files, spacing[2]),
         pixel_array=numbers[labels].transpose(2, 1, 0),
         segmentation_type="BINARY",
         segment_descriptions=[_description(number, entry) for number, entry in enumerate(occurring, start=1)],

@@ -16,20 +16,30 @@ from scipy.ndimage import find_objects
 
 from samora_pipeline.contracts.anatomy_codes import anatomy_code
 from samora_pipeline.contracts.dataset import read_dataset_json
+from samora_pipeline.contracts.failures import FAILURES_FILE, Failure, printable, write_failures
 from samora_pipeline.contracts.label_table import LabelTable, label_table
 from samora_pipeline.contracts.run import CONFIG_FILE
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.files import write_bytes, write_text
 from samora_pipeline.handover import dicom_seg
-from samora_pipeline.imaging.files import NIFTI_ENDINGS, READABLE, read_label_names, read_volume, stem, write_labels
+from samora_pipeline.imaging.files import (
+    NIFTI_ENDINGS,
+    READABLE,
+    SEGMENTATION_ENDING,
+    read_label_names,
+    read_volume,
+    stem,
+    write_labels,
+)
+from samora_pipeline.imaging.inputs import fault_of_name
 from samora_pipeline.imaging.volume import Grid, label_array
 from samora_pipeline.inference.probabilities import UNCERTAINTY
 from samora_pipeline.inference.runs import named_run
 from samora_pipeline.registry import shortened
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
-_SEG_NRRD = ".seg.nrrd"
+_SEG_NRRD = SEGMENTATION_ENDING
 _TERMINOLOGY = "Segmentation category and type - 3D Slicer General Anatomy list"
 _ANATOMY = "Anatomic codes - DICOM master list"
 
@@ -83,14 +93,20 @@ def export_labels(
         found = shortened(present)
         raise DataError("E-OUT-04", number=len(present), found=found)
     failed: dict[str, SamoraError] = {}
+    written = []
     for file, target in targets.items():
         try:
+            if fault := fault_of_name(file.name):
+                raise fault
             _write(file, target, form, scan, _table_of(file, model, results))
         except DataError as error:
-            failed[file.name] = error
+            failed[printable(file.name)] = error
             continue
         report(str(target))
-    return [target for file, target in targets.items() if file.name not in failed], failed
+        written.append(target)
+    if written or len(failed) > 1:
+        write_failures({name: Failure.of(name, error) for name, error in failed.items()}, output / FAILURES_FILE)
+    return written, failed
 
 
 def _label_files(source: Path) -> list[Path]:
@@ -99,7 +115,7 @@ def _label_files(source: Path) -> list[Path]:
     Raises:
         DataError: ``E-SEG-01`` when there is none.
     """
-    found = [source] if source.is_file() else sorted(source.glob("[!.]*"))
+    found = [source] if source.is_file() else [path for path in sorted(source.glob("[!.]*")) if not path.is_dir()]
     others = () if source.is_file() else (UNCERTAINTY, _SEG_NRRD)
     files = [path for path in found if path.name.lower().endswith(READABLE) and not path.name.endswith(others)]
     if not files:

@@ -5,12 +5,13 @@ errors here; SimpleITK, for one, returns such volumes without a word. Readers ra
 without knowing the file; ``reading`` adds its path and the fix.
 """
 
+import errno
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from samora_pipeline.errors import DataError
+from samora_pipeline.errors import DataError, SamoraError
 
 MAX_BYTES = 8 << 30
 """Largest decoded volume; beyond it a header is taken to be wrong."""
@@ -40,19 +41,34 @@ def reading(path: Path, *damage: type[Exception]) -> Iterator[None]:
 
     Raises:
         DataError: ``E-IMG-01`` no such file, ``E-IMG-02`` truncated or damaged, ``E-IMG-03`` a header or pixels that
-            cannot be used.
+            cannot be used, ``E-IMG-07`` a file that the system does not let read, or a link that leads nowhere.
     """
-    if not path.is_file():
-        raise DataError("E-IMG-01", path=path, found=f"no file {path}", expected="an image file", fix="")
     damages: tuple[type[Exception], ...] = (DamagedError, zlib.error, *damage)
     try:
+        if not path.is_file():
+            raise _no_file(path)
         yield
+    except (SamoraError, MemoryError):
+        raise
     except HeaderError as error:
         raise DataError("E-IMG-03", path=path, found=f"{error} ({path})", expected=error.expected) from error
-    except damages as error:
+    except Exception as error:
+        # Decoders raise OSError for what they cannot make sense of; the system's own errors are numbered.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise DataError("E-IMG-07", path=path, found=f"{error.strerror} ({path})") from error
+        if not isinstance(error, damages):
+            raise
         # ITK tells the cause in its last line.
         cause = "".join(str(error).strip().splitlines()[-1:])
         raise DataError("E-IMG-02", path=path, found=f"{cause} ({path})") from error
+
+
+def _no_file(path: Path) -> DataError:
+    if path.exists():
+        return DataError("E-IMG-07", path=path, found=f"not a regular file ({path})")
+    if path.is_symlink():
+        return DataError("E-IMG-07", path=path, found=f"a link to {path.readlink()}, which is not there ({path})")
+    return DataError("E-IMG-01", path=path, found=f"no file {path}", expected="an image file", fix="")
 
 
 def check_claim(claimed: int, available: int = MAX_BYTES, compressed: bool = False) -> None:

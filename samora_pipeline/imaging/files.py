@@ -1,9 +1,6 @@
-"""Reading and writing of volumes by the ending of their file; the only importer of nibabel.
+"""Reading and writing of volumes by the ending of their file: NIfTI (``nifti``), NRRD and MetaImage (``itk_files``).
 
-NIfTI goes through nibabel's header with a full checked read of the bytes, NRRD and MetaImage through ``itk_files``.
-
-Orientation of NIfTI: the sform where its code is set, else the qform, else the voxel sizes (taken as LAS). Where two
-of them disagree the volume carries a warning.
+Only here and in ``nifti`` is nibabel.
 
 Names and colours of labels stand in the XML extension of Connectome Workbench (NIfTI code 30, "caret"). Readers that do
 not know it pass over it, as the format demands. TotalSegmentator's files carry the same XML.
@@ -11,7 +8,6 @@ not know it pass over it, as the format demands. TotalSegmentator's files carry 
 
 import gzip
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,15 +16,14 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.volumeutils import apply_read_scaling
 
 from samora_pipeline.contracts.label_table import LabelEntry, LabelTable
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import write_bytes
-from samora_pipeline.imaging.byte_checks import GZIP_MAGIC, DamagedError, HeaderError, check_claim, inflate, reading
-from samora_pipeline.imaging.itk_files import META_ENDINGS, NRRD_ENDINGS, read_itk, write_itk
-from samora_pipeline.imaging.volume import GRID_TOLERANCE, Grid, Volume, make_grid
+from samora_pipeline.imaging.byte_checks import reading
+from samora_pipeline.imaging.itk_files import META_ENDINGS, NRRD_ENDINGS, read_itk, read_itk_grid, write_itk
+from samora_pipeline.imaging.nifti import NO_SPACING, read_nifti, read_nifti_grid
+from samora_pipeline.imaging.volume import Grid, Volume
 
 _CARET = 30
 # Beyond this it is no table of at most 255 names.
@@ -42,6 +37,9 @@ def read_label_names(path: Path) -> LabelTable:
         DataError: ``E-LABEL-13`` for a table that cannot be understood; ``E-IMG-02`` for a file without a header.
     """
     with reading(path, ImageFileError, OSError, EOFError, ValueError):
+        with path.open("rb") as stream:
+            # nibabel takes a file that the system does not let read for an empty one.
+            stream.read(1)
         extensions = nibabel.load(path).header.extensions
     for extension in extensions:
         # nibabel before 5.3 knows get_content alone, later ones refuse it for codes that they do not interpret.
@@ -85,18 +83,16 @@ def _entry(label: ElementTree.Element) -> LabelEntry:
 
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+SEGMENTATION_ENDING = ".seg.nrrd"
+"""segmentations of 3D Slicer: the ending of label maps, never of scans"""
 READABLE = NIFTI_ENDINGS + NRRD_ENDINGS + META_ENDINGS
 WRITABLE = (*NIFTI_ENDINGS, ".nrrd", ".mha")
 
-_HEADERS = {
-    size.to_bytes(4, order): kind
-    for order in ("little", "big")
-    for size, kind in ((348, nibabel.Nifti1Header), (540, nibabel.Nifti2Header))
-}
-_MAGIC = (b"n+1", b"n+2", b"ni1", b"ni2")
-_GZIP_LEVEL, _GZIP_WINDOW = 3, 31
+_GZIP_LEVEL = 3
 # cos of the angle between two axes: 0.01 is half a degree, more than rounding of a header gives.
 _SHEAR = 0.01
+# A thousandth of the voxels that electron microscopes make, in mm.
+_SHORTEST = 1e-9
 # Types that NIfTI has no everyday code for, and what holds their values.
 _STORED = {"f2": "f4", "f8": "f4", "i8": "i4", "u8": "u4"}
 
@@ -109,14 +105,23 @@ def read_volume(path: Path) -> Volume:
 
     Raises:
         DataError: ``E-IMG-01`` missing or of an unknown format, ``E-IMG-02`` truncated or damaged, ``E-IMG-03``
-            unusable header, ``E-IMG-04`` unusable affine.
+            unusable header, ``E-IMG-04`` unusable affine, ``E-IMG-07`` not to be read.
     """
     if not path.name.lower().endswith(READABLE) and path.is_file():
         raise unknown_format(path, READABLE)
     with reading(path, RuntimeError):
-        volume = _read_nifti(path) if path.name.lower().endswith(NIFTI_ENDINGS) else read_itk(path)
+        volume = read_nifti(path) if path.name.lower().endswith(NIFTI_ENDINGS) else read_itk(path)
     _check_affine(path, volume.grid)
     return volume
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of a volume from its header alone; whether its voxels are there is not checked.
+
+    Raises:
+        DataError: ``E-IMG-..`` for a header that cannot be read.
+    """
+    return read_nifti_grid(path) if path.name.lower().endswith(NIFTI_ENDINGS) else read_itk_grid(path)
 
 
 def write_volume(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
@@ -130,9 +135,7 @@ def write_volume(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
     stored = array.astype(kind)
     if kind.kind in "iu" and not np.array_equal(stored, array):
         raise ValueError(f"values of {path.name} do not fit into {kind}")
-    image = _plain_image(stored, grid)
-    image.header.set_xyzt_units("mm")
-    _write(path, image, stored, grid)
+    _write(path, _plain_image(stored, grid, "mm"), stored, grid)
 
 
 def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume, names: LabelTable = ()) -> None:
@@ -153,8 +156,9 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], like: Volume, names:
 
 
 def stem(path: Path) -> str:
-    """The name of a file without the ending of its format."""
-    return next((path.name[: -len(end)] for end in READABLE if path.name.lower().endswith(end)), path.stem)
+    """The name of a file without the ending of its format; 3D Slicer's ``.seg.nrrd`` is one."""
+    endings = (SEGMENTATION_ENDING, *READABLE)
+    return next((path.name[: -len(end)] for end in endings if path.name.lower().endswith(end)), path.stem)
 
 
 def unknown_format(path: Path, endings: tuple[str, ...]) -> DataError:
@@ -162,89 +166,11 @@ def unknown_format(path: Path, endings: tuple[str, ...]) -> DataError:
     return DataError("E-IMG-01", path=path, found=str(path), expected=f"a name that ends in {', '.join(endings)}")
 
 
-def _read_nifti(path: Path) -> Volume:
-    content: bytes | bytearray = path.read_bytes()
-    compressed = content.startswith(GZIP_MAGIC)
-    if not compressed and path.name.lower().endswith(".gz"):
-        raise DamagedError(f"first bytes {content[:8]!r}, no gzip stream")
-    start = zlib.decompressobj(_GZIP_WINDOW).decompress(content, 540) if compressed else content[:540]
-    if compressed and len(start) < nibabel.Nifti1Header.sizeof_hdr:
-        raise DamagedError(f"compressed data that end after {len(start)} bytes, within the header")
-    header = _nifti_header(start)
-    shape = _nifti_shape(header)
-    dtype, offset, count = header.get_data_dtype(), int(header["vox_offset"]), math.prod(shape)
-    claimed = offset + count * dtype.itemsize
-    check_claim(claimed, len(content), compressed)
-    if compressed:
-        content = inflate(content, claimed)
-    array = np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
-    array = apply_read_scaling(array, *header.get_slope_inter())
-    array = np.asarray(array, dtype=array.dtype.newbyteorder("="))
-    affine = header.get_best_affine()
-    return Volume(array, make_grid(shape, affine), path, header, _header_doubts(header, affine))
-
-
-def _nifti_header(start: bytes) -> Any:
-    kind = _HEADERS.get(start[:4])
-    if kind is None or (start[344:347] if kind is nibabel.Nifti1Header else start[4:7]) not in _MAGIC:
-        raise HeaderError(f"first bytes {start[:8]!r}", "a NIfTI-1 or NIfTI-2 file")
-    if len(start) < kind.sizeof_hdr:
-        raise DamagedError(f"{len(start)} bytes, less than a header")
-    try:
-        header = kind(start[: kind.sizeof_hdr], check=False)
-        header.get_data_dtype()
-        header.get_slope_inter()
-    except (HeaderDataError, KeyError) as error:
-        raise HeaderError(str(error), "a NIfTI header with a known data type") from error
-    return header
-
-
-def _nifti_shape(header: Any) -> tuple[int, ...]:
-    if bytes(header["magic"]).startswith(b"ni"):
-        raise HeaderError("a header without voxels (pair of .hdr and .img)", "one .nii or .nii.gz file")
-    if header.get_data_dtype().kind not in "iuf":
-        raise HeaderError(f"voxels of type {header.get_data_dtype()}", "whole or real numbers")
-    rank, start = int(header["dim"][0]), float(header["vox_offset"])
-    shape = tuple(int(size) for size in header["dim"][1 : rank + 1]) if 1 <= rank <= 7 else ()
-    if not shape or min(shape) < 1 or not header.sizeof_hdr <= start <= 1 << 24:
-        raise HeaderError(f"sizes {shape}, voxels from byte {start:g}", "positive sizes and an offset")
-    shape = _padded(shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) > 4:
-        raise HeaderError(f"{len(shape)} dimensions {shape}", "three, or four with channels last")
-    return shape
-
-
-def _header_doubts(header: Any, affine: npt.NDArray[np.float64]) -> tuple[str, ...]:
-    coded = {name: code for name, code in (("sform", header["sform_code"]), ("qform", header["qform_code"])) if code}
-    if not coded:
-        return ("the header states no orientation; the voxel axes are taken as LAS",)
-    doubts = []
-    grid = make_grid(_padded(header.get_data_shape()), affine)
-    if len(coded) == 2:
-        distance = grid.corner_distance(make_grid(grid.shape, header.get_qform()))
-        if distance > GRID_TOLERANCE * max(min(grid.spacing), 1e-6):
-            doubts.append(f"sform and qform disagree by {distance:.3g} mm; the sform is used")
-    stated = np.abs(np.array(header["pixdim"][1:4], dtype=np.float64))
-    if not np.allclose(stated[: len(header.get_data_shape())], grid.spacing[: len(header.get_data_shape())], rtol=0.01):
-        doubts.append(f"voxel sizes {_sizes(stated)} in pixdim differ from {_sizes(grid.spacing)} in the affine used")
-    return tuple(doubts)
-
-
-def _padded(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape + (1,) * (3 - len(shape))
-
-
-def _sizes(values: Any) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
-
-
 def _check_affine(path: Path, grid: Grid) -> None:
     matrix = grid.matrix
     lengths = np.linalg.norm(matrix[:3, :3], axis=0)
     fault = ""
-    if not np.isfinite(matrix).all() or lengths.min() < 1e-6:
+    if not np.isfinite(matrix).all() or lengths.min() < _SHORTEST:
         fault = "a voxel axis of length zero, or values that are not finite"
     else:
         cosines = (matrix[:3, :3] / lengths).T @ (matrix[:3, :3] / lengths)
@@ -268,10 +194,14 @@ def _label_image(labels: npt.NDArray[np.uint8], like: Volume) -> Any:
     return kind(labels.reshape(shape, order="F"), None, header)
 
 
-def _plain_image(array: npt.NDArray[Any], grid: Grid) -> Any:
+def _plain_image(array: npt.NDArray[Any], grid: Grid, unit: str = "unknown") -> Any:
     image = nibabel.Nifti1Image(array, grid.matrix)
     image.set_sform(grid.matrix, 1)
     image.set_qform(grid.matrix, 1)
+    if grid.spacing_known:
+        image.header.set_xyzt_units(unit)
+    else:
+        image.header["descrip"] = NO_SPACING
     return image
 
 

@@ -1,11 +1,12 @@
 """NRRD and MetaImage files through SimpleITK, behind checks of sizes, compressed length, checksum and data file.
 
-SimpleITK returns truncated files without an error. Only what the checks need is parsed here; the voxels themselves come
-from SimpleITK, which counts in LPS millimetres.
+SimpleITK returns truncated files without an error, passes over the unit of lengths, and takes 1 for a spacing that is
+not stated. Only what the checks need is parsed here; the voxels themselves come from SimpleITK, which counts in LPS.
 """
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
 NRRD_ENDINGS = (".nrrd", ".nhdr")
 META_ENDINGS = (".mha", ".mhd")
 
+_LENGTHS = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 0.001, "µm": 0.001, "micron": 0.001, "nm": 1e-6}
+"""units in mm; MetaImage and NRRD name them, SimpleITK does not look"""
+_VECTOR = re.compile(r"\(([^)]*)\)")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_LIMIT = 1 << 16
 # What zlib calls a gzip stream and one of its own.
@@ -39,7 +43,7 @@ def read_itk(path: Path) -> Volume:
         DamagedError, HeaderError, RuntimeError: for ``byte_checks.reading``.
         DataError: ``E-PATH-01`` its data file lies elsewhere.
     """
-    _check_bytes(path)
+    fields = _check_bytes(path)
     image = SimpleITK.ReadImage(str(path))
     array = SimpleITK.GetArrayFromImage(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -50,7 +54,7 @@ def read_itk(path: Path) -> Volume:
     array = array.reshape(array.shape + (1,) * (3 - array.ndim))
     if array.ndim > 4 or 0 in array.shape:
         raise HeaderError(f"sizes {array.shape}", "three dimensions, or four with channels last")
-    return Volume(array, make_grid(array.shape, itk_affine(image)), path)
+    return Volume(array, _grid(path, fields, image, array.shape), path)
 
 
 def read_itk_grid(path: Path) -> Grid:
@@ -59,11 +63,49 @@ def read_itk_grid(path: Path) -> Grid:
     Raises:
         DataError: ``E-IMG-02`` for a header that cannot be read.
     """
-    with reading(path, RuntimeError):
+    with reading(path, RuntimeError), path.open("rb") as stream:
+        fields, _ = _fields(path, stream.read(_HEADER_LIMIT))
         reader = SimpleITK.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
-        return make_grid((*reader.GetSize(), 1, 1), itk_affine(reader))
+        return _grid(path, fields, reader, (*reader.GetSize(), 1, 1))
+
+
+def _grid(path: Path, fields: Mapping[str, str], image: Any, shape: tuple[int, ...]) -> Grid:
+    """The grid in mm of what SimpleITK has read; the spacing is known where the header states it."""
+    if _is_nrrd(path):
+        stated = _numbers(fields.get("spacings", ""))
+        stated += map(_length, _VECTOR.findall(fields.get("space directions", "")))
+        units = fields.get("space units") or fields.get("units", "")
+    else:
+        stated = _numbers(fields.get("elementspacing") or fields.get("elementsize", ""))
+        units = fields.get("distanceunits", "")
+    lengths = [length for length in stated if math.isfinite(length) and length > 0]
+    affine = itk_affine(image)
+    affine[:3] *= _scale(units)
+    return make_grid(shape, affine, len(lengths) >= min(3, image.GetDimension()))
+
+
+def _scale(units: str) -> float:
+    """What one of the units is in mm; without a unit lengths are mm by custom."""
+    scales = {_LENGTHS[name] for name in re.findall(r"\w+", units.lower()) if name in _LENGTHS}
+    if len(scales) > 1:
+        raise HeaderError(f"units {units}", "one unit for all lengths")
+    return scales.pop() if scales else 1.0
+
+
+def _length(vector: str) -> float:
+    return math.hypot(*_numbers(vector.replace(",", " ")))
+
+
+def _numbers(text: str) -> list[float]:
+    numbers = []
+    for word in text.split():
+        try:
+            numbers.append(float(word))
+        except ValueError:
+            numbers.append(math.nan)
+    return numbers
 
 
 def itk_affine(image: Any) -> npt.NDArray[np.float64]:
@@ -81,28 +123,35 @@ def write_itk(path: Path, array: npt.NDArray[Any], grid: Grid) -> None:
     """Write an array [X, Y, Z] atomically in the format of the path's ending."""
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose()))
     affine = _LPS_TO_RAS @ grid.matrix
-    image.SetSpacing(grid.spacing)
+    image.SetSpacing(grid.steps)
     image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / np.array(grid.spacing)).flatten().tolist())
+    image.SetDirection((affine[:3, :3] / np.array(grid.steps)).flatten().tolist())
     with atomic_path(path) as temporary:
         SimpleITK.WriteImage(image, str(temporary), useCompression=True)
 
 
-def _check_bytes(path: Path) -> None:
-    """Whether the data (attached or in one file beside; raw or compressed) are what the header claims."""
-    content = path.read_bytes()
-    nrrd = path.name.lower().endswith(NRRD_ENDINGS)
-    end = re.search(rb"\r?\n\r?\n|\Z" if nrrd else rb"ElementDataFile[^\n]*\n?", content[:_HEADER_LIMIT])
+def _is_nrrd(path: Path) -> bool:
+    return path.name.lower().endswith(NRRD_ENDINGS)
+
+
+def _fields(path: Path, content: bytes) -> tuple[dict[str, str], int]:
+    """The fields of the header, and where the header ends."""
+    end = re.search(rb"\r?\n\r?\n|\Z" if _is_nrrd(path) else rb"ElementDataFile[^\n]*\n?", content[:_HEADER_LIMIT])
     if end is None:
         raise HeaderError(f"first bytes {content[:8]!r}", "a MetaImage header with ElementDataFile")
-    fields = {
-        key.decode("latin-1").lower(): value.decode("latin-1") for key, value in _FIELD.findall(content[: end.end()])
-    }
+    found = _FIELD.findall(content[: end.end()])
+    return {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in found}, end.end()
+
+
+def _check_bytes(path: Path) -> dict[str, str]:
+    """The fields of the header, once the data (attached or in a file beside, raw or compressed) are what it claims."""
+    content, nrrd = path.read_bytes(), _is_nrrd(path)
+    fields, end = _fields(path, content)
     encoding = fields.get("encoding", "") if nrrd else fields.get("compresseddata", "false").lower()
     if encoding not in ("raw", "gzip", "gz", "true", "false"):
         raise HeaderError(f"encoding {encoding!r}", "raw or gzip")
     name = fields.get("data file") or fields.get("datafile") or fields.get("elementdatafile", "LOCAL")
-    data = content[end.end() :] if name == "LOCAL" else _read_beside(path, name)
+    data = content[end:] if name == "LOCAL" else _read_beside(path, name)
     stated = fields.get("compresseddatasize", "")
     if stated.isdigit() and 0 < int(stated) < len(data):
         data = data[: int(stated)]
@@ -110,6 +159,7 @@ def _check_bytes(path: Path) -> None:
     check_claim(claimed, len(data), compressed)
     if compressed:
         inflate(data, claimed, _NRRD_WINDOW if nrrd else _META_WINDOW)
+    return fields
 
 
 def _read_beside(path: Path, name: str) -> bytes:

@@ -1,7 +1,9 @@
-"""Pictures (PNG, TIFF) as volumes, label maps as PNG: a picture is a slice, several are a stack; only here is Pillow.
+"""Pictures (PNG, TIFF, JPEG) as volumes, label maps as PNG: a picture is a slice, several are a stack; only here is
+Pillow.
 
-A picture states no position in the patient: 1 mm stands for the unknown spacing, columns run to the patient's left and
-rows to the back, as slices are drawn. PNG carries checksums; TIFF has none, so there only missing bytes are found.
+A picture states no position in the patient and no spacing: columns run to the patient's left and rows to the back, as
+slices are drawn. Of a TIFF, a file CASE.json beside it may state the spacing, as nnU-Net keeps it: ``spacing`` in mm
+between slices, rows and columns. PNG carries checksums; TIFF and JPEG have none, so there only missing bytes are found.
 
 Shape legend: X, Y columns and rows of a picture; S slices; C channels.
 """
@@ -17,14 +19,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageSequence
 
+from samora_pipeline.contracts.dataset import CHANNEL_NAME
+from samora_pipeline.contracts.json_io import parse, read_object
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import write_bytes
 from samora_pipeline.imaging.byte_checks import HeaderError, check_claim, reading
 from samora_pipeline.imaging.volume import Volume, make_grid
 
-PICTURE_ENDINGS = (".png", ".tif", ".tiff")
+STACK_ENDINGS = (".tif", ".tiff")
+"""pictures that may hold several slices, and whose spacing may be stated beside them"""
+_LOSSY = (".jpg", ".jpeg")
+PICTURE_ENDINGS = (".png", *STACK_ENDINGS, *_LOSSY)
 
-_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+_AXES = np.array([-1.0, -1.0, 1.0])
 _SHOWN = 10
 
 Pixels = npt.NDArray[Any]
@@ -42,8 +49,9 @@ def read_picture(path: Path, label: bool = False) -> Volume:
     colour.
 
     Raises:
-        DataError: ``E-IMG-01`` missing, ``E-IMG-02`` damaged, ``E-IMG-03`` see-through pixels, coloured labels, pages
-            of different sizes or a kind of pixel that is not read.
+        DataError: ``E-IMG-01`` missing, ``E-IMG-02`` damaged, ``E-IMG-03`` see-through pixels, coloured labels, labels
+            in a lossy format, pages of different sizes or a kind of pixel that is not read; ``E-JSON-..`` a damaged
+            file with the spacing.
     """
     return _volume(path, _pages(path, label))
 
@@ -122,15 +130,34 @@ def order_slices(paths: Sequence[Path]) -> list[Path]:
 def _volume(path: Path, slices: Sequence[Pixels]) -> Volume:
     # [S, rows, columns, ...] to [X, Y, S, ...]
     array = np.moveaxis(np.stack(slices), 0, 2).swapaxes(0, 1)
-    return Volume(array, make_grid(array.shape, _AFFINE), path)
+    spacing = _stated_spacing(path) if path.name.lower().endswith(STACK_ENDINGS) else None
+    affine = np.diag([*(_AXES * (spacing or (1.0, 1.0, 1.0))), 1.0])
+    return Volume(array, make_grid(array.shape, affine, spacing is not None), path)
+
+
+def _stated_spacing(path: Path) -> tuple[float, float, float] | None:
+    """The spacing (x, y, z) that nnU-Net keeps in CASE.json, of an image CASE_0000.tif and of a label map CASE.tif."""
+    match = CHANNEL_NAME.match(path.stem)
+    for name in dict.fromkeys((path.stem, match["case"] if match else path.stem)):
+        if (beside := path.with_name(f"{name}.json")).is_file():
+            stated = read_object(beside)
+            plain = stated.get("spacing") if isinstance(stated, dict) else None
+            z, y, x = parse(tuple[float, float, float], plain, f"{beside}.spacing")
+            if min(x, y, z) <= 0:
+                raise DataError("E-JSON-03", where=f"{beside}.spacing", found=str(plain), expected="lengths in mm")
+            return (x, y, z)
+    return None
 
 
 def _pages(path: Path, label: bool) -> list[Pixels]:
     """All pages as arrays [rows, columns] or [rows, columns, 3]."""
     with (
-        reading(path, OSError, SyntaxError, ValueError, Image.DecompressionBombError),
-        Image.open(path, formats=("PNG", "TIFF")) as picture,
+        # There is hardly an error that Pillow does not raise on damaged files.
+        reading(path, Exception),
+        Image.open(path, formats=("PNG", "TIFF", "JPEG")) as picture,
     ):
+        if label and path.name.lower().endswith(_LOSSY):
+            raise HeaderError("labels in JPEG, which changes values", "PNG or TIFF")
         check_claim(picture.width * picture.height * getattr(picture, "n_frames", 1))
         pages = [_pixels(page, label) for page in ImageSequence.Iterator(picture)]
         if len({page.shape for page in pages}) > 1:

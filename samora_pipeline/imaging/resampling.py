@@ -63,7 +63,7 @@ class InPlaneMap:
         network's input of ``input_size`` pixels a side.
 
         Raises:
-            DataError: ``E-PLAN-14`` the plan's pixels are so small that a slice has too many of them.
+            DataError: ``E-PLAN-16`` the plan's pixels are so small that a slice has too many of them.
         """
         if plans.in_plane.value == "shrink_and_pad":
             return cls(*_shrinking_maps((rows, cols), spacing, plans, input_size))
@@ -238,7 +238,7 @@ def _axis_map(source: int, spacing: float, plans: Plans, input_size: int) -> Axi
 def _bounded(pixels: float) -> int:
     """Whole pixels along a side, refused where they are so many that the operators would not fit into memory."""
     if not pixels <= LARGEST_SIDE:
-        raise DataError("E-PLAN-14", largest=LARGEST_SIDE, found=f"{pixels:.3g} pixels")
+        raise DataError("E-PLAN-16", largest=LARGEST_SIDE, found=f"{pixels:.3g} pixels")
     return max(1, round(pixels))
 
 

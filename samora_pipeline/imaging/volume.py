@@ -8,7 +8,7 @@ axes of a digest: upwards, to the back, to the left. Affines map voxel indices t
 
 import hashlib
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,6 +22,8 @@ from samora_pipeline.imaging.intensity import fits_int16
 
 # A twentieth of the finest voxel edge: above the rounding of headers, below any shift that would move a label.
 GRID_TOLERANCE = 0.05
+# Scaling by a header (0 and 255 times 1/255) leaves rounding of this order in label values.
+_WHOLE = 3e-5
 
 _POSITIVE = "RAS"
 _NEGATIVE = "LPI"
@@ -29,10 +31,14 @@ _NEGATIVE = "LPI"
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of a volume lie: ``shape`` (X, Y, Z) and ``affine`` (4 x 4, voxel to RAS mm)."""
+    """Where the voxels of a volume lie: ``shape`` (X, Y, Z) and ``affine`` (4 x 4, voxel to RAS mm).
+
+    Without ``spacing_known`` the affine tells directions alone: its lengths are voxels, not mm.
+    """
 
     shape: tuple[int, int, int]
     affine: Affine
+    spacing_known: bool = True
 
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
@@ -40,15 +46,20 @@ class Grid:
         return np.array(self.affine, dtype=np.float64)
 
     @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Edge lengths of a voxel in mm along the raw axes."""
+    def spacing(self) -> tuple[float, float, float] | None:
+        """Edge lengths of a voxel in mm along the raw axes; None where nothing states them."""
+        return self.steps if self.spacing_known else None
+
+    @property
+    def steps(self) -> tuple[float, float, float]:
+        """Lengths of the affine's columns: the spacing in mm, or lengths without a unit where it is not known."""
         x, y, z = np.linalg.norm(self.matrix[:3, :3], axis=0).tolist()
         return (x, y, z)
 
     @property
     def axes(self) -> str:
         """The anatomical direction in which each raw index grows, e.g. ``LAS`` (nearest directions when oblique)."""
-        directions = self.matrix[:3, :3] / np.asarray(self.spacing)
+        directions = self.matrix[:3, :3] / np.asarray(self.steps)
         # The best of the six assignments, not the largest entry per column: two columns may point to one direction.
         world = max(itertools.permutations(range(3)), key=lambda order: sum(abs(directions[order, (0, 1, 2)])))
         return "".join(
@@ -63,7 +74,7 @@ class Grid:
 
     def matches(self, other: Self, tolerance: float = GRID_TOLERANCE) -> bool:
         """Whether shapes are equal and no corner is off by more than ``tolerance`` times the finest voxel edge."""
-        return self.shape == other.shape and self.corner_distance(other) <= tolerance * min(self.spacing)
+        return self.shape == other.shape and self.corner_distance(other) <= tolerance * min(self.steps)
 
 
 @dataclass(frozen=True)
@@ -87,10 +98,10 @@ class Volume:
         return int(self.array.size - np.count_nonzero(np.isfinite(self.array)))
 
 
-def make_grid(shape: tuple[int, ...], affine: npt.NDArray[np.floating[Any]]) -> Grid:
+def make_grid(shape: tuple[int, ...], affine: npt.NDArray[np.floating[Any]], spacing_known: bool = True) -> Grid:
     """Build a grid from the first three sizes of ``shape`` and an affine [4, 4]."""
     x, y, z = (int(size) for size in shape[:3])
-    return Grid((x, y, z), tuple(tuple(float(value) for value in row) for row in affine))
+    return Grid((x, y, z), tuple(tuple(float(value) for value in row) for row in affine), spacing_known)
 
 
 def require_finite(volume: Volume) -> None:
@@ -105,7 +116,7 @@ def require_finite(volume: Volume) -> None:
 
 
 def label_array(volume: Volume) -> npt.NDArray[np.uint8]:
-    """Return a label volume as uint8 [X, Y, Z]; floats are accepted when all of them are whole numbers.
+    """Return a label volume as uint8 [X, Y, Z]; floats are accepted when all are whole numbers within rounding.
 
     Raises:
         DataError: ``E-LABEL-02`` for fractions, values outside 0..255 or a fourth axis.
@@ -116,10 +127,12 @@ def label_array(volume: Volume) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind == "f":
-        fractions = array[~(array == np.rint(array))]
+        whole = np.rint(array)
+        fractions = array[~(np.abs(array - whole) <= _WHOLE)]
         if fractions.size:
             shown = ", ".join(f"{value:g}" for value in np.unique(fractions)[:5])
             raise _bad_labels(volume, f"{fractions.size} voxels such as {shown}", "whole numbers")
+        array = whole
     low, high = array.min(), array.max()
     if low < 0 or high > 255:
         raise _bad_labels(volume, f"values from {low:g} to {high:g}", "values from 0 to 255")
@@ -150,8 +163,8 @@ def slice_geometry(grid: Grid, axis: SliceAxis) -> SliceGeometry:
     """The way between a raw grid and the slices of ``axis``."""
     permutation, flips = slice_order(grid.axes, axis)
     first, second, third = permutation
-    spacing = grid.spacing
-    return SliceGeometry(grid.shape, grid.affine, permutation, flips, (spacing[first], spacing[second], spacing[third]))
+    steps = grid.steps
+    return SliceGeometry(grid.shape, grid.affine, permutation, flips, (steps[first], steps[second], steps[third]))
 
 
 def to_slices(volumes: tuple[Volume, ...], axis: SliceAxis) -> tuple[npt.NDArray[Any], SliceGeometry]:
@@ -160,10 +173,9 @@ def to_slices(volumes: tuple[Volume, ...], axis: SliceAxis) -> tuple[npt.NDArray
     They may share their memory with the volume.
 
     Raises:
-        DataError: ``E-GEO-01`` when the channels do not lie on one grid.
+        DataError: ``E-GEO-01``, ``E-GEO-02`` when the channels do not lie on one grid.
     """
-    for other in volumes[1:]:
-        require_same_grid(volumes[0], other)
+    volumes = (volumes[0], *(on_grid_of(volumes[0], other) for other in volumes[1:]))
     geometry = slice_geometry(volumes[0].grid, axis)
     dtype = np.int16 if all(fits_int16(volume.array) for volume in volumes) else np.float32
     permuted = [_permute(volume.array, geometry) for volume in volumes]
@@ -195,26 +207,47 @@ def to_raw_grid(stack: npt.NDArray[Scalar], geometry: SliceGeometry) -> npt.NDAr
     return np.ascontiguousarray(np.flip(stack, reversed_axes).transpose(*range(leading), *inverse))
 
 
-def require_same_grid(first: Volume, other: Volume) -> None:
-    """Refuse two volumes of a case that do not lie on the same grid.
+def on_grid_of(first: Volume, other: Volume) -> Volume:
+    """``other`` on the grid of ``first``; voxels in another order of axes are brought into that of ``first``.
+
+    Where a voxel lies is said by both headers, so permuting and flipping axes changes no place; nothing is resampled.
 
     Raises:
         DataError: ``E-GEO-01`` other shape, ``E-GEO-02`` other affine, with both values and the tolerance.
     """
+    if first.grid.matches(other.grid):
+        return other
+    if first.grid.axes != other.grid.axes:
+        reoriented = _reoriented(other, first.grid.axes)
+        if first.grid.matches(reoriented.grid):
+            return reoriented
     if first.grid.shape != other.grid.shape:
         found = f"{_shown(other.grid.shape)} in {other.path}"
         expected = f"{_shown(first.grid.shape)} as in {first.path}"
         raise DataError("E-GEO-01", other=other.path, first=first.path, found=found, expected=expected)
-    if not first.grid.matches(other.grid):
-        found = f"{_where(other.grid)}; corners are off by {first.grid.corner_distance(other.grid):.3g} mm"
-        expected = f"{_where(first.grid)} within {GRID_TOLERANCE:g} of a voxel"
-        raise DataError("E-GEO-02", other=other.path, first=first.path, found=found, expected=expected)
+    found = f"{_where(other.grid)}; corners are off by {first.grid.corner_distance(other.grid):.3g} mm"
+    expected = f"{_where(first.grid)} within {GRID_TOLERANCE:g} of a voxel"
+    raise DataError("E-GEO-02", other=other.path, first=first.path, found=found, expected=expected)
+
+
+def _reoriented(volume: Volume, axes: str) -> Volume:
+    """The volume with its axes growing to ``axes``, such as ``RAS``."""
+    own = volume.grid.axes
+    order = [next(place for place, code in enumerate(own) if code in (axis, OPPOSITE[axis])) for axis in axes]
+    flips = tuple(place for place, axis in enumerate(axes) if axis not in own)
+    affine = volume.grid.matrix[:, [*order, 3]]
+    shape = [volume.grid.shape[axis] for axis in order]
+    for place in flips:
+        affine[:, 3] += affine[:, place] * (shape[place] - 1)
+        affine[:, place] *= -1
+    array = np.flip(volume.array.transpose(*order, *range(3, volume.array.ndim)), flips)
+    return replace(volume, array=array, grid=make_grid(array.shape, affine, volume.grid.spacing_known), header=None)
 
 
 def _where(grid: Grid) -> str:
-    spacing = ", ".join(f"{value:.4g}" for value in grid.spacing)
+    spacing = ", ".join(f"{value:.4g}" for value in grid.steps)
     origin = ", ".join(f"{value:.5g}" for value in grid.matrix[:3, 3])
-    return f"spacing ({spacing}) mm, origin ({origin}), axes {grid.axes}"
+    return f"spacing ({spacing}) {'mm' if grid.spacing_known else 'unknown'}, origin ({origin}), axes {grid.axes}"
 
 
 def _shown(shape: tuple[int, ...]) -> str:

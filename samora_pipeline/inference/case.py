@@ -1,27 +1,43 @@
 """Which files belong to which case: the names are settled for all cases before anything is read or written.
 
-A case is a file per channel, or a DICOM series: a folder of series, a folder of folders with series, or a file of one.
+A case is a file per channel, a picture, or a DICOM series, found as ``imaging.inputs`` finds what is trained on.
 """
 
 import glob
 import re
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samora_pipeline.contracts.dataset import CHANNEL_NAME
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.imaging.dicom import DICOM_ENDINGS, find_series, is_dicom
+from samora_pipeline.imaging.dicom import is_dicom
 from samora_pipeline.imaging.files import WRITABLE
+from samora_pipeline.imaging.inputs import (
+    FIRST_CHANNEL,
+    IMAGE_ENDINGS,
+    Channels,
+    FolderContent,
+    case_name,
+    ending_of,
+    fault_of_channels,
+    fault_of_name,
+    group_channels,
+    repeated,
+    series_in,
+    walk,
+)
 from samora_pipeline.registry import shortened
+from samora_pipeline.run_log import logger
 
-_LABEL_ENDING = ".nii.gz"
-"""label maps of DICOM series are NIfTI files on the grid of the series"""
-_PICTURE, _IN_COLOUR, _FIRST_CHANNEL = ".png", 3, "_0000"
-_ENDINGS = (*WRITABLE, _PICTURE)
-_DIRECTORY = "DICOMDIR"
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_NIFTI = ".nii.gz"
+"""the format of label maps for what has no such format of its own: DICOM series, TIFF"""
+_PICTURE, _IN_COLOUR = ".png", 3
+_LABEL_ENDINGS = {".mhd": ".mha", ".nhdr": ".nrrd", ".jpg": _PICTURE, ".jpeg": _PICTURE}
+_LABEL_FOLDER = re.compile(r"labels(Tr|Ts|Va|Val)")
+_RECORD = "run.json"
+# The model takes other scans than these; where that is true of all, the command is mistaken and not a scan faulty.
+_MISTAKEN = ("E-CHAN-04", "E-CHAN-07", "E-INPUT-02")
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class InputCase:
     """A case: its channels in order, and the ending of its label map.
 
     ``dicom``: ``channels`` are the files of one DICOM series, which hold one channel together. ``wanted`` is the number
-    of channels that the model takes: a picture in colour holds three.
+    of channels that the model takes: a picture in colour holds three. ``fault``: what is known to be wrong with it.
     """
 
     name: str
@@ -37,46 +53,127 @@ class InputCase:
     ending: str
     dicom: bool = False
     wanted: int = 1
+    fault: DataError | None = None
 
 
-def find_cases(source: Path, channel_names: tuple[str, ...]) -> list[InputCase]:
-    """Return the cases of a folder, or the one case of a file, sorted by name.
+def find_cases(source: Path, channel_names: tuple[str, ...], leave_out: Collection[Path] = ()) -> list[InputCase]:
+    """Return the cases of a folder and all below it, or the one case of a file, sorted by name.
 
     Files are named ``CASE_0000.nii.gz`` as in nnU-Net. A model with a single channel also takes plain names: then a
-    name without a number is a case, and where no file is numbered ``_0000`` all names are plain.
-
-    Where there are no such files, DICOM series are looked for (see ``_dicom_cases``).
+    name without a number is a case, and where no file of a folder is numbered ``_0000`` all its names are plain.
+    ``leave_out`` are folders that are not looked into. Folders of earlier predictions and nnU-Net's folders of labels
+    below the source are passed over, which is logged. A case that cannot be used carries its fault.
 
     Raises:
-        DataError: ``E-INPUT-01`` nothing there, ``E-INPUT-02`` one name twice, ``E-CHAN-04`` channels that the model
-            does not take (every offender is named), ``E-CHAN-07`` DICOM for a model with several channels.
+        DataError: ``E-INPUT-01`` nothing there; where no case can be used, ``E-INPUT-02`` one name twice, ``E-CHAN-04``
+            channels that the model does not take (every offender is named), ``E-CHAN-07`` DICOM for a model with
+            several channels.
     """
-    entries = [source] if source.is_file() else sorted(source.iterdir()) if source.is_dir() else []
-    files = [path for path in entries if path.is_file() and _ending(path) and path.name[0] != "."]
-    if not files and (series := _dicom_cases(source, len(channel_names))):
-        return series
-    if not files:
+    wanted = len(channel_names)
+    home = source if source.is_dir() else source.parent
+    contents = _folders(source, leave_out) if source.is_dir() else [_around(source, wanted)]
+    found = [case for content in contents for case in _cases_in(home, content, channel_names)]
+    if source.is_file() and is_dicom(source) and not ending_of(source):
+        found = [case for case in found if source in case.channels]
+    cases = [replace(case, fault=case.fault or fault_of_name(case.name)) for case in _distinct(found)]
+    if not cases:
         raise _nothing(source)
-    if source.is_file() and len(channel_names) > 1:
-        files = _siblings(source)
-    if len(channel_names) == _IN_COLOUR and (pictures := _in_colour(files)):
-        return pictures
-    grouped = _group(files, single=len(channel_names) == 1)
-    _check_channels(grouped, channel_names)
-    ordered = {name: tuple(by_number[number] for number in sorted(by_number)) for name, by_number in grouped.items()}
-    count = len(channel_names)
-    return [InputCase(name, paths, _ending(paths[0]), wanted=count) for name, paths in sorted(ordered.items())]
+    _require_any(cases, channel_names, source)
+    return cases
 
 
-def _in_colour(files: list[Path]) -> list[InputCase]:
+def _folders(source: Path, leave_out: Collection[Path]) -> list[FolderContent]:
+    contents = walk(source, leave_out)
+    passed_over = [
+        content.folder
+        for content in contents
+        if content.folder != source
+        and (_LABEL_FOLDER.fullmatch(content.folder.name) or (content.folder / _RECORD).is_file())
+    ]
+    if passed_over:
+        logger.warning("passed over, labels or earlier predictions: %s", shortened(map(str, passed_over)))
+    return [content for content in contents if content.folder not in passed_over]
+
+
+def _around(source: Path, wanted: int) -> FolderContent:
+    """The file by itself, with its other channels or with the DICOM files beside it."""
+    if not source.is_file():
+        return FolderContent(source.parent, ())
+    ending = ending_of(source)
+    match = CHANNEL_NAME.match(source.name.removesuffix(ending))
+    files = [source]
+    if not ending and is_dicom(source):
+        files = [path for path in sorted(source.parent.iterdir()) if path.is_file() and is_dicom(path)]
+    elif wanted > 1 and match:
+        files = sorted(source.parent.glob(f"{glob.escape(match['case'])}_[0-9][0-9][0-9][0-9]{ending}"))
+    return FolderContent(source.parent, tuple(files))
+
+
+def _cases_in(home: Path, content: FolderContent, channel_names: tuple[str, ...]) -> Iterator[InputCase]:
+    """The cases of one folder, with what is wrong with each."""
+    wanted = len(channel_names)
+    if content.fault:
+        yield InputCase(case_name(home, content.folder), (content.folder,), _NIFTI, fault=content.fault)
+    pictures = _in_colour(home, content) if wanted == _IN_COLOUR else []
+    yield from pictures
+    files = content.volumes if pictures else content.images
+    stems = {path: path.name.removesuffix(ending_of(path)) for path in files}
+    for own, channels in group_channels(stems, numbered=None if wanted == 1 else True).items():
+        paths = tuple(path for number in sorted(channels) for path in channels[number])
+        fault = fault_of_channels(own, channels)
+        if (fault is None or fault.code == "E-CHAN-01") and sorted(channels) != list(range(wanted)):
+            fault = _wrong_channels(channel_names, _described(own, channels))
+        yield InputCase(
+            case_name(home, content.folder, own), paths, _label_ending(paths[0]), wanted=wanted, fault=fault
+        )
+    for series in series_in(home, content):
+        several = DataError("E-CHAN-07", channels=wanted, channels2=wanted - 1, found=f"a series in {content.folder}")
+        fault = series.fault or (several if wanted > 1 else None)
+        yield InputCase(series.name, series.paths, _NIFTI, dicom=True, fault=fault)
+
+
+def _in_colour(home: Path, content: FolderContent) -> list[InputCase]:
     """A case per picture, where no channel has a file of its own; ``CASE_0000.png`` alone is in colour (nnU-Net)."""
-    names = [path.stem.removesuffix(_FIRST_CHANNEL) for path in files]
-    if len(set(names)) < len(names) or not all(_ending(path).lower() == _PICTURE for path in files):
+    names = [path.stem.removesuffix(FIRST_CHANNEL) for path in content.pictures]
+    if repeated(names) or any(f"{name}_0001" in names for name in names):
         return []
-    if any(f"{name}_0001" in names for name in names):
-        return []
-    cases = zip(names, files, strict=True)
-    return [InputCase(name, (path,), _ending(path), wanted=_IN_COLOUR) for name, path in cases]
+    return [
+        InputCase(case_name(home, content.folder, name), (path,), _label_ending(path), wanted=_IN_COLOUR)
+        for name, path in zip(names, content.pictures, strict=True)
+    ]
+
+
+def _distinct(found: list[InputCase]) -> list[InputCase]:
+    """The cases by name; those that share one become a single one, which cannot be used."""
+    by_name: dict[str, list[InputCase]] = {}
+    for case in found:
+        by_name.setdefault(case.name, []).append(case)
+    cases = []
+    for name, same in sorted(by_name.items()):
+        if same[1:]:
+            paths = tuple(path for case in same for path in case.channels)
+            places = {str(case.channels[0].parent if case.dicom else case.channels[0]) for case in same}
+            fault = DataError("E-INPUT-02", case=name, found=shortened(sorted(places)))
+            cases.append(replace(same[0], channels=paths, fault=fault))
+        else:
+            cases.append(same[0])
+    return cases
+
+
+def _require_any(cases: list[InputCase], channel_names: tuple[str, ...], source: Path) -> None:
+    """Refuse input of which nothing fits the model, instead of failing case by case."""
+    faults = [case.fault for case in cases if case.fault is not None]
+    if len(faults) < len(cases) or {fault.code for fault in faults} - {*_MISTAKEN} or len({f.code for f in faults}) > 1:
+        return
+    (first, *others), count = faults, len(channel_names)
+    if first.code == "E-CHAN-04":
+        told = shortened((fault.found for fault in faults), "; ")
+        raise _wrong_channels(channel_names, f"{len(faults)} of {len(cases)} cases: {told}")
+    if first.code == "E-CHAN-07":
+        found = f"{len(faults)} series in {source}"
+        raise DataError("E-CHAN-07", channels=count, channels2=count - 1, found=found)
+    if not others:
+        raise first
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -102,120 +199,40 @@ def refuse_overwriting(images: Path, output: Path) -> None:
     Raises:
         DataError: ``E-OUT-02``.
     """
-    folder = images.parent if images.is_file() else images
-    if output.resolve() == folder.resolve() or output.is_file():
-        what = "a file" if output.is_file() else "the folder of the images"
-        raise DataError("E-OUT-02", output=output, found=f"-o {output}, which is {what}")
+    folder, given = images.parent if images.is_file() else images, output
+    what = ""
+    if output.is_file():
+        what = "a file"
+    elif output.resolve() == folder.resolve():
+        what = "the folder of the images"
+    elif (ending := ending_of(output)) and not output.is_dir():
+        what, output = "the name of an image", output.with_name(output.name.removesuffix(ending))
+    if what:
+        raise DataError("E-OUT-02", output=output, found=f"-o {given}, which is {what}")
 
 
-def _ending(path: Path) -> str:
-    known = next((ending for ending in _ENDINGS if path.name.lower().endswith(ending)), "")
-    return path.name[len(path.name) - len(known) :] if known else ""
+def _label_ending(path: Path) -> str:
+    """The ending of the label map of an image: that of the image, where label maps are written in its format."""
+    own = ending_of(path)
+    if own.lower() in (*WRITABLE, _PICTURE):
+        return own
+    return _LABEL_ENDINGS.get(own.lower(), _NIFTI)
 
 
-def _siblings(source: Path) -> list[Path]:
-    ending = _ending(source)
-    match = CHANNEL_NAME.match(source.name.removesuffix(ending))
-    if match is None:
-        return [source]
-    return sorted(source.parent.glob(f"{glob.escape(match['case'])}_[0-9][0-9][0-9][0-9]{ending}"))
+def _wrong_channels(channel_names: tuple[str, ...], found: str) -> DataError:
+    return DataError("E-CHAN-04", number=len(channel_names), names=", ".join(channel_names), found=found)
 
 
-def _group(files: list[Path], *, single: bool) -> dict[str, dict[int, Path]]:
-    stems = {path: path.name.removesuffix(_ending(path)) for path in files}
-    numbered = any(stem.endswith("_0000") for stem in stems.values())
-    grouped: dict[str, dict[int, Path]] = {}
-    for path, stem in stems.items():
-        match = CHANNEL_NAME.match(stem) if numbered or not single else None
-        # A channel that no model has marks a name without a number where numbers are needed.
-        missing = 0 if single else -1
-        name, number = (match["case"], int(match["channel"])) if match else (stem, missing)
-        earlier = grouped.setdefault(name, {}).setdefault(number, path)
-        if earlier != path:
-            raise DataError("E-INPUT-02", case=name, found=f"{earlier.name}, {path.name} in {path.parent}")
-    return grouped
-
-
-def _check_channels(grouped: dict[str, dict[int, Path]], channel_names: tuple[str, ...]) -> None:
-    expected = list(range(len(channel_names)))
-    offenders = {name: by_number for name, by_number in grouped.items() if sorted(by_number) != expected}
-    if offenders:
-        found = shortened((_described(name, by_number) for name, by_number in sorted(offenders.items())), "; ")
-        found = f"{len(offenders)} of {len(grouped)} cases: {found}"
-        raise DataError("E-CHAN-04", number=len(expected), names=", ".join(channel_names), found=found)
-
-
-def _described(name: str, by_number: dict[int, Path]) -> str:
-    if -1 in by_number:
-        return f"{by_number[-1].name} has no channel number"
-    return f"{name} has {' and '.join(f'_{number:04d}' for number in sorted(by_number))}"
+def _described(name: str, channels: Channels) -> str:
+    first = next(iter(channels.values()))[0]
+    if len(channels) == 1 and first.name.removesuffix(ending_of(first)) == name:
+        return f"{first.name} has no channel number"
+    return f"{name} has {' and '.join(f'_{number:04d}' for number in sorted(channels))}"
 
 
 def _nothing(source: Path) -> DataError:
     found = f"the file {source}" if source.is_file() else f"no file or folder {source}"
     if source.is_dir():
         names = sorted(path.name for path in source.iterdir())
-        found = f"{source} with {shortened(names) or 'nothing in it'}"
-    return DataError("E-INPUT-01", writable=", ".join(_ENDINGS), found=found)
-
-
-def _dicom_cases(source: Path, channels: int) -> list[InputCase]:
-    """Return one case per series, sorted by name; none where there are no DICOM files.
-
-    A folder gives the series in it, else those in the folders directly below it; a file gives the series that it
-    belongs to. A case is called after the folder of its series, with the series number where a folder holds several.
-
-    Raises:
-        DataError: ``E-CHAN-07`` when the model takes several channels, ``E-INPUT-02`` one name twice.
-    """
-    if source.is_file():
-        folders = {source.parent: _dicom_files(source.parent.iterdir())} if _looks_like_dicom(source) else {}
-    else:
-        folders = _by_folder(source)
-    cases = [case for folder, files in folders.items() for case in _series_cases(folder, files)]
-    if source.is_file():
-        cases = [case for case in cases if source in case.channels]
-    if cases and channels > 1:
-        found = f"{len(cases)} series in {source}"
-        raise DataError("E-CHAN-07", channels=channels, channels2=channels - 1, found=found)
-    twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
-    if twice:
-        places = sorted({str(case.channels[0].parent) for case in cases if case.name == twice[0]})
-        raise DataError("E-INPUT-02", case=twice[0], found=f"series in {', '.join(places)}")
-    return sorted(cases, key=lambda case: case.name)
-
-
-def _by_folder(source: Path) -> dict[Path, list[Path]]:
-    """The DICOM files of a folder, or those of the folders directly below it."""
-    if not source.is_dir():
-        return {}
-    if own := _dicom_files(source.iterdir()):
-        return {source: own}
-    below = sorted(entry for entry in source.iterdir() if entry.is_dir() and entry.name[0] != ".")
-    return {folder: files for folder in below if (files := _dicom_files(folder.iterdir()))}
-
-
-def _dicom_files(entries: Iterable[Path]) -> list[Path]:
-    return sorted(entry for entry in entries if _looks_like_dicom(entry))
-
-
-def _looks_like_dicom(path: Path) -> bool:
-    if not path.is_file() or path.name[0] == "." or path.name.upper() == _DIRECTORY:
-        return False
-    # A file that is called DICOM and is none must fail by name, not vanish from its series.
-    return path.name.lower().endswith(DICOM_ENDINGS) or is_dicom(path)
-
-
-def _series_cases(folder: Path, files: list[Path]) -> list[InputCase]:
-    name = _UNSAFE.sub("_", folder.resolve().name) or "series"
-    try:
-        series = find_series(files)
-    except DataError:
-        # Reading will find the same fault, and then this folder is skipped and the others go on.
-        return [InputCase(name, tuple(files), _LABEL_ENDING, dicom=True)]
-    numbers = Counter(one.number for one in series)
-    cases = []
-    for position, one in enumerate(series, start=1):
-        unique = f"{one.number:03d}" if numbers[one.number] == 1 else f"{position:03d}_{one.number:03d}"
-        cases.append(InputCase(name if len(series) == 1 else f"{name}_{unique}", one.paths, _LABEL_ENDING, dicom=True))
-    return cases
+        found = f"{source} with {shortened(names) or 'nothing in it'}, and none in the folders below it"
+    return DataError("E-INPUT-01", readable=", ".join(IMAGE_ENDINGS), found=found)

@@ -4,6 +4,8 @@ Shapes: B slices, C channels, H W rows and columns of the source grid, N input s
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from samora_pipeline.errors import ResourceError, UsageError
 from samora_pipeline.imaging.resampling import OUTSIDE_LOGIT, InPlaneMap
+from samora_pipeline.transfers import to_device
 
 _DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
 """what an NVIDIA driver shows, on Linux and inside Windows (WSL 2)"""
@@ -22,6 +25,7 @@ _REFERENCE_PIXELS = 224 * 224
 _CPU_SLICES = 2
 _CUDA_SLICES_PER_GIB = 4
 _CUDA_SLICES = 64
+_PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
 
 
 class NoCuda(NamedTuple):
@@ -90,12 +94,34 @@ def pick_batch(device: torch.device, input_size: int) -> int:
     return max(1, round(slices * _REFERENCE_PIXELS / input_size**2))
 
 
+def memory_left(device: torch.device) -> str:
+    """What is known of the memory of a device, in words for an error."""
+    if device.type != "cuda":
+        return "an allocation that failed"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+
+
+@contextmanager
+def room_for(what: str, device: torch.device, command: str) -> Iterator[None]:
+    """Within the context memory that runs out is an error in the user's words; ``command`` is what mends it.
+
+    Raises:
+        ResourceError: ``E-MEM-21`` the device does not hold ``what``.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        left = memory_left(device)
+        raise ResourceError("E-MEM-21", device=device, what_for=what, command=command, found=left) from error
+
+
 def prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The network on the device; weights that autocast would convert at every call are stored converted."""
     network = network.to(device).eval()
     if dtype != torch.float32:
         for module in network.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            if isinstance(module, _PRODUCTS):
                 module.to(dtype)
     return network
 
@@ -127,4 +153,4 @@ class DeviceMap:
 
     def _on_device(self, matrix: npt.NDArray[Any]) -> Tensor:
         # A copy, because cached operators are read-only and torch warns about sharing such memory.
-        return torch.from_numpy(matrix.copy()).to(self._device)
+        return to_device(torch.from_numpy(matrix.copy()), self._device)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, say
+from samora_pipeline.contracts.failures import Failure, printable, write_failures
 from samora_pipeline.contracts.label_table import label_table
 from samora_pipeline.contracts.run import CONFIG_FILE
 from samora_pipeline.contracts.run_reader import read_run_config
@@ -23,7 +24,7 @@ from samora_pipeline.inference.case import InputCase, find_cases, own_share, par
 from samora_pipeline.inference.packed import unpacked
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.inference.probabilities import PROBABILITIES, UNCERTAINTY
-from samora_pipeline.inference.record import Failure, OutputFolder, model_record, prediction_record
+from samora_pipeline.inference.record import OutputFolder, model_record, prediction_record
 from samora_pipeline.inference.runs import IMAGE_FOLDERS, Choice, choose
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.registry import shortened
@@ -71,8 +72,8 @@ def _predict_with(named: str | None, arguments: argparse.Namespace) -> int:
     remarks = [remark.replace(str(named), arguments.model) if packed else remark for remark in choice.remarks]
     for line in (f"root: {roots.root} ({roots.origin})", *remarks, *(f"warning: {s}" for s in config.warnings)):
         say(line)
-    all_cases = find_cases(choice.images, config.plans.channel_names)
     refuse_overwriting(choice.images, folder)
+    all_cases = find_cases(choice.images, config.plans.channel_names, leave_out=[folder])
     wanted = {"probabilities": arguments.save_probabilities, "uncertainty": arguments.save_uncertainty}
     cases = [(case, output_files(case, folder, **wanted)) for case in own_share(all_cases, shard)]
     model = model_record(
@@ -99,7 +100,8 @@ def _predict_with(named: str | None, arguments: argparse.Namespace) -> int:
         predictor = _load(arguments, choice, model.largest_component, roots.weights)
         output.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
         failures = predict_cases(predictor, to_do, output)
-        output.conclude(failures)
+        output.conclude()
+        write_failures(failures, output.failures_path)
     if failures:
         told = (f"{name}: {failure.code} {failure.what} ({failure.found})" for name, failure in failures.items())
         say("failed: " + shortened(told, "\nfailed: "))
@@ -153,17 +155,15 @@ def predict_cases(
     failures: dict[str, Failure] = {}
     with Progress("predict", len(cases), unit="case") as progress:
         for (case, reading), (_, files) in zip(_read_ahead([case for case, _ in cases]), cases, strict=True):
+            name = printable(case.name)
             try:
                 _predict_case(predictor, case, reading.result(), files, output)
-            except MemoryError:
-                failures[case.name] = Failure("E-MEM-02", f"memory does not hold the case {case.name}")
-            except SamoraError as error:
-                if error.code == "E-DISK-01":
+            except (SamoraError, MemoryError, OSError, UnicodeError) as error:
+                if isinstance(error, SamoraError) and error.code == "E-DISK-01":
                     raise
-                failures[case.name] = Failure(**error.texts)
-            if case.name in failures:
-                logger.warning("%s is skipped: %s", case.name, failures[case.name].what)
-            progress.advance(case.name)
+                failures[name] = Failure.of(name, error)
+                logger.warning("%s is skipped: %s", name, failures[name].what)
+            progress.advance(name)
     return failures
 
 
@@ -172,6 +172,8 @@ def _predict_case(predictor: Predictor, case: InputCase, read: _Read, files: Cas
     for volume in volumes:
         for warning in volume.warnings:
             logger.warning("%s: %s", volume.path.name, warning)
+    if volumes[0].grid.spacing is None and not is_picture(volumes[0].path):
+        logger.warning("%s states no voxel spacing, so its label map has none either", case.name)
     begun = time.monotonic()
     labels = predictor.predict_volume(volumes, probabilities=files.probabilities, uncertainty=files.uncertainty)
     predicted = time.monotonic()
@@ -197,7 +199,10 @@ def _read_ahead(cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, Future[
 
 
 def _read(case: InputCase) -> _Read:
+    """The case in memory; what was known to be wrong with it is raised, as what is found in reading is."""
     begun = time.monotonic()
+    if case.fault:
+        raise case.fault
     if case.dicom:
         volumes: tuple[Volume, ...] = (read_series(case.channels),)
     elif is_picture(case.channels[0]):

@@ -21,7 +21,8 @@ from samora_pipeline.inference.device import prepared
 
 Precision = Literal["auto", "bf16", "fp32"]
 Build = Callable[[], nn.Module]
-Shape = tuple[int, int, int, int]
+Shape = tuple[int, ...]
+"""of a batch of images (B,C,N,N), or of volumes (B,C,D,H,W)"""
 
 _CPUINFO = Path("/proc/cpuinfo")
 # As /proc/cpuinfo calls them; "bf16" is that of ARM.
@@ -29,6 +30,8 @@ _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PROBE_FLOP = 2e9
 """operations of one timing at most: some tens of milliseconds of one core"""
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+_PRODUCTS = (nn.Linear, *_CONVOLUTIONS)
 _REPEATS, _PROBE_SECONDS = 4, 0.5
 """rounds of timing, and after how long no more of them are begun: a busy machine is slow at this, too"""
 _WORTH = 1.1
@@ -76,7 +79,7 @@ def pick_arithmetic(
         device: where the network will run.
         precision: what was asked for.
         build: gives what will run, with float32 weights; None: nothing is timed, and a CPU stays in single precision.
-        shape: of its images (B,C,N,N).
+        shape: of its images (B,C,N,N) or volumes (B,C,D,H,W).
         training: time forward and backward with weights that are converted at every call, as autocast does it;
             otherwise forward alone, with converted weights.
     """
@@ -144,7 +147,7 @@ def layers_of(network: nn.Module, shape: Shape) -> list[Layer]:
     def note(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
         found.append(Layer(module, tuple(inputs[0].shape), 2.0 * output.numel() * module.weight[0].numel()))
 
-    hooks = [part.register_forward_hook(note) for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    hooks = [part.register_forward_hook(note) for part in network.modules() if isinstance(part, _PRODUCTS)]
     state = chain(network.named_parameters(), network.named_buffers())
     tensors = {name: value.detach().to("meta") for name, value in state}
     try:
@@ -188,7 +191,8 @@ def _pieces(build: Build, shape: Shape) -> dict[str, Timed]:
         slices = min(shape[0], int(_PROBE_FLOP / max(total, 1.0)))
         return {"network": Timed(build(), torch.rand(slices, *shape[1:]), 1.0)}
     pieces = {}
-    for name, kind in {"product": nn.Linear, "convolution": nn.Conv2d}.items():
+    kinds: dict[str, tuple[type[nn.Module], ...]] = {"product": (nn.Linear,), "convolution": _CONVOLUTIONS}
+    for name, kind in kinds.items():
         own = [layer for layer in layers if isinstance(layer.module, kind)]
         if own:
             largest = max(own, key=lambda layer: layer.flop)
@@ -200,7 +204,7 @@ def _pieces(build: Build, shape: Shape) -> dict[str, Timed]:
 
 def _cut(layer: Layer, slices: int) -> Tensor:
     """An input of a layer for a step of so many slices, of as many rows (images for a convolution) as may be timed."""
-    rows = [layer.shape[0]] if isinstance(layer.module, nn.Conv2d) else list(layer.shape[:-1])
+    rows = [layer.shape[0]] if isinstance(layer.module, _CONVOLUTIONS) else list(layer.shape[:-1])
     count = torch.Size(rows).numel()
     fits = max(1, int(_PROBE_FLOP / layer.flop * count))
     return torch.rand(min(count * slices, fits), *layer.shape[len(rows) :])

@@ -8,9 +8,10 @@ B slices of a chunk.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +27,14 @@ from samora_pipeline.imaging.intensity import measure, normalize, scheme_of
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.imaging.volume import Volume, require_finite, to_raw_grid, to_slices
 from samora_pipeline.inference.arrays import SLICES_ROWS_COLUMNS, array_volumes
-from samora_pipeline.inference.device import DeviceMap, pick_batch, pick_device, prepared
+from samora_pipeline.inference.device import DeviceMap, memory_left, pick_batch, pick_device, prepared, room_for
 from samora_pipeline.inference.precision import Precision, pick_arithmetic
 from samora_pipeline.inference.probabilities import probability_writer, uncertainty_writer
 from samora_pipeline.inference.runs import named_run, pick_folds
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import allowed_flips
 from samora_pipeline.slices.datasets import window
+from samora_pipeline.transfers import to_device
 
 Labels = npt.NDArray[np.uint8]
 Images = npt.NDArray[Any]
@@ -87,7 +89,8 @@ class Predictor:
         shape = (self.batch_size, len(plans.channel_names) * window(neighbours), input_size, input_size)
         build = (lambda: networks[0].eval()) if networks else None
         self.arithmetic = pick_arithmetic(self.device, precision, build, shape)
-        self._networks = [prepared(network, self.device, self.arithmetic.dtype) for network in networks]
+        with room_for(f"{len(networks)} networks", self.device, "use fewer folds with -f, or --device cpu"):
+            self._networks = [prepared(network, self.device, self.arithmetic.dtype) for network in networks]
         self._views = mirrored_views(plans) if tta else [()]
         self._steps = tuple(steps)
         self._neighbours = neighbours
@@ -105,8 +108,8 @@ class Predictor:
         tta: bool = False,
         postprocessing: bool = True,
         allow_code: bool = False,
-    ) -> Self:
-        """Load finished folds of a run; no trainer is needed.
+    ) -> "Predictor":
+        """Load finished folds of a run; no trainer is needed. Networks on whole volumes give a ``VolumePredictor``.
 
         Args:
             run: a run folder or a fold folder, as a path or below the results folder
@@ -125,8 +128,10 @@ class Predictor:
             DataError: a file is missing, damaged or of another run; the base encoder has another digest;
                 ``E-CODE-01`` the run names code and ``allow_code`` is off.
             UsageError: ``E-FOLD-02`` a fold that is not finished.
+            ResourceError: ``E-MEM-21`` the device does not hold the networks.
         """
         from samora_pipeline.inference.loading import load_folds
+        from samora_pipeline.inference.volumes import VolumePredictor
 
         # Before anything is read: a device that is not there is the cheapest of all mistakes to find.
         own_device = pick_device(device)
@@ -135,7 +140,8 @@ class Predictor:
         folders = [trained.folds[name] for name in pick_folds(trained, folds)]
         loaded = load_folds(folders, weights_folder or roots.weights, allow_code=allow_code)
         first = loaded[0].config
-        return cls(
+        kind = cls if first.model.volume is None else partial(VolumePredictor, volume=first.model.volume)
+        return kind(
             [fold.network for fold in loaded],
             first.plans,
             first.labels,
@@ -177,13 +183,16 @@ class Predictor:
             Label values [X,Y,Z] on the raw grid of the first channel.
 
         Raises:
-            DataError: ``E-CHAN-04`` a wrong number of channels, ``E-IMG-05`` voxels that are not finite, or grids
-                that differ.
+            DataError: ``E-CHAN-04`` a wrong number of channels, ``E-IMG-05`` voxels that are not finite, ``E-GEO-..``
+                grids that differ, or no spacing where the plan samples pixels by mm.
             ResourceError: ``E-MEM-01`` when memory does not even hold one slice.
         """
         self._check_channels(volumes)
         for volume in volumes:
             require_finite(volume)
+        if volumes[0].grid.spacing is None and self.plans.in_plane.value != "resize":
+            why = f"the model samples pixels by mm ({self.plans.in_plane.value})"
+            raise DataError("E-GEO-03", path=volumes[0].path, why=why, otherwise="", found=str(volumes[0].path))
         images, geometry = to_slices(volumes, self.plans.slice_axis.value)
         labels = np.empty((images.shape[0], *images.shape[2:]), dtype=np.uint8)
         with (
@@ -191,7 +200,7 @@ class Predictor:
             uncertainty_writer(uncertainty, geometry, regions=self.labels.regions) as write_uncertainty,
         ):
             for start, scores in self.predict_scores(images, geometry.spacing):
-                labels[start : start + len(scores)] = self.decode(scores)
+                labels[start : start + len(scores)] = self._decoded(scores)
                 write(start, scores)
                 write_uncertainty(start, scores)
         if self._steps:
@@ -206,7 +215,7 @@ class Predictor:
         ``spacing`` in mm between slices, rows and columns. The slices have to be a whole volume: the intensity rules
         of a plan may ask for its percentiles.
         """
-        volumes = _measured(images, self.plans)
+        volumes = measured(images, self.plans)
         rows, columns = images.shape[2:]
         way = InPlaneMap.for_plan(rows, columns, spacing[1:], self.plans, self.input_size)
         in_plane = DeviceMap(way, self.device, regions=self.labels.regions)
@@ -229,11 +238,21 @@ class Predictor:
             values = torch.tensor([0, *(own[0] for _, own in self.labels.foreground)], dtype=torch.uint8)
             # Four times faster than argmax on a CPU, and of equal scores the first one wins.
             winners = probabilities.max(1).indices
-            return values.to(winners.device)[winners].cpu().numpy()
+            return to_device(values, winners.device)[winners].cpu().numpy()
         painted = torch.zeros_like(probabilities[:, 0], dtype=torch.uint8)
         for index, value in enumerate(self.labels.region_order):
-            painted[probabilities[:, index] > 0.5] = value
+            painted.masked_fill_(probabilities[:, index] > 0.5, value)
         return painted.cpu().numpy()
+
+    def _decoded(self, probabilities: Tensor) -> Labels:
+        """``decode``, of half of the slices at a time where memory does not hold what it makes of all of them."""
+        try:
+            return self.decode(probabilities)
+        except torch.OutOfMemoryError:
+            half = len(probabilities) // 2
+        # Outside of the handler, whose traceback holds what the failed call had made.
+        self._free(half)
+        return np.concatenate([self._decoded(part) for part in (probabilities[:half], probabilities[half:])])
 
     def _try(self, slices: Tensor, in_plane: DeviceMap) -> Tensor | None:
         """The probabilities of normalized slices (B,C,H,W), of which the outer ones are only neighbours; or None when
@@ -241,7 +260,7 @@ class Predictor:
         """
         try:
             with torch.inference_mode():
-                return self._average(slices.to(self.device), in_plane)
+                return self._average(to_device(slices, self.device), in_plane)
         except RuntimeError as error:  # of which torch.OutOfMemoryError is one
             if not isinstance(error, torch.OutOfMemoryError) and _CPU_ALLOCATION not in str(error):
                 raise
@@ -265,14 +284,18 @@ class Predictor:
         return total.div_(len(self._networks) * len(self._views))
 
     def _halve(self, size: int) -> None:
+        self._free(size // 2)
+        self.batch_size = min(self.batch_size, size // 2)
+
+    def _free(self, half: int) -> None:
+        """Let go of memory that is cached, before half of the slices are tried; there is nothing less than one."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if size == 1:
-            left = _memory_left(self.device)
+        if not half:
+            left = memory_left(self.device)
             raise ResourceError(
                 "E-MEM-01", device=self.device, labels=self.labels, number=len(self._networks), found=left
             )
-        self.batch_size = min(self.batch_size, size // 2)
 
     def _check_channels(self, volumes: tuple[Volume, ...]) -> None:
         names = self.plans.channel_names
@@ -289,16 +312,8 @@ def mirrored_views(plans: Plans) -> list[tuple[int, ...]]:
     return [view for count in range(len(axes) + 1) for view in combinations(axes, count)]
 
 
-def _measured(images: Images, plans: Plans) -> list[IntensityStats]:
+def measured(images: Images, plans: Plans) -> list[IntensityStats]:
     """Statistics per channel of slices [S,C,H,W]; where no scheme of the plan needs them, of one voxel."""
     needed = any(scheme_of(rule).measured for rule in plans.intensity.value)
     voxels = images if needed else images[:1, :, :1, :1]
     return [measure(voxels[:, channel]) for channel in range(images.shape[1])]
-
-
-def _memory_left(device: torch.device) -> str:
-    """What is known of the memory of a device, in words for an error."""
-    if device.type != "cuda":
-        return "an allocation that failed"
-    free, total = torch.cuda.mem_get_info(device)
-    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

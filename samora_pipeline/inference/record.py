@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samora_pipeline.contracts.failures import FAILURES_FILE
 from samora_pipeline.contracts.json_io import parse, read_json, to_plain, write_json
 from samora_pipeline.contracts.postprocessing import read_steps
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 RECORD_STEM = "run"
 _LINES = ".jsonl"
-FAILURES_STEM = "failures"
 
 
 @dataclass(frozen=True)
@@ -84,25 +84,6 @@ class PredictionRecord:
     schema_version: int = 2
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a case was skipped, in the words of its error."""
-
-    code: str
-    what: str
-    found: str = ""
-    expected: str = ""
-    fix: str = ""
-
-
-@dataclass(frozen=True)
-class Failures:
-    """failures.json: the cases that could not be predicted. The file is absent when there are none."""
-
-    cases: dict[str, Failure]
-    schema_version: int = 1
-
-
 def model_record(
     run: Path, folds: Mapping[str, Path], base: str, *, postprocessing: bool = True, **settings: bool
 ) -> ModelRecord:
@@ -150,7 +131,7 @@ class OutputFolder:
         part = "" if shard[1] == 1 else f".{shard[0]}_of_{shard[1]}"
         self._record_path = folder / f"{RECORD_STEM}{part}.json"
         self._lines_path = self._record_path.with_suffix(_LINES)
-        self.failures_path = folder / f"{FAILURES_STEM}{part}.json"
+        self.failures_path = (folder / FAILURES_FILE).with_suffix(f"{part}.json")
         records = sorted(folder.glob(f"{RECORD_STEM}*.json")) if resume else []
         read = {path: {**read_json(PredictionRecord, path).cases, **dict(_added(path))} for path in records}
         self._own = read.get(self._record_path, {})
@@ -190,12 +171,10 @@ class OutputFolder:
         self._record.cases[name] = case
         append_text(self._lines_path, f"{json.dumps({name: to_plain(case)})}\n")
 
-    def conclude(self, failures: dict[str, Failure]) -> None:
-        """Write all cases to run.json, and failures.json; without failures there is no such file."""
+    def conclude(self) -> None:
+        """Write all cases to run.json."""
         write_json(self._record, self._record_path)
         self._lines_path.unlink(missing_ok=True)
-        if failures:
-            write_json(Failures(failures), self.failures_path)
 
 
 def _added(record: Path) -> Iterator[tuple[str, CaseRecord]]:
@@ -211,4 +190,12 @@ def _added(record: Path) -> Iterator[tuple[str, CaseRecord]]:
 
 
 def _digests(paths: Iterable[Path]) -> dict[str, str]:
-    return {path.name: digest_file(path) if path.is_file() else "" for path in paths}
+    return {path.name: _digest(path) for path in paths}
+
+
+def _digest(path: Path) -> str:
+    """The digest of a file; empty where there is none that can be read."""
+    try:
+        return digest_file(path)
+    except OSError:
+        return ""

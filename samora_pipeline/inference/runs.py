@@ -176,7 +176,7 @@ def _row(run: TrainedRun, allow_code: bool) -> tuple[str, ...]:
         return run.label, _NONE, ", ".join(run.folds), _NONE, _NONE, reason
     warnings = dict.fromkeys(warning for config in configs for warning in config.warnings)
     finished = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.finished_at))
-    backbone = f"{configs[0].model.backbone} {configs[0].model.input_size} px"
+    backbone = f"{configs[0].model.backbone} {configs[0].model.input_text}"
     return run.label, backbone, ", ".join(run.folds), finished, dice, ", ".join(warnings) or _NONE
 
 

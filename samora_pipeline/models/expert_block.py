@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.model_spec import LEVELS, Level, Scope
 from samora_pipeline.models.backbones.backbone import BlockSteps
-from samora_pipeline.models.branch_products import by_differences, widened
+from samora_pipeline.models.branch_products import by_differences, reduced, reduced_type, widened
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
-from samora_pipeline.models.lora import LoRA
+from samora_pipeline.models.lora import LoRA, LowRank
 
 
 class ExpertBlock(nn.Module):
@@ -61,22 +61,27 @@ class ExpertBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B,H,W,D) to (B,H,W,D); width and grid change where the wrapped block changes them."""
-        if not self.active:
+        if len(self.active) > 1 and not isinstance(self.fusion, Merge):
+            return self._fused(widened(x), cast(Fusion, self.fusion))
+        if not self.active and x.device.type != "cuda":
             return self.block(x)
-        if len(self.active) == 1 or isinstance(self.fusion, Merge):
-            shortcut, qkv = self._project(x)
-            return self.steps.leave(self.block, shortcut + self._attend(qkv, shortcut))
-        return self._fused(widened(x), cast(Fusion, self.fusion))
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The shortcut and the qkv products (k n,h,w,3D'): of a single expert, or of the base and of all experts."""
         shortcut, windows = self.steps.enter(self.block, x)
+        return self.steps.leave(self.block, shortcut + self._attend(self._project(windows), shortcut))
+
+    @property
+    def _factors(self) -> list[LowRank]:
+        return [cast(LoRA, self.experts[level]).factors for level in self.active]
+
+    def _project(self, windows: Tensor) -> Tensor:
+        """The qkv products (k n,h,w,3D'): of the base or a single expert, or of the base and of all experts."""
+        windows, experts = reduced(windows), self._factors
         qkv = _qkv(self.block)(windows)
-        experts = [cast(LoRA, self.experts[level]).factors for level in self.active]
         if len(experts) > 1 and isinstance(self.fusion, Merge):
             experts = [self.fusion(experts)]
         branches = [expert.adapt(qkv, windows) for expert in experts]
-        return shortcut, branches[0] if len(branches) == 1 else torch.cat((qkv, *branches))
+        if len(branches) < 2:
+            return branches[0] if branches else qkv
+        return torch.cat((qkv, *branches))
 
     def _attend(self, qkv: Tensor, shortcut: Tensor) -> Tensor:
         return self.steps.attend(self.block, qkv, (shortcut.shape[1], shortcut.shape[2]))
@@ -84,14 +89,25 @@ class ExpertBlock(nn.Module):
     def _fused(self, x: Tensor, fusion: Fusion) -> Tensor:
         """Run base and experts, (k,B,H,W,D) from ``_attend`` on, and join them. E_i - F survives few digits."""
         count = 1 + len(self.active)
-        with by_differences(1, x):
-            shortcut, qkv = self._project(x)
-        with by_differences(count, x):
-            branches = self._attend(qkv, shortcut).view(count, *shortcut.shape)
-            if self.scope == "block":
-                branches = self.steps.leave(self.block, (shortcut + branches).flatten(0, 1)).view(branches.shape)
-        joined = branches[0] + fusion(branches[0], branches[1:])
+        shortcut, branches = self._branches(x, count)
+        if self.scope == "block":
+            branches = self.steps.leave_branches(self.block, shortcut + branches)
+        base, experts = torch.split(branches, [1, count - 1])
+        base = base.squeeze(0)
+        joined = base + fusion(base, experts)
         return joined if self.scope == "block" else self.steps.leave(self.block, shortcut + joined)
+
+    def _branches(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The shortcut (B,H',W',D') and what the attention adds to it in each branch, (k,B,H',W',D')."""
+        dtype = reduced_type(x)
+        with by_differences(1, x):
+            shortcut, windows = self.steps.enter(self.block, x)
+            if self.steps.is_fused(self.block, windows):
+                size = (shortcut.shape[1], shortcut.shape[2])
+                return shortcut, self.steps.attend_branches(self.block, windows, self._factors, size, dtype)
+            qkv = self._project(windows)
+        with by_differences(count, x):
+            return shortcut, self._attend(qkv, shortcut).view(count, *shortcut.shape)
 
 
 def _qkv(block: nn.Module) -> nn.Linear:
@@ -99,7 +115,7 @@ def _qkv(block: nn.Module) -> nn.Linear:
 
 
 def block_widths(block: nn.Module) -> tuple[int, int]:
-    """Width of the tokens that a block takes and of those it gives, read from its qkv projection."""
+    """Width of what goes into a block's qkv projection, and of the tokens that the block gives."""
     qkv = _qkv(block)
     return qkv.in_features, qkv.out_features // 3
 

@@ -33,7 +33,7 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
         values = at_least_single(x)
-        own_count = values.new_tensor([values.numel() / max(1, values.shape[1])])
+        own_count = values.new_full((1,), values.numel() / max(1, values.shape[1]))
         sums = sum_with_all_gradients(torch.cat((values.sum(axes), own_count)))
         count = sums[-1].detach().clamp(min=1)
         mean = sums[:-1] / count

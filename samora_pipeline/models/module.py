@@ -10,28 +10,38 @@ from samora_pipeline.contracts.model_spec import ModuleSpec
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.samora import Network
 from samora_pipeline.models.unet import UNet2d
+from samora_pipeline.models.unet3d import UNet3d
 from samora_pipeline.registry import Registry
 
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network")
 NETWORKS.register("unet2d")(UNet2d)
+NETWORKS.register("unet3d")(UNet3d)
 
 
 class ModuleNetwork(Network):
-    """A module from images (B,C,N,N) in [0,1] to logits (B,K,h,w). All of it is trained, its buffers are saved too."""
+    """A module from images (B,C,N,N) in [0,1] to logits (B,K,h,w). All of it is trained, its buffers are saved too.
+
+    One of whole volumes takes (B,C,D,H,W) and gives (B,K,D,H,W).
+    """
 
     def __init__(self, module: nn.Module, spec: ModuleSpec) -> None:
         super().__init__(spec)
         self.module = module
         self.num_outputs = spec.num_outputs
+        self.volume = spec.volume
 
     def forward(self, images: Tensor) -> Tensor:
-        """Segment images (B,C,N,N), floats in [0,1], to logits (B,K,h,w).
+        """Segment images (B,C,N,N), floats in [0,1], to logits (B,K,h,w), or whole volumes to logits of their size.
 
         Raises:
             ValueError: images or logits of another shape.
         """
         self.check(images)
         logits: Tensor = self.module(images)
+        if self.volume is not None:
+            if logits.shape != (len(images), self.num_outputs, *self.volume):
+                raise ValueError(f"logits {tuple(logits.shape)} are not (B,{self.num_outputs}) + {self.volume}")
+            return logits
         if logits.ndim != 4 or logits.shape[:2] != (len(images), self.num_outputs):
             raise ValueError(f"logits of shape {tuple(logits.shape)} are not (B,{self.num_outputs},h,w)")
         return logits
@@ -49,7 +59,8 @@ def module_arguments(spec: ModuleSpec) -> dict[str, Any]:
         UsageError: ``E-NAME-01`` an unknown network, ``E-SET-01`` options that it does not accept or lacks.
     """
     signature = inspect.signature(NETWORKS.get(spec.network))
-    sizes = {"in_channels": spec.in_channels, "num_outputs": spec.num_outputs, "input_size": spec.input_size}
+    sizes: dict[str, Any] = {"in_channels": spec.in_channels, "num_outputs": spec.num_outputs}
+    sizes |= {"input_size": spec.input_size} if spec.volume is None else {"volume": spec.volume}
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     accepted = {name: size for name, size in sizes.items() if anything or name in signature.parameters}
     try:

@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from samora_pipeline.contracts.model_spec import ModelSpec, NetworkSpec
 from samora_pipeline.models.backbones.backbone import Backbone, Encoder, Features
+from samora_pipeline.models.branch_products import reduced_type
 from samora_pipeline.models.decoders.decoder import Decoder
+from samora_pipeline.models.kept import kept
 from samora_pipeline.models.sam_adapter import BlockAdapters
 
 RGB = 3
@@ -19,13 +21,14 @@ RGB = 3
 class Network(nn.Module):
     """Images (B,C,N,N), floats in [0,1], to logits; made by ``assembly.build_network``.
 
-    ``in_channels`` is C, ``input_size`` N.
+    ``in_channels`` is C, ``input_size`` N, ``input_shape`` (N,N), or (D,H,W) of a network on whole volumes.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.in_channels = spec.in_channels
         self.input_size = spec.input_size
+        self.input_shape = spec.input_shape
 
     def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
         """Segment as ``forward`` does, to all logits that the loss sees; ``forward`` gives the last or their mean.
@@ -40,7 +43,7 @@ class Network(nn.Module):
         Raises:
             ValueError: another number of channels or another size.
         """
-        expected = (self.in_channels, self.input_size, self.input_size)
+        expected = (self.in_channels, *self.input_shape)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(f"images of shape {tuple(images.shape)} do not fit a network for (B, {expected})")
 
@@ -96,7 +99,11 @@ class SegmentationNetwork(Network):
     def _no_prompts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The encoding of positions (1,P,g,g), no sparse prompts (1,0,P) and the dense no-mask prompt (1,P,g,g)."""
         sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
-        return self.prompt_encoder.get_dense_pe(), sparse, dense
+        frequencies = list(self.prompt_encoder.buffers())
+        positions = kept(
+            self.prompt_encoder, "positions", frequencies, self.prompt_encoder.get_dense_pe, reduced_type(dense)
+        )
+        return positions, sparse, dense
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Images (B,C,N,N) to what the encoder takes, (B,3,N,N)."""

@@ -82,7 +82,7 @@ def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     Serves denoising (restored and clean image) and distillation (student and teacher features); any equal shapes.
     """
     errors = (at_least_single(prediction) - at_least_single(target)).square()
-    return global_mean(errors.sum(), errors.new_tensor(errors.numel()))
+    return global_mean(errors.sum(), errors.new_full((), errors.numel()))
 
 
 def soft_dice(prediction: Tensor, target: Tensor) -> Tensor:
@@ -211,5 +211,5 @@ def distillation(prediction: Tensor, target: Tensor) -> DistillationTerms:
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
     cosine = functional.cosine_similarity(prediction.detach().float(), target.float(), dim=-1)
-    mean_cosine = global_mean(cosine.sum(), cosine.new_tensor(cosine.numel()))
+    mean_cosine = global_mean(cosine.sum(), cosine.new_full((), cosine.numel()))
     return DistillationTerms(mean_squared_error(prediction, target), mean_cosine)

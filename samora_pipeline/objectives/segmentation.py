@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from samora_pipeline.distributed import sum_over_ranks
 from samora_pipeline.objectives.features import at_least_single
+from samora_pipeline.transfers import to_device
 
 IGNORED = -1
 
@@ -159,17 +160,35 @@ def low_resolution(target: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _class_terms(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy, its number of terms, and the sums over pixels of p g, p p and g g per class: (2+3K,)."""
+    if logits.device.type != "cpu":
+        return _class_terms_at_once(logits, target)
     entropy, overlap, squares = class_sums(logits, target)
     pixels = target[target != IGNORED].bincount(minlength=logits.shape[1]).to(logits.dtype)
     return torch.cat((entropy[None], pixels.sum()[None], overlap, squares, pixels))
 
 
+def _class_terms_at_once(logits: Tensor, target: Tensor) -> Tensor:
+    """The same by operations on the whole batch: for a GPU, which has room, and loses time by every launch.
+
+    No sum is taken by adding into places, which a GPU does in an order of its own, and no class is counted, for which
+    the host would wait.
+    """
+    classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
+    truth = (target[:, None] == classes).to(logits.dtype)
+    logarithm = logits.log_softmax(1)
+    probability = logarithm.exp()
+    axes = (0, 2, 3)
+    entropy, pixels = -(logarithm * truth).sum(), truth.sum(axes)
+    squares = (probability.square() * (target != IGNORED)[:, None]).sum(axes)
+    return torch.cat((entropy[None], pixels.sum()[None], (probability * truth).sum(axes), squares, pixels))
+
+
 def _region_terms(logits: Tensor, target: Tensor, regions: Tensor) -> Tensor:
     """The same sums for regions, each a map of its own."""
     valid = (target != IGNORED)[:, None]
-    truth = regions.to(target.device)[:, target.clamp(min=0)].movedim(0, 1).to(logits.dtype) * valid
+    truth = to_device(regions, target.device)[:, target.clamp(min=0)].movedim(0, 1).to(logits.dtype) * valid
     probability = logits.sigmoid() * valid
     entropies = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * valid
-    head = torch.stack((entropies.sum(), valid.sum() * logits.new_tensor(logits.shape[1])))
+    head = torch.stack((entropies.sum(), valid.sum() * float(logits.shape[1])))
     products = (probability * truth, probability.square(), truth.square())
     return torch.cat((head, *(product.sum((0, 2, 3)) for product in products)))

@@ -77,7 +77,7 @@ def deviations(run: ScoredRun) -> dict[str, str]:
     spec, own = config.model, name in ("SAMora", "SAMora-2", H_SAMORA)
     found = {
         "backbone": (spec.backbone, "sam2_hiera_b+" if name.endswith("-2") else "sam_vit_b"),
-        "input": (f"input of {spec.input_size} px", "input of 224 px"),
+        "input": (f"input of {spec.input_text}", "input of 224 px"),
         "rank": (f"rank {spec.lora_rank}", "rank 4"),
         "base": (f"base {config.base.origin if config.base else 'none'}", "base public"),
     }

@@ -18,7 +18,7 @@ from samora_pipeline.contracts.plans import IntensityRule, Plans
 from samora_pipeline.contracts.scores import CaseMetrics, Summary
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.intensity import measure, normalize
-from samora_pipeline.imaging.volume import labels_to_slices, require_same_grid, to_slices
+from samora_pipeline.imaging.volume import labels_to_slices, on_grid_of, to_slices
 
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -77,8 +77,7 @@ def read_case(case: RawCase, predictions: Sequence[Path], plans: Plans) -> CaseS
         if path is None:
             raise ValueError(f"{case.name} has no reference")
         volume = read_volume(path)
-        require_same_grid(volumes[0], volume)
-        stacks.append(labels_to_slices(volume, geometry))
+        stacks.append(labels_to_slices(on_grid_of(volumes[0], volume), geometry))
     images = NormalizedSlices(slices, plans.intensity.value)
     return CaseStack(case.name, images, stacks[0], tuple(stacks[1:]), geometry.spacing)
 

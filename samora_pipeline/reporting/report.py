@@ -104,17 +104,25 @@ def picture_section(
     """Worst, median and best case of the last run with sliders; with several runs the predictions of all, A, B, ...
 
     Raises:
-        DataError: a scan, a reference or a prediction is missing or damaged.
+        SamoraError: of every case a scan, a reference or a prediction is missing or damaged.
     """
     config, summaries = runs[0].config, [run.scored.summary for run in runs]
     names = RUN_LETTERS[: len(runs)] if len(runs) > 1 else ()
     viewers: list[Block] = []
+    faults: list[SamoraError] = []
     for place, one in enumerate(chosen):
         share = max(_LEAST, budget // (len(chosen) - place))
-        shown = shown_case(one, stack_of(runs, one.case.case), summaries, names)
+        try:
+            shown = shown_case(one, stack_of(runs, one.case.case), summaries, names)
+        except SamoraError as error:
+            faults.append(error)
+            viewers.append(Note(f"{one.case.case} is left out: {reason(error)}"))
+            continue
         viewer = make_viewer(shown, config.labels, config.plans.slice_axis.value, warnings, share)
         viewers.append(viewer)
         budget -= size_of(viewer)
+    if faults and len(faults) == len(chosen):
+        raise faults[0]
     blocks = tuple(viewers) or (Note("No scored case has an organ in its reference."),)
     of_which = f" of {names[-1]} ({lettered(runs)})" if names else ""
     return Section("pictures", blocks, words=(of_which,))
@@ -127,7 +135,9 @@ def lettered(runs: list[ReportedRun]) -> str:
 
 def stack_of(runs: list[ReportedRun], case: str) -> CaseStack:
     """A scored case with the predictions of the runs."""
-    return read_case(runs[0].raw_case(case), [run.prediction(case) for run in runs], runs[0].config.plans)
+    files = runs[0].raw_case(case)
+    with runs[0].reading(case):
+        return read_case(files, [run.prediction(case) for run in runs], runs[0].config.plans)
 
 
 def median_of(chosen: list[SelectedCase]) -> SelectedCase:
@@ -177,7 +187,7 @@ def _facts(run: ReportedRun) -> tuple[tuple[str, str], ...]:
         ("run", run.label),
         ("folds", ", ".join(run.scored.folds)),
         ("labels", f"{config.split} ({len(config.selection.cases)} cases)"),
-        ("network", f"{model.backbone}, {model.input_size} px"),
+        ("network", f"{model.backbone}, {model.input_text}"),
         ("experts", ", ".join(model.levels) or "none"),
         ("recipe", config.recipe),
         ("seed", str(config.seed)),

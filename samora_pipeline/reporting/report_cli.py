@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from samora_pipeline.command_line import CommandParser, run, say
+from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, run, say
 from samora_pipeline.errors import UsageError
 
 _EPILOG = """A RUN is a run or one of its folds (RUN/fold_K): a path, a name, or a unique part of a name.
@@ -13,6 +13,8 @@ The page is one file with everything in it: mail it, print it, or open it withou
   samora_report Dataset001_Synapse/SAMedTrainer__10pct__default Dataset001_Synapse/SAMoraTrainer__10pct__default
 """
 COMPARISON_FILE = "comparison.html"
+_FAILURES_FILE = "failures.report.json"
+"""beside the page, where other commands keep files of their own"""
 _MOST_RUNS = 4
 
 
@@ -32,12 +34,13 @@ def build_parser() -> CommandParser:
     return parser
 
 
-def report(arguments: argparse.Namespace) -> None:
-    """Read the runs and write the page."""
+def report(arguments: argparse.Namespace) -> int:
+    """Read the runs and write the page; return the exit code: 3 when cases could not be read."""
     if len(arguments.runs) > _MOST_RUNS or (arguments.output is not None and arguments.output.suffix != ".html"):
         raise UsageError("E-ARG-21", found=f"{len(arguments.runs)} runs, -o {arguments.output}")
     import torch
 
+    from samora_pipeline.contracts.failures import Failure, printable, write_failures
     from samora_pipeline.files import write_text
     from samora_pipeline.paths import resolve_roots
     from samora_pipeline.reporting.html_page import render_page
@@ -54,7 +57,12 @@ def report(arguments: argparse.Namespace) -> None:
         page, usual = comparison_page(runs, device), Path(COMPARISON_FILE)
     path = arguments.output or usual
     write_text(path, render_page(page))
+    failed = {name: error for run in runs for name, error in run.failed.items()}
+    write_failures({name: Failure.of(name, error) for name, error in failed.items()}, path.with_name(_FAILURES_FILE))
+    for name, error in failed.items():
+        say(f"failed: {printable(name)}: {error.code} {error.what} ({error.found})")
     say(f"written: {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    return EXIT_FAILED_CASES if failed else EXIT_OK
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from samora_pipeline.contracts.colours import ORANGE
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.run import RunConfig
+from samora_pipeline.contracts.run import TRAINING_FLAG, RunConfig
 from samora_pipeline.contracts.stored_case import StoredCase, read_stored_case
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.intensity import normalize
@@ -24,7 +24,7 @@ from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Section, 
 from samora_pipeline.reporting.html_images import drawing, svg_image, webp_image
 from samora_pipeline.reporting.painting import frame_around, organ_legend, organs_layer, sheet
 from samora_pipeline.reporting.pictures import evenly
-from samora_pipeline.reporting.report_run import Places, ReportedRun, blocks_or_reason
+from samora_pipeline.reporting.report_run import Places, ReportedRun, blocks_or_reason, reason
 from samora_pipeline.slices.store import StoredSlices
 
 _BINS = 48
@@ -94,11 +94,12 @@ def _geometry(places: Places) -> list[Block]:
     for subset in ("train", "test", "unlabelled"):
         found = [case for case in fingerprint.cases.values() if case.subset == subset]
         if found:
-            sizes, spacings = zip(*((case.shape, case.spacing) for case in found), strict=True)
+            sizes, spacings = [case.shape for case in found], [case.spacing for case in found if case.spacing]
             means = [channel.mean for case in found for channel in case.volume]
             intensity = f"{min(means):.4g} to {max(means):.4g}"
             axes = ", ".join(sorted({case.axes for case in found}))
-            rows.append((subset, len(found), _range(sizes, 0), _range(spacings, 2), intensity, axes))
+            spacing = _range(spacings, 2) if spacings else "unknown"
+            rows.append((subset, len(found), _range(sizes, 0), spacing, intensity, axes))
     header = ("part", "cases", "voxels: smallest, median, largest", "spacing mm", "mean intensity", "axes")
     skipped = ", ".join(f"{name} ({code})" for name, code in fingerprint.skipped.items())
     return [Table("geometry", "Sizes", header, rows, notes=(f"Skipped: {skipped}.",) if skipped else ())]
@@ -190,8 +191,16 @@ def _labelled(case: str, pixels: Sequence[int], config: RunConfig) -> tuple[list
 def _contact_sheet(run: ReportedRun, records: Mapping[str, StoredCase], warnings: tuple[str, ...]) -> Figure:
     """One slice of each case with its labels, in rows."""
     names = _evenly(list(records), _MOST_TILES)
-    tiles = [(str(place), _tile(run, records[name])) for place, name in enumerate(names, start=1)]
-    texts = [f"{number} {name}" for number, name in enumerate(names, start=1)]
+    tiles, texts = [], []
+    for number, name in enumerate(names, start=1):
+        try:
+            with run.reading(name):
+                tiles.append((str(number), _tile(run, records[name])))
+            texts.append(f"{number} {name}")
+        except DataError as error:
+            if name == names[-1] and not tiles:
+                raise
+            texts.append(f"{number} {name} is left out: {reason(error)}")
     shown = f"{len(names)} of {len(records)} cases" if len(names) < len(records) else f"all {len(names)} cases"
     return Figure(
         "contact-sheet",
@@ -216,9 +225,10 @@ def _tile(run: ReportedRun, record: StoredCase) -> PIL.Image.Image:
 def _leaks(config: RunConfig) -> Table:
     pool = config.pool
     cases = ", ".join(f"{name}: {len(listed)}" for name, listed in pool.cases.items())
+    trained = "yes (they are trained on)" if pool.cases and TRAINING_FLAG in config.warnings else "no"
     rows = (
         ("cases per dataset in the unlabelled pool", cases or "none"),
-        ("scored scans in the pool", "yes (transductive)" if pool.transductive else "no"),
+        ("scored scans in the pool", "yes (transductive)" if pool.transductive else trained),
         ("kept out of the pool because they are scored", str(len(pool.excluded))),
         ("copies of another scan in the pool, left out", str(len(pool.copies))),
         ("training or pool scans that show what is scored, taken out", ", ".join(config.excluded_leaks) or "none"),

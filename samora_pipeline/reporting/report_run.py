@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,15 @@ class Places:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A scored run and its places; ``allow_code``: its network may be built from code that its config names."""
+    """A scored run and its places; ``allow_code``: its network may be built from code that its config names.
+
+    ``failed`` takes the cases whose files are there and cannot be used, while the report is made.
+    """
 
     scored: ScoredRun
     places: Places
     allow_code: bool = False
+    failed: dict[str, SamoraError] = field(default_factory=dict, compare=False)
 
     @property
     def label(self) -> str:
@@ -75,10 +80,10 @@ class ReportedRun:
         """The scored cases whose scans and references are there.
 
         Raises:
-            DataError: ``E-DATA-01`` no raw dataset, ``E-CHAN-..`` a scan without its channels.
+            DataError: ``E-DATA-01`` no raw dataset.
         """
         raw = read_dataset(self.places.raw)
-        found = raw.training() | raw.test()
+        found = raw.scan("imagesTr")[0] | raw.scan("imagesTs")[0]
         scored = (row.case for row in self.scored.summary.metric_per_case)
         return {name: found[name] for name in scored if name in found and found[name].label is not None}
 
@@ -91,6 +96,20 @@ class ReportedRun:
         if name not in self.raw_cases:
             raise DataError("E-REPORT-01", name=name, found=str(self.places.raw))
         return self.raw_cases[name]
+
+    @contextmanager
+    def reading(self, case: str) -> Iterator[None]:
+        """Remember a case whose files cannot be used; that files are not here, as of a run from elsewhere, is no fault.
+
+        Raises:
+            SamoraError: what was wrong, in any case.
+        """
+        try:
+            yield
+        except SamoraError as error:
+            if error.code != "E-IMG-01":
+                self.failed[case] = error
+            raise
 
     def log(self, fold: str) -> list[dict[str, Any]]:
         """The epoch lines of a fold's fine-tuning; empty where there is no log."""

@@ -31,6 +31,7 @@ from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.slices.intensities import IntensityParameters, apply_intensities, draw_intensities
 from samora_pipeline.slices.released import displacement_strength, hsam_geometry, samed_geometry
 from samora_pipeline.slices.views import between
+from samora_pipeline.transfers import to_device
 
 Floats = NDArray[np.floating]
 _GLOBAL_GENERATOR = threading.RLock()
@@ -126,7 +127,7 @@ def apply_geometry(images: Tensor, targets: Tensor | None, drawn: AugmentationPa
 def _grid(images: Tensor, drawn: AugmentationParameters) -> Tensor:
     """Where each pixel of the result comes from, (B,N,N,2) as ``grid_sample`` wants it."""
     size = images.shape[-2:]
-    coordinates = drawn.coordinates.to(images.device)
+    coordinates = to_device(drawn.coordinates, images.device)
     fine = functional.interpolate(coordinates, size=size, mode="bilinear", align_corners=True)
     return 2 * fine.permute(0, 2, 3, 1).flip(-1)
 

@@ -82,6 +82,13 @@ class UnlabelledSource(Protocol):
         """Images (B,C,N,N) float32 in [0,1]."""
 
 
+class LabelledSource(UnlabelledSource, Protocol):
+    """What stage 2 reads from: slices, or whole volumes with another axis."""
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """Label values (B,N,N) int64; -1 where they are ignored."""
+
+
 class SliceSource:
     """Slices of one dataset as tensors of ``input_size`` (N) pixels a side, numbered in the order of ``ids``.
 

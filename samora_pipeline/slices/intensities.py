@@ -18,6 +18,7 @@ from torch.nn import functional
 from samora_pipeline.contracts.random_steps import IntensitySettings
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.slices.views import between, between_logarithmic, blur, draw_uniform
+from samora_pipeline.transfers import to_device
 
 _PIECES = 4
 _STEEPEST = 8.0
@@ -94,7 +95,7 @@ def apply_intensities(images: Tensor, drawn: IntensityParameters) -> Tensor:
     ):
         rows = changed.nonzero().flatten()
         if len(rows):
-            where = rows.to(images.device)
+            where = to_device(rows, images.device)
             varied = change(result[where], _of(drawn, rows)).clamp(0, 1)
             result = result.index_copy(0, where, varied)
     return result
@@ -112,12 +113,12 @@ def _of(drawn: IntensityParameters, rows: Tensor) -> IntensityParameters:
 
 
 def _column(values: Tensor, images: Tensor) -> Tensor:
-    return values.to(images.device).view(-1, 1, 1, 1)
+    return to_device(values, images.device).view(-1, 1, 1, 1)
 
 
 def _bend(images: Tensor, drawn: IntensityParameters) -> Tensor:
     """Piecewise linear over equal parts of [0,1]."""
-    heights = drawn.curve.to(images.device)
+    heights = to_device(drawn.curve, images.device)
     below = functional.pad(heights.cumsum(1), (1, 0))[:, :-1]
     place = images.clamp(0, 1) * _PIECES
     piece = place.long().clamp(max=_PIECES - 1)
@@ -132,13 +133,13 @@ def _raise(images: Tensor, drawn: IntensityParameters) -> Tensor:
 
 def _shade(images: Tensor, drawn: IntensityParameters) -> Tensor:
     field = functional.interpolate(
-        drawn.field[:, None].to(images.device), images.shape[-2:], mode="bicubic", align_corners=True
+        to_device(drawn.field[:, None], images.device), images.shape[-2:], mode="bicubic", align_corners=True
     )
     return images * (1 + field * _column(drawn.bias, images))
 
 
 def _soften(images: Tensor, drawn: IntensityParameters) -> Tensor:
-    return blur(images, drawn.blur_sigma.to(images.device))
+    return blur(images, to_device(drawn.blur_sigma, images.device))
 
 
 def _coarsen(images: Tensor, drawn: IntensityParameters) -> Tensor:
@@ -148,9 +149,9 @@ def _coarsen(images: Tensor, drawn: IntensityParameters) -> Tensor:
 
 
 def _resampled(image: Tensor, share: float) -> Tensor:
-    """One image (1,C,N,N) by the means of coarser pixels and linear interpolation between them."""
-    side = max(1, round(image.shape[-1] * share))
-    coarse = functional.adaptive_avg_pool2d(image, side)
+    """One image (1,C,H,W) by the means of coarser pixels and linear interpolation between them."""
+    rows, columns = (max(1, round(side * share)) for side in image.shape[-2:])
+    coarse = functional.adaptive_avg_pool2d(image, (rows, columns))
     return functional.interpolate(coarse, image.shape[-2:], mode="bilinear", align_corners=False)
 
 

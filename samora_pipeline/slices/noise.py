@@ -8,7 +8,7 @@ Shapes: B batch, C channels, N pixels along a side; images are (B,C,N,N) in [0,1
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -22,6 +22,7 @@ from samora_pipeline.imaging.intensity import scheme_of
 from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.slices.noise_catalog import NOISES, noise_options
 from samora_pipeline.slices.views import between, draw_uniform
+from samora_pipeline.transfers import to_device
 
 GAUSSIAN, REPLACEMENT, COARSE = range(3)
 _COARSE_GRID = 16
@@ -43,29 +44,58 @@ def rician_channels(plans: Plans) -> tuple[bool, ...]:
     return tuple(scheme_of(rule).magnitude for rule in plans.intensity.value)
 
 
-def _one(image: Tensor, kind: int, sigma: float, share: float, seed: int, magnitude: Tensor) -> Tensor:
-    generator = torch.Generator(image.device).manual_seed(seed)
-    if kind == REPLACEMENT:
-        return _replace(image, share, generator)
-    side = image.shape[-1] if kind == GAUSSIAN else _COARSE_GRID
-    field = torch.randn(2, image.shape[0], side, side, generator=generator, device=image.device) * sigma
-    if kind == COARSE:
-        field = functional.interpolate(field, size=image.shape[-2:], mode="bilinear", align_corners=False)
-    noisy = image + field[0]
-    return torch.where(magnitude, torch.hypot(noisy, field[1]), noisy)
+def _fields(images: Tensor, side: int, seeds: Sequence[int]) -> Tensor:
+    """Normal numbers for images (B,C,N,N), from a generator for each: (2,B,C,side,side)."""
+    fields = images.new_empty((len(images), 2, images.shape[1], side, side))
+    for field, seed in zip(fields, seeds, strict=True):
+        field.normal_(generator=_generator(images, seed))
+    return fields.transpose(0, 1)
 
 
-def _replace(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _generator(images: Tensor, seed: int) -> torch.Generator:
+    return torch.Generator(images.device).manual_seed(seed)
+
+
+def _strength(images: Tensor, drawn: NoiseParameters) -> Tensor:
+    return to_device(drawn.sigma, images.device).view(-1, 1, 1, 1)
+
+
+def _disturb(images: Tensor, fields: Tensor, rician: tuple[bool, ...]) -> Tensor:
+    """Add the first of two fields; magnitudes are those of a complex signal with both."""
+    noisy = images + fields[0]
+    if not any(rician):
+        return noisy
+    magnitude = to_device(torch.tensor(rician), images.device)[:, None, None]
+    return torch.where(magnitude, torch.hypot(noisy, fields[1]), noisy)
+
+
+def _gaussian(images: Tensor, drawn: NoiseParameters, rician: tuple[bool, ...]) -> Tensor:
+    return _disturb(images, _fields(images, images.shape[-1], drawn.seeds) * _strength(images, drawn), rician)
+
+
+def _coarse(images: Tensor, drawn: NoiseParameters, rician: tuple[bool, ...]) -> Tensor:
+    fields = _fields(images, _COARSE_GRID, drawn.seeds) * _strength(images, drawn)
+    fine = functional.interpolate(fields.flatten(0, 1), size=images.shape[-2:], mode="bilinear", align_corners=False)
+    return _disturb(images, torch.unflatten(fine, 0, fields.shape[:2]), rician)
+
+
+def _replace(images: Tensor, drawn: NoiseParameters, rician: tuple[bool, ...]) -> Tensor:
     """Replace a share of the pixels, all channels at once, by another pixel of the 5 x 5 window around each."""
-    size, device = image.shape[-1], image.device
-    chosen = torch.rand(size, size, generator=generator, device=device) < share
-    window = 2 * _REACH + 1
+    count, _, size, _ = images.shape
+    device, window = images.device, 2 * _REACH + 1
+    drawings = images.new_empty((count, size, size))
+    number = torch.empty((count, size, size), dtype=torch.int64, device=device)
+    for uniform, neighbour, seed in zip(drawings, number, drawn.seeds, strict=True):
+        generator = _generator(images, seed)
+        uniform.uniform_(generator=generator)
+        neighbour.random_(0, window * window - 1, generator=generator)
     # 24 neighbours: numbers from the middle on are shifted by one, which leaves out the pixel itself.
-    number = torch.randint(window * window - 1, (size, size), generator=generator, device=device)
     number = number + (number >= window * window // 2)
     rows = torch.arange(size, device=device)[:, None] + number // window - _REACH
     columns = torch.arange(size, device=device) + number % window - _REACH
-    return torch.where(chosen, image[:, rows.clamp(0, size - 1), columns.clamp(0, size - 1)], image)
+    place = rows.clamp(0, size - 1) * size + columns.clamp(0, size - 1)
+    others = images.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, images.shape[1], -1)).view_as(images)
+    return torch.where((drawings < drawn.replaced)[:, None], others, images)
 
 
 class Noise(Protocol):
@@ -113,11 +143,13 @@ class Mixture(Noise):
 
         The random fields come from the device's own generator, so another kind of device draws another field.
         """
-        magnitude = torch.tensor(rician, device=images.device)[:, None, None]
-        noisy = torch.empty_like(images)
-        each = zip(drawn.kind.tolist(), drawn.sigma.tolist(), drawn.seeds, strict=True)
-        for i, (kind, sigma, seed) in enumerate(each):
-            noisy[i] = _one(images[i], kind, sigma, drawn.replaced, seed, magnitude)
+        noisy = images
+        for kind, change in ((GAUSSIAN, _gaussian), (REPLACEMENT, _replace), (COARSE, _coarse)):
+            rows = (drawn.kind == kind).nonzero().flatten()
+            if len(rows):
+                where = to_device(rows, images.device)
+                own = replace(drawn, sigma=drawn.sigma[rows], seeds=tuple(drawn.seeds[row] for row in rows.tolist()))
+                noisy = noisy.index_copy(0, where, change(images[where], own, rician))
         return noisy
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from samora_pipeline.contracts.random_steps import Range, ViewSettings
 from samora_pipeline.reproducibility import derived_seed
+from samora_pipeline.transfers import to_device
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -35,7 +36,7 @@ class ViewParameters(NamedTuple):
 
     def to(self, device: torch.device) -> "ViewParameters":
         """The same parameters on another device."""
-        return ViewParameters(*(values.to(device) for values in self))
+        return ViewParameters(*(to_device(values, device) for values in self))
 
 
 def draw_uniform(keys: Sequence[str], count: int, purpose: str, *, seed: int, epoch: int) -> Tensor:
@@ -82,7 +83,7 @@ def apply_views(images: Tensor, views: ViewParameters) -> Tensor:
 
     Bilinear; beyond the edge the outermost pixels are repeated (air stays air). Returns (B,C,N,N) in [0,1].
     """
-    blurred = views.blur_sigma.nonzero().flatten().to(images.device)
+    blurred = to_device(views.blur_sigma.nonzero().flatten(), images.device)
     views = views.to(images.device)
     grid = functional.affine_grid(views.affine, list(images.shape), align_corners=False)
     result = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -125,16 +126,19 @@ def _adjust(images: Tensor, views: ViewParameters) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with a sigma per sample (share of the side), as two products with a band matrix.
+    """Gaussian blur with a sigma per sample (share of each side), as two products with a band matrix.
 
     Weights that would lie outside the slice are left out and the rest sums to 1.
     """
-    side = images.shape[-1]
-    place = torch.arange(side, device=images.device, dtype=images.dtype)
+    rows, columns = (_blurring(side, sigma.to(images.dtype)) for side in images.shape[-2:])
+    return rows @ images @ columns.mT
+
+
+def _blurring(side: int, sigma: Tensor) -> Tensor:
+    place = torch.arange(side, device=sigma.device, dtype=sigma.dtype)
     distance = (place[:, None] - place) / (sigma * side)[:, None, None]
     weights = (-0.5 * distance.square()).exp()
-    weights = (weights / weights.sum(dim=2, keepdim=True))[:, None]
-    return weights @ images @ weights.mT
+    return (weights / weights.sum(dim=2, keepdim=True))[:, None]
 
 
 def between(uniform: Number, ends: Range) -> Number:

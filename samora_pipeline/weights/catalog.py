@@ -14,6 +14,15 @@ WAYS_ON = (
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/"
+_EFFICIENT_SAM = "https://github.com/yformer/EfficientSAM/raw/main/weights/"
+# The authors have EfficientSAM-S in a zip file alone; this is a copy of what is in it, by a third party.
+_EFFICIENT_SAM_COPY = "https://huggingface.co/Adapter/DragonDiffusion/resolve/main/model/"
+_MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/"
+_SAM21_TINY = "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"
+_SAM21_SMALL = "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"
+_EFFICIENT_SAM_TI = "dff858b19600a46461cbb7de98f796b23a7a888d9f5e34c0b033f7d6eb9e4e6a"
+_EFFICIENT_SAM_S = "339376940b92351ae26dd1162e2305a1cc6f5cde735105e91286251abd9a6b65"
+_MOBILE_SAM_5M = "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"
 _MAE = "https://dl.fbaipublicfiles.com/mae/pretrain/"
 _SIMCLR = "https://huggingface.co/lightly-ai/simclrv2-imagenet1k-r50_2x_sk1/resolve/main/"
 _SIMCLR_TF = "https://storage.googleapis.com/simclr-checkpoints/simclrv2/pretrained/r50_2x_sk1/"
@@ -90,6 +99,10 @@ def _sam2(name: str, date: str, size: int, sha256: str) -> Asset:
     return Asset(name, file, _APACHE, f"{_SAM2}{date}/{file}", size, sha256)
 
 
+def _small(name: str, folder: str, size: int, sha256: str) -> Asset:
+    return Asset(name, file := f"{name}.pt", _APACHE, f"{folder}{file}", size, sha256)
+
+
 def _mae(name: str, file: str, about: int, md5_start: str = "") -> Asset:
     return Asset(name, file, _NON_COMMERCIAL, f"{_MAE}{file}", about=about, md5_start=md5_start)
 
@@ -104,6 +117,11 @@ _ASSETS = (
     _sam("sam_vit_h", "4b8939", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
     _sam2("sam2_hiera_b+", "072824", 323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"),
     _sam2("sam2.1_hiera_b+", "092824", 323_606_802, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
+    _small("sam2.1_hiera_tiny", f"{_SAM2}092824/", 156_008_466, _SAM21_TINY),
+    _small("sam2.1_hiera_small", f"{_SAM2}092824/", 184_416_285, _SAM21_SMALL),
+    _small("efficient_sam_vitt", _EFFICIENT_SAM, 40_982_470, _EFFICIENT_SAM_TI),
+    _small("efficient_sam_vits", _EFFICIENT_SAM_COPY, 105_742_022, _EFFICIENT_SAM_S),
+    _small("mobile_sam", _MOBILE_SAM, 40_728_226, _MOBILE_SAM_5M),
     # The TensorFlow checkpoint below, converted by a third party; encoder, linear head and projection head.
     Asset("simclr_r50_2x_sk1", "r50_2x_sk1.pth", _APACHE, f"{_SIMCLR}r50_2x_sk1.pth", about=715_000_000),
     _simclr_tf("simclr_r50_2x_sk1_tf", "model.ckpt-250228.index", "simclr_r50_2x_sk1_tf_data"),

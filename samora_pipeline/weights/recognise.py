@@ -1,7 +1,7 @@
 """Which public checkpoint a file is, told by the names and shapes of its tensors and never by its own name.
 
-Layouts: the state dicts of segment_anything, sam2 and MAE, the converted SimCLRv2 checkpoint (``resnet`` and ``head``)
-and the TensorFlow one.
+Layouts: the state dicts of segment_anything, sam2, EfficientSAM, MobileSAM and MAE, the converted SimCLRv2 checkpoint
+(``resnet`` and ``head``) and the TensorFlow one.
 """
 
 from collections.abc import Mapping
@@ -37,13 +37,33 @@ def _sam(width: int, depth: int) -> Layout:
     return Layout(has, (f"image_encoder.blocks.{depth}.norm1.weight",))
 
 
-_SAM2 = {
-    "image_encoder.trunk.pos_embed": (1, 112, 14, 14),
-    "image_encoder.trunk.blocks.23.attn.qkv.weight": (2688, 896),
-    "sam_mask_decoder.mask_tokens.weight": (4, 256),
-    "no_mem_embed": (1, 1, 256),
-}
+def _efficient_sam(width: int) -> Layout:
+    has = {
+        "image_encoder.pos_embed": (1, 197, width),
+        "image_encoder.blocks.11.mlp.fc1.weight": (4 * width, width),
+        "prompt_encoder.invalid_points.weight": (1, 256),
+        "mask_decoder.mask_tokens.weight": (4, 256),
+    }
+    return Layout(has, ("image_encoder.blocks.12.norm1.weight",))
+
+
+def _sam2(width: int, depth: int, side: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "image_encoder.trunk.pos_embed": (1, width, side, side),
+        f"image_encoder.trunk.blocks.{depth - 1}.attn.qkv.weight": (24 * width, 8 * width),
+        "sam_mask_decoder.mask_tokens.weight": (4, 256),
+        "no_mem_embed": (1, 1, 256),
+    }
+
+
 _SAM21_ONLY = {"no_obj_embed_spatial": (1, 64), "obj_ptr_tpos_proj.weight": (64, 256)}
+_MOBILE_SAM = {
+    "image_encoder.layers.1.blocks.1.attn.attention_biases": (4, 49),
+    "image_encoder.layers.2.blocks.5.attn.qkv.weight": (480, 160),
+    "image_encoder.layers.3.blocks.1.attn.qkv.weight": (960, 320),
+    "prompt_encoder.no_mask_embed.weight": (1, 256),
+    "mask_decoder.mask_tokens.weight": (4, 256),
+}
 _MAE_ENCODER = {
     "cls_token": (1, 1, 1024),
     "pos_embed": (1, 197, 1024),
@@ -74,8 +94,13 @@ LAYOUTS = {
     "sam_vit_b": _sam(768, 12),
     "sam_vit_l": _sam(1024, 24),
     "sam_vit_h": _sam(1280, 32),
-    "sam2_hiera_b+": Layout(_SAM2, tuple(_SAM21_ONLY)),
-    "sam2.1_hiera_b+": Layout(_SAM2 | _SAM21_ONLY),
+    "sam2_hiera_b+": Layout(_sam2(112, 24, 14), tuple(_SAM21_ONLY)),
+    "sam2.1_hiera_b+": Layout(_sam2(112, 24, 14) | _SAM21_ONLY),
+    "sam2.1_hiera_tiny": Layout(_sam2(96, 12, 7) | _SAM21_ONLY),
+    "sam2.1_hiera_small": Layout(_sam2(96, 16, 7) | _SAM21_ONLY),
+    "efficient_sam_vitt": _efficient_sam(192),
+    "efficient_sam_vits": _efficient_sam(384),
+    "mobile_sam": Layout(_MOBILE_SAM, ("image_encoder.layers.2.blocks.6.attn.qkv.weight",)),
     "simclr_r50_2x_sk1": Layout(_SIMCLR, ("resnet.net.3.blocks.6.net.0.weight",)),
     "simclr_r50_2x_sk1_tf": Layout(_SIMCLR_TF, ("base_model/conv2d_87/kernel",)),
     "mae_vit_l_full": Layout(_MAE_ENCODER | _MAE_DECODER, _OTHER_VIT),

@@ -1,7 +1,8 @@
 """The public checkpoint layouts of SAM and SAM 2, read into a network of any input size and written from one.
 
 SAM: a flat state dict with the prefixes image_encoder., prompt_encoder. and mask_decoder. Position tables are resized
-to the network's token grid as SAMed does it. SAM 2, and any other family: see ``Backbone.file_name``.
+to the network's token grid as SAMed does it. SAM 2, EfficientSAM, MobileSAM and any other family: see
+``Backbone.file_name`` and ``Backbone.from_file``.
 
 Shapes: G token grid of the file, g of the network, D width, c width of a head.
 """
@@ -22,6 +23,7 @@ from samora_pipeline.models.samora import SegmentationNetwork
 
 POSITIONS = "image_encoder.pos_embed"
 SAM2_POSITIONS = SAM2_HIERA_B_PLUS.file_name(POSITIONS)
+TINY_VIT = "image_encoder.layers.1.blocks.0.attn.attention_biases"
 MASK_TOKENS = "mask_tokens.weight"
 SIZED_BY_OUTPUTS = ("mask_tokens.", "output_hypernetworks_mlps.", "iou_prediction_head.")
 """below the mask decoder"""
@@ -34,9 +36,9 @@ _FIX = "choose the file that belongs to it, or the --backbone that belongs to th
 class LoadReport:
     """What became of each tensor of a file; together these lists name all of them, each once.
 
-    ``dropped`` tensors have no place in the network: they belong to another number of outputs, to a decoder or to a
-    classifier that it does not have. ``video`` tensors belong to the parts of SAM 2 that follow objects through a
-    video. ``kept`` are names of the network, whose tensors keep their random start; only teachers state them.
+    ``dropped`` tensors have no place in the network: they belong to another number of outputs, to a decoder, to
+    prompts or to a classifier that it does not have. ``video`` tensors belong to the parts of SAM 2 that follow objects
+    through a video. ``kept`` are names of the network, whose tensors keep their random start.
     """
 
     loaded: tuple[str, ...]
@@ -56,8 +58,9 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy
     Nothing is written unless everything fits. In SAM the position table (1,G,G,D) and, in blocks with global
     attention, the relative position tables (2G-1,c) are interpolated bilinearly to the network's grid (SAMed). Mask
     tokens, hyper-networks and the quality head are dropped when their number of outputs is not the network's (SAMed),
-    and so are SAM 2's parts for videos. With ``copy_outputs`` each output of the network then starts from one of the
-    file's mask tokens and its hyper-network, in turn, instead of from random numbers.
+    and so are SAM 2's parts for videos; a backbone's ``other_parts`` may be on one side alone. With ``copy_outputs``
+    each output of the network then starts from one of the file's mask tokens and its hyper-network, in turn, instead
+    of from random numbers.
 
     Raises:
         DataError: ``E-WEIGHT-06`` when a tensor is missing, left over or of another shape.
@@ -67,12 +70,16 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy
     backbone = network.backbone
     video = {name for name in state if name.startswith(backbone.unused_parts)}
     dropped = _other_outputs(targets, state, backbone.file_name("mask_decoder."))
+    kept, others = (
+        {name for name in one.keys() - other.keys() if name.startswith(backbone.other_parts)} - dropped
+        for one, other in ((targets, state), (state, targets))
+    )
     part = f"backbone: the file looks like {_variant(state)}"
-    check_names(targets.keys() - dropped, state.keys() - dropped - video, part)
+    check_names(targets.keys() - dropped - kept, state.keys() - dropped - others - video, part)
     resizable = {POSITIONS} | _global_tables(network) if backbone.resized_tables else set()
     fitted: dict[str, Tensor] = {}
     resized = []
-    for public in sorted(state.keys() - dropped - video):
+    for public in sorted(state.keys() - dropped - others - video):
         target = targets[public]
         fitted[public] = state[public]
         if state[public].shape != target.shape:
@@ -84,16 +91,16 @@ def load_base(network: SegmentationNetwork, state: Mapping[str, Tensor], *, copy
         fitted |= _copied_outputs(targets, state, dropped)
     with torch.no_grad():
         for public, tensor in fitted.items():
-            targets[public].copy_(tensor)
+            targets[public].copy_(backbone.from_file(public, tensor))
     loaded = tuple(public for public in fitted if public not in {*resized, *dropped})
-    left = tuple(sorted(dropped & state.keys()))
-    return LoadReport(loaded, tuple(resized), dropped=left, video=tuple(sorted(video)))
+    left = tuple(sorted((dropped | others) & state.keys()))
+    return LoadReport(loaded, tuple(resized), tuple(sorted(kept)), dropped=left, video=tuple(sorted(video)))
 
 
 def base_state(network: SegmentationNetwork) -> dict[str, Tensor]:
     """The inverse of ``load_base``: the base in the public layout, at the network's own grid and outputs."""
-    own = network.state_dict()
-    return {public: own[name].detach().clone() for public, name in _file_names(network).items()}
+    own, to_file = network.state_dict(), network.backbone.to_file
+    return {public: to_file(public, own[name]).detach().clone() for public, name in _file_names(network).items()}
 
 
 def _file_names(network: SegmentationNetwork) -> dict[str, str]:
@@ -163,6 +170,8 @@ def misfit(part: str, found: str, expected: str) -> DataError:
 
 def _variant(state: Mapping[str, Tensor]) -> str:
     """The backbone a state belongs to, told by its width and depth."""
+    if TINY_VIT in state:
+        return "mobile_sam"
     if POSITIONS in state:
         width, prefix = state[POSITIONS].shape[-1], "image_encoder.blocks."
     elif SAM2_POSITIONS in state:

@@ -6,20 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset_conversion.survey import group_channels, list_files, listed_path, stem
+from dataset_conversion.survey import list_files, listed_path, stem
 from samora_pipeline.errors import DataError
 
 ENDINGS = (".nii", ".nii.gz")
-
-
-def test_channels_are_grouped_in_numeric_order_and_plain_names_are_cases() -> None:
-    paths = [Path(name) for name in ("b_0001.nii.gz", "b_0000.nii.gz", "a.nii", "c_12.nii.gz", "b_x_0000.nii.gz")]
-    assert {case: [path.name for path in files] for case, files in group_channels(paths, ENDINGS).items()} == {
-        "a": ["a.nii"],
-        "b": ["b_0000.nii.gz", "b_0001.nii.gz"],
-        "b_x": ["b_x_0000.nii.gz"],
-        "c_12": ["c_12.nii.gz"],
-    }
 
 
 def test_the_longest_ending_goes() -> None:

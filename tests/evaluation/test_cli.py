@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from samora_pipeline.contracts.failures import Failures
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.evaluation.cli import main
@@ -88,11 +89,28 @@ def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str])
     assert "E-EVAL-08 there is no folder labels" in capsys.readouterr().err
 
 
-def test_a_faulty_case_writes_nothing(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faulty_cases_are_left_out_and_named(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = dataset / "preds" / "b.nii.gz"
-    broken.write_bytes(broken.read_bytes()[:40])
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:40])
+    arguments = ["-g", str(dataset / "labelsTs"), "-p", str(dataset / "preds")]
+    assert main(arguments) == 3
+    assert "failed: b: E-IMG-02" in capsys.readouterr().out
+    summary = read_json(Summary, dataset / "preds" / "summary.json")
+    assert [row.case for row in summary.metric_per_case] == ["a", "c", "d"]
+    assert "NOT SCORED: b" in summary.warnings
+    failures = dataset / "preds" / "failures.evaluation.json"
+    assert {name: one.code for name, one in read_json(Failures, failures).cases.items()} == {"b": "E-IMG-02"}
+    broken.write_bytes(whole)
+    assert main(arguments) == 0
+    assert not failures.exists()
+
+
+def test_where_no_case_can_be_scored_nothing_is_written(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (dataset / "preds").glob("*.nii.gz"):
+        path.write_bytes(b"")
     assert main(["-g", str(dataset / "labelsTs"), "-p", str(dataset / "preds")]) == 4
-    assert "E-EVAL-04 1 of 4 cases" in capsys.readouterr().err
+    assert "E-EVAL-04 4 of 4 cases" in capsys.readouterr().err
     assert not list((dataset / "preds").glob("summary*"))
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from PIL import Image
 
 from samora_pipeline.contracts.dataset import SamoraJson
 from samora_pipeline.contracts.json_io import read_json, write_json
@@ -235,3 +237,56 @@ def test_validation_of_a_fold_scores_its_own_cases(
     (fold / "validation" / "b.nii.gz").unlink()
     with pytest.raises(DataError, match=r"1 of 2 cases have no prediction"):
         score_folder(dataset / "labelsTs", fold / "validation")
+
+
+def test_distances_come_in_mm_whatever_unit_a_header_counts_in(tmp_path: Path) -> None:
+    for folder, shift in (("labels", 0), ("preds", 3)):
+        image = nibabel.Nifti1Image(np.roll(box(), shift, 0), np.diag([10.0, 10.0, 20.0, 1.0]))
+        image.header.set_xyzt_units("micron")
+        (tmp_path / folder).mkdir()
+        nibabel.save(image, tmp_path / folder / "a.nii.gz")
+    scored = score_folder(tmp_path / "labels", tmp_path / "preds")
+    assert scored.distance_unit == "mm"
+    assert pytest.approx(0.03, rel=1e-5) == scored.mean["1"].HD95
+
+
+def box() -> np.ndarray:
+    drawn = np.zeros((30, 20, 12), np.uint8)
+    drawn[8:16, 5:12, 3:9] = 1
+    return drawn
+
+
+def test_pictures_state_no_spacing_so_that_distances_come_in_voxels(tmp_path: Path) -> None:
+    for folder, shift in (("labels", 0), ("preds", 2)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.roll(box()[:, :, 5], shift, 0)).save(tmp_path / folder / "a.png")
+    scored = score_folder(tmp_path / "labels", tmp_path / "preds")
+    assert (scored.distance_unit, scored.mean["1"].HD) == ("voxel", 2.0)
+
+
+def test_a_prediction_in_another_order_of_axes_is_scored_where_it_lies(
+    tmp_path: Path, save: Callable[..., None]
+) -> None:
+    affine = np.diag([0.8, 0.9, 2.5, 1.0])
+    save(tmp_path / "labels" / "a.nii.gz", box(), affine)
+    (tmp_path / "preds").mkdir()
+    image = nibabel.Nifti1Image(box(), affine).as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+    nibabel.save(image, tmp_path / "preds" / "a.nii.gz")
+    assert score_folder(tmp_path / "labels", tmp_path / "preds").mean["1"].Dice == 1
+
+
+def test_references_in_folders_are_those_of_predictions_with_the_folders_in_their_names(
+    tmp_path: Path, save: Callable[..., None]
+) -> None:
+    save(tmp_path / "labels" / "p 1" / "s" / "a.nii.gz", box())
+    save(tmp_path / "preds" / "p_1_s_a.nii.gz", box())
+    scored = score_folder(tmp_path / "labels", tmp_path / "preds")
+    assert [(row.case, row.reference_file) for row in scored.metric_per_case] == [("p_1_s_a", "a.nii.gz")]
+
+
+def test_exported_segmentations_are_scored_by_the_name_of_their_case(tmp_path: Path, save: Callable[..., None]) -> None:
+    save(tmp_path / "labels" / "a.nii.gz", box())
+    (tmp_path / "preds").mkdir()
+    image = SimpleITK.ReadImage(str(tmp_path / "labels" / "a.nii.gz"))
+    SimpleITK.WriteImage(image, str(tmp_path / "preds" / "a.seg.nrrd"))
+    assert score_folder(tmp_path / "labels", tmp_path / "preds").mean["1"].Dice == 1

@@ -120,8 +120,9 @@ def test_all_missing_predictions_are_named(dataset: Path) -> None:
 def test_missing_references_are_named(dataset: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)E-EVAL-01 1 of 2 .*no reference.*missing: x"):
         pair_files(dataset / "labelsTs", dataset / "preds", ".nii.gz", ["a", "x"])
+    (dataset / "empty").mkdir()
     with pytest.raises(DataError, match="E-EVAL-01 there is no reference"):
-        pair_files(dataset, dataset / "preds", ".nii.gz")
+        pair_files(dataset / "empty", dataset / "preds", ".nii.gz")
 
 
 def test_surplus_predictions_are_reported(dataset: Path) -> None:

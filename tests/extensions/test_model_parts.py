@@ -13,7 +13,7 @@ from samora_pipeline.models.assembly import build_network, public_names
 from samora_pipeline.models.catalog import BACKBONES, DECODERS, FUSIONS, build_fusion
 from samora_pipeline.models.decoders.sam import OnMaskDecoder
 from samora_pipeline.models.decoders.skips import SkipDecoder
-from samora_pipeline.models.expert_block import block_widths, expert_blocks, only_expert
+from samora_pipeline.models.expert_block import expert_blocks, only_expert
 from samora_pipeline.models.fusions.fusion import Fusion, Merge
 from samora_pipeline.models.lora import LoRA
 
@@ -59,12 +59,15 @@ def test_backbone(name: str) -> None:
 def test_steps_of_a_backbone_put_together_are_its_block(name: str) -> None:
     backbone = BACKBONES.get(name)
     with torch.device("meta"):
-        block = backbone.build_encoder(224).blocks[0]
+        encoder = backbone.build_encoder(224)
+        block, width = encoder.blocks[0], encoder.embed_dim
     block = block.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.normal_(0, 0.02)
-        x = torch.randn(1, 4, 4, block_widths(block)[0])
+        for buffer in block.buffers():
+            buffer.zero_()
+        x = torch.randn(1, 4, 4, width)
         shortcut, windows = backbone.steps.enter(block, x)
         size = (shortcut.shape[1], shortcut.shape[2])
         attended = backbone.steps.attend(block, block.get_submodule("attn.qkv")(windows), size)

@@ -40,10 +40,13 @@ def test_trainer_of_a_whole_network(name: str) -> None:
     assert (TRAINERS.get(name).__doc__ or "").strip()
     assert (trainer.levels, trainer.recipes) == ((), (NO_PRETRAINING,))
     assert trainer.finetune.learns == ("network",)
-    spec = network_spec(choose_method(Request("1", name, "full")), input_size=128, channels=2, num_outputs=3)
+    volume = (16, 32, 128) if trainer.takes_volumes else None
+    method = choose_method(Request("1", name, "full"))
+    spec = network_spec(method, input_size=128, channels=2, num_outputs=3, volume=volume)
+    assert spec.input_shape == (volume or (128, 128))
     with torch.device("meta"):
         network = build_network(spec)
-        assert network(torch.zeros(1, 2, 128, 128)).shape == (1, 3, 128, 128)
+        assert network(torch.zeros(1, 2, *spec.input_shape)).shape == (1, 3, *spec.input_shape)
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINERS.names() if name not in WHOLE])

@@ -11,7 +11,8 @@ import SimpleITK
 
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.byte_checks import DamagedError
-from samora_pipeline.imaging.dicom import check_pixel_bytes, find_series, is_dicom, read_series
+from samora_pipeline.imaging.dicom import find_series, is_dicom, read_series
+from samora_pipeline.imaging.dicom_bytes import check_pixel_bytes
 from tests.imaging.dicom_files import COLUMN, GAP, NORMAL, ORIGIN, ROW, SHAPE, VOXELS, write_series, write_slice
 
 
@@ -68,7 +69,7 @@ def test_positions_rounded_to_two_decimals_are_regular(tmp_path: Path) -> None:
     for k in range(SHAPE[2]):
         position = np.round(ORIGIN + k * 0.7 * NORMAL, 2)
         paths.append(write_slice(tmp_path / f"{k}.dcm", VOXELS[:, :, k], position))
-    assert abs(read_series(paths).grid.spacing[2] - 0.7) < 0.01
+    assert abs(read_series(paths).grid.steps[2] - 0.7) < 0.01
 
 
 def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:

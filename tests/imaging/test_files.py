@@ -12,7 +12,7 @@ import SimpleITK
 
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.files import read_volume, write_labels, write_volume
-from samora_pipeline.imaging.volume import make_grid, require_finite, require_same_grid
+from samora_pipeline.imaging.volume import make_grid, on_grid_of, require_finite
 
 GENERATOR = np.random.default_rng(2)
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, 0.7, 0, -120], [0, 0, 3, 20], [0, 0, 0, 1.0]])
@@ -44,7 +44,7 @@ def test_nifti_equals_nibabel(tmp_path: Path, name: str, dtype: type) -> None:
     np.testing.assert_allclose(volume.grid.matrix, expected.affine)
     assert volume.grid.shape == VOXELS.shape
     assert volume.grid.axes == "LAS"
-    np.testing.assert_allclose(volume.grid.spacing, (0.7, 0.7, 3), rtol=1e-6)
+    assert volume.grid.spacing == pytest.approx((0.7, 0.7, 3), rel=1e-6)
     assert volume.warnings == ()
 
 
@@ -195,7 +195,7 @@ def test_doubtful_headers_carry_a_warning(tmp_path: Path) -> None:
     path.write_bytes(content)
     volume = read_volume(path)
     assert "pixdim" in volume.warnings[0]
-    np.testing.assert_allclose(volume.grid.spacing, (0.7, 0.7, 3), rtol=1e-6)
+    assert volume.grid.spacing == pytest.approx((0.7, 0.7, 3), rel=1e-6)
 
 
 def test_nan_is_reported_and_kept(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_errors_of_the_library_name_no_option_of_one_command(tmp_path: Path) -> 
     assert caught.value.code == "E-IMG-05"
     shifted = read_volume(save(tmp_path / "b.nii", affine=AFFINE + np.eye(4)[:, [0, 1, 2, 0]]))
     with pytest.raises(DataError) as other:
-        require_same_grid(read_volume(save(tmp_path / "c.nii")), shifted)
+        on_grid_of(read_volume(save(tmp_path / "c.nii")), shifted)
     assert other.value.code == "E-GEO-02"
     for error in (caught.value, other.value):
         assert error.fix

@@ -12,7 +12,7 @@ from samora_pipeline.imaging.volume import (
     label_array,
     labels_to_slices,
     make_grid,
-    require_same_grid,
+    on_grid_of,
     to_raw_grid,
     to_slices,
 )
@@ -115,10 +115,10 @@ def test_channels_on_other_grids_are_refused() -> None:
         to_slices((first, volume(np.zeros((7, 6, 4), np.uint8), np.eye(4))), "axial")
     flipped = np.diag([-1.0, 1.0, 1.0, 1.0])
     with pytest.raises(DataError, match=r"(?s)E-GEO-02.*LAS.*RAS"):
-        require_same_grid(first, volume(np.zeros((7, 6, 5), np.uint8), flipped))
+        on_grid_of(first, volume(np.zeros((7, 6, 5), np.uint8), flipped))
     rounded = np.eye(4)
     rounded[0, 3] = 0.01
-    require_same_grid(first, volume(np.zeros((7, 6, 5), np.uint8), rounded))
+    on_grid_of(first, volume(np.zeros((7, 6, 5), np.uint8), rounded))
 
 
 @pytest.mark.parametrize(

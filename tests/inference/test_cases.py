@@ -51,12 +51,41 @@ def test_one_file_is_one_case(tmp_path: Path) -> None:
 
 
 def test_every_case_with_wrong_channels_is_named(tmp_path: Path) -> None:
-    folder = touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "c_0000.nii.gz", "c_0002.nii.gz")
-    touch(folder, "d.nii.gz")
+    folder = touch(tmp_path, "a_0000.nii.gz", "c_0000.nii.gz", "c_0002.nii.gz", "d.nii.gz")
     with pytest.raises(DataError, match="E-CHAN-04") as caught:
         find_cases(folder, TWO)
-    assert caught.value.found == "3 of 4 cases: a has _0000; c has _0000 and _0002; d.nii.gz has no channel number"
+    assert caught.value.found == "3 of 3 cases: a has _0000; c has _0000 and _0002; d.nii.gz has no channel number"
     assert caught.value.expected.startswith("2 per case (T2, ADC)")
+
+
+def test_wrong_channels_concern_their_case_alone_where_others_fit(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "c_0001.nii.gz", "c_0002.nii.gz")
+    faults = {case.name: case.fault.code if case.fault else None for case in find_cases(folder, TWO)}
+    assert faults == {"a": "E-CHAN-04", "b": None, "c": "E-CHAN-04"}
+
+
+def test_images_are_found_at_any_depth_and_named_with_their_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.nii.gz")
+    touch(tmp_path / "in" / "p 1" / "s", "b.mhd", "c.jpg", "d.tif")
+    (tmp_path / "in" / "gone.nii").symlink_to("nowhere")
+    cases = find_cases(tmp_path / "in", ONE)
+    endings = {"a": ".nii.gz", "gone": ".nii", "p_1_s_b": ".mha", "p_1_s_c": ".png", "p_1_s_d": ".nii.gz"}
+    assert {case.name: case.ending for case in cases} == endings
+
+
+def test_predictions_and_labels_below_are_no_input(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz")
+    touch(tmp_path / "labelsTr", "a.nii.gz")
+    touch(tmp_path / "out", "a.nii.gz")
+    touch(tmp_path / "earlier", "a.nii.gz", "run.json")
+    assert [case.name for case in find_cases(tmp_path, ONE, leave_out=[tmp_path / "out"])] == ["a"]
+
+
+def test_names_that_meet_from_two_places_are_one_faulty_case(tmp_path: Path) -> None:
+    touch(tmp_path, "p_a.nii.gz", "b.nii.gz")
+    touch(tmp_path / "p", "a.nii.gz")
+    faults = {case.name: case.fault.code if case.fault else None for case in find_cases(tmp_path, ONE)}
+    assert faults == {"b": None, "p_a": "E-INPUT-02"}
 
 
 def test_too_many_channels_are_told(tmp_path: Path) -> None:
@@ -104,4 +133,6 @@ def test_images_are_never_written_over(tmp_path: Path) -> None:
     for images, output in ((tmp_path / "in", tmp_path / "in"), (image, tmp_path / "in"), (tmp_path / "in", image)):
         with pytest.raises(DataError, match="E-OUT-02"):
             refuse_overwriting(images, output)
+    with pytest.raises(DataError, match=r"(?s)E-OUT-02.*name of an image.*-o .*seg_predicted"):
+        refuse_overwriting(image, tmp_path / "seg.nii.gz")
     refuse_overwriting(image, tmp_path / "out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from samora_pipeline.contracts.failures import Failures
 from samora_pipeline.contracts.json_io import read_json, write_json
-from samora_pipeline.contracts.plans import IntensityRule
+from samora_pipeline.contracts.plans import IntensityRule, Planned
 from samora_pipeline.contracts.postprocessing import PostProcessing, Step
 from samora_pipeline.errors import ResourceError
 from samora_pipeline.evaluation.cli import main as evaluate_main
@@ -24,11 +26,12 @@ from samora_pipeline.evaluation.scoring import Rules, score_files
 from samora_pipeline.evaluation.summary import label_names, summarize
 from samora_pipeline.files import digest_file
 from samora_pipeline.handover.cli import main as export_main
-from samora_pipeline.imaging.files import read_volume
+from samora_pipeline.imaging.files import read_grid, read_volume, write_volume
+from samora_pipeline.imaging.volume import make_grid
 from samora_pipeline.inference import job, precision
 from samora_pipeline.inference.cli import main
 from samora_pipeline.inference.predictor import Predictor
-from samora_pipeline.inference.record import Failures, ModelRecord, OutputFolder, PredictionRecord
+from samora_pipeline.inference.record import ModelRecord, OutputFolder, PredictionRecord
 from tests.fake_run import LABELS, REGIONS, make_plans, write_fake_run, write_image
 
 OBLIQUE = np.array([[-1.2, 0.3, 0.0, 7.0], [0.4, 0.9, 0.0, -20.0], [0.0, 0.0, -3.0, 55.5], [0.0, 0.0, 0.0, 1.0]])
@@ -191,13 +194,33 @@ def test_channels_on_different_grids_fail_alone(tmp_path: Path) -> None:
     assert set(np.unique(labels_of(place.out / "a.nii.gz"))) <= {0, 1, 2}
 
 
-def test_wrong_names_stop_everything_before_it_begins(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a_0000", "b_0000", "b_0001", "c_0003"):
+def test_input_of_which_nothing_fits_the_model_stops_everything_before_it_begins(
+    place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("b_0000", "b_0001", "c_0003"):
         write_image(place.scans / f"{name}.nii.gz")
     assert place.predict() == 4
     said = capsys.readouterr().err
     assert "b has _0000 and _0001; c has _0003" in said
     assert not place.out.exists()
+    write_image(place.scans / "a_0000.nii.gz")
+    assert place.predict() == 3
+    assert list(place.written()) == ["a.nii.gz"]
+
+
+def test_a_scan_without_spacing_is_predicted_with_a_word_and_only_where_mm_do_not_matter(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    voxels = np.random.default_rng(0).normal(0, 50, (14, 12, 3)).astype(np.float32)
+    for name, in_plane in (("resize", "resize"), ("mm", "resample_and_pad")):
+        plans = replace(make_plans(), in_plane=Planned(in_plane, ""), in_plane_spacing=Planned(1.0, ""))
+        place = Workplace(tmp_path / name, plans=plans)
+        write_volume(place.scans / "a.nii.gz", voxels, make_grid(voxels.shape, np.eye(4), spacing_known=False))
+        write_image(place.scans / "b.nii.gz")
+        assert place.predict() == (0 if in_plane == "resize" else 3)
+        assert "a states no voxel spacing" in caplog.text or in_plane != "resize"
+    assert read_grid(tmp_path / "resize" / "out" / "a.nii.gz").spacing is None
+    assert read_json(Failures, place.out / "failures.json").cases["a"].code == "E-GEO-03"
 
 
 def test_what_cannot_be_done_has_its_exit_code(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -424,7 +447,7 @@ def test_a_line_that_a_kill_cut_off_costs_that_case_alone(
 ) -> None:
     for name in ("a", "b", "c"):
         write_image(place.scans / f"{name}.nii.gz", seed=ord(name))
-    monkeypatch.setattr(OutputFolder, "conclude", lambda self, failures: None)
+    monkeypatch.setattr(OutputFolder, "conclude", lambda self: None)
     assert place.predict() == 0
     monkeypatch.undo()
     lines = place.out / "run.jsonl"
@@ -450,5 +473,5 @@ def test_the_record_grows_by_a_line_a_case(place: Workplace, tmp_path: Path) -> 
         before = after
     assert len(set(sizes)) == 1
     assert place.record().cases == {}
-    output.conclude({})
+    output.conclude()
     assert len(place.record().cases) == 50

@@ -77,8 +77,23 @@ def test_a_number_that_no_device_has_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert (caught.value.code, caught.value.found) == ("E-DEV-02", "2 CUDA devices")
 
 
-@pytest.mark.parametrize("name", ["mps", "xpu:0", "meta", torch.device("mps")])
+@pytest.mark.parametrize("name", ["mps", "mps:0", "xpu:0", "hip", "meta", torch.device("mps")])
 def test_devices_of_other_kinds_are_refused_in_one_sentence(name: str | torch.device) -> None:
     with pytest.raises(UsageError) as caught:
         pick_device(name)
     assert (caught.value.code, caught.value.fix) == ("E-DEV-04", "--device cpu")
+    assert "mps is not supported" in caught.value.expected
+    assert "ROCm is called cuda" in caught.value.expected
+
+
+def test_nothing_but_cuda_is_taken_where_no_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not mps, where there is one; and a GPU under ROCm, which torch built for it shows as CUDA."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device(None) == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert pick_device(None) == torch.device("cuda")
+    assert pick_device("cuda:0") == torch.device("cuda", 0)

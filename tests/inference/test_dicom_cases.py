@@ -7,13 +7,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from samora_pipeline.contracts.failures import Failures
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.dicom import read_series
 from samora_pipeline.inference.case import find_cases
 from samora_pipeline.inference.cli import main
 from samora_pipeline.inference.predictor import Predictor
-from samora_pipeline.inference.record import Failures
 from tests.fake_run import write_fake_run
 from tests.imaging.dicom_files import write_series
 
@@ -45,12 +45,13 @@ def test_several_series_carry_their_number(tmp_path: Path) -> None:
     assert [case.name for case in find_cases(tmp_path / "study", CT)] == ["study_003", "study_007"]
 
 
-def test_folders_of_series_are_cases_and_images_go_first(tmp_path: Path) -> None:
+def test_folders_of_series_are_cases_beside_images(tmp_path: Path) -> None:
     for name in ("b", "a"):
         write_series(tmp_path / name)
     assert [case.name for case in find_cases(tmp_path, CT)] == ["a", "b"]
     (tmp_path / "scan.nii.gz").touch()
-    assert [(case.name, case.dicom) for case in find_cases(tmp_path, CT)] == [("scan", False)]
+    found = [(case.name, case.dicom) for case in find_cases(tmp_path, CT)]
+    assert found == [("a", True), ("b", True), ("scan", False)]
 
 
 def test_a_model_with_two_channels_takes_no_series(tmp_path: Path) -> None:

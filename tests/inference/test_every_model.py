@@ -33,7 +33,8 @@ SPACING = (3.0, 1.1, 0.9)
 def tiny_spec(name: str) -> NetworkSpec:
     backbone = "samora2_tiny" if TRAINERS.get(name).backbone.startswith("sam2") else "samora_tiny"
     method = choose_method(Request("1", name, "full", backbone=backbone))
-    return network_spec(method, input_size=64, channels=1, num_outputs=LABELS.num_outputs)
+    volume = (8, 16, 64) if TRAINERS.get(name).takes_volumes else None
+    return network_spec(method, input_size=64, channels=1, num_outputs=LABELS.num_outputs, volume=volume)
 
 
 def fused_spec(fusion: str) -> ModelSpec:
@@ -67,7 +68,11 @@ def write_run(folder: Path, name: str, spec: NetworkSpec, *, effect: float = 0.1
     return write_fake_run(folder, folds=("0", "1"), spec=spec, run=f"{name}__full__default", effect=effect)
 
 
-@pytest.fixture(scope="module", params=[*TRAINERS.names(), *(f"fusion {name}" for name in FUSIONS.names())])
+# Those of whole volumes are in test_volumes.py.
+ON_SLICES = [name for name in TRAINERS.names() if not TRAINERS.get(name).takes_volumes]
+
+
+@pytest.fixture(scope="module", params=[*ON_SLICES, *(f"fusion {name}" for name in FUSIONS.names())])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of each trainer, and of SAMora with each fusion; experts and fusions have an effect."""
     _, fusion, name = request.param.rpartition("fusion ")

@@ -19,7 +19,7 @@ from samora_pipeline.contracts.postprocessing import Step
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.imaging.volume import Volume, make_grid, to_raw_grid, to_slices
 from samora_pipeline.inference import predictor as predictor_module
-from samora_pipeline.inference.predictor import Predictor, mirrored_views
+from samora_pipeline.inference.predictor import Labels, Predictor, mirrored_views
 from tests.fake_run import LABELS, REGIONS, make_plans, write_fake_run
 
 ONE = LabelScheme({"cube": (7,)})
@@ -236,6 +236,43 @@ def test_the_batch_is_halved_when_memory_runs_out_and_stays_so() -> None:
 def test_a_slice_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(ResourceError, match="E-MEM-01"):
         Predictor([Greedy(limit=0)], make_plans(), ONE, input_size=64).predict_volume((volume(cube()),))
+
+
+class SmallDecoder(Predictor):
+    """Finds no memory for the decoding of more than ``most`` slices."""
+
+    most = 1
+
+    def decode(self, probabilities: Tensor) -> Labels:
+        if len(probabilities) > self.most:
+            raise torch.OutOfMemoryError("tried to allocate more than there is")
+        return super().decode(probabilities)
+
+
+def test_decoding_is_done_in_halves_where_memory_runs_out() -> None:
+    def labels(kind: type[Predictor]) -> Labels:
+        return kind([Copy()], make_plans(intensity=UNIT), ONE, batch_size=7, input_size=64).predict_volume(
+            (volume(cube()),)
+        )
+
+    assert np.array_equal(labels(SmallDecoder), labels(Predictor))
+
+
+def test_a_slice_that_cannot_be_decoded_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SmallDecoder, "most", 0)
+    with pytest.raises(ResourceError, match="E-MEM-01"):
+        SmallDecoder([Copy()], make_plans(), ONE, input_size=64).predict_volume((volume(cube()),))
+
+
+def test_networks_that_do_not_fit_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> nn.Module:
+        raise torch.OutOfMemoryError("tried to allocate more than there is")
+
+    monkeypatch.setattr(predictor_module, "prepared", full)
+    with pytest.raises(ResourceError, match="E-MEM-21") as caught:
+        Predictor([Copy(), Copy()], make_plans(), ONE, input_size=64)
+    assert "2 networks" in caught.value.what
+    assert "--device cpu" in caught.value.fix
 
 
 def test_other_errors_of_a_network_are_not_swallowed() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.models.assembly import build_network
+from samora_pipeline.models.backbones.backbone import PIXEL_MEAN, PIXEL_STD
 from samora_pipeline.models.backbones.sam import SamBackbone
-from samora_pipeline.models.backbones.sam2 import PIXEL_MEAN, PIXEL_STD
 from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.samora import SegmentationNetwork
 from samora_pipeline.weights.sam_checkpoint import load_base

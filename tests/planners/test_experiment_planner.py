@@ -245,7 +245,7 @@ def test_wrong_settings_are_refused(key: str, text: str, code: str) -> None:
 def test_a_planning_rule_is_one_subclass() -> None:
     class Larger(ExperimentPlanner):
         def input_size(self) -> Planned[int | None]:
-            spacing = np.median([case.spacing[0] for case in self.cases])
+            spacing = np.median([self._spacing(case, "axial")[1] for case in self.cases])
             return Planned(512, f"{spacing:g} mm pixels need more room")
 
     base = planner()

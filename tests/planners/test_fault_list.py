@@ -173,8 +173,8 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "undeclared labels": (voxels(label, put(9, np.uint8)), "E-LABEL-09", r"9 \(1 voxels\).*0, 1, 2"),
     "labels scaled to fractions": (scaled(1 / 255, 0), "E-LABEL-02", r"scl_slope 0.00392"),
     "labels scaled to others": (scaled(3, 0), "E-LABEL-09", r"3 \(\d+ voxels\), 6 \(\d+ voxels\)"),
-    "a link to nowhere": (dangling, "E-IMG-01", "cannot be read.*nowhere|No such file"),
-    "a folder": (folder_instead, "E-IMG-01", "cannot be read"),
+    "a link to nowhere": (dangling, "E-IMG-07", "cannot be read.*nowhere"),
+    "a folder": (folder_instead, "E-IMG-07", "cannot be read"),
 }
 
 

@@ -31,7 +31,7 @@ def test_the_fingerprint_is_what_numpy_measures(tmp_path: Path) -> None:
     case = found.cases["case_00"]
     label = load(raw / "labelsTr/case_00.nii.gz")
     assert (case.shape, case.axes) == ((20, 18, 6), "LAS")
-    np.testing.assert_allclose(case.spacing, (1.5, 1.5, 4.0))
+    assert case.spacing == pytest.approx((1.5, 1.5, 4.0))
     assert case.label_voxels == {"whole": int(np.isin(label, (1, 2)).sum()), "core": int((label == 2).sum())}
     assert case.label_digest == digest_file(raw / "labelsTr/case_00.nii.gz")
     pooled = []

@@ -3,10 +3,14 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
 from planners.cli import main
+from samora_pipeline.imaging.files import write_volume
+from samora_pipeline.imaging.volume import make_grid
+from samora_pipeline.slices.store import StoredSlices
 from tests.raw_data import AFFINE, load, make_raw_dataset, save, written
 
 
@@ -229,3 +233,52 @@ def test_remarks_do_not_stop_the_work(tmp_path: Path, capsys: pytest.CaptureFixt
         "1 label files have no image: lost.nii.gz",
     ):
         assert expected in out
+
+
+def test_a_label_link_that_leads_nowhere_is_a_fault_of_its_case(root: Path) -> None:
+    label(root).unlink()
+    label(root).symlink_to("gone.nii.gz")
+    assert main(["--root", str(root), "-d", "7"]) == 4
+    report = json.loads((root / "preprocessed/Dataset007_Boxes/integrity.json").read_text())
+    assert [(fault["case"], fault["code"]) for fault in report["faults"]] == [("case_01", "E-IMG-07")]
+    assert "not there" in report["faults"][0]["found"]
+
+
+def test_a_label_of_another_ending_is_a_fault_and_no_missing_label(root: Path) -> None:
+    label(root).with_suffix("").write_bytes(gzip.decompress(label(root).read_bytes()))
+    label(root).unlink()
+    assert main(["--root", str(root), "-d", "7", "--set-aside"]) == 3
+    failures = json.loads((root / "preprocessed/Dataset007_Boxes/failures.json").read_text())["cases"]
+    assert {name: failure["code"] for name, failure in failures.items()} == {"case_01": "E-LABEL-14"}
+
+
+def test_voxels_in_another_order_of_axes_are_stored_where_their_header_says(root: Path) -> None:
+    assert main(["--root", str(root), "-d", "7"]) == 0
+    slices = root / "preprocessed/Dataset007_Boxes/slices"
+    before = [read_slices(slices, "case_01", index) for index in range(6)]
+    for path in (label(root), image(root, channel=1)):
+        nibabel.save(nibabel.load(path).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]])), path)
+    assert main(["--root", str(root), "-d", "7"]) == 0
+    for index, (pixels, labels) in enumerate(before):
+        again = read_slices(slices, "case_01", index)
+        np.testing.assert_array_equal(again[0], pixels)
+        np.testing.assert_array_equal(again[1], labels)
+
+
+def read_slices(folder: Path, case: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+    stored = StoredSlices.open(folder, case)
+    return stored.image(index), stored.labels(index)
+
+
+def test_a_scan_without_spacing_in_a_dataset_in_mm_is_a_fault(tmp_path: Path) -> None:
+    raw = make_raw_dataset(tmp_path / "raw" / "Dataset007_Boxes", cases=3)
+    path = raw / "imagesTr/case_01_0000.nii.gz"
+    voxels = load(path)
+    write_volume(path, voxels, make_grid(voxels.shape, AFFINE, spacing_known=False))
+    assert main(["--root", str(tmp_path), "-d", "7", "--set-aside"]) == 3
+    target = tmp_path / "preprocessed/Dataset007_Boxes"
+    assert json.loads((target / "failures.json").read_text())["cases"]["case_01"]["code"] == "E-GEO-03"
+    (raw / "samora.json").write_text(json.dumps({"schema_version": 1, "spacing_known": False}))
+    assert main(["--root", str(tmp_path), "-d", "7"]) == 0
+    assert json.loads((target / "dataset_fingerprint.json").read_text())["cases"]["case_01"]["spacing"] is None
+    assert not (target / "failures.json").exists()

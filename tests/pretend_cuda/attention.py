@@ -25,12 +25,12 @@ def attention(
         return REAL_ATTENTION(q, k, v, attn_mask, dropout_p, is_causal, **more)
     q, k, v, attn_mask = _autocast(q, k, v, attn_mask)
     half, width, scale = q.dtype in (torch.bfloat16, torch.float16), q.shape[-1], more.get("scale")
-    if attn_mask is None and half and width <= _WIDEST_FLASH_HEAD:
+    if attn_mask is None and half and width <= _WIDEST_FLASH_HEAD and v.shape[-1] == width:
         padded = [functional.pad(part, (0, -width % 8)) if width % 8 else part for part in (q, k, v)]
         scale = width**-0.5 if scale is None else scale
         flash = aten._scaled_dot_product_flash_attention(*padded, dropout_p, is_causal, False, scale=scale)
         return flash[0][..., :width]
-    if width % (8 if half else 4):
+    if any(part.shape[-1] % (8 if half else 4) for part in (q, v)):
         return REAL_ATTENTION(q, k, v, attn_mask, dropout_p, is_causal, **more)
     bias = None if attn_mask is None else _bias(attn_mask, q, k)
     wants = torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v))

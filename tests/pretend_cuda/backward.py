@@ -143,8 +143,11 @@ class _Pass:
 def _call(node: Any, slots: dict[int, torch.Tensor]) -> list[Any]:
     if not slots:
         return [None] * len(node.next_functions)
+    made = getattr(node, "materialize_grads", True)
     inputs = [
-        slots[place] if place in slots else torch.zeros(tuple(meta.shape), dtype=meta.dtype, device=meta.device)
+        slots.get(place)
+        if place in slots or not made
+        else torch.zeros(tuple(meta.shape), dtype=meta.dtype, device=meta.device)
         for place, meta in enumerate(node._input_metadata)
     ]
     results = node.apply(*inputs) if hasattr(node, "_forward_cls") else node(*inputs)

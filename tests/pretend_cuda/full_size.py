@@ -58,7 +58,9 @@ class CostOfSecondStep:
 
 
 class Slices:
-    """2,048 empty slices of ``size`` pixels a side."""
+    """2,048 empty slices of one channel and ``size`` pixels a side."""
+
+    channels = 1
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -74,3 +76,24 @@ class Slices:
 
     def targets(self, indices: Any) -> torch.Tensor:
         return torch.zeros(len(indices), self.size, self.size, dtype=torch.int64)
+
+
+class DrawnSlices(Slices):
+    """Slices with something to learn: a bright square in noise, each pixel of which is of one of eight classes."""
+
+    def images(self, indices: Any) -> torch.Tensor:
+        return torch.stack([self._one(index)[0] for index in indices])
+
+    def targets(self, indices: Any) -> torch.Tensor:
+        return torch.stack([self._one(index)[1] for index in indices])
+
+    def _one(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(int(index))
+        image = 0.3 * torch.rand(1, self.size, self.size, generator=generator)
+        target = torch.zeros(self.size, self.size, dtype=torch.int64)
+        row, column = (torch.rand(2, generator=generator) * self.size / 2).long().tolist()
+        label = 1 + int(index) % 8
+        inside = slice(row, row + self.size // 2), slice(column, column + self.size // 2)
+        target[inside] = label
+        image[0][inside] += 0.05 * label
+        return image, target

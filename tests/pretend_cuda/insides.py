@@ -85,23 +85,32 @@ def in_single_precision() -> None:
 def cost_of_step(device: Any, training: Any) -> Cost:
     """Two steps by the project's own loop, of which the second is counted."""
     counter = CostOfSecondStep(device)
-    training.optimizer.register_step_post_hook(counter)
-    batches = training.batches
-    two = replace(training, monitor=None, epochs=1, after_first_step=lambda: None, batches=lambda _: batches(0)[:2])
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "save_state"):
-        place = loop.LoopContext(Path(folder), device.device, seed=0, digest="x", resume_command="", arithmetic=HALF)
-        loop.train(two, place)
+    take_steps(training, device.device, 2, counter)
     assert counter.updates == 2
     return counter.cost
+
+
+def take_steps(
+    training: Any, device: torch.device, steps: int, after_update: Callable[..., None], arithmetic: Arithmetic = HALF
+) -> list[dict[str, Any]]:
+    """An epoch of a training by the project's own loop, which leaves nothing behind; its lines of log.jsonl."""
+    training.optimizer.register_step_post_hook(after_update)
+    own = training.batches
+    short = replace(training, monitor=None, epochs=1, after_first_step=lambda: None, batches=lambda _: own(0)[:steps])
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "save_state"):
+        place = loop.LoopContext(Path(folder), device, seed=0, digest="x", resume_command="", arithmetic=arithmetic)
+        return loop.train(short, place)
 
 
 class FullSize:
     """What the stages train, for slices of ``size`` pixels, on the device that is pretended while it is built."""
 
-    def __init__(self, size: int = 224, backbone: str = "sam_vit_b", micro_batch: int | None = 16) -> None:
+    def __init__(
+        self, size: int = 224, backbone: str = "sam_vit_b", micro_batch: int | None = 16, source: Any = None
+    ) -> None:
         self.size, self.backbone, self.cuda = size, backbone, torch.device("cuda", 0)
         self.micro_batch = micro_batch
-        self.source: Any = Slices(size)
+        self.source: Any = source or Slices(size)
         self.plans = Plans(
             dataset="D",
             channel_names=("CT",),
@@ -169,15 +178,19 @@ class FullSize:
         """The pixel level's own objective."""
         return objectives.PixelObjective(self.source, self.plans, settings, network, 0)
 
-    def labelled(self, trainer: type[methods.Trainer]) -> Any:
-        """Stage 2 of a trainer: eight organs and a background."""
+    def network(self, trainer: type[methods.Trainer]) -> Any:
+        """The network of a trainer on the device: eight organs and a background."""
         model = trainer.model
         spec = ModelSpec(
             self.backbone, self.size, 9, lora_rank=model.lora_rank, fusion=model.fusion, decoder=model.decoder
         )
         network = network_on_base(spec, None, 0)
         freeze(network, frozenset({Part.FUSION, Part.DECODER, Part.PROMPT}))
-        network.to(self.cuda)
+        return network.to(self.cuda)
+
+    def labelled(self, trainer: type[methods.Trainer]) -> Any:
+        """Stage 2 of a trainer."""
+        network = self.network(trainer)
         task = labelled.LabelledTask.__new__(labelled.LabelledTask)
         task._settings = replace(trainer.finetune, micro_batch=self.micro_batch)
         task._network, task._plans, task._seed, task._input_size = network, self.plans, 0, self.size
@@ -232,8 +245,13 @@ class Fitted(NamedTuple):
 def fitted_stage(device: Any, name: str) -> Fitted:
     """Build a stage on a device, which refuses what it does not have, and let it choose how to fit."""
     device.limit = device.total
-    training, chosen = fit(STAGES[name](), device.device, HALF)
-    return Fitted(training, chosen, device.bytes / 2**30)
+    return fit_of(STAGES[name](), device.device)
+
+
+def fit_of(training: Any, device: torch.device) -> Fitted:
+    """Let a training choose how to fit."""
+    fitted, chosen = fit(training, device, HALF)
+    return Fitted(fitted, chosen, torch.cuda.memory_allocated(device) / 2**30)
 
 
 def peak_of(device: Any, found: Fitted) -> float:

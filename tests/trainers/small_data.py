@@ -105,7 +105,7 @@ def _write_case(raw: Path, store: Path, name: str, subset: Subset, number: int) 
         shape=(SIZE, SIZE, DEPTH),
         spacing=(1.0, 1.0, 3.0),
         axes="RAS",
-        image_digests=(digest_json(image.tolist()),),
+        image_digests=(digest_file(image_path),),
         label_digest=digest_file(targets) if targets else None,
         volume=(STATS,),
         foreground=(STATS if targets else None,),

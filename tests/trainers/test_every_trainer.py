@@ -86,6 +86,8 @@ def train(root: Path, dataset: str, trainer: str, name: str, *words: str) -> Pat
     backbone = ["samora2_tiny", "--backbone-weights", "bootstrap"] if sam2 else ["samora_tiny"]
     if TRAINERS.get(trainer).network is None:
         words = ("--backbone", *backbone, *words)
+    if TRAINERS.get(trainer).takes_volumes:
+        words = ("--set", "model.volume=16,32,32", *words)
     lengths = short(*STAGES, "finetune")
     options = ["--root", str(root), "--device", "cpu", "--debug", "--name", name]
 

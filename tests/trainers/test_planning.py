@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
@@ -163,6 +165,23 @@ def test_a_plan_that_is_older_than_its_measurements(root: Path) -> None:
         _plan(root)
     assert caught.value.code == "E-PLAN-13"
     assert "samora_plan_and_preprocess -d 90" in caught.value.fix
+
+
+def test_raw_files_that_were_changed_since_are_found_by_their_bytes(root: Path) -> None:
+    label = root / "raw" / NAME / "labelsTr" / f"{TRAIN[1]}.nii.gz"
+    label.touch()
+    _plan(root)
+    image = nibabel.load(label)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[:2] = 1
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), label)
+    with pytest.raises(DataError) as caught:
+        _plan(root)
+    assert (caught.value.code, caught.value.found) == ("E-PLAN-14", TRAIN[1])
+    assert caught.value.fix == "samora_plan_and_preprocess -d 90"
+    # Without its raw files a dataset can still be trained on.
+    label.unlink()
+    _plan(root)
 
 
 def test_keys_change_with_what_determines_an_expert_and_with_nothing_else(root: Path) -> None:

@@ -290,6 +290,10 @@ def test_untrained_experts_are_read_as_fine_tuning_will_before_any_is_trained(
     assert caught.value.code == "E-EXP-21"
     assert caught.value.found.startswith("case_4 in ")
     rehearse(replace(seen, pool=replace(seen.pool, transductive=True)), Level.PATCH)
+    # This fold is scored on what it is trained on; the published test set is kept out as ever.
+    rehearse(replace(seen, fold="all", pool=replace(seen.pool, excluded=())), Level.PATCH)
+    with pytest.raises(DataError, match="E-EXP-21"):
+        rehearse(replace(seen, fold="all", pool=replace(seen.pool, excluded=("case_1",))), Level.PATCH)
     for misfit in (
         replace(expert_spec(run, Level.PATCH), lora_rank=8),
         _spec("samora2_tiny", 1, (Level.PATCH,)),

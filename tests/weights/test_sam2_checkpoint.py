@@ -11,15 +11,22 @@ from omegaconf import OmegaConf
 from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.transformer import TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
 
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.errors import DataError
 from samora_pipeline.models.assembly import build_network
-from samora_pipeline.models.backbones.sam2 import PIXEL_MEAN, PIXEL_STD
+from samora_pipeline.models.backbones.backbone import PIXEL_MEAN, PIXEL_STD
+from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.files import read_weights
+from samora_pipeline.weights.recognise import recognise
 from samora_pipeline.weights.sam_checkpoint import base_state, load_base
 
 CONFIGS = Path(sam2.__file__).parent / "configs"
+SMALLER = {
+    "sam2.1_hiera_tiny": "sam2.1/sam2.1_hiera_t.yaml",
+    "sam2.1_hiera_small": "sam2.1/sam2.1_hiera_s.yaml",
+}
 PUBLISHED = {"2.0": "sam2/sam2_hiera_b+.yaml", "2.1": "sam2.1/sam2.1_hiera_b+.yaml"}
 
 
@@ -95,30 +102,55 @@ def test_a_file_is_used_up_and_video_modules_are_named(model: SAM2Base, tmp_path
     assert all(torch.equal(saved[name], state[name]) for name in saved)
 
 
-@pytest.mark.parametrize("size", [64, 224, 512])
-def test_a_network_is_sam2_without_prompts(model: SAM2Base, size: int) -> None:
+def expected_maps(model: SAM2Base, images: Tensor) -> Tensor:
     """The path of sam2's image predictor, from pixels to the maps of all mask tokens."""
-    network = build_network(ModelSpec("samora2_tiny", size, num_outputs=4, in_channels=3, decoder="sam2", lora_rank=4))
-    load_base(network, model.state_dict())
-    count = 1 if size == 512 else 2
-    images = torch.rand(count, 3, size, size)
+    count, size = len(images), images.shape[-1]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     prompts = model.sam_prompt_encoder
     prompts.image_embedding_size = (size // 16, size // 16)
+    levels = model.forward_image((images - mean) / std)["backbone_fpn"]
+    sparse, dense = prompts(points=None, boxes=None, masks=None)
+    maps, *_ = model.sam_mask_decoder.predict_masks(
+        image_embeddings=levels[2] + model.no_mem_embed.permute(1, 2, 0)[..., None],
+        image_pe=prompts.get_dense_pe(),
+        sparse_prompt_embeddings=sparse.expand(count, -1, -1),
+        dense_prompt_embeddings=dense.expand(count, -1, -1, -1),
+        repeat_image=False,
+        high_res_features=levels[:2],
+    )
+    return maps
+
+
+@pytest.mark.parametrize("size", [64, 224, 512])
+def test_a_network_is_sam2_without_prompts(model: SAM2Base, size: int) -> None:
+    network = build_network(ModelSpec("samora2_tiny", size, num_outputs=4, in_channels=3, decoder="sam2", lora_rank=4))
+    load_base(network, model.state_dict())
+    images = torch.rand(1 if size == 512 else 2, 3, size, size)
     with torch.no_grad():
-        levels = model.forward_image((images - mean) / std)["backbone_fpn"]
-        no_memory = model.no_mem_embed.permute(1, 2, 0)[..., None]
-        sparse, dense = prompts(points=None, boxes=None, masks=None)
-        expected, *_ = model.sam_mask_decoder.predict_masks(
-            image_embeddings=levels[2] + no_memory,
-            image_pe=prompts.get_dense_pe(),
-            sparse_prompt_embeddings=sparse.expand(count, -1, -1),
-            dense_prompt_embeddings=dense.expand(count, -1, -1, -1),
-            repeat_image=False,
-            high_res_features=levels[:2],
-        )
-        got = network(images)
-    assert got.shape == (count, 4, size // 4, size // 4)
+        expected, got = expected_maps(model, images), network(images)
+    assert got.shape == (len(images), 4, size // 4, size // 4)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_the_smaller_ones_at_full_size(name: str, tmp_path: Path) -> None:
+    """With a file of the published layout and nearly its size, under new experts that change nothing."""
+    torch.manual_seed(0)
+    public = reference(SMALLER[name]).eval()
+    # Tables that sam2 starts at zero would hide where they are read to.
+    with torch.no_grad():
+        for table in (public.image_encoder.trunk.pos_embed, public.image_encoder.trunk.pos_embed_window):
+            table.normal_(0, 0.02)
+    torch.save({"model": public.state_dict()}, tmp_path / "x.pt")
+    assert (tmp_path / "x.pt").stat().st_size == pytest.approx(ASSETS[name].size, rel=1e-3)
+    assert recognise(tmp_path / "x.pt") == name
+    network = build_network(ModelSpec(name, 224, num_outputs=4, in_channels=3, decoder="sam2", lora_rank=4)).eval()
+    state = read_weights(tmp_path / "x.pt")
+    report = load_base(network, state)
+    assert sorted((*report.loaded, *report.video)) == sorted(state)
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        expected, got = expected_maps(public, images), network(images)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -59,15 +59,43 @@ class Accumulation:
             batches = list(islice(loaded, len(parts)))
             self._look(parts, batches, whole, epoch)
             loaded = iter(batches)
-        totals: dict[str, Tensor] = {}
+        names: tuple[str, ...] = ()
+        totals: Tensor | float = 0.0
         for part in parts:
-            loss, metrics = self._loss(part, next(loaded), whole, epoch)
-            # A loss that has seen the whole batch is not a part's: its gradients add up by themselves.
-            (loss if whole.is_complete else loss * part.share).backward()  # type: ignore[no-untyped-call]
-            for name, value in {"loss": loss, **metrics}.items():
-                totals[name] = totals.get(name, 0.0) + value.detach().float() * part.share
-        totals["gradient_norm"] = self._gradient_norm()
-        return dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+            with self._weights():
+                loss, metrics = self._loss(part, next(loaded), whole, epoch)
+                # A loss that has seen the whole batch is not a part's: its gradients add up by themselves.
+                self._learn(loss if whole.is_complete else loss * part.share)
+            names = ("loss", *metrics)
+            values = torch.stack([value.detach().float() for value in (loss, *metrics.values())])
+            totals = totals + values * part.share
+        # The host waits here, once in a step: whether a step counts has to be known before the update.
+        read = torch.cat((torch.as_tensor(totals), self._gradient_norm()[None])).tolist()
+        return dict(zip((*names, "gradient_norm"), read, strict=True))
+
+    def _weights(self) -> AbstractContextManager[None]:
+        return self._training.weights.used(self._where.device, self._where.arithmetic.dtype)
+
+    def _learn(self, loss: Tensor) -> None:
+        """Add the gradients of a part to those of the parts before."""
+        parameters = list(self._training.parameters.values())
+        if all(parameter.grad is None for parameter in parameters):
+            loss.backward()  # type: ignore[no-untyped-call]
+            return
+        sums: list[Tensor] = []
+        added: list[Tensor] = []
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if parameter.grad is None:
+                parameter.grad = gradient
+            elif gradient is not None and gradient.stride() == parameter.grad.stride():
+                sums.append(parameter.grad)
+                added.append(gradient)
+            elif gradient is not None:  # a single one that lies otherwise would keep all from being added together
+                parameter.grad.add_(gradient)
+        # Together: autograd would add them parameter by parameter.
+        if sums:
+            torch._foreach_add_(sums, added)
 
     def shrink(self, parts: list[Part]) -> bool:
         """Halve the parts, or keep less of each, from now on; False where neither can be done."""
@@ -100,10 +128,16 @@ class Accumulation:
 
     @torch.no_grad()
     def _look(self, parts: list[Part], batches: list[Batch], whole: WholeBatch, epoch: int) -> None:
-        """See all parts without learning from them, until it is known what they add together."""
+        """See the parts without learning from them, until it is known what they add to the first one.
+
+        The first is seen by learning from it, unless its statistics decide what the others add.
+        """
         while not whole.is_complete:
-            for part, batch in zip(parts, batches, strict=True):
-                self._loss(part, batch, whole, epoch)
+            with self._weights():
+                for part, batch in zip(parts[1:], batches[1:], strict=True):
+                    self._loss(part, batch, whole, epoch)
+                if whole.wants_statistics:
+                    self._loss(parts[0], batches[0], whole, epoch)
             whole.end_pass()
         self._restore()
 

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from samora_pipeline.transfers import to_device
 
 Batch = dict[str, Any]
 """Tensors by name, and drawn parameters that stay on the CPU."""
@@ -50,11 +53,10 @@ def read_ahead(shares: Iterable[Share], prepare: Callable[[Share], Prepared]) ->
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on the device; everything else as it is."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
+    return {name: to_device(value, device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def _pinned(batch: Batch) -> Batch:
-    return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in batch.items()}
+    """The batch in memory that is copied without waiting, drawn parameters included."""
+    pinned: Batch = tree_map_only(Tensor, Tensor.pin_memory, batch)
+    return pinned

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from samora_pipeline.batch_parts import Part
 from samora_pipeline.contracts.run import LATEST_CHECKPOINT
 from samora_pipeline.errors import DataError
 from samora_pipeline.inference.precision import SINGLE, Arithmetic
+from samora_pipeline.models.reduced_weights import ReducedWeights
 from samora_pipeline.optimization.optimizers import set_learning_rate
 from samora_pipeline.run_log import JsonLines, Line, Progress, Sink, TensorBoard, duration, logger
 from trainers.loop.accumulation import Accumulation
@@ -66,6 +68,7 @@ class Training:
     ``before_epoch`` is told the number of an epoch before its first step; what it does depends on nothing but
     parameters and buffers. ``after_first_step`` verifies what the first step changed. ``names`` turns sample numbers
     into slices, for whoever has to look at one.
+    ``weights`` are those that products take, to be cast together on CUDA.
     ``after_step`` is told, after every step that counts, how many there were, skipped ones included, and that step's
     loss and metrics; what it changes is in ``carried``, tensors that are saved and restored with the position.
     ``monitor`` looks at what was learned after each epoch; the main rank alone calls it, as if it were the only one.
@@ -92,6 +95,7 @@ class Training:
     after_step: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
     monitor: Callable[[], Mapping[str, float]] | None = None
     names: Callable[[list[int]], Sequence[str]] = numbered
+    weights: ReducedWeights = field(default_factory=partial(ReducedWeights, ()))
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def fit(training: Training, device: torch.device, arithmetic: Arithmetic = SINGL
         1, len(batch) // ranks if training.norm_batch is None else min(len(batch), training.norm_batch) // ranks
     )
     wanted = min(training.micro_batch or largest, largest)
+    training.weights.prepare(device, arithmetic.dtype)
     room = _smallest(int(_SHARE * available(device)), device)
     need = measured(training, batch, device, arithmetic)
     micro_batch = _fitting(need, room, wanted)
@@ -142,8 +143,9 @@ def peak_of_step(training: Training, indices: list[int], device: torch.device, a
         with torch.random.fork_rng([]), HeldBytes(device) as held:
             for parameter in training.parameters.values():
                 parameter.grad = torch.zeros_like(parameter)
-            loss, _ = loss_of(training, indices, device, arithmetic)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with training.weights.used(device, arithmetic.dtype):
+                loss, _ = loss_of(training, indices, device, arithmetic)
+                loss.backward()  # type: ignore[no-untyped-call]
             del loss
         return torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else held.peak
     finally:

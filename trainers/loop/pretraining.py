@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.models.recomputation import can_recompute, has_batch_norm, recompute, recomputes
+from samora_pipeline.models.reduced_weights import ReducedWeights
 from samora_pipeline.optimization.optimizers import (
     adamw,
     lars,
@@ -138,6 +139,7 @@ def pretraining(
         recomputes=recomputes(network),
         clip_norm=settings.clip_norm,
         names=names,
+        weights=ReducedWeights([network, objective.head]),
     )
 
 

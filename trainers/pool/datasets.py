@@ -9,6 +9,7 @@ from typing import Any
 
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
+from samora_pipeline.contracts.freshness import changed_cases
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.contracts.pool import PAPER_SLICES, PoolIntensity
@@ -17,6 +18,7 @@ from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase, rea
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
 from samora_pipeline.paths import Roots
+from samora_pipeline.registry import shortened
 
 PAPER = "paper"
 _NUMBER = re.compile(r"(\d+)$")
@@ -73,7 +75,8 @@ def open_dataset(token: str, roots: Roots) -> PreparedDataset:
 
     Raises:
         DataError: ``E-NAME-02`` no such dataset, ``E-PLAN-01`` it was never planned and preprocessed, ``E-PLAN-13``
-            it was measured again after it was planned, or by another version.
+            it was measured again after it was planned, or by another version, ``E-PLAN-14`` its raw files (or labels)
+            were changed since.
     """
     place = roots.dataset(token)
     folder = roots.preprocessed / place.folder_name
@@ -87,6 +90,8 @@ def open_dataset(token: str, roots: Roots) -> PreparedDataset:
     found = _fault_of_measurements(dataset)
     if found:
         raise DataError("E-PLAN-13", place=place, found=found)
+    if changed := changed_cases(dataset.raw, dataset.fingerprint, dataset.slices):
+        raise DataError("E-PLAN-14", place=place, found=shortened(changed))
     return dataset
 
 

@@ -21,7 +21,7 @@ _MINUTE = 60.0
 
 def measure(run: RunConfig, context: RunContext) -> dict[str, StageCost]:
     """What each stage that has to be trained takes; those that are there already are left out."""
-    labelled = labelled_slices(run, context)
+    labelled = labelled_samples(run, context)
     draft = replace(context, draft=True)
     unlabelled = context.pool.slices if context.pool else 0
     held = resident()
@@ -37,6 +37,11 @@ def labelled_slices(run: RunConfig, context: RunContext) -> int:
     selection, cases = run.selection, context.dataset.cases
     whole = {case: range(cases[case].shape[0]) for case in selection.cases if case in cases}
     return sum(len(selection.slices.get(case, whole.get(case, ()))) for case in selection.cases)
+
+
+def labelled_samples(run: RunConfig, context: RunContext) -> int:
+    """How many labelled samples a run learns from: slices, or cases where its network takes whole volumes."""
+    return labelled_slices(run, context) if run.model.volume is None else len(run.selection.cases)
 
 
 def estimates(costs: Mapping[str, StageCost]) -> dict[str, Estimate]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from samora_pipeline.contracts.json_io import parse, to_plain
-from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec, Volume
 from samora_pipeline.contracts.options import flat, read_value, split_assignment
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
@@ -23,7 +23,7 @@ from samora_pipeline.registry import suggestion
 from samora_pipeline.slices.datasets import window
 from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.consistency_settings import ConsistencySettings
-from trainers.methods import RESIDUAL, ModelSettings, NetworkSettings, Trainer
+from trainers.methods import RESIDUAL, AnyModelSettings, ModelSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
 from trainers.runs.request import SHORT_NAMES, Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
@@ -59,6 +59,10 @@ def apply_overrides(settings: Mapping[str, Any], assignments: Sequence[str]) -> 
     plain = {name: to_plain(value) for name, value in settings.items()}
     for assignment in assignments:
         name, text = split_assignment(assignment, "finetune.epochs=20")
+        if name in (f"{MODEL}.input_size", f"{MODEL}.neighbours") and f"{MODEL}.volume" in types_of:
+            expected = f"{MODEL}.volume=PLANES,ROWS,COLUMNS"
+            fix = f"the same command without it, or with --set {MODEL}.volume=48,80,96"
+            raise UsageError("E-SET-06", found=name, expected=expected, fix=fix)
         if name not in types_of:
             raise UsageError(
                 "E-SET-01",
@@ -125,7 +129,7 @@ class Method:
     levels: tuple[Level, ...]
     backbone: str
     weights: str | None
-    model: ModelSettings | NetworkSettings
+    model: AnyModelSettings
     pool: PoolSettings
     stages: dict[str, StageSettings]
     finetune: FinetuneSettings
@@ -227,13 +231,18 @@ def with_unlabelled(finetune: StageSettings, consistency: bool | None, *, taught
     return replace(finetune, consistency=ConsistencySettings() if consistency else None)
 
 
-def network_spec(method: Method, *, input_size: int, channels: int, num_outputs: int) -> NetworkSpec:
-    """The network of a run on slices of so many channels; a single expert needs no fusion."""
+def network_spec(
+    method: Method, *, input_size: int, channels: int, num_outputs: int, volume: Volume | None = None
+) -> NetworkSpec:
+    """The network of a run on slices of so many channels; a single expert needs no fusion.
+
+    ``volume``: see ``ModuleSpec``.
+    """
     model = method.model
     in_channels = channels * window(model.neighbours)
-    if isinstance(model, NetworkSettings):
+    if not isinstance(model, ModelSettings):
         return ModuleSpec(
-            method.trainer.network or "", input_size, num_outputs, in_channels, model.options, model.neighbours
+            method.trainer.network or "", input_size, num_outputs, in_channels, model.options, model.neighbours, volume
         )
     return ModelSpec(
         method.backbone,

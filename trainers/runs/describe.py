@@ -10,12 +10,13 @@ import torch
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.plans import PLANS_FILE
+from samora_pipeline.contracts.run import TRAINING_FLAG
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import Roots
 from samora_pipeline.weights.catalog import ASSETS
 from trainers.recipes import RECIPES
-from trainers.runs.budget import labelled_slices
+from trainers.runs.budget import labelled_samples, labelled_slices
 from trainers.runs.folder import trained
 from trainers.runs.planning import PlannedRun
 from trainers.stages.stage import Stage
@@ -42,7 +43,7 @@ def _head(run: PlannedRun, roots: Roots) -> Iterator[str]:
     for name, choice in config.choices.items():
         yield f"chosen    {name} = {choice.value}: {choice.why}"
     network = model.backbone if isinstance(model, ModelSpec) else model.network
-    yield f"network   {network} at {model.input_size} px, {model.num_outputs} outputs"
+    yield f"network   {network} at {model.input_text}, {model.num_outputs} outputs"
     if context.base is not None and config.base is not None:
         yield f"base      {config.base.origin}: {config.base.name} {config.base.digest[:12] or '(not trained yet)'}"
         if context.base.awaited:
@@ -86,7 +87,9 @@ def _pool(run: PlannedRun) -> Iterator[str]:
     if pool.record.missing:
         yield f"pool      not here, of the paper's: {', '.join(pool.record.missing)}"
     wanted = "all that show something" if pool.settings.slices is None else f"{pool.settings.slices} by quota and seed"
-    scored = "scored cases included" if pool.record.transductive else "no scored case"
+    scored = "no scored case"
+    if pool.record.transductive or TRAINING_FLAG in run.config.warnings:
+        scored = "scored cases included"
     yield f"pool      {pool.stored} slices in all, {wanted}; {scored}; intensity {pool.settings.intensity}"
     yield f"pool      list of slices: {pool.file}"
 
@@ -117,7 +120,7 @@ def _state(stage: Stage[Any], run: PlannedRun, slices: int) -> str:
         return (
             "finished"
             if trained(run.context.folder)
-            else str(stage.settings.length(labelled_slices(run.config, run.context)))
+            else str(stage.settings.length(labelled_samples(run.config, run.context)))
         )
     key = f"(key {stage.digest[:12]})"
     return f"reused {key}" if stage.result(run.context).is_file() else f"{stage.settings.length(slices)} {key}"

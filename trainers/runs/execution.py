@@ -95,7 +95,8 @@ class Execution:
         if distributed.is_main():
             network = stage.network(self.config, self.context)
             if isinstance(network, SegmentationNetwork):
-                compare_experts(network, levels, source, self.context.device, self.folder, self.config.warnings)
+                with self.context.room_for("the experts beside each other"):
+                    compare_experts(network, levels, source, self.context.device, self.folder, self.config.warnings)
         distributed.barrier()
 
     def _own_base(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from samora_pipeline.contracts.leakage import protected_names, scored_names, training_leaks
+from samora_pipeline.contracts.model_spec import Volume
 from samora_pipeline.contracts.pool import POOLS_FOLDER
 from samora_pipeline.contracts.run import (
     BOOTSTRAP_FLAG,
@@ -30,10 +31,8 @@ from trainers.pool.candidates import LeakReport, find_candidates, hold_out, name
 from trainers.pool.datasets import PreparedDataset, open_dataset
 from trainers.pool.pool import Pool, make_pool
 from trainers.runs.automatic import (
-    INPUT_SIZE,
     Machine,
     choose_base,
-    choose_input_size,
     choose_minutes,
     this_machine,
 )
@@ -43,6 +42,7 @@ from trainers.runs.folder import check_config, earlier_choices, existing_config
 from trainers.runs.naming import FAST_NAME, run_name
 from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request, find_trainer, resolve
+from trainers.runs.sizes import choose_size, size_of
 from trainers.runs.taught import find_teachers
 from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings, FinetuneSettings
 from trainers.stages.catalog import make_stage
@@ -114,10 +114,10 @@ def plan_run(
     machine = this_machine(here, roots.weights, accepts=accept_licence)
     dataset, fold_name, folder, earlier, method, chosen = _choose(request, roots, machine)
     pretraining = roots.results / dataset.name / PRETRAINING_FOLDER
-    size = method.model.input_size or int(chosen[INPUT_SIZE].value)
+    size, volume = size_of(method, chosen)
     data = _data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
     base = _base(method, roots.weights)
-    config = _config(request, method, dataset, data, base, size)
+    config = _config(request, method, dataset, data, base, size, volume)
     check_spec(config.model)
     existing = None if request.fast else existing_config(folder)
     at_once = method.finetune.micro_batch or method.finetune.batch
@@ -172,7 +172,7 @@ def _choose(request: Request, roots: Roots, machine: Machine) -> _Chosen:
     earlier = {} if request.fast else earlier_choices(folder)
     chosen = {name: earlier[name] for name in BASE_CHOICES if name in earlier} or chosen
     method = choose_method(request, chosen)
-    return _Chosen(dataset, fold, folder, earlier, method, chosen | _input_size(method, dataset, earlier))
+    return _Chosen(dataset, fold, folder, earlier, method, chosen | choose_size(method, dataset, earlier))
 
 
 def _base(method: Method, weights: Path) -> BaseEncoder | None:
@@ -193,13 +193,6 @@ def _fold_folder(request: Request, results: Path, fold: str) -> Path:
     # Trial runs lie one level deeper, so that nothing ever predicts with them.
     runs = results / FAST_NAME if request.fast else results
     return runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{run_name(request)}" / f"fold_{fold}"
-
-
-def _input_size(method: Method, dataset: PreparedDataset, earlier: Mapping[str, Choice]) -> dict[str, Choice]:
-    if method.model.input_size is not None:
-        return {}
-    sides = [max(case.shape[1:]) for case in dataset.cases.values()]
-    return {INPUT_SIZE: earlier.get(INPUT_SIZE) or choose_input_size(dataset.plans, sides, small=method.small)}
 
 
 def _with_lengths(
@@ -319,7 +312,13 @@ def _teachers(settings: Mapping[str, Any], input_size: int, weights: Path, *, ab
 
 
 def _config(
-    request: Request, method: Method, dataset: PreparedDataset, data: _Data, base: BaseEncoder | None, input_size: int
+    request: Request,
+    method: Method,
+    dataset: PreparedDataset,
+    data: _Data,
+    base: BaseEncoder | None,
+    input_size: int,
+    volume: Volume | None,
 ) -> RunConfig:
     fold, pool = data.fold, data.pool
     plans, scheme = dataset.plans, dataset.raw.scheme
@@ -339,7 +338,11 @@ def _config(
         recipe=method.recipe,
         seed=request.seed,
         model=network_spec(
-            method, input_size=input_size, channels=len(plans.channel_names), num_outputs=scheme.num_outputs
+            method,
+            input_size=input_size,
+            channels=len(plans.channel_names),
+            num_outputs=scheme.num_outputs,
+            volume=volume,
         ),
         base=base.record if base else None,
         plans=plans,

@@ -39,7 +39,7 @@ def choose_precision(
         return SINGLE, {}
     if existing is not None:
         return pick_arithmetic(device), {}
-    shape = (micro_batch, config.model.in_channels, config.model.input_size, config.model.input_size)
+    shape = (micro_batch, config.model.in_channels, *config.model.input_shape)
     with distributed.alone():  # a batch norm over ranks would wait for ranks that time another number of rounds
         arithmetic = pick_arithmetic(device, "auto", partial(build_network, config.model), shape, training=True)
     choice = Choice(arithmetic.name, arithmetic.why)

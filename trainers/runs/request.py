@@ -87,7 +87,8 @@ def choose_recipe(trainer: Trainer, asked: str | None, *, small: bool, whole: bo
     if asked in trainer.recipes:
         return asked
     near = suggestion(asked, trainer.recipes)
-    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, name=asked, found=asked, **near)
+    fix = "the same command without --recipe" if len(trainer.recipes) == 1 else None
+    raise UsageError("E-RECIPE-01", trainer=type(trainer).__name__, name=asked, found=asked, fix=fix, **near)
 
 
 def choose_levels(trainer: Trainer, asked: tuple[str, ...] | None) -> tuple[Level, ...]:

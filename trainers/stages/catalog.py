@@ -9,11 +9,13 @@ from trainers.stages.finetune import Finetune
 from trainers.stages.stage import Stage
 from trainers.stages.teachers import ImageTeacher, PatchTeacher
 from trainers.stages.unlabelled import Bootstrap
+from trainers.stages.volumes import FinetuneVolumes
 
 STAGES: Registry[type[Stage[Any]]] = Registry("stage")
 for _stage in (
     *(Bootstrap, ImageTeacher, PatchTeacher),
     *(ContrastiveExpert, MaskedExpert, DenoisingExpert, DistilledExpert, Finetune),
+    FinetuneVolumes,
 ):
     STAGES.register(_stage.Settings.kind)(_stage)
 

@@ -11,6 +11,7 @@ from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoi
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.run import RunConfig
+from samora_pipeline.contracts.splits import ALL
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.models.assembly import expert_state, load_expert
 from samora_pipeline.models.freezing import Part
@@ -186,10 +187,11 @@ def rehearse(run: RunConfig, level: Level) -> None:
 
 
 def hidden_cases(run: RunConfig) -> frozenset[str]:
-    """The cases that no expert of the run may have seen."""
+    """The cases that no expert of the run may have seen; the fold ``all`` is scored on what it is trained on."""
     if run.pool.transductive:
         return frozenset()
-    return frozenset((*run.scored, *run.pool.excluded)) - set(run.allowed_leaks)
+    scored = () if run.fold == ALL else run.scored
+    return frozenset((*scored, *run.pool.excluded)) - set(run.allowed_leaks)
 
 
 def expert_record(run: RunConfig, level: Level, digest: str) -> dict[str, Any]:

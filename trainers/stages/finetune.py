@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from samora_pipeline.contracts.checkpoints import save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
@@ -13,7 +13,7 @@ from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.samora import Network
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import Line, logger
-from trainers.settings import FinetuneSettings
+from trainers.settings import FinetuneSettings, StageSettings
 from trainers.stages.consistency import ConsistencyTask
 from trainers.stages.experts import hidden_cases, read_expert
 from trainers.stages.labelled import LabelledTask
@@ -28,7 +28,7 @@ _STUCK_DICE_LOSS, _STUCK_GRADIENT = 0.5, 0.1
 class Finetune(Stage[FinetuneSettings]):
     """Base and experts are read, and what ``learns`` is trained on the labelled slices. Its result is the run's own."""
 
-    Settings = FinetuneSettings
+    Settings: ClassVar[type[StageSettings]] = FinetuneSettings
     file = FINAL_CHECKPOINT
     shared = False
 
@@ -39,15 +39,18 @@ class Finetune(Stage[FinetuneSettings]):
     def build(self, run: RunConfig, context: RunContext) -> Trainable:
         """See ``Stage.build``."""
         network = self.network(run, context)
+        task = self.task(run, context, network)
+        return Trainable(network, task.training, learns=frozenset(Part(name) for name in self.settings.learns))
+
+    def task(self, run: RunConfig, context: RunContext, network: Network) -> LabelledTask:
+        """What is learned from, and the loss."""
         common = run, self.settings, network, context.dataset.slices, self.seed(run)
         if self.settings.self_training is not None:
             pool = context.read_pool(without=run.selection)
-            task: LabelledTask = SelfTrainingTask(*common, pool, make_soft_labels(run, context))
-        elif self.settings.consistency is not None:
-            task = ConsistencyTask(*common, context.read_pool(without=run.selection))
-        else:
-            task = LabelledTask(*common)
-        return Trainable(network, task.training, learns=frozenset(Part(name) for name in self.settings.learns))
+            return SelfTrainingTask(*common, pool, make_soft_labels(run, context))
+        if self.settings.consistency is None:
+            return LabelledTask(*common)
+        return ConsistencyTask(*common, context.read_pool(without=run.selection))
 
     def network(self, run: RunConfig, context: RunContext) -> Network:
         """The network before its first labelled slice: base and experts read, except in a draft, the rest random."""

@@ -12,11 +12,13 @@ from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.fusions.fusion import EpochContext, before_epoch
 from samora_pipeline.models.recomputation import can_recompute, has_batch_norm, recompute
+from samora_pipeline.models.reduced_weights import ReducedWeights
 from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import SegmentationTerms, low_resolution, segmentation_loss, stage_weights
 from samora_pipeline.optimization.optimizers import adamw, parameter_groups, warmup_cosine, warmup_polynomial
 from samora_pipeline.slices.augmentation import allowed_flips, apply_augmentation, draw_augmentation
-from samora_pipeline.slices.datasets import EpochOrder, SliceSource, labelled_ids
+from samora_pipeline.slices.datasets import EpochOrder, LabelledSource, SliceSource, labelled_ids
+from samora_pipeline.transfers import to_device
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
 from trainers.settings import FINETUNE, FinetuneSettings
@@ -29,10 +31,14 @@ class LabelledTask:
     def __init__(self, run: RunConfig, settings: FinetuneSettings, network: Network, slices: Path, seed: int) -> None:
         self._network, self._plans, self._settings, self._seed = network, run.plans, settings, seed
         self._input_size = run.model.input_size
-        ids = labelled_ids(run.selection, slices)
-        self.source = SliceSource(slices, ids, run.plans, self._input_size, run.labels, neighbours=run.model.neighbours)
+        self.source = self.read(run, slices)
         self._regions = torch.from_numpy(run.labels.region_masks()) if run.labels.regions else None
         self._flips = allowed_flips(run.plans)
+
+    def read(self, run: RunConfig, slices: Path) -> LabelledSource:
+        """What is learned from, of the cases stored in the folder ``slices``."""
+        ids = labelled_ids(run.selection, slices)
+        return SliceSource(slices, ids, run.plans, self._input_size, run.labels, neighbours=run.model.neighbours)
 
     def training(self) -> Training:
         """Describe the training for the loop."""
@@ -66,6 +72,7 @@ class LabelledTask:
             clip_norm=settings.clip_norm,
             before_epoch=self.before_epoch,
             names=self.source.keys,
+            weights=ReducedWeights([network]),
         )
 
     def before_epoch(self, epoch: int) -> None:
@@ -73,7 +80,9 @@ class LabelledTask:
         device = next(self._network.parameters()).device
 
         def loss(indices: list[int]) -> Tensor:
-            images, targets = self.source.images(indices).to(device), self.source.targets(indices).to(device)
+            images, targets = (
+                to_device(part, device) for part in (self.source.images(indices), self.source.targets(indices))
+            )
             return self.loss_of(images, targets, epoch)[0]
 
         before_epoch(

@@ -163,7 +163,7 @@ class ContrastiveObjective(Objective[Network, ContrastiveSettings | ImageTeacher
         """NT-Xent over the global batch; ``chance`` is what it is before anything is learned."""
         _, first, second = self._views(network, batch)
         terms = nt_xent(first, second, temperature=self._settings.temperature)
-        count = sum_over_ranks(terms.loss.new_tensor(float(len(first))))
+        count = sum_over_ranks(terms.loss.new_full((), len(first)))
         return terms.loss, {"accuracy": terms.accuracy, "chance": (2 * count - 1).log()}
 
     def examine(self, network: Network, batch: Batch) -> Examination:

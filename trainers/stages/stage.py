@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.errors import AssetError
 from samora_pipeline.files import digest_json, sweep, write_text
+from samora_pipeline.inference.device import room_for
 from samora_pipeline.inference.precision import SINGLE, Arithmetic
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, freeze, snapshot, verify
@@ -99,6 +101,10 @@ class RunContext:
         manifest = pool_manifest(self.pool)
         say(describe_choice(manifest, self.pool))
         return self.pool.source(manifest, without)
+
+    def room_for(self, what: str) -> AbstractContextManager[None]:
+        """Context in which memory that runs out is ``E-MEM-21``, with the command that goes on without the device."""
+        return room_for(what, self.device, f"{self.resume_command} --device cpu".strip())
 
     def release_source(self) -> None:
         """Forget the slices that were read, before stage 2 reads its own."""
@@ -215,8 +221,14 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
 
     Raises:
         SamoraError: ``E-MODEL-04``, ``E-MODEL-05`` the first step changed what is frozen, or did not reach what
-            learns. Whatever ``stage.build`` and ``loop.train`` raise.
+            learns. ``E-MEM-21`` the device does not hold network, head or the monitor's panel. Whatever
+            ``stage.build`` and ``loop.train`` raise.
     """
+    with context.room_for(f"the network of {stage.name}"):
+        return _run(stage, run, context, digest)
+
+
+def _run(stage: Stage[Any], run: RunConfig, context: RunContext, digest: str) -> StageTiming:
     file = stage.result(context)
     # Every rank has seen that the file is missing before the main one can write it.
     distributed.barrier()
@@ -243,7 +255,8 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
     timing = replace(of_history(history), steps=len(history) * len(training.batches(0)))
     if distributed.is_main():
         if trainable.monitor is not None:
-            card = trainable.monitor.finish(history, file.parent)
+            with context.room_for(f"the last panel of {stage.name}"):
+                card = trainable.monitor.finish(history, file.parent)
             if command := mending_command(
                 stage.name, changes(card.measures, vars(stage.settings)), context.resume_command
             ):

@@ -15,6 +15,7 @@ import torch
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.dataset import RawCase
+from samora_pipeline.contracts.failures import write_failures
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE
 from samora_pipeline.contracts.run import SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
@@ -141,7 +142,8 @@ def _predict(
     )
     result.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
     failures = predict_cases(predictor, to_do, result)
-    result.conclude(failures)
+    result.conclude()
+    write_failures(failures, result.failures_path)
     # All ranks have to agree, or some would wait for the others' scores forever.
     if distributed.sum_over_ranks(torch.tensor([float(len(failures))], device=device)).item() > 0:
         raise FailedCasesError(

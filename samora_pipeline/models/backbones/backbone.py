@@ -10,11 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from samora_pipeline.errors import UsageError
+from samora_pipeline.models.branch_products import by_differences
+from samora_pipeline.models.lora import LowRank
 from samora_pipeline.models.recomputation import Recomputing
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+"""of ImageNet, in [0,1]: what SAM 2, EfficientSAM and MobileSAM were trained with"""
 
 
 class Features(NamedTuple):
@@ -108,9 +115,32 @@ class BlockSteps(Protocol):
     def attend(self, block: Any, qkv: Tensor, size: tuple[int, int]) -> Tensor:
         """From the qkv product (n,h,w,3D') to the attention's output on the grid ``size``, (B,H',W',D')."""
 
+    def is_fused(self, block: Any, windows: Tensor) -> bool:
+        """Whether ``attend_branches`` is to be used for windows (n,h,w,...): on their device, with their size."""
+        return False
+
+    def attend_branches(
+        self,
+        block: Any,
+        windows: Tensor,
+        experts: Sequence[LowRank],
+        size: tuple[int, int],
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        """From the input of qkv (n,h,w,D) to the attention's outputs on the grid ``size``, (k,B,H',W',D').
+
+        Of the base and of each expert; what they share is computed once. ``dtype`` of the products: ``branch_linear``.
+        """
+        raise TypeError(f"{type(self).__name__} attends branch by branch")
+
     def leave(self, block: Any, x: Tensor) -> Tensor:
         """Add the MLP's output, (B,H',W',D') to the same shape."""
         return x + block.mlp(block.norm2(x))
+
+    def leave_branches(self, block: Any, x: Tensor) -> Tensor:
+        """The same for base and experts, (k,B,H',W',D') to the same shape, by their differences."""
+        with by_differences(len(x), x):
+            return self.leave(block, x.flatten(0, 1)).view(x.shape)
 
 
 class Backbone(ABC):
@@ -121,7 +151,9 @@ class Backbone(ABC):
     ``small``: trained on a CPU in minutes, with the short settings of the trainers. ``own_decoder`` is the name of the
     decoder that is the family's own mask decoder and nothing more, ``steps`` says how the blocks are cut open.
     ``resized_tables``: whether position tables depend on the input size and are interpolated when public weights are
-    read. ``unused_parts`` begin the names in public files of what a network for single images does not have.
+    read. ``unused_parts`` begin the names in public files of what a network for single images does not have, and
+    ``other_parts`` the names of what is there for another purpose than ours, or in another form: tensors of such names
+    may be on one side alone.
     ``trained_whole``: a base of ours without a public file, which stage 2 trains with everything else.
     """
 
@@ -134,6 +166,7 @@ class Backbone(ABC):
     steps: ClassVar[BlockSteps]
     resized_tables: ClassVar[bool] = False
     unused_parts: ClassVar[tuple[str, ...]] = ()
+    other_parts: ClassVar[tuple[str, ...]] = ()
     trained_whole: ClassVar[bool] = False
 
     @abstractmethod
@@ -161,6 +194,14 @@ class Backbone(ABC):
     def file_name(self, name: str) -> str:
         """The name in the family's public files of a tensor of ``assembly.public_names``."""
         return name
+
+    def from_file(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of a public file, by its name there, as the network holds it; the shape stays."""
+        return tensor
+
+    def to_file(self, name: str, tensor: Tensor) -> Tensor:
+        """The inverse of ``from_file``."""
+        return tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +250,27 @@ TINY_PARTS: dict[str, Any] = {
     **{"native_size": 128, "small": True},
 }
 """what the small members of both families share"""
+
+
+class Standardised(nn.Module):
+    """Images (B,3,N,N) in [0,1] brought to mean 0 and deviation 1 of ImageNet's pixels."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(-1, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(PIXEL_STD).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B,3,N,N) to the same shape."""
+        return (x - self.mean) / self.deviation
+
+
+def enlarged(mask: Tensor, factor: int) -> Tensor:
+    """Each entry of (B,m,m) as a square of ``factor`` x ``factor``."""
+    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
 def check_size(input_size: int, multiple: int) -> None:

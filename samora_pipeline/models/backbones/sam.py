@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.image_encoder import Block, add_decomposed_rel_pos, window_partition, window_unpartition
+from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from torch import Tensor, nn
 
 from samora_pipeline.models.backbones.backbone import (
     TINY_PARTS,
-    BlockSteps,
     Encoder,
     Features,
     SamParts,
     TokenShape,
     check_size,
 )
+from samora_pipeline.models.backbones.sam_block import SamBlockSteps as SamBlockSteps
+from samora_pipeline.models.backbones.sam_decoder import SamMaskDecoder, SamTwoWayTransformer, with_own_arithmetic
 
 
 class SamEncoder(Encoder):
@@ -39,6 +39,7 @@ class SamEncoder(Encoder):
         self.pos_embed: nn.Parameter = reference.pos_embed
         self.blocks: nn.ModuleList = reference.blocks
         self.neck: nn.Module = reference.neck
+        with_own_arithmetic(self.neck)
         self.embed_dim = embed_dim
         self.grid: int = self.pos_embed.shape[1]
         self.depth = len(self.blocks)
@@ -59,46 +60,16 @@ class SamEncoder(Encoder):
         )
         return Features(self.neck(tokens.permute(0, 3, 1, 2)))
 
+    def positions(self) -> Tensor:
+        """What is added to the patch embedding, (1,g,g,D)."""
+        return self.pos_embed
+
     def embed_patches(self, x: Tensor, token_mask: Tensor | None, mask_token: Tensor | None) -> Tensor:
         """Images (B,3,N,N) to tokens (B,g,g,D)."""
         tokens = self.patch_embed(x)
         if token_mask is not None and mask_token is not None:
             tokens = torch.where(token_mask[..., None], mask_token.to(tokens.dtype), tokens)
-        return tokens + self.pos_embed
-
-
-class SamBlockSteps(BlockSteps):
-    """SAM's transformer block, cut open around its qkv product: the arithmetic of segment_anything's ``Block``,
-    operation by operation, so that results stay bit-equal to it.
-    """
-
-    def window(self, block: Block) -> int:
-        """Side of the attention window in tokens, 0 for a global block."""
-        return block.window_size
-
-    def enter(self, block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B,H,W,D) are their own shortcut; normalised and cut into zero-padded windows they go to qkv."""
-        normed = block.norm1(x)
-        if block.window_size:
-            normed, _ = window_partition(normed, block.window_size)
-        return x, normed
-
-    def attend(self, block: Block, qkv: Tensor, size: tuple[int, int]) -> Tensor:
-        """Attention with decomposed relative positions, projected, back on the grid and without padding."""
-        attention = block.attn
-        n, h, w, _ = qkv.shape
-        split = qkv.reshape(n, h * w, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = split.flatten(1, 2).unbind(0)
-        scores = (q * attention.scale) @ k.transpose(-2, -1)
-        if attention.use_rel_pos:
-            scores = add_decomposed_rel_pos(scores, q, attention.rel_pos_h, attention.rel_pos_w, (h, w), (h, w))
-        heads = (scores.softmax(dim=-1) @ v).unflatten(0, (n, attention.num_heads))
-        output = attention.proj(heads.transpose(1, 2).reshape(n, h, w, -1))
-        if block.window_size:
-            side = block.window_size
-            padded = (-(-size[0] // side) * side, -(-size[1] // side) * side)
-            output = window_unpartition(output, side, padded, size)
-        return output
+        return tokens + self.positions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +83,11 @@ class SamBackbone(SamParts):
     window_size: int = 14
     mlp_ratio: float = 4.0
     patch_size: int = 16
+    relative_positions: bool = True
     own_decoder = "samed"
     steps = SamBlockSteps()
     resized_tables = True
-    prompt_encoder, mask_decoder, transformer = PromptEncoder, MaskDecoder, TwoWayTransformer
+    prompt_encoder, mask_decoder, transformer = PromptEncoder, SamMaskDecoder, SamTwoWayTransformer
 
     def grid(self, input_size: int) -> int:
         """Tokens along one side; the size must be a multiple of the patch size (``E-MODEL-01``)."""
@@ -124,8 +96,14 @@ class SamBackbone(SamParts):
 
     def build_encoder(self, input_size: int) -> SamEncoder:
         """See the base class."""
+        reference = self.reference_encoder(input_size)
+        nn.init.trunc_normal_(reference.pos_embed, std=0.02)
+        return SamEncoder(reference, self.embed_dim)
+
+    def reference_encoder(self, input_size: int) -> ImageEncoderViT:
+        """segment_anything's own encoder; the size must be a multiple of the patch size (``E-MODEL-01``)."""
         self.grid(input_size)
-        reference = ImageEncoderViT(
+        return ImageEncoderViT(
             img_size=input_size,
             patch_size=self.patch_size,
             embed_dim=self.embed_dim,
@@ -134,12 +112,10 @@ class SamBackbone(SamParts):
             mlp_ratio=self.mlp_ratio,
             out_chans=self.prompt_dim,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
+            use_rel_pos=self.relative_positions,
             window_size=self.window_size,
             global_attn_indexes=self.global_attn_indexes,
         )
-        nn.init.trunc_normal_(reference.pos_embed, std=0.02)
-        return SamEncoder(reference, self.embed_dim)
 
 
 SAM_VIT_B = SamBackbone(embed_dim=768, depth=12, heads=12, global_attn_indexes=(2, 5, 8, 11))

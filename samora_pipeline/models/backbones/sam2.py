@@ -24,6 +24,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from samora_pipeline.models.backbones.backbone import (
+    PIXEL_MEAN,
+    PIXEL_STD,
     TINY_PARTS,
     BlockSteps,
     Encoder,
@@ -31,13 +33,12 @@ from samora_pipeline.models.backbones.backbone import (
     SamParts,
     TokenShape,
     check_size,
+    enlarged,
 )
 
 FIRST_STRIDE = 4
 EMBEDDING_STRIDE = 16
 LAST_STRIDE = 32
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
 VIDEO_PARTS = ("memory_", "maskmem_tpos_enc", "mask_downsample.", "no_mem_pos_enc", "no_obj_", "obj_ptr_")
 
 
@@ -84,8 +85,8 @@ class Sam2Encoder(Encoder):
         if token_mask is None or mask_token is None:
             tokens: Tensor = self.patch_embed(x)
         else:
-            x = x.masked_fill(_enlarged(token_mask, LAST_STRIDE)[:, None], 0)
-            hidden = _enlarged(token_mask, LAST_STRIDE // FIRST_STRIDE)[..., None]
+            x = x.masked_fill(enlarged(token_mask, LAST_STRIDE)[:, None], 0)
+            hidden = enlarged(token_mask, LAST_STRIDE // FIRST_STRIDE)[..., None]
             tokens = self.patch_embed(x)
             tokens = torch.where(hidden, mask_token.to(tokens.dtype), tokens)
         return tokens + self._positions(tokens.shape[1])
@@ -120,11 +121,6 @@ def _shapes(trunk: Hiera, side: int) -> tuple[TokenShape, ...]:
         side = side // block.q_stride[0] if block.q_stride else side
         shapes.append(TokenShape(side, block.dim_out))
     return tuple(shapes)
-
-
-def _enlarged(mask: Tensor, factor: int) -> Tensor:
-    """Each entry of (B,m,m) as a square of ``factor`` x ``factor``."""
-    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
 class Sam2BlockSteps(BlockSteps):
@@ -238,6 +234,13 @@ class Sam2Backbone(SamParts):
 
 
 SAM2_HIERA_B_PLUS = Sam2Backbone(embed_dim=112, heads=2, stages=(2, 3, 16, 3), global_attn_indexes=(12, 16, 20))
+# sam2's configs sam2.1_hiera_t.yaml and sam2.1_hiera_s.yaml
+SAM2_HIERA_TINY = Sam2Backbone(
+    embed_dim=96, heads=1, stages=(1, 2, 7, 2), global_attn_indexes=(5, 7, 9), background_size=7
+)
+SAM2_HIERA_SMALL = Sam2Backbone(
+    embed_dim=96, heads=1, stages=(1, 2, 11, 2), global_attn_indexes=(7, 10, 13), background_size=7
+)
 
 # One block of every kind: windowed, three that change stage, global.
 SAMORA2_TINY = Sam2Backbone(embed_dim=24, heads=1, stages=(1, 1, 2, 1), global_attn_indexes=(3,), **TINY_PARTS)

@@ -20,9 +20,12 @@ from torch.nn import functional
 
 from samora_pipeline.models.backbones.backbone import Backbone, Encoder, Features, TokenShape, check_size
 from samora_pipeline.models.backbones.sam import SamBlockSteps
+from samora_pipeline.models.global_norm import GlobalBatchNorm
 
 _RGB = 3
 _GROUPS = 8
+_MOMENTUM = 0.05
+"""of batch norms, as in ``models.unet``"""
 _FLAT = 1e-4
 """added to a slice's deviation, so that a slice of one value stays finite"""
 _QUIET = 0.1
@@ -47,6 +50,8 @@ class SmallEncoder(Encoder):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = nn.ModuleList(_block(design, self.grid) for _ in range(design.depth))
         self.neck = nn.Sequential(nn.GroupNorm(_GROUPS, width), nn.Conv2d(width, width, 1))
+        # As in ``models.unet``: convolutions are faster by a third on a CPU.
+        self.stem.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, *, token_mask: Tensor | None = None, mask_token: Tensor | None = None) -> Features:
         """Encode images (B,3,N,N) to features; see the class."""
@@ -63,7 +68,7 @@ class SmallEncoder(Encoder):
         return self._tokens(deepest, token_mask, mask_token)
 
     def _stem(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        features, maps = _standardised(x), []
+        features, maps = _standardised(x).contiguous(memory_format=torch.channels_last), []
         for level, layers in enumerate(self.stem):
             features = layers(functional.max_pool2d(features, 2) if level else features)
             maps.append(features)
@@ -97,8 +102,12 @@ class SmallBackbone(Backbone):
         return self.embed_dim
 
     def grid(self, input_size: int) -> int:
-        """Tokens along one side; the stem halves the side as often as it has widths (``E-MODEL-01``)."""
-        check_size(input_size, 1 << len(self.stem_widths))
+        """Tokens along one side; the stem halves the side as often as it has widths, the decoder once more.
+
+        Raises:
+            UsageError: ``E-MODEL-01`` a side that cannot be halved so often.
+        """
+        check_size(input_size, 2 << len(self.stem_widths))
         return input_size >> len(self.stem_widths)
 
     def build_encoder(self, input_size: int) -> SmallEncoder:
@@ -112,10 +121,10 @@ class SmallBackbone(Backbone):
 
 
 def convolutions(inputs: int, outputs: int) -> nn.Sequential:
-    """Two 3 x 3 convolutions with group norm, (B,inputs,h,w) to (B,outputs,h,w)."""
+    """Two 3 x 3 convolutions with batch norm, (B,inputs,h,w) to (B,outputs,h,w)."""
     layers: list[nn.Module] = []
     for width in (inputs, outputs):
-        layers += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), nn.GroupNorm(_GROUPS, outputs)]
+        layers += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), GlobalBatchNorm(outputs, momentum=_MOMENTUM)]
         layers.append(nn.LeakyReLU(0.01, inplace=True))
     return nn.Sequential(*layers)
 

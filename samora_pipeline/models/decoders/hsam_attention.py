@@ -91,7 +91,7 @@ def _deviation(features: Tensor) -> Tensor:
     """The standard deviation of all features of the batch; parts and ranks are joined as in Chan et al. (1983)."""
     fixed = features.detach()
     mean, count = fixed.mean(), fixed.numel()
-    rows = gather_statistics(torch.stack((mean.new_tensor(count), mean, (fixed - mean).square().sum())))
+    rows = gather_statistics(torch.stack((mean.new_full((), count), mean, (fixed - mean).square().sum())))
     if len(rows) == 1:
         return fixed.std()
     counts, means, squares = rows.unbind(1)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.contracts.part_options import StepwiseOptions
+from samora_pipeline.models.branch_products import reduced
 from samora_pipeline.models.fusions.fusion import Fusion
 
 
@@ -71,7 +72,7 @@ class StepwiseFusion(Fusion):
 
     def forward(self, base: Tensor, experts: Tensor) -> Tensor:
         """F (B,H,W,D) and E_i (E,B,H,W,D) to the fused signal (B,H,W,D)."""
-        features = experts - base if self.delta else experts
+        features = (experts - base if self.delta else experts).unbind()
         fused = self._step(self.first, features[self.high], features[self.low])
         if self.second is None or self.late is None:
             return fused
@@ -107,7 +108,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         """``high`` and ``low`` (B,H,W,D) to (B,H,W,D)."""
-        query, key_value = normed(high), normed(low)
+        query, key_value = reduced(normed(high)), reduced(normed(low))
         return self.out(attend(self.q(query), self.k(key_value), self.v(key_value), self.window))
 
 

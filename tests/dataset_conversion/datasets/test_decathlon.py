@@ -196,14 +196,14 @@ def test_names_that_lead_out_of_the_folder_are_refused(name: str, tmp_path: Path
     assert not (tmp_path / "raw").exists()
 
 
-def test_a_case_listed_twice_is_refused(tmp_path: Path) -> None:
+def test_a_case_listed_twice_is_skipped(tmp_path: Path) -> None:
     source = make_decathlon(tmp_path / "in")
     description = json.loads((source / "dataset.json").read_text())
     description["training"].append(description["training"][0])
     (source / "dataset.json").write_text(json.dumps(description))
-    with pytest.raises(DataError) as caught:
-        _convert(source, tmp_path)
-    assert caught.value.code == "E-CONV-01"
+    _, report = _convert(source, tmp_path)
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("tiny_000", "E-INPUT-02")]
+    assert report.training == 2
 
 
 def test_lists_in_place_of_objects_are_read(tmp_path: Path) -> None:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK
+from PIL import Image
 
 from dataset_conversion.datasets.folder import Folder
 from dataset_conversion.scans import read_label_map
 from dataset_conversion.survey import ConversionReport
 from samora_pipeline.contracts.dataset import RawDataset, read_dataset
+from samora_pipeline.contracts.failures import Failures
+from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.imaging.dicom import read_series
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.intensity import scheme_of_channel
-from tests.dataset_conversion.sources import labels, make_folder, scan, write_nifti, write_png
+from tests.dataset_conversion.sources import AFFINE, labels, make_folder, scan, write_nifti, write_png
+from tests.imaging.dicom_files import VOXELS, write_series
 
 CONVERTER = Folder()
 
@@ -197,7 +207,7 @@ def test_grey_pictures_become_volumes_of_one_slice(tmp_path: Path) -> None:
     case = raw.training()["eye"]
     volume = read_volume(case.channels[0])
     assert volume.grid.shape == (9, 7, 1)
-    assert volume.grid.spacing == (1.0, 1.0, 1.0)
+    assert volume.grid.spacing is None
     np.testing.assert_array_equal(volume.array[:, :, 0], grey.T)
     assert case.label is not None
     np.testing.assert_array_equal(read_volume(case.label).array[:, :, 0], (grey > 128).T)
@@ -229,3 +239,152 @@ def test_a_name_is_needed(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         CONVERTER.identify("Folder", tmp_path, CONVERTER.options(name=name))
     assert caught.value.code == "E-ARG-07"
+
+
+def _two_channels(folder: Path, *cases: str) -> None:
+    for number, case in enumerate(cases):
+        for channel in range(2):
+            write_nifti(folder / "images" / f"{case}_{channel:04d}.nii.gz", scan(10 * number + channel))
+        write_nifti(folder / "labels" / f"{case}.nii.gz", labels(number))
+
+
+@pytest.mark.parametrize("channel", [["T1", "T2"], []])
+def test_channels_are_never_renumbered(channel: list[str], tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    _two_channels(source, "a", "b", "c")
+    (source / "images" / "b_0001.nii.gz").rename(source / "images" / "b_0002.nii.gz")
+    (source / "images" / "b_0000.nii.gz").rename(source / "images" / "b_0001.nii.gz")
+    (source / "images" / "c_0001.nii.gz").unlink()
+    write_nifti(source / "images" / "d_0000.nii.gz", scan(3))
+    write_nifti(source / "images" / "d_0001.nii.gz", scan(4))
+    raw, report = _convert(source, channel=channel)
+    assert sorted((fault.case, fault.code) for fault in report.skipped) == [("b", "E-CHAN-01"), ("c", "E-CHAN-01")]
+    assert (list(raw.training()), list(raw.unlabelled())) == (["a"], ["d"])
+    np.testing.assert_array_equal(read_volume(raw.training()["a"].channels[1]).array, scan(1))
+    failures = read_json(Failures, raw.folder / "failures.json").cases
+    assert {name: failure.code for name, failure in failures.items()} == {"b": "E-CHAN-01", "c": "E-CHAN-01"}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_numbers_of_patients_are_no_channels(labelled: bool, tmp_path: Path) -> None:
+    source, first = tmp_path / "in", int(not labelled)
+    for number in range(first, first + 3):
+        write_nifti(source / "images" / f"amos_{number:04d}.nii.gz", scan(number))
+        if labelled:
+            write_nifti(source / "labels" / f"amos_{number:04d}.nii.gz", labels(number))
+    raw, report = _convert(source)
+    assert len(raw.description.channel_names) == 1
+    assert (report.training, report.unlabelled, report.skipped) == ((3, 0, ()) if labelled else (0, 3, ()))
+
+
+def test_a_second_file_of_a_case_is_no_second_channel(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in")
+    write_nifti(source / "images" / "scan1.nii", scan(1))
+    raw, report = _convert(source)
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("scan1", "E-INPUT-02")]
+    assert list(raw.training()) == ["scan0"]
+
+
+def test_one_name_that_cannot_be_a_files_concerns_its_case(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in")
+    odd = os.fsdecode(b"M\xfcnster.nii.gz")
+    for folder in ("images", "labels"):
+        (source / folder / odd).write_bytes((source / folder / "scan0.nii.gz").read_bytes())
+    raw, report = _convert(source)
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("M\\udcfcnster", "E-CASE-02")]
+    assert list(raw.training()) == ["scan0", "scan1"]
+
+
+def test_a_series_and_pictures_in_folders_are_matched_like_files(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    files = write_series(source / "images" / "p 1" / "ct")
+    scanned = read_series(files)
+    write_nifti(source / "labels" / "p_1_ct.nii.gz", (VOXELS > 0).astype(np.uint8), scanned.grid.matrix)
+    write_nifti(source / "images" / "p2" / "b.nii.gz", scan(1))
+    write_nifti(source / "labels" / "p2" / "b.nii.gz", labels(1, top=1))
+    raw, report = _convert(source, channel=["CT"])
+    assert not report.skipped
+    assert sorted(raw.training()) == ["p2_b", "p_1_ct"]
+    np.testing.assert_array_equal(read_volume(raw.training()["p_1_ct"].channels[0]).array, VOXELS)
+
+
+def test_labels_stored_in_another_order_of_axes_lie_where_their_header_says(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in")
+    stored = nibabel.load(source / "labels" / "scan1.nii.gz")
+    nibabel.save(stored.as_reoriented(np.array([[2, 1], [0, -1], [1, -1]])), source / "labels" / "scan1.nii.gz")
+    raw, report = _convert(source)
+    assert not report.skipped
+    label = raw.training()["scan1"].label
+    assert label is not None
+    np.testing.assert_array_equal(np.asarray(nibabel.load(label).dataobj), labels(1))
+    np.testing.assert_allclose(nibabel.load(label).affine, AFFINE)
+
+
+def _stored_with_slope(path: Path, array: np.ndarray) -> None:
+    image = nibabel.Nifti1Image(array * np.uint8(255), AFFINE)
+    content = bytearray(image.to_bytes())
+    content[112:116] = np.float32(1 / 255).tobytes()
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def test_values_within_rounding_of_whole_numbers_are_those(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in")
+    for number in range(2):
+        _stored_with_slope(source / "labels" / f"scan{number}.nii.gz", labels(number, top=1))
+    assert read_volume(source / "labels" / "scan1.nii.gz").array.max() != 1
+    raw, report = _convert(source)
+    assert (report.training, report.skipped) == (2, ())
+    assert raw.description.labels == {"background": 0, "label_1": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "word"),
+    [
+        (lambda drawn: drawn.astype(np.int32) * 1005, "E-LABEL-02", "1005"),
+        (lambda drawn: drawn.astype(np.float32) * 0.5, "E-LABEL-02", "0.5"),
+        (lambda drawn: drawn * 0, "E-LABEL-09", "no label"),
+    ],
+)
+def test_the_reason_is_told_when_no_label_map_can_be_used(
+    change: Callable[[np.ndarray], np.ndarray], code: str, word: str, tmp_path: Path
+) -> None:
+    source = make_folder(tmp_path / "in")
+    for number in range(2):
+        write_nifti(source / "labels" / f"scan{number}.nii.gz", change(labels(number, top=1)))
+    with pytest.raises(DataError) as caught:
+        _convert(source)
+    assert caught.value.code == code
+    assert word in caught.value.text()
+
+
+def test_segmentations_of_slicer_are_matched(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in")
+    for path in (source / "labels").iterdir():
+        image = SimpleITK.ReadImage(str(path))
+        SimpleITK.WriteImage(image, str(path.with_name(path.name.replace(".nii.gz", ".seg.nrrd"))))
+        path.unlink()
+    assert _convert(source)[1].training == 2
+
+
+def test_the_report_names_the_folders_that_were_read(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in")
+    target = tmp_path / "raw" / "Dataset100_Mine"
+    options = CONVERTER.options(name="Mine", images=str(source / "images"), labels=str(source / "labels"))
+    assert CONVERTER.convert(Path("nowhere"), target, options).source == f"{source}/images and {source}/labels"
+
+
+@pytest.mark.parametrize("ending", ["tif", "jpg"])
+def test_every_kind_of_picture_is_taken(ending: str, tmp_path: Path) -> None:
+    grey = np.full((8, 9), 100, np.uint8)
+    (tmp_path / "in" / "images").mkdir(parents=True)
+    Image.fromarray(grey).save(tmp_path / "in" / "images" / f"a.{ending}")
+    write_png(tmp_path / "in" / "labels" / "a.png", np.eye(8, 9, dtype=np.uint8))
+    raw, report = _convert(tmp_path / "in")
+    assert (report.training, raw.ours.spacing_known) == (1, False)
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in" / "images").mkdir(parents=True)
+    (tmp_path / "in" / "images" / "a.bmp").touch()
+    with pytest.raises(DataError, match=r"\.bmp"):
+        _convert(tmp_path / "in")

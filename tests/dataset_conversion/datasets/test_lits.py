@@ -68,3 +68,16 @@ def test_test_scans_alone_are_no_source(tmp_path: Path) -> None:
         CONVERTER.survey(source, CONVERTER.options())
     assert caught.value.code == "E-SRC-01"
     assert "Training Batch 1/volume-N.nii" in caught.value.expected
+
+
+def test_copies_that_lost_their_geometry_are_named(tmp_path: Path) -> None:
+    source = make_lits(tmp_path / "in")
+    (volume,) = source.rglob("volume-2.nii*")
+    (label,) = source.rglob("segmentation-2.nii*")
+    for path, array in ((volume, scan(2)), (label, labels(2))):
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+    target = tmp_path / "raw" / "Dataset005_LiTS"
+    report = CONVERTER.convert(source, target, CONVERTER.options())
+    assert "scans state voxels of 1 x 1 x 1 mm" in report.notes[0]
+    assert "(2)" in report.notes[0]
+    assert not read_dataset(target).ours.spacing_known

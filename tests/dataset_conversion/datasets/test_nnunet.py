@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from PIL import Image
 
 from dataset_conversion.datasets.nnunet import NNUNet
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset, write_dataset
@@ -143,3 +146,65 @@ def test_links_of_the_source_are_followed_to_their_end(tmp_path: Path) -> None:
     target = tmp_path / "raw" / "Dataset042_Small"
     CONVERTER.convert(source, target, CONVERTER.options())
     assert (target / "imagesTr" / "case_0_0000.nii.gz").readlink() == original.resolve()
+
+
+def test_a_case_whose_channels_do_not_begin_with_the_first_is_skipped(tmp_path: Path) -> None:
+    source = make_nnunet(tmp_path / "in")
+    (source / "imagesTr" / "case_0_0001.nii.gz").rename(source / "imagesTr" / "case_0_0002.nii.gz")
+    (source / "imagesTr" / "case_0_0000.nii.gz").rename(source / "imagesTr" / "case_0_0001.nii.gz")
+    target = tmp_path / "raw" / "Dataset042_Small"
+    report = CONVERTER.convert(source, target, CONVERTER.options())
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("case_0", "E-CHAN-01")]
+    assert not list((target / "imagesTr").glob("case_0*"))
+
+
+def test_an_ending_without_its_dot_and_labels_with_another_one_are_understood(tmp_path: Path) -> None:
+    source = make_nnunet(tmp_path / "in")
+    description = json.loads((source / "dataset.json").read_text())
+    (source / "dataset.json").write_text(json.dumps({**description, "file_ending": "nii.gz"}))
+    for path in (source / "labelsTr").iterdir():
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    target = tmp_path / "raw" / "Dataset042_Small"
+    report = CONVERTER.convert(source, target, CONVERTER.options())
+    assert (report.training, report.unlabelled) == (2, 1)
+    assert sorted(path.name for path in (target / "labelsTr").iterdir()) == ["case_0.nii.gz", "case_1.nii.gz"]
+
+
+def test_label_maps_of_which_none_is_that_of_an_image_are_refused(tmp_path: Path) -> None:
+    source = make_nnunet(tmp_path / "in")
+    for path in (source / "labelsTr").iterdir():
+        path.rename(path.with_name(f"seg-{path.name}"))
+    with pytest.raises(DataError, match=r"(?s)E-SRC-03.*seg-case_0"):
+        CONVERTER.survey(source, CONVERTER.options())
+
+
+def test_a_link_that_leads_nowhere_concerns_its_case_only(tmp_path: Path) -> None:
+    source = make_nnunet(tmp_path / "in")
+    (source / "labelsTr" / "case_1.nii.gz").unlink()
+    (source / "labelsTr" / "case_1.nii.gz").symlink_to("gone.nii.gz")
+    report = CONVERTER.convert(source, tmp_path / "raw" / "Dataset042_Small", CONVERTER.options())
+    assert [(fault.case, fault.code) for fault in report.skipped] == [("case_1", "E-IMG-07")]
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_stacks_keep_the_spacing_that_is_stated_beside_them(stated: bool, tmp_path: Path) -> None:
+    raw = tmp_path / "Dataset121_Stack"
+    for folder, name, array in (("imagesTr", "a_0000", scan(0)), ("labelsTr", "a", labels(0))):
+        (raw / folder).mkdir(parents=True)
+        pages = [Image.fromarray(np.ascontiguousarray(array[:, :, k].T).astype(np.uint16)) for k in range(6)]
+        pages[0].save(raw / folder / f"{name}.tif", save_all=True, append_images=pages[1:])
+        if stated:
+            (raw / folder / "a.json").write_text(json.dumps({"spacing": [5, 0.75, 0.5]}))
+    about = {"channel_names": {"0": "EM"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 1}
+    (raw / "dataset.json").write_text(json.dumps({**about, "file_ending": ".tif"}))
+    target = tmp_path / "raw" / "Dataset121_Stack"
+    report = CONVERTER.convert(raw, target, CONVERTER.options())
+    written = read_dataset(target)
+    assert written.ours.spacing_known == stated
+    image = nibabel.load(written.training()["a"].channels[0])
+    assert np.array_equal(np.asarray(image.dataobj), scan(0).astype(np.uint16))
+    if stated:
+        np.testing.assert_allclose(image.header.get_zooms(), (0.5, 0.75, 5))
+    else:
+        assert "state no voxel spacing" in report.notes[-1]

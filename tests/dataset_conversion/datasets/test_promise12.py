@@ -41,7 +41,7 @@ def test_names_parts_and_lists(tmp_path: Path) -> None:
         label = read_volume(case.label)
         np.testing.assert_array_equal(label.array, mask(seed))
         np.testing.assert_array_equal(read_volume(case.channels[0]).array, grey(seed))
-        np.testing.assert_allclose(label.grid.spacing, (0.6, 0.6, 3.6), rtol=1e-6)
+        assert label.grid.spacing == pytest.approx((0.6, 0.6, 3.6), rel=1e-6)
 
 
 def test_the_complete_lists_are_those_of_the_literature() -> None:

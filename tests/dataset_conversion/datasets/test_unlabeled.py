@@ -51,7 +51,7 @@ def test_dicom_says_what_it_is_and_tells_series_apart(tmp_path: Path) -> None:
     scout.rename(source / "1.2.840.7")
     survey = CONVERTER.survey(source, CONVERTER.options(name="Pool"))
     assert survey.description.channel_names == {"0": "CT"}
-    assert [case.name for case in survey.cases] == ["series1", "series2"]
+    assert [case.name for case in survey.cases] == ["in_001", "in_003"]
     assert survey.cases[0].load().channels[0].array.shape == (7, 6, 1)
     write_slice(source / "mr.dcm", VOXELS[:, :, 0], np.zeros(3), **{"0020_000e": "1.8", "0008_0060": "MR"})
     with pytest.raises(UsageError, match="CT, MR") as caught:
@@ -172,3 +172,25 @@ def _single_channel(folder: Path, ending: str) -> Path:
                 write_itk(target, volume.array, (1.5, 1.5, 4.0))
         path.unlink()
     return source
+
+
+def test_one_scan_without_spacing_makes_the_spacing_unknown_and_joins_no_dataset_in_mm(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(root / "pool" / "p", [1, 2])
+    assert _convert(root, "-d", "Unlabeled", "-i", root / "pool", "--name", "Pool", "--channel", "LGE") == 0
+    assert not read_dataset(root / "raw" / "Dataset100_Pool").ours.spacing_known
+    assert _convert(root, "-d", "Unlabeled", "-i", root / "pool", "--add-to", "LA") == 3
+    assert "p_slice: E-GEO-03" in capsys.readouterr().out
+    assert sorted(read_dataset(root / "raw" / "Dataset002_LA").unlabelled()) == ["x", "y"]
+
+
+def test_linked_folders_and_old_dicom_are_walked(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "elsewhere" / "p" / "t2.nii.gz", scan(0))
+    write_nifti(tmp_path / "in" / "own" / "t1.nii.gz", scan(1))
+    for path in write_series(tmp_path / "in" / "old"):
+        path.write_bytes(path.read_bytes()[132:])
+    (tmp_path / "in" / "link").symlink_to("../elsewhere")
+    survey = CONVERTER.survey(tmp_path / "in", CONVERTER.options(name="P", channel=["MR"]))
+    assert [case.name for case in survey.cases] == ["link_p_t2", "old", "own_t1"]
+    np.testing.assert_array_equal(survey.cases[1].load().channels[0].array, VOXELS)

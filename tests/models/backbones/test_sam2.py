@@ -11,14 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.errors import UsageError
-from samora_pipeline.models.backbones.sam2 import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    SAM2_HIERA_B_PLUS,
-    SAMORA2_TINY,
-    Sam2Backbone,
-    Sam2Encoder,
-)
+from samora_pipeline.models.backbones.backbone import PIXEL_MEAN, PIXEL_STD
+from samora_pipeline.models.backbones.sam2 import SAM2_HIERA_B_PLUS, SAMORA2_TINY, Sam2Backbone, Sam2Encoder
 from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.expert_block import block_widths
 
