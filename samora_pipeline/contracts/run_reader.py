@@ -4,6 +4,7 @@ A config.json may come from anywhere, and a name such as ``package.module:Class`
 the network is built. Names that are typed in a command or passed in Python are trusted; names in a file are not.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from samora_pipeline.registry import is_code_name
 
 LARGEST_SIDE = 4096
 """pixels along a side of a network's input, or of a slice: four times what SAM was made for"""
+LARGEST_VOLUME = 512**3
+"""voxels of an input of a network on whole volumes"""
 LARGEST_RANK = 1024
 """of LoRA; the widest layers have 1280 columns"""
 _MOST_NEIGHBOURS = 64
@@ -72,8 +75,13 @@ def _fault(config: RunConfig) -> str:
         return f"{error.what} ({error.found[:200]})"
     spacing, rules, channels = plans.in_plane_spacing.value, len(plans.intensity.value), len(plans.channel_names)
     side, seen = plans.slice_size.value or model.input_size, channels * (2 * model.neighbours + 1)
+    volume = model.volume or (1,)
     checks = (
         (0 < model.input_size <= LARGEST_SIDE, f"input_size {model.input_size}, of at most {LARGEST_SIDE}"),
+        (
+            min(volume) > 0 and math.prod(volume) <= LARGEST_VOLUME,
+            f"volume {volume}, of at most {LARGEST_VOLUME:,} voxels",
+        ),
         (0 < side <= LARGEST_SIDE, f"slice_size {side}, of at most {LARGEST_SIDE}"),
         (0 <= model.lora_rank <= LARGEST_RANK, f"lora_rank {model.lora_rank}, of at most {LARGEST_RANK}"),
         (model.num_outputs == labels.num_outputs, f"{model.num_outputs} outputs for {labels.num_outputs} labels"),
