@@ -23,7 +23,7 @@ from samora_pipeline.contracts.integrity import Remark
 from samora_pipeline.contracts.json_io import parse, to_plain
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import digest_file, digest_json, write_bytes
+from samora_pipeline.files import digest_file, digest_json, require_regular, write_bytes
 from samora_pipeline.imaging.intensity import measure
 from samora_pipeline.imaging.volume import digest_voxels
 from samora_pipeline.parallel import Engine
@@ -73,6 +73,7 @@ class _Record:
 def read_measurement(folder: Path, source: CaseSource, key: str) -> Measurement | None:
     """The kept measurement of a case, or None when there is none with this key that can be read."""
     try:
+        require_regular(_path(folder, source.name))
         with np.load(_path(folder, source.name), allow_pickle=False) as archive:
             record = parse(_Record, json.loads(archive["record"].tobytes()), source.name)
             samples = tuple(archive["samples"])

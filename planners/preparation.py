@@ -34,7 +34,7 @@ from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans, SliceAxis
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
-from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
+from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase, read_stored_case
 from samora_pipeline.errors import DataError, SamoraError
 from samora_pipeline.files import digest_json, sweep, write_bytes
 from samora_pipeline.imaging.files import read_volume
@@ -158,7 +158,7 @@ def is_recorded(task: StoreTask) -> bool:
     Raises:
         DataError: there is no record that can be read.
     """
-    record = read_json(StoredCase, CasePaths.of(task.folder, task.source.name).record)
+    record = read_stored_case(CasePaths.of(task.folder, task.source.name).record)
     return record.source_digest == task.source_digest
 
 

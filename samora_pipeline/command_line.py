@@ -8,15 +8,19 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from samora_pipeline import resources
-from samora_pipeline.errors import SamoraError
+from samora_pipeline.errors import ResourceError, SamoraError, printable
+from samora_pipeline.files import system_error
 from samora_pipeline.registry import closest
 
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_FAILED_CASES = 3
+
+_NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory")
+"""in the words of torch's allocators and of C++"""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -64,6 +68,10 @@ class CommandParser(argparse.ArgumentParser):
         self._exits = False
         return self.parse_args(words)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Words that were typed, or that a shell took from the names of files.
+        super()._print_message(printable(message), file)
+
     def error(self, message: str) -> NoReturn:
         """Refuse words that are no option, with those that are nearest."""
         if not self._exits:
@@ -90,33 +98,51 @@ def run(
 ) -> int:
     """Parse ``argv`` and run ``command``; return its exit code (None counts as 0).
 
-    Errors of ours go to stderr in their own words; anything else is a bug of ours and exits with 1. SIGTERM ends
+    Errors of ours go to stderr in their own words, and so does what the system refuses (a disk, memory); anything
+    else is a bug of ours and exits with 1. SIGTERM ends
     the process with 143 and Ctrl-C with 130, after ``finally`` blocks have run; the training loop handles both itself.
     """
     words = [parser.usual(word) for word in (sys.argv[1:] if argv is None else argv)]
     arguments = parser.parse_args(words)
     # Before anything numeric is imported, which counts the cores for itself.
     resources.limit_threads()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(_PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[console])
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # blosc2 brings it in; it announces its threads
     signal.signal(signal.SIGTERM, _leave)
     try:
         return command(arguments) or EXIT_OK
-    except SamoraError as error:
-        if arguments.debug:
-            traceback.print_exc()
-        error.fix = corrected(parser.prog, words, error) or error.fix
-        sys.stderr.write(f"{_encodable(error.text())}\n")
-        return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 128 + signal.SIGINT
     except BrokenPipeError:
         return EXIT_OK
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.write("E-BUG-01 this is a fault in samora_pipeline; please report it with the text above\n")
-        return EXIT_BUG
+    except Exception as error:
+        ours = as_ours(error)
+        if ours is None or arguments.debug:
+            sys.stderr.write(printable(traceback.format_exc()))
+        if ours is None:
+            sys.stderr.write("E-BUG-01 this is a fault in samora_pipeline; please report it with the text above\n")
+            return EXIT_BUG
+        ours.fix = corrected(parser.prog, words, ours) or ours.fix
+        sys.stderr.write(f"{ours.text()}\n")
+        return ours.exit_code
+
+
+def as_ours(error: Exception) -> SamoraError | None:
+    """An error of ours, or what the system refused as one; None for what can only be a fault of the program."""
+    if isinstance(error, SamoraError):
+        return error
+    no_memory = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    if no_memory or isinstance(error, MemoryError):
+        return ResourceError("E-MEM-03", found=(str(error).splitlines() or ["an allocation that failed"])[0])
+    return system_error(error) if isinstance(error, OSError) and error.errno is not None else None
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def corrected(prog: str, words: Sequence[str], error: SamoraError) -> str:
@@ -141,13 +167,8 @@ def corrected(prog: str, words: Sequence[str], error: SamoraError) -> str:
 
 def say(text: str = "") -> None:
     """Write a line of a command's result to standard output (progress and logs go to stderr)."""
-    sys.stdout.write(f"{_encodable(text)}\n")
+    sys.stdout.write(f"{printable(text)}\n")
     sys.stdout.flush()
-
-
-def _encodable(text: str) -> str:
-    """A text that every terminal can take: names of files need not be UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def aligned(rows: Sequence[Sequence[str]], between: str = "  ") -> list[str]:

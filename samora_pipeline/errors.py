@@ -4,6 +4,7 @@ Exit codes (the contract of every command): 0 ok, 1 our bug, 2 usage, 3 finished
 4 data or contract, 5 missing asset, 6 resources.
 """
 
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,15 @@ class Entry:
     what: str
     expected: str = ""
     fix: str = ""
+
+
+# What a terminal obeys or that turns the direction of writing, and halves of characters, which cannot be written.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out (``\\x1b``); line ends and tabs stay."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def _read_table() -> dict[str, Entry]:
@@ -61,9 +71,13 @@ class SamoraError(Exception):
         super().__init__(self.text())
 
     def text(self) -> str:
-        """Return the message as printed: the sentence first, then found, expected and fix on lines of their own."""
+        """Return the message as printed: the sentence first, then found, expected and fix on lines of their own.
+
+        What comes from files and servers is made ``printable``.
+        """
         parts = (("found", self.found), ("expected", self.expected), ("fix", self.fix))
-        return "\n".join([f"{self.code} {self.what}", *(f"  {name}: {value}" for name, value in parts if value)])
+        lines = [f"{self.code} {self.what}", *(f"  {name}: {value}" for name, value in parts if value)]
+        return printable("\n".join(lines))
 
     @property
     def texts(self) -> dict[str, str]:

@@ -4,21 +4,33 @@ import errno
 import hashlib
 import importlib
 import json
+import logging
 import os
+import re
 import secrets
 import shutil
+import socket
+import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from samora_pipeline.errors import DataError, ResourceError
+from samora_pipeline.errors import DataError, ResourceError, SamoraError
 
 # Not on Windows; there the writes are still atomic, only two writers are not told apart.
 _fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 TEMPORARY_MARK = ".partial-"
 _BLOCK = 1 << 20
+_OWNER = re.compile(re.escape(TEMPORARY_MARK) + r"([0-9a-f]{6})\.(\d+)\.(\d+)-")
+_FOREIGN_AGE = 86400.0
+"""seconds without a change after which a temporary file of another machine counts as left behind"""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO)
+logger = logging.getLogger("samora")
 _LONGEST_NAME, _KEPT = 255, 100
 """bytes that most file systems let a name have, and those that a temporary name keeps of a long one"""
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ)
@@ -35,7 +47,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ResourceError: ``E-DISK-01`` when the disk is full or the folder cannot be written.
         DataError: ``E-OUT-05`` when the file system does not take the name.
     """
-    temporary = path.with_name(_temporary_name(path.name))
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = _usual_mode(temporary)
@@ -54,12 +66,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` and rename it at the end; an existing ``path`` is replaced whole."""
-    temporary = path.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{path.name}")
+    temporary = temporary_beside(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
         if path.exists():
-            discarded = path.with_name(f"{TEMPORARY_MARK}{secrets.token_hex(4)}-old-{path.name}")
+            discarded = temporary_beside(path.with_name(f"old-{path.name}"))
             path.replace(discarded)
             temporary.replace(path)
             shutil.rmtree(discarded)
@@ -71,12 +83,55 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _temporary_name(name: str) -> str:
-    """A name beside ``name``; of one that is too long for more the end is kept, because it tells the format."""
-    temporary = f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{name}"
-    if len(os.fsencode(temporary)) <= _LONGEST_NAME:
-        return temporary
-    return f"{TEMPORARY_MARK}{secrets.token_hex(4)}-{os.fsencode(name)[-_KEPT:].decode(errors='ignore')}"
+def temporary_beside(path: Path) -> Path:
+    """A new name beside ``path`` that says which process of which machine writes it, and ends as ``path`` does.
+
+    Of a name that is too long for more the end is kept, because it tells the format.
+    """
+    owner = f"{_machine()}.{os.getpid()}.{_started(os.getpid())}"
+    beginning, name = f"{TEMPORARY_MARK}{owner}-{secrets.token_hex(4)}-", path.name
+    if len(os.fsencode(beginning + name)) > _LONGEST_NAME:
+        name = os.fsencode(name)[-_KEPT:].decode(errors="ignore")
+    return path.with_name(beginning + name)
+
+
+@cache
+def _machine() -> str:
+    """What tells the process numbers of this machine, or of this container, from those of others."""
+    try:
+        numbers = Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        numbers = Path()
+    return hashlib.sha256(f"{socket.gethostname()} {numbers}".encode()).hexdigest()[:6]
+
+
+def _started(process: int) -> int:
+    """When a process was started, in ticks of the system, so that a number given anew is another process; else 0."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except (OSError, LookupError, ValueError):
+        return 0
+
+
+def _is_alive(process: int, started: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        pass
+    return _started(process) == started
+
+
+def _left_behind(path: Path) -> bool:
+    """Whether nobody writes a temporary file or folder any more."""
+    owner = _OWNER.match(path.name)
+    if owner is not None and owner[1] == _machine():
+        return not _is_alive(int(owner[2]), int(owner[3]))
+    try:
+        return owner is None or time.time() - path.lstat().st_mtime > _FOREIGN_AGE
+    except FileNotFoundError:
+        return False
 
 
 def _usual_mode(path: Path) -> int:
@@ -88,37 +143,57 @@ def _usual_mode(path: Path) -> int:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a folder for this process alone; the hold ends with the process, however that ends.
 
+    With ``shared`` other readers may hold it too, but nobody who writes; a folder that is read-only needs no hold.
+
     Raises:
-        ResourceError: ``E-LOCK-01`` when another process holds it.
+        ResourceError: ``E-LOCK-01`` when another process holds it, ``E-DISK-01`` it cannot be made.
     """
 
     def refuse() -> None:
         raise ResourceError("E-LOCK-01", folder=folder, found=str(folder))
 
-    with in_turn(folder / ".lock", refuse):
+    with in_turn(folder / ".lock", refuse, shared=shared):
         yield
 
 
 @contextmanager
-def in_turn(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def in_turn(lock: Path, waiting: Callable[[], None], *, shared: bool = False) -> Iterator[None]:
     """Hold a lock file, waiting for the process that has it; ``waiting`` is called once if so, and may raise.
 
-    The file stays behind, empty: to remove it would let two processes hold two files of one name.
+    The file stays behind, empty: to remove it would let two processes hold two files of one name. A file system
+    without locks is said once, and nothing is held.
+
+    Raises:
+        ResourceError: ``E-DISK-01`` the file cannot be made (where it is ``shared``, nothing is held instead).
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    if _fcntl is None:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("w")
+    except OSError as error:
+        if not shared:
+            raise _disk_error(lock, error) from error
         yield
         return
-    with lock.open("w") as stream:
+    with stream:
+        if _fcntl is not None:
+            _hold(stream, waiting, _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX)
+        yield
+
+
+def _hold(stream: IO[str], waiting: Callable[[], None], kind: int) -> None:
+    try:
         try:
-            _fcntl.flock(stream, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+            _fcntl.flock(stream, kind | _fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
-            _fcntl.flock(stream, _fcntl.LOCK_EX)
-        yield
+            _fcntl.flock(stream, kind)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning("%s: no locks here (%s); run one command at a time", Path(stream.name).parent, error.strerror)
 
 
 def existing_folder(path: Path) -> Path:
@@ -156,13 +231,54 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left behind in ``folder`` (not in folders below it)."""
+def append_text(path: Path, content: str) -> None:
+    """Add UTF-8 text to the end of a file. A kill or a full disk may leave a part of it there.
+
+    Raises:
+        ResourceError: ``E-DISK-01``.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what killed writers left behind in ``folder`` (not in folders below it), or of its file ``name`` alone.
+
+    What a living process writes stays, and what another machine wrote for a day.
+    """
     for left_over in folder.glob(f"{TEMPORARY_MARK}*"):
-        if left_over.is_dir():
+        if not left_over.name.endswith(f"-{name}" if name else "") or not _left_behind(left_over):
+            continue
+        if left_over.is_dir() and not left_over.is_symlink():
             shutil.rmtree(left_over, ignore_errors=True)
         else:
-            left_over.unlink(missing_ok=True)
+            with suppress(OSError):
+                left_over.unlink(missing_ok=True)
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is there and no file: a pipe would be waited for without end, a device read without end.
+
+    Raises:
+        OSError: of the number EINVAL. What is not there is for its reader to find.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no regular file", str(path))
+
+
+def system_error(error: OSError) -> SamoraError:
+    """What the system refused, in our words: ``E-DISK-01`` for want of space, else ``E-FILE-01``."""
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path()
+    if error.errno in _NO_SPACE:
+        return ResourceError("E-DISK-01", path=path, found=error.strerror or str(error))
+    return DataError("E-FILE-01", path=path, found=str(error))
 
 
 def digest_file(path: Path) -> str:
@@ -171,8 +287,7 @@ def digest_file(path: Path) -> str:
     Raises:
         OSError: it is no file, or cannot be read. Pipes and devices are no files: they would never end.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    require_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):

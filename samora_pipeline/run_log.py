@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from samora_pipeline.errors import AssetError
-from samora_pipeline.files import write_text
+from samora_pipeline.errors import AssetError, printable
+from samora_pipeline.files import append_text, write_text
 
 logger = logging.getLogger("samora")
 
@@ -44,8 +44,7 @@ class JsonLines:
 
     def write(self, line: Line) -> None:
         """Append one line."""
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(_encode(line))
+        append_text(self._path, _encode(line))
 
 
 class TensorBoard:
@@ -96,7 +95,7 @@ class Progress:
         quiet: bool = False,
         following: float = 0.0,
     ) -> None:
-        self._title, self._total, self._done, self._unit = title, total, done, unit
+        self._title, self._total, self._done, self._unit = printable(title), total, done, unit
         self._following = following
         self._begun_at, self._begun = time.monotonic(), done
         self._said_at = float("-inf")
@@ -119,7 +118,7 @@ class Progress:
         self._done += count
         if self._bar is not None:
             in_all = f", {self._in_all(time.monotonic())}" if self._following else ""
-            self._bar.set_postfix_str(note + in_all, refresh=False)
+            self._bar.set_postfix_str(printable(note + in_all), refresh=False)
             self._bar.update(count)
             return
         now = time.monotonic()

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from samora_pipeline.contracts.checkpoints import save_checkpoint
+from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.model_spec import ModelSpec, NetworkSpec
@@ -34,6 +34,7 @@ from samora_pipeline.contracts.run import (
     PoolRecord,
     RunConfig,
 )
+from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.contracts.scores import CaseMetrics, OrganMetrics, SamFamilyCase, SamFamilyMetrics
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.stored_case import StoredCase
@@ -146,10 +147,19 @@ def write_fake_run(
         own = folder / f"fold_{fold}"
         write_json(config, own / CONFIG_FILE)
         record: dict[str, Any] = {"model": to_plain(spec), "base_digest": config.base_digest, "trainer": config.trainer}
+        record["config_digest"] = config.deciding_digest
         if trained is not None:
             record["trained"] = list(trained)
         save_checkpoint(own / FINAL_CHECKPOINT, trained_state(network), record)
     return folder
+
+
+def sign(fold: Path) -> None:
+    """Note in the checkpoint of a fold that it was trained with the config that lies beside it now."""
+    config = read_run_config(fold / CONFIG_FILE, allow_code=True)
+    checkpoint = load_checkpoint(fold / FINAL_CHECKPOINT)
+    record = {**checkpoint.record, "config_digest": config.deciding_digest}
+    save_checkpoint(fold / FINAL_CHECKPOINT, checkpoint.tensors, record)
 
 
 def write_image(

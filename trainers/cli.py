@@ -241,8 +241,10 @@ def _check_order(arguments: argparse.Namespace) -> None:
 
 def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
     import shutil
+    from contextlib import ExitStack
 
     from samora_pipeline import distributed
+    from samora_pipeline.files import exclusive
     from trainers.runs.describe import describe
     from trainers.runs.execution import Execution
     from trainers.runs.folder import check_progress
@@ -263,7 +265,11 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
         if not (run.leaks.excluded or run.config.held_out):
             # A selection without the leaks or the held-out cases belongs to this run alone; others draw anew.
             context.dataset.store_selection(run.config.selection)
-    Execution(run, one_case=request.fast).run(request.stage)
+    with ExitStack() as held:
+        # Nobody may plan anew what is read here.
+        for folder in run.read_folders:
+            held.enter_context(exclusive(folder, shared=True))
+        Execution(run, one_case=request.fast).run(request.stage)
     if distributed.is_main():
         say(f"run: {context.folder}")
 

@@ -197,7 +197,8 @@ def read_dataset(folder: Path) -> RawDataset:
 def read_samora_json(folder: Path) -> SamoraJson:
     """Read samora.json of a raw dataset; without the file nothing is known beside dataset.json."""
     path = folder / "samora.json"
-    return read_json(SamoraJson, path) if path.is_file() else SamoraJson()
+    # A link to nowhere, or a folder in its place, is not the same as knowing nothing.
+    return read_json(SamoraJson, path) if path.exists() or path.is_symlink() else SamoraJson()
 
 
 def read_dataset_json(path: Path) -> DatasetJson:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from functools import cache
@@ -15,10 +16,11 @@ from cattrs.errors import AttributeValidationNote
 from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
 from samora_pipeline.errors import DataError, SamoraError
-from samora_pipeline.files import write_text
+from samora_pipeline.files import require_regular, write_text
 
 T = TypeVar("T")
 
+_HALF = "\\ud"
 _PLAN = "samora_plan_and_preprocess -d DATASET"
 # What writes the files of a class; where none is named it is samora_train.
 _WRITERS = {
@@ -46,6 +48,7 @@ def write_json(value: Any, path: Path) -> None:
 def read_object(path: Path) -> Any:
     """Read any JSON file, refusing NaN, Infinity and repeated keys."""
     try:
+        require_regular(path)
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise DataError("E-JSON-01", path=path, found=f"no file {path}") from error
@@ -57,7 +60,11 @@ def read_object(path: Path) -> Any:
 def read_text(text: str, path: Path) -> Any:
     """Read the text of a JSON file by the same rules; ``path`` is only named in errors."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        if _HALF in text.lower():
+            # Half of a character; those that stand for bytes of a name that is not UTF-8 are written escaped.
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return value
     except (ValueError, RecursionError) as error:
         raise DataError("E-JSON-02", path=path, found=f"{path}: {error}") from error
 
@@ -75,6 +82,27 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     return value
+
+
+def essential(value: Any) -> Any:
+    """As ``to_plain``, without fields that have the default of their class, so that a field which a later version adds
+    changes no digest.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            own.name: essential(getattr(value, own.name))
+            for own in dataclasses.fields(value)
+            if getattr(value, own.name) not in _defaults(own)
+        }
+    if isinstance(value, dict):
+        return {str(key): essential(item) for key, item in value.items()}
+    return [essential(item) for item in value] if isinstance(value, tuple | list) else to_plain(value)
+
+
+def _defaults(own: dataclasses.Field[Any]) -> list[Any]:
+    if own.default is not dataclasses.MISSING:
+        return [own.default]
+    return [] if own.default_factory is dataclasses.MISSING else [own.default_factory()]
 
 
 def parse(cls: type[T], plain: Any, where: str) -> T:
@@ -126,8 +154,8 @@ def _refuse_constant(name: str) -> float:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
     return result
 
 

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from samora_pipeline.contracts.json_io import essential
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.model_spec import Level, NetworkSpec
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.pool import PoolIntensity
 from samora_pipeline.contracts.splits import Selection
+from samora_pipeline.files import digest_json
 
 CONFIG_FILE = "config.json"
 FINAL_CHECKPOINT = "checkpoint_final.safetensors"
@@ -168,6 +170,25 @@ class RunConfig:
     def base_digest(self) -> str:
         """The digest of the base encoder; empty without one."""
         return self.base.digest if self.base is not None else ""
+
+    @property
+    def deciding_digest(self) -> str:
+        """Covers all that decides a prediction besides weights: network, base, labels, and the values of the plan.
+
+        It is kept with the final checkpoint, which therefore belongs to this description and to no other.
+        """
+        values = {name: essential(planned.value) for name, planned in self.plans.planned.items()}
+        return digest_json(
+            {
+                "model": {"kind": self.model.kind, **essential(self.model)},
+                "base": self.base_digest,
+                # Pairs, because the order of the names is that of the outputs.
+                "labels": [[name, list(values)] for name, values in self.labels.foreground],
+                "others": [self.labels.ignore, list(self.labels.region_order)],
+                "channels": list(self.plans.channel_names),
+                "plan": values,
+            }
+        )
 
     @property
     def experts(self) -> dict[Level, StageRecord]:

@@ -48,7 +48,9 @@ def run_folders(results: Path) -> list[Path]:
     if not results.is_dir():
         return []
     datasets = sorted(entry for entry in results.iterdir() if DATASET_FOLDER.match(entry.name) and entry.is_dir())
-    runs = (entry for dataset in datasets for entry in sorted(dataset.iterdir()) if entry.is_dir())
+    entries = (entry for dataset in datasets for entry in sorted(dataset.iterdir()))
+    # What begins with a dot is hidden, or what a killed import left behind.
+    runs = (entry for entry in entries if entry.name[0] != "." and entry.is_dir())
     return [run for run in runs if any(run.glob(f"{FOLD_PREFIX}*/{CONFIG_FILE}"))]
 
 

@@ -1,8 +1,14 @@
 """CASE.json beside CASE.b2nd: what a preprocessed case is, how to check it and how to go back to the raw grid."""
 
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from samora_pipeline.contracts.fingerprint import IntensityStats, Subset
+from samora_pipeline.contracts.json_io import essential, read_json
+from samora_pipeline.contracts.plans import PLANS_FILE, Plans
+from samora_pipeline.errors import DataError
+from samora_pipeline.files import digest_json
 
 SLICES_FOLDER = "slices"
 
@@ -33,6 +39,7 @@ class StoredCase:
     ``image_crcs[slice][channel]`` and ``label_crcs[slice]`` are CRC-32 of the slice's bytes.
     ``label_pixels`` counts, per foreground name, the pixels in each slice (empty without labels). ``source_digest``
     covers the raw files, the slice axis and the labels' declaration: another digest means the case is stale.
+    ``digest`` covers this record itself (empty: written by an earlier version).
     """
 
     case: str
@@ -45,4 +52,37 @@ class StoredCase:
     label_crcs: tuple[int, ...] | None
     source_digest: str
     label_pixels: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    digest: str = ""
     schema_version: int = 2
+
+
+def sealed(record: StoredCase) -> StoredCase:
+    """The record with its own digest."""
+    bare = replace(record, digest="")
+    return replace(bare, digest=digest_json(essential(bare)))
+
+
+def read_stored_case(path: Path) -> StoredCase:
+    """Read a CASE.json.
+
+    Raises:
+        DataError: ``E-STORE-02`` it was changed after it was written, ``E-JSON-..`` it cannot be read.
+    """
+    record = read_json(StoredCase, path)
+    if record.digest and record != sealed(record):
+        found = f"{path} was changed after it was written"
+        raise DataError("E-STORE-02", record=record, found=found, fix=repair_command(path.parent))
+    return record
+
+
+def repair_command(folder: Path) -> str:
+    """The command that writes the cases of a slices ``folder`` again, by the plan that is beside it."""
+    words = ["samora_plan_and_preprocess", "-d", folder.parent.name]
+    try:
+        plans = read_json(Plans, folder.parent / PLANS_FILE)
+    except DataError:
+        return f"{shlex.join(words)}  writes it again"
+    words += ["--planner", plans.planner] * (plans.planner != Plans.planner)
+    for key, text in plans.overrides.items():
+        words += ["--set", f"{key}={text}"]
+    return f"{shlex.join(words)}  writes it again"

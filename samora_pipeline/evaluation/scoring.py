@@ -223,8 +223,12 @@ def _by_case(folder: Path, file_ending: str | None) -> dict[str, Path]:
 def _check_values(array: Labels, declared: Collection[int | None], path: Path) -> None:
     known = np.zeros(256, dtype=np.bool_)
     known[[value for value in declared if value is not None]] = True
-    undeclared = array[~known[array]]
+    counts = np.zeros(256, dtype=np.int64)
+    for plane in np.moveaxis(array, -1, 0):
+        counts += np.bincount(plane.ravel("K"), minlength=256)
+    undeclared = np.flatnonzero((counts > 0) & ~known)
     if undeclared.size:
-        values = ", ".join(str(value) for value in np.unique(undeclared))
+        values = ", ".join(map(str, undeclared))
         declared_values = ", ".join(str(value) for value in np.flatnonzero(known))
-        raise DataError("E-EVAL-03", path=path, value=declared_values, found=f"{values} in {undeclared.size} voxels")
+        number = int(counts[undeclared].sum())
+        raise DataError("E-EVAL-03", path=path, value=declared_values, found=f"{values} in {number} voxels")

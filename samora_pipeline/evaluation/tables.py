@@ -8,6 +8,7 @@ import pandas as pd
 from samora_pipeline.command_line import aligned
 from samora_pipeline.contracts.json_io import to_plain, write_json
 from samora_pipeline.contracts.scores import Interval, MeanMetrics, MetricRecord, OrganCounts, SamFamilyMetrics, Summary
+from samora_pipeline.escaping import csv_text
 from samora_pipeline.evaluation.comparison import Protocol, distance_unit, sides
 from samora_pipeline.evaluation.significance import ranking_remark
 from samora_pipeline.evaluation.summary import described
@@ -38,7 +39,7 @@ def score_frame(summary: Summary) -> pd.DataFrame:
 def write_summary(summary: Summary, path: Path) -> Path:
     """Write ``path`` (summary.json) and the CSV of the same name beside it; return the path of the CSV."""
     table = path.with_suffix(".csv")
-    write_text(table, score_frame(summary).to_csv(index=False))
+    write_text(table, csv_text(score_frame(summary)))
     write_json(summary, path)
     return table
 

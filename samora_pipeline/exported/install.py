@@ -7,8 +7,10 @@ texts are small, so nothing can expand beyond its stated size. The model appears
 import hashlib
 import os
 import stat
+import struct
 import time
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,11 +24,16 @@ from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScore
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.exported import contents
 from samora_pipeline.exported.contents import RUN_PLACE, DigestsJson, FileDigest, ModelJson, kind_of
-from samora_pipeline.files import atomic_folder, require_space
+from samora_pipeline.files import atomic_folder, require_space, sweep
 
 _LARGEST_TEXT = 16 << 20
 _MOST_FILES = 200
 _BLOCK = 1 << 20
+# What a damaged zip makes of zipfile; RuntimeError and NotImplementedError are for passwords and unknown compressions.
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, LookupError, OverflowError),
+)
 
 T = TypeVar("T")
 
@@ -60,8 +67,7 @@ class PackedModel:
                 while left >= 0 and (block := stream.read(_BLOCK)):
                     left -= len(block)
                     yield block
-        # RuntimeError and NotImplementedError: zipfile's for passwords and unknown compressions.
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        except _UNREADABLE as error:
             raise _damaged(self.path, f"{name}: {error}") from error
         if left:
             raise _damaged(self.path, f"{name} does not have the {self.sizes[name]:,} bytes that it states")
@@ -81,7 +87,7 @@ def _open(path: Path) -> PackedModel:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+    except _UNREADABLE as error:
         raise _damaged(path, str(error)) from error
     # The name as it is written, of which zipfile's own is a cleaned copy.
     model = _checked(path, ((entry.orig_filename, entry.file_size, _entry_fault(entry)) for entry in entries))
@@ -139,11 +145,13 @@ def install(verified: Verified, target: Path) -> None:
     """Write a verified model to the new folder ``target``, atomically.
 
     Raises:
-        DataError: ``E-IMPORT-06`` the folder is there, ``E-IMPORT-03`` the source changed meanwhile, ``E-CKPT-02``.
+        DataError: ``E-IMPORT-06`` the folder is there, ``E-IMPORT-03`` the source changed meanwhile, ``E-IMPORT-04``
+            a checkpoint of another description, ``E-CKPT-02``.
         ResourceError: ``E-DISK-01``, ``E-DISK-02``.
     """
     if target.exists():
         raise DataError("E-IMPORT-06", target=target, found=str(target))
+    sweep(target.parent, target.name)
     require_space(target, verified.size)
     missing = [parent for parent in target.absolute().parents if not parent.exists()]
     try:
@@ -170,7 +178,9 @@ def _unpack(verified: Verified, folder: Path) -> None:
     finished = min(max(verified.model.finished, 0.0), time.time())
     for fold in verified.model.folds:
         checkpoint = folder / f"fold_{fold}" / FINAL_CHECKPOINT
-        load_checkpoint(checkpoint)
+        trained_with = load_checkpoint(checkpoint).record.get("config_digest")
+        if trained_with not in (None, verified.configs[fold].deciding_digest):
+            raise _unfit(verified.packed.path, f"fold_{fold} was trained with another {CONFIG_FILE}")
         # So that an import is not taken for the training that was finished last.
         os.utime(checkpoint, (finished, finished))
 

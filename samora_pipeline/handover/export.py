@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset
 from samora_pipeline.contracts.json_io import parse, read_json, to_plain
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
@@ -19,17 +20,18 @@ from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY
 from samora_pipeline.contracts.run_reader import named_code, read_run_config
 from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores, Summary
 from samora_pipeline.contracts.timing import TIMING_FILE, Timing
-from samora_pipeline.errors import AssetError, DataError, SamoraError, UsageError
+from samora_pipeline.errors import AssetError, DataError, UsageError
 from samora_pipeline.evaluation.run_scores import read_run
 from samora_pipeline.exported import contents
 from samora_pipeline.exported.contents import DigestsJson, FileDigest, ModelJson
-from samora_pipeline.files import atomic_folder, atomic_path, digest_file, digest_json
+from samora_pipeline.files import atomic_folder, atomic_path, digest_file, digest_json, sweep
 from samora_pipeline.handover import texts
 from samora_pipeline.inference.runs import TrainedRun
 from samora_pipeline.paths import Roots
 from samora_pipeline.reproducibility import snapshot
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_UNFIT_FOLDS = "E-EVAL-05"
 _LISTS = ("scored", "excluded_leaks", "allowed_leaks", "held_out")
 _LISTS_OF = (("selection", "cases"), ("selection", "slices"), ("pool", "excluded"), ("pool", "copies"))
 
@@ -55,7 +57,7 @@ def collect(run: TrainedRun, folds: Sequence[str], roots: Roots, *, with_base: b
 
     Raises:
         DataError: ``E-EXPORT-02`` folds with a name that cannot stand in an export, ``E-WEIGHT-09`` a base encoder
-            with another digest, ``E-JSON-..`` records that cannot be read.
+            with another digest, ``E-CKPT-..`` a damaged checkpoint, ``E-JSON-..`` records that cannot be read.
         AssetError: ``E-WEIGHT-05`` a base encoder that should be part of it is not there.
     """
     folders = {fold: run.folds[fold] for fold in folds}
@@ -91,6 +93,7 @@ def write(export: Export, target: Path) -> None:
     """
     if target.exists():
         raise DataError("E-EXPORT-01", found=str(target))
+    sweep(target.parent, target.name)
     if target.suffix.lower() == ".zip":
         with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, content in sorted(export.files.items()):
@@ -120,7 +123,8 @@ def _pack(archive: zipfile.ZipFile, name: str, content: Content) -> None:
 
 
 def _fold(folder: Path, config: RunConfig, names: dict[str, str]) -> dict[str, Content]:
-    """What is exported of a fold, by its name in the fold's folder."""
+    """What is exported of a fold, by its name in the fold's folder; its checkpoint is read, to see that it is whole."""
+    load_checkpoint(folder / FINAL_CHECKPOINT)
     files: dict[str, Content] = {CONFIG_FILE: _json(config), FINAL_CHECKPOINT: folder / FINAL_CHECKPOINT}
     chosen = folder / POSTPROCESSING_FILE
     if chosen.is_file():
@@ -128,11 +132,10 @@ def _fold(folder: Path, config: RunConfig, names: dict[str, str]) -> dict[str, C
         # A case that no config names gets no pseudonym and is left out.
         hidden = tuple(sorted(names[case] for case in record.held_out if case in names))
         files[POSTPROCESSING_FILE] = _json(replace(record, held_out=hidden))
-    try:
-        summary = read_json(Summary, folder / SUMMARY_FILE)
-    except SamoraError:
-        # Not scored, or scores that cannot be read: then samora_predict --list has none to show.
+    if not (folder / SUMMARY_FILE).exists():
+        # Not scored: then samora_predict --list has nothing to show.
         return files
+    summary = read_json(Summary, folder / SUMMARY_FILE)
     scores = ExportedScores(summary.foreground_mean.Dice, summary.n, summary.bootstrap.n)
     return files | {EXPORTED_SCORES_FILE: _json(scores)}
 
@@ -161,17 +164,19 @@ def _summary(run: TrainedRun, folds: Sequence[str]) -> tuple[Summary | None, str
     place = run.folder if len(folds) == len(run.folds) > 1 else run.folds[folds[0]]
     try:
         summary = read_run(str(place), run.folder.parent.parent, allow_code=True).summary
-    except (AssetError, UsageError, DataError) as error:
+    except (AssetError, UsageError) as error:
+        # Not scored, or by different rules; scores that cannot be read are no such thing.
+        return None, f"({error.what})"
+    except DataError as error:
+        if error.code != _UNFIT_FOLDS:
+            raise
         return None, f"({error.what})"
     return replace(summary, metric_per_case=(), unscored_predictions=()), ""
 
 
 def _description(raw: Path) -> SamoraJson | None:
     """What the raw dataset states about terms and citation, where it is still there."""
-    try:
-        return read_dataset(raw).ours
-    except SamoraError:
-        return None
+    return read_dataset(raw).ours if (raw / "dataset.json").exists() else None
 
 
 def _check_names(files: dict[str, Content], place: str) -> None:
@@ -209,7 +214,10 @@ def _without_names(config: RunConfig, names: dict[str, str]) -> RunConfig:
         holder[key] = (
             {name: cases[case] for name, case in hidden} if isinstance(cases, dict) else [n for n, _ in hidden]
         )
-    return parse(RunConfig, _without_folders(plain), "the exported config")
+    # What decides a prediction stays to the letter: the checkpoint belongs to it.
+    bare = {**_without_folders(plain), "model": plain["model"], "labels": plain["labels"]}
+    bare["plans"]["channel_names"] = plain["plans"]["channel_names"]
+    return parse(RunConfig, bare, "the exported config")
 
 
 def _case_lists(plain: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

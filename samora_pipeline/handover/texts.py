@@ -14,6 +14,7 @@ from samora_pipeline.contracts.label_table import label_table
 from samora_pipeline.contracts.run import PHANTOM_FLAG, BaseRecord, RunConfig
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.contracts.timing import Timing
+from samora_pipeline.escaping import markdown_text
 from samora_pipeline.evaluation.tables import render
 from samora_pipeline.exported.contents import CITATIONS_FILE, DIGESTS_FILE, LICENCES_FILE, ModelJson, SharedBase
 from samora_pipeline.inference.loading import find_base
@@ -123,8 +124,8 @@ def citations_of(configs: Sequence[RunConfig], data: SamoraJson | None) -> list[
 
 def licences_page(terms: Sequence[Terms]) -> str:
     """LICENCES.md."""
-    rows = "".join(f"| {term.what} | {term.licence} |\n" for term in terms)
-    limits = [term.what for term in terms if term.non_commercial]
+    rows = "".join(f"| {markdown_text(term.what)} | {markdown_text(term.licence)} |\n" for term in terms)
+    limits = [markdown_text(term.what) for term in terms if term.non_commercial]
     text = (
         "# Licences\n\nWhat this model was made from, and on what terms that was available.\n\n"
         f"| what | licence or terms |\n|---|---|\n{rows}\n"
@@ -139,7 +140,7 @@ def licences_page(terms: Sequence[Terms]) -> str:
 
 def citations_page(citations: Sequence[str]) -> str:
     """CITATIONS.md."""
-    return "# Please cite\n\n" + "".join(f"- {citation}\n" for citation in citations)
+    return "# Please cite\n\n" + "".join(f"- {markdown_text(citation)}\n" for citation in citations)
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,16 @@ class CardFacts:
 def model_card(facts: CardFacts) -> str:
     """The card in Markdown."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def escaped(value: object) -> object:
+        return value if isinstance(value, Markup) else markdown_text(str(value))
 
     loader = PackageLoader("samora_pipeline.handover", ".")
-    # Markdown, not HTML: nothing is escaped.
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, autoescape=False)
+    # Markdown, not HTML: escaped by its own rules.
+    environment = Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, autoescape=False, finalize=escaped
+    )
     config = facts.configs[0]
     return environment.get_template(_TEMPLATE).render(
         vars(facts),

@@ -18,6 +18,8 @@ MAX_BYTES = 8 << 30
 
 # Deflate cannot expand by more than this factor (1032 : 1), so a larger claim is a wrong header or a truncated file.
 _MAX_RATIO = 1032
+_PIECE = 1 << 16
+"""compressed bytes that are decoded at a time: at most 64 MiB of voxels"""
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -81,24 +83,32 @@ def check_claim(claimed: int, available: int = MAX_BYTES, compressed: bool = Fal
         raise DamagedError(f"{available:,} bytes on disk, too few for the {claimed:,} that its header claims")
 
 
-def inflate(content: bytes, claimed: int, window: int = 31) -> bytes:
+def inflate(content: bytes, claimed: int, window: int = 31) -> bytearray:
     """Decode a whole gzip (all members) or zlib stream and verify checksums, end and length.
 
     ``window`` is zlib's: 31 for gzip, 15 for zlib.
-    No more than one byte beyond ``claimed`` is ever decoded. Zeros behind the stream are padding.
+    What is decoded beyond ``claimed`` is a piece at most. Zeros behind the stream are padding.
 
     Raises:
         DamagedError, zlib.error: truncated, altered, followed by other bytes, or not of ``claimed`` bytes.
     """
-    decoded, complete = b"", False
-    while content:
+    # In pieces into their place: zlib's own result of a whole volume is in memory twice before it is complete.
+    source, decoded = memoryview(content), bytearray(claimed)
+    place, length, complete = 0, 0, False
+    while place < len(source):
         stream = zlib.decompressobj(window)
-        # One byte of room beyond the claim, so that the stream's end and its checksum are reached.
-        decoded += stream.decompress(content, claimed - len(decoded) + 1)
-        complete, content = stream.eof, stream.unused_data.lstrip(b"\0")
-        if len(decoded) > claimed:
-            raise DamagedError(f"more than the {claimed:,} bytes that its header claims")
-    if not complete or len(decoded) < claimed:
+        while place < len(source) and not stream.eof:
+            packed = source[place : place + _PIECE]
+            piece = stream.decompress(packed)
+            place += len(packed) - len(stream.unused_data)
+            if length + len(piece) > claimed:
+                raise DamagedError(f"more than the {claimed:,} bytes that its header claims")
+            decoded[length : length + len(piece)] = piece
+            length += len(piece)
+        complete = stream.eof
+        if place < len(source) and source[place] == 0:
+            place = len(source) - len(bytes(source[place:]).lstrip(b"\0"))
+    if not complete or length < claimed:
         end = "" if complete else "without their end or checksum "
-        raise DamagedError(f"compressed data that stop {end}after {len(decoded):,} of {claimed:,} bytes")
+        raise DamagedError(f"compressed data that stop {end}after {length:,} of {claimed:,} bytes")
     return decoded

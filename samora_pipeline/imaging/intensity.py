@@ -205,7 +205,11 @@ def fits_int16(array: npt.NDArray[Any]) -> bool:
 
 def _count_int16(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     counts = np.zeros(1 << 16, dtype=np.int64)
-    for block in _blocks(values.ravel("K")):
+    planes = values if values.ndim > 1 else values[None]
+    step = max(1, _BLOCK // max(1, planes[0].size))
+    # Some planes at a time: the voxels of a flipped volume lie in no order that could be walked without a copy.
+    for start in range(0, len(planes), step):
+        block = planes[start : start + step].ravel()
         counts += np.bincount(block.astype(np.int64) - _INT16.min, minlength=counts.size)
     return counts
 

@@ -18,6 +18,9 @@ from samora_pipeline.files import atomic_path, inside
 from samora_pipeline.imaging.byte_checks import DamagedError, HeaderError, check_claim, inflate, reading
 from samora_pipeline.imaging.volume import Grid, Volume, make_grid
 
+# What ITK says of its own accord quotes names and headers, straight to the terminal; all that matters is checked here.
+SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+
 NRRD_ENDINGS = (".nrrd", ".nhdr")
 META_ENDINGS = (".mha", ".mhd")
 

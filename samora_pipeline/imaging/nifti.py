@@ -48,7 +48,7 @@ def read_nifti(path: Path) -> Volume:
     Raises:
         DamagedError, HeaderError, zlib.error, OSError: for ``byte_checks.reading``.
     """
-    content = path.read_bytes()
+    content: bytes | bytearray = path.read_bytes()
     compressed = content.startswith(GZIP_MAGIC)
     header, doubts = _header(_start(path, content))
     if not compressed and path.name.lower().endswith(".gz"):

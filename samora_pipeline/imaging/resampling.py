@@ -18,9 +18,13 @@ from scipy import ndimage
 
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.stored_case import StoredCase
+from samora_pipeline.errors import DataError
 
 OUTSIDE_LOGIT = 20.0
 """Logit of the background (and, negated, of all else) where the network saw nothing."""
+
+LARGEST_SIDE = 16384
+"""pixels along a side of a slice while it is resampled; a plan may come from anywhere"""
 
 _BAND = 32
 # Together the weights left out stay below a tenth of what 32-bit floats resolve.
@@ -57,6 +61,9 @@ class InPlaneMap:
     def for_plan(cls, rows: int, cols: int, spacing: tuple[float, float], plans: Plans, input_size: int) -> Self:
         """Build the map for slices of ``rows`` x ``cols`` pixels of ``spacing`` (mm per row, mm per column) to a
         network's input of ``input_size`` pixels a side.
+
+        Raises:
+            DataError: ``E-PLAN-16`` the plan's pixels are so small that a slice has too many of them.
         """
         if plans.in_plane.value == "shrink_and_pad":
             return cls(*_shrinking_maps((rows, cols), spacing, plans, input_size))
@@ -224,8 +231,15 @@ def _axis_map(source: int, spacing: float, plans: Plans, input_size: int) -> Axi
     wanted = plans.in_plane_spacing.value
     if plans.in_plane.value == "resize" or wanted is None:
         return AxisMap(source, frame, 0, frame, input_size)
-    resampled = max(1, round(source * spacing / wanted))
+    resampled = _bounded(source * spacing / wanted)
     return AxisMap(source, resampled, (frame - resampled) // 2, frame, input_size)
+
+
+def _bounded(pixels: float) -> int:
+    """Whole pixels along a side, refused where they are so many that the operators would not fit into memory."""
+    if not pixels <= LARGEST_SIDE:
+        raise DataError("E-PLAN-16", largest=LARGEST_SIDE, found=f"{pixels:.3g} pixels")
+    return max(1, round(pixels))
 
 
 def _shrinking_maps(
@@ -234,7 +248,7 @@ def _shrinking_maps(
     """Both axes of ``shrink_and_pad``; they share a square frame, so that the proportions stay."""
     finest = plans.in_plane_spacing.value or 0.0
     resampled = [
-        max(1, round(size * own / finest)) if own < finest else size for size, own in zip(sizes, spacing, strict=True)
+        _bounded(size * own / finest) if own < finest else size for size, own in zip(sizes, spacing, strict=True)
     ]
     frame = max(*resampled, input_size)
     return [

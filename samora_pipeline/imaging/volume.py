@@ -170,6 +170,8 @@ def slice_geometry(grid: Grid, axis: SliceAxis) -> SliceGeometry:
 def to_slices(volumes: tuple[Volume, ...], axis: SliceAxis) -> tuple[npt.NDArray[Any], SliceGeometry]:
     """Turn the channels of a case into slices [S, C, H, W]: int16 where that is exact, else float32.
 
+    They may share their memory with the volume.
+
     Raises:
         DataError: ``E-GEO-01``, ``E-GEO-02`` when the channels do not lie on one grid.
     """
@@ -177,6 +179,9 @@ def to_slices(volumes: tuple[Volume, ...], axis: SliceAxis) -> tuple[npt.NDArray
     geometry = slice_geometry(volumes[0].grid, axis)
     dtype = np.int16 if all(fits_int16(volume.array) for volume in volumes) else np.float32
     permuted = [_permute(volume.array, geometry) for volume in volumes]
+    if len(permuted) == 1 and permuted[0].dtype == dtype:
+        # The voxels as they lie: a scan of thousands of slices is not held twice.
+        return permuted[0][:, None], geometry
     slices = np.empty((permuted[0].shape[0], len(volumes), *permuted[0].shape[1:]), dtype=dtype)
     for channel, array in enumerate(permuted):
         slices[:, channel] = array
@@ -186,10 +191,12 @@ def to_slices(volumes: tuple[Volume, ...], axis: SliceAxis) -> tuple[npt.NDArray
 def labels_to_slices(volume: Volume, geometry: SliceGeometry) -> npt.NDArray[np.uint8]:
     """Turn a label volume into slices [S, H, W] uint8 with the geometry of its image.
 
+    They may share their memory with the volume.
+
     Raises:
         DataError: ``E-LABEL-02`` for values that are not whole numbers in 0..255.
     """
-    return np.ascontiguousarray(_permute(label_array(volume), geometry))
+    return _permute(label_array(volume), geometry)
 
 
 def to_raw_grid(stack: npt.NDArray[Scalar], geometry: SliceGeometry) -> npt.NDArray[Scalar]:

@@ -100,6 +100,7 @@ def _predict_with(named: str | None, arguments: argparse.Namespace) -> int:
         predictor = _load(arguments, choice, model.largest_component, roots.weights)
         output.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
         failures = predict_cases(predictor, to_do, output)
+        output.conclude()
         write_failures(failures, output.failures_path)
     if failures:
         told = (f"{name}: {failure.code} {failure.what} ({failure.found})" for name, failure in failures.items())

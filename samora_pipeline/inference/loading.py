@@ -5,14 +5,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
+from samora_pipeline.contracts.model_spec import ModuleSpec
 from samora_pipeline.contracts.run import BASE_FILE, CONFIG_FILE, FINAL_CHECKPOINT, BaseRecord, RunConfig
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import digest_file
-from samora_pipeline.models.assembly import build_network, load_trained
+from samora_pipeline.models.assembly import build_network, load_trained, require_shapes
 from samora_pipeline.models.samora import Network, SegmentationNetwork
 from samora_pipeline.weights.catalog import resolve
 from samora_pipeline.weights.files import read_weights
@@ -34,8 +36,8 @@ def load_folds(folders: Sequence[Path], weights_folder: Path, *, allow_code: boo
 
     Raises:
         DataError: a file is missing or damaged, ``E-CODE-01`` a config names code and ``allow_code`` is off,
-            ``E-RUN-03`` folds that do not belong together, ``E-RUN-04`` a checkpoint that does not belong to its
-            config, ``E-WEIGHT-09`` a base encoder with another digest.
+            ``E-RUN-03`` folds that do not belong together, ``E-RUN-04``, ``E-RUN-06`` a checkpoint that does not belong
+            to its config, ``E-MODEL-03`` one of another network, ``E-WEIGHT-09`` a base encoder with another digest.
         AssetError: ``E-WEIGHT-05`` the base encoder is not there.
     """
     configs = [read_run_config(folder / CONFIG_FILE, allow_code=allow_code) for folder in folders]
@@ -51,6 +53,15 @@ def load_folds(folders: Sequence[Path], weights_folder: Path, *, allow_code: boo
         if digest != config.base_digest:
             found = f"checkpoint: {digest}; config: {config.base_digest} ({folder})"
             raise DataError("E-RUN-04", folder=folder, found=found)
+        known = checkpoint.record.get("config_digest")
+        # Checkpoints of earlier versions say nothing about it.
+        if known is not None and known != config.deciding_digest:
+            place = folder / CONFIG_FILE
+            raise DataError("E-RUN-06", path=place, found=f"another network, base, plan or labels in {place}")
+        if isinstance(config.model, ModuleSpec):
+            # Its options can make it of any size: without memory at first, to see whether the weights are as large.
+            with torch.device("meta"):
+                require_shapes(build_network(config.model), checkpoint.tensors)
         network = build_network(config.model)
         if config.base is not None and isinstance(network, SegmentationNetwork):
             if config.base.digest not in bases:

@@ -1,18 +1,23 @@
-"""run.json beside the predictions: which model made them, with which settings, and how to check each file."""
+"""run.json beside the predictions: which model made them, with which settings, and how to check each file.
+
+While cases are being predicted each adds a line to run.jsonl, which becomes part of run.json at the end: to write a
+record anew for every case would make the thousandth cost a thousand times what the first did.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samora_pipeline.contracts.failures import FAILURES_FILE
-from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.json_io import parse, read_json, to_plain, write_json
 from samora_pipeline.contracts.postprocessing import read_steps
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import digest_file, digest_json
+from samora_pipeline.files import append_text, digest_file, digest_json
 from samora_pipeline.registry import shortened
 from samora_pipeline.reproducibility import snapshot
 
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from samora_pipeline.inference.predictor import Predictor
 
 RECORD_STEM = "run"
+_LINES = ".jsonl"
 
 
 @dataclass(frozen=True)
@@ -113,9 +119,10 @@ def prediction_record(predictor: Predictor, model: ModelRecord, config: RunConfi
 
 
 class OutputFolder:
-    """The record of one output folder, written anew after every case. Shares of a folder keep records of their own.
+    """The record of one output folder. Shares of a folder keep records of their own.
 
     With ``resume`` the earlier records of all shares are read, and ``finished`` tells what need not be done again.
+    ``start``, ``add`` for every case, and ``conclude`` follow each other; a killed command leaves all that was added.
     """
 
     def __init__(self, folder: Path, model: ModelRecord, shard: tuple[int, int], *, resume: bool) -> None:
@@ -123,9 +130,10 @@ class OutputFolder:
         self.model = model
         part = "" if shard[1] == 1 else f".{shard[0]}_of_{shard[1]}"
         self._record_path = folder / f"{RECORD_STEM}{part}.json"
+        self._lines_path = self._record_path.with_suffix(_LINES)
         self.failures_path = (folder / FAILURES_FILE).with_suffix(f"{part}.json")
         records = sorted(folder.glob(f"{RECORD_STEM}*.json")) if resume else []
-        read = {path: read_json(PredictionRecord, path).cases for path in records}
+        read = {path: {**read_json(PredictionRecord, path).cases, **dict(_added(path))} for path in records}
         self._own = read.get(self._record_path, {})
         self._earlier = {name: case for cases in read.values() for name, case in cases.items()}
 
@@ -146,6 +154,7 @@ class OutputFolder:
         others = {name: case for name, case in self._own.items() if name not in again}
         self._record = replace(record, cases={**others, **{name: self._earlier[name] for name in finished}})
         write_json(self._record, self._record_path)
+        self._lines_path.unlink(missing_ok=True)
         self.failures_path.unlink(missing_ok=True)
 
     def finished(self, name: str, inputs: Iterable[Path], outputs: Iterable[Path]) -> bool:
@@ -159,8 +168,25 @@ class OutputFolder:
         """Record a case whose files have been written."""
         rounded = {phase: round(value, 3) for phase, value in seconds.items()}
         case = CaseRecord(self.model.digest, _digests(inputs), _digests(outputs), rounded)
-        self._record = replace(self._record, cases={**self._record.cases, name: case})
+        self._record.cases[name] = case
+        append_text(self._lines_path, f"{json.dumps({name: to_plain(case)})}\n")
+
+    def conclude(self) -> None:
+        """Write all cases to run.json."""
         write_json(self._record, self._record_path)
+        self._lines_path.unlink(missing_ok=True)
+
+
+def _added(record: Path) -> Iterator[tuple[str, CaseRecord]]:
+    """The cases that were added beside a record; a line that a kill or a full disk cut off ends them."""
+    path = record.with_suffix(_LINES)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            cases = json.loads(line)
+        except ValueError:
+            return
+        for name, case in cases.items():
+            yield name, parse(CaseRecord, case, str(path))
 
 
 def _digests(paths: Iterable[Path]) -> dict[str, str]:

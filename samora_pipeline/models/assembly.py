@@ -123,13 +123,22 @@ def load_trained(network: Network, state: Mapping[str, Tensor]) -> None:
     Raises:
         DataError: ``E-MODEL-03`` when names or shapes are not those of the network.
     """
+    require_shapes(network, state)
+    network.load_state_dict(dict(state), strict=False)
+
+
+def require_shapes(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Refuse a state whose names or shapes are not those of the network, which may be on the device ``meta``.
+
+    Raises:
+        DataError: ``E-MODEL-03``.
+    """
     own = trained_state(network)
     wrong = sorted(set(_shapes(own).items()) ^ set(_shapes(state).items()))
     if wrong:
         name, count = wrong[0][0], len({name for name, _ in wrong})
         found = f"{name} {_shapes(state).get(name, 'missing')} ({count} tensors differ)"
         raise DataError("E-MODEL-03", found=found, expected=f"{name} {_shapes(own).get(name, 'absent')}")
-    network.load_state_dict(dict(state), strict=False)
 
 
 def public_names(network: SegmentationNetwork) -> dict[str, str]:

@@ -103,6 +103,7 @@ def _variants(arguments: argparse.Namespace) -> tuple[list[Variant], Variant]:
 def _write(
     folder: Path, form: Format, tables: Sequence[TextTable], paired: Sequence[PairedTable], warnings: tuple[str, ...]
 ) -> list[Path]:
+    from samora_pipeline.escaping import csv_text
     from samora_pipeline.files import write_text
     from samora_pipeline.reporting.forest import draw_forest
     from samora_pipeline.reporting.text_tables import csv, document, paired_frame
@@ -111,7 +112,7 @@ def _write(
     if form == "csv":
         texts = {f"{table.name}.csv": csv(table) for table in tables}
     if paired:
-        texts["paired.csv"] = paired_frame(paired, warnings).to_csv(index=False)
+        texts["paired.csv"] = csv_text(paired_frame(paired, warnings))
     for name, text in texts.items():
         write_text(folder / name, text)
     plots = [folder / f"forest_{one.protocol}_{one.record.name}.{kind}" for one in paired for kind in ("png", "svg")]

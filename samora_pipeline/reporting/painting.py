@@ -15,7 +15,7 @@ import PIL.Image
 from PIL import ImageDraw
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from samora_pipeline.contracts.colours import LINES, ORANGE, PURPLE, SKY_BLUE, organ_style, rgb
+from samora_pipeline.contracts.colours import LINES, ORANGE, ORGAN_COLOURS, PURPLE, SKY_BLUE, organ_style, rgb
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.reporting.html_blocks import Legend, Swatch
 from samora_pipeline.reporting.html_images import font
@@ -96,12 +96,14 @@ class Layer:
 def organs_layer(frame: Frame, labels: Labels, scheme: LabelScheme, *, numbered: bool = True) -> Layer:
     """Organs of [H,W] as tinted areas with outlines and numbers; ignored pixels are hatched in white."""
     shown = frame.labels(labels)
-    colours: list[Colour] = [_CLEAR, _WHITE, _BLACK]
+    # Two entries for each of the few colours: a palette has 256, and there may be as many organs.
+    tints = [(*rgb(colour), strength) for colour in ORGAN_COLOURS for strength in (_FILL, _SOLID)]
+    colours: tuple[Colour, ...] = (_CLEAR, _WHITE, _BLACK, *tints)
     indices = np.zeros(shown.shape, dtype=np.uint8)
     masks = [np.isin(shown, values) for _, values in scheme.foreground]
     for index, mask in enumerate(masks):
-        style, place = organ_style(index), len(colours)
-        colours += [(*rgb(style.colour), _FILL), (*rgb(style.colour), _SOLID)]
+        style = organ_style(index)
+        place = 3 + 2 * ORGAN_COLOURS.index(style.colour)
         indices[mask & (indices == 0)] = place
         if style.line != LINES[0]:
             indices[mask & _stripes(mask, 2 * _STRIPE if style.line == LINES[1] else _STRIPE)] = place + 1
@@ -113,7 +115,7 @@ def organs_layer(frame: Frame, labels: Labels, scheme: LabelScheme, *, numbered:
     for number, mask in enumerate(masks, start=1):
         if numbered and not scheme.regions and mask.any():
             _write_number(picture, mask, number)
-    return Layer(np.asarray(picture), tuple(colours))
+    return Layer(np.asarray(picture), colours)
 
 
 def errors_layer(frame: Frame, reference: Labels, prediction: Labels, scheme: LabelScheme) -> Layer:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from samora_pipeline.contracts.dataset import RawCase
 from samora_pipeline.contracts.labels import LabelScheme
-from samora_pipeline.contracts.plans import Plans
+from samora_pipeline.contracts.plans import IntensityRule, Plans
 from samora_pipeline.contracts.scores import CaseMetrics, Summary
 from samora_pipeline.imaging.files import read_volume
 from samora_pipeline.imaging.intensity import measure, normalize
@@ -21,6 +22,27 @@ from samora_pipeline.imaging.volume import labels_to_slices, on_grid_of, to_slic
 
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+_BLOCK = 64
+"""slices that are compared at a time"""
+
+
+class NormalizedSlices:
+    """Slices [S,C,H,W] as floats in [0,1], made when they are asked for: a whole scan of them is four times its file.
+
+    ``slices[3]`` is [C,H,W], ``slices[3, 0]`` [H,W], ``slices[[3, 4]]`` [2,C,H,W].
+    """
+
+    def __init__(self, slices: npt.NDArray[Any], rules: Sequence[IntensityRule]) -> None:
+        self._slices, self._rules = slices, rules
+        self._stats = [measure(slices[:, channel]) for channel in range(slices.shape[1])]
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __getitem__(self, key: int | list[int] | tuple[int, int]) -> npt.NDArray[np.float32]:
+        chosen, *channel = key if isinstance(key, tuple) else (key,)
+        images = normalize(self._slices[chosen], self._rules, self._stats)
+        return images[channel[0]] if channel else images
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,7 @@ class CaseStack:
     """
 
     name: str
-    images: npt.NDArray[np.float32]
+    images: npt.NDArray[np.float32] | NormalizedSlices
     reference: Labels
     predictions: tuple[Labels, ...]
     spacing: tuple[float, float, float]
@@ -56,8 +78,7 @@ def read_case(case: RawCase, predictions: Sequence[Path], plans: Plans) -> CaseS
             raise ValueError(f"{case.name} has no reference")
         volume = read_volume(path)
         stacks.append(labels_to_slices(on_grid_of(volumes[0], volume), geometry))
-    stats = [measure(slices[:, channel]) for channel in range(slices.shape[1])]
-    images = normalize(slices, plans.intensity.value, stats)
+    images = NormalizedSlices(slices, plans.intensity.value)
     return CaseStack(case.name, images, stacks[0], tuple(stacks[1:]), geometry.spacing)
 
 
@@ -132,14 +153,21 @@ def representative_slice(reference: Labels, prediction: Labels, labels: LabelSch
 
     Where that leaves no choice (no error, no foreground) it is the slice with the most predicted foreground.
     """
-    wrong = np.logical_or.reduce(list(errors(reference, prediction, labels).values()))
-    foreground = is_foreground(reference, labels)
+    blocks = range(0, len(reference), _BLOCK)
+    parts = [_pixels(reference[at : at + _BLOCK], prediction[at : at + _BLOCK], labels) for at in blocks]
+    wrong, foreground, predicted = np.concatenate(parts, axis=1)
     candidates = (wrong, foreground) if by_error else (foreground, wrong)
-    for mask in (*candidates, prediction > 0):
-        counts = mask.sum(axis=(-2, -1))
+    for counts in (*candidates, predicted):
         if counts.any():
             return int(counts.argmax())
     return len(reference) // 2
+
+
+def _pixels(reference: Labels, prediction: Labels, labels: LabelScheme) -> npt.NDArray[np.int64]:
+    """Pixels per slice of some slices [S,H,W], as [3,S]: wrong ones, foreground of the reference, predicted ones."""
+    wrong = np.logical_or.reduce(list(errors(reference, prediction, labels).values()))
+    masks = (wrong, is_foreground(reference, labels), prediction > 0)
+    return np.array([mask.sum(axis=(-2, -1)) for mask in masks])
 
 
 def errors(reference: Labels, prediction: Labels, labels: LabelScheme) -> dict[str, Mask]:
@@ -166,13 +194,16 @@ def scored_pixels(reference: Labels, labels: LabelScheme) -> Mask:
 
 def foreground_slices(stack: CaseStack, labels: LabelScheme) -> list[int]:
     """The slices with foreground in the reference or in a prediction, in order."""
-    held = [is_foreground(one, labels).any(axis=(1, 2)) for one in (stack.reference, *stack.predictions)]
-    return [int(index) for index in np.flatnonzero(np.any(held, axis=0))]
+    stacks = (stack.reference, *stack.predictions)
+    return [i for i in range(len(stack.reference)) if any(is_foreground(one[i], labels).any() for one in stacks)]
 
 
 def seen_along(labels: LabelScheme, *stacks: Labels) -> Mask:
     """Where [H,W] one of the slices of one of the stacks [S,H,W] has foreground."""
-    seen: Mask = np.any([is_foreground(one, labels).any(axis=0) for one in stacks], axis=0)
+    seen: Mask = np.zeros(stacks[0].shape[1:], dtype=np.bool_)
+    for stack in stacks:
+        for one in stack:
+            seen |= is_foreground(one, labels)
     return seen
 
 

@@ -17,7 +17,7 @@ from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
 from samora_pipeline.contracts.integrity import INTEGRITY_FILE, IntegrityReport
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import TRAINING_FLAG, RunConfig
-from samora_pipeline.contracts.stored_case import StoredCase
+from samora_pipeline.contracts.stored_case import StoredCase, read_stored_case
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.intensity import normalize
 from samora_pipeline.reporting.html_blocks import Block, Figure, Note, Section, Table
@@ -58,9 +58,7 @@ def _wanted(config: RunConfig) -> tuple[str, ...]:
 def _cases(run: ReportedRun, wanted: Sequence[str], warnings: tuple[str, ...]) -> Iterator[Block]:
     """What the stored cases show."""
     places, config = run.places, run.config
-    records = {
-        name: read_json(StoredCase, path) for name in wanted if (path := places.slices / f"{name}.json").is_file()
-    }
+    records = {name: read_stored_case(path) for name in wanted if (path := places.slices / f"{name}.json").is_file()}
     yield _budget(config, records)
     labelled = {name: record for name, record in records.items() if record.label_pixels}
     if labelled:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from samora_pipeline.command_line import aligned
 from samora_pipeline.contracts.scores import Interval
+from samora_pipeline.escaping import csv_text, markdown_text
 from samora_pipeline.evaluation.comparison import PairedRow, PairedTable, Variant
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.evaluation.significance import ranking_remark
@@ -43,13 +44,13 @@ class TextTable:
 
 def markdown(table: TextTable) -> str:
     """The table in Markdown, columns aligned so that it reads well in a terminal too."""
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in (table.header, *table.rows)]
+    cells = [[markdown_text(cell) for cell in line] for line in (table.header, *table.rows)]
     first, *lines = aligned([["", *line, ""] for line in cells], " | ")
     rule = re.sub(r"[^|]", "-", first.strip())
-    blocks = [f"**{table.title}**", "\n".join(line.strip() for line in (first, rule, *lines))]
+    blocks = [f"**{markdown_text(table.title)}**", "\n".join(line.strip() for line in (first, rule, *lines))]
     if table.warnings:
-        blocks.insert(0, f"> **{' | '.join(table.warnings)}**")
-    blocks += ["\n".join(f"- {note}" for note in table.notes)] * bool(table.notes)
+        blocks.insert(0, f"> **{' | '.join(map(markdown_text, table.warnings))}**")
+    blocks += ["\n".join(f"- {markdown_text(note)}" for note in table.notes)] * bool(table.notes)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -81,7 +82,7 @@ def csv(table: TextTable) -> str:
     frame = pd.DataFrame(table.rows, columns=list(table.header))
     if table.warnings:
         frame["warnings"] = " | ".join(table.warnings)
-    return frame.to_csv(index=False)
+    return csv_text(frame)
 
 
 def document(tables: Sequence[TextTable], form: Format) -> str:

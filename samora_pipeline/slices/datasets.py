@@ -185,6 +185,7 @@ class SliceSource:
     def _stored(self, case: str) -> tuple[StoredSlices, InPlaneMap]:
         if case not in self._stores:
             stored = StoredSlices.open(self._folder, case)
+            stored.require_axis(self.plans.slice_axis.value)
             self._stores[case] = stored, InPlaneMap.for_case(stored.record, self.plans, self.input_size)
         return self._stores[case]
 

@@ -15,10 +15,12 @@ import blosc2
 import numpy as np
 import numpy.typing as npt
 
-from samora_pipeline.contracts.json_io import read_json, write_json
-from samora_pipeline.contracts.stored_case import StoredCase
+from samora_pipeline.contracts.json_io import write_json
+from samora_pipeline.contracts.plans import SliceAxis
+from samora_pipeline.contracts.stored_case import StoredCase, read_stored_case, repair_command, sealed
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import write_bytes
+from samora_pipeline.files import require_regular, write_bytes
+from samora_pipeline.imaging.volume import Grid, slice_geometry
 
 _CODEC = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
 
@@ -68,6 +70,7 @@ def write_case(
         image_crcs=tuple(tuple(_crc(channel) for channel in image) for image in images),
         label_crcs=None if labels is None else tuple(_crc(label) for label in labels),
     )
+    complete = sealed(complete)
     write_json(complete, paths.record)
     return complete
 
@@ -96,8 +99,8 @@ class StoredSlices:
         """
         path = CasePaths.of(folder, case).record
         if not path.is_file():
-            raise DataError("E-STORE-01", case=case, found=f"no file {path}", fix=_repair(folder))
-        return cls(folder, read_json(StoredCase, path))
+            raise DataError("E-STORE-01", case=case, found=f"no file {path}", fix=repair_command(folder))
+        return cls(folder, read_stored_case(path))
 
     def __len__(self) -> int:
         return self.record.shape[0]
@@ -136,6 +139,19 @@ class StoredSlices:
             raise self._damaged(f"slice {index} of the labels has another checksum")
         return labels
 
+    def require_axis(self, axis: SliceAxis) -> None:
+        """Refuse slices that were not stored along ``axis``, as after another planning.
+
+        Raises:
+            DataError: ``E-STORE-04``.
+        """
+        own = self.record.geometry
+        wanted = slice_geometry(Grid(own.raw_shape, own.raw_affine), axis)
+        if (own.permutation, own.flips) != (wanted.permutation, wanted.flips):
+            found = f"slices along the raw axis {own.permutation[0]} of {own.raw_shape} in {self.folder}"
+            fix = repair_command(self.folder)
+            raise DataError("E-STORE-04", record=self.record, axis=axis, found=found, fix=fix)
+
     def verify(self) -> None:
         """Read every slice and its labels once, for the checks alone.
 
@@ -149,6 +165,7 @@ class StoredSlices:
 
     def _open_array(self, path: Path, shape: tuple[int, ...], dtype: str) -> Any:
         try:
+            require_regular(path)
             array = blosc2.open(str(path), mode="r", dparams=_ONE_THREAD)
         except Exception as error:  # a damaged frame makes blosc2 raise almost anything
             raise self._damaged(f"{path.name} cannot be opened ({error})") from error
@@ -168,18 +185,18 @@ class StoredSlices:
         return content
 
     def _damaged(self, found: str) -> DataError:
-        return DataError("E-STORE-02", record=self.record, found=found, fix=_repair(self.folder))
+        return DataError("E-STORE-02", record=self.record, found=found, fix=repair_command(self.folder))
 
 
 def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
     # Compressed in memory and written by Python, whose errors say what is wrong: blosc2's do not tell a full disk.
-    compressed = blosc2.asarray(np.ascontiguousarray(array), chunks=(1, *array.shape[1:]), cparams=dict(_CODEC))
+    # Slice by slice: the voxels may lie in another order, and a copy of a whole scan is as large as the scan.
+    chunks = (1, *array.shape[1:])
+    compressed = blosc2.empty(array.shape, dtype=array.dtype, chunks=chunks, cparams=dict(_CODEC))
+    for index, content in enumerate(array):
+        compressed[index] = np.ascontiguousarray(content)
     write_bytes(path, compressed.to_cframe())
 
 
 def _crc(array: npt.NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(array).data)
-
-
-def _repair(folder: Path) -> str:
-    return f"samora_plan_and_preprocess -d {folder.parent.name}  writes it again"

@@ -104,7 +104,7 @@ def _continue(url: str, part: Path, title: str, size: int | None, timeout: float
         return
     headers = {"Accept-Encoding": "identity", "User-Agent": "samora_pipeline"}
     if offset:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": _validator_path(part).read_text(encoding="utf-8")}
+        headers |= {"Range": f"bytes={offset}-", "If-Range": _read_validator(part)}
     try:
         request = urllib.request.Request(url, headers=headers)
         with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as response:
@@ -120,14 +120,15 @@ def _continue(url: str, part: Path, title: str, size: int | None, timeout: float
             _judge_answer(error, url, part, offset)
     except (OSError, http.client.HTTPException) as error:
         raise _judge_failure(error, url, part) from error
+    except ValueError as error:  # an address to go to that is none
+        raise _unreachable(url, part, str(error)) from error
 
 
 def _usable(part: Path, size: int | None) -> int:
     """Bytes to go on from; a part of unknown origin or of too many bytes is thrown away."""
-    validator = _validator_path(part)
     length = _length(part)
     complete = size is not None and length == size
-    known = validator.is_file() and validator.read_text(encoding="utf-8")
+    known = _read_validator(part)
     if length and not complete and (not known or (size is not None and length > size)):
         part.unlink()
         return 0
@@ -148,18 +149,25 @@ def _start(response: Any, offset: int, part: Path) -> int:
 def _total(headers: Message, start: int, size: int | None, url: str) -> int:
     match = _RANGE.match(headers.get("Content-Range", ""))
     length = headers.get("Content-Length")
+    if length is not None and not length.isdecimal():
+        raise AssetError("E-WEIGHT-10", found=f"{length!r} is no size ({url})")
     total = int(match[2]) if match else start + int(length) if length else size
     if total is None:
         raise AssetError("E-WEIGHT-10", found=f"no size of {url}")
     if size is not None and total != size:
-        raise DataError(
-            "E-WEIGHT-06",
-            what=f"{Path(urlsplit(url).path).name}: wrong content at the source",
-            found=f"{total:,} bytes of type {headers.get('Content-Type', 'unknown')} are offered; nothing was fetched",
-            expected=f"{size:,} bytes",
-            fix=f"open {url} in a browser: a proxy may stand between; else samora_weights add FILE",
-        )
+        kind = headers.get("Content-Type", "unknown")
+        raise _wrong_size(url, f"{total:,} bytes of type {kind} are offered; nothing was fetched", size)
     return total
+
+
+def _wrong_size(url: str, found: str, size: int) -> DataError:
+    return DataError(
+        "E-WEIGHT-06",
+        what=f"{Path(urlsplit(url).path).name}: wrong content at the source",
+        found=found,
+        expected=f"{size:,} bytes",
+        fix=f"open {url} in a browser: a proxy may stand between; else samora_weights add FILE",
+    )
 
 
 def _validator(headers: Message) -> str:
@@ -173,6 +181,9 @@ def _copy(response: Any, part: Path, start: int, total: int, title: str) -> None
     done = start
     with Progress(title, _megabytes(total), _megabytes(start), "MB") as progress:
         while chunk := response.read(CHUNK):
+            if done + len(chunk) > total:
+                discard(part)
+                raise _wrong_size(response.url, f"more than {total:,} bytes came; they were thrown away", total)
             _append(part, chunk)
             progress.advance(host, _megabytes(done + len(chunk)) - _megabytes(done))
             done += len(chunk)
@@ -219,6 +230,14 @@ def _unreachable(url: str, part: Path, cause: str) -> AssetError:
 
 def _validator_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.validator")
+
+
+def _read_validator(part: Path) -> str:
+    """What is known of the file that ``part`` is of; empty where nothing is."""
+    path = _validator_path(part)
+    known = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    # It becomes part of a request.
+    return known if known.isascii() and known.isprintable() else ""
 
 
 def _length(part: Path) -> int:

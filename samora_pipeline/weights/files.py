@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from samora_pipeline.errors import AssetError, DataError
+from samora_pipeline.errors import AssetError, DataError, SamoraError
 from samora_pipeline.weights.catalog import is_web_page
 
 _WRAPPERS = ("model", "state_dict")
@@ -74,7 +74,9 @@ def _read(path: Path, device: str, wanted: Callable[[str], bool] = bool) -> dict
         if is_index(path):
             return _read_variables(path, device, wanted)
         content = _load_safetensors(path, device) if path.suffix == ".safetensors" else _load_torch(path, device)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (SamoraError, PermissionError):
+        raise
+    except Exception as error:  # a damaged pickle makes torch raise almost anything
         raise _unreadable(path, error) from error
     return _named_tensors(path, content)
 
@@ -106,6 +108,8 @@ def _named_tensors(path: Path, content: object) -> dict[str, Tensor]:
     for name, tensor in content.items():
         if not isinstance(tensor, Tensor):
             raise _not_weights(path, f"{name} is a {type(tensor).__name__}, not a tensor")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise _not_weights(path, f"{name} is no plain tensor ({tensor.layout})")
     return content
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.errors import DataError
+from samora_pipeline.files import digest_file
 from samora_pipeline.run_log import logger
 from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.recognise import recognise
@@ -45,7 +46,11 @@ def write_record(file: Path, record: WeightsRecord) -> None:
 
 
 def known_licence(digest: str, folder: Path, *files: Path) -> str | None:
-    """The licence under which a digest is published, or recorded beside ``files`` or in the weights ``folder``."""
+    """The licence under which a digest is published, or recorded beside ``files`` or in the weights ``folder``.
+
+    Raises:
+        DataError: ``E-JSON-02`` the record beside the file with this digest is damaged.
+    """
     for asset in ASSETS.values():
         if asset.sha256 == digest:
             return asset.licence
@@ -53,8 +58,10 @@ def known_licence(digest: str, folder: Path, *files: Path) -> str | None:
     for file in (*files, *recorded):
         try:
             record = read_record(file)
-        except DataError:
-            # A FILE.json beside a file of the user's own need not be a record.
+        except DataError as error:
+            # A FILE.json beside a file of the user's own need not be a record; what is no JSON was one, or cannot tell.
+            if error.code == "E-JSON-02" and file.is_file() and digest_file(file) == digest:
+                raise
             continue
         if record is not None and record.sha256 == digest:
             return record.licence

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import errno
+import json
 import os
 import stat
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
-from samora_pipeline.errors import DataError
+from samora_pipeline.errors import DataError, ResourceError
 
 TENSORS = {
     "weight": torch.arange(12, dtype=torch.float32).view(3, 4).t(),
@@ -61,3 +65,48 @@ def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int, mode: int) -
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "checkpoint.safetensors").stat().st_mode) == mode
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["x", "[]", "{}", "null", "5", "[" * 100_000, '{"digest": "0"}', '{"digest": "0", "record": []}', '{"record": {}}'],
+)
+def test_a_header_of_another_form_is_a_damaged_checkpoint(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(save({"a": torch.zeros(3)}, {"samora": header}))
+    with pytest.raises(DataError, match="E-CKPT-02"):
+        load_checkpoint(path)
+
+
+def test_a_record_that_was_changed_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, {"a": torch.zeros(3)}, {"epoch": 3, "state": {"sums": (1.5, 2.0)}})
+    assert load_checkpoint(path).record == {"epoch": 3, "state": {"sums": [1.5, 2.0]}}
+    path.write_bytes(path.read_bytes().replace(b'\\"epoch\\": 3', b'\\"epoch\\": 4'))
+    with pytest.raises(DataError, match="E-CKPT-02"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, {"a": torch.zeros(3)}, {"epoch": 3})
+    with safe_open(path, framework="pt") as stream:
+        header = json.loads(stream.metadata()["samora"])
+    del header["record_digest"]
+    path.write_bytes(save({"a": torch.zeros(3)}, {"samora": json.dumps(header)}))
+    assert load_checkpoint(path).record == {"epoch": 3}
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, {"a": torch.zeros(3)}, {})
+    before = path.read_bytes()
+
+    def full(_path: Path, _content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResourceError, match="E-DISK-01"):
+        save_checkpoint(path, {"a": torch.ones(3)}, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before

@@ -88,3 +88,84 @@ def test_code_is_found_at_any_depth() -> None:
     for _ in range(5000):
         plain = [plain]
     assert named_code([plain, {"b.c:D": 1}, "os:system", 3, None]) == ("b.c:D", "os:system")
+
+
+def _set(*place: Any) -> Callable[[Plain], None]:
+    *keys, last, value = place
+
+    def change(plain: Plain) -> None:
+        for key in keys:
+            plain = plain[key]
+        plain[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set("model", "input_size", 100_000),
+        _set("model", "input_size", 0),
+        _set("model", "input_size", -64),
+        _set("model", "num_outputs", 10**9),
+        _set("model", "num_outputs", 2),
+        _set("model", "in_channels", 10**9),
+        _set("model", "lora_rank", 10**9),
+        _set("model", "lora_rank", -1),
+        _set("plans", "slice_size", "value", 10**12),
+        _set("plans", "slice_size", "value", -1),
+        _set("plans", "in_plane_spacing", "value", 0.0),
+        _set("plans", "channel_names", []),
+        _set("plans", "channel_names", ["x"] * 100_000),
+        _set("plans", "intensity", "value", []),
+        _set("labels", "names", {"a": [1000], "b": [2]}),
+        _set("labels", "names", {"a": [-1], "b": [2]}),
+        _set("labels", "names", {"a": [1], "b": [1]}),
+        _set("labels", "names", {"a": [], "b": [2]}),
+        _set("labels", "ignore", 1),
+    ],
+)
+def test_sizes_and_labels_that_no_model_has_are_refused_before_anything_is_made(
+    tmp_path: Path, change: Callable[[Plain], None]
+) -> None:
+    path = write_scored_run(tmp_path, {"a": [0.5, 0.5]}) / "fold_official" / CONFIG_FILE
+    plain = json.loads(path.read_text())
+    change(plain)
+    path.write_text(json.dumps(plain))
+    with pytest.raises(DataError, match="E-RUN-05"):
+        read_run_config(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "decides"),
+    [
+        (_set("model", "fusion", "options", {"order": "1-1-2"}), True),
+        (_set("model", "decoder_stages", "mean"), True),
+        (_set("plans", "slice_axis", "value", "coronal"), True),
+        (_set("plans", "intensity", "value", [{"scheme": "window", "low": 0.0, "high": 10.0}]), True),
+        (_set("labels", "names", {"spleen": [1], "liver": [2]}), True),
+        (_set("labels", "names", {"spleen": [2], "liver": [1]}), True),
+        (_set("base", "digest", "1" * 64), True),
+        (_set("plans", "slice_axis", "why", "another reason"), False),
+        (_set("warnings", ["PHANTOM"]), False),
+        (_set("model", "block_adapters", False), False),
+    ],
+)
+def test_the_digest_covers_what_decides_a_prediction_and_nothing_else(
+    tmp_path: Path, change: Callable[[Plain], None], decides: bool
+) -> None:
+    path = write_scored_run(tmp_path, {"a": [0.5, 0.5]}) / "fold_official" / CONFIG_FILE
+    before = read_run_config(path).deciding_digest
+    plain = json.loads(path.read_text())
+    change(plain)
+    path.write_text(json.dumps(plain))
+    assert (read_run_config(path).deciding_digest != before) is decides
+
+
+def test_a_field_that_a_later_version_adds_changes_no_digest(tmp_path: Path) -> None:
+    path = write_scored_run(tmp_path, {"a": [0.5, 0.5]}) / "fold_official" / CONFIG_FILE
+    before = read_run_config(path).deciding_digest
+    plain = json.loads(path.read_text())
+    del plain["model"]["decoder_stages"], plain["model"]["block_adapters"]
+    path.write_text(json.dumps(plain))
+    assert read_run_config(path).deciding_digest == before

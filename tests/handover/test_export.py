@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson, write_dat
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
-from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, RunConfig, TeacherRecord
+from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig, TeacherRecord
 from samora_pipeline.evaluation.summary import label_names, summarize
 from samora_pipeline.exported.contents import DIGESTS_FILE, MODEL_FILE, DigestsJson, ModelJson
 from samora_pipeline.files import digest_file
@@ -23,7 +25,7 @@ from samora_pipeline.handover.cli import main as export_main
 from samora_pipeline.handover.import_cli import main as import_main
 from samora_pipeline.inference.cli import main as predict_main
 from samora_pipeline.weights.records import WeightsRecord, write_record
-from tests.fake_run import DATASET, LABELS, RUN, case_scores, write_fake_run, write_image
+from tests.fake_run import DATASET, LABELS, RUN, case_scores, sign, write_fake_run, write_image
 
 SECRET = ("mueller_anna_1961", "doe_john_1970", "held_out_patient", "pool_patient_7")
 
@@ -220,3 +222,85 @@ def test_regions_are_exported_with_their_names(tmp_path: Path, monkeypatch: pyte
     write_fake_run(tmp_path / "root" / "results", labels=scheme)
     assert export(tmp_path / "root", "model") == 0
     assert "| 1 | whole without core |" in Path("model/MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_a_damaged_checkpoint_is_not_handed_on(
+    root: Path, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = root / "results" / DATASET / RUN / "fold_1" / FINAL_CHECKPOINT
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    assert export(root, "model.zip") == 4
+    assert "E-CKPT-02" in capsys.readouterr().err
+    assert not Path("model.zip").exists()
+
+
+@pytest.mark.parametrize("name", [f"results/{DATASET}/{RUN}/fold_0/{SUMMARY_FILE}", f"raw/{DATASET}/samora.json"])
+def test_scores_and_terms_that_cannot_be_read_are_not_left_out(
+    root: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / name).write_text("{")
+    assert export(root, "model.zip") == 4
+    assert "E-JSON-02" in capsys.readouterr().err
+    assert not Path("model.zip").exists()
+    (root / name).unlink()
+    (root / name).mkdir()
+    assert export(root, "model.zip") == 4
+    assert not Path("model.zip").exists()
+
+
+def test_names_with_slashes_stay_what_the_network_was_trained_with(root: Path) -> None:
+    run = root / "results" / DATASET / RUN
+    for fold in ("0", "1"):
+        config = read_json(RunConfig, run / f"fold_{fold}" / CONFIG_FILE)
+        config = replace(config, plans=replace(config.plans, channel_names=("T1/T2",)))
+        write_json(config, run / f"fold_{fold}" / CONFIG_FILE)
+        sign(run / f"fold_{fold}")
+    assert export(root, "model.zip") == 0
+    assert import_main(["model.zip", "--root", "elsewhere"]) == 0
+
+
+def test_texts_of_others_are_no_markup_in_the_card(root: Path) -> None:
+    hostile = "<script>alert(1)</script>[x](javascript:alert(2))"
+    raw = root / "raw" / DATASET
+    description = DatasetJson({"0": "CT"}, {"background": 0, "liver": 1, "spleen": 2}, 4, ".nii.gz")
+    write_dataset(raw, description, SamoraJson(citation=hostile, terms=hostile))
+    assert export(root, "model") == 0
+    for name in ("MODEL_CARD.md", "LICENCES.md", "CITATIONS.md"):
+        text = (Path("model") / name).read_text()
+        assert "alert(1)" in text
+        assert "<script" not in text
+        assert "](javascript" not in text
+
+
+def test_what_a_killed_export_or_import_left_is_removed_and_never_listed(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path.cwd() / ".partial-1234-model.zip").touch()
+    assert export(root, "model.zip") == 0
+    assert not list(Path.cwd().glob(".partial-*"))
+    left = root / "results" / DATASET / f".partial-1234-{RUN}"
+    shutil.copytree(root / "results" / DATASET / RUN, left)
+    capsys.readouterr()
+    assert predict_main(["--root", str(root), "--list"]) == 0
+    assert ".partial" not in capsys.readouterr().out
+    (root / "results" / DATASET / RUN).rename(root / "results" / "elsewhere")
+    assert import_main(["model.zip", "--root", str(root)]) == 0
+    assert not left.exists()
+
+
+def test_a_damaged_record_of_the_base_is_not_taken_for_no_licence(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, weights = root / "results" / DATASET / RUN, root / "weights"
+    weights.mkdir()
+    own = weights / "mine.safetensors"
+    (run / "base.safetensors").rename(own)
+    for fold in ("0", "1"):
+        config = read_json(RunConfig, run / f"fold_{fold}" / CONFIG_FILE)
+        assert config.base is not None
+        base = replace(config.base, name=str(own), origin="file")
+        write_json(replace(config, base=base), run / f"fold_{fold}" / CONFIG_FILE)
+    own.with_name("mine.safetensors.json").write_text("{")
+    assert export(root, "model") == 4
+    assert "E-JSON-02" in capsys.readouterr().err

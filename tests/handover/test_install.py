@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import stat
 import struct
@@ -296,7 +297,7 @@ def test_code_of_others_is_named_and_only_taken_on_demand(
     exported: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def change(plain: dict[str, object]) -> None:
-        plain["model"]["decoder"] = "os:system"  # type: ignore[index]
+        plain["trainer"] = "os:system"
 
     rewritten(exported, place / "bad.zip", "fold_0/config.json", change)
     assert import_main(["bad.zip", "--root", "elsewhere"]) == 4
@@ -345,3 +346,37 @@ def test_a_source_that_changes_between_check_and_copy_is_found(exported: Path, p
     with pytest.raises(DataError, match="E-IMPORT-03"):
         install(replace(verified, digests=replace(verified.digests, files=known)), place / "a" / "b")
     assert tree(place) == set()
+
+
+def test_single_bits_of_directory_and_texts_are_refused_or_of_no_effect(exported: Path, place: Path) -> None:
+    """Drawn from a seed: every outcome is the sound model, or an error with a code."""
+    content, draw = exported.read_bytes(), random.Random(1)
+    with zipfile.ZipFile(exported) as archive:
+        spans = [
+            (entry.header_offset, entry.header_offset + 30 + len(entry.filename) + entry.compress_size)
+            for entry in archive.infolist()
+            if not entry.filename.endswith("safetensors")
+        ]
+        spans.append((archive.start_dir, len(content)))
+    refused = 0
+    for _ in range(300):
+        changed = bytearray(content)
+        changed[draw.randrange(*draw.choice(spans))] ^= 1 << draw.randrange(8)
+        (place / "bad.zip").write_bytes(changed)
+        try:
+            assert verify(place / "bad.zip").model.run == RUN
+        except SamoraError as error:
+            refused += error.code.startswith(("E-IMPORT-0", "E-JSON-0"))
+    assert refused > 200
+
+
+def test_a_config_that_its_checkpoint_was_not_trained_with_is_refused(
+    exported: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(plain: dict[str, object]) -> None:
+        plain["plans"]["slice_axis"]["value"] = "coronal"  # type: ignore[index]
+
+    rewritten(exported, place / "bad.zip", "fold_0/config.json", change)
+    assert import_main(["bad.zip", "--root", "elsewhere"]) == 4
+    assert "E-IMPORT-04" in capsys.readouterr().err
+    assert tree(place) == {"bad.zip"}

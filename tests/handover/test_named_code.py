@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
+import samora_pipeline
 from samora_pipeline.contracts.json_io import read_json, write_json
 from samora_pipeline.contracts.run import CONFIG_FILE, SUMMARY_FILE, VALIDATION_FOLDER
 from samora_pipeline.errors import DataError
@@ -23,7 +24,7 @@ from samora_pipeline.inference.cli import main as predict_main
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.reporting.compare_cli import main as compare_main
 from samora_pipeline.reporting.report_cli import main as report_main
-from tests.fake_run import DATASET, LABELS, case_scores, write_fake_run, write_image
+from tests.fake_run import DATASET, LABELS, case_scores, sign, write_fake_run, write_image
 
 _INTRUDER = """
 from pathlib import Path
@@ -66,6 +67,7 @@ def handed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Handed:
     plain = json.loads(path.read_text())
     plain["model"]["decoder"] = f"{module}:Decoder"
     path.write_text(json.dumps(plain))
+    sign(runs[0] / "fold_0")
     write_image(tmp_path / "scans" / "a.nii.gz")
     return Handed(tmp_path / "root", runs[0], runs[1], f"{module}:Decoder", marker)
 
@@ -161,3 +163,12 @@ def test_scoring_a_validation_folder_imports_nothing(handed: Handed) -> None:
     assert evaluate_main(words) == 0
     assert json.loads(Path("summary.json").read_text())["warnings"] == ["PHANTOM"]
     assert not handed.imported()
+
+
+def test_predicting_from_python_needs_the_argument(handed: Handed) -> None:
+    with pytest.raises(DataError) as caught:
+        samora_pipeline.predict("scans", "out", model=handed.run, device="cpu")
+    assert caught.value.code == "E-CODE-01"
+    assert not handed.imported()
+    samora_pipeline.predict("scans", "out", model=handed.run, device="cpu", allow_code=True)
+    assert handed.imported()

@@ -31,7 +31,7 @@ from samora_pipeline.imaging.volume import make_grid
 from samora_pipeline.inference import job, precision
 from samora_pipeline.inference.cli import main
 from samora_pipeline.inference.predictor import Predictor
-from samora_pipeline.inference.record import PredictionRecord
+from samora_pipeline.inference.record import ModelRecord, OutputFolder, PredictionRecord
 from tests.fake_run import LABELS, REGIONS, make_plans, write_fake_run, write_image
 
 OBLIQUE = np.array([[-1.2, 0.3, 0.0, 7.0], [0.4, 0.9, 0.0, -20.0], [0.0, 0.0, -3.0, 55.5], [0.0, 0.0, 0.0, 1.0]])
@@ -440,3 +440,38 @@ def test_the_precision_is_said_and_recorded(
     assert (place.record().precision, place.record().precision_seconds) == ("bf16", {})
     assert place.predict("--device", "cpu", "--fp32", "--batch", "3") == 0
     assert (place.record().precision, place.record().slices_per_step) == ("fp32", 3)
+
+
+def test_a_line_that_a_kill_cut_off_costs_that_case_alone(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        write_image(place.scans / f"{name}.nii.gz", seed=ord(name))
+    monkeypatch.setattr(OutputFolder, "conclude", lambda self: None)
+    assert place.predict() == 0
+    monkeypatch.undo()
+    lines = place.out / "run.jsonl"
+    assert place.record().cases == {}
+    lines.write_bytes(lines.read_bytes()[:-20])
+    capsys.readouterr()
+    assert place.predict("--continue") == 0
+    assert "1 predicted, 2 were complete already" in capsys.readouterr().out
+    assert sorted(place.record().cases) == ["a", "b", "c"]
+    assert not lines.exists()
+
+
+def test_the_record_grows_by_a_line_a_case(place: Workplace, tmp_path: Path) -> None:
+    output = OutputFolder(place.out, ModelRecord("run", ("0",), {}, {}, ""), (1, 1), resume=False)
+    place.out.mkdir()
+    output.start(PredictionRecord(output.model, "D", "cpu", (), {}), (), ())
+    scan, before = write_image(place.scans / "a.nii.gz"), 0
+    sizes = []
+    for number in range(50):
+        output.add(f"case_{number:03d}", [scan], [scan], {"read": 1.0})
+        after = (place.out / "run.jsonl").stat().st_size
+        sizes.append(after - before)
+        before = after
+    assert len(set(sizes)) == 1
+    assert place.record().cases == {}
+    output.conclude()
+    assert len(place.record().cases) == 50

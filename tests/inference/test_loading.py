@@ -11,6 +11,7 @@ from torch import nn
 from samora_pipeline.contracts.checkpoints import load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.model_spec import ModuleSpec
+from samora_pipeline.contracts.plans import Planned
 from samora_pipeline.contracts.run import BASE_FILE, CONFIG_FILE, FINAL_CHECKPOINT, BaseRecord, RunConfig
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import digest_file
@@ -115,3 +116,27 @@ def test_folds_of_different_plans_are_not_averaged(tmp_path: Path) -> None:
     other = write_fake_run(tmp_path / "b", plans=make_plans(slice_axis="coronal"))
     with pytest.raises(DataError, match="E-RUN-03"):
         load_folds([one / "fold_0", other / "fold_0"], tmp_path)
+
+
+def test_an_edited_description_is_not_predicted_with(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+    path = run / "fold_0" / CONFIG_FILE
+    config = read_json(RunConfig, path)
+    other_reason = replace(config.plans, slice_axis=Planned(config.plans.slice_axis.value, "another reason"))
+    write_json(replace(config, plans=other_reason), path)
+    load_folds([run / "fold_0"], tmp_path)
+    write_json(replace(config, plans=replace(config.plans, slice_axis=Planned("coronal", "tests"))), path)
+    with pytest.raises(DataError, match="E-RUN-06"):
+        load_folds([run / "fold_0"], tmp_path)
+
+
+def test_a_module_of_any_size_is_compared_before_it_has_memory(tmp_path: Path) -> None:
+    run = write_fake_run(tmp_path)
+    network = build_network(ModuleSpec("unet2d", 64, 3, options={"widths": [2, 4]}))
+    large = ModuleSpec("unet2d", 64, 3, options={"widths": [2, 1 << 20]})
+    record = {"model": to_plain(large), "base_digest": ""}
+    save_checkpoint(run / "fold_0" / FINAL_CHECKPOINT, trained_state(network), record)
+    config = replace(read_json(RunConfig, run / "fold_0" / CONFIG_FILE), model=large, base=None)
+    write_json(config, run / "fold_0" / CONFIG_FILE)
+    with pytest.raises(DataError, match="E-MODEL-03"):
+        load_folds([run / "fold_0"], tmp_path)

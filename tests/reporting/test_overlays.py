@@ -100,3 +100,9 @@ def test_nothing_to_draw_is_refused(tmp_path: Path) -> None:
 
 def test_twenty_one_organs_look_different() -> None:
     assert len({organ_style(index) for index in range(21)}) == 21
+
+
+def test_two_hundred_organs_are_drawn(tmp_path: Path) -> None:
+    scheme = LabelScheme({f"organ_{value}": (value,) for value in range(1, 201)})
+    pixels = drawn(tmp_path, picture(square(200), square(199)), scheme=scheme)
+    assert count(pixels, organ_style(199).colour) > 0

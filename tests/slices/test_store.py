@@ -1,7 +1,10 @@
+import json
+import os
 import pickle
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import numpy.typing as npt
 import pytest
 
 from samora_pipeline.contracts.fingerprint import IntensityStats
+from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.contracts.stored_case import SliceGeometry, StoredCase
 from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.slices.store import StoredSlices, write_case
+from tests.fake_run import make_plans
 
 GEOMETRY = SliceGeometry(
     (6, 5, 4),
@@ -158,3 +163,62 @@ def test_reading_needs_no_image_library() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_record_that_was_edited_is_damaged(tmp_path: Path) -> None:
+    images, labels = arrays(np.int16)
+    write_case(tmp_path, record(), images, labels)
+    path = tmp_path / "case_1.json"
+    plain = json.loads(path.read_text())
+    plain["intensities"][0]["percentile_00_5"] = 0.25
+    path.write_text(json.dumps(plain))
+    with pytest.raises(DataError, match="E-STORE-02"):
+        StoredSlices.open(tmp_path, "case_1")
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    images, labels = arrays(np.int16)
+    write_case(tmp_path, record(), images, labels)
+    path = tmp_path / "case_1.json"
+    plain = json.loads(path.read_text())
+    assert len(plain.pop("digest")) == 64
+    path.write_text(json.dumps(plain))
+    assert len(StoredSlices.open(tmp_path, "case_1")) == 4
+
+
+def test_slices_of_another_axis_are_refused(tmp_path: Path) -> None:
+    images, labels = arrays(np.int16)
+    write_case(tmp_path, record(), images, labels)
+    stored = StoredSlices.open(tmp_path, "case_1")
+    stored.require_axis("axial")
+    with pytest.raises(DataError, match="E-STORE-04"):
+        stored.require_axis("coronal")
+
+
+def test_the_fix_keeps_what_was_typed_for_the_plan(tmp_path: Path) -> None:
+    folder = tmp_path / "Dataset007_Liver" / "slices"
+    images, labels = arrays(np.int16)
+    write_case(folder, record(), images, labels)
+    write_json(
+        replace(make_plans(), overrides={"slice_axis": "coronal", "intensity.0": "window:-1,2"}, planner="mine:P"),
+        folder.parent / "plans.json",
+    )
+    (folder / "case_1.b2nd").write_bytes(b"damaged")
+    with pytest.raises(DataError) as caught:
+        StoredSlices.open(folder, "case_1")
+    words = "samora_plan_and_preprocess -d Dataset007_Liver --planner mine:P --set slice_axis=coronal"
+    assert caught.value.fix == f"{words} --set intensity.0=window:-1,2  writes it again"
+    (folder.parent / "plans.json").write_text("{")
+    with pytest.raises(DataError) as caught:
+        StoredSlices.open(folder, "case_1")
+    assert caught.value.fix == "samora_plan_and_preprocess -d Dataset007_Liver  writes it again"
+
+
+@pytest.mark.parametrize("name", ["case_1.b2nd", "case_1_label.b2nd", "case_1.json"])
+def test_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    images, labels = arrays(np.int16)
+    write_case(tmp_path, record(), images, labels)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="E-STORE-0"):
+        StoredSlices.open(tmp_path, "case_1")

@@ -4,11 +4,14 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -259,3 +262,53 @@ def test_a_kill_in_the_middle_then_going_on_gives_the_same_file(server: FileServ
     fetch(server, part, None)
     assert server.requests == [None, f"bytes={kept}-"]
     assert hashlib.sha256(part.read_bytes()).digest() == hashlib.sha256(CONTENT).digest()
+
+
+@contextmanager
+def answering(head: bytes, blocks: Iterable[bytes]) -> Iterator[tuple[str, list[int]]]:
+    """A server of one connection that sends these bytes; yields its address and the sizes of what it could send."""
+    sent: list[int] = []
+
+    def serve() -> None:
+        client, _ = listener.accept()
+        with client, suppress(OSError):
+            client.recv(1 << 16)
+            client.sendall(head)
+            for block in blocks:
+                client.sendall(block)
+                sent.append(len(block))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/toy.pth", sent
+        thread.join(10)
+
+
+def test_an_answer_without_length_ends_at_the_known_size(part: Path) -> None:
+    blocks = (b"z" * CHUNK for _ in range(2000))
+    with answering(b"HTTP/1.1 200 OK\r\n\r\n", blocks) as (url, sent):
+        with pytest.raises(DataError, match="E-WEIGHT-06"):
+            download(url, part, title="toy", size=3 * CHUNK, patience=QUICK)
+        assert not part.exists()
+    assert sum(sent) < 1000 * CHUNK
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_answers_without_sense_are_no_fault_of_ours(part: Path, head: bytes) -> None:
+    with answering(head, ()) as (url, _), pytest.raises(AssetError, match="E-WEIGHT-10"):
+        download(url, part, title="toy", size=100, patience=Patience(timeout=5, waits=()))
+
+
+def test_what_a_server_says_is_no_command_to_the_terminal(part: Path) -> None:
+    head = b"HTTP/1.1 404 \x1b[2J\x1b]0;pwned\x07\r\nContent-Length: 0\r\n\r\n"
+    with answering(head, ()) as (url, _), pytest.raises(AssetError) as caught:
+        download(url, part, title="toy", size=100, patience=QUICK)
+    assert "\x1b" not in caught.value.text()

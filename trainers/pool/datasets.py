@@ -14,7 +14,7 @@ from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.contracts.pool import PAPER_SLICES, PoolIntensity
 from samora_pipeline.contracts.splits import SPLITS_FILE, Selection, Splits
-from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
+from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase, read_stored_case
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.files import digest_json
 from samora_pipeline.paths import Roots
@@ -44,7 +44,7 @@ class PreparedDataset:
     def cases(self) -> dict[str, StoredCase]:
         """All stored cases by name."""
         records = sorted(path for path in self.slices.glob("*.json") if not path.name.startswith("."))
-        return {path.stem: read_json(StoredCase, path) for path in records}
+        return {path.stem: read_stored_case(path) for path in records}
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

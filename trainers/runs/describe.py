@@ -9,6 +9,7 @@ import torch
 
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.model_spec import ModelSpec
+from samora_pipeline.contracts.plans import PLANS_FILE
 from samora_pipeline.contracts.run import TRAINING_FLAG
 from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
@@ -59,11 +60,18 @@ def _head(run: PlannedRun, roots: Roots) -> Iterator[str]:
     where = f"{config.split}, fold {config.fold}, {origin}"
     yield f"labelled  {labelled_slices(config, context)} slices of {len(selection.cases)} cases ({where})"
     yield f"scored    {len(config.scored)} cases"
+    yield from _deviations(run)
+
+
+def _deviations(run: PlannedRun) -> Iterator[str]:
+    """What was typed or edited, and what that came to."""
+    for name, value in run.config.plans.edited.items():
+        yield f"edited    {PLANS_FILE}: {name} = {to_plain(value)}, by hand"
     for name, value in run.method.changes.items():
         yield f"changed   {name} = {value}"
     for assignment in run.method.unused:
         yield f"unused    {assignment}: this run has no such stage"
-    for warning in config.warnings:
+    for warning in run.config.warnings:
         yield f"warning   {warning}"
 
 

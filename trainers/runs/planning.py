@@ -68,6 +68,12 @@ class PlannedRun:
     method: Method
     leaks: LeakReport
 
+    @property
+    def read_folders(self) -> list[Path]:
+        """The preprocessed folders that its slices come from: its own dataset's, and those of the pool."""
+        pool = self.context.pool.members if self.context.pool else ()
+        return sorted({dataset.folder for dataset in (self.context.dataset, *(member.dataset for member in pool))})
+
 
 @dataclass(frozen=True)
 class _Data:

@@ -69,6 +69,7 @@ class Finetune(Stage[FinetuneSettings]):
         record = {
             "model": to_plain(run.model),
             "base_digest": run.base_digest,
+            "config_digest": run.deciding_digest,
             "trainer": run.trainer,
             "trained": sorted(self.settings.learns),
         }

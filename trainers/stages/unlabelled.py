@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from samora_pipeline.contracts.checkpoints import write_tensors
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
 from samora_pipeline.contracts.run import (
     BASE_FILE,
@@ -25,7 +25,6 @@ from samora_pipeline.contracts.run import (
     TeacherRecord,
 )
 from samora_pipeline.errors import UsageError
-from samora_pipeline.files import atomic_path
 from samora_pipeline.models.backbones.backbone import Encoder, Features
 from samora_pipeline.models.catalog import BACKBONES
 from samora_pipeline.models.freezing import Part, parameters_by_part
@@ -238,5 +237,4 @@ class Bootstrap(UnlabelledStage[BootstrapSettings]):
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
         """See ``Stage.save``."""
         state = base_state(trained.network)
-        with atomic_path(file) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
+        write_tensors(file, {name: tensor.cpu().contiguous() for name, tensor in state.items()})

@@ -142,6 +142,7 @@ def _predict(
     )
     result.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
     failures = predict_cases(predictor, to_do, result)
+    result.conclude()
     write_failures(failures, result.failures_path)
     # All ranks have to agree, or some would wait for the others' scores forever.
     if distributed.sum_over_ranks(torch.tensor([float(len(failures))], device=device)).item() > 0:
