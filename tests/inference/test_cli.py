@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from PIL import Image
 
 from samora_pipeline.contracts.failures import Failures
 from samora_pipeline.contracts.json_io import read_json, write_json
-from samora_pipeline.contracts.plans import IntensityRule, Planned
+from samora_pipeline.contracts.plans import IntensityRule
 from samora_pipeline.contracts.postprocessing import PostProcessing, Step
 from samora_pipeline.errors import ResourceError
 from samora_pipeline.evaluation.cli import main as evaluate_main
@@ -213,7 +212,7 @@ def test_a_scan_without_spacing_is_predicted_with_a_word_and_only_where_mm_do_no
 ) -> None:
     voxels = np.random.default_rng(0).normal(0, 50, (14, 12, 3)).astype(np.float32)
     for name, in_plane in (("resize", "resize"), ("mm", "resample_and_pad")):
-        plans = replace(make_plans(), in_plane=Planned(in_plane, ""), in_plane_spacing=Planned(1.0, ""))
+        plans = make_plans(in_plane=in_plane, in_plane_spacing=1.0)
         place = Workplace(tmp_path / name, plans=plans)
         write_volume(place.scans / "a.nii.gz", voxels, make_grid(voxels.shape, np.eye(4), spacing_known=False))
         write_image(place.scans / "b.nii.gz")

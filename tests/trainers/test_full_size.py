@@ -24,6 +24,7 @@ from tests.trainers.runs import draw_nothing, losses
 from tests.trainers.small_data import NAME, make_dataset
 from tests.trainers.test_ablations import chosen, take_a_step, tiny_runs
 from trainers.cli import main
+from trainers.methods import VolumeNetworkSettings
 from trainers.runs.naming import FAST_NAME
 from trainers.stages import validate
 
@@ -43,6 +44,7 @@ def test_every_preset_takes_a_step(root: Path, name: str, trainer: str, monkeypa
     assert chosen(name, trainer).backbone in ("sam_vit_b", "sam2_hiera_b+")
     spec = take_a_step(root, name, trainer, None)
     model = chosen(name, trainer).model
+    assert not isinstance(model, VolumeNetworkSettings)
     assert spec.input_size == (model.input_size or SIZE)
 
 
