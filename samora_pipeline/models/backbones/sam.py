@@ -7,12 +7,13 @@ Shapes: B batch, N input size in pixels, g = N / 16 token grid, D encoder width,
 those of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, PromptEncoder
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from samora_pipeline.models.backbones.backbone import (
@@ -87,7 +88,8 @@ class SamBackbone(SamParts):
     own_decoder = "samed"
     steps = SamBlockSteps()
     resized_tables = True
-    prompt_encoder, mask_decoder, transformer = PromptEncoder, SamMaskDecoder, SamTwoWayTransformer
+    prompt_encoder, transformer = PromptEncoder, SamTwoWayTransformer
+    mask_decoder: ClassVar[Callable[..., MaskDecoder]] = SamMaskDecoder
 
     def grid(self, input_size: int) -> int:
         """Tokens along one side; the size must be a multiple of the patch size (``E-MODEL-01``)."""
