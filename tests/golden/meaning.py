@@ -16,6 +16,7 @@ RENAMED: dict[str, str] = {
 
 ADDED: tuple[str, ...] = (
     *("augmentation.", "views.", "noise.", "learns", "continued", "kind", "consistency"),
+    *("self_training", "neighbours"),
     *("normalised", "skip_flat"),  # of the bootstrap
     *("norm_batch", "whole_batches"),
     *("decoder_stages", "decay"),
