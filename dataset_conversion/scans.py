@@ -81,6 +81,10 @@ def read_label_map(path: Path) -> LabelMap:
 
 Spacing = tuple[float, float, float]
 
+# Fewer different values than this are labels, not grey values.
+_FEWEST_VALUES = 9
+_SAMPLED = 4
+
 
 def read_scan(path: Path, label: bool = False) -> Volume:
     """Read a picture or any volume that the library reads; see ``imaging.pictures`` and ``imaging.files``."""
@@ -125,6 +129,19 @@ def load_files(images: Sequence[Path], label: Path | None, label_map: LabelMap |
         if is_plain_nifti(stored) and (labels is stored or np.array_equal(stored.array, labels.array)):
             kept.add(stored.path)
     return LoadedCase(tuple(part for scan in scans for part in split_channels(scan)), labels, frozenset(kept))
+
+
+def refuse_label_maps(loaded: LoadedCase, fix: str) -> None:
+    """Refuse scans that are label maps, by the number of their values; ``fix`` says how to leave such files out.
+
+    Raises:
+        DataError: ``E-IMG-06`` with the values.
+    """
+    for volume in loaded.channels:
+        sample = volume.array[::_SAMPLED, ::_SAMPLED, ::_SAMPLED]
+        if len(np.unique(sample)) < _FEWEST_VALUES and len(values := np.unique(volume.array)) < _FEWEST_VALUES:
+            shown = ", ".join(f"{value:g}" for value in values)
+            raise DataError("E-IMG-06", volume=volume, found=f"only the values {shown} in {volume.path}", fix=fix)
 
 
 def doubtful_spacings(

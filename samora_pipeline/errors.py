@@ -97,7 +97,7 @@ class UsageError(SamoraError):
 
 
 class FailedCasesError(SamoraError):
-    """The work was finished, but some cases had to be set aside."""
+    """The work was finished, but some cases had to be skipped."""
 
     exit_code = 3
 

@@ -323,7 +323,7 @@ class UNetTrainer(Trainer):
 class UNet3DTrainer(Trainer):
     """A 3-D U-Net of 1.4 M parameters on whole volumes at a reduced resolution, trained from random weights.
 
-    What users of nnU-Net compare with: context in all directions, at about five times the cost of slices.
+    What users of nnU-Net compare with: context in all directions, at many times the cost of a step on slices.
     """
 
     network = "unet3d"

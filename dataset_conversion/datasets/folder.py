@@ -11,7 +11,7 @@ import numpy as np
 
 from dataset_conversion.converter import Converter
 from dataset_conversion.file_pairs import Named, Pairs, pair_folders, split_one_folder
-from dataset_conversion.scans import MAP_FORM, LabelMap, load_files, read_label_map, read_scan
+from dataset_conversion.scans import MAP_FORM, LabelMap, load_files, read_label_map, read_scan, refuse_label_maps
 from dataset_conversion.survey import (
     CaseSource,
     Identity,
@@ -75,7 +75,7 @@ class Folder(Converter):
 
     def survey(self, source: Path, options: argparse.Namespace) -> Survey:
         """Match images and labels by name; without a map, read the label values that occur."""
-        folder, beside = Path(options.images or source / "images"), Path(options.labels or source / "labels")
+        folder, beside = _places(options, source)
         series, pairs = self._pairs(folder, beside, bool(options.labels), len(options.channel))
         labels = pairs.labels
         files = {name: _files(name, channels, series) for name, channels in pairs.images.items()}
@@ -120,6 +120,15 @@ class Folder(Converter):
             found = f"no image file, but {shortened(others)}" if others else "no image file"
             raise self.missing_source(folder, found if folder.is_dir() else f"no folder {folder}")
         return series, pairs
+
+
+def _places(options: argparse.Namespace, source: Path) -> tuple[Path, Path]:
+    """The folders of images and of label maps; one folder that holds both stands for the two in it."""
+    folder, labels = Path(options.images or source / "images"), Path(options.labels or source / "labels")
+    inner = folder / "images", folder / "labels"
+    if not options.labels and all(place.is_dir() for place in inner):
+        return inner
+    return folder, labels
 
 
 def _named(home: Path, contents: Sequence[FolderContent]) -> Named:
@@ -220,4 +229,6 @@ def _notes(asked: list[str], pictures: bool, unlabelled: int) -> tuple[str, ...]
 
 def _load(images: tuple[Path, ...], label: Path | None, label_map: LabelMap) -> LoadedCase:
     loaded = load_files(images, label, label_map)
+    if label is None:
+        refuse_label_maps(loaded, "name the folder of label maps too: samora_convert IMAGES LABELS --name MyData")
     return replace(loaded, unchanged=loaded.unchanged.intersection(images))

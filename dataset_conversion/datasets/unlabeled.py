@@ -8,11 +8,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from dataset_conversion.converter import Converter
 from dataset_conversion.joining import join_survey
-from dataset_conversion.scans import load_files, split_channels
+from dataset_conversion.scans import load_files, refuse_label_maps, split_channels
 from dataset_conversion.survey import (
     CaseSource,
     ConversionReport,
@@ -24,7 +22,7 @@ from dataset_conversion.survey import (
     files_of,
 )
 from samora_pipeline.contracts.dataset import SamoraJson
-from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.errors import UsageError
 from samora_pipeline.imaging.dicom import read_series
 from samora_pipeline.imaging.inputs import (
     FIRST_CHANNEL,
@@ -36,10 +34,6 @@ from samora_pipeline.imaging.inputs import (
     walk,
 )
 from samora_pipeline.imaging.pictures import read_picture, read_slices, series_of
-
-# Fewer different values than this are labels, not grey values.
-_FEWEST_VALUES = 9
-_SAMPLED = 4
 
 
 class Unlabeled(Converter):
@@ -190,12 +184,8 @@ def _load(read: Callable[[], LoadedCase]) -> LoadedCase:
     """The case that ``read`` reads.
 
     Raises:
-        DataError: ``E-IMG-06`` when one of its volumes has so few values that it is a label map.
+        DataError: ``E-IMG-06`` when one of its volumes is a label map.
     """
     loaded = read()
-    for volume in loaded.channels:
-        sample = volume.array[::_SAMPLED, ::_SAMPLED, ::_SAMPLED]
-        if len(np.unique(sample)) < _FEWEST_VALUES and len(values := np.unique(volume.array)) < _FEWEST_VALUES:
-            shown = ", ".join(f"{value:g}" for value in values)
-            raise DataError("E-IMG-06", volume=volume, found=f"only the values {shown} in {volume.path}")
+    refuse_label_maps(loaded, "leave such files out: --match PATTERN")
     return loaded

@@ -9,8 +9,8 @@ _EPILOG = """\
 examples:
   samora_predict -i imagesTs -o preds            the only trained run, on the test images of its dataset
   samora_predict -i scan.nii.gz -o preds --tta   one image, averaged with its mirrored views
-  samora_predict -i DICOM_FOLDER -o preds        each DICOM series in the folder, or in the folders below it
-  samora_predict -i PICTURES -o preds -m M.zip   PNG pictures, with an exported model that is not installed
+  samora_predict -i DICOM_FOLDER -o preds        each DICOM series in the folder and in all folders below it
+  samora_predict -i PICTURES -o preds -m M.zip   pictures, with an exported model that is not installed
   samora_predict --list                          what can predict
   samora_predict -i scans -o preds -m SAMoraTrainer__10pct -f 0 1     any part of a run's name that no other has
 """

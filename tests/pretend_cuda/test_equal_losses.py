@@ -38,6 +38,7 @@ def losses_of(arithmetic: Arithmetic, monkeypatch: pytest.MonkeyPatch, *changes:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", [SINGLE, HALF], ids=lambda one: one.name)
 def test_losses_are_those_of_the_exact_path(arithmetic: Arithmetic, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = losses_of(
@@ -53,6 +54,7 @@ def test_losses_are_those_of_the_exact_path(arithmetic: Arithmetic, monkeypatch:
     assert found == pytest.approx(exact, rel=TOLERANCES[arithmetic.name])
 
 
+@pytest.mark.slow
 def test_weights_that_are_cast_together_are_those_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     apart = losses_of(HALF, monkeypatch, (reduced_weights, "_is_reduced", lambda device, dtype: False))
     found = losses_of(HALF, monkeypatch)

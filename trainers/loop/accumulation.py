@@ -78,7 +78,7 @@ class Accumulation:
 
     def _learn(self, loss: Tensor) -> None:
         """Add the gradients of a part to those of the parts before."""
-        parameters = list(self._training.parameters.values())
+        parameters = [parameter for parameter in self._training.parameters.values() if parameter.requires_grad]
         if all(parameter.grad is None for parameter in parameters):
             loss.backward()  # type: ignore[no-untyped-call]
             return

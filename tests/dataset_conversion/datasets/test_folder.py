@@ -388,3 +388,19 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "in" / "images" / "a.bmp").touch()
     with pytest.raises(DataError, match=r"\.bmp"):
         _convert(tmp_path / "in")
+
+
+def test_a_folder_of_both_folders_stands_for_the_two(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in")
+    raw, report = _convert(tmp_path / "nowhere", images=str(source))
+    assert (report.training, report.unlabelled) == (2, 1)
+    assert sorted(raw.training()) == ["scan0", "scan1"]
+
+
+def test_label_maps_that_lie_among_the_images_are_no_scans(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "in")
+    (source / "labels").rename(source / "contours")
+    _, report = _convert(tmp_path / "nowhere", images=str(source))
+    skipped = [("contours_scan0", "E-IMG-06"), ("contours_scan1", "E-IMG-06")]
+    assert [(fault.case, fault.code) for fault in report.skipped] == skipped
+    assert report.unlabelled == 3
