@@ -48,7 +48,7 @@ def read_nifti(path: Path) -> Volume:
     Raises:
         DamagedError, HeaderError, zlib.error, OSError: for ``byte_checks.reading``.
     """
-    content: bytes | bytearray = path.read_bytes()
+    content = path.read_bytes()
     compressed = content.startswith(GZIP_MAGIC)
     header, doubts = _header(_start(path, content))
     if not compressed and path.name.lower().endswith(".gz"):
@@ -57,9 +57,8 @@ def read_nifti(path: Path) -> Volume:
     dtype, offset, count = header.get_data_dtype(), int(header["vox_offset"]), math.prod(shape)
     claimed = offset + count * dtype.itemsize
     check_claim(claimed, len(content), compressed)
-    if compressed:
-        content = inflate(content, claimed)
-    array = np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
+    voxels = inflate(content, claimed) if compressed else content
+    array = np.frombuffer(voxels, dtype, count, offset).reshape(shape, order="F")
     array = apply_read_scaling(array, *header.get_slope_inter())
     array = np.asarray(array, dtype=array.dtype.newbyteorder("="))
     return Volume(array, _grid(header), path, header, (*doubts, *_doubts(header)))
