@@ -38,13 +38,13 @@ def _teacher(name: str, config: RunConfig, hidden: frozenset[str], results: Path
     if folder is None or checkpoint is None or not checkpoint.is_file():
         raise AssetError("E-SELF-01", name=name, fold=fold, found=str(folder or "no run of this name"))
     teacher = read_run_config(folder / fold / CONFIG_FILE, allow_code=True)
-    for what, theirs, ours in (
+    for which, theirs, ours in (
         ("dataset", teacher.dataset, config.dataset),
         ("labels", teacher.labels, config.labels),
         ("slice axis", teacher.plans.slice_axis.value, config.plans.slice_axis.value),
     ):
         if theirs != ours:
-            raise DataError("E-SELF-03", name=name, what=what, found=str(theirs)[:200], expected=str(ours)[:200])
+            raise DataError("E-SELF-03", name=name, which=which, found=str(theirs)[:200], expected=str(ours)[:200])
     seen = _seen(teacher)
     if shown := sorted(hidden & seen):
         raise DataError("E-SELF-04", name=name, found=shortened(shown))
