@@ -37,19 +37,19 @@ def seeds(fast: int, all_of_them: int, first: int = 0) -> list[object]:
     return [pytest.param(number, marks=() if number < first + fast else SLOW) for number in numbers]
 
 
-@pytest.mark.parametrize("seed", seeds(30, 2000))
+@pytest.mark.parametrize("seed", seeds(8, 2000))
 def test_a_random_fault_is_harmless_or_said(place: Workplace, seed: int) -> None:
     found = random_faults.trial(place, seed)
     assert found.verdict in random_faults.RIGHT, str(found)
 
 
-@pytest.mark.parametrize("seed", seeds(6, 500))
+@pytest.mark.parametrize("seed", seeds(2, 500))
 def test_a_killed_command_costs_nothing(place: Workplace, seed: int) -> None:
     found = kills.trial(place, seed)
     assert found.verdict == "identical", str(found)
 
 
-@pytest.mark.parametrize("seed", seeds(12, 700))
+@pytest.mark.parametrize("seed", seeds(4, 700))
 def test_a_failing_call_costs_nothing(place: Workplace, seed: int) -> None:
     found = failing_calls.trial(place, seed)
     assert found.verdict in failing_calls.RIGHT, str(found)
