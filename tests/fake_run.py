@@ -248,7 +248,7 @@ def write_scored_run(
     run = results / dataset / f"{trainer}__{split}__{name}"
     folder = run / f"fold_{fold}"
     given = {"split": split, "fold": fold, "trainer": trainer, "name": name, "recipe": "full", "warnings": warnings}
-    spec = model or ModelSpec("samora_tiny", 128, labels.num_outputs, lora_rank=4)
+    spec = replace(model or ModelSpec("samora_tiny", 128, 1, lora_rank=4), num_outputs=labels.num_outputs)
     config = make_config(labels, make_plans(dataset=dataset), spec, tuple(dice), **{**given, **changes})
     write_json(config, folder / CONFIG_FILE)
     scores = case_scores(dice, labels, patients or {}, fold)
