@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
+from samora_pipeline.errors import UsageError
+
 
 class Level(StrEnum):
     """What an expert learned from: the whole image, patches of it, or single pixels.
@@ -40,6 +42,17 @@ class FusionSpec:
     name: str = "hl_attn"
     scope: Scope = "block"
     options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+def slices_seen(neighbours: int) -> int:
+    """How many slices are seen at once with so many ``neighbours`` on each side.
+
+    Raises:
+        UsageError: ``E-SET-04`` a negative number.
+    """
+    if neighbours < 0:
+        raise UsageError("E-SET-04", what="neighbours are 0 or more slices on each side", found=str(neighbours))
+    return 2 * neighbours + 1
 
 
 @dataclass(frozen=True)

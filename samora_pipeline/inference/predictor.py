@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from samora_pipeline.contracts.fingerprint import IntensityStats
 from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.model_spec import slices_seen
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.postprocessing import Step, read_steps
 from samora_pipeline.errors import DataError, ResourceError
@@ -33,7 +34,6 @@ from samora_pipeline.inference.probabilities import probability_writer, uncertai
 from samora_pipeline.inference.runs import named_run, pick_folds
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import allowed_flips
-from samora_pipeline.slices.datasets import window
 from samora_pipeline.transfers import to_device
 
 Labels = npt.NDArray[np.uint8]
@@ -86,7 +86,7 @@ class Predictor:
         self.device = pick_device(device)
         self.input_size = input_size
         self.batch_size = batch_size or pick_batch(self.device, input_size)
-        shape = (self.batch_size, len(plans.channel_names) * window(neighbours), input_size, input_size)
+        shape = (self.batch_size, len(plans.channel_names) * slices_seen(neighbours), input_size, input_size)
         build = (lambda: networks[0].eval()) if networks else None
         self.arithmetic = pick_arithmetic(self.device, precision, build, shape)
         with room_for(f"{len(networks)} networks", self.device, "use fewer folds with -f, or --device cpu"):
@@ -267,7 +267,7 @@ class Predictor:
         return None
 
     def _average(self, slices: Tensor, in_plane: DeviceMap) -> Tensor:
-        seen = window(self._neighbours)
+        seen = slices_seen(self._neighbours)
         count = len(slices) - seen + 1
         resized = in_plane.image(slices)
         images = torch.cat([resized[first : first + count] for first in range(seen)], dim=1)

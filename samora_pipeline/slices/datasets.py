@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.model_spec import slices_seen
 from samora_pipeline.contracts.plans import Plans
 from samora_pipeline.contracts.splits import Selection
-from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.intensity import normalize
 from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.reproducibility import derived_seed
@@ -54,17 +55,6 @@ def labelled_ids(selection: Selection, folder: Path) -> list[SliceId]:
             raise DataError("E-SPLIT-06", count=count - 1, found=found, fix=fix)
         ids += [SliceId(case, index) for index in indices]
     return ids
-
-
-def window(neighbours: int) -> int:
-    """How many slices are seen at once with so many ``neighbours`` on each side.
-
-    Raises:
-        UsageError: ``E-SET-04`` a negative number.
-    """
-    if neighbours < 0:
-        raise UsageError("E-SET-04", what="neighbours are 0 or more slices on each side", found=str(neighbours))
-    return 2 * neighbours + 1
 
 
 class UnlabelledSource(Protocol):
@@ -113,7 +103,7 @@ class SliceSource:
         self.plans = plans
         self.input_size = input_size
         self.neighbours = neighbours
-        self.channels = len(plans.channel_names) * window(neighbours)
+        self.channels = len(plans.channel_names) * slices_seen(neighbours)
         self._folder = folder
         self._scheme = scheme
         self._free = memory

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.model_spec import slices_seen
 from samora_pipeline.contracts.plans import IntensityRule, Planned, Plans
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.stored_case import SliceGeometry, StoredCase
@@ -20,7 +21,7 @@ from samora_pipeline.distributed import own_share
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.imaging.intensity import measure, normalize
 from samora_pipeline.imaging.resampling import InPlaneMap
-from samora_pipeline.slices.datasets import EpochOrder, JoinedSource, SliceId, SliceSource, labelled_ids, window
+from samora_pipeline.slices.datasets import EpochOrder, JoinedSource, SliceId, SliceSource, labelled_ids
 from samora_pipeline.slices.store import StoredSlices, write_case
 
 ROWS, COLUMNS, SIZE = 20, 24, 16
@@ -118,7 +119,7 @@ def test_neighbours_are_channels_and_the_last_slice_is_repeated(folder: Path) ->
 
 def test_a_negative_number_of_neighbours_is_refused() -> None:
     with pytest.raises(UsageError, match="E-SET-04"):
-        window(-1)
+        slices_seen(-1)
 
 
 def test_a_slice_is_decoded_once_while_memory_lasts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,14 +13,21 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from samora_pipeline.contracts.json_io import parse, to_plain
-from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec, NetworkSpec, Volume
+from samora_pipeline.contracts.model_spec import (
+    FusionSpec,
+    Level,
+    ModelSpec,
+    ModuleSpec,
+    NetworkSpec,
+    Volume,
+    slices_seen,
+)
 from samora_pipeline.contracts.options import flat, read_value, split_assignment
 from samora_pipeline.contracts.random_steps import NoiseSpec
 from samora_pipeline.contracts.run import Choice
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, is_small, is_trained_whole
 from samora_pipeline.registry import suggestion
-from samora_pipeline.slices.datasets import window
 from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.consistency_settings import ConsistencySettings
 from trainers.methods import RESIDUAL, AnyModelSettings, ModelSettings, Trainer
@@ -239,7 +246,7 @@ def network_spec(
     ``volume``: see ``ModuleSpec``.
     """
     model = method.model
-    in_channels = channels * window(model.neighbours)
+    in_channels = channels * slices_seen(model.neighbours)
     if not isinstance(model, ModelSettings):
         return ModuleSpec(
             method.trainer.network or "", input_size, num_outputs, in_channels, model.options, model.neighbours, volume
