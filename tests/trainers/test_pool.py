@@ -18,6 +18,7 @@ from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.contracts.pool import PAPER_NAMES
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
+from samora_pipeline.contracts.stored_case import read_stored_case, sealed
 from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.files import digest_json
 from samora_pipeline.paths import resolve_roots
@@ -76,13 +77,17 @@ def _rename(root: Path, old: str, new: str, renamed: Callable[[str], str] = str)
     plans = replace(read_json(Plans, folder / PLANS_FILE), dataset=new)
     write_json(replace(plans, fingerprint_digest=digest_json(to_plain(fingerprint))), folder / PLANS_FILE)
     for path in sorted((folder / "slices").glob("*.json")):
-        record = json.loads(path.read_text())
-        name = renamed(record["case"])
-        path.write_text(json.dumps({**record, "case": name}))
+        name = renamed(path.stem)
+        _change_record(path, case=name)
         for ending in (".json", ".b2nd", "_label.b2nd"):
             file = path.with_name(path.stem + ending)
             if file.exists():
                 file.rename(file.with_name(name + ending))
+
+
+def _change_record(path: Path, **values: Any) -> None:
+    """Write a stored case's record with other values, as preprocessing would have."""
+    write_json(sealed(replace(read_stored_case(path), **values)), path)
 
 
 def test_copies_of_scored_scans_in_another_dataset_stop_the_run(root: Path) -> None:
@@ -173,7 +178,7 @@ def test_evaluation_cases_of_the_other_datasets_stay_out(root: Path) -> None:
     _rename(root, MORE, "Dataset092_Other", "x_{}".format)
     _change_splits(root, "Dataset092_Other", official=Fold(("x_case_0",), ("x_case_1",)))
     path = root / "preprocessed" / "Dataset092_Other" / "slices" / "x_case_2.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "subset": "test"}))
+    _change_record(path, subset="test")
     _change_ours(root, "Dataset092_Other", patients={"x_case_1": "p", "x_case_3": "p"})
     # Unlabelled, so that none of the own dataset's scans are in the pool before the copies.
     pool = _pool(root, unlabeled=("Other",), exclude_leaks=True)
@@ -263,9 +268,8 @@ def test_a_list_that_was_changed_is_refused(root: Path) -> None:
 def test_slices_that_were_stored_anew_with_other_content_are_noticed(root: Path) -> None:
     pool_manifest(_pool(root))
     path = root / "preprocessed" / NAME / "slices" / "case_0.json"
-    record = json.loads(path.read_text())
-    record["image_crcs"][0][0] ^= 1
-    path.write_text(json.dumps(record))
+    (first, *others), *slices = read_stored_case(path).image_crcs
+    _change_record(path, image_crcs=((first ^ 1, *others), *slices))
     with pytest.raises(DataError, match=r'(?s)E-POOL-07.*"case_0"'):
         pool_manifest(_pool(root))
 
