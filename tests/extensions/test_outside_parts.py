@@ -76,7 +76,7 @@ import torch
 from segment_anything.modeling import PromptEncoder
 from torch import nn
 
-from samora_pipeline.models.backbones.backbone import Backbone, Encoder, Features, TokenShape, check_size
+from samora_pipeline.models.backbones.backbone import Backbone, BlockSteps, Encoder, Features, TokenShape, check_size
 
 
 class Block(nn.Module):
@@ -90,7 +90,7 @@ class Block(nn.Module):
         return Steps().leave(self, x + Steps().attend(self, self.attn.qkv(x), x.shape[1:3]))
 
 
-class Steps:
+class Steps(BlockSteps):
     def window(self, block):
         return 0
 

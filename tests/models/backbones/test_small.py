@@ -23,11 +23,14 @@ SPEC = ModelSpec("samora_small", N, 3, levels=LEVELS, lora_rank=4, fusion=Fusion
 
 def encoder(seed: int = 0) -> SmallEncoder:
     torch.manual_seed(seed)
-    network = SAMORA_SMALL.build_encoder(N).eval()
-    for name, buffer in network.named_buffers():
-        if "running" in name:
-            buffer.copy_(torch.rand_like(buffer) + 0.5)
-    return network
+    """With statistics that are those of some images."""
+    network = SAMORA_SMALL.build_encoder(N)
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network(torch.rand(4, 3, N, N))
+    return network.eval()
 
 
 def images(count: int = 2) -> torch.Tensor:
