@@ -25,7 +25,6 @@ from torch import Tensor
 from samora_pipeline.contracts.labels import BACKGROUND, LabelScheme
 from samora_pipeline.contracts.stored_case import SliceGeometry
 from samora_pipeline.files import atomic_path
-from samora_pipeline.imaging.files import write_volume
 from samora_pipeline.imaging.volume import Grid, to_raw_grid
 
 PROBABILITIES = "_probabilities.b2nd"
@@ -85,6 +84,9 @@ def uncertainty_writer(path: Path | None, geometry: SliceGeometry, *, regions: b
         stack[start : start + len(probabilities)] = uncertainty(probabilities, regions=regions).cpu().numpy()
 
     yield write
+    # Only here: a predictor of slices, which teaches or is timed, needs no readers of volumes.
+    from samora_pipeline.imaging.files import write_volume
+
     write_volume(path, to_raw_grid(stack, geometry), Grid(geometry.raw_shape, geometry.raw_affine))
 
 

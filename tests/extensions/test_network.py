@@ -73,7 +73,7 @@ def test_a_module_is_trained_and_handed_over(outside: Path, capsys: pytest.Captu
     assert config["base"] is None
     assert config["model"] == {
         **{"kind": "module", "network": "my_network:TwoLayers", "options": {"width": 6}},
-        **{"input_size": 64, "num_outputs": 3, "in_channels": 1},
+        **{"input_size": 64, "num_outputs": 3, "in_channels": 1, "neighbours": 0, "volume": None},
     }
     assert [stage["name"] for stage in config["stages"]] == ["finetune"]
     assert (folder / "summary.json").is_file()
