@@ -125,10 +125,7 @@ def plan_run(
     chosen |= precision
     if accept_licence and not dry:
         _fetch_teachers(method.stages, roots.weights)
-    if request.taught_by:
-        config = replace(
-            config, taught_by=find_teachers(request.taught_by, config, hidden_cases(config), roots.results)
-        )
+    config = replace(config, taught_by=find_teachers(request.taught_by, config, hidden_cases(config), roots.results))
     config = _with_teachers(replace(config, choices=chosen), method, size, roots.weights, absent=dry)
     context = RunContext(
         dataset=dataset,
