@@ -34,6 +34,8 @@ REQUIREMENTS = [
 EXTRAS = {
     "dicom": ["highdicom>=0.25", "pydicom>=3"],  # DICOM SEG (samora_export labels --format dcm)
     "dask": ["distributed>=2024.1"],  # cases mapped over an existing cluster (--dask ADDRESS)
+    # UNETR and Swin UNETR on slices, and whatever else of MONAI's a trainer names; its transformers need einops
+    "networks": ["monai>=1.5", "einops>=0.7"],
     "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
     "dev": [
         "pytest>=8",

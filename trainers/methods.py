@@ -341,3 +341,5 @@ for _trainer in (
     UNet3DTrainer,
 ):
     TRAINERS.register(_trainer.__name__)(_trainer)
+for _name in ("TransUNetTrainer", "UNETR2DTrainer", "SwinUNETR2DTrainer"):
+    TRAINERS.register_place(_name, f"trainers.rivals:{_name}")

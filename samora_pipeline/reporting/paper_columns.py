@@ -7,7 +7,7 @@ per volume, datasets) are averaged in a cell.
 from collections.abc import Iterable
 from statistics import fmean
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModuleSpec
 from samora_pipeline.contracts.pool import PAPER_NAMES, PAPER_SLICES
 from samora_pipeline.contracts.run import PHANTOM_FLAG, PoolRecord
 from samora_pipeline.contracts.splits import OFFICIAL
@@ -29,6 +29,9 @@ METHODS = {
     "HSAMTrainer": "H-SAM",
     "SAMAdapterTrainer": "SAM Adapter",
     "AutoSAMTrainer": "AutoSAM",
+    "TransUNetTrainer": "TransUNet",
+    "UNETR2DTrainer": "UNETR, on slices, ours",
+    "SwinUNETR2DTrainer": "Swin UNETR, on slices, ours",
 }
 """names of the trainers in the paper's tables"""
 PRETRAINED = frozenset({"SAMora", "SAMora-2", H_SAMORA})
@@ -83,6 +86,8 @@ def deviations(run: ScoredRun) -> dict[str, str]:
     """What the run does otherwise than the paper's default setting, by choice; an empty dict where nothing is known."""
     config, name = run.config, method(run)
     spec, own = config.model, name in PRETRAINED
+    if isinstance(spec, ModuleSpec):
+        return _of_a_network(run)
     found = {
         "backbone": (spec.backbone, "sam2_hiera_b+" if name.endswith("-2") else "sam_vit_b"),
         "input": (f"input of {spec.input_text}", "input of 224 px"),
@@ -99,12 +104,22 @@ def deviations(run: ScoredRun) -> dict[str, str]:
             found["equations"] = (_equations(spec.fusion), "scope block, residual paper")
         if config.recipe != "none" and spec.levels:
             found["pool"] = (_pool(config.pool), "")
-    if isinstance(spec, ModelSpec) and spec.decoder.startswith("hsam"):
+    if spec.decoder.startswith("hsam"):
         found["stages"] = (f"decoder stages {spec.decoder_stages}", "decoder stages mean")
     found |= _training(run, name)
     if config.selection.published and config.selection.unit == "cases":
         found["labels"] = ("all slices of the labelled scans", "")
     return {choice: is_ for choice, (is_, should_be) in found.items() if is_ != should_be}
+
+
+def _of_a_network(run: ScoredRun) -> dict[str, str]:
+    """What a network that is no SAM does otherwise than its authors, whose values the paper prints."""
+    record = run.config.stage("finetune")
+    start = "" if record is not None and record.settings.get("weights") else ", from random weights"
+    found = {"training": f"optimizer, length and augmentation of this package{start}"}
+    return (
+        found if run.config.model.input_size == 224 else {"input": f"input of {run.config.model.input_text}", **found}
+    )
 
 
 def _training(run: ScoredRun, name: str) -> dict[str, tuple[str, str]]:

@@ -16,6 +16,8 @@ _SETTING = ("Synapse", "10%")
 _SPLITS = {"10%": "10pct", "full": "full", "5%": "5pct_slices", "7.5%": "7.5pct_slices"}
 _TRAINERS = {name: trainer for trainer, name in METHODS.items()}
 _NNUNET = "nnUnet"
+# What stands beside a method of the paper, without being the same system.
+_BESIDE = {"UNETR": "UNETR2DTrainer", "SwinUnet": "SwinUNETR2DTrainer"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class _Value:
         if self.method == _NNUNET:
             return f"samora_external nnunet {self.where}"
         if (trainer := _TRAINERS.get(self.method)) is None:
-            return f"# {self.method}, {self.where}: no trainer here; samora_external command runs its authors' code"
+            other = f"; {_BESIDE[self.method]} is its kin in a row of its own" if self.method in _BESIDE else ""
+            code = "samora_external command runs its authors' code"
+            return f"# {self.method}, {self.where}: no trainer here; {code}{other}"
         pool = " --unlabeled paper" if self.method in PRETRAINED else ""
         return f"samora_train {self.dataset} {trainer} {_SPLITS[self.budget]}{pool}"
 
