@@ -1,10 +1,12 @@
 """Methods of others that the paper compares with, on our data, loss and scores (``docs/rivals.md``)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from trainers.methods import UNetTrainer
+from trainers.methods import TRAINED_WHOLE, UNetTrainer
 from trainers.rival_settings import PUBLIC_START, TRANSFORMER
+from trainers.semi_supervised_settings import DTCSettings, MCNetSettings, UAMTSettings
 
 
 class TransUNetTrainer(UNetTrainer):
@@ -42,3 +44,32 @@ class SwinUNETR2DTrainer(UNetTrainer):
     network = "swin_unetr_2d"
     network_options: ClassVar[Mapping[str, Any]] = {"feature_size": 24, "depths": [2, 2, 2, 2]}
     finetune = TRANSFORMER
+
+
+# SSL4MIS and the methods' own codes all drop these shares in the U-Net's encoder.
+_DROPOUT = {**UNetTrainer.network_options, "dropout": [0.05, 0.1, 0.2, 0.3, 0.5]}
+
+
+class UAMTTrainer(UNetTrainer):
+    """UA-MT (arXiv 1907.07034) on the U-Net and on slices, where the paper's is on volumes.
+
+    For any other trainer: ``--set finetune.consistency.kind=ua_mt``. Optimizer, length and augmentation are the
+    U-Net's; the codes of this and the following methods take SGD over 30,000 iterations of 12 and 12 slices.
+    """
+
+    network_options: ClassVar[Mapping[str, Any]] = _DROPOUT
+    finetune = replace(TRAINED_WHOLE, consistency=UAMTSettings())
+
+
+class DTCTrainer(UNetTrainer):
+    """DTC (arXiv 2009.04448) on the U-Net and on slices, where the paper's is on volumes; Dice alone, as its code."""
+
+    network_options: ClassVar[Mapping[str, Any]] = _DROPOUT
+    finetune = replace(TRAINED_WHOLE, cross_entropy=0.0, dice=1.0, consistency=DTCSettings())
+
+
+class MCNetTrainer(UNetTrainer):
+    """MC-Net (arXiv 2103.02911) on the U-Net and on slices; Dice alone, as in its code."""
+
+    network_options: ClassVar[Mapping[str, Any]] = _DROPOUT
+    finetune = replace(TRAINED_WHOLE, cross_entropy=0.0, dice=1.0, consistency=MCNetSettings())

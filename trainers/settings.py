@@ -18,8 +18,8 @@ from samora_pipeline.contracts.random_steps import (
     ViewSettings,
 )
 from samora_pipeline.errors import UsageError
-from trainers.consistency_settings import ConsistencySettings
 from trainers.self_training_settings import SelfTrainingSettings
+from trainers.semi_supervised_settings import Unlabelled
 
 BOOTSTRAP, TEACHER_IMAGE, TEACHER_PATCH = "bootstrap", "teacher_image", "teacher_patch"
 EXPERT_IMAGE, EXPERT_PATCH, EXPERT_PIXEL = "expert_image", "expert_patch", "expert_pixel"
@@ -342,7 +342,7 @@ class FinetuneSettings(StageSettings):
     clip_norm: float | None = None
     held_out: int = 0
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
-    consistency: ConsistencySettings | None = None
+    consistency: Unlabelled | None = None
     self_training: SelfTrainingSettings | None = None
 
     def small(self) -> Self:

@@ -32,6 +32,9 @@ METHODS = {
     "TransUNetTrainer": "TransUNet",
     "UNETR2DTrainer": "UNETR, on slices, ours",
     "SwinUNETR2DTrainer": "Swin UNETR, on slices, ours",
+    "UAMTTrainer": "UA-MT, 2-D U-Net, ours",
+    "DTCTrainer": "DTC, 2-D U-Net, ours",
+    "MCNetTrainer": "MC-Net, 2-D U-Net, ours",
 }
 """names of the trainers in the paper's tables"""
 PRETRAINED = frozenset({"SAMora", "SAMora-2", H_SAMORA})

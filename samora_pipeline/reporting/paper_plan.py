@@ -17,7 +17,10 @@ _SPLITS = {"10%": "10pct", "full": "full", "5%": "5pct_slices", "7.5%": "7.5pct_
 _TRAINERS = {name: trainer for trainer, name in METHODS.items()}
 _NNUNET = "nnUnet"
 # What stands beside a method of the paper, without being the same system.
-_BESIDE = {"UNETR": "UNETR2DTrainer", "SwinUnet": "SwinUNETR2DTrainer"}
+_BESIDE = {
+    **{"UNETR": "UNETR2DTrainer", "SwinUnet": "SwinUNETR2DTrainer"},
+    **{"UA-MT": "UAMTTrainer", "DTC": "DTCTrainer", "MC-Net": "MCNetTrainer"},
+}
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,11 @@ class _Value:
         """The command that measures it, or a comment that says why there is none."""
         if self.method == _NNUNET:
             return f"samora_external nnunet {self.where}"
+        if self.method in _BESIDE:
+            train = f"samora_train {self.dataset} {_BESIDE[self.method]} {_SPLITS[self.budget]}"
+            return f"{train}  # on slices, in a row of its own beside {self.method}"
         if (trainer := _TRAINERS.get(self.method)) is None:
-            other = f"; {_BESIDE[self.method]} is its kin in a row of its own" if self.method in _BESIDE else ""
-            code = "samora_external command runs its authors' code"
-            return f"# {self.method}, {self.where}: no trainer here; {code}{other}"
+            return f"# {self.method}, {self.where}: no trainer here; samora_external command runs its authors' code"
         pool = " --unlabeled paper" if self.method in PRETRAINED else ""
         return f"samora_train {self.dataset} {trainer} {_SPLITS[self.budget]}{pool}"
 
