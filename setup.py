@@ -83,6 +83,7 @@ setup(
             "samora_compare = samora_pipeline.reporting.compare_cli:main",
             "samora_report = samora_pipeline.reporting.report_cli:main",
             "samora_weights = samora_pipeline.weights.cli:main",
+            "samora_external = samora_pipeline.external.cli:main",
             "samora_export = samora_pipeline.handover.cli:main",
             "samora_import = samora_pipeline.handover.import_cli:main",
             "samora_doctor = samora_pipeline.doctor.cli:main",

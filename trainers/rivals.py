@@ -5,8 +5,13 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from trainers.methods import TRAINED_WHOLE, UNetTrainer
-from trainers.rival_settings import PUBLIC_START, TRANSFORMER
-from trainers.semi_supervised_settings import DTCSettings, MCNetSettings, UAMTSettings
+from trainers.rival_settings import PublicStartSettings
+from trainers.semi_supervised_settings import DTCSettings, MCNetSettings, SSNetSettings, UAMTSettings
+
+# The rate is that of UNETR's public code, with AdamW; all else is what the U-Net has, so that networks differ in
+# nothing but themselves. TransUNet's own recipe is SGD at 0.01 over 150 epochs of 24 slices.
+TRANSFORMER = replace(TRAINED_WHOLE, learning_rate=1e-4)
+PUBLIC_START = PublicStartSettings(**vars(TRANSFORMER))
 
 
 class TransUNetTrainer(UNetTrainer):
@@ -73,3 +78,10 @@ class MCNetTrainer(UNetTrainer):
 
     network_options: ClassVar[Mapping[str, Any]] = _DROPOUT
     finetune = replace(TRAINED_WHOLE, cross_entropy=0.0, dice=1.0, consistency=MCNetSettings())
+
+
+class SSNetTrainer(UNetTrainer):
+    """SS-Net (arXiv 2208.09278) on the U-Net and on slices; Dice alone, as in its code."""
+
+    network_options: ClassVar[Mapping[str, Any]] = _DROPOUT
+    finetune = replace(TRAINED_WHOLE, cross_entropy=0.0, dice=1.0, consistency=SSNetSettings())

@@ -79,6 +79,22 @@ class MCNetSettings(SemiSupervisedSettings):
 
 
 @dataclass(frozen=True)
+class SSNetSettings(SemiSupervisedSettings):
+    """Smoothness and class separation (SS-Net, Wu et al., arXiv 2208.09278), constants of its 2-D code.
+
+    ``search`` and ``reach``: lengths of the first and of the adversarial change of a slice. ``separation``: weight of
+    the contrast with ``memory`` features of each class, at ``pixels`` of each slice (ours; there at all).
+    """
+
+    kind: Literal["ss_net"] = field(default="ss_net", kw_only=True)
+    search: float = 10.0
+    reach: float = 6.0
+    separation: float = 0.1
+    memory: int = 32
+    pixels: int = 256
+
+
+@dataclass(frozen=True)
 class CutMixSettings(ConsistencySettings):
     """``ConsistencySettings``, and boxes are also exchanged between slices without labels, as in UniMatch.
 
@@ -89,7 +105,7 @@ class CutMixSettings(ConsistencySettings):
     kind: Literal["cutmix"] = field(default="cutmix", kw_only=True)
 
 
-Unlabelled = ConsistencySettings | CutMixSettings | UAMTSettings | DTCSettings | MCNetSettings
+Unlabelled = ConsistencySettings | CutMixSettings | UAMTSettings | DTCSettings | MCNetSettings | SSNetSettings
 """the ways in which slices without labels take part in stage 2"""
 UNLABELLED: dict[str, type[Unlabelled]] = {
     "copy_paste": ConsistencySettings,
@@ -97,5 +113,6 @@ UNLABELLED: dict[str, type[Unlabelled]] = {
     "ua_mt": UAMTSettings,
     "dtc": DTCSettings,
     "mc_net": MCNetSettings,
+    "ss_net": SSNetSettings,
 }
 """by the name that ``finetune.consistency.kind`` takes"""

@@ -29,12 +29,14 @@ METHODS = {
     "HSAMTrainer": "H-SAM",
     "SAMAdapterTrainer": "SAM Adapter",
     "AutoSAMTrainer": "AutoSAM",
+    "nnunet": "nnUnet",
     "TransUNetTrainer": "TransUNet",
     "UNETR2DTrainer": "UNETR, on slices, ours",
     "SwinUNETR2DTrainer": "Swin UNETR, on slices, ours",
     "UAMTTrainer": "UA-MT, 2-D U-Net, ours",
     "DTCTrainer": "DTC, 2-D U-Net, ours",
     "MCNetTrainer": "MC-Net, 2-D U-Net, ours",
+    "SSNetTrainer": "SS-Net, 2-D U-Net, ours",
 }
 """names of the trainers in the paper's tables"""
 PRETRAINED = frozenset({"SAMora", "SAMora-2", H_SAMORA})
@@ -117,6 +119,8 @@ def deviations(run: ScoredRun) -> dict[str, str]:
 
 def _of_a_network(run: ScoredRun) -> dict[str, str]:
     """What a network that is no SAM does otherwise than its authors, whose values the paper prints."""
+    if run.config.stage("external") is not None:
+        return {}
     record = run.config.stage("finetune")
     start = "" if record is not None and record.settings.get("weights") else ", from random weights"
     found = {"training": f"optimizer, length and augmentation of this package{start}"}

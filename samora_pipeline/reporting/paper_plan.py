@@ -19,7 +19,7 @@ _NNUNET = "nnUnet"
 # What stands beside a method of the paper, without being the same system.
 _BESIDE = {
     **{"UNETR": "UNETR2DTrainer", "SwinUnet": "SwinUNETR2DTrainer"},
-    **{"UA-MT": "UAMTTrainer", "DTC": "DTCTrainer", "MC-Net": "MCNetTrainer"},
+    **{"UA-MT": "UAMTTrainer", "DTC": "DTCTrainer", "MC-Net": "MCNetTrainer", "SS-Net": "SSNetTrainer"},
 }
 
 

@@ -21,13 +21,16 @@ from trainers.stages.experts import hidden_cases, read_expert
 from trainers.stages.labelled import LabelledTask
 from trainers.stages.mc_net import MCNetTask
 from trainers.stages.self_training import SelfTrainingTask, make_soft_labels
+from trainers.stages.ss_net import SSNetTask
 from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
 from trainers.stages.ua_mt import UAMTTask
 
 # Ours. Trainings that ended in a network which sees nothing but background had 0.58 to 0.79 and 0.02 to 0.06; sound
 # ones with a Dice loss as high had gradients of 0.4 and more (docs/results.md).
 _STUCK_DICE_LOSS, _STUCK_GRADIENT = 0.5, 0.1
-_TASKS: dict[str, Callable[..., LabelledTask]] = {"ua_mt": UAMTTask, "dtc": DTCTask, "mc_net": MCNetTask}
+_TASKS: dict[str, Callable[..., LabelledTask]] = {
+    **{"ua_mt": UAMTTask, "dtc": DTCTask, "mc_net": MCNetTask, "ss_net": SSNetTask},
+}
 
 
 class Finetune(Stage[FinetuneSettings]):
