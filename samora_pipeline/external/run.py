@@ -19,7 +19,6 @@ from samora_pipeline.contracts.model_spec import ModuleSpec
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.contracts.run import (
     CONFIG_FILE,
-    LEAK_FLAG,
     PHANTOM_FLAG,
     SUMMARY_FILE,
     TRAINING_FLAG,
@@ -107,14 +106,19 @@ class ExternalRun:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The record of the run; its network is only a name."""
+        """The record of the run; its network is only a name.
+
+        Raises:
+            DataError: ``E-EXT-08`` a labelled case shows what is scored or tested on.
+        """
         plans, labels = read_json(Plans, self.prepared / PLANS_FILE), self.raw.scheme
         fingerprint = read_json(Fingerprint, self.prepared / FINGERPRINT_FILE).cases
         protected = protected_names(self.splits, self.fold, fingerprint)
         chosen = self.selection
+        if leaks := training_leaks(chosen.cases, protected - set(chosen.cases), fingerprint, self.raw.patient):
+            raise DataError("E-EXT-08", found=shortened((leak.text for leak in leaks), "; "))
         flags = {
             PHANTOM_FLAG: self.raw.ours.phantom,
-            LEAK_FLAG: bool(training_leaks(chosen.cases, protected, fingerprint, self.raw.patient)),
             TRAINING_FLAG: not set(chosen.cases).isdisjoint(self.fold.scored),
         }
         channels, size = len(plans.channel_names), plans.input_size.value or _SIZE

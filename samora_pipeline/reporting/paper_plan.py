@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from samora_pipeline.errors import UsageError
 from samora_pipeline.evaluation.comparison import Variant
 from samora_pipeline.evaluation.reported import reported, reported_keys, reported_table
-from samora_pipeline.reporting.paper_columns import MEAN_DICE, METHODS, PRETRAINED, SECONDS
+from samora_pipeline.reporting.paper_columns import MEAN_DICE, METHODS, PRETRAINED, SECONDS, as_published
 from samora_pipeline.reporting.paper_tables import measured_rows
 
 _TABLES = (1, 2, 6, 13, 14)
@@ -21,6 +21,9 @@ _BESIDE = {
     **{"UNETR": "UNETR2DTrainer", "SwinUnet": "SwinUNETR2DTrainer"},
     **{"UA-MT": "UAMTTrainer", "DTC": "DTCTrainer", "MC-Net": "MCNetTrainer", "SS-Net": "SSNetTrainer"},
 }
+
+_KIN = {METHODS[trainer]: method for method, trainer in _BESIDE.items()}
+"""the method of the paper that a row of ours stands beside"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ def missing_commands(number: int, variants: Sequence[Variant]) -> list[str]:
     # One run has all organs.
     names = (MEAN_DICE,) if MEAN_DICE in columns else tuple(name for name in columns if name != SECONDS)
     measured = {(row.keys, name) for row in rows for name in row.reported if row.cells[name]}
+    measured |= {
+        ((*row.keys[:-1], _KIN[row.keys[-1]]), name)
+        for row in rows
+        for name, values in row.cells.items()
+        if values and row.keys[-1] in _KIN and as_published(row.variants[0].first)
+    }
     return [
         _value(key, name).line
         for key in reported_keys(number)

@@ -168,6 +168,18 @@ def test_missing_label_maps_and_another_run_are_refused(
     assert "E-EXT-03" in capsys.readouterr().err
 
 
+def test_a_labelled_case_of_a_scored_patient_stops_it(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = root / "raw" / NAME
+    described = json.loads((raw / "samora.json").read_text())
+    (raw / "samora.json").write_text(json.dumps(described | {"patients": {"case_0": "one", SCORED[0]: "one"}}))
+    words = ["command", "Balls", "full", "--method", "A", "--root", str(root), *stand_in(tmp_path)]
+    assert main(words) == 4
+    assert "E-EXT-08" in capsys.readouterr().err
+    assert not (root / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -22,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(("network", "millions"), [("unetr_2d", 87.29), ("swin_unetr_2d", 6.3)])
 def test_parameters_at_224_pixels(network: str, millions: float) -> None:
-    pytest.importorskip("monai", reason="the extra networks")
+    pytest.importorskip("monai", reason="the extra networks is not installed")
     with torch.device("meta"):
         made = build_network(ModuleSpec(network, 224, 2))
     assert sum(parameter.numel() for parameter in made.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
@@ -30,7 +30,7 @@ def test_parameters_at_224_pixels(network: str, millions: float) -> None:
 
 @pytest.mark.parametrize("network", sorted(SMALL))
 def test_they_segment_slices(network: str) -> None:
-    pytest.importorskip("monai", reason="the extra networks")
+    pytest.importorskip("monai", reason="the extra networks is not installed")
     made = build_network(ModuleSpec(network, 64, 3, options=SMALL[network]))
     assert made(torch.rand(2, 1, 64, 64)).shape == (2, 3, 64, 64)
     with pytest.raises(UsageError, match="E-MODEL-01"):
@@ -40,7 +40,7 @@ def test_they_segment_slices(network: str) -> None:
 
 
 def test_monais_names_are_ours_for_the_same() -> None:
-    pytest.importorskip("monai", reason="the extra networks")
+    pytest.importorskip("monai", reason="the extra networks is not installed")
     plain = {"spatial_dims": 2, "channels": [4, 8], "strides": [2]}
     made = build_network(ModuleSpec("monai.networks.nets:UNet", 32, 3, 2, plain))
     assert made(torch.rand(1, 2, 32, 32)).shape == (1, 3, 32, 32)

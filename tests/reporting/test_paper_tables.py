@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec
 from samora_pipeline.contracts.pool import PAPER_NAMES, PAPER_SLICES
 from samora_pipeline.contracts.run import BaseRecord, PoolRecord, StageRecord
 from samora_pipeline.contracts.splits import Selection
@@ -367,6 +367,42 @@ def test_the_plan_names_what_no_run_has_measured(tmp_path: Path) -> None:
     assert "samora_external nnunet LA 5pct_slices" in lines
     own = [line.split()[1] for line in lines if " SAMoraTrainer " in line]
     assert own == ["PROMISE12"]
+
+
+def test_a_method_on_slices_has_its_own_row_and_needs_no_command_again(tmp_path: Path) -> None:
+    from tests.fake_run import TWO
+
+    la = {"dataset": "Dataset002_LA", "split": "5pct", "labels": TWO, "trainer": "UAMTTrainer", "recipe": "none"}
+    listed = variants(tmp_path, la | {"model": ModuleSpec("unet2d", 128, 2)})
+    made = paper_table(14, listed, "sam_family", (), every_row=True)
+    last = cells(made, -1)
+    assert (last["Method"], last["reported 5% LA"]) == ("UA-MT, 2-D U-Net, ours", "-")
+    lines = [line for line in missing_commands(14, listed) if "UAMTTrainer" in line]
+    assert [line.split("  #")[0] for line in lines] == ["samora_train PROMISE12 UAMTTrainer 7.5pct_slices"]
+
+
+def test_networks_of_others_say_how_they_were_trained(tmp_path: Path) -> None:
+    own = {"trainer": "TransUNetTrainer", "recipe": "none", "split": "full"}
+    public = StageRecord("finetune", "finetune_public_start", "", {"weights": "R50.npz"})
+    made = table(
+        13,
+        variants(
+            tmp_path,
+            own | {"model": ModuleSpec("transunet", 128, 9)},
+            own | {"model": ModuleSpec("transunet", 224, 9), "stages": (public,)},
+            {
+                **{"trainer": "UNETR++", "split": "full", "recipe": "none", "model": ModuleSpec("UNETR++", 224, 9)},
+                "stages": (StageRecord("external", "external", "", {}),),
+            },
+        ),
+    )
+    said = [cells(made, row)["The run differs from the paper in"] for row in range(3)]
+    assert said == [
+        "input of 128 px; optimizer, length and augmentation of this package, from random weights",
+        "optimizer, length and augmentation of this package",
+        "-",
+    ]
+    assert [cells(made, row)["reported Mean Dice"] for row in range(3)] == ["77.49", "77.49", "87.22"]
 
 
 @pytest.mark.parametrize(("number", "lines", "first"), [(1, 14, "10pct"), (2, 24, "10pct"), (6, 15, "AMOS22 10pct")])

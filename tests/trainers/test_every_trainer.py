@@ -113,7 +113,7 @@ def test_two_epochs_and_a_prediction(
     prepared: Callable[[str], Path], dataset: str, trainer: str, tmp_path: Path
 ) -> None:
     if "UNETR" in trainer:
-        pytest.importorskip("monai", reason="the extra networks")
+        pytest.importorskip("monai", reason="the extra networks is not installed")
     root = prepared(dataset)
     fold = train(root, dataset, trainer, "all")
     assert len(losses(fold)) == 2
