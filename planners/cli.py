@@ -7,8 +7,8 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from samora_pipeline.command_line import CommandParser, run, say
-from samora_pipeline.errors import DataError, FailedCasesError, SamoraError, UsageError
+from samora_pipeline.command_line import CommandParser, as_ours, run, say
+from samora_pipeline.errors import DataError, FailedCasesError, UsageError
 from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
 
 if TYPE_CHECKING:
@@ -87,11 +87,12 @@ def plan_datasets(arguments: argparse.Namespace) -> int:
     for folder in folders:
         try:
             codes.append(_work_on(folder, _request(folder, roots, overrides, arguments), arguments))
-        except SamoraError as error:
-            if len(folders) == 1 or arguments.debug:
+        except Exception as error:
+            ours = as_ours(error)
+            if ours is None or len(folders) == 1 or arguments.debug:
                 raise
-            sys.stderr.write(f"{folder.folder_name}: {error.text()}\n")
-            codes.append(error.exit_code)
+            sys.stderr.write(f"{folder.folder_name}: {ours.text()}\n")
+            codes.append(ours.exit_code)
     return max(codes, default=0)
 
 

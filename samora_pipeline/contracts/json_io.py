@@ -16,7 +16,7 @@ from cattrs.errors import AttributeValidationNote
 from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
 from samora_pipeline.errors import DataError, SamoraError
-from samora_pipeline.files import require_regular, write_text
+from samora_pipeline.files import digest_json, require_regular, write_text
 
 T = TypeVar("T")
 
@@ -97,6 +97,17 @@ def essential(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): essential(item) for key, item in value.items()}
     return [essential(item) for item in value] if isinstance(value, tuple | list) else to_plain(value)
+
+
+def sealed(record: T) -> T:
+    """A record (a dataclass with a field ``digest``) with the digest of all its other fields: a later edit shows."""
+    bare = dataclasses.replace(record, digest="")  # type: ignore[type-var]
+    return dataclasses.replace(bare, digest=digest_json(essential(bare)))
+
+
+def is_edited(record: Any) -> bool:
+    """Whether a record was changed after it was ``sealed``; one without a digest is of an earlier version."""
+    return bool(record.digest) and record != sealed(record)
 
 
 def _defaults(own: dataclasses.Field[Any]) -> list[Any]:
