@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from cattrs import BaseValidationError, Converter, ForbiddenExtraKeysError
 from cattrs.errors import AttributeValidationNote
@@ -101,8 +101,9 @@ def essential(value: Any) -> Any:
 
 def sealed(record: T) -> T:
     """A record (a dataclass with a field ``digest``) with the digest of all its other fields: a later edit shows."""
-    bare = dataclasses.replace(record, digest="")  # type: ignore[type-var]
-    return dataclasses.replace(bare, digest=digest_json(essential(bare)))
+    bare: Any = dataclasses.replace(cast(Any, record), digest="")
+    complete: T = dataclasses.replace(bare, digest=digest_json(essential(bare)))
+    return complete
 
 
 def is_edited(record: Any) -> bool:
