@@ -14,7 +14,7 @@ from samora_pipeline.handover.cli import main as export_main
 from samora_pipeline.handover.import_cli import main as import_main
 from samora_pipeline.imaging.files import read_label_names
 from samora_pipeline.inference.cli import main as predict_main
-from tests.trainers.runs import command, fold_folder, sitting
+from tests.trainers.runs import command, fold_folder, session
 from tests.trainers.small_data import NAME, TRAIN, make_dataset
 
 RUN = "SAMedTrainer__2cases__mine"
@@ -23,7 +23,7 @@ RUN = "SAMedTrainer__2cases__mine"
 def test_a_trained_run_predicts_the_same_where_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = make_dataset(tmp_path / "root")
-    assert sitting(command(root, "--name", "mine", trainer="SAMedTrainer")) == 0
+    assert session(command(root, "--name", "mine", trainer="SAMedTrainer")) == 0
     assert export_main([str(fold_folder(root, RUN).parent), "--root", str(root), "-o", "model.zip"]) == 0
     with zipfile.ZipFile("model.zip") as archive:
         texts = [archive.read(entry) for entry in archive.infolist() if not entry.filename.endswith("safetensors")]

@@ -53,7 +53,7 @@ def command(root: Path, *words: str, trainer: str = "SAMoraTrainer", split: str 
     return ["90", trainer, split, "--root", str(root), *TINY, *short(*STAGES, "finetune"), *words]
 
 
-def sitting(words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None = None, pictures: bool = False) -> int:
+def session(words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None = None, pictures: bool = False) -> int:
     """Run the command in a child and return its exit code; ``at`` (stage, step, signal) interrupts it.
 
     ``pictures``: whether to spend most of the time on drawing them.
@@ -70,7 +70,7 @@ def sitting(words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None 
     return exit_code(forked(work))
 
 
-def sitting_on_ranks(
+def session_on_ranks(
     count: int, words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None = None
 ) -> list[int]:
     """The same on several ranks; the signal reaches the last of them alone."""

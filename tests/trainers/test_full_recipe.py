@@ -15,7 +15,7 @@ from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json, to_plain
 from samora_pipeline.contracts.pretraining_card import ExpertsCard, PretrainingCard
 from samora_pipeline.contracts.run import LATEST_CHECKPOINT, RunConfig
-from tests.trainers.runs import artefact_folders, final, fold_folder, losses, short, sitting, sitting_on_ranks
+from tests.trainers.runs import artefact_folders, final, fold_folder, losses, session, session_on_ranks, short
 from tests.trainers.small_data import NAME, make_dataset
 
 STAGES = ("teacher_image", "teacher_patch", "expert_image", "expert_patch", "expert_pixel")
@@ -49,7 +49,7 @@ def data(root: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = data(tmp_path_factory.mktemp("full"))
-    assert sitting(words(root), pictures=True) == 0
+    assert session(words(root), pictures=True) == 0
     return root
 
 
@@ -111,11 +111,11 @@ def test_killed_in_every_stage_it_ends_bit_equal(whole: Path, tmp_path: Path) ->
     for stage, step in zip(STAGES, (3, 4, 4, 3, 4), strict=True):
         kind = signal.SIGTERM if stage in ("teacher_image", "expert_pixel") else signal.SIGKILL
         expected = 143 if kind is signal.SIGTERM else -signal.SIGKILL
-        assert sitting(words(root, "-c"), at=(stage, step, kind)) == expected
+        assert session(words(root, "-c"), at=(stage, step, kind)) == expected
         (saved,) = (root / "results" / NAME / "pretraining").glob(f"*/{stage}/{LATEST_CHECKPOINT}")
         done = step if kind is signal.SIGTERM else 2
         assert load_checkpoint(saved).record["state"]["step"] == done
-    assert sitting(words(root, "-c")) == 0
+    assert session(words(root, "-c")) == 0
     one, other = artefact_folders(whole), artefact_folders(root)
     for stage, file in FILES.items():
         first, second = (load_checkpoint(folders[stage] / file).tensors for folders in (one, other))
@@ -128,8 +128,8 @@ def test_killed_in_every_stage_it_ends_bit_equal(whole: Path, tmp_path: Path) ->
 def test_two_ranks_that_are_stopped_and_go_on_give_the_losses_of_one(whole: Path, tmp_path: Path) -> None:
     root = data(tmp_path)
     for stage in ("teacher_image", "expert_patch"):
-        assert sitting_on_ranks(2, words(root, "-c"), at=(stage, 3, signal.SIGTERM)) == [143, 143]
-    assert sitting_on_ranks(2, words(root, "-c")) == [0, 0]
+        assert session_on_ranks(2, words(root, "-c"), at=(stage, 3, signal.SIGTERM)) == [143, 143]
+    assert session_on_ranks(2, words(root, "-c")) == [0, 0]
     one, two = artefact_folders(whole), artefact_folders(root)
     for stage in STAGES:
         # Batch norm in single precision over two ranks rounds differently, and later stages inherit the difference.
@@ -140,7 +140,7 @@ def test_another_feature_needs_another_expert_but_no_other_teacher(whole: Path) 
     before = {folder: (folder / "log.jsonl").read_bytes() for folder in artefact_folders(whole).values()}
     for changed in ("masked_share=0.5", "feature=tokens_18_of_24"):
         more = ("--stage", "expert_patch", "--name", "b", "--set", f"expert_patch.{changed}")
-        assert sitting(words(whole, *more)) == 0
+        assert session(words(whole, *more)) == 0
     made = list((whole / "results" / NAME / "pretraining").glob("*/*/record.json"))
     assert sorted(path.parent.name for path in made).count("expert_patch") == 3
     assert len(made) == len(STAGES) + 2

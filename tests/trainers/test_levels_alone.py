@@ -16,7 +16,7 @@ from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.errors import DataError
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.processes import exit_code, forked
-from tests.trainers.runs import artefact_folders, final, fold_folder, short, sitting
+from tests.trainers.runs import artefact_folders, final, fold_folder, session, short
 from tests.trainers.small_data import NAME, make_dataset
 from trainers.cli import main
 from trainers.recipes import RECIPES
@@ -88,7 +88,7 @@ def words(root: Path, recipe: str, level: str) -> list[str]:
 def test_a_level_is_trained_alone(recipe: str, level: str, root: Path, tmp_path: Path) -> None:
     own = tmp_path / "root"
     shutil.copytree(root, own)
-    assert sitting(words(own, recipe, level)) == 0
+    assert session(words(own, recipe, level)) == 0
     folder, made = fold_folder(own, f"SAMoraTrainer__2cases__{recipe}-{level}"), artefact_folders(own)
     assert set(made) == set(stages_of(recipe, Level(level)))
     for stage, result in made.items():
