@@ -57,7 +57,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--planner", metavar="NAME", help="a planner of your own: package.module:Class")
     parser.add_argument(
-        *("--skip-invalid", "--set-aside"),
+        "--skip-invalid",
         dest="skipped",
         action="store_true",
         help="skip faulty cases and go on (exit code 3) instead of stopping",

@@ -72,13 +72,21 @@ def _add_data(parser: CommandParser) -> None:
         "--unlabeled", nargs="+", default=(), metavar="D", help="more datasets for the pool; paper: 100,000 CT slices"
     )
     parser.add_argument(
-        "--transductive", action="store_true", help="scored scans into the pool, unlabelled; every report says so"
+        "--transductive",
+        action="store_true",
+        help="include scored scans, unlabelled, in the pool; reports are flagged",
     )
     parser.add_argument(
-        "--exclude-leaks", action="store_true", help="take out scans that show what is scored (same scan or patient)"
+        "--exclude-leaks",
+        action="store_true",
+        help="drop training and pool scans that overlap scored ones (scan or patient)",
     )
     parser.add_argument(
-        "--allow-leak", nargs="+", default=(), metavar="CASE", help="let such scans in by name; every report says LEAKY"
+        "--allow-leak",
+        nargs="+",
+        default=(),
+        metavar="CASE",
+        help="include such scans by name (flag: LEAKY)",
     )
 
 

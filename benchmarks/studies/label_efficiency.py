@@ -26,8 +26,7 @@ from samora_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from benchmarks.studies.commands import Launch
-    from benchmarks.studies.nnunet import NnunetRun
-    from benchmarks.studies.steps import Setting, TrainedRun
+    from benchmarks.studies.steps import Setting
 
 _EPILOG = f"""variants: {", ".join(VARIANTS)}
 Without --variants, all are run at the first label budget, at the others the main ones ({", ".join(MAIN)}).
@@ -134,7 +133,7 @@ def _variants(arguments: argparse.Namespace) -> tuple[Variant | NnunetVariant, .
 
 def _runs(
     setting: Setting, variants: Sequence[Variant | NnunetVariant], arguments: argparse.Namespace
-) -> tuple[list[TrainedRun], list[NnunetRun]]:
+) -> tuple[list, list]:  # type: ignore[type-arg]
     """The runs of samora_train and those of nnU-Net, all checked to be possible."""
     from benchmarks.studies.availability import require_available
     from benchmarks.studies.nnunet import NnunetRun, require_nnunet

@@ -32,7 +32,7 @@ _METHOD = (
     'S. Chen, H. Yuan, P. Liu, H. Gu, T. Feng, D. Ni: "SAMora: Enhancing SAM through Hierarchical Self-Supervised '
     'Pre-Training for Medical Images"'
 )
-# What each part of a run rests on, by the beginning of its name.
+# The works that each part of a run is based on, by the beginning of its name.
 _PARTS = {
     "sam_vit": 'A. Kirillov et al.: "Segment Anything", ICCV 2023, arXiv:2304.02643',
     "sam2": 'N. Ravi et al.: "SAM 2: Segment Anything in Images and Videos", 2024, arXiv:2408.00714',

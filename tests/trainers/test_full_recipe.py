@@ -1,4 +1,4 @@
-"""Recipe ``full`` in one go, killed in every stage, and on two ranks: teachers, distillation, cards."""
+"""Recipe ``full`` in one go, killed in every stage, and on two ranks: teachers, distillation, monitoring."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json, to_plain
-from samora_pipeline.contracts.pretraining_card import ExpertsCard, PretrainingCard
+from samora_pipeline.contracts.monitoring import ExpertsReport, MonitoringReport
 from samora_pipeline.contracts.run import LATEST_CHECKPOINT, RunConfig
 from tests.trainers.runs import artefact_folders, final, fold_folder, losses, session, session_on_ranks, short
 from tests.trainers.small_data import NAME, make_dataset
@@ -70,18 +70,18 @@ def test_teachers_and_experts_tell_what_they_come_from(whole: Path) -> None:
     assert load_checkpoint(folders["expert_pixel"] / "expert.safetensors").record["teacher"] is None
 
 
-def test_every_stage_leaves_a_card(whole: Path) -> None:
+def test_every_stage_leaves_a_monitoring_report(whole: Path) -> None:
     for stage, folder in artefact_folders(whole).items():
-        card = read_json(PretrainingCard, folder / "card.json")
-        assert (folder / "card.png").read_bytes().startswith(b"\x89PNG")
-        names = {measure.name for measure in card.measures}
+        report = read_json(MonitoringReport, folder / "monitoring.json")
+        assert (folder / "monitoring.png").read_bytes().startswith(b"\x89PNG")
+        names = {measure.name for measure in report.measures}
         assert {"position_error", "skipped_steps", "data_wait", "monitor_share", "loss_ratio"} <= names
         assert ("gap" in names) == stage.startswith("expert")
-        assert bool(card.blocks) == stage.startswith("expert")
-        assert (card.verdict == "warn") == any(measure.passed is False for measure in card.measures)
-        assert all(measure.advice for measure in card.measures if measure.passed is False)
-        assert bool(card.taught_by) == (stage != "expert_pixel")
-        assert card.epochs == 2
+        assert bool(report.blocks) == stage.startswith("expert")
+        assert (report.verdict == "warn") == any(measure.passed is False for measure in report.measures)
+        assert all(measure.advice for measure in report.measures if measure.passed is False)
+        assert bool(report.taught_by) == (stage != "expert_pixel")
+        assert report.epochs == 2
     own = {
         "teacher_image": {"accuracy", "alignment", "uniformity", "embedding_spread", "embedding_rank"},
         "teacher_patch": {"explained"},
@@ -90,15 +90,15 @@ def test_every_stage_leaves_a_card(whole: Path) -> None:
         "expert_pixel": {"psnr_gain", "ssim_gain"},
     }
     for stage, wanted in own.items():
-        card = read_json(PretrainingCard, artefact_folders(whole)[stage] / "card.json")
-        assert wanted <= {measure.name for measure in card.measures}
+        report = read_json(MonitoringReport, artefact_folders(whole)[stage] / "monitoring.json")
+        assert wanted <= {measure.name for measure in report.measures}
 
 
 def test_the_experts_are_compared(whole: Path) -> None:
     folder = fold_folder(whole, RUN)
-    card = read_json(ExpertsCard, folder / "experts.json")
-    assert card.names == ("base", "image", "patch", "pixel")
-    similarity = np.array(card.similarity)
+    report = read_json(ExpertsReport, folder / "experts.json")
+    assert report.names == ("base", "image", "patch", "pixel")
+    similarity = np.array(report.similarity)
     np.testing.assert_allclose(np.diag(similarity), 1, atol=1e-5)
     np.testing.assert_allclose(similarity, similarity.T, atol=1e-5)
     assert (folder / "experts.png").read_bytes().startswith(b"\x89PNG")

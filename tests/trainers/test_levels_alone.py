@@ -11,7 +11,7 @@ import torch
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.model_spec import LEVELS, Level
-from samora_pipeline.contracts.pretraining_card import ExpertsCard, PretrainingCard
+from samora_pipeline.contracts.monitoring import ExpertsReport, MonitoringReport
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.errors import DataError
 from samora_pipeline.paths import resolve_roots
@@ -92,14 +92,14 @@ def test_a_level_is_trained_alone(recipe: str, level: str, root: Path, tmp_path:
     folder, made = fold_folder(own, f"SAMoraTrainer__2cases__{recipe}-{level}"), artefact_folders(own)
     assert set(made) == set(stages_of(recipe, Level(level)))
     for stage, result in made.items():
-        assert read_json(PretrainingCard, result / "card.json").stage == stage
+        assert read_json(MonitoringReport, result / "monitoring.json").stage == stage
     tensors = final(own, f"SAMoraTrainer__2cases__{recipe}-{level}").tensors
     moved = [name for name, value in tensors.items() if name.endswith("_b") and bool(value.any())]
     assert bool(moved) == (recipe != "none")
     assert all(f".experts.{level}." in name for name in moved)
     assert all(bool(torch.isfinite(value).all()) for value in tensors.values())
     if recipe != "none":
-        assert read_json(ExpertsCard, folder / "experts.json").names == ("base", level)
+        assert read_json(ExpertsReport, folder / "experts.json").names == ("base", level)
     else:
         assert not (folder / "experts.json").exists()
     assert read_json(RunConfig, folder / "config.json").recipe == recipe

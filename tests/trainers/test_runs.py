@@ -11,7 +11,7 @@ import torch
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.pretraining_card import PretrainingCard
+from samora_pipeline.contracts.monitoring import MonitoringReport
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.contracts.timing import Timing
@@ -103,8 +103,8 @@ def test_only_fusion_and_decoder_learn_from_labels(whole: Path) -> None:
         level = stage.removeprefix("expert_")
         expert = load_checkpoint(artefact_folders(whole)[stage] / "expert.safetensors")
         assert expert.record["level"] == level
-        card = read_json(PretrainingCard, artefact_folders(whole)[stage] / "card.json")
-        assert {"loss_off", "loss_on", "gap"} <= {measure.name for measure in card.measures}
+        report = read_json(MonitoringReport, artefact_folders(whole)[stage] / "monitoring.json")
+        assert {"loss_off", "loss_on", "gap"} <= {measure.name for measure in report.measures}
         for name, value in expert.tensors.items():
             path, _, leaf = name.rpartition(".")
             assert torch.equal(trained[f"image_encoder.{path}.experts.{level}.{leaf}"], value)

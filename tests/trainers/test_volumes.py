@@ -211,8 +211,8 @@ def test_a_prediction_is_that_of_validation(root: Path, tmp_path: Path) -> None:
 def test_an_export_says_what_the_network_takes(root: Path, tmp_path: Path) -> None:
     assert export([str(_trained(root)), "-o", str(tmp_path / "model.zip"), "--root", str(root)]) == 0
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
-        (card,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("MODEL_CARD.md"))
-    assert "Whole volumes of axial slices, averaged to 8 x 32 x 32 voxels" in card
+        (model_card,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("MODEL_CARD.md"))
+    assert "Whole volumes of axial slices, averaged to 8 x 32 x 32 voxels" in model_card
 
 
 def test_slices_are_taught_by_volumes(root: Path) -> None:
