@@ -145,7 +145,7 @@ def citations_page(citations: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card is made from: the record of the export, the configs of its folds, and what is known of them.
+    """The input of the model card: the record of the export, the configs of its folds, and their scores.
 
     ``summary`` is None where nothing was scored; ``remark`` then gives the reason, where there is one.
     """
@@ -159,7 +159,7 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """The card in Markdown."""
+    """The model card in Markdown."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -124,16 +124,18 @@ def test_digests_cover_every_file_and_equal_exports_are_equal_bytes(root: Path, 
 
 def test_the_card_has_scores_with_intervals_terms_and_what_was_not_exercised(root: Path) -> None:
     assert export(root, "model") == 0
-    card = Path("model/MODEL_CARD.md").read_text()
-    assert card.startswith("---\nlicense: other\n")
-    assert "**PHANTOM**" in card
-    scores = {line.split()[0]: line.split()[1:] for line in card.partition("protocol physical")[2].splitlines() if line}
+    model_card = Path("model/MODEL_CARD.md").read_text()
+    assert model_card.startswith("---\nlicense: other\n")
+    assert "**PHANTOM**" in model_card
+    scores = {
+        line.split()[0]: line.split()[1:] for line in model_card.partition("protocol physical")[2].splitlines() if line
+    }
     assert scores["liver"][:3] == ["2", "0.800", "[0.800,"]
     assert scores["mean"][:1] == ["0.650"]
-    assert "| 1 | liver | #D55E00 |" in card
+    assert "| 1 | liver | #D55E00 |" in model_card
     for item in ("any real scan", "other sites", "more than 2 patients", "a GPU"):
-        assert item in card.partition("## Not exercised")[2]
-    assert "Not for commercial use: teacher of the patch level: mae_pretrain_vit_large.pth" in card
+        assert item in model_card.partition("## Not exercised")[2]
+    assert "Not for commercial use: teacher of the patch level: mae_pretrain_vit_large.pth" in model_card
     assert "CC-BY-NC-4.0" in Path("model/LICENCES.md").read_text()
     citations = Path("model/CITATIONS.md").read_text()
     for text in ("SAMora: Enhancing", "Anyone: the data, 2020", "Masked Autoencoders"):
@@ -157,10 +159,10 @@ def test_an_imported_model_is_listed_with_the_scores_it_was_exported_with(
 
 def test_one_fold_has_its_own_scores(root: Path) -> None:
     assert export(root, "model", "-f", "1") == 0
-    card = Path("model/MODEL_CARD.md").read_text()
-    assert "1 case of 1 patient;" in card
-    assert "Folds 1." in card
-    assert "other folds than 1" in card
+    model_card = Path("model/MODEL_CARD.md").read_text()
+    assert "1 case of 1 patient;" in model_card
+    assert "Folds 1." in model_card
+    assert "other folds than 1" in model_card
     assert read_json(ModelJson, Path("model") / MODEL_FILE).folds == ("1",)
     assert not Path("model/fold_0").exists()
 

@@ -30,9 +30,9 @@ def test_a_trained_run_predicts_the_same_where_it_is_imported(tmp_path: Path, mo
         weights = [entry.filename for entry in archive.infolist() if entry.filename.endswith("safetensors")]
     assert sorted(weights) == ["base.safetensors", "fold_0/checkpoint_final.safetensors"]
     assert not any(case.encode() in text for case in (*TRAIN, "more_0", str(tmp_path)) for text in texts)
-    card = next(text for text in texts if text.startswith(b"---")).decode()
-    assert "**PHANTOM**" in card
-    assert ["ball", "2"] in [line.split()[:2] for line in card.splitlines()]
+    model_card = next(text for text in texts if text.startswith(b"---")).decode()
+    assert "**PHANTOM**" in model_card
+    assert ["ball", "2"] in [line.split()[:2] for line in model_card.splitlines()]
     assert import_main(["model.zip", "--root", "elsewhere"]) == 0
     scans = root / "raw" / NAME / "imagesTr"
     for place, out in ((str(root), "here"), ("elsewhere", "there")):
