@@ -15,7 +15,7 @@ from samora_pipeline.reporting.html_images import drawing, shrunk_image, svg_ima
 from samora_pipeline.reporting.report_run import LOG_FILE, ReportedRun, read_log
 from samora_pipeline.run_log import duration
 
-_CARD_WIDTH = 900
+_PICTURE_WIDTH = 900
 _PASSED = {True: "pass", False: "WARN", None: ""}
 
 
@@ -157,7 +157,7 @@ def _measures_table(name: str, caption: str, measures: Sequence[monitoring.Measu
 
 def _picture(path: Path, name: str, text: str, warnings: tuple[str, ...]) -> Iterator[Figure]:
     if path.is_file():
-        image = shrunk_image(path, _CARD_WIDTH, warnings)
+        image = shrunk_image(path, _PICTURE_WIDTH, warnings)
         yield Figure(name, image, f"{text}; its numbers are in the table above", f"{text}.")
 
 

@@ -122,14 +122,13 @@ def test_digests_cover_every_file_and_equal_exports_are_equal_bytes(root: Path, 
     assert digest_file(Path("a.zip")) == digest_file(Path("b.zip"))
 
 
-def test_the_card_has_scores_with_intervals_terms_and_what_was_not_exercised(root: Path) -> None:
+def test_the_model_card_has_scores_with_intervals_terms_and_what_was_not_exercised(root: Path) -> None:
     assert export(root, "model") == 0
     model_card = Path("model/MODEL_CARD.md").read_text()
     assert model_card.startswith("---\nlicense: other\n")
     assert "**PHANTOM**" in model_card
-    scores = {
-        line.split()[0]: line.split()[1:] for line in model_card.partition("protocol physical")[2].splitlines() if line
-    }
+    table = model_card.partition("protocol physical")[2].splitlines()
+    scores = {line.split()[0]: line.split()[1:] for line in table if line}
     assert scores["liver"][:3] == ["2", "0.800", "[0.800,"]
     assert scores["mean"][:1] == ["0.650"]
     assert "| 1 | liver | #D55E00 |" in model_card
@@ -262,7 +261,7 @@ def test_names_with_slashes_stay_what_the_network_was_trained_with(root: Path) -
     assert import_main(["model.zip", "--root", "elsewhere"]) == 0
 
 
-def test_texts_of_others_are_no_markup_in_the_card(root: Path) -> None:
+def test_texts_of_others_are_no_markup_in_the_model_card(root: Path) -> None:
     hostile = "<script>alert(1)</script>[x](javascript:alert(2))"
     raw = root / "raw" / DATASET
     description = DatasetJson({"0": "CT"}, {"background": 0, "liver": 1, "spleen": 2}, 4, ".nii.gz")
