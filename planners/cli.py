@@ -46,23 +46,23 @@ def build_parser() -> CommandParser:
         "-d", "--dataset", dest="datasets", nargs="+", metavar="D", help="datasets by number, name or path"
     )
     parser.add_argument(
-        "-np", dest="workers", type=int, metavar="N", help="cases worked on at a time (default: by memory)"
+        "-np", dest="workers", type=int, metavar="N", help="cases processed in parallel (default: by memory)"
     )
     parser.add_argument("--verify-only", action="store_true", help="check all cases anew; write the report only")
     # As nnU-Net has it; here every dataset is checked.
     parser.add_argument("--verify-dataset-integrity", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--explain", action="store_true", help="print every planned value with its reason")
     parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="fix a value of the plan"
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a planned value"
     )
-    parser.add_argument("--planner", metavar="NAME", help="a planner of your own: package.module:Class")
+    parser.add_argument("--planner", metavar="NAME", help="a custom planner: package.module:Class")
     parser.add_argument(
-        *("--skip-invalid", "--set-aside"),
+        "--skip-invalid",
         dest="skipped",
         action="store_true",
-        help="skip faulty cases and go on (exit code 3) instead of stopping",
+        help="skip faulty cases (exit code 3) instead of stopping",
     )
-    parser.add_argument("--dask", metavar="ADDRESS", help="work on the cases on this Dask cluster (extra: dask)")
+    parser.add_argument("--dask", metavar="ADDRESS", help="process the cases on this Dask cluster (extra: dask)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""postprocessing.json of a fold folder: which labels keep their largest component only, and what that rests on."""
+"""postprocessing.json of a fold folder: labels that keep only their largest component, and the scores behind it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

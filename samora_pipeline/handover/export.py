@@ -1,4 +1,4 @@
-"""From a trained run to a folder or a zip that others can use: weights, plan, terms, card and digests.
+"""From a trained run to a folder or a zip that others can use: weights, plan, terms, model card and digests.
 
 An exported config contains no case identifiers and no folders: it has pseudonyms, the same in all folds.
 """
@@ -148,10 +148,10 @@ def _texts(
     timed = (folder / TIMING_FILE for folder in folders.values())
     timings = tuple(read_json(Timing, path) for path in timed if path.is_file())
     summary, remark = _summary(run, list(folders))
-    card = texts.model_card(texts.CardFacts(model, configs, summary, timings, tuple(terms), remark=remark))
+    page = texts.model_card(texts.CardFacts(model, configs, summary, timings, tuple(terms), remark=remark))
     return {
         contents.MODEL_FILE: _json(model),
-        contents.CARD_FILE: card.encode(),
+        contents.MODEL_CARD_FILE: page.encode(),
         contents.LICENCES_FILE: texts.licences_page(terms).encode(),
         contents.CITATIONS_FILE: texts.citations_page(texts.citations_of(configs, data)).encode(),
     }

@@ -26,7 +26,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert time.perf_counter() - start < 2.0
     assert result.stdout.strip() == "[]"
     shown = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
-    for option in ("-d", "-np", "--verify-only", "--explain", "--set", "--set-aside", "--root", "--planner"):
+    for option in ("-d", "-np", "--verify-only", "--explain", "--set", "--skip-invalid", "--root", "--planner"):
         assert option in shown
 
 
