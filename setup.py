@@ -82,6 +82,7 @@ setup(
             "samora_compare = samora_pipeline.reporting.compare_cli:main",
             "samora_report = samora_pipeline.reporting.report_cli:main",
             "samora_weights = samora_pipeline.weights.cli:main",
+            "samora_label = samora_pipeline.labelling.label_cli:main",
             "samora_suggest = samora_pipeline.labelling.suggest_cli:main",
             "samora_export = samora_pipeline.handover.cli:main",
             "samora_import = samora_pipeline.handover.import_cli:main",
