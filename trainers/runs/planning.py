@@ -43,7 +43,7 @@ from trainers.runs.naming import FAST_NAME, run_name
 from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request, find_trainer, resolve
 from trainers.runs.sizes import choose_size, size_of
-from trainers.runs.taught import find_teachers
+from trainers.runs.taught import find_start, find_teachers
 from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings, FinetuneSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
@@ -125,7 +125,9 @@ def plan_run(
     chosen |= precision
     if accept_licence and not dry:
         _fetch_teachers(method.stages, roots.weights)
-    config = replace(config, taught_by=find_teachers(request.taught_by, config, hidden_cases(config), roots.results))
+    hidden = hidden_cases(config)
+    config = replace(config, taught_by=find_teachers(request.taught_by, config, hidden, roots.results))
+    config = replace(config, started_from=find_start(request.start_from, config, hidden, roots.results))
     config = _with_teachers(replace(config, choices=chosen), method, size, roots.weights, absent=dry)
     context = RunContext(
         dataset=dataset,
@@ -262,11 +264,16 @@ def _data(
     taken_out = frozenset(names(leaks.excluded))
     fold = Fold(tuple(case for case in whole.train if case not in taken_out), whole.scored)
     stored = {case: dataset.cases[case] for case in fold.train if case in dataset.cases}
-    labelled = {case: record.shape[0] for case, record in stored.items() if record.label_crcs is not None}
-    drawn = select(splits, request.split, fold_name, request.seed, labelled)
+    labelled = {
+        case: record.shape[0]
+        for case, record in stored.items()
+        if record.label_crcs is not None and len(record.blank_slices) < record.shape[0]
+    }
+    blank = {case: stored[case].blank_slices for case in labelled}
+    drawn = select(splits, request.split, fold_name, request.seed, labelled, blank)
     if not taken_out.isdisjoint(drawn.cases):
         # It was stored with a case that is now taken out.
-        drawn = select(replace(splits, selections={}), request.split, fold_name, request.seed, labelled)
+        drawn = select(replace(splits, selections={}), request.split, fold_name, request.seed, labelled, blank)
     selection, held_out = hold_out(drawn, method.finetune.held_out, patient)
     pool = None
     if candidates is not None:
