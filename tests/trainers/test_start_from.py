@@ -74,7 +74,11 @@ def test_experts_come_with_the_run_and_are_not_trained_again(copy: Path) -> None
         backbone_weights="bootstrap",
         recipe="scratch",
         start_from="experts",
+        assignments=tuple(word for word in short("bootstrap") if word != "--set"),
     )
+    with pytest.raises(DataError, match="E-START-02") as caught:
+        plan_run(replace(request, assignments=()), resolve_roots(str(copy)))
+    assert "base encoder" in caught.value.what
     plan = plan_run(request, resolve_roots(str(copy)))
     assert [stage.name for stage in plan.config.stages] == ["bootstrap", FINETUNE]
     kept = final(copy, "SAMoraTrainer__2cases__experts").tensors

@@ -43,7 +43,7 @@ from trainers.runs.naming import FAST_NAME, run_name
 from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request, find_trainer, resolve
 from trainers.runs.sizes import choose_size, size_of
-from trainers.runs.taught import find_start, find_teachers
+from trainers.runs.taught import find_start, find_teachers, require_base
 from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings, FinetuneSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
@@ -147,6 +147,8 @@ def plan_run(
     if existing is not None and not config.estimates:
         config = replace(config, estimates=existing.estimates)
     config = with_bootstrap(config, context)
+    if request.start_from is not None:
+        require_base(request.start_from, config, roots.results)
     return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
 
 

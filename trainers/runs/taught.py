@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig, TaughtBy
 from samora_pipeline.contracts.run_folders import FOLD_PREFIX, find_run_folder
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import digest_file
+from samora_pipeline.models.catalog import is_trained_whole
 from samora_pipeline.registry import shortened
 
 
@@ -31,8 +33,7 @@ def find_teachers(
         AssetError: ``E-SELF-01`` no such run, or not finished in this fold.
         DataError: ``E-SELF-03`` it segments something else; ``E-SELF-04`` it has seen what is scored here.
     """
-    codes = _Codes("E-SELF-01", "E-SELF-03", "E-SELF-04")
-    return tuple(_finished(name, config, hidden, results, codes)[0] for name in dict.fromkeys(names))
+    return tuple(_finished(name, config, hidden, results, _TEACHER)[0] for name in dict.fromkeys(names))
 
 
 def find_start(name: str | None, config: RunConfig, hidden: frozenset[str], results: Path) -> TaughtBy | None:
@@ -45,19 +46,37 @@ def find_start(name: str | None, config: RunConfig, hidden: frozenset[str], resu
     """
     if name is None:
         return None
-    codes = _Codes("E-START-01", "E-START-02", "E-START-03")
-    record, start = _finished(name, config, hidden, results, codes)
-    pairs: list[tuple[str, object, object]] = [("network", start.model, config.model)]
-    if config.base is not None and config.base.origin != "bootstrap":
-        pairs.append(("base encoder", start.base_digest, config.base_digest))
-    _require_equal(name, pairs, codes)
+    record, start = _finished(name, config, hidden, results, _START)
+    _require_equal(name, [("network", start.model, config.model)], _START)
     return record
+
+
+def require_base(name: str, config: RunConfig, results: Path) -> None:
+    """Refuse to start from a run on another bootstrapped base than this one has, or would train first.
+
+    Raises:
+        DataError: ``E-START-02``.
+    """
+    start, base = config.started_from, config.base
+    if (
+        start is None
+        or base is None
+        or not isinstance(config.model, ModelSpec)
+        or is_trained_whole(config.model.backbone)
+    ):
+        return
+    theirs = read_run_config(results / start.run / CONFIG_FILE, allow_code=True).base_digest
+    _require_equal(name, [("base encoder", theirs, base.digest or "one that is not trained yet")], _START)
 
 
 class _Codes(NamedTuple):
     absent: str
     other: str
     leak: str
+
+
+_TEACHER = _Codes("E-SELF-01", "E-SELF-03", "E-SELF-04")
+_START = _Codes("E-START-01", "E-START-02", "E-START-03")
 
 
 def _finished(
