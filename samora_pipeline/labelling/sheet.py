@@ -1,4 +1,7 @@
-"""Pictures of the slices that a round asks for, with what is proposed for them: one sheet as PNG."""
+"""Pictures of the slices that a round asks for, with what is proposed for them: a sheet, and a page with a slider.
+
+The page is one file that fetches nothing; its verdicts are exported as verdicts.json.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,17 +10,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
+from markupsafe import Markup
 
-from samora_pipeline.contracts.labelling import AskedSlice
+from samora_pipeline.contracts.labelling import VERDICTS_FILE, AskedSlice, Round
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.plans import SliceAxis
+from samora_pipeline.files import write_text
 from samora_pipeline.imaging.volume import Volume, labels_to_slices, slice_geometry, to_slices
 from samora_pipeline.reporting import painting
+from samora_pipeline.reporting.html_images import palette_address, webp_address
+from samora_pipeline.reporting.html_page import embedded_json, environment_of_pages
 from samora_pipeline.reporting.overlays import below, save, written
 from samora_pipeline.reporting.painting import Frame, Layer
 
 SHEET_FILE = "slices.png"
-_SIDE, _COLUMNS = 200, 6
+PAGE_FILE = "slices.html"
+_SIDE, _COLUMNS, _QUALITY = 320, 5, 70
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,35 @@ class Sheet:
             layer = painting.organs_layer(frame, labels[place], self.scheme, numbered=False)
             self.slices.append(ShownSlice(one, frame.scan(grey), layer))
 
-    def write(self, folder: Path) -> None:
-        """Write the sheet."""
+    def write(self, folder: Path, record: Round) -> None:
+        """Write the sheet and the page of a round."""
         tiles = [(one.title, one.proposal.on(one.scan)) for one in self.slices]
         drawn = painting.sheet(tiles, min(_COLUMNS, len(tiles)))
         names = ", ".join(entry.text for entry in painting.organ_legend(self.scheme).entries)
         save(folder / SHEET_FILE, below([written(f"Slices to label: {names}", drawn.width, bold=True), drawn]), ())
+        write_text(folder / PAGE_FILE, self._page(record))
+
+    def _page(self, record: Round) -> str:
+        environment = environment_of_pages()
+        shown = [
+            {
+                "case": one.asked.case,
+                "index": one.asked.index,
+                "reason": one.asked.reason,
+                "scan": webp_address(one.scan, _QUALITY),
+                "proposal": palette_address(one.proposal.indices, one.proposal.colours),
+            }
+            for one in self.slices
+        ]
+        style = "".join(environment.get_template(name).render() for name in ("report.css", "labelling.css"))
+        return environment.get_template("labelling.html.j2").render(
+            round=record,
+            file=VERDICTS_FILE,
+            legend=painting.organ_legend(self.scheme).entries,
+            style=Markup(style),
+            script=Markup(environment.get_template("labelling.js").render()),
+            data=Markup(embedded_json({"identity": record.identity, "file": VERDICTS_FILE, "slices": shown})),
+        )
 
 
 def _whole(shape: tuple[int, ...], aspect: float) -> Frame:

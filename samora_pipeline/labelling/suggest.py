@@ -142,10 +142,10 @@ def _write(
     table = label_table(dataset.scheme)
     write_itksnap(request.output / ITKSNAP_FILE, table)
     write_text(request.output / TABLE_FILE, csv_text(_frame(asked, handed)))
-    sheet.write(request.output)
     identity = digest_json([dataset.name, number, to_plain(handed), to_plain(asked)])[:12]
     run = proposer.trained.label if proposer else ""
     made = Round(dataset.name, identity, number, run, table, dataset.ignore, handed, asked)
+    sheet.write(request.output, made)
     # Last: a folder without it is not handed over.
     write_json(made, request.output / ROUND_FILE)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nibabel
@@ -151,3 +152,48 @@ def test_a_killed_suggestion_goes_on_with_its_predictions(root: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("samora_pipeline.labelling.proposals.predict_cases", die)
         assert len(made(root, "warm", slices=4, model=RUN).slices) == 4
+
+
+class _Page(HTMLParser):
+    """The elements of a page, and what stands in its script of data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.data = ""
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self._inside = dict(attrs).get("id") == "data"
+
+    def handle_data(self, data: str) -> None:
+        self.data += data if self._inside else ""
+
+
+def test_the_page_holds_every_slice_and_fetches_nothing(planned: Path) -> None:
+    text = (planned / "cold" / "slices.html").read_text()
+    record = read_json(Round, planned / "cold" / ROUND_FILE)
+    page = _Page()
+    page.feed(text)
+    data = json.loads(page.data)
+    assert (data["identity"], data["file"]) == (record.identity, "verdicts.json")
+    assert {(one["case"], one["index"]) for one in data["slices"]} == {(one.case, one.index) for one in record.slices}
+    assert all(one["scan"].startswith("data:image/webp") for one in data["slices"])
+    assert "default-src 'none'" in text
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_names_from_files_become_no_markup_of_the_page(root: Path) -> None:
+    raw = root / "raw" / NAME
+    strange = "<img src=x onerror=alert(1)>"
+    for path in (raw / "imagesUn").glob("free_03*"):
+        path.rename(path.with_name(path.name.replace("free_03", strange)))
+    made(root, "strange", slices=4)
+    text = (root / "strange" / "slices.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.tags["img"] == 2
+    assert strange in {one["case"] for one in json.loads(page.data)["slices"]}
+    assert strange not in text
