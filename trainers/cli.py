@@ -30,6 +30,7 @@ examples:
   samora_train 1 SAMoraTrainer 10pct --dry-run             what would be trained on what, and for how long
   samora_train 1 SAMoraTrainer 10pct --set finetune.epochs=40 --name longer
   samora_train 1 SAMoraTrainer 10pct --set fusion=lac      another fusion of the experts; --preset table4-lac is a row
+  samora_train 1 SAMoraTrainer full --start-from round_1 --name round_2    more labels for a run that is finished
   samora_train 1 SAMoraTrainer 10pct --unlabeled LiTS 6    experts also from the scans of two other datasets
   samora_train Hippocampus SAMoraTrainer 10pct_cases -f 0 --backbone samora_tiny
   torchrun --nproc-per-node 8 --no-python samora_train 1 SAMoraTrainer full
@@ -119,6 +120,9 @@ def _add_method(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--taught-by", nargs="+", default=(), metavar="RUN", help="also train on soft labels of finished runs"
+    )
+    parser.add_argument(
+        "--start-from", metavar="RUN", help="begin with the weights of a finished run, experts included"
     )
     parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")

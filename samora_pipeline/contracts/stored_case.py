@@ -36,7 +36,8 @@ class StoredCase:
 
     ``intensities``: per channel, the statistics of the whole volume in source units.
     ``image_crcs[slice][channel]`` and ``label_crcs[slice]`` are CRC-32 of the slice's bytes.
-    ``label_pixels`` counts, per foreground name, the pixels in each slice (empty without labels). ``source_digest``
+    ``label_pixels`` counts, per foreground name, the pixels in each slice (empty without labels). ``blank_slices`` are
+    those of a labelled case in which nothing but ``ignore`` stands. ``source_digest``
     covers the raw files, the slice axis and the labels' declaration: another digest means the case is stale.
     ``digest`` covers this record itself (empty: written by an earlier version).
     """
@@ -51,6 +52,7 @@ class StoredCase:
     label_crcs: tuple[int, ...] | None
     source_digest: str
     label_pixels: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    blank_slices: tuple[int, ...] = ()
     digest: str = ""
     schema_version: int = 2
 

@@ -225,6 +225,8 @@ def _case_lists(plain: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     yield from ((plain, key) for key in _LISTS)
     yield from ((plain[part], key) for part, key in _LISTS_OF)
     yield from ((plain["pool"]["cases"], dataset) for dataset in plain["pool"]["cases"])
+    behind = (*plain.get("taught_by", ()), plain.get("started_from"))
+    yield from ((run, "seen") for run in behind if run)
 
 
 def _without_folders(plain: Any) -> Any:

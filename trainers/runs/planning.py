@@ -36,7 +36,7 @@ from trainers.runs.naming import FAST_NAME, run_name
 from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request, find_trainer, resolve
 from trainers.runs.sizes import choose_size, size_of
-from trainers.runs.taught import find_teachers
+from trainers.runs.taught import find_start, find_teachers, require_base
 from trainers.settings import BOOTSTRAP, LEVEL_OF, TEACHER_OF, DistillationSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
@@ -107,7 +107,9 @@ def plan_run(
     chosen |= precision
     if accept_licence and not dry:
         _fetch_teachers(method.stages, roots.weights)
-    config = replace(config, taught_by=find_teachers(request.taught_by, config, hidden_cases(config), roots.results))
+    hidden = hidden_cases(config)
+    config = replace(config, taught_by=find_teachers(request.taught_by, config, hidden, roots.results))
+    config = replace(config, started_from=find_start(request.start_from, config, hidden, roots.results))
     config = _with_teachers(replace(config, choices=chosen), method, size, roots.weights, absent=dry)
     context = RunContext(
         dataset=dataset,
@@ -127,6 +129,8 @@ def plan_run(
     if existing is not None and not config.estimates:
         config = replace(config, estimates=existing.estimates)
     config = with_bootstrap(config, context)
+    if request.start_from is not None:
+        require_base(request.start_from, config, roots.results)
     return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
 
 
