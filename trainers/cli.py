@@ -6,7 +6,8 @@ import argparse
 import os
 import shlex
 import sys
-from dataclasses import fields
+import time
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ examples:
   samora_train 1 SAMoraTrainer 10pct --set fusion=lac      another fusion of the experts; --preset table4-lac is a row
   samora_train 1 SAMoraTrainer 10pct --unlabeled LiTS 6    experts also from the scans of two other datasets
   samora_train Hippocampus SAMoraTrainer 10pct_cases -f 0 --backbone samora_tiny
+  samora_train 1 SAMoraTrainer full -c --max-hours 3.9     in a job of four hours (docs/cluster.md)
   torchrun --nproc-per-node 8 --no-python samora_train 1 SAMoraTrainer full
 """
 
@@ -127,6 +129,9 @@ def _add_session(parser: CommandParser) -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="time for training, from which the epochs follow (CPU: 10)"
     )
+    parser.add_argument(
+        "--max-hours", type=_hours, metavar="H", help="end before this session takes longer: exit code 75, -c resumes"
+    )
     parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
     # As nnU-Net has it.
     parser.add_argument("--val", dest="stage", action="store_const", const="validate", help=argparse.SUPPRESS)
@@ -153,6 +158,7 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
     """Train what the arguments say, which were given as ``words``; return the run's folder, None after a dry run."""
     from trainers.runs.request import Request
 
+    begun = time.monotonic()
     _check_order(arguments)
     from samora_pipeline.paths import resolve_roots
     from trainers.runs.typed import check_typed
@@ -170,8 +176,10 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
             _describe(request, roots, device, accept=arguments.accept_licence)
         return None
     from samora_pipeline import distributed
+    from trainers.loop.ending import TimeLimit
     from trainers.runs.planning import plan_run
 
+    limit = TimeLimit.of(arguments.max_hours, since=begun)
     distributed.start(device)
     try:
         resume, tensorboard = _resume_command(words), arguments.tensorboard
@@ -180,6 +188,7 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
             run = plan_run(
                 request, roots, device, resume_command=resume, tensorboard=tensorboard, accept_licence=accept
             )
+            run = replace(run, context=replace(run.context, limit=limit))
             _run_stages(request, roots, run)
         if distributed.is_main() and not request.fast and request.stage is None:
             name = run.context.folder.parent.name
@@ -272,6 +281,13 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
         Execution(run, one_case=request.fast).run(request.stage)
     if distributed.is_main():
         say(f"run: {context.folder}")
+
+
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not hours > 0:
+        raise argparse.ArgumentTypeError(f"{text} leaves no time to train in")
+    return hours
 
 
 def _levels(text: str) -> tuple[str, ...]:

@@ -135,8 +135,11 @@ class Execution:
                 f"{raw.folder}; when they are there, the same command with --stage validate scores the run"
             )
             return
+        limit = self.context.limit
+        limit.leave(VALIDATE, self.context.resume_command, self.context.device)
         begun = time.monotonic()
-        summary, seconds = validate.run_validation(self.config, self.context, cases)
+        with limit.alarm():
+            summary, seconds = validate.run_validation(self.config, self.context, cases)
         self._record(VALIDATE, StageTiming(round(time.monotonic() - begun, 3)))
         if distributed.is_main():
             record_seconds_per_volume(self.folder, seconds)
