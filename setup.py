@@ -76,6 +76,7 @@ setup(
             "samora_convert = dataset_conversion.cli:main",
             "samora_plan_and_preprocess = planners.cli:main",
             "samora_train = trainers.cli:main",
+            "samora_study = trainers.study.cli:main",
             "samora_predict = samora_pipeline.inference.cli:main",
             "samora_evaluate = samora_pipeline.evaluation.cli:main",
             "samora_compare = samora_pipeline.reporting.compare_cli:main",

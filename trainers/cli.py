@@ -156,16 +156,12 @@ def _command(arguments: argparse.Namespace, *, words: list[str]) -> None:
 
 def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | None:
     """Train what the arguments say, which were given as ``words``; return the run's folder, None after a dry run."""
-    from trainers.runs.request import Request
-
     begun = time.monotonic()
     _check_order(arguments)
     from samora_pipeline.paths import resolve_roots
     from trainers.runs.typed import check_typed
 
-    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request) if field.name != "fold")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
-    requests = [Request(fold=fold, **values) for fold in dict.fromkeys(arguments.folds)]
+    requests = requests_of(arguments)
     roots = resolve_roots(arguments.root)
     for request in requests:
         check_typed(request, roots)
@@ -197,6 +193,15 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
         return run.context.folder.parent
     finally:
         distributed.stop()
+
+
+def requests_of(arguments: argparse.Namespace) -> list[Request]:
+    """What the parsed arguments ask for, a request per fold."""
+    from trainers.runs.request import Request
+
+    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request) if field.name != "fold")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+    return [Request(fold=fold, **values) for fold in dict.fromkeys(arguments.folds)]
 
 
 def _describe(request: Request, roots: Roots, device: torch.device, *, accept: bool) -> None:

@@ -25,8 +25,8 @@ from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandPars
 from samora_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from benchmarks.studies.commands import Launch
     from benchmarks.studies.steps import Setting
+    from trainers.study.processes import Launch
 
 _EPILOG = f"""arms: {", ".join(ARMS)}
 Without --arms, all are run at the first label budget, at the others the main ones ({", ".join(MAIN)}).
@@ -44,7 +44,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--budgets", nargs="+", default=[], metavar="SPLIT", help="default: those of the dataset")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
-    parser.add_argument("--budget-minutes", type=float, metavar="M", help="of all sittings together")
+    parser.add_argument("--budget-minutes", type=float, metavar="M", help="of all sessions together")
     parser.add_argument("--next", action="store_true", help="one chunk of --chunk-minutes, then stop")
     parser.add_argument("--chunk-minutes", type=float, default=9.0, metavar="M", help="default: 9")
     parser.add_argument("--input-size", type=int, metavar="N", help="pixels (default: the scale's)")
@@ -65,41 +65,43 @@ def build_parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None, launch: Launch | None = None) -> int:
-    """Run a sitting and return its exit code: 3 when steps failed."""
+    """Run a session and return its exit code: 3 when steps failed."""
     return run(build_parser(), lambda arguments: study(arguments, launch), None if argv is None else list(argv))
 
 
 def study(arguments: argparse.Namespace, launch: Launch | None = None) -> int:
-    """One sitting, and the tables when everything is finished or time is up."""
-    from benchmarks.studies.commands import spawn
-    from benchmarks.studies.state import Frame, StateFile, held
-    from benchmarks.studies.study import Limits, Sitting
+    """One session, and the tables when everything is finished or time is up."""
     from samora_pipeline.reproducibility import snapshot
+    from trainers.study.processes import spawn
+    from trainers.study.session import Limits, Session
+    from trainers.study.state import StateFile, held
 
     setting = make_setting(arguments)
     arms = _arms(arguments)
     runs, others = _runs(setting, arms, arguments)
     prepare = _prepare(setting, arms, arguments)
-    frame = Frame(
-        dataset=setting.source.name,
-        fold=setting.source.fold,
-        scale=setting.scale.name,
-        input_size=setting.scale.input_size,
-        base=setting.scale.base or "packaged",
-        settings=setting.settings,
-    )
+    frame = {
+        "dataset": setting.source.name,
+        "fold": setting.source.fold,
+        "scale": setting.scale.name,
+        "input_size": setting.scale.input_size,
+        "base": setting.scale.base or "packaged",
+        "settings": setting.settings,
+    }
     folder = setting.roots.root / "study"
     machine = {**snapshot(), "cores": str(resources.cores().value), "processor": _processor()}
     start = launch or spawn
-    steps = [*prepare, *sorted([*runs, *others], key=lambda step: arguments.seeds.index(step.seed))]
+    cells = sorted([*runs, *others], key=lambda step: arguments.seeds.index(step.seed))
+    steps = [*prepare, *cells]
     with held(folder) as lock:
         state = StateFile(folder, frame, machine)
         limits = Limits(
             _seconds(arguments.budget_minutes), _seconds(arguments.chunk_minutes) if arguments.next else None
         )
-        sitting = Sitting(folder, state, lock, limits, start)
-        finished = arguments.tables or sitting.run(steps, validate=_scans_here(setting))
-        failed = sitting.failed(steps)
+        session = Session(folder, state, lock, limits, start)
+        here = _scans_here(setting)
+        finished = arguments.tables or (session.run(prepare) and session.run(cells, validate=here))
+        failed = session.failed(steps)
         done = sum(state.state.step(step.name).status == "done" for step in steps)
         say(f"{done} of {len(steps)} steps are done; {state.state.seconds / 60:.1f} minutes in commands so far")
         for name, message in failed:

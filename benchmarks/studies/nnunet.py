@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.studies.arms import NnunetArm
-from benchmarks.studies.state import Status
 from benchmarks.studies.steps import Setting, Words
 from samora_pipeline.contracts.dataset import RawCase, RawDataset, read_dataset, write_dataset
 from samora_pipeline.contracts.json_io import read_json
@@ -20,6 +19,7 @@ from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.splits import parse_budget, select
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import AssetError, UsageError
+from trainers.study.state import Status
 
 SHORT_TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
 
