@@ -34,6 +34,7 @@ REQUIREMENTS = [
 EXTRAS = {
     "dicom": ["highdicom>=0.25", "pydicom>=3"],  # DICOM SEG (samora_export labels --format dcm)
     "dask": ["distributed>=2024.1"],  # cases mapped over an existing cluster (--dask ADDRESS)
+    "jobqueue": ["dask-jobqueue>=0.9"],  # workers that are jobs (--dask slurm:PARTITION, pbs:QUEUE)
     "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
     "dev": [
         "pytest>=8",

@@ -97,6 +97,16 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dask(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dask``, which has a cluster work on the cases (``parallel.Engine``)."""
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="work on the cases on this Dask cluster: tcp://HOST:PORT, or slurm:PARTITION[:JOBS], pbs:QUEUE[:JOBS] "
+        "(extras: dask, jobqueue)",
+    )
+
+
 def run(
     parser: CommandParser, command: Callable[[argparse.Namespace], int | None], argv: list[str] | None = None
 ) -> int:
