@@ -23,7 +23,6 @@ _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
 """between two looks at which workers are there"""
 _PATIENCE_SECONDS = 600
-NO_RESULT = "E-MEM-18"
 _GPU = "GPU"
 """the resource that workers declare (dask worker --resources GPU=1) so that each holds one model on a GPU of its own"""
 _DEATHS = 1
@@ -188,7 +187,7 @@ def _jobs(kind: str, text: str) -> Iterator[Any]:
 
 def no_result(name: str) -> ResourceError:
     """The error of a case whose worker died."""
-    return ResourceError(NO_RESULT, name=name, found="no result, most likely for lack of memory")
+    return ResourceError("E-MEM-18", name=name, found="no result, most likely for lack of memory")
 
 
 def _no_cluster(address: str, found: str) -> ResourceError:

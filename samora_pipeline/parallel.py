@@ -22,15 +22,13 @@ from typing import Generic, TypeVar
 from tqdm import tqdm
 
 from samora_pipeline import resources
-from samora_pipeline.clusters import NO_RESULT, no_result, on_cluster
+from samora_pipeline.clusters import no_result, on_cluster
 from samora_pipeline.errors import SamoraError, UsageError
 
 _LOG = logging.getLogger(__name__)
 _LITTLE_WORK = 48 * 10**6
 # Lines of progress where there is no terminal for a bar.
 _LINES = 4
-
-__all__ = ["NO_RESULT", "SERIAL", "Engine", "Outcome", "map_cases", "suggest_workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -37,7 +37,7 @@ from samora_pipeline.imaging.inputs import fault_of_name
 from samora_pipeline.imaging.volume import Grid, label_array
 from samora_pipeline.inference.probabilities import UNCERTAINTY
 from samora_pipeline.inference.runs import named_run
-from samora_pipeline.parallel import NO_RESULT, SERIAL, Engine
+from samora_pipeline.parallel import SERIAL, Engine
 from samora_pipeline.registry import shortened
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
@@ -104,7 +104,7 @@ def export_labels(
         if outcome.error is None:
             report(str(items[index][1][1]))
             written.append(items[index][1][1])
-        elif isinstance(outcome.error, DataError) or outcome.error.code == NO_RESULT:
+        elif isinstance(outcome.error, DataError) or outcome.error.code == "E-MEM-18":
             failed[printable(outcome.name)] = outcome.error
         else:
             raise outcome.error
