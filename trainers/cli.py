@@ -315,7 +315,10 @@ def _device(name: str | None) -> torch.device:
 def _resume_command(arguments: list[str]) -> str:
     words = ["samora_train", *arguments, *([] if "-c" in arguments else ["-c"])]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        words = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "--no-python", *words]
+        local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        nodes = int(os.environ["WORLD_SIZE"]) // int(local)
+        several = ["--nnodes", str(nodes)] if nodes > 1 else []
+        words = ["torchrun", *several, "--nproc-per-node", local, "--no-python", *words]
     return shlex.join(words)
 
 

@@ -19,7 +19,7 @@ def main() -> int:
     script, how, output, *arguments = sys.argv[1:]
     to_batch, _, rest = how.rpartition(":")
     name = rest.partition("@")[0]
-    seconds = float(os.environ.get("SLURM_STANDIN_SECONDS", "inf"))
+    last = os.environ.get("SLURM_STANDIN_UNTIL", "")
     job, code = os.environ["SLURM_JOB_ID"], 0
     for restarts in range(20):
         variables = {**os.environ, "SLURM_RESTART_COUNT": str(restarts)}
@@ -27,8 +27,8 @@ def main() -> int:
         requeued.unlink(missing_ok=True)
         with Path(output).open("ab") as stream:
             process = subprocess.Popen([script, *arguments], stdout=stream, stderr=stream, env=variables)
-            end = time.monotonic() + seconds
-            while process.poll() is None and time.monotonic() < end:
+            # The first time of a job is over as soon as there is such a file.
+            while process.poll() is None and (restarts or not last or not any(Path().rglob(last))):
                 time.sleep(0.02)
             if process.poll() is None:
                 number = getattr(signal, f"SIG{name}", signal.SIGTERM)
