@@ -45,6 +45,7 @@ EXTRAS = {
         "medpy>=0.5.2",  # oracle of the surface distances, never shipped (GPL)
         "monai>=1.5",  # oracle of its convention of surface distances
         "surface-distance>=0.1",  # oracle of its convention of surface distances
+        "pynrrd>=1.0",  # independent reader of .seg.nrrd
         "pandas-stubs",
         "types-tqdm",
     ],
@@ -83,6 +84,8 @@ setup(
             "samora_compare = samora_pipeline.reporting.compare_cli:main",
             "samora_report = samora_pipeline.reporting.report_cli:main",
             "samora_weights = samora_pipeline.weights.cli:main",
+            "samora_label = samora_pipeline.labelling.label_cli:main",
+            "samora_suggest = samora_pipeline.labelling.suggest_cli:main",
             "samora_export = samora_pipeline.handover.cli:main",
             "samora_import = samora_pipeline.handover.import_cli:main",
             "samora_doctor = samora_pipeline.doctor.cli:main",

@@ -93,7 +93,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "bf16", "fp32"),
         default="auto",
-        help="of products (default: auto, on a CPU the faster one as timed here)",
+        help="of matrix products (default: auto; on a CPU, the faster one as timed on this machine)",
     )
 
 
@@ -102,7 +102,7 @@ def add_dask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dask",
         metavar="ADDRESS",
-        help="work on the cases on this Dask cluster: tcp://HOST:PORT, or slurm:PARTITION[:JOBS], pbs:QUEUE[:JOBS] "
+        help="process the cases on this Dask cluster: tcp://HOST:PORT, or slurm:PARTITION[:JOBS], pbs:QUEUE[:JOBS] "
         "(extras: dask, jobqueue)",
     )
 

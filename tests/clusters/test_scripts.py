@@ -115,8 +115,8 @@ def test_two_nodes_by_slurm_and_by_torchrun_learn_what_one_process_learns(tmp_pa
     make_dataset(places[2], folder_name=FOLDER)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{probe.getsockname()[1]}"
-    how = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", place]
+        meeting = f"127.0.0.1:{probe.getsockname()[1]}"
+    how = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting]
     agent = [sys.executable, "-m", "torch.distributed.run", *how, "--no-python", *words]
     given = environment(places[2])
     agents = [subprocess.Popen(agent, cwd=places[2], env=given, stderr=subprocess.DEVNULL) for _ in range(2)]

@@ -16,7 +16,7 @@ from samora_pipeline import distributed
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from tests.trainers import toy
 from tests.trainers.processes import exit_code, forked, on_ranks
-from tests.trainers.runs import command, draw_nothing, final, fold_folder, losses, sitting
+from tests.trainers.runs import command, draw_nothing, final, fold_folder, losses, session
 from tests.trainers.small_data import make_dataset
 from trainers.cli import build_parser, main
 from trainers.loop import ending, loop
@@ -165,7 +165,7 @@ def _with_leap(words: list[str], stage: str, step: int, hours: float) -> int:
 
 def test_runs_out_of_time_end_bit_equal(tmp_path: Path) -> None:
     whole, root = make_dataset(tmp_path / "whole"), make_dataset(tmp_path / "parts")
-    assert sitting(command(whole, "--name", "a")) == 0
+    assert session(command(whole, "--name", "a")) == 0
     words = command(root, "--name", "a", "-c", "--max-hours", "1")
     # An epoch of 0.6 h: the second does not fit. A step of two hours: the epoch is left in its middle.
     for stage, step, hours, position in (("expert_patch", 1, 0.6, (1, 2)), ("finetune", 3, 2.0, (1, 3))):
@@ -173,7 +173,7 @@ def test_runs_out_of_time_end_bit_equal(tmp_path: Path) -> None:
         (saved,) = root.rglob("checkpoint_latest.safetensors")
         assert (saved.parent.name == stage) == (stage != "finetune")
         assert _position(saved.parent) == position
-    assert sitting(words) == 0
+    assert session(words) == 0
     one, other = final(whole, RUN).tensors, final(root, RUN).tensors
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
