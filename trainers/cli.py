@@ -6,7 +6,8 @@ import argparse
 import os
 import shlex
 import sys
-from dataclasses import fields
+import time
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   samora_train 1 SAMoraTrainer 10pct                       experts, fine-tuning and validation of the default fold
-  samora_train 1 SAMoraTrainer 10pct -c                    go on where it was stopped
+  samora_train 1 SAMoraTrainer 10pct -c                    resume an interrupted run
   samora_train 1 SAMoraTrainer full -f 0 1 2 3 4           cross-validation, one fold after the other
   samora_train 1 SAMoraTrainer 10pct --dry-run             what would be trained on what, and for how long
   samora_train 1 SAMoraTrainer 10pct --set finetune.epochs=40 --name longer
   samora_train 1 SAMoraTrainer 10pct --set fusion=lac      another fusion of the experts; --preset table4-lac is a row
+  samora_train 1 SAMoraTrainer full --start-from round_1 --name round_2    more labels for a run that is finished
   samora_train 1 SAMoraTrainer 10pct --unlabeled LiTS 6    experts also from the scans of two other datasets
   samora_train Hippocampus SAMoraTrainer 10pct_cases -f 0 --backbone samora_tiny
+  samora_train 1 SAMoraTrainer full -c --max-hours 3.9     in a job of four hours (docs/cluster.md)
   torchrun --nproc-per-node 8 --no-python samora_train 1 SAMoraTrainer full
 """
 
@@ -45,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> CommandParser:
     """The command's options."""
     parser = CommandParser(
-        "samora_train", "Train a run: experts without labels, then fine-tuning, then scores.", _EPILOG
+        "samora_train", "Train a run: self-supervised experts, supervised fine-tuning, validation.", _EPILOG
     )
     _add_data(parser)
     _add_method(parser)
@@ -69,23 +72,39 @@ def _add_data(parser: CommandParser) -> None:
         help="official, 0 to 4 (one after the other), or all (default: official, else 0)",
     )
     parser.add_argument(
-        "--unlabeled", nargs="+", default=(), metavar="D", help="more datasets for the pool; paper: 100,000 CT slices"
+        "--unlabeled",
+        nargs="+",
+        default=(),
+        metavar="D",
+        help="further datasets for the unlabelled pool; paper: 100,000 CT slices",
     )
     parser.add_argument(
-        "--transductive", action="store_true", help="scored scans into the pool, unlabelled; every report says so"
+        "--transductive",
+        action="store_true",
+        help="include scored scans, unlabelled, in the pool; reports are flagged",
     )
     parser.add_argument(
-        "--exclude-leaks", action="store_true", help="take out scans that show what is scored (same scan or patient)"
+        "--exclude-leaks",
+        action="store_true",
+        help="drop training and pool scans that overlap scored ones (scan or patient)",
     )
     parser.add_argument(
-        "--allow-leak", nargs="+", default=(), metavar="CASE", help="let such scans in by name; every report says LEAKY"
+        "--allow-leak",
+        nargs="+",
+        default=(),
+        metavar="CASE",
+        help="include such scans by name (flag: LEAKY)",
     )
 
 
 def _add_method(parser: CommandParser) -> None:
     """How the experts are made, on which base, with which settings."""
     parser.add_argument(
-        "--recipe", metavar="R", help="full (default), T1, T2, nocpt, scratch (tiny backbones), none, paper_literal"
+        "--recipe",
+        metavar="R",
+        help="how experts are trained. full: distilled from teachers trained on the pool (default); nocpt: from public "
+        "teachers; T1, T2: short schedules; scratch: own self-supervised loss (default of tiny backbones); none; "
+        "paper_literal",
     )
     parser.add_argument("--levels", type=_levels, metavar="L,...", help="experts: image,patch,pixel (default: all)")
     parser.add_argument(
@@ -99,10 +118,13 @@ def _add_method(parser: CommandParser) -> None:
         "--consistency",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="slices without labels take part in fine-tuning (default: the trainer's)",
+        help="semi-supervised fine-tuning on unlabelled slices (default: the trainer's)",
     )
     parser.add_argument(
-        "--taught-by", nargs="+", default=(), metavar="RUN", help="learn from the soft labels of finished runs as well"
+        "--taught-by", nargs="+", default=(), metavar="RUN", help="also train on soft labels of finished runs"
+    )
+    parser.add_argument(
+        "--start-from", metavar="RUN", help="begin with the weights of a finished run, experts included"
     )
     parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
@@ -125,12 +147,15 @@ def _add_method(parser: CommandParser) -> None:
 def _add_session(parser: CommandParser) -> None:
     """How this session of the run goes."""
     parser.add_argument(
-        "--minutes", type=float, metavar="M", help="time for training, from which the epochs follow (CPU: 10)"
+        "--minutes", type=float, metavar="M", help="training time, from which the epochs are derived (CPU: 10)"
     )
-    parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
+    parser.add_argument(
+        "--max-hours", type=_hours, metavar="H", help="end before this session takes longer: exit code 75, -c resumes"
+    )
+    parser.add_argument("--stage", metavar="S", help="run only this stage: bootstrap, teacher_image, ..., validate")
     # As nnU-Net has it.
     parser.add_argument("--val", dest="stage", action="store_const", const="validate", help=argparse.SUPPRESS)
-    parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
+    parser.add_argument("-c", dest="resume", action="store_true", help="resume an interrupted run")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     add_precision(parser)
     parser.add_argument(
@@ -151,15 +176,12 @@ def _command(arguments: argparse.Namespace, *, words: list[str]) -> None:
 
 def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | None:
     """Train what the arguments say, which were given as ``words``; return the run's folder, None after a dry run."""
-    from trainers.runs.request import Request
-
+    begun = time.monotonic()
     _check_order(arguments)
     from samora_pipeline.paths import resolve_roots
     from trainers.runs.typed import check_typed
 
-    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request) if field.name != "fold")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
-    requests = [Request(fold=fold, **values) for fold in dict.fromkeys(arguments.folds)]
+    requests = requests_of(arguments)
     roots = resolve_roots(arguments.root)
     for request in requests:
         check_typed(request, roots)
@@ -170,8 +192,10 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
             _describe(request, roots, device, accept=arguments.accept_licence)
         return None
     from samora_pipeline import distributed
+    from trainers.loop.ending import TimeLimit
     from trainers.runs.planning import plan_run
 
+    limit = TimeLimit.of(arguments.max_hours, since=begun)
     distributed.start(device)
     try:
         resume, tensorboard = _resume_command(words), arguments.tensorboard
@@ -180,6 +204,7 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
             run = plan_run(
                 request, roots, device, resume_command=resume, tensorboard=tensorboard, accept_licence=accept
             )
+            run = replace(run, context=replace(run.context, limit=limit))
             _run_stages(request, roots, run)
         if distributed.is_main() and not request.fast and request.stage is None:
             name = run.context.folder.parent.name
@@ -188,6 +213,15 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
         return run.context.folder.parent
     finally:
         distributed.stop()
+
+
+def requests_of(arguments: argparse.Namespace) -> list[Request]:
+    """What the parsed arguments ask for, a request per fold."""
+    from trainers.runs.request import Request
+
+    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request) if field.name != "fold")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+    return [Request(fold=fold, **values) for fold in dict.fromkeys(arguments.folds)]
 
 
 def _describe(request: Request, roots: Roots, device: torch.device, *, accept: bool) -> None:
@@ -274,6 +308,13 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
         say(f"run: {context.folder}")
 
 
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not hours > 0:
+        raise argparse.ArgumentTypeError(f"{text} leaves no time to train in")
+    return hours
+
+
 def _levels(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
@@ -294,7 +335,10 @@ def _device(name: str | None) -> torch.device:
 def _resume_command(arguments: list[str]) -> str:
     words = ["samora_train", *arguments, *([] if "-c" in arguments else ["-c"])]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        words = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "--no-python", *words]
+        local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        nodes = int(os.environ["WORLD_SIZE"]) // int(local)
+        several = ["--nnodes", str(nodes)] if nodes > 1 else []
+        words = ["torchrun", *several, "--nproc-per-node", local, "--no-python", *words]
     return shlex.join(words)
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmarks.studies.arms import NnunetArm
-from benchmarks.studies.state import Status
 from benchmarks.studies.steps import Setting, Words
+from benchmarks.studies.variants import NnunetVariant
 from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.errors import AssetError
 from samora_pipeline.external.nnunet import NnunetRunner
 from samora_pipeline.external.run import ExternalRun
+from trainers.study.state import Status
 
 SHORT_TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
 
@@ -26,7 +26,7 @@ class NnunetRun:
     """
 
     setting: Setting
-    arm: NnunetArm
+    variant: NnunetVariant
     budget: str
     seed: int
     programs: Path | None
@@ -35,7 +35,7 @@ class NnunetRun:
     @property
     def name(self) -> str:
         """VARIANT/BUDGET/SEED."""
-        return f"{self.arm.name}/{self.budget}/{self.seed}"
+        return f"{self.variant.name}/{self.budget}/{self.seed}"
 
     @cached_property
     def external(self) -> ExternalRun:
@@ -89,7 +89,7 @@ class NnunetRun:
         except AssetError as error:
             raise AssetError(
                 "E-STUDY-10",
-                f'the arm "{self.arm.name}" needs nnU-Net v2 in an environment of its own',
+                f'the variant "{self.variant.name}" needs nnU-Net v2 in an environment of its own',
                 found=error.found,
                 expected="its three commands",
                 fix="python -m venv nnunet && nnunet/bin/pip install nnunetv2, then --nnunet nnunet/bin",
@@ -97,13 +97,13 @@ class NnunetRun:
 
     @property
     def _run_name(self) -> str:
-        return f"{self.arm.name}-{self.trainer}-seed{self.seed}".replace("_", "-")
+        return f"{self.variant.name}-{self.trainer}-seed{self.seed}".replace("_", "-")
 
     def _runner(self) -> NnunetRunner:
         device = (self.setting.device or "cuda").partition(":")[0]
         return NnunetRunner(
             self.programs or Path(),
-            self.arm.configuration,
+            self.variant.configuration,
             trainer=self.trainer,
             trainers=SHORT_TRAINERS,
             device=device,

@@ -24,6 +24,8 @@ Runs that differ in the seed alone are averaged within each patient. Both protoc
   samora_compare --table 14 --reported                     every row of the paper; with RUNs also what they measured
   samora_compare --table 14 --plan                         the commands that are missing for table 1, 2, 6, 13 or 14
 
+  samora_compare --budgets RUN RUN RUN RUN --next 120      Dice over labelled slices, and what 120 more should bring
+
 Tables 1 to 6 and 9 to 15 are those of the SAMora paper; its own values stand in columns called "reported". Runs of
 several datasets or label budgets are refused unless a table is asked for that has a column or a row for each.
 """
@@ -41,6 +43,15 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--reported", action="store_true", help="with --table: all rows of the paper, run or not")
     parser.add_argument("--plan", action="store_true", help="with --table: the commands of the rows that are not run")
+    parser.add_argument("--budgets", action="store_true", help="runs with other numbers of labels: a curve over them")
+    parser.add_argument(
+        "--next",
+        dest="more",
+        type=int,
+        default=100,
+        metavar="N",
+        help="--budgets: slices that may follow (default: 100)",
+    )
     parser.add_argument("--full", action="store_true", help="also each organ, all tests and what is compared")
     parser.add_argument("--format", choices=tuple(_ENDINGS), default="md", help="default: md")
     parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="write tables, numbers and forest plots")
@@ -50,13 +61,16 @@ def build_parser() -> CommandParser:
 
 def compare_runs(arguments: argparse.Namespace) -> None:
     """Read the runs, print the tables, and write them where a folder is named."""
+    _check(arguments)
+    if arguments.budgets:
+        _budgets(arguments)
+        return
     from samora_pipeline.evaluation.comparison import PROTOCOLS, compare
     from samora_pipeline.reporting.paper_plan import missing_commands
     from samora_pipeline.reporting.paper_tables import paper_table
     from samora_pipeline.reporting.text_tables import document, paired_text, run_table, shared_flags
     from samora_pipeline.reporting.verdicts import answers, means_table
 
-    _check(arguments)
     variants, baseline = _variants(arguments)
     if arguments.plan:
         say("\n".join(missing_commands(arguments.table, variants)) or "# every row has a run")
@@ -87,6 +101,28 @@ def compare_runs(arguments: argparse.Namespace) -> None:
         say(f"{'--full shows each organ; ' if short else ''}-o FOLDER writes all tables, numbers and forest plots")
 
 
+def _budgets(arguments: argparse.Namespace) -> None:
+    """Fit the curve over the runs, print it, and write it where a folder is named."""
+    from samora_pipeline.evaluation.budgets import fit_budgets
+    from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
+    from samora_pipeline.files import write_text
+    from samora_pipeline.paths import resolve_roots
+    from samora_pipeline.reporting.budget_table import budget_table, draw_budgets
+    from samora_pipeline.reporting.text_tables import document, shared_flags
+
+    if arguments.more < 1 or arguments.table is not None or arguments.baseline is not None:
+        raise UsageError("E-CMP-08", found=f"--next {arguments.more}, --table {arguments.table}")
+    roots = resolve_roots(arguments.root)
+    runs = distinct_labels([read_run(one, roots.results, allow_code=arguments.allow_code) for one in arguments.runs])
+    curve, warnings = fit_budgets(runs, roots.preprocessed), shared_flags(runs)
+    text = document([budget_table(curve, arguments.more, warnings)], arguments.format)
+    say(text)
+    if arguments.output is not None:
+        write_text(arguments.output / f"budgets.{_ENDINGS[arguments.format]}", text)
+        draw_budgets(curve, arguments.more, arguments.output / "budgets.png", warnings)
+        say(f"written: budgets.{_ENDINGS[arguments.format]}, budgets.png in {arguments.output}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``samora_compare``."""
     return run(build_parser(), compare_runs, argv)
@@ -96,7 +132,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is read."""
     of_the_paper = arguments.reported or arguments.plan
     if of_the_paper and (arguments.table is None or arguments.protocol == "physical"):
-        raise UsageError("E-CMP-06", found="no --table" if arguments.table is None else "--protocol physical")
+        raise UsageError("E-CMP-09", found="no --table" if arguments.table is None else "--protocol physical")
     if not of_the_paper and not arguments.runs:
         raise UsageError("E-CMP-05", "no run is named", found="no RUN")
 

@@ -61,12 +61,12 @@ def missing_commands(number: int, variants: Sequence[Variant]) -> list[str]:
         variants: what has been run.
 
     Raises:
-        UsageError: ``E-CMP-04`` no such table, ``E-CMP-07`` one whose rows are presets.
+        UsageError: ``E-CMP-04`` no such table, ``E-CMP-10`` one whose rows are presets.
         DataError: ``E-CMP-03`` runs that were not scored alike.
     """
     rows = measured_rows(number, variants, "sam_family")
     if number not in _TABLES:
-        raise UsageError("E-CMP-07", number=number, expected=", ".join(map(str, _TABLES)))
+        raise UsageError("E-CMP-10", number=number, expected=", ".join(map(str, _TABLES)))
     columns = reported_table(number).columns
     # One run has all organs.
     names = (MEAN_DICE,) if MEAN_DICE in columns else tuple(name for name in columns if name != SECONDS)

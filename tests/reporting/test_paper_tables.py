@@ -413,7 +413,7 @@ def test_the_plan_of_an_empty_results_folder_has_every_value(number: int, lines:
 
 
 def test_the_plan_of_presets_is_refused() -> None:
-    with pytest.raises(UsageError, match="E-CMP-07"):
+    with pytest.raises(UsageError, match="E-CMP-10"):
         missing_commands(11, [])
     with pytest.raises(UsageError, match="E-CMP-04"):
         missing_commands(7, [])

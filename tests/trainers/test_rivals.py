@@ -12,7 +12,7 @@ from samora_pipeline.errors import SamoraError
 from samora_pipeline.models.module import ModuleNetwork
 from samora_pipeline.models.transunet import TransUNet
 from samora_pipeline.paths import resolve_roots
-from tests.trainers.runs import final, short, sitting
+from tests.trainers.runs import final, short, session
 from tests.trainers.small_data import make_dataset
 from tests.weights.test_hybrid_checkpoint import DEPTHS, HEADS, HIDDEN, LAYERS, WIDTH, public_arrays, write
 from trainers.runs.planning import PlannedRun, plan_run
@@ -60,6 +60,6 @@ def test_a_run_from_a_file_trains(root: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "public.npz", public_arrays())
     words = [word for one in (*OPTIONS, f"finetune.weights={path}") for word in ("--set", one)]
     command = ["90", "TransUNetTrainer", "2cases", "--root", str(root), "--device", "cpu", "--name", "start"]
-    assert sitting([*command, *words, *short("finetune")]) == 0
+    assert session([*command, *words, *short("finetune")]) == 0
     trained = final(root, "TransUNetTrainer__2cases__start").tensors
     assert trained["module.head.weight"].shape == (3, 16, 3, 3)

@@ -20,7 +20,7 @@ from samora_pipeline.objectives.signed_distance import signed_distance, signed_d
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import apply_augmentation, apply_geometry
 from samora_pipeline.slices.intensities import apply_intensities
-from tests.trainers.runs import final, fold_folder, losses, short, sitting
+from tests.trainers.runs import final, fold_folder, losses, short, session
 from tests.trainers.small_data import make_dataset
 from trainers.consistency_settings import ConsistencySettings
 from trainers.loop.loop import Training
@@ -378,9 +378,9 @@ def test_a_killed_run_goes_on_bit_for_bit(root: Path, trainer: str) -> None:
         command = ["90", trainer, "2cases", "--root", str(root), "--device", "cpu", "--name", name]
         return [*command, *short("finetune")]
 
-    assert sitting(words("whole")) == 0
-    assert sitting(words("killed"), at=(FINETUNE, 3, signal.SIGTERM)) == 143
-    assert sitting([*words("killed"), "-c"]) == 0
+    assert session(words("whole")) == 0
+    assert session(words("killed"), at=(FINETUNE, 3, signal.SIGTERM)) == 143
+    assert session([*words("killed"), "-c"]) == 0
     whole, killed = (final(root, f"{trainer}__2cases__{name}").tensors for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     assert not [name for name in whole if name.startswith("head.")]
@@ -392,5 +392,5 @@ def test_the_small_backbone_learns_the_same_ways(root: Path) -> None:
     words = ["90", "SAMoraTrainer", "2cases", "--root", str(root), "--device", "cpu", "--backbone", "samora_small"]
     for kind in ("dtc", "mc_net", "ss_net"):
         options = ["--set", f"finetune.consistency.kind={kind}", "--name", kind]
-        assert sitting([*words, *options, *short("finetune")]) == 0
+        assert session([*words, *options, *short("finetune")]) == 0
         assert np.isfinite(losses(fold_folder(root, f"SAMoraTrainer__2cases__{kind}"))).all()

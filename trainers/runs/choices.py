@@ -192,6 +192,9 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     stages[FINETUNE] = _by_way(stages[FINETUNE], way)
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
+    if request.start_from is not None:
+        # The experts of that run are among its weights.
+        stages = {name: own for name, own in stages.items() if name in (BOOTSTRAP, FINETUNE)}
     check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
     default = {MODEL: trainer.model_for(small=small, whole=whole), POOL: pool, **stages}
@@ -210,6 +213,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         "unlabeled": (sorted(request.unlabeled), []),
         CONSISTENCY: (way or (request.consistency is not None and stages[FINETUNE] != usually), False),
         "taught_by": (sorted(request.taught_by), []),
+        "start_from": (request.start_from, None),
         "transductive": (request.transductive, False),
         "exclude_leaks": (request.exclude_leaks, False),
         "allow_leak": (sorted(request.allow_leak), []),

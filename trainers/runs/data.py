@@ -1,10 +1,12 @@
 """What a run learns from and is scored on: labelled selection, pool without labels, fold, and leaks between them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samora_pipeline.contracts.leakage import protected_names, scored_names, training_leaks
 from samora_pipeline.contracts.splits import Fold, Selection, select
+from samora_pipeline.contracts.stored_case import StoredCase
 from samora_pipeline.paths import Roots
 from trainers.pool.candidates import LeakReport, find_candidates, hold_out, names, pool_leaks, settle
 from trainers.pool.datasets import PreparedDataset
@@ -63,11 +65,11 @@ def find_data(
     taken_out = frozenset(names(leaks.excluded))
     fold = Fold(tuple(case for case in whole.train if case not in taken_out), whole.scored)
     stored = {case: dataset.cases[case] for case in fold.train if case in dataset.cases}
-    labelled = {case: record.shape[0] for case, record in stored.items() if record.label_crcs is not None}
-    drawn = select(splits, request.split, fold_name, request.seed, labelled)
+    labelled, blank = _labelled_slices(stored)
+    drawn = select(splits, request.split, fold_name, request.seed, labelled, blank)
     if not taken_out.isdisjoint(drawn.cases):
         # It was stored with a case that is now taken out.
-        drawn = select(replace(splits, selections={}), request.split, fold_name, request.seed, labelled)
+        drawn = select(replace(splits, selections={}), request.split, fold_name, request.seed, labelled, blank)
     selection, held_out = hold_out(drawn, method.finetune.held_out, patient)
     pool = None
     if candidates is not None:
@@ -90,11 +92,21 @@ def labelled_share(dataset: PreparedDataset, request: Request, fold_name: str) -
     splits = dataset.splits()
     fold = splits.fold(fold_name)
     stored = {name: case for name, case in dataset.cases.items() if name not in fold.scored and case.subset != "test"}
-    train = set(fold.train)
-    labelled = {name: case.shape[0] for name, case in stored.items() if name in train and case.label_crcs is not None}
-    drawn = select(splits, request.split, fold_name, request.seed, labelled)
-    own = sum(len(drawn.slices.get(case, range(labelled.get(case, 0)))) for case in drawn.cases)
-    return own / max(1, sum(case.shape[0] for name, case in stored.items()))
+    labelled, blank = _labelled_slices({name: case for name, case in stored.items() if name in set(fold.train)})
+    drawn = select(splits, request.split, fold_name, request.seed, labelled, blank)
+    whole = {name: slices - len(blank[name]) for name, slices in labelled.items()}
+    own = sum(len(drawn.slices[case]) if case in drawn.slices else whole.get(case, 0) for case in drawn.cases)
+    return own / max(1, sum(case.shape[0] for case in stored.values()))
+
+
+def _labelled_slices(stored: Mapping[str, StoredCase]) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """How many slices the labelled of these cases have, and which of them are blank: without a single label."""
+    labelled = {
+        case: record.shape[0]
+        for case, record in stored.items()
+        if record.label_crcs is not None and len(record.blank_slices) < record.shape[0]
+    }
+    return labelled, {case: stored[case].blank_slices for case in labelled}
 
 
 def _learns_from_pool(finetune: FinetuneSettings) -> bool:

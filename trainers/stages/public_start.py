@@ -21,13 +21,13 @@ class FinetunePublicStart(Finetune):
 
     Settings: ClassVar[type[StageSettings]] = PublicStartSettings
 
-    def network(self, run: RunConfig, context: RunContext) -> Network:
-        """See ``Finetune.network``; a draft only looks at the file.
+    def _new(self, run: RunConfig, context: RunContext) -> Network:
+        """See ``Finetune._new``; a draft only looks at the file.
 
         Raises:
             AssetError, DataError: as ``weights.hybrid_checkpoint.load_hybrid``.
         """
-        network = super().network(run, context)
+        network = super()._new(run, context)
         settings = self.settings
         if not isinstance(settings, PublicStartSettings) or settings.weights is None:
             return network

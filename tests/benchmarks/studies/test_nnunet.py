@@ -1,4 +1,4 @@
-"""nnU-Net as an arm: what its programs are asked, with stand-ins that write what nnU-Net writes."""
+"""nnU-Net as a variant: what its programs are asked, with stand-ins that write what nnU-Net writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.studies.label_efficiency import main
 from benchmarks.studies.nnunet import SHORT_TRAINERS
-from tests.benchmarks.studies.forked import launch
+from tests.trainers.forked_commands import launch
 from tests.trainers.small_data import INPUT, NAME, make_dataset
 
 _CONFIGURATION = f"{NAME}/nnUNetTrainer_250steps__nnUNetPlans__2d/fold_0"
@@ -51,13 +51,13 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_arm_of_nnunet_goes_on_after_a_kill_and_is_scored(
+def test_a_variant_of_nnunet_goes_on_after_a_kill_and_is_scored(
     tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_dataset(tmp_path / "study")
     monkeypatch.setenv("TRUTH", str(root / "raw" / NAME / "labelsTr"))
     words = ["--root", str(root), "--dataset", "Balls", "--input-size", str(INPUT), "--device", "cpu"]
-    words += ["--arms", "nnunet_2d", "--budgets", "2cases", "--seeds", "0", "--nnunet", str(programs)]
+    words += ["--variants", "nnunet_2d", "--budgets", "2cases", "--seeds", "0", "--nnunet", str(programs)]
     words += ["--nnunet-trainer", "nnUNetTrainer_250steps"]
     assert main(words, launch) == 3
     assert main(words, launch) == 0
