@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change is accepted: style, types, the shape of the house, the tests.
+# Everything that must hold before a change is accepted: style, types, the package layout, the tests.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./environment.sh

@@ -52,7 +52,7 @@ def _parser(converter: Converter | None) -> CommandParser:
         "samora_convert",
         "Convert a source of scans to a raw dataset in nnU-Net's layout (dataset.json, imagesTr, labelsTr, ...).",
         epilog=f"your own scans: samora_convert IMAGES LABELS --name MyData --label-names liver tumour\n"
-        f"converters: {names}; -d list  names them with a line each, -d list NAME  tells what one expects, "
+        f"converters: {names}; -d list  prints one line for each, -d list NAME  the files that one expects, "
         "-d NAME --help  which options it takes",
     )
     _add_common(parser)
@@ -70,11 +70,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-d", "--dataset", metavar="NAME", help="a converter, or list")
     parser.add_argument("-i", "--source", metavar="DIR", help="folder of the source (default ROOT/downloads/NAME)")
-    parser.add_argument("--id", type=int, metavar="N", help="number of the dataset (default: its home or a free one)")
+    parser.add_argument(
+        "--id", type=int, metavar="N", help="dataset ID (default: the reserved ID, else the next free one)"
+    )
     parser.add_argument("-np", dest="workers", type=int, default=1, metavar="N", help="cases at a time (default 1)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
-    adopted = "cases (or all) whose labels take over the header of their image; look at their overlays first"
+    adopted = "cases (or all) whose labels get the header of their image; inspect the overlay images first"
     parser.add_argument("--adopt-image-header", nargs="+", metavar="CASE", default=[], help=adopted)
 
 

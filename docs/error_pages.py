@@ -1,4 +1,4 @@
-"""Writes docs/errors.md from the sources: a section per error code, with what it says, when, and what mends it.
+"""Writes docs/errors.md from the sources: a section per error code, with its message, its conditions and its fixes.
 
     python docs/error_pages.py
 
@@ -30,29 +30,29 @@ MEANINGS = {
     "E-CONV-04": "the dataset that scans are added to has others of the same names",
     "E-DISK-02": "there is not enough space to begin",
     "E-EVAL-01": "a reference or a prediction is missing",
-    "E-EVAL-05": "the folds of a run cannot be summed up",
+    "E-EVAL-05": "the folds of a run cannot be aggregated",
     "E-EXP-20": "an expert does not belong to this network",
     "E-INPUT-02": "two inputs stand for the same case",
     "E-LABEL-09": "label values occur that are not declared",
-    "E-RUN-19": "a run is continued with other settings than it was begun with",
+    "E-RUN-19": "the settings differ from those the run was started with",
     "E-SET-01": "`--set` names something that cannot be set",
     "E-SET-02": "`--set` gives no value, or one that is not usable",
     "E-SET-04": "a number among the settings is out of range",
-    "E-SPLIT-05": "a split asks for labels that are not here",
+    "E-SPLIT-05": "a split requests labels that do not exist",
     "E-SPLIT-06": "a split lists a slice that its case does not have",
     "E-SRC-05": "source and dataset are not apart from each other",
     "E-TEACH-01": "the input size does not fit a teacher",
-    "E-WEIGHT-05": "weights that are needed are not there",
-    "E-WEIGHT-06": "weights have another content than they should have",
+    "E-WEIGHT-05": "required weights are missing",
+    "E-WEIGHT-06": "the content of a weight file differs from its recorded digest",
     "E-WEIGHT-07": "a file is not readable as weights",
     "E-WEIGHT-08": "weights hold values that are NaN or infinite",
-    "E-WEIGHT-10": "the source of weights cannot be reached, or refuses",
+    "E-WEIGHT-10": "the source of the weights cannot be reached or refused the request",
 }
 
 _HEAD = """# Errors and remarks by code
 
-Every message begins with its code. `E-` codes end a command or set a case aside, `W-` codes are remarks in
-`integrity.json`. In braces stands what only the moment tells. This page is generated from the sources:
+Every message begins with its code. `E-` codes end a command or skip a case, `W-` codes are remarks in
+`integrity.json`. Values that are known at run time only are shown in braces. This page is generated from the sources:
 `python docs/error_pages.py`.
 
 | exit code | meaning |

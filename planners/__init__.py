@@ -13,7 +13,7 @@ def plan(*datasets: str | int | Path, **arguments: Any) -> list[Path]:
             ``set={"input_size": 128}``, ``root=...``.
 
     Raises:
-        FailedCasesError: ``E-CASE-03`` some cases were set aside (``set_aside=True``).
+        FailedCasesError: ``E-CASE-03`` some cases were skipped (``skip_invalid=True``).
         SamoraError: whatever else ``samora_plan_and_preprocess`` refuses.
     """
     from planners.cli import build_parser, plan_datasets

@@ -1,7 +1,7 @@
 """The raw cases of a dataset: their subsets, what must be true of each before anything is planned, and all faults.
 
 By default any fault stops the command before it writes: a dataset with a known fault is repaired, or its faulty cases
-are left out on request (``--set-aside``).
+are skipped on request (``--skip-invalid``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,7 +203,7 @@ def require_sound(dataset: str, faults: Mapping[str, Sequence[DataError]], total
     every = [error for errors in faults.values() for error in errors]
     if not every:
         return
-    option = f"or leave the case out: samora_plan_and_preprocess -d {dataset} --set-aside"
+    option = f"or skip the case: samora_plan_and_preprocess -d {dataset} --skip-invalid"
     if len(every) == 1:
         error = every[0]
         fix = ", ".join(part for part in (error.fix, option) if part)

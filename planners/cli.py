@@ -7,8 +7,8 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from samora_pipeline.command_line import CommandParser, run, say
-from samora_pipeline.errors import DataError, FailedCasesError, SamoraError, UsageError
+from samora_pipeline.command_line import CommandParser, as_ours, run, say
+from samora_pipeline.errors import DataError, FailedCasesError, UsageError
 from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
 
 if TYPE_CHECKING:
@@ -46,23 +46,23 @@ def build_parser() -> CommandParser:
         "-d", "--dataset", dest="datasets", nargs="+", metavar="D", help="datasets by number, name or path"
     )
     parser.add_argument(
-        "-np", dest="workers", type=int, metavar="N", help="cases worked on at a time (default: by memory)"
+        "-np", dest="workers", type=int, metavar="N", help="cases processed in parallel (default: by memory)"
     )
     parser.add_argument("--verify-only", action="store_true", help="check all cases anew; write the report only")
     # As nnU-Net has it; here every dataset is checked.
     parser.add_argument("--verify-dataset-integrity", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--explain", action="store_true", help="print every planned value with its reason")
     parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="fix a value of the plan"
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a planned value"
     )
-    parser.add_argument("--planner", metavar="NAME", help="a planner of your own: package.module:Class")
+    parser.add_argument("--planner", metavar="NAME", help="a custom planner: package.module:Class")
     parser.add_argument(
-        *("--skip-invalid", "--set-aside"),
+        "--skip-invalid",
         dest="skipped",
         action="store_true",
-        help="skip faulty cases and go on (exit code 3) instead of stopping",
+        help="skip faulty cases (exit code 3) instead of stopping",
     )
-    parser.add_argument("--dask", metavar="ADDRESS", help="work on the cases on this Dask cluster (extra: dask)")
+    parser.add_argument("--dask", metavar="ADDRESS", help="process the cases on this Dask cluster (extra: dask)")
     return parser
 
 
@@ -87,11 +87,12 @@ def plan_datasets(arguments: argparse.Namespace) -> int:
     for folder in folders:
         try:
             codes.append(_work_on(folder, _request(folder, roots, overrides, arguments), arguments))
-        except SamoraError as error:
-            if len(folders) == 1 or arguments.debug:
+        except Exception as error:
+            ours = as_ours(error)
+            if ours is None or len(folders) == 1 or arguments.debug:
                 raise
-            sys.stderr.write(f"{folder.folder_name}: {error.text()}\n")
-            codes.append(error.exit_code)
+            sys.stderr.write(f"{folder.folder_name}: {ours.text()}\n")
+            codes.append(ours.exit_code)
     return max(codes, default=0)
 
 

@@ -89,7 +89,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "bf16", "fp32"),
         default="auto",
-        help="of products (default: auto, on a CPU the faster one as timed here)",
+        help="of matrix products (default: auto; on a CPU, the faster one as timed on this machine)",
     )
 
 

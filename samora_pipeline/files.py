@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from samora_pipeline.errors import DataError, ResourceError, SamoraError
 
-# Not on Windows; there the writes are still atomic, only two writers are not told apart.
+# Not on Windows; there the writes are still atomic, only two writers are not distinguished.
 _fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 TEMPORARY_MARK = ".partial-"

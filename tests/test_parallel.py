@@ -99,7 +99,7 @@ def test_a_dask_cluster_gives_the_same_outcomes_in_other_processes(cluster: str)
     assert [outcome.result for outcome in outcomes] == [9, None, 16, 25, None, 36]
     errors = [(outcome.error.code, outcome.error.what) for outcome in outcomes if outcome.error]
     assert errors == [("E-IMG-02", "-1 is damaged"), ("E-IMG-02", "-2 is damaged")]
-    processes = {outcome.result for outcome in engine.map(process_of, items, "asking")}
+    processes = {outcome.result for outcome in engine.map(process_of, items, "collecting")}
     assert len(processes) == 2
     assert os.getpid() not in processes
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 examples:
   samora_train 1 SAMoraTrainer 10pct                       experts, fine-tuning and validation of the default fold
-  samora_train 1 SAMoraTrainer 10pct -c                    go on where it was stopped
+  samora_train 1 SAMoraTrainer 10pct -c                    resume an interrupted run
   samora_train 1 SAMoraTrainer full -f 0 1 2 3 4           cross-validation, one fold after the other
   samora_train 1 SAMoraTrainer 10pct --dry-run             what would be trained on what, and for how long
   samora_train 1 SAMoraTrainer 10pct --set finetune.epochs=40 --name longer
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def build_parser() -> CommandParser:
     """The command's options."""
     parser = CommandParser(
-        "samora_train", "Train a run: experts without labels, then fine-tuning, then scores.", _EPILOG
+        "samora_train", "Train a run: self-supervised experts, supervised fine-tuning, validation.", _EPILOG
     )
     _add_data(parser)
     _add_method(parser)
@@ -70,23 +70,39 @@ def _add_data(parser: CommandParser) -> None:
         help="official, 0 to 4 (one after the other), or all (default: official, else 0)",
     )
     parser.add_argument(
-        "--unlabeled", nargs="+", default=(), metavar="D", help="more datasets for the pool; paper: 100,000 CT slices"
+        "--unlabeled",
+        nargs="+",
+        default=(),
+        metavar="D",
+        help="further datasets for the unlabelled pool; paper: 100,000 CT slices",
     )
     parser.add_argument(
-        "--transductive", action="store_true", help="scored scans into the pool, unlabelled; every report says so"
+        "--transductive",
+        action="store_true",
+        help="include scored scans, unlabelled, in the pool; reports are flagged",
     )
     parser.add_argument(
-        "--exclude-leaks", action="store_true", help="take out scans that show what is scored (same scan or patient)"
+        "--exclude-leaks",
+        action="store_true",
+        help="drop training and pool scans that overlap scored ones (scan or patient)",
     )
     parser.add_argument(
-        "--allow-leak", nargs="+", default=(), metavar="CASE", help="let such scans in by name; every report says LEAKY"
+        "--allow-leak",
+        nargs="+",
+        default=(),
+        metavar="CASE",
+        help="include such scans by name (flag: LEAKY)",
     )
 
 
 def _add_method(parser: CommandParser) -> None:
     """How the experts are made, on which base, with which settings."""
     parser.add_argument(
-        "--recipe", metavar="R", help="full (default), T1, T2, nocpt, scratch (tiny backbones), none, paper_literal"
+        "--recipe",
+        metavar="R",
+        help="how experts are trained. full: distilled from teachers trained on the pool (default); nocpt: from public "
+        "teachers; T1, T2: short schedules; scratch: own self-supervised loss (default of tiny backbones); none; "
+        "paper_literal",
     )
     parser.add_argument("--levels", type=_levels, metavar="L,...", help="experts: image,patch,pixel (default: all)")
     parser.add_argument(
@@ -100,10 +116,10 @@ def _add_method(parser: CommandParser) -> None:
         "--consistency",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="slices without labels take part in fine-tuning (default: the trainer's)",
+        help="semi-supervised fine-tuning on unlabelled slices (default: the trainer's)",
     )
     parser.add_argument(
-        "--taught-by", nargs="+", default=(), metavar="RUN", help="learn from the soft labels of finished runs as well"
+        "--taught-by", nargs="+", default=(), metavar="RUN", help="also train on soft labels of finished runs"
     )
     parser.add_argument(
         "--start-from", metavar="RUN", help="begin with the weights of a finished run, experts included"
@@ -129,12 +145,12 @@ def _add_method(parser: CommandParser) -> None:
 def _add_session(parser: CommandParser) -> None:
     """How this session of the run goes."""
     parser.add_argument(
-        "--minutes", type=float, metavar="M", help="time for training, from which the epochs follow (CPU: 10)"
+        "--minutes", type=float, metavar="M", help="training time, from which the epochs are derived (CPU: 10)"
     )
-    parser.add_argument("--stage", metavar="S", help="only this: bootstrap, teacher_image, expert_image, ..., validate")
+    parser.add_argument("--stage", metavar="S", help="run only this stage: bootstrap, teacher_image, ..., validate")
     # As nnU-Net has it.
     parser.add_argument("--val", dest="stage", action="store_const", const="validate", help=argparse.SUPPRESS)
-    parser.add_argument("-c", dest="resume", action="store_true", help="go on with a run that was begun")
+    parser.add_argument("-c", dest="resume", action="store_true", help="resume an interrupted run")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     add_precision(parser)
     parser.add_argument(

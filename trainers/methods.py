@@ -74,6 +74,7 @@ TRAINED_WHOLE = FinetuneSettings(
     schedule="cosine",
     loss_at="input",
     clip_norm=5.0,
+    foreground_prior=0.05,
     augmentation=AugmentationSettings(rotation=22.5, flip=0.0, scale=(0.8, 1.2)),
 )
 _FAMILIES_OWN = ("samed", "sam2")

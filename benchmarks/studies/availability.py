@@ -1,4 +1,4 @@
-"""Whether each arm can be run by the version at hand, found out before the first one is trained."""
+"""Whether each variant can be run by the version at hand, found out before the first one is trained."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ def require_available(runs: Sequence[TrainedRun], channels: int = 1, outputs: in
     """Resolve every run's trainer, recipe, levels, backbone, settings and network.
 
     Raises:
-        UsageError: ``E-STUDY-08`` naming the first arm that this version does not have, and what it lacks.
+        UsageError: ``E-STUDY-08`` naming the first variant that this version does not have, and what it lacks.
     """
     from samora_pipeline.models.assembly import check_spec
     from trainers.runs.choices import choose_method, network_spec
     from trainers.runs.request import Request
 
     for run in runs:
-        arm, scale = run.arm, run.setting.scale
+        variant, scale = run.variant, run.setting.scale
         request = Request(
             dataset=run.setting.source.name,
-            trainer=arm.trainer,
+            trainer=variant.trainer,
             split=run.budget,
-            recipe=arm.recipe,
-            unlabeled=arm.unlabeled,
-            levels=arm.levels or None,
-            backbone=scale.backbone_of(arm),
-            backbone_weights=scale.base_of(arm),
+            recipe=variant.recipe,
+            unlabeled=variant.unlabeled,
+            levels=variant.levels or None,
+            backbone=scale.backbone_of(variant),
+            backbone_weights=scale.base_of(variant),
             seed=run.seed,
             assignments=run.assignments(),
         )
@@ -38,8 +38,8 @@ def require_available(runs: Sequence[TrainedRun], channels: int = 1, outputs: in
         except SamoraError as error:
             raise UsageError(
                 "E-STUDY-08",
-                f'the arm "{arm.name}" cannot be run by this version: {error.what}',
+                f'the variant "{variant.name}" cannot be run by this version: {error.what}',
                 found=error.found,
                 expected=error.expected,
-                fix="leave it out of --arms",
+                fix="leave it out of --variants",
             ) from error

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.studies.arms import Arm, NnunetArm
 from benchmarks.studies.commands import Launch, run_command
 from benchmarks.studies.nnunet import NnunetRun
 from benchmarks.studies.scored import Cell, Scored, complete_cells, read_summary
@@ -14,6 +13,7 @@ from benchmarks.studies.state import StudyState
 from benchmarks.studies.steps import TrainedRun
 from benchmarks.studies.study import LOGS
 from benchmarks.studies.tables import compare_words, left_out_note, write_results
+from benchmarks.studies.variants import NnunetVariant, Variant
 from samora_pipeline.command_line import say
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
@@ -25,12 +25,17 @@ Run = TrainedRun | NnunetRun
 
 
 def write_ending(
-    folder: Path, state: StudyState, runs: Sequence[Run], arms: Sequence[Arm | NnunetArm], lock: int, launch: Launch
+    folder: Path,
+    state: StudyState,
+    runs: Sequence[Run],
+    variants: Sequence[Variant | NnunetVariant],
+    lock: int,
+    launch: Launch,
 ) -> None:
     """Write the overview and the curves, then samora_compare's tables and forest plots for each label budget.
 
     Raises:
-        DataError: ``E-STUDY-12`` the arms of a seed rest on different base weights.
+        DataError: ``E-STUDY-12`` the variants of a seed have different base weights.
     """
     done = [run for run in runs if state.step(run.name).status == "done"]
     if not done:
@@ -38,10 +43,10 @@ def write_ending(
         return
     require_one_base([run for run in done if isinstance(run, TrainedRun)])
     cells, left_out = complete_cells([_scored(run, state) for run in done])
-    notes = left_out_note(left_out) + _absent(state, runs, arms)
+    notes = left_out_note(left_out) + _absent(state, runs, variants)
     for path in write_results(folder, cells, state, notes):
         say(f"written: {path}")
-    own = {run.arm.name for run in done if isinstance(run, TrainedRun)}
+    own = {run.variant.name for run in done if isinstance(run, TrainedRun)}
     for budget in dict.fromkeys(cell.first.budget for cell in cells):
         compared = [cell for cell in cells if cell.first.budget == budget and cell.first.label in own]
         if len(compared) > 1:
@@ -49,33 +54,38 @@ def write_ending(
 
 
 def require_one_base(runs: Sequence[TrainedRun]) -> None:
-    """Refuse to compare arms whose base weights differ within a seed; SAM and SAM 2 have one each (``E-STUDY-12``)."""
+    """Refuse to compare variants whose base weights differ within a seed (``E-STUDY-12``).
+
+    SAM and SAM 2 have one base each.
+    """
     found: dict[tuple[str, int], dict[str, str]] = {}
     for run in runs:
         config = read_json(RunConfig, run.folder / CONFIG_FILE)
-        if not run.arm.unlabeled and config.base is not None:
+        if not run.variant.unlabeled and config.base is not None:
             found.setdefault((config.model.backbone, config.seed), {})[config.base.digest] = run.name
     for (backbone, seed), bases in found.items():
         if len(bases) > 1:
             raise DataError(
                 "E-STUDY-12",
-                f"arms on {backbone} with seed {seed} rest on different base weights",
+                f"variants on {backbone} with seed {seed} have different base weights",
                 found="; ".join(f"{digest[:12]} in {name}" for digest, name in bases.items()),
-                expected="one base for all arms of a seed",
+                expected="one base for all variants of a seed",
             )
 
 
 def _scored(run: Run, state: StudyState) -> Scored:
-    summary, arm = read_summary(run.summary), run.arm
+    summary, variant = read_summary(run.summary), run.variant
     if isinstance(run, NnunetRun):
         hours = state.step(run.name).seconds / 3600
-        return Scored(arm.name, arm.what, run.budget, run.seed, summary, run.folder, len(run.labelled), 0, hours)
+        return Scored(
+            variant.name, variant.what, run.budget, run.seed, summary, run.folder, len(run.labelled), 0, hours
+        )
     config = read_json(RunConfig, run.folder / CONFIG_FILE)
     timing = read_json(Timing, run.folder / TIMING_FILE)
     seconds = sum(stage.seconds for name, stage in timing.stages.items() if name != "validate")
     return Scored(
-        arm.name,
-        arm.what,
+        variant.name,
+        variant.what,
         run.budget,
         run.seed,
         summary,
@@ -99,10 +109,10 @@ def _steps(run: TrainedRun, config: RunConfig) -> int:
     return int(settings["epochs"] * min(per_epoch, settings["steps_per_epoch"] or per_epoch))
 
 
-def _absent(state: StudyState, runs: Sequence[Run], arms: Sequence[Arm | NnunetArm]) -> tuple[str, ...]:
+def _absent(state: StudyState, runs: Sequence[Run], variants: Sequence[Variant | NnunetVariant]) -> tuple[str, ...]:
     unfinished = [run.name for run in runs if state.step(run.name).status != "done"]
     notes = (f"not finished: {', '.join(unfinished)}",) if unfinished else ()
-    foreign = any(isinstance(arm, NnunetArm) for arm in arms)
+    foreign = any(isinstance(variant, NnunetVariant) for variant in variants)
     return notes if foreign else (*notes, "nnU-Net was not run")
 
 

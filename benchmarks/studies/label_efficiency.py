@@ -1,4 +1,4 @@
-"""The label-efficiency study: arms x label budgets x seeds through the public commands, and what came of it.
+"""The label-efficiency study: variants x label budgets x seeds through the public commands, and what came of it.
 
     python -m benchmarks.studies.label_efficiency --root STUDY --source LA=FOLDER --scale tiny --budget-minutes 25
     python -m benchmarks.studies.label_efficiency --root STUDY --scale vit_b --next --chunk-minutes 9
@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.studies.arms import ARMS, MAIN, Arm, NnunetArm, find_arms
 from benchmarks.studies.scales import SCALES
 from benchmarks.studies.sources import SOURCES, find_source
+from benchmarks.studies.variants import MAIN, VARIANTS, NnunetVariant, Variant, find_variants
 from samora_pipeline import resources
 from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, run, say
 from samora_pipeline.errors import UsageError
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from benchmarks.studies.commands import Launch
     from benchmarks.studies.steps import Setting
 
-_EPILOG = f"""arms: {", ".join(ARMS)}
-Without --arms, all are run at the first label budget, at the others the main ones ({", ".join(MAIN)}).
+_EPILOG = f"""variants: {", ".join(VARIANTS)}
+Without --variants, all are run at the first label budget, at the others the main ones ({", ".join(MAIN)}).
 """
 
 
@@ -40,16 +40,18 @@ def build_parser() -> CommandParser:
     parser.add_argument("--source", nargs="+", default=[], metavar="NAME=DIR", help="downloads that are not converted")
     parser.add_argument("--scale", choices=tuple(SCALES), default="tiny", help="default: tiny")
     parser.add_argument(
-        "--arms", nargs="+", metavar="ARM", help="default: all but nnU-Net's; the first is the baseline"
+        "--variants", nargs="+", metavar="VARIANT", help="default: all but nnU-Net's; the first is the baseline"
     )
     parser.add_argument("--budgets", nargs="+", default=[], metavar="SPLIT", help="default: those of the dataset")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
-    parser.add_argument("--budget-minutes", type=float, metavar="M", help="of all sittings together")
+    parser.add_argument("--budget-minutes", type=float, metavar="M", help="of all sessions together")
     parser.add_argument("--next", action="store_true", help="one chunk of --chunk-minutes, then stop")
     parser.add_argument("--chunk-minutes", type=float, default=9.0, metavar="M", help="default: 9")
     parser.add_argument("--input-size", type=int, metavar="N", help="pixels (default: the scale's)")
     parser.add_argument("--base", metavar="W", help="base weights: a file, a name or bootstrap (default: the scale's)")
-    parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="K=V", help="for every arm")
+    parser.add_argument(
+        "--set", dest="assignments", action="append", default=[], metavar="K=V", help="for every variant"
+    )
     parser.add_argument("--device", metavar="D", help="as in samora_train")
     parser.add_argument(
         "--nnunet", type=Path, metavar="BIN", help="bin folder of the environment that nnU-Net v2 is in"
@@ -65,21 +67,21 @@ def build_parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None, launch: Launch | None = None) -> int:
-    """Run a sitting and return its exit code: 3 when steps failed."""
+    """Run a session and return its exit code: 3 when steps failed."""
     return run(build_parser(), lambda arguments: study(arguments, launch), None if argv is None else list(argv))
 
 
 def study(arguments: argparse.Namespace, launch: Launch | None = None) -> int:
-    """One sitting, and the tables when everything is finished or time is up."""
+    """One session, and the tables when everything is finished or time is up."""
     from benchmarks.studies.commands import spawn
     from benchmarks.studies.state import Frame, StateFile, held
-    from benchmarks.studies.study import Limits, Sitting
+    from benchmarks.studies.study import Limits, Session
     from samora_pipeline.reproducibility import snapshot
 
     setting = make_setting(arguments)
-    arms = _arms(arguments)
-    runs, others = _runs(setting, arms, arguments)
-    prepare = _prepare(setting, arms, arguments)
+    variants = _variants(arguments)
+    runs, others = _runs(setting, variants, arguments)
+    prepare = _prepare(setting, variants, arguments)
     frame = Frame(
         dataset=setting.source.name,
         fold=setting.source.fold,
@@ -97,9 +99,9 @@ def study(arguments: argparse.Namespace, launch: Launch | None = None) -> int:
         limits = Limits(
             _seconds(arguments.budget_minutes), _seconds(arguments.chunk_minutes) if arguments.next else None
         )
-        sitting = Sitting(folder, state, lock, limits, start)
-        finished = arguments.tables or sitting.run(steps, validate=_scans_here(setting))
-        failed = sitting.failed(steps)
+        session = Session(folder, state, lock, limits, start)
+        finished = arguments.tables or session.run(steps, validate=_scans_here(setting))
+        failed = session.failed(steps)
         done = sum(state.state.step(step.name).status == "done" for step in steps)
         say(f"{done} of {len(steps)} steps are done; {state.state.seconds / 60:.1f} minutes in commands so far")
         for name, message in failed:
@@ -107,7 +109,7 @@ def study(arguments: argparse.Namespace, launch: Launch | None = None) -> int:
         if finished or not arguments.next:
             from benchmarks.studies.ending import write_ending
 
-            write_ending(folder, state.state, [*runs, *others], arms, lock, start)
+            write_ending(folder, state.state, [*runs, *others], variants, lock, start)
         else:
             say("the same command goes on")
     return EXIT_FAILED_CASES if failed else EXIT_OK
@@ -124,12 +126,14 @@ def make_setting(arguments: argparse.Namespace) -> Setting:
     return Setting(resolve_roots(arguments.root), source, scale, tuple(arguments.assignments), arguments.device)
 
 
-def _arms(arguments: argparse.Namespace) -> tuple[Arm | NnunetArm, ...]:
-    names = arguments.arms or [name for name, arm in ARMS.items() if isinstance(arm, Arm)]
-    return find_arms(names)
+def _variants(arguments: argparse.Namespace) -> tuple[Variant | NnunetVariant, ...]:
+    names = arguments.variants or [name for name, variant in VARIANTS.items() if isinstance(variant, Variant)]
+    return find_variants(names)
 
 
-def _runs(setting: Setting, arms: Sequence[Arm | NnunetArm], arguments: argparse.Namespace) -> tuple[list, list]:  # type: ignore[type-arg]
+def _runs(
+    setting: Setting, variants: Sequence[Variant | NnunetVariant], arguments: argparse.Namespace
+) -> tuple[list, list]:  # type: ignore[type-arg]
     """The runs of samora_train and those of nnU-Net, all checked to be possible."""
     from benchmarks.studies.availability import require_available
     from benchmarks.studies.nnunet import NnunetRun, require_nnunet
@@ -137,24 +141,26 @@ def _runs(setting: Setting, arms: Sequence[Arm | NnunetArm], arguments: argparse
 
     budgets = setting.source.budgets
     cells = [
-        (arm, budget, seed)
+        (variant, budget, seed)
         for seed in arguments.seeds
         for number, budget in enumerate(budgets)
-        for arm in arms
-        if arguments.arms or number == 0 or isinstance(arm, NnunetArm) or arm.name in MAIN
+        for variant in variants
+        if arguments.variants or number == 0 or isinstance(variant, NnunetVariant) or variant.name in MAIN
     ]
-    own = [TrainedRun(setting, arm, budget, seed) for arm, budget, seed in cells if isinstance(arm, Arm)]
+    own = [
+        TrainedRun(setting, variant, budget, seed) for variant, budget, seed in cells if isinstance(variant, Variant)
+    ]
     foreign = [
-        NnunetRun(setting, arm, budget, seed, arguments.nnunet, arguments.nnunet_trainer)
-        for arm, budget, seed in cells
-        if isinstance(arm, NnunetArm)
+        NnunetRun(setting, variant, budget, seed, arguments.nnunet, arguments.nnunet_trainer)
+        for variant, budget, seed in cells
+        if isinstance(variant, NnunetVariant)
     ]
     require_available(own)
     require_nnunet(foreign)
     return own, foreign
 
 
-def _prepare(setting: Setting, arms: Sequence[Arm | NnunetArm], arguments: argparse.Namespace) -> list:  # type: ignore[type-arg]
+def _prepare(setting: Setting, variants: Sequence[Variant | NnunetVariant], arguments: argparse.Namespace) -> list:  # type: ignore[type-arg]
     from benchmarks.studies.steps import Prepare
 
     folders: dict[str, Path] = {}
@@ -163,7 +169,10 @@ def _prepare(setting: Setting, arms: Sequence[Arm | NnunetArm], arguments: argpa
         if not equals:
             raise UsageError("E-STUDY-09", f'--source "{text}" names no folder', found=text, expected="NAME=DIR")
         folders[name] = Path(place)
-    names = [setting.source.name, *(name for arm in arms if isinstance(arm, Arm) for name in arm.unlabeled)]
+    names = [
+        setting.source.name,
+        *(name for variant in variants if isinstance(variant, Variant) for name in variant.unlabeled),
+    ]
     sources = [setting.source, *(SOURCES[name] for name in dict.fromkeys(names[1:]) if name != names[0])]
     steps = [Prepare(setting, source, folders.get(source.name)) for source in sources]
     for step in steps:

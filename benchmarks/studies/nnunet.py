@@ -1,4 +1,4 @@
-"""nnU-Net v2 as an arm: its own package in an environment of its own, its own plans, the same labelled scans.
+"""nnU-Net v2 as a variant: its own package in an environment of its own, its own plans, the same labelled scans.
 
 Each run has its own nnU-Net folders, with links to the labelled scans and to the scans that are scored; it is trained
 on all labelled scans (nnU-Net's fold ``all``) and scored by samora_evaluate.
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.studies.arms import NnunetArm
 from benchmarks.studies.state import Status
 from benchmarks.studies.steps import Setting, Words
+from benchmarks.studies.variants import NnunetVariant
 from samora_pipeline.contracts.dataset import RawCase, RawDataset, read_dataset, write_dataset
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import SUMMARY_FILE
@@ -35,7 +35,7 @@ class NnunetRun:
     """
 
     setting: Setting
-    arm: NnunetArm
+    variant: NnunetVariant
     budget: str
     seed: int
     programs: Path | None
@@ -43,8 +43,8 @@ class NnunetRun:
 
     @property
     def name(self) -> str:
-        """ARM/BUDGET/SEED."""
-        return f"{self.arm.name}/{self.budget}/{self.seed}"
+        """VARIANT/BUDGET/SEED."""
+        return f"{self.variant.name}/{self.budget}/{self.seed}"
 
     @property
     def folder(self) -> Path:
@@ -58,7 +58,7 @@ class NnunetRun:
 
     @property
     def labelled(self) -> tuple[str, ...]:
-        """The labelled scans, drawn or published as for every other arm."""
+        """The labelled scans, drawn or published as for every other variant."""
         setting = self.setting
         fold = setting.splits.fold(setting.fold)
         store = setting.roots.preprocessed / setting.dataset / SLICES_FOLDER
@@ -71,16 +71,16 @@ class NnunetRun:
         raw = read_dataset(self.setting.roots.dataset(self.setting.source.name).raw)
         number = raw.folder.name.removeprefix("Dataset").partition("_")[0]
         self._link(raw)
-        which = ["-c", self.arm.configuration]
+        which = ["-c", self.variant.configuration]
         place = self.folder / "preprocessed" / raw.folder.name / "nnUNetPlans.json"
-        data = self.folder / "preprocessed" / raw.folder.name / f"nnUNetPlans_{self.arm.configuration}"
+        data = self.folder / "preprocessed" / raw.folder.name / f"nnUNetPlans_{self.variant.configuration}"
         if not place.is_file() or not data.is_dir():
             yield self._words(_COMMANDS[0], "-d", number, *which, "-npfp", "1", "-np", "1")
         device = ["-device", (self.setting.device or "cuda").partition(":")[0]]
         if not self._checkpoint(raw, "final").is_file():
             goes_on = ["--c"] if self._checkpoint(raw, "latest").is_file() else []
             yield self._words(
-                _COMMANDS[1], number, self.arm.configuration, _FOLD, "-tr", self.trainer, *goes_on, *device
+                _COMMANDS[1], number, self.variant.configuration, _FOLD, "-tr", self.trainer, *goes_on, *device
             )
         images, labels = self.folder / "scored" / "images", self.folder / "scored" / "labels"
         places = ["-i", str(images), "-o", str(self._predictions), "-d", number]
@@ -103,13 +103,13 @@ class NnunetRun:
 
     @property
     def _predictions(self) -> Path:
-        return self.folder / f"predictions_{self.arm.configuration}"
+        return self.folder / f"predictions_{self.variant.configuration}"
 
     def _dataset_json(self, raw: RawDataset) -> Path:
         return self.folder / "raw" / raw.folder.name / "dataset.json"
 
     def _checkpoint(self, raw: RawDataset, which: str) -> Path:
-        trained = f"{self.trainer}__nnUNetPlans__{self.arm.configuration}"
+        trained = f"{self.trainer}__nnUNetPlans__{self.variant.configuration}"
         return self.folder / "results" / raw.folder.name / trained / f"fold_{_FOLD}" / f"checkpoint_{which}.pth"
 
     def _words(self, program: str, *words: str) -> Words:
@@ -132,7 +132,7 @@ class NnunetRun:
 
 
 def require_nnunet(runs: Sequence[NnunetRun]) -> None:
-    """Refuse arms of nnU-Net where it is not installed, or where the labels are single slices.
+    """Refuse variants of nnU-Net where it is not installed, or where the labels are single slices.
 
     Raises:
         AssetError: ``E-STUDY-10`` not installed. UsageError: ``E-STUDY-11`` a budget of slices.
@@ -142,7 +142,7 @@ def require_nnunet(runs: Sequence[NnunetRun]) -> None:
         if missing:
             raise AssetError(
                 "E-STUDY-10",
-                f'the arm "{run.arm.name}" needs nnU-Net v2 in an environment of its own',
+                f'the variant "{run.variant.name}" needs nnU-Net v2 in an environment of its own',
                 found=f"no {', '.join(missing)} in {run.programs or 'any named folder'}",
                 expected="its three commands",
                 fix="python -m venv nnunet && nnunet/bin/pip install nnunetv2, then --nnunet nnunet/bin",
@@ -154,7 +154,7 @@ def require_nnunet(runs: Sequence[NnunetRun]) -> None:
                 "nnU-Net learns from whole scans and cannot take a budget of slices",
                 found=run.budget,
                 expected="a budget of cases",
-                fix="leave its arms out of --arms",
+                fix="leave its variants out of --variants",
             )
 
 

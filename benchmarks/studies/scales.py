@@ -1,4 +1,4 @@
-"""The scales of a study: one backbone, one input size and one length of training for all arms.
+"""The scales of a study: one backbone, one input size and one length of training for all variants.
 
 ``tiny`` fits two CPU cores, ``small`` keeps all its state under 60 MiB, ``vit_b`` has the paper's sizes (Tables 7, 8).
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.studies.arms import Arm
+from benchmarks.studies.variants import Variant
 
 
 @dataclass(frozen=True)
 class Scale:
     """``base`` None: the weights that come with the package; ``bootstrap``: trained on the unlabelled pool.
 
-    ``settings`` hold for every arm. ``epochs`` of fine-tuning are multiplied by an arm's ``length``.
+    ``settings`` hold for every variant. ``epochs`` of fine-tuning are multiplied by a variant's ``length``.
     """
 
     name: str
@@ -25,19 +25,19 @@ class Scale:
     epochs: int
     settings: tuple[str, ...]
 
-    def backbone_of(self, arm: Arm) -> str:
-        """The backbone of an arm."""
-        return self.backbone if arm.family == "sam" else self.backbone2
+    def backbone_of(self, variant: Variant) -> str:
+        """The backbone of a variant."""
+        return self.backbone if variant.family == "sam" else self.backbone2
 
-    def base_of(self, arm: Arm) -> str | None:
-        """Where an arm's base weights come from; no weights of a small SAM 2 come with the package."""
-        return self.base if arm.family == "sam" else "bootstrap"
+    def base_of(self, variant: Variant) -> str | None:
+        """Where a variant's base weights come from; no weights of a small SAM 2 come with the package."""
+        return self.base if variant.family == "sam" else "bootstrap"
 
-    def settings_of(self, arm: Arm) -> tuple[str, ...]:
-        """The ``--set`` values of an arm, the arm's own last. The schedule is as long as the run, for every arm."""
-        epochs = self.epochs * arm.length
+    def settings_of(self, variant: Variant) -> tuple[str, ...]:
+        """The ``--set`` values of a variant, its own last. The schedule is as long as the run, for all variants."""
+        epochs = self.epochs * variant.length
         common = (f"finetune.epochs={epochs}", f"finetune.schedule_epochs={epochs}")
-        return (*self.settings, *common, *arm.settings)
+        return (*self.settings, *common, *variant.settings)
 
 
 SCALES: dict[str, Scale] = {

@@ -1,4 +1,4 @@
-"""The scores of a study's cells: an arm at one label budget, its seeds averaged within each case and label."""
+"""The scores of a study's cells: a variant at one label budget, its seeds averaged within each case and label."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scored:
-    """One finished run. ``label`` and ``what`` are those of its arm; ``hours`` covers all stages of training."""
+    """One finished run. ``label`` and ``what`` are those of its variant; ``hours`` covers all stages of training."""
 
     label: str
     what: str
@@ -42,7 +42,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cell:
-    """The finished seeds of one arm at one label budget."""
+    """The finished seeds of one variant at one label budget."""
 
     runs: tuple[Scored, ...]
 
@@ -76,9 +76,9 @@ class Cell:
 
 
 def complete_cells(runs: Sequence[Scored]) -> tuple[list[Cell], list[Scored]]:
-    """Cells per budget with the seeds that all arms of that budget have finished, and the runs that are left out.
+    """Cells per budget with the seeds that all variants of that budget have finished, and the runs that are left out.
 
-    An arm without any finished run at a budget does not count there.
+    A variant without any finished run at a budget does not count there.
     """
     cells: list[Cell] = []
     left_out: list[Scored] = []

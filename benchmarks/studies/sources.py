@@ -16,8 +16,8 @@ from samora_pipeline.registry import nearest
 class StudySource:
     """One dataset.
 
-    ``converter`` is that of ``samora_convert``. The first of ``budgets`` is where all arms are compared. ``train``: the
-    labelled scans that are trained on where a copy lacks the published test scans; all others are held out.
+    ``converter`` is that of ``samora_convert``. The first of ``budgets`` is where all variants are compared. ``train``:
+    the labelled scans that are trained on where a copy lacks the published test scans; all others are held out.
     """
 
     name: str

@@ -20,17 +20,17 @@ Status = Literal["open", "stopped", "failed", "trained", "done"]
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step: ``seconds`` over all ``sittings``, and ``message`` (the last words of a command that failed)."""
+    """One step: ``seconds`` over all ``sessions``, and ``message`` (the last words of a command that failed)."""
 
     status: Status = "open"
     seconds: float = 0.0
-    sittings: int = 0
+    sessions: int = 0
     message: str = ""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What may not change while a study is under way, because it would change what its arms share."""
+    """What may not change while a study is under way, because it would change what its variants share."""
 
     dataset: str
     fold: str
@@ -42,7 +42,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class StudyState:
-    """The content of study.json. ``machine`` and ``commit`` describe the first sitting."""
+    """The content of study.json. ``machine`` and ``commit`` describe the first session."""
 
     frame: Frame
     machine: dict[str, str] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class StateFile:
                 "E-STUDY-04",
                 "this folder holds a study of other settings",
                 found="; ".join(f"{key} {old[key]} -> {new[key]}" for key in old if old[key] != new[key]),
-                expected="the settings it was begun with; arms, budgets and seeds may be added",
+                expected="the settings it was begun with; variants, budgets and seeds may be added",
                 fix="another --root",
             )
 

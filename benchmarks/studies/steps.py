@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.studies.arms import Arm
 from benchmarks.studies.scales import Scale
 from benchmarks.studies.sources import StudySource, hold_out, raw_folder
 from benchmarks.studies.state import Status
 from benchmarks.studies.unseen import require_unseen
+from benchmarks.studies.variants import Variant
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE
@@ -46,7 +46,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all steps of a study share. ``settings`` are ``--set`` values for every arm."""
+    """What all steps of a study share. ``settings`` are ``--set`` values for every variant."""
 
     roots: Roots
     source: StudySource
@@ -123,22 +123,22 @@ class Prepare:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One arm at one label budget with one seed: a run of samora_train with all its stages."""
+    """One variant at one label budget with one seed: a run of samora_train with all its stages."""
 
     setting: Setting
-    arm: Arm
+    variant: Variant
     budget: str
     seed: int
 
     @property
     def name(self) -> str:
-        """ARM/BUDGET/SEED."""
-        return f"{self.arm.name}/{self.budget}/{self.seed}"
+        """VARIANT/BUDGET/SEED."""
+        return f"{self.variant.name}/{self.budget}/{self.seed}"
 
     @property
     def folder(self) -> Path:
         """The fold folder of the run."""
-        run = f"{self.arm.trainer.rpartition(':')[2]}__{self.budget}__{self.arm.name}-s{self.seed}"
+        run = f"{self.variant.trainer.rpartition(':')[2]}__{self.budget}__{self.variant.name}-s{self.seed}"
         return self.setting.roots.results / self.setting.dataset / run / f"fold_{self.setting.fold}"
 
     @property
@@ -152,23 +152,30 @@ class TrainedRun:
 
     def words(self) -> Words:
         """The command."""
-        arm, setting = self.arm, self.setting
-        words = ["samora_train", setting.source.name, arm.trainer, self.budget, "-c", *setting.root_words]
-        words += ["--recipe", arm.recipe, "--backbone", setting.scale.backbone_of(arm), "--seed", str(self.seed)]
-        words += ["--name", f"{arm.name}-s{self.seed}"]
+        variant, setting = self.variant, self.setting
+        words = ["samora_train", setting.source.name, variant.trainer, self.budget, "-c", *setting.root_words]
+        words += [
+            "--recipe",
+            variant.recipe,
+            "--backbone",
+            setting.scale.backbone_of(variant),
+            "--seed",
+            str(self.seed),
+        ]
+        words += ["--name", f"{variant.name}-s{self.seed}"]
         optional = {
             "-f": setting.source.fold,
-            "--backbone-weights": setting.scale.base_of(arm),
-            "--levels": ",".join(arm.levels),
+            "--backbone-weights": setting.scale.base_of(variant),
+            "--levels": ",".join(variant.levels),
             "--device": setting.device,
         }
         words += [word for option, value in optional.items() if value for word in (option, value)]
-        words += ["--unlabeled", *arm.unlabeled] if arm.unlabeled else []
+        words += ["--unlabeled", *variant.unlabeled] if variant.unlabeled else []
         return words + [word for text in self.assignments() for word in ("--set", text)]
 
     def assignments(self) -> tuple[str, ...]:
         """All ``--set`` values, those of the command line last."""
-        return (*self.setting.scale.settings_of(self.arm), *self.setting.settings)
+        return (*self.setting.scale.settings_of(self.variant), *self.setting.settings)
 
     def outcome(self) -> Status:
         """Done when it is scored and nothing of what was scored had been seen; trained when the scans are elsewhere."""

@@ -1,4 +1,4 @@
-"""One sitting of a study: its steps in order, each as far as time allows, and the state of each on disk."""
+"""One session of a study: its steps in order, each as far as time allows, and the state of each on disk."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _INTERRUPTED = (130, 143)
 
 @dataclass(frozen=True)
 class Limits:
-    """``budget``: seconds of all sittings together, ``chunk``: seconds of this one (None: no limit)."""
+    """``budget``: seconds of all sessions together, ``chunk``: seconds of this one (None: no limit)."""
 
     budget: float | None = None
     chunk: float | None = None
 
     def deadline(self, spent: float) -> float | None:
-        """The moment (of time.monotonic) at which this sitting has to end."""
+        """The moment (of time.monotonic) at which this session has to end."""
         left = [self.chunk, None if self.budget is None else self.budget - spent]
         known = [seconds for seconds in left if seconds is not None]
         return time.monotonic() + min(known) if known else None
 
 
-class Sitting:
+class Session:
     """Runs what is missing of ``steps`` and keeps the state. ``folder`` gets the logs."""
 
     def __init__(self, folder: Path, state: StateFile, lock: int, limits: Limits, launch: Launch = spawn) -> None:
@@ -44,7 +44,7 @@ class Sitting:
     def run(self, steps: Sequence[Step], *, validate: bool) -> bool:
         """Run the steps; return whether all are finished. ``validate``: also take up runs that are only trained.
 
-        A step that fails does not stop the others; it is tried again in the next sitting.
+        A step that fails does not stop the others; it is tried again in the next session.
         """
         for step in steps:
             if not self._open(step, validate):
@@ -70,8 +70,8 @@ class Sitting:
 
     def _step(self, step: Step) -> None:
         before = self._state.state.step(step.name)
-        record = replace(before, sittings=before.sittings + 1, message="")
-        say(f"{step.name}: {'goes on' if before.sittings else 'begins'}")
+        record = replace(before, sessions=before.sessions + 1, message="")
+        say(f"{step.name}: {'goes on' if before.sessions else 'begins'}")
         self._state.update(step.name, replace(record, status="stopped"))
         for status, seconds, message in self._commands(step):
             record = replace(record, status=status, seconds=round(record.seconds + seconds, 3), message=message)

@@ -1,4 +1,4 @@
-"""What a study ends with: an overview of all arms, curves, and samora_compare's tables and pictures per budget."""
+"""What a study ends with: an overview of all variants, curves, and samora_compare's tables and pictures per budget."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OVERVIEW_FILE = "overview.csv"
 CURVES_FILE = "curves.png"
 
 _HEADER = (
-    "arm",
+    "variant",
     "labels",
     "scans",
     "seeds",
@@ -45,7 +45,7 @@ def overview(cells: Sequence[Cell], notes: Sequence[str]) -> TextTable:
         *notes,
     )
     warnings = tuple(dict.fromkeys(warning for cell in cells for run in cell.runs for warning in run.summary.warnings))
-    return TextTable("overview", "All arms", header, rows, remarks, warnings)
+    return TextTable("overview", "All variants", header, rows, remarks, warnings)
 
 
 def write_results(folder: Path, cells: Sequence[Cell], state: StudyState, notes: Sequence[str]) -> list[Path]:
@@ -66,7 +66,7 @@ def write_results(folder: Path, cells: Sequence[Cell], state: StudyState, notes:
 
 
 def draw_curves(path: Path, cells: Sequence[Cell], warnings: Sequence[str]) -> None:
-    """Mean Dice against labelled scans, steps of fine-tuning and hours of training, one line or mark per arm."""
+    """Mean Dice against labelled scans, steps of fine-tuning and hours of training, one line or mark per variant."""
     figure = Figure(figsize=(13, 4.4), dpi=130, layout="constrained", facecolor="white")
     axes: Sequence[Axes] = figure.subplots(1, 3, sharey=True)
     labels = list(dict.fromkeys(cell.first.label for cell in cells))
@@ -95,16 +95,18 @@ def draw_curves(path: Path, cells: Sequence[Cell], warnings: Sequence[str]) -> N
 
 
 def compare_words(cells: Sequence[Cell], root: Path, output: Path) -> list[str]:
-    """The words of samora_compare for the runs of one budget; the first arm is the baseline."""
+    """The words of samora_compare for the runs of one budget; the first variant is the baseline."""
     runs = [str(run.folder.parent) for cell in cells for run in cell.runs]
     return ["samora_compare", *runs, "--baseline", runs[0], "-o", str(output), "--root", str(root)]
 
 
 def left_out_note(runs: Sequence[Scored]) -> tuple[str, ...]:
-    """Names the finished runs whose seed another arm has not finished."""
+    """Names the finished runs whose seed another variant has not finished."""
     if not runs:
         return ()
-    return (f"left out, because other arms lack the seed: {', '.join(f'{r.label}/{r.budget}/{r.seed}' for r in runs)}",)
+    return (
+        f"left out, because other variants lack the seed: {', '.join(f'{r.label}/{r.budget}/{r.seed}' for r in runs)}",
+    )
 
 
 def _row(cell: Cell) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Train the packaged base weights of ``samora_tiny``: promptable segmentation of random shapes, as SAM itself.
 
 One point is shown, the decoder answers with several masks, and the best of them is pulled towards the shape under the
-point (SAM's training in miniature). Run once per release; the weights, their digest and their card are in
+point (SAM's training in miniature). Run once per release; the weights, their digest and their model card are in
 ``samora_pipeline/weights``:
 
     python -m benchmarks.tiny_base.train --output samora_pipeline/weights/samora_tiny.safetensors

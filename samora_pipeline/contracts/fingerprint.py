@@ -46,7 +46,7 @@ class CaseFingerprint:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """All cases that passed the integrity check, and the ones set aside with the error code of each."""
+    """All cases that passed the integrity check, and the skipped ones with the error code of each."""
 
     schema_version: int = 3
     dataset: str = ""

@@ -1,4 +1,4 @@
-"""Scans that must not be learned from, because they show what is scored: copies under other names, same patients.
+"""Data leakage: training or pool scans that duplicate, or share a patient with, validation or test scans.
 
 Two scans count as the same when their voxel digests are equal (``imaging.volume``). That proves sameness; a copy
 that was resampled, cropped or clipped has another digest and is not found.

@@ -135,10 +135,10 @@ class RunConfig:
     ``base`` is None where the network is no SAM. ``stages`` are what trained it, in order, after ``--set``;
     ``teachers`` gives, per level, what its expert learned from. ``choices`` are settings that nobody gave, and
     ``estimates`` the predictions for the stages that had to be trained, by name.
-    ``warnings`` are printed on every score and picture. ``excluded_leaks`` and ``allowed_leaks`` are cases that show
-    what is scored (``contracts.leakage``), taken out or let in by name. ``held_out`` are labelled training cases that
-    are not learned from: post-processing is chosen on them. ``taught_by``: finished runs whose soft labels it learns
-    from. ``started_from``: the finished run whose weights, experts included, are its first ones.
+    ``warnings`` are printed on every score and picture. ``excluded_leaks`` and ``allowed_leaks`` are cases that
+    overlap the scored ones (``contracts.leakage``), excluded or included by name. ``held_out`` are labelled training
+    cases that are not trained on: post-processing is chosen on them. ``taught_by``: finished runs whose soft labels
+    are trained on. ``started_from``: the finished run whose weights, experts included, are its first ones.
     """
 
     dataset: str

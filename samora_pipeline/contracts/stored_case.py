@@ -1,14 +1,13 @@
 """CASE.json beside CASE.b2nd: what a preprocessed case is, how to check it and how to go back to the raw grid."""
 
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from samora_pipeline.contracts.fingerprint import IntensityStats, Subset
-from samora_pipeline.contracts.json_io import essential, read_json
+from samora_pipeline.contracts.json_io import is_edited, read_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import digest_json
 
 SLICES_FOLDER = "slices"
 
@@ -58,12 +57,6 @@ class StoredCase:
     schema_version: int = 2
 
 
-def sealed(record: StoredCase) -> StoredCase:
-    """The record with its own digest."""
-    bare = replace(record, digest="")
-    return replace(bare, digest=digest_json(essential(bare)))
-
-
 def read_stored_case(path: Path) -> StoredCase:
     """Read a CASE.json.
 
@@ -71,7 +64,7 @@ def read_stored_case(path: Path) -> StoredCase:
         DataError: ``E-STORE-02`` it was changed after it was written, ``E-JSON-..`` it cannot be read.
     """
     record = read_json(StoredCase, path)
-    if record.digest and record != sealed(record):
+    if is_edited(record):
         found = f"{path} was changed after it was written"
         raise DataError("E-STORE-02", record=record, found=found, fix=repair_command(path.parent))
     return record

@@ -10,7 +10,7 @@ from samora_pipeline.registry import suggestion
 
 _EPILOG = """\
 Each line is ok, warn or fail, with its fix. Exit code: 0 nothing failed, 4 something is set up wrongly, 6 the machine
-lacks something (disk). Digests of the weights that are here are computed again, which takes seconds per GB.
+lacks something (disk). Checksums of the downloaded weights are recomputed (seconds per GB).
 """
 _SCHEMA_VERSION = 1
 
@@ -22,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> CommandParser:
     """The command's options."""
-    parser = CommandParser("samora_doctor", "Examine installation, machine, folders and weights.", _EPILOG)
+    parser = CommandParser(
+        "samora_doctor", "Check the installation, machine, folders and weights, and suggest fixes.", _EPILOG
+    )
     parser.add_argument("code", nargs="?", metavar="CODE", help="explain an error code instead (E-CASE-04)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     return parser

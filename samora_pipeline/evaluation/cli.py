@@ -14,8 +14,8 @@ the tables of the SAMora paper follow.
 
   samora_evaluate -g labelsTs -p preds
   samora_evaluate -g labelsTs -p preds --subset case_01,case_07
-  samora_evaluate -g anyones_labels -p anyones_masks                 each label value by itself
-  samora_evaluate -g anyones_labels -p anyones_masks --labels liver=1 spleen=2 both=1+2
+  samora_evaluate -g other_labels -p other_masks                     each label value by itself
+  samora_evaluate -g other_labels -p other_masks --labels liver=1 spleen=2 both=1+2
   samora_evaluate --folds SAMoraTrainer__10pct__default
 """
 
@@ -65,7 +65,7 @@ def build_parser() -> CommandParser:
         action="append",
         default=[],
         metavar="M",
-        help="package.module:Class, a metric of your own; may be repeated",
+        help="package.module:Class, a custom metric; may be repeated",
     )
     parser.add_argument("--folds", metavar="RUN", help="sum up fold_0, fold_1, ... of a run, one row per case")
     return parser

@@ -10,8 +10,8 @@ _LABELS = "labels"
 _FORMATS = ("nii.gz", "seg.nrrd", "itksnap", "dcm")
 
 _MODEL_EPILOG = """\
-The export can be used as it is (samora_predict -m FOLDER) or taken in elsewhere (samora_import FILE.zip). It holds no
-image and no name of a case. The base encoder is part of it where its licence allows that.
+The export can be used directly (samora_predict -m FOLDER) or installed elsewhere (samora_import FILE.zip). It contains
+no images and no case identifiers. The base encoder is included where its licence allows redistribution.
 
   samora_export labels ...    label maps for viewers; samora_export labels --help
 
@@ -44,11 +44,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def model_parser() -> CommandParser:
     """The options of a model's export."""
-    parser = CommandParser("samora_export", "Export a trained run, so that others can predict with it.", _MODEL_EPILOG)
+    parser = CommandParser(
+        "samora_export", "Export a trained run as a model that others can use for prediction.", _MODEL_EPILOG
+    )
     parser.add_argument("model", metavar="RUN", help="a run or a fold: its path, its name, or a unique part of it")
     parser.add_argument("-o", dest="output", metavar="OUT", required=True, help="a new folder, or a new FILE.zip")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", help="folds (default: all that are finished)")
-    parser.add_argument("--without-base", action="store_true", help="leave the base encoder out; it is named by digest")
+    parser.add_argument(
+        "--without-base", action="store_true", help="exclude the base encoder; it is referenced by digest"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""From a trained run to a folder or a zip that others can use: weights, plan, terms, card and digests.
+"""From a trained run to a folder or a zip that others can use: weights, plan, terms, model card and digests.
 
 An exported config contains no case identifiers and no folders: it has pseudonyms, the same in all folds.
 """
@@ -14,8 +14,8 @@ from typing import Any
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset
-from samora_pipeline.contracts.json_io import parse, read_json, to_plain
-from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
+from samora_pipeline.contracts.json_io import parse, read_json, sealed, to_plain
+from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, read_postprocessing
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
 from samora_pipeline.contracts.run_reader import named_code, read_run_config
 from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores, Summary
@@ -128,10 +128,10 @@ def _fold(folder: Path, config: RunConfig, names: dict[str, str]) -> dict[str, C
     files: dict[str, Content] = {CONFIG_FILE: _json(config), FINAL_CHECKPOINT: folder / FINAL_CHECKPOINT}
     chosen = folder / POSTPROCESSING_FILE
     if chosen.is_file():
-        record = read_json(PostProcessing, chosen)
+        record = read_postprocessing(chosen)
         # A case that no config names gets no pseudonym and is left out.
         hidden = tuple(sorted(names[case] for case in record.held_out if case in names))
-        files[POSTPROCESSING_FILE] = _json(replace(record, held_out=hidden))
+        files[POSTPROCESSING_FILE] = _json(sealed(replace(record, held_out=hidden)))
     if not (folder / SUMMARY_FILE).exists():
         # Not scored: then samora_predict --list has nothing to show.
         return files
@@ -148,10 +148,10 @@ def _texts(
     timed = (folder / TIMING_FILE for folder in folders.values())
     timings = tuple(read_json(Timing, path) for path in timed if path.is_file())
     summary, remark = _summary(run, list(folders))
-    card = texts.model_card(texts.CardFacts(model, configs, summary, timings, tuple(terms), remark=remark))
+    page = texts.model_card(texts.CardFacts(model, configs, summary, timings, tuple(terms), remark=remark))
     return {
         contents.MODEL_FILE: _json(model),
-        contents.CARD_FILE: card.encode(),
+        contents.MODEL_CARD_FILE: page.encode(),
         contents.LICENCES_FILE: texts.licences_page(terms).encode(),
         contents.CITATIONS_FILE: texts.citations_page(texts.citations_of(configs, data)).encode(),
     }

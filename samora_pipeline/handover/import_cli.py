@@ -8,7 +8,7 @@ from samora_pipeline.command_line import CommandParser, run, say
 _EPILOG = """\
 Sizes and digests of all files are compared with digests.json first. Names that no export has, links, files that
 occur twice and anything that would expand are refused, and then nothing is written. A model that names code of others
-(package.module:Class) is installed with --allow-code only; nothing remembers that, so each command needs it again.
+(package.module:Class) is installed with --allow-code only. The permission is not stored: each command needs it again.
 
 example:
   samora_import synapse_10pct.zip
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> CommandParser:
     """The command's options."""
-    parser = CommandParser("samora_import", "Install a model that was exported elsewhere.", _EPILOG)
+    parser = CommandParser("samora_import", "Install an exported model.", _EPILOG)
     parser.add_argument("file", metavar="FILE", help="a zip or a folder that samora_export wrote")
     parser.add_argument("-o", dest="output", metavar="DIR", help="new folder (default: its place below results)")
     parser.add_argument("--allow-code", action="store_true", help="accept a run with parts named package.module:X")

@@ -32,7 +32,7 @@ _METHOD = (
     'S. Chen, H. Yuan, P. Liu, H. Gu, T. Feng, D. Ni: "SAMora: Enhancing SAM through Hierarchical Self-Supervised '
     'Pre-Training for Medical Images"'
 )
-# What each part of a run rests on, by the beginning of its name.
+# The works that each part of a run is based on, by the beginning of its name.
 _PARTS = {
     "sam_vit": 'A. Kirillov et al.: "Segment Anything", ICCV 2023, arXiv:2304.02643',
     "sam2": 'N. Ravi et al.: "SAM 2: Segment Anything in Images and Videos", 2024, arXiv:2408.00714',
@@ -145,7 +145,7 @@ def citations_page(citations: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card is made from: the record of the export, the configs of its folds, and what is known of them.
+    """The input of the model card: the record of the export, the configs of its folds, and their scores.
 
     ``summary`` is None where nothing was scored; ``remark`` then gives the reason, where there is one.
     """
@@ -159,7 +159,7 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """The card in Markdown."""
+    """The model card in Markdown."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -66,7 +66,7 @@ class FolderContent:
 
 @dataclass(frozen=True)
 class SeriesFiles:
-    """The files of one DICOM series, the name of its case and its modality; ``fault``: they cannot be told apart."""
+    """The files of one DICOM series, the name of its case and its modality; ``fault``: they cannot be distinguished."""
 
     name: str
     paths: tuple[Path, ...]

@@ -11,7 +11,7 @@ examples:
   samora_predict -i scan.nii.gz -o preds --tta   one image, averaged with its mirrored views
   samora_predict -i DICOM_FOLDER -o preds        each DICOM series in the folder and in all folders below it
   samora_predict -i PICTURES -o preds -m M.zip   pictures, with an exported model that is not installed
-  samora_predict --list                          what can predict
+  samora_predict --list                          list the trained models
   samora_predict -i scans -o preds -m SAMoraTrainer__10pct -f 0 1     any part of a run's name that no other has
 """
 
@@ -27,7 +27,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("-i", dest="images", metavar="IN", help="folder of images or of DICOM series, or one file")
     parser.add_argument("-o", dest="output", metavar="OUT", help="folder for the label maps")
     parser.add_argument("-m", dest="model", metavar="RUN", help="a run, by any part of its name, or an exported M.zip")
-    parser.add_argument("-d", dest="dataset", metavar="D", help="number or name of the dataset that the run is of")
+    parser.add_argument("-d", dest="dataset", metavar="D", help="number or name of the run's dataset")
     parser.add_argument("-f", dest="folds", metavar="FOLD", nargs="+", help="folds to average (default: all finished)")
     parser.add_argument("--tta", action="store_true", help="average over the mirrored views that training used")
     parser.add_argument("--save-probabilities", action="store_true", help="also write CASE_probabilities.b2nd")
@@ -35,7 +35,7 @@ def build_parser() -> CommandParser:
         "--save-uncertainty", action="store_true", help="also write CASE_uncertainty.nii.gz, in percent"
     )
     parser.add_argument(
-        "--no-postprocessing", action="store_true", help="keep all components, whatever the run's training chose"
+        "--no-postprocessing", action="store_true", help="keep all components; ignore the run's post-processing"
     )
     parser.add_argument(
         "--continue", dest="resume", action="store_true", help="skip cases that are complete and made the same way"
@@ -48,7 +48,7 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--fp32", dest="precision", action="store_const", const="fp32", help="the same as --precision fp32"
     )
-    parser.add_argument("--batch", type=_count, metavar="N", help="slices per step (default: what suits the device)")
+    parser.add_argument("--batch", type=_count, metavar="N", help="slices per step (default: chosen for the device)")
     parser.add_argument("--allow-code", action="store_true", help="accept a run with parts named package.module:X")
     parser.add_argument("--list", action="store_true", help="list the trained runs and stop")
     return parser

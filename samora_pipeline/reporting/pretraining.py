@@ -1,4 +1,4 @@
-"""card.png of a stage without labels: what it saw and made of it, its curves, its blocks, and its numbers with rules.
+"""monitoring.png of a self-supervised stage: example inputs and outputs, curves, LoRA norms by block, and the measures.
 
 Shapes: B slices, N pixels along a side.
 """
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from samora_pipeline.contracts import pretraining_card as cards
+from samora_pipeline.contracts import monitoring
 from samora_pipeline.contracts.colours import BLUE, ORANGE, VERMILLION
 from samora_pipeline.reporting.curves import plain_axes, save_figure
 
@@ -30,50 +30,52 @@ _WIDTH, _PANEL, _CURVES, _TEXT_LINE, _TITLE = 12.0, 1.9, 2.6, 0.19, 0.7
 _SHORT_NAMES = {"panel_gap": "gap", "panel_loss": "loss on the panel", "panel_explained": "explained"}
 
 
-def draw_card(card: cards.PretrainingCard, history: Sequence[Line], columns: Columns, folder: Path) -> None:
-    """Write card.png into ``folder``.
+def draw_monitoring(
+    report: monitoring.MonitoringReport, history: Sequence[Line], columns: Columns, folder: Path
+) -> None:
+    """Write monitoring.png into ``folder``.
 
     Args:
-        card: the numbers.
+        report: the numbers.
         history: lines of log.jsonl, for the curves.
         columns: pictures (B,N,N) in [0,1] by title; the last is an error. May be empty.
         folder: of the stage.
     """
-    heights = [_CURVES, _text_height(card.measures)]
+    heights = [_CURVES, _text_height(report.measures)]
     rows = min(_ROWS, *(len(pictures) for pictures in columns.values())) if columns else 0
     if rows:
         heights.insert(0, _PANEL * rows + 0.3)
-    title = f"{card.stage}: {card.verdict.upper()}"
-    figure, parts = _figure(title, card.verdict, (card.taught_by, *card.warnings), heights)
+    title = f"{report.stage}: {report.verdict.upper()}"
+    figure, parts = _figure(title, report.verdict, (report.taught_by, *report.warnings), heights)
     if rows:
         _draw_columns(parts[0], columns, rows)
-    _draw_curves(parts[-2], card, history)
-    _draw_measures(parts[-1], card.measures)
-    save_figure(figure, folder / cards.CARD_PICTURE)
+    _draw_curves(parts[-2], report, history)
+    _draw_measures(parts[-1], report.measures)
+    save_figure(figure, folder / monitoring.MONITORING_PICTURE)
 
 
-def draw_experts(card: cards.ExpertsCard, folder: Path) -> None:
+def draw_experts(report: monitoring.ExpertsReport, folder: Path) -> None:
     """Write experts.png into ``folder``: who resembles whom, and what can be read off each."""
-    title = f"experts side by side: {card.verdict.upper()}"
-    figure, (top, bottom) = _figure(title, card.verdict, card.warnings, [3.2, _text_height(card.measures)])
+    title = f"experts side by side: {report.verdict.upper()}"
+    figure, (top, bottom) = _figure(title, report.verdict, report.warnings, [3.2, _text_height(report.measures)])
     top.subplots_adjust(left=0.06, right=0.98, bottom=0.12, top=0.88, wspace=0.15)
     left, right = top.subplots(1, 2)
-    left.imshow(card.similarity, vmin=0, vmax=1, cmap="viridis")
-    left.set_xticks(range(len(card.names)), card.names)
-    left.set_yticks(range(len(card.names)), card.names)
-    for row, values in enumerate(card.similarity):
+    left.imshow(report.similarity, vmin=0, vmax=1, cmap="viridis")
+    left.set_xticks(range(len(report.names)), report.names)
+    left.set_yticks(range(len(report.names)), report.names)
+    for row, values in enumerate(report.similarity):
         for column, value in enumerate(values):
             colour = "white" if value < 0.6 else "black"
             left.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=9)
     left.set_title("linear CKA of pooled features", fontsize=10)
-    right.bar(card.names, card.position_error, color=BLUE)
-    right.axhline(card.position_chance, color=VERMILLION, linestyle="--", label="chance")
+    right.bar(report.names, report.position_error, color=BLUE)
+    right.axhline(report.position_chance, color=VERMILLION, linestyle="--", label="chance")
     right.set_title("error of the axial position read off neighbours", fontsize=10)
-    right.set_ylim(0, 1.25 * max(card.position_chance, *card.position_error, 1e-3))
+    right.set_ylim(0, 1.25 * max(report.position_chance, *report.position_error, 1e-3))
     right.legend(fontsize=8, frameon=False)
     plain_axes(right)
-    _draw_measures(bottom, card.measures)
-    save_figure(figure, folder / cards.EXPERTS_CARD_PICTURE)
+    _draw_measures(bottom, report.measures)
+    save_figure(figure, folder / monitoring.EXPERTS_PICTURE)
 
 
 def _figure(title: str, verdict: str, notes: Sequence[str], heights: Sequence[float]) -> tuple[Figure, list[SubFigure]]:
@@ -111,19 +113,19 @@ def _draw_columns(part: SubFigure, columns: Columns, rows: int) -> None:
         axes.text((column + 0.5) * step, -0.02 * step * rows, name, fontsize=10, ha="center", va="bottom")
 
 
-def _draw_curves(part: SubFigure, card: cards.PretrainingCard, history: Sequence[Line]) -> None:
+def _draw_curves(part: SubFigure, report: monitoring.MonitoringReport, history: Sequence[Line]) -> None:
     watched = next(name for name in ("panel_gap", "panel_explained", "panel_loss") if name in history[-1])
     part.subplots_adjust(left=0.06, right=0.98, bottom=0.14, top=0.88, wspace=0.2)
-    axes = part.subplots(1, 3 if card.blocks else 2)
+    axes = part.subplots(1, 3 if report.blocks else 2)
     epochs = [line["epoch"] for line in history]
     _draw_curve(axes[0], epochs, [line.get("loss", float("nan")) for line in history], "training loss")
     _draw_curve(axes[1], epochs, [line.get(watched, float("nan")) for line in history], _SHORT_NAMES[watched])
     if watched != "panel_loss":
         axes[1].axhline(0, color=VERMILLION, linestyle="--", linewidth=1)
-    if card.blocks:
-        places = np.arange(1, len(card.blocks["q"]) + 1)
-        axes[2].bar(places - 0.2, card.blocks["q"], 0.4, color=BLUE, label="q")
-        axes[2].bar(places + 0.2, card.blocks["v"], 0.4, color=ORANGE, label="v")
+    if report.blocks:
+        places = np.arange(1, len(report.blocks["q"]) + 1)
+        axes[2].bar(places - 0.2, report.blocks["q"], 0.4, color=BLUE, label="q")
+        axes[2].bar(places + 0.2, report.blocks["v"], 0.4, color=ORANGE, label="v")
         axes[2].set_title("|BA| / |W| of each block", fontsize=10)
         axes[2].legend(fontsize=8, frameon=False)
         plain_axes(axes[2])
@@ -136,7 +138,7 @@ def _draw_curve(axes: Axes, epochs: Sequence[int], values: Sequence[float], titl
     plain_axes(axes)
 
 
-def _draw_measures(part: SubFigure, measures: Sequence[cards.Measure]) -> None:
+def _draw_measures(part: SubFigure, measures: Sequence[monitoring.Measure]) -> None:
     """One text per column and colour; a text per cell takes several times as long."""
     lines = _lines(measures)
     top = 1 - 0.5 / (1 + len(lines))
@@ -146,7 +148,7 @@ def _draw_measures(part: SubFigure, measures: Sequence[cards.Measure]) -> None:
             part.text(x, top, words, fontsize=8.5, va="top", color=colour, linespacing=_SPACING)
 
 
-def _lines(measures: Sequence[cards.Measure]) -> list[tuple[str, str, str, str, str]]:
+def _lines(measures: Sequence[monitoring.Measure]) -> list[tuple[str, str, str, str, str]]:
     lines = []
     for measure in measures:
         mark = {True: "pass", False: "WARN", None: ""}[measure.passed]
@@ -159,5 +161,5 @@ def _lines(measures: Sequence[cards.Measure]) -> list[tuple[str, str, str, str, 
     return lines
 
 
-def _text_height(measures: Sequence[cards.Measure]) -> float:
+def _text_height(measures: Sequence[monitoring.Measure]) -> float:
     return _TEXT_LINE * (1 + len(_lines(measures)))

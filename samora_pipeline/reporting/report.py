@@ -37,7 +37,7 @@ RUN_LETTERS = ("A", "B", "C", "D")
 
 _WARNINGS = {
     rec.PHANTOM_FLAG: "The scans are synthetic: these scores say that the pieces work, and nothing about patients.",
-    rec.LEAK_FLAG: "Scans that show what is scored were let into the training: these scores are too good.",
+    rec.LEAK_FLAG: "Training data overlap the scored scans (data leakage): these scores are optimistically biased.",
     rec.TRAINING_FLAG: "What is scored was trained on: these scores say how well it was learned by heart, no more.",
     rec.TRANSDUCTIVE_FLAG: "The scored scans were in the unlabelled pool: compare with transductive results only.",
     rec.BOOTSTRAP_FLAG: "The base encoder was trained on the unlabelled pool: this is not SAM.",

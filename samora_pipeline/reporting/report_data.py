@@ -231,8 +231,8 @@ def _leaks(config: RunConfig) -> Table:
         ("scored scans in the pool", "yes (transductive)" if pool.transductive else trained),
         ("kept out of the pool because they are scored", str(len(pool.excluded))),
         ("copies of another scan in the pool, left out", str(len(pool.copies))),
-        ("training or pool scans that show what is scored, taken out", ", ".join(config.excluded_leaks) or "none"),
-        ("the same, let in by name", ", ".join(config.allowed_leaks) or "none"),
+        ("training or pool scans that overlap the scored scans, excluded", ", ".join(config.excluded_leaks) or "none"),
+        ("the same, included by name", ", ".join(config.allowed_leaks) or "none"),
     )
     return Table("leaks", "What keeps learning and scoring apart", ("question", "answer"), rows)
 

@@ -1,4 +1,4 @@
-"""How a run was trained: curves of its stages, their time and memory, and the cards of those without labels."""
+"""How a run was trained: curves, time and memory of its stages, monitoring reports of the self-supervised ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure as Drawing
 
-from samora_pipeline.contracts import pretraining_card as cards
+from samora_pipeline.contracts import monitoring
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.reporting.curves import draw_panels
 from samora_pipeline.reporting.html_blocks import Block, Cell, Figure, Note, Section, Table, Value
@@ -15,7 +15,7 @@ from samora_pipeline.reporting.html_images import drawing, shrunk_image, svg_ima
 from samora_pipeline.reporting.report_run import LOG_FILE, ReportedRun, read_log
 from samora_pipeline.run_log import duration
 
-_CARD_WIDTH = 900
+_PICTURE_WIDTH = 900
 _PASSED = {True: "pass", False: "WARN", None: ""}
 
 
@@ -99,18 +99,20 @@ def pretraining_section(run: ReportedRun, warnings: tuple[str, ...]) -> Section:
 def _stage_blocks(stage: str, key: str, folder: Path, warnings: tuple[str, ...]) -> Iterator[Block]:
     title, name = f"{stage.replace('_', ' ')} {key}", f"{stage}-{key}"
     log = read_log(folder / LOG_FILE)
-    if (folder / cards.CARD_FILE).is_file():
-        card = read_json(cards.PretrainingCard, folder / cards.CARD_FILE)
-        own = tuple(dict.fromkeys((*warnings, *card.warnings)))
+    if (folder / monitoring.MONITORING_FILE).is_file():
+        report = read_json(monitoring.MonitoringReport, folder / monitoring.MONITORING_FILE)
+        own = tuple(dict.fromkeys((*warnings, *report.warnings)))
         notes = (
-            f"Seen on {card.panel_slices} slices of a pool of {card.pool_slices}, after {card.epochs} epochs.",
-            *((f"Taught by {card.taught_by}.",) if card.taught_by else ()),
-            *((f"Warning flags: {', '.join(card.warnings)}.",) if card.warnings else ()),
+            f"Seen on {report.panel_slices} slices of a pool of {report.pool_slices}, after {report.epochs} epochs.",
+            *((f"Taught by {report.taught_by}.",) if report.taught_by else ()),
+            *((f"Warning flags: {', '.join(report.warnings)}.",) if report.warnings else ()),
         )
-        yield from measure_tables(f"card-{name}", f"{title}: {card.verdict.upper()}", card.measures, notes)
-        yield from _picture(folder / cards.CARD_PICTURE, f"picture-{name}", f"{title}, card of its monitors", own)
+        yield from measure_tables(f"monitoring-{name}", f"{title}: {report.verdict.upper()}", report.measures, notes)
+        yield from _picture(
+            folder / monitoring.MONITORING_PICTURE, f"picture-{name}", f"{title}, monitoring report", own
+        )
     else:
-        yield Note(f"{title} has no card of monitors; its curves follow.")
+        yield Note(f"{title} has no monitoring report; its curves follow.")
         if log:
             yield curves_figure(f"curves-{name}", title, log, warnings)
     if log:
@@ -118,19 +120,21 @@ def _stage_blocks(stage: str, key: str, folder: Path, warnings: tuple[str, ...])
 
 
 def _experts_blocks(fold: str, folder: Path, warnings: tuple[str, ...]) -> Iterator[Block]:
-    if not (folder / cards.EXPERTS_CARD_FILE).is_file():
+    if not (folder / monitoring.EXPERTS_FILE).is_file():
         return
-    card = read_json(cards.ExpertsCard, folder / cards.EXPERTS_CARD_FILE)
+    report = read_json(monitoring.ExpertsReport, folder / monitoring.EXPERTS_FILE)
     title = f"Experts side by side, fold {fold}"
     notes = ("Similarity is linear CKA of pooled features of the last block: 1 means alike up to rotation and scale.",)
-    rows: list[tuple[Value, ...]] = [(name, *values) for name, values in zip(card.names, card.similarity, strict=True)]
-    yield Table(f"similarity-{fold}", f"{title}: similarity", ("features of", *card.names), rows, notes=notes)
-    yield from measure_tables(f"experts-card-{fold}", f"{title}: {card.verdict.upper()}", card.measures, ())
-    yield from _picture(folder / cards.EXPERTS_CARD_PICTURE, f"experts-card-picture-{fold}", title, warnings)
+    rows: list[tuple[Value, ...]] = [
+        (name, *values) for name, values in zip(report.names, report.similarity, strict=True)
+    ]
+    yield Table(f"similarity-{fold}", f"{title}: similarity", ("features of", *report.names), rows, notes=notes)
+    yield from measure_tables(f"experts-monitoring-{fold}", f"{title}: {report.verdict.upper()}", report.measures, ())
+    yield from _picture(folder / monitoring.EXPERTS_PICTURE, f"experts-monitoring-picture-{fold}", title, warnings)
 
 
 def measure_tables(
-    name: str, caption: str, measures: Sequence[cards.Measure], notes: tuple[str, ...]
+    name: str, caption: str, measures: Sequence[monitoring.Measure], notes: tuple[str, ...]
 ) -> Iterator[Table]:
     """Numbers that have a threshold, with verdict and advice; then, folded, those that are only shown."""
     judged = [one for one in measures if one.passed is not None]
@@ -139,7 +143,7 @@ def measure_tables(
         yield replace(_measures_table(f"{name}-more", f"{caption}, more measures", others, ()), folded=True)
 
 
-def _measures_table(name: str, caption: str, measures: Sequence[cards.Measure], notes: tuple[str, ...]) -> Table:
+def _measures_table(name: str, caption: str, measures: Sequence[monitoring.Measure], notes: tuple[str, ...]) -> Table:
     rows: list[tuple[Value, ...]] = [
         (
             one.name.replace("_", " "),
@@ -153,7 +157,7 @@ def _measures_table(name: str, caption: str, measures: Sequence[cards.Measure], 
 
 def _picture(path: Path, name: str, text: str, warnings: tuple[str, ...]) -> Iterator[Figure]:
     if path.is_file():
-        image = shrunk_image(path, _CARD_WIDTH, warnings)
+        image = shrunk_image(path, _PICTURE_WIDTH, warnings)
         yield Figure(name, image, f"{text}; its numbers are in the table above", f"{text}.")
 
 

@@ -44,7 +44,7 @@ def _answer(row: PairedRow, table: PairedTable) -> str:
     if test.difference is None:
         return f"{row.variant}: no patient has a {table.record.name} in both runs"
     told = row.holm_t is not None and row.holm_t < _LEVEL and test.n >= RANKING_NEEDS
-    word = ("better than" if test.difference > 0 else "worse than") if told else "not told apart from"
+    word = ("better than" if test.difference > 0 else "worse than") if told else "not distinguishable from"
     mine, theirs = (number_text(value, digits) for value in (row.variant_mean, row.baseline_mean))
     interval = f" {interval_text(test.interval, digits)}" if test.interval else ""
     p = f"p = {probability(row.holm_t)}".replace("= <", "< ")

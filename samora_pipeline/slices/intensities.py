@@ -56,7 +56,7 @@ def draw_intensities(
         settings: strengths.
         seed: of the run.
         epoch: from 0.
-        purpose: tells apart what is drawn twice for the same slice.
+        purpose: distinguishes what is drawn twice for the same slice.
     """
     # All numbers are drawn, used or not: a setting that changes does not reshuffle the others.
     uniform = draw_uniform(keys, 10 + _PIECES + _FIELD**2, purpose, seed=seed, epoch=epoch)

@@ -62,7 +62,7 @@ class Asset:
 
     @property
     def fetchable(self) -> bool:
-        """Whether the file may be fetched without asking."""
+        """Whether the file may be fetched without confirmation."""
         return bool(self.url) and not self.non_commercial
 
     @property

@@ -8,9 +8,9 @@ from samora_pipeline.errors import UsageError
 
 _EPILOG = """\
   list                 the catalogue: name, state, licence, size, where
-  get NAME ...         fetch; goes on where an earlier call was stopped, and checks the content
-  add FILE ...         without a network: the file is recognised by its content and copied into the weights folder
-  verify [NAME ...]    take all digests again
+  get NAME ...         download (interrupted downloads resume) and verify the checksum
+  add FILE ...         without a network: identify a file by its content and copy it into the weights folder
+  verify [NAME ...]    recompute all checksums
 
 examples:
   samora_weights get sam_vit_b
@@ -21,7 +21,7 @@ examples:
 
 def build_parser() -> CommandParser:
     """The command's options."""
-    parser = CommandParser("samora_weights", "Public weights: what there is, getting it, checking it.", _EPILOG)
+    parser = CommandParser("samora_weights", "List, download, add and verify public weights.", _EPILOG)
     parser.add_argument("action", choices=("list", "get", "add", "verify"), metavar="ACTION", help="see below")
     parser.add_argument("names", nargs="*", metavar="NAME|FILE", help="catalogue names; files for add")
     parser.add_argument(

@@ -49,7 +49,7 @@ def with_a_run(place: Path) -> None:
 
 
 def with_own_scans(place: Path) -> None:
-    """What the README needs."""
+    """What the tutorial about own data needs."""
     write_scans(place / "IMAGES", place / "LABELS", "abcdef")
     write_scans(place / "NEW_SCANS", place / "NEW_LABELS", "xy")
 
@@ -59,7 +59,7 @@ def with_masks(place: Path) -> None:
 
 
 PLACES: dict[str, Callable[[Path], None]] = {
-    "README.md": with_own_scans,
+    "docs/own_data.md": with_own_scans,
     "docs/api.md": with_a_run,
     "docs/prediction.md": with_a_run,
     "docs/metrics.md": with_masks,
@@ -92,7 +92,7 @@ def test_the_examples_run_as_printed(page: str, tmp_path: Path, monkeypatch: pyt
     names: dict[str, Any] = {"__name__": "snippet"}
     for block in [*_FENCED.findall(text), *(one.partition("\nsamora_")[0] for one in indented)]:
         exec(compile(block, page, "exec"), names)
-    if page == "README.md":
+    if page == "docs/own_data.md":
         assert names["summary"].n == 2
         assert (tmp_path / "preds" / "x.nii.gz").is_file()
     if page == "docs/metrics.md":

@@ -122,18 +122,19 @@ def test_digests_cover_every_file_and_equal_exports_are_equal_bytes(root: Path, 
     assert digest_file(Path("a.zip")) == digest_file(Path("b.zip"))
 
 
-def test_the_card_has_scores_with_intervals_terms_and_what_was_not_exercised(root: Path) -> None:
+def test_the_model_card_has_scores_with_intervals_terms_and_what_was_not_exercised(root: Path) -> None:
     assert export(root, "model") == 0
-    card = Path("model/MODEL_CARD.md").read_text()
-    assert card.startswith("---\nlicense: other\n")
-    assert "**PHANTOM**" in card
-    scores = {line.split()[0]: line.split()[1:] for line in card.partition("protocol physical")[2].splitlines() if line}
+    model_card = Path("model/MODEL_CARD.md").read_text()
+    assert model_card.startswith("---\nlicense: other\n")
+    assert "**PHANTOM**" in model_card
+    table = model_card.partition("protocol physical")[2].splitlines()
+    scores = {line.split()[0]: line.split()[1:] for line in table if line}
     assert scores["liver"][:3] == ["2", "0.800", "[0.800,"]
     assert scores["mean"][:1] == ["0.650"]
-    assert "| 1 | liver | #D55E00 |" in card
+    assert "| 1 | liver | #D55E00 |" in model_card
     for item in ("any real scan", "other sites", "more than 2 patients", "a GPU"):
-        assert item in card.partition("## Not exercised")[2]
-    assert "Not for commercial use: teacher of the patch level: mae_pretrain_vit_large.pth" in card
+        assert item in model_card.partition("## Not exercised")[2]
+    assert "Not for commercial use: teacher of the patch level: mae_pretrain_vit_large.pth" in model_card
     assert "CC-BY-NC-4.0" in Path("model/LICENCES.md").read_text()
     citations = Path("model/CITATIONS.md").read_text()
     for text in ("SAMora: Enhancing", "Anyone: the data, 2020", "Masked Autoencoders"):
@@ -157,10 +158,10 @@ def test_an_imported_model_is_listed_with_the_scores_it_was_exported_with(
 
 def test_one_fold_has_its_own_scores(root: Path) -> None:
     assert export(root, "model", "-f", "1") == 0
-    card = Path("model/MODEL_CARD.md").read_text()
-    assert "1 case of 1 patient;" in card
-    assert "Folds 1." in card
-    assert "other folds than 1" in card
+    model_card = Path("model/MODEL_CARD.md").read_text()
+    assert "1 case of 1 patient;" in model_card
+    assert "Folds 1." in model_card
+    assert "other folds than 1" in model_card
     assert read_json(ModelJson, Path("model") / MODEL_FILE).folds == ("1",)
     assert not Path("model/fold_0").exists()
 
@@ -260,7 +261,7 @@ def test_names_with_slashes_stay_what_the_network_was_trained_with(root: Path) -
     assert import_main(["model.zip", "--root", "elsewhere"]) == 0
 
 
-def test_texts_of_others_are_no_markup_in_the_card(root: Path) -> None:
+def test_texts_of_others_are_no_markup_in_the_model_card(root: Path) -> None:
     hostile = "<script>alert(1)</script>[x](javascript:alert(2))"
     raw = root / "raw" / DATASET
     description = DatasetJson({"0": "CT"}, {"background": 0, "liver": 1, "spleen": 2}, 4, ".nii.gz")

@@ -1,4 +1,4 @@
-"""Which precision is taken, on what grounds, and that asking changes nothing."""
+"""Which precision is taken, on what grounds, and that choosing it changes nothing."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_a_fault_stops_the_command_before_anything_is_written(
     assert error.startswith(code)
     assert re.search(message, error, re.DOTALL), error
     assert "case_01" in error
-    assert "--set-aside" in error
+    assert "--skip-invalid" in error
     assert "Traceback" not in error
     assert not written(root)
     found = report(root)
@@ -203,7 +203,7 @@ def test_a_fault_stops_the_command_before_anything_is_written(
 @pytest.mark.parametrize("name", ["last 4 bytes cut", "NaN", "sheared", "labels scaled to others", "a link to nowhere"])
 def test_one_bad_case_never_stops_the_others(root: Path, name: str) -> None:
     FAULTS[name][0](root)
-    assert main(["--root", str(root), "-d", "7", "--set-aside"]) == 3
+    assert main(["--root", str(root), "-d", "7", "--skip-invalid"]) == 3
     folder = root / "preprocessed" / NAME
     assert sorted(path.stem for path in (folder / "slices").glob("*.json")) == ["case_00", "case_02"]
     for case in ("case_00", "case_02"):

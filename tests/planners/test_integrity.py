@@ -139,7 +139,7 @@ def test_a_fault_is_one_sentence_exits_4_and_nothing_is_written(
     message = error[error.index("E-") :]
     assert message.startswith(code)
     assert re.search(pattern, message, re.DOTALL), message
-    assert "--set-aside" in message
+    assert "--skip-invalid" in message
     assert "Traceback" not in error
     assert not written(root)
 
@@ -147,11 +147,11 @@ def test_a_fault_is_one_sentence_exits_4_and_nothing_is_written(
 @pytest.mark.parametrize(
     "fault", [not_a_number, other_affine, missing_channel, no_channel_number], ids=lambda fault: fault.__name__
 )
-def test_set_aside_leaves_the_case_out_and_exits_3(
+def test_skip_invalid_leaves_the_case_out_and_exits_3(
     root: Path, fault: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fault(root)  # type: ignore[operator]
-    assert main(["--root", str(root), "-d", "7", "--set-aside"]) == 3
+    assert main(["--root", str(root), "-d", "7", "--skip-invalid"]) == 3
     error = capsys.readouterr().err
     assert "E-CASE-03" in error
     target = root / "preprocessed" / "Dataset007_Boxes"
@@ -177,10 +177,10 @@ def test_all_offenders_stand_in_one_table(root: Path, capsys: pytest.CaptureFixt
     assert not written(root)
 
 
-def test_set_aside_cannot_leave_out_every_case(root: Path) -> None:
+def test_skip_invalid_cannot_leave_out_every_case(root: Path) -> None:
     for case in range(4):
         image(root, f"case_{case:02d}").write_bytes(b"")
-    assert main(["--root", str(root), "-d", "7", "--set-aside"]) == 4
+    assert main(["--root", str(root), "-d", "7", "--skip-invalid"]) == 4
     assert not written(root)
 
 
@@ -247,7 +247,7 @@ def test_a_label_link_that_leads_nowhere_is_a_fault_of_its_case(root: Path) -> N
 def test_a_label_of_another_ending_is_a_fault_and_no_missing_label(root: Path) -> None:
     label(root).with_suffix("").write_bytes(gzip.decompress(label(root).read_bytes()))
     label(root).unlink()
-    assert main(["--root", str(root), "-d", "7", "--set-aside"]) == 3
+    assert main(["--root", str(root), "-d", "7", "--skip-invalid"]) == 3
     failures = json.loads((root / "preprocessed/Dataset007_Boxes/failures.json").read_text())["cases"]
     assert {name: failure["code"] for name, failure in failures.items()} == {"case_01": "E-LABEL-14"}
 
@@ -275,7 +275,7 @@ def test_a_scan_without_spacing_in_a_dataset_in_mm_is_a_fault(tmp_path: Path) ->
     path = raw / "imagesTr/case_01_0000.nii.gz"
     voxels = load(path)
     write_volume(path, voxels, make_grid(voxels.shape, AFFINE, spacing_known=False))
-    assert main(["--root", str(tmp_path), "-d", "7", "--set-aside"]) == 3
+    assert main(["--root", str(tmp_path), "-d", "7", "--skip-invalid"]) == 3
     target = tmp_path / "preprocessed/Dataset007_Boxes"
     assert json.loads((target / "failures.json").read_text())["cases"]["case_01"]["code"] == "E-GEO-03"
     (raw / "samora.json").write_text(json.dumps({"schema_version": 1, "spacing_known": False}))

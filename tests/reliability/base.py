@@ -98,9 +98,9 @@ COMMANDS = {
     "import": Command(("m.zip",), lambda t: ["samora_import", f"{t}/m.zip"], ("root/results",)),
 }
 
-# Times, pictures, logs and cards differ between equal runs.
+# Times, pictures, logs and monitoring reports differ between equal runs.
 _NOT_COMPARED = re.compile(
-    r"(^|/)\.lock$|\.png$|log\.jsonl$|timing\.json$|card\.json$|record\.json$|\.csv$|inputs\.json$|experts\.json$"
+    r"(^|/)\.lock$|\.png$|log\.jsonl$|timing\.json$|monitoring\.json$|record\.json$|\.csv$|inputs\.json$|experts\.json$"
     r"|\.partial-|conversion.*\.json$"
 )
 

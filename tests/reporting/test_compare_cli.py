@@ -56,9 +56,11 @@ def test_few_patients_give_no_verdict_and_old_records_their_epochs(
     third = write_scored_run(results, random_dice(2, 4), name="same", timing=lasting(None, 160))
     assert main([str(first), str(second), str(third)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("SAMoraTrainer__10pct__default is not told apart from SAMedTrainer__10pct__default: ")
+    assert said[0].startswith(
+        "SAMoraTrainer__10pct__default is not distinguishable from SAMedTrainer__10pct__default: "
+    )
     assert ", n = 4 patients cannot support a ranking; budgets differ: 120 steps against 160 epochs" in said[0]
-    assert said[1].startswith("SAMoraTrainer__10pct__same is not told apart ")
+    assert said[1].startswith("SAMoraTrainer__10pct__same is not distinguishable ")
     assert "budgets" not in said[1]
 
 

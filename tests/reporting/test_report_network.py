@@ -59,7 +59,7 @@ def test_weights_come_back_after_an_error(network: SegmentationNetwork) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_asking_predicts_what_the_predictor_predicts(loaded: ReportedRun) -> None:
+def test_a_probe_predicts_what_the_predictor_predicts(loaded: ReportedRun) -> None:
     probe = load_probe(loaded, "0", CPU)
     # A report computes in single precision.
     predictor = Predictor.load(loaded.folds["0"], weights_folder=loaded.places.weights, device="cpu", precision="fp32")

@@ -8,13 +8,13 @@ import numpy as np
 import PIL.Image
 
 from samora_pipeline.contracts.json_io import read_json, write_json
-from samora_pipeline.contracts.pretraining_card import (
-    CARD_FILE,
-    CARD_PICTURE,
-    EXPERTS_CARD_FILE,
-    ExpertsCard,
+from samora_pipeline.contracts.monitoring import (
+    EXPERTS_FILE,
+    MONITORING_FILE,
+    MONITORING_PICTURE,
+    ExpertsReport,
     Measure,
-    PretrainingCard,
+    MonitoringReport,
 )
 from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig, StageRecord
 from samora_pipeline.evaluation.run_scores import read_run
@@ -27,12 +27,12 @@ MEASURES = (
     Measure("gap", -0.02, "above 0", False, "what LoRA gains", "train for longer"),
     Measure("feature_rank", 4.0, "", None, "effective rank"),
 )
-CARD = PretrainingCard("expert_image", "warn", "", 2, 30, 8, 100, 2.0, 0.1, 9.0, 0.1, None, 0, MEASURES)
+MONITORED = MonitoringReport("expert_image", "warn", "", 2, 30, 8, 100, 2.0, 0.1, 9.0, 0.1, None, 0, MEASURES)
 LINES = "".join(json.dumps({"stage": "s", "epoch": epoch, "loss": 1.0 / epoch}) + "\n" for epoch in (1, 2))
 
 
 def with_stages(root: Path) -> ReportedRun:
-    """An image expert with a card, a pixel expert with a log alone; a patch expert and a teacher without folders."""
+    """An image expert with a monitoring report, a pixel expert with a log alone; others without folders."""
     folder = write_reported_run(root, shifts={"a": 1})
     path = folder / "fold_0" / CONFIG_FILE
     keys = {"teacher_patch": "teacher-key", "expert_image": "key1", "expert_patch": "gone", "expert_pixel": "key2"}
@@ -42,28 +42,28 @@ def with_stages(root: Path) -> ReportedRun:
     for key, stage in (("key1", "expert_image"), ("key2", "expert_pixel")):
         (own.pretraining / key / stage).mkdir(parents=True)
         (own.pretraining / key / stage / "log.jsonl").write_text(LINES)
-    write_json(CARD, own.pretraining / "key1" / "expert_image" / CARD_FILE)
+    write_json(MONITORED, own.pretraining / "key1" / "expert_image" / MONITORING_FILE)
     PIL.Image.fromarray(np.zeros((30, 2000, 3), np.uint8)).save(
-        own.pretraining / "key1" / "expert_image" / CARD_PICTURE
+        own.pretraining / "key1" / "expert_image" / MONITORING_PICTURE
     )
     similarity = ((1.0, 0.5), (0.5, 1.0))
     write_json(
-        ExpertsCard("pass", 8, ("base", "image"), similarity, (0.1, 0.1), 0.3, ()),
-        folder / "fold_0" / EXPERTS_CARD_FILE,
+        ExpertsReport("pass", 8, ("base", "image"), similarity, (0.1, 0.1), 0.3, ()),
+        folder / "fold_0" / EXPERTS_FILE,
     )
     return ReportedRun(read_run(str(folder), folder.parent), own)
 
 
-def test_cards_are_shown_and_what_is_gone_is_told(tmp_path: Path) -> None:
+def test_monitoring_reports_are_shown_and_what_is_gone_is_told(tmp_path: Path) -> None:
     blocks = pretraining_section(with_stages(tmp_path), ("PHANTOM",)).blocks
     by_name: dict[str, Block] = {block.name: block for block in blocks if not isinstance(block, Note)}
-    card = by_name["card-expert_image-key1"]
-    assert isinstance(card, Table)
-    assert card.caption.endswith("WARN")
-    assert [cell(value, card.digits).text for value in card.rows[0]] == [
+    report = by_name["monitoring-expert_image-key1"]
+    assert isinstance(report, Table)
+    assert report.caption.endswith("WARN")
+    assert [cell(value, report.digits).text for value in report.rows[0]] == [
         *("gap", "-0.02", "WARN", "above 0", "what LoRA gains", "train for longer")
     ]
-    more = by_name["card-expert_image-key1-more"]
+    more = by_name["monitoring-expert_image-key1-more"]
     assert isinstance(more, Table)
     assert more.folded
     picture = by_name["picture-expert_image-key1"]

@@ -18,8 +18,7 @@ from samora_pipeline.contracts.run import FINAL_CHECKPOINT, StageRecord
 # Imported here so that the children find them loaded.
 from samora_pipeline.evaluation import tables  # noqa: F401
 from samora_pipeline.inference import job, predictor  # noqa: F401
-from samora_pipeline.reporting import curves, overlays
-from samora_pipeline.reporting import pretraining as cards
+from samora_pipeline.reporting import curves, overlays, pretraining
 from tests.trainers.processes import exit_code, forked, on_ranks
 from tests.trainers.small_data import NAME
 from trainers.cli import main
@@ -53,7 +52,7 @@ def command(root: Path, *words: str, trainer: str = "SAMoraTrainer", split: str 
     return ["90", trainer, split, "--root", str(root), *TINY, *short(*STAGES, "finetune"), *words]
 
 
-def sitting(words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None = None, pictures: bool = False) -> int:
+def session(words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None = None, pictures: bool = False) -> int:
     """Run the command in a child and return its exit code; ``at`` (stage, step, signal) interrupts it.
 
     ``pictures``: whether to spend most of the time on drawing them.
@@ -70,7 +69,7 @@ def sitting(words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None 
     return exit_code(forked(work))
 
 
-def sitting_on_ranks(
+def session_on_ranks(
     count: int, words: Sequence[str], *, at: tuple[str, int, signal.Signals] | None = None
 ) -> list[int]:
     """The same on several ranks; the signal reaches the last of them alone."""
@@ -88,8 +87,8 @@ def sitting_on_ranks(
 def draw_nothing() -> None:
     curves.draw_progress = lambda *arguments: None
     overlays.draw_overlays = lambda *arguments: None
-    cards.draw_card = lambda *arguments: None
-    cards.draw_experts = lambda *arguments: None
+    pretraining.draw_monitoring = lambda *arguments: None
+    pretraining.draw_experts = lambda *arguments: None
 
 
 def _interrupt(stage: str, step: int, number: signal.Signals) -> None:

@@ -20,9 +20,19 @@ from tests.trainers.small_data import make_dataset
 from trainers import cli
 from trainers.loop.memory import Fit
 from trainers.methods import TRAINERS
+from trainers.pool.datasets import open_dataset
 from trainers.runs import automatic
-from trainers.runs.automatic import Machine, choose_base, choose_input_size, choose_minutes, refused
+from trainers.runs.automatic import (
+    Machine,
+    choose_base,
+    choose_consistency,
+    choose_input_size,
+    choose_minutes,
+    refused,
+)
 from trainers.runs.budget import fit_epochs, with_epochs
+from trainers.runs.choices import choose_method
+from trainers.runs.data import labelled_share
 from trainers.runs.folder import write_config
 from trainers.runs.naming import run_name
 from trainers.runs.planning import plan_run, with_estimates
@@ -106,8 +116,52 @@ def test_a_budget_holds_where_everything_was_chosen() -> None:
     assert choose_minutes(SAMORA, cpu, tiny) == 10
     assert choose_minutes(SAMORA, gpu, large) is choose_minutes(SAMORA, gpu, tiny) is None
     assert choose_minutes(SAMORA, cpu, {}) is None
+    assert choose_minutes(SAMORA, cpu, tiny | {"consistency": Choice(True, "")}) == 30
+    assert choose_minutes(SAMORA, cpu, tiny | {"consistency": Choice(False, "")}) == 10
     assert choose_minutes(replace(SAMORA, minutes=3.0), gpu, {}) == 3
     assert choose_minutes(replace(SAMORA, minutes=3.0, fast=True), cpu, tiny) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "labelled", "expected"),
+    [
+        ({}, 0.07, True),
+        ({"minutes": 60.0}, 0.07, True),
+        ({"minutes": 10.0}, 0.07, False),  # too short for it
+        ({}, 0.8, False),
+        ({"consistency": False}, 0.07, None),
+        ({"taught_by": ("run",)}, 0.07, None),
+        ({"backbone": "samora_tiny"}, 0.07, None),
+        ({"backbone": "sam_vit_b"}, 0.07, None),  # the paper's method has none
+        ({"trainer": "UNetTrainer", "backbone": None}, 0.07, None),
+    ],
+)
+def test_slices_without_labels_take_part_where_the_base_is_ours(
+    changes: dict[str, Any], labelled: float, expected: bool | None
+) -> None:
+    request = replace(replace(SAMORA, backbone="samora_small"), **changes)
+    found = choose_consistency(request, choose_method(request), labelled)
+    assert {name: choice.value for name, choice in found.items()} == (
+        {} if expected is None else {"consistency": expected}
+    )
+    method = choose_method(request, found)
+    assert (method.finetune.consistency is not None) is bool(expected)
+    # What is chosen is the default here, and no change of it.
+    assert "consistency" not in method.changes
+
+
+def test_the_share_of_labelled_slices(data: Path) -> None:
+    dataset = open_dataset("90", resolve_roots(str(data)))
+    fold = dataset.splits().fold("0")
+    stored = {name: case for name, case in dataset.cases.items() if name not in fold.scored and case.subset != "test"}
+    cases = {name: case.shape[0] for name, case in stored.items()}
+    unlabelled = {name for name, case in stored.items() if case.label_crcs is None}
+    assert unlabelled, "a scan without a label map counts too"
+    every = 1 - sum(cases[name] for name in unlabelled) / sum(cases.values())
+    assert labelled_share(dataset, replace(SAMORA, split="full"), "0") == pytest.approx(every)
+    two = labelled_share(dataset, replace(SAMORA, split="2cases"), "0")
+    assert 2 * min(cases.values()) <= two * sum(cases.values()) <= 2 * max(cases.values())
+    assert labelled_share(dataset, replace(SAMORA, split="6slices"), "0") == 6 / sum(cases.values())
 
 
 def _cost(seconds: float) -> StageCost:
@@ -145,6 +199,8 @@ def test_epochs_follow_from_the_minutes() -> None:
         ({"assignments": ("expert_image.epochs=3",)}, "expert-image.epochs3"),
         ({"minutes": 2.5, "seed": 1}, "2.5min-seed1"),
         ({"levels": ("image", "pixel"), "recipe": "scratch"}, "scratch-image-pixel"),
+        ({"consistency": True, "seed": 1}, "consistency-seed1"),
+        ({"consistency": False}, "no-consistency"),
         ({"name": "mine", "seed": 3}, "mine"),
         ({"fast": True}, "fast-dev-run"),
     ],

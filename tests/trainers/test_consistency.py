@@ -25,7 +25,7 @@ from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import apply_geometry
 from samora_pipeline.slices.datasets import SliceSource
 from samora_pipeline.slices.intensities import apply_intensities
-from tests.trainers.runs import final, fold_folder, losses, short, sitting, sitting_on_ranks
+from tests.trainers.runs import final, fold_folder, losses, session, session_on_ranks, short
 from tests.trainers.small_data import SCORED, make_dataset
 from trainers.consistency_settings import ConsistencySettings
 from trainers.loop.memory import loss_of
@@ -314,10 +314,10 @@ def _words(root: Path, name: str, trainer: str = "UNetTrainer") -> list[str]:
 
 @pytest.mark.parametrize("trainer", ["UNetTrainer", "SAMoraTrainer", "HSAMoraTrainer"])
 def test_a_killed_training_goes_on_bit_for_bit(root: Path, trainer: str) -> None:
-    assert sitting(_words(root, "whole", trainer)) == 0
-    assert sitting(_words(root, "twice", trainer), at=(FINETUNE, 2, signal.SIGTERM)) == 143
-    assert sitting([*_words(root, "twice", trainer), "-c"], at=(FINETUNE, 4, signal.SIGKILL)) == -signal.SIGKILL
-    assert sitting([*_words(root, "twice", trainer), "-c"]) == 0
+    assert session(_words(root, "whole", trainer)) == 0
+    assert session(_words(root, "twice", trainer), at=(FINETUNE, 2, signal.SIGTERM)) == 143
+    assert session([*_words(root, "twice", trainer), "-c"], at=(FINETUNE, 4, signal.SIGKILL)) == -signal.SIGKILL
+    assert session([*_words(root, "twice", trainer), "-c"]) == 0
     one, other = (final(root, f"{trainer}__2cases__{name}").tensors for name in ("whole", "twice"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -330,8 +330,8 @@ def test_a_killed_training_goes_on_bit_for_bit(root: Path, trainer: str) -> None
 def test_two_ranks_train_as_one(root: Path) -> None:
     """At a rate at which rounding stays small: batch norm and Dice are those of the global batch."""
     slow = ["--set", "finetune.learning_rate=1e-5", "--set", "finetune.warmup=0"]
-    assert sitting([*_words(root, "one"), *slow]) == 0
-    assert sitting_on_ranks(2, [*_words(root, "two"), *slow]) == [0, 0]
+    assert session([*_words(root, "one"), *slow]) == 0
+    assert session_on_ranks(2, [*_words(root, "two"), *slow]) == [0, 0]
     one, two = (losses(fold_folder(root, f"UNetTrainer__2cases__{name}")) for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-4)
 

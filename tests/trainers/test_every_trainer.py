@@ -21,7 +21,7 @@ from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
 from samora_pipeline.inference.cli import main as predict
 from samora_pipeline.models.catalog import FUSIONS
 from tests.trainers.processes import exit_code, forked
-from tests.trainers.runs import STAGES, losses, short, sitting
+from tests.trainers.runs import STAGES, losses, session, short
 from trainers.methods import TRAINERS
 from trainers.stages import validate
 
@@ -93,7 +93,7 @@ def train(root: Path, dataset: str, trainer: str, name: str, *words: str) -> Pat
 
     def work() -> int:
         validate.write_run_report = lambda *arguments, **options: None  # which takes longer than the run
-        return sitting([dataset, trainer, "full", *options, *lengths, *words])
+        return session([dataset, trainer, "full", *options, *lengths, *words])
 
     assert exit_code(forked(work)) == 0
     (fold,) = (root / "results").glob(f"*/{trainer}__full__{name}/fold_*")

@@ -13,14 +13,14 @@ from samora_pipeline.contracts.postprocessing import PostProcessing
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.inference.postprocessing import choose
 from samora_pipeline.inference.record import PredictionRecord
-from tests.trainers.runs import command, fold_folder, sitting
+from tests.trainers.runs import command, fold_folder, session
 from tests.trainers.small_data import NAME, SCORED, make_dataset
 
 
 def test_a_held_out_case_is_not_learned_from_and_decides_alone(tmp_path: Path) -> None:
     root = make_dataset(tmp_path)
     words = ("--name", "held", "--set", "finetune.held_out=1")
-    assert sitting(command(root, *words, trainer="SAMedTrainer")) == 0
+    assert session(command(root, *words, trainer="SAMedTrainer")) == 0
     folder = fold_folder(root, "SAMedTrainer__2cases__held")
     config = read_json(RunConfig, folder / "config.json")
     (held_out,) = config.held_out

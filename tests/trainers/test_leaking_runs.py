@@ -16,7 +16,7 @@ from samora_pipeline.contracts.pool import read_pool
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.scores import Summary
 from tests.raw_data import make_raw_dataset
-from tests.trainers.runs import artefact_folders, command, fold_folder, sitting
+from tests.trainers.runs import artefact_folders, command, fold_folder, session
 from tests.trainers.small_data import NAME, SCORED, make_dataset
 from trainers import cli
 
@@ -80,14 +80,14 @@ def test_a_dry_run_shows_pool_and_leaks_and_ends_as_the_run_would(
 def test_every_score_of_a_leaky_run_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = make_dataset(make_dataset(tmp_path), folder_name=MORE)
     words = command(root, "--name", "a", "--unlabeled", "91", "--set", "pool.slices=20")
-    assert sitting(words) == 4
+    assert session(words) == 4
     assert not (root / "results").exists()
     allowed = [*words, "--allow-leak", *LEAKS]
     # Killed in the first stage: the list of slices is there already and is taken up again.
-    assert sitting(allowed, at=("bootstrap", 2, signal.SIGKILL)) == -signal.SIGKILL
+    assert session(allowed, at=("bootstrap", 2, signal.SIGKILL)) == -signal.SIGKILL
     (file,) = (root / "results" / NAME / "pretraining" / "pools").iterdir()
     before = file.read_bytes()
-    assert sitting([*allowed, "-c"]) == 0
+    assert session([*allowed, "-c"]) == 0
     assert file.read_bytes() == before
     folder = fold_folder(root, "SAMoraTrainer__2cases__a")
     config = read_json(RunConfig, folder / "config.json")

@@ -11,12 +11,12 @@ import torch
 
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.model_spec import LEVELS, Level
-from samora_pipeline.contracts.pretraining_card import ExpertsCard, PretrainingCard
+from samora_pipeline.contracts.monitoring import ExpertsReport, MonitoringReport
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.errors import DataError
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.processes import exit_code, forked
-from tests.trainers.runs import artefact_folders, final, fold_folder, short, sitting
+from tests.trainers.runs import artefact_folders, final, fold_folder, session, short
 from tests.trainers.small_data import NAME, make_dataset
 from trainers.cli import main
 from trainers.recipes import RECIPES
@@ -88,18 +88,18 @@ def words(root: Path, recipe: str, level: str) -> list[str]:
 def test_a_level_is_trained_alone(recipe: str, level: str, root: Path, tmp_path: Path) -> None:
     own = tmp_path / "root"
     shutil.copytree(root, own)
-    assert sitting(words(own, recipe, level)) == 0
+    assert session(words(own, recipe, level)) == 0
     folder, made = fold_folder(own, f"SAMoraTrainer__2cases__{recipe}-{level}"), artefact_folders(own)
     assert set(made) == set(stages_of(recipe, Level(level)))
     for stage, result in made.items():
-        assert read_json(PretrainingCard, result / "card.json").stage == stage
+        assert read_json(MonitoringReport, result / "monitoring.json").stage == stage
     tensors = final(own, f"SAMoraTrainer__2cases__{recipe}-{level}").tensors
     moved = [name for name, value in tensors.items() if name.endswith("_b") and bool(value.any())]
     assert bool(moved) == (recipe != "none")
     assert all(f".experts.{level}." in name for name in moved)
     assert all(bool(torch.isfinite(value).all()) for value in tensors.values())
     if recipe != "none":
-        assert read_json(ExpertsCard, folder / "experts.json").names == ("base", level)
+        assert read_json(ExpertsReport, folder / "experts.json").names == ("base", level)
     else:
         assert not (folder / "experts.json").exists()
     assert read_json(RunConfig, folder / "config.json").recipe == recipe

@@ -43,9 +43,9 @@ def test_the_loss_falls_and_one_line_per_epoch_is_logged(tmp_path: Path) -> None
     assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_training_in_two_sittings_equals_one(tmp_path: Path, uninterrupted: dict[str, Tensor]) -> None:
+def test_a_training_in_two_sessions_equals_one(tmp_path: Path, uninterrupted: dict[str, Tensor]) -> None:
     first, _ = toy.make(EPOCHS)
-    # The schedule is a function of the step, so a shorter sitting differs in nothing but its end.
+    # The schedule is a function of the step, so a shorter session differs in nothing but its end.
     train(dataclasses.replace(first, epochs=1), toy.loop_context(tmp_path))
     training, network = toy.make(EPOCHS)
     history = train(training, toy.loop_context(tmp_path))

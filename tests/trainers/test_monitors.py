@@ -14,9 +14,9 @@ from torch import distributed as dist
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.model_spec import Level, ModelSpec
+from samora_pipeline.contracts.monitoring import Measure, MonitoringReport
 from samora_pipeline.contracts.part_options import NoiseSettings
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
-from samora_pipeline.contracts.pretraining_card import Measure, PretrainingCard
 from samora_pipeline.models.expert_block import expert_blocks, only_expert
 from samora_pipeline.models.lora import LoRA
 from samora_pipeline.models.samora import SegmentationNetwork
@@ -82,26 +82,26 @@ def test_the_gap_is_what_the_expert_is_worth(source: SliceSource, plans: Plans) 
     assert monitor.epoch() == changed
 
 
-def test_a_card_has_every_number_and_its_rule(source: SliceSource, plans: Plans, tmp_path: Path) -> None:
+def test_a_monitoring_report_has_every_number_and_its_rule(source: SliceSource, plans: Plans, tmp_path: Path) -> None:
     watched, network = _patch(source, plans)
     for block in list(expert_blocks(network).values())[1:]:
         torch.nn.init.constant_(block.get_parameter("experts.patch.v_b"), 0.01)
     history = [LINE, {**LINE, "epoch": 2, "loss": 0.5, "skipped_steps": 3}]
-    card = watched.finish(history, tmp_path)
-    assert read_json(PretrainingCard, tmp_path / "card.json") == card
-    assert (tmp_path / "card.png").read_bytes().startswith(b"\x89PNG")
-    assert (card.verdict, card.skipped_steps, card.seconds, card.slices_per_second) == ("warn", 3, 20.0, 4.0)
-    values = {measure.name: measure for measure in card.measures}
+    report = watched.finish(history, tmp_path)
+    assert read_json(MonitoringReport, tmp_path / "monitoring.json") == report
+    assert (tmp_path / "monitoring.png").read_bytes().startswith(b"\x89PNG")
+    assert (report.verdict, report.skipped_steps, report.seconds, report.slices_per_second) == ("warn", 3, 20.0, 4.0)
+    values = {measure.name: measure for measure in report.measures}
     assert values["loss_ratio"].value == 0.5
     assert values["skipped_steps"].passed is False
     assert "learning rate" in values["skipped_steps"].advice
     qkv = network.image_encoder.get_parameter("blocks.1.block.attn.qkv.weight").chunk(3)[2]
     expert = network.image_encoder.get_submodule("blocks.1.experts.patch")
     assert isinstance(expert, LoRA)
-    assert card.blocks["v"][0] == 0
-    assert card.blocks["v"][1] == pytest.approx(float((expert.v_b @ expert.v_a).norm() / qkv.norm()), rel=1e-5)
-    assert card.blocks["q"] == (0,) * len(network.image_encoder.blocks)
-    assert json.loads((tmp_path / "card.json").read_text())["schema_version"] == 2
+    assert report.blocks["v"][0] == 0
+    assert report.blocks["v"][1] == pytest.approx(float((expert.v_b @ expert.v_a).norm() / qkv.norm()), rel=1e-5)
+    assert report.blocks["q"] == (0,) * len(network.image_encoder.blocks)
+    assert json.loads((tmp_path / "monitoring.json").read_text())["schema_version"] == 2
 
 
 def test_denoising_is_measured_against_the_noisy_slices(source: SliceSource, plans: Plans) -> None:
@@ -164,11 +164,11 @@ def test_views_that_the_noise_left_as_they_were_are_not_scored(source: SliceSour
     assert alone["psnr_gain"] != together["psnr_gain"]
 
 
-def test_a_panel_of_air_still_gives_a_card(source: SliceSource, plans: Plans, tmp_path: Path) -> None:
+def test_a_panel_of_air_still_gives_a_monitoring_report(source: SliceSource, plans: Plans, tmp_path: Path) -> None:
     watched, _ = _unchanged(source, plans, [0, 1, 2, 3])
-    card = watched.finish([{**LINE, "panel_gap": 0.0}], tmp_path)
-    assert "psnr_gain" not in {measure.name for measure in card.measures}
-    assert read_json(PretrainingCard, tmp_path / "card.json") == card
+    report = watched.finish([{**LINE, "panel_gap": 0.0}], tmp_path)
+    assert "psnr_gain" not in {measure.name for measure in report.measures}
+    assert read_json(MonitoringReport, tmp_path / "monitoring.json") == report
 
 
 @pytest.mark.parametrize(

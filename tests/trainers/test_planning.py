@@ -422,7 +422,7 @@ def test_a_trainer_that_distils_without_a_teacher_is_refused(root: Path, monkeyp
         _plan(root, recipe="full")
 
 
-def test_the_licence_of_a_teacher_goes_into_the_run_and_onto_its_card(root: Path, tmp_path: Path) -> None:
+def test_the_licence_of_a_teacher_goes_into_the_run_and_its_model_card(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "renamed.pth"
     file.write_bytes(b"weights")
     record = WeightsRecord("mae_vit_l_full", 7, digest_file(file), "first use", "CC-BY-NC-4.0", True, "x")

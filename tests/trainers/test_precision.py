@@ -19,7 +19,7 @@ from samora_pipeline.inference.precision import Arithmetic, pick_arithmetic
 from samora_pipeline.inference.record import PredictionRecord
 from samora_pipeline.paths import resolve_roots
 from tests.trainers import toy
-from tests.trainers.runs import command, final, fold_folder, sitting
+from tests.trainers.runs import command, final, fold_folder, session
 from tests.trainers.small_data import make_dataset
 from trainers.loop.loop import train
 from trainers.runs import precision
@@ -121,11 +121,11 @@ def test_a_run_in_bfloat16_that_was_killed_ends_bit_equal(root: Path, tmp_path: 
     words = ("--name", "a", "--levels", "pixel")
     other = tmp_path / "other"
     shutil.copytree(root, other)
-    assert sitting(command(root, *words, "--precision", "bf16")) == 0
-    killed = sitting(command(other, *words, "--precision", "bf16"), at=("finetune", 3, signal.SIGKILL))
+    assert session(command(root, *words, "--precision", "bf16")) == 0
+    killed = session(command(other, *words, "--precision", "bf16"), at=("finetune", 3, signal.SIGKILL))
     assert killed == -signal.SIGKILL
     # What was chosen first stays, so that nobody has to say it again.
-    assert sitting(command(other, *words, "-c")) == 0
+    assert session(command(other, *words, "-c")) == 0
     one, two = (final(place, "SAMoraTrainer__2cases__a").tensors for place in (root, other))
     assert all(torch.equal(one[name], two[name]) for name in one)
     validation = fold_folder(root, "SAMoraTrainer__2cases__a") / "validation" / "run.json"

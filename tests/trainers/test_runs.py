@@ -11,7 +11,7 @@ import torch
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
-from samora_pipeline.contracts.pretraining_card import PretrainingCard
+from samora_pipeline.contracts.monitoring import MonitoringReport
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.contracts.timing import Timing
@@ -25,8 +25,8 @@ from tests.trainers.runs import (
     final,
     fold_folder,
     losses,
-    sitting,
-    sitting_on_ranks,
+    session,
+    session_on_ranks,
 )
 from tests.trainers.small_data import NAME, SCORED, make_dataset
 from trainers.stages.validate import write_run_report
@@ -38,7 +38,7 @@ RUN = "SAMoraTrainer__2cases__a"
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root in which the run ``a`` was trained and validated in one go."""
     root = make_dataset(tmp_path_factory.mktemp("whole"))
-    assert sitting(command(root, "--name", "a"), pictures=True) == 0
+    assert session(command(root, "--name", "a"), pictures=True) == 0
     return root
 
 
@@ -72,7 +72,7 @@ def test_a_run_leaves_its_report_and_a_continued_one_writes_it_where_it_is_missi
     assert all(f"{stage.replace('_', ' ')} " in page for stage in ("expert_image", "expert_patch", "expert_pixel"))
     for text in ("kept as it is", None):
         report.write_text(text) if text else report.unlink()
-        assert sitting(command(whole, "--name", "a", "-c")) == 0
+        assert session(command(whole, "--name", "a", "-c")) == 0
         assert report.read_text() == (text or page)
 
 
@@ -88,7 +88,7 @@ def test_a_fault_in_a_report_does_not_fail_the_run_that_is_scored(
 
     with monkeypatch.context() as patched:
         patched.setattr("samora_pipeline.reporting.report.write_report", fault)
-        assert sitting(command(whole, "--name", "a", "-c")) == 0
+        assert session(command(whole, "--name", "a", "-c")) == 0
         places = open_run(str(report.parent), resolve_roots(str(whole))).places
         with caplog.at_level("WARNING", logger="samora"):
             write_run_report(report.parent, places, torch.device("cpu"))
@@ -103,8 +103,8 @@ def test_only_fusion_and_decoder_learn_from_labels(whole: Path) -> None:
         level = stage.removeprefix("expert_")
         expert = load_checkpoint(artefact_folders(whole)[stage] / "expert.safetensors")
         assert expert.record["level"] == level
-        card = read_json(PretrainingCard, artefact_folders(whole)[stage] / "card.json")
-        assert {"loss_off", "loss_on", "gap"} <= {measure.name for measure in card.measures}
+        report = read_json(MonitoringReport, artefact_folders(whole)[stage] / "monitoring.json")
+        assert {"loss_off", "loss_on", "gap"} <= {measure.name for measure in report.measures}
         for name, value in expert.tensors.items():
             path, _, leaf = name.rpartition(".")
             assert torch.equal(trained[f"image_encoder.{path}.experts.{level}.{leaf}"], value)
@@ -118,10 +118,10 @@ def test_runs_killed_in_every_stage_end_bit_equal(whole: Path, tmp_path: Path) -
     for stage, step in zip((*STAGES, "finetune"), (4, 2, 3, 4, 3), strict=True):
         kind = signal.SIGTERM if stage == "expert_patch" else signal.SIGKILL
         expected = 143 if kind is signal.SIGTERM else -signal.SIGKILL
-        assert sitting(command(root, "--name", "a", "-c"), at=(stage, step, kind)) == expected
+        assert session(command(root, "--name", "a", "-c"), at=(stage, step, kind)) == expected
     # Without raw files of the scored cases the run ends without scores; that is said, and is no failure.
     shutil.rmtree(root / "raw" / NAME / "imagesTr")
-    assert sitting(command(root, "--name", "a", "-c")) == 0
+    assert session(command(root, "--name", "a", "-c")) == 0
     assert not (fold_folder(root, RUN) / "summary.json").exists()
     one, other = final(whole, RUN).tensors, final(root, RUN).tensors
     assert one.keys() == other.keys()
@@ -133,7 +133,7 @@ def test_runs_killed_in_every_stage_end_bit_equal(whole: Path, tmp_path: Path) -
 
 def test_two_ranks_give_the_loss_curves_of_one(whole: Path, tmp_path: Path) -> None:
     root = make_dataset(tmp_path)
-    assert sitting_on_ranks(2, command(root, "--name", "a")) == [0, 0]
+    assert session_on_ranks(2, command(root, "--name", "a")) == [0, 0]
     pairs = [(artefact_folders(whole)[stage], artefact_folders(root)[stage]) for stage in STAGES]
     pairs.append((fold_folder(whole, RUN), fold_folder(root, RUN)))
     for one, two in pairs:
@@ -145,7 +145,7 @@ def test_two_ranks_give_the_loss_curves_of_one(whole: Path, tmp_path: Path) -> N
 
 def test_a_variant_reuses_the_experts_and_lies_beside_the_first(whole: Path) -> None:
     before = {folder: digest_file(folder / "log.jsonl") for folder in artefact_folders(whole).values()}
-    assert sitting(command(whole, "--set", "finetune.dice=0.7", "--name", "b")) == 0
+    assert session(command(whole, "--set", "finetune.dice=0.7", "--name", "b")) == 0
     assert {folder: digest_file(folder / "log.jsonl") for folder in artefact_folders(whole).values()} == before
     timing = read_json(Timing, fold_folder(whole, "SAMoraTrainer__2cases__b") / "timing.json")
     assert {name for name, stage in timing.stages.items() if stage.reused} == set(STAGES)
@@ -157,13 +157,13 @@ def test_the_validation_can_be_repeated_alone(whole: Path) -> None:
     summary = fold_folder(whole, RUN) / "summary.json"
     before = json.loads(summary.read_text())
     summary.unlink()
-    assert sitting(command(whole, "--name", "a", "--stage", "validate")) == 0
+    assert session(command(whole, "--name", "a", "--stage", "validate")) == 0
     assert json.loads(summary.read_text()) == before
 
 
 def test_samed_trains_its_lora_with_the_labels(whole: Path) -> None:
     words = command(whole, "--name", "c", trainer="SAMedTrainer")
-    assert sitting([*words, "--set", "finetune.warmup=1", "--set", "finetune.schedule_epochs=none"]) == 0
+    assert session([*words, "--set", "finetune.warmup=1", "--set", "finetune.schedule_epochs=none"]) == 0
     trained = final(whole, "SAMedTrainer__2cases__c").tensors
     assert any(value.any() for name, value in trained.items() if name.endswith("experts.image.q_b"))
     assert not any(".fusion." in name for name in trained)
@@ -171,7 +171,7 @@ def test_samed_trains_its_lora_with_the_labels(whole: Path) -> None:
 
 def test_a_fast_run_passes_every_stage_and_is_no_run(whole: Path) -> None:
     assert (
-        sitting(["90", "SAMoraTrainer", "2cases", "--root", str(whole), *command(whole)[5:12], "--fast-dev-run"]) == 0
+        session(["90", "SAMoraTrainer", "2cases", "--root", str(whole), *command(whole)[5:12], "--fast-dev-run"]) == 0
     )
     folder = whole / "results" / NAME / "fast-dev-run" / "SAMoraTrainer__2cases__fast-dev-run" / "fold_0"
     assert len(read_json(Summary, folder / "summary.json").metric_per_case) == 1

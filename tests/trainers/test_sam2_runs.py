@@ -17,7 +17,7 @@ from samora_pipeline.errors import UsageError
 from samora_pipeline.inference.cli import main as predict
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.weights.files import read_weights
-from tests.trainers.runs import STAGES, artefact_folders, command, final, fold_folder, losses, sitting
+from tests.trainers.runs import STAGES, artefact_folders, command, final, fold_folder, losses, session
 from tests.trainers.small_data import NAME, SCORED, make_dataset
 from trainers.runs.planning import plan_run
 from trainers.runs.request import Request
@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_dataset(tmp_path_factory.mktemp("sam2"))
     for trainer in TRAINERS:
         words = ("--name", "a", "--backbone", "samora2_tiny", "--set", "finetune.warmup=1")
-        assert sitting(command(root, *words, trainer=trainer)) == 0
+        assert session(command(root, *words, trainer=trainer)) == 0
     return root
 
 

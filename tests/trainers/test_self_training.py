@@ -18,7 +18,7 @@ from samora_pipeline.imaging.resampling import InPlaneMap
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.store import StoredSlices
-from tests.trainers.runs import final, fold_folder, losses, short, sitting
+from tests.trainers.runs import final, fold_folder, losses, session, short
 from tests.trainers.small_data import SCORED, make_dataset
 from trainers.runs.choices import choose_method
 from trainers.runs.planning import PlannedRun, plan_run
@@ -40,9 +40,9 @@ def _words(root: Path, name: str, *words: str, trainer: str = "UNetTrainer") -> 
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The balls, and two finished runs on them."""
     folder = make_dataset(tmp_path_factory.mktemp("self_training"))
-    assert sitting(_words(folder, "first")) == 0
+    assert session(_words(folder, "first")) == 0
     tiny = ("--backbone", "samora_tiny", "--recipe", "none", "--seed", "1")
-    assert sitting(_words(folder, "second", *tiny, trainer="SAMedTrainer")) == 0
+    assert session(_words(folder, "second", *tiny, trainer="SAMedTrainer")) == 0
     return folder
 
 
@@ -135,12 +135,12 @@ def test_what_cannot_teach_is_refused(root: Path, tmp_path: Path) -> None:
 
 def test_a_killed_student_goes_on_bit_for_bit(root: Path) -> None:
     words = ("--taught-by", *TEACHERS)
-    assert sitting(_words(root, "whole", *words)) == 0
-    assert sitting(_words(root, "twice", *words), at=(FINETUNE, 3, signal.SIGKILL)) == -signal.SIGKILL
+    assert session(_words(root, "whole", *words)) == 0
+    assert session(_words(root, "twice", *words), at=(FINETUNE, 3, signal.SIGKILL)) == -signal.SIGKILL
     folder = fold_folder(root, "UNetTrainer__2cases__twice")
     made = {file: file.stat().st_mtime_ns for file in (folder / SOFT_LABELS_FOLDER).rglob("*.npy")}
     assert made
-    assert sitting([*_words(root, "twice", *words), "-c"]) == 0
+    assert session([*_words(root, "twice", *words), "-c"]) == 0
     one, other = (final(root, f"UNetTrainer__2cases__{name}").tensors for name in ("whole", "twice"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert losses(folder) == losses(fold_folder(root, "UNetTrainer__2cases__whole"))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.model_spec import Level
-from samora_pipeline.contracts.pretraining_card import PretrainingCard
+from samora_pipeline.contracts.monitoring import MonitoringReport
 from samora_pipeline.errors import DataError
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.run_log import Line
@@ -128,8 +128,8 @@ def test_one_bad_step_is_left_out_counted_and_named(
     assert "step 2 skipped, not finite" in caplog.text
     assert all(name in caplog.text for name in named)
     assert all(bool(value.isfinite().all()) for value in read_weights(file).values())
-    card = read_json(PretrainingCard, file.parent / "card.json")
-    assert (card.skipped_steps, card.verdict) == (1, "warn")
+    report = read_json(MonitoringReport, file.parent / "monitoring.json")
+    assert (report.skipped_steps, report.verdict) == (1, "warn")
 
 
 def test_running_statistics_are_those_of_the_steps_that_count(
@@ -141,7 +141,7 @@ def test_running_statistics_are_those_of_the_steps_that_count(
     assert counted == {3}
 
 
-def test_an_epoch_without_a_finite_step_still_ends_with_a_card(
+def test_an_epoch_without_a_finite_step_still_ends_with_a_monitoring_report(
     root: Path, tmp_path: Path, poisoned: Callable[[set[tuple[int, int]]], dict[tuple[int, int], list[int]]]
 ) -> None:
     poisoned({(1, 0), (1, 1), (1, 2)})
@@ -149,9 +149,9 @@ def test_an_epoch_without_a_finite_step_still_ends_with_a_card(
     file = trained.file
     assert "loss" in trained.lines[0]
     assert "loss" not in trained.lines[1]
-    card = read_json(PretrainingCard, file.parent / "card.json")
-    assert {measure.name: measure.value for measure in card.measures}["loss_ratio"] == 1
-    assert (file.parent / "card.png").read_bytes().startswith(b"\x89PNG")
+    report = read_json(MonitoringReport, file.parent / "monitoring.json")
+    assert {measure.name: measure.value for measure in report.measures}["loss_ratio"] == 1
+    assert (file.parent / "monitoring.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_a_forward_pass_changed_is_put_back() -> None:

@@ -14,7 +14,7 @@ from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.inference.cli import main as predict
-from tests.trainers.runs import artefact_folders, command, final, fold_folder, sitting
+from tests.trainers.runs import artefact_folders, command, final, fold_folder, session
 from tests.trainers.small_data import NAME, SCORED, make_dataset
 
 TRAINERS = ("HSAMoraTrainer", "HSAMTrainer")
@@ -25,7 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root in which both were trained and validated."""
     root = make_dataset(tmp_path_factory.mktemp("two_stages"))
     for trainer in TRAINERS:
-        assert sitting(command(root, "--name", "a", trainer=trainer)) == 0
+        assert session(command(root, "--name", "a", trainer=trainer)) == 0
     return root
 
 

@@ -29,7 +29,7 @@ from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.store import StoredSlices
 from samora_pipeline.slices.volume_augmentation import apply_volume_augmentation
 from samora_pipeline.slices.volumes import VolumeSource
-from tests.trainers.runs import final, fold_folder, losses, sitting
+from tests.trainers.runs import final, fold_folder, losses, session
 from tests.trainers.small_data import DEPTH, NAME, SIZE, make_dataset
 from tests.trainers.toy import loop_context
 from trainers.cli import main
@@ -170,10 +170,10 @@ def _words(root: Path, name: str, *words: str) -> list[str]:
 
 
 def test_a_killed_training_goes_on_bit_for_bit(root: Path) -> None:
-    assert sitting(_words(root, "whole")) == 0
-    assert sitting(_words(root, "twice"), at=(FINETUNE, 2, signal.SIGTERM)) == 143
-    assert sitting([*_words(root, "twice"), "-c"], at=(FINETUNE, 4, signal.SIGKILL)) == -signal.SIGKILL
-    assert sitting([*_words(root, "twice"), "-c"]) == 0
+    assert session(_words(root, "whole")) == 0
+    assert session(_words(root, "twice"), at=(FINETUNE, 2, signal.SIGTERM)) == 143
+    assert session([*_words(root, "twice"), "-c"], at=(FINETUNE, 4, signal.SIGKILL)) == -signal.SIGKILL
+    assert session([*_words(root, "twice"), "-c"]) == 0
     one, other = (final(root, f"UNet3DTrainer__2cases__{name}").tensors for name in ("whole", "twice"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -190,7 +190,7 @@ def _trained(root: Path) -> Path:
     """The run of the test above, made now where that has not run."""
     run = root / "results" / NAME / "UNet3DTrainer__2cases__whole"
     if not (run / "fold_0" / "summary.json").is_file():
-        assert sitting(_words(root, "whole")) == 0
+        assert session(_words(root, "whole")) == 0
     return run
 
 
@@ -211,15 +211,15 @@ def test_a_prediction_is_that_of_validation(root: Path, tmp_path: Path) -> None:
 def test_an_export_says_what_the_network_takes(root: Path, tmp_path: Path) -> None:
     assert export([str(_trained(root)), "-o", str(tmp_path / "model.zip"), "--root", str(root)]) == 0
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
-        (card,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("MODEL_CARD.md"))
-    assert "Whole volumes of axial slices, averaged to 8 x 32 x 32 voxels" in card
+        (model_card,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("MODEL_CARD.md"))
+    assert "Whole volumes of axial slices, averaged to 8 x 32 x 32 voxels" in model_card
 
 
 def test_slices_are_taught_by_volumes(root: Path) -> None:
     words = ["90", "UNetTrainer", "2cases", "--root", str(root), "--device", "cpu", "--debug", "--name", "taught"]
     lengths = ("epochs=1", "steps_per_epoch=1", "batch=2")
     words += [word for one in lengths for word in ("--set", f"finetune.{one}")]
-    assert sitting([*words, "--stage", "finetune", "--taught-by", str(_trained(root))]) == 0
+    assert session([*words, "--stage", "finetune", "--taught-by", str(_trained(root))]) == 0
 
 
 def test_epochs_follow_a_time_budget(root: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.trainers.runs import fold_folder, sitting
+from tests.trainers.runs import fold_folder, session
 from tests.trainers.small_data import NAME, make_dataset
 
 # None in sys.modules makes an import fail as if the package were not installed.
@@ -45,5 +45,5 @@ def test_trains_up_to_fine_tuning_and_is_scored_where_the_scans_are(tmp_path: Pa
     assert not (fold_folder(there, run) / "summary.json").exists()
 
     shutil.copytree(there / "results", here / "results")
-    assert sitting([*_words(here), "--stage", "validate"]) == 0
+    assert session([*_words(here), "--stage", "validate"]) == 0
     assert json.loads((fold_folder(here, run) / "summary.json").read_text())["n"] == 2

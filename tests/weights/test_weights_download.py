@@ -265,7 +265,7 @@ def test_a_kill_in_the_middle_then_going_on_gives_the_same_file(server: FileServ
 
 
 @contextmanager
-def answering(head: bytes, blocks: Iterable[bytes]) -> Iterator[tuple[str, list[int]]]:
+def serving(head: bytes, blocks: Iterable[bytes]) -> Iterator[tuple[str, list[int]]]:
     """A server of one connection that sends these bytes; yields its address and the sizes of what it could send."""
     sent: list[int] = []
 
@@ -287,7 +287,7 @@ def answering(head: bytes, blocks: Iterable[bytes]) -> Iterator[tuple[str, list[
 
 def test_an_answer_without_length_ends_at_the_known_size(part: Path) -> None:
     blocks = (b"z" * CHUNK for _ in range(2000))
-    with answering(b"HTTP/1.1 200 OK\r\n\r\n", blocks) as (url, sent):
+    with serving(b"HTTP/1.1 200 OK\r\n\r\n", blocks) as (url, sent):
         with pytest.raises(DataError, match="E-WEIGHT-06"):
             download(url, part, title="toy", size=3 * CHUNK, patience=QUICK)
         assert not part.exists()
@@ -303,12 +303,12 @@ def test_an_answer_without_length_ends_at_the_known_size(part: Path) -> None:
     ],
 )
 def test_answers_without_sense_are_no_fault_of_ours(part: Path, head: bytes) -> None:
-    with answering(head, ()) as (url, _), pytest.raises(AssetError, match="E-WEIGHT-10"):
+    with serving(head, ()) as (url, _), pytest.raises(AssetError, match="E-WEIGHT-10"):
         download(url, part, title="toy", size=100, patience=Patience(timeout=5, waits=()))
 
 
 def test_what_a_server_says_is_no_command_to_the_terminal(part: Path) -> None:
     head = b"HTTP/1.1 404 \x1b[2J\x1b]0;pwned\x07\r\nContent-Length: 0\r\n\r\n"
-    with answering(head, ()) as (url, _), pytest.raises(AssetError) as caught:
+    with serving(head, ()) as (url, _), pytest.raises(AssetError) as caught:
         download(url, part, title="toy", size=100, patience=QUICK)
     assert "\x1b" not in caught.value.text()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from samora_pipeline.contracts.pretraining_card import Measure, Verdict
+from samora_pipeline.contracts.monitoring import Measure, Verdict
 
 MEANINGS = {
     "gap": "loss with LoRA off minus on, as a share of the loss with it off: what the expert itself has learned",

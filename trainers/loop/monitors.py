@@ -1,4 +1,4 @@
-"""What a stage without labels has learned, seen on a fixed panel: a few numbers each epoch, and a card at the end.
+"""What a self-supervised stage has learned, measured on a fixed panel: a few numbers each epoch, a report at the end.
 
 The experts of a run are examined side by side before they are fused: do they differ from each other and the base?
 """
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.contracts.model_spec import Level
-from samora_pipeline.contracts.pretraining_card import (
-    CARD_FILE,
-    CARD_PICTURE,
-    EXPERTS_CARD_FILE,
-    EXPERTS_CARD_PICTURE,
-    ExpertsCard,
-    PretrainingCard,
+from samora_pipeline.contracts.monitoring import (
+    EXPERTS_FILE,
+    EXPERTS_PICTURE,
+    MONITORING_FILE,
+    MONITORING_PICTURE,
+    ExpertsReport,
+    MonitoringReport,
 )
 from samora_pipeline.evaluation.representations import class_probe, effective_rank, linear_cka, number_probe, spread
 from samora_pipeline.models.expert_block import expert_blocks, only_expert
@@ -59,7 +59,7 @@ class Monitor:
     """Examines a stage on slices spread evenly over its pool, the same ones every time.
 
     The panel is as large as a fortieth of the training allows, 4 to 32 slices; the last one is the larger. ``level``
-    is that of the stage's expert, None where it trains none. ``taught_by`` and ``warnings`` stand on the card.
+    is that of the stage's expert, None where it trains none. ``taught_by`` and ``warnings`` go into the report.
     """
 
     stage: str
@@ -86,8 +86,8 @@ class Monitor:
         return {f"panel_{name}": value for name, value in measures.items()}
 
     @torch.no_grad()
-    def finish(self, history: Sequence[Line], folder: Path) -> PretrainingCard:
-        """Examine once more, on the larger panel, and write card.json and card.png."""
+    def finish(self, history: Sequence[Line], folder: Path) -> MonitoringReport:
+        """Examine once more, on the larger panel, and write monitoring.json and monitoring.png."""
         begun = time.monotonic()
         with distributed.alone():
             panel = self.panel(last=True)
@@ -97,13 +97,14 @@ class Monitor:
         if blocks:
             reached = [value for values in blocks.values() for value in values if value > 0]
             measures |= {"lora_smallest": min(reached, default=0.0), "lora_largest": max(reached, default=0.0)}
-        card = self._card(history, measures, blocks, time.monotonic() - begun)
-        write_json(card, folder / CARD_FILE)
-        from samora_pipeline.reporting.pretraining import draw_card
+        report = self._report(history, measures, blocks, time.monotonic() - begun)
+        write_json(report, folder / MONITORING_FILE)
+        from samora_pipeline.reporting.pretraining import draw_monitoring
 
-        draw_card(card, history, {name: value.cpu().numpy() for name, value in examination.columns.items()}, folder)
-        _tell(card, folder / CARD_PICTURE)
-        return card
+        columns = {name: value.cpu().numpy() for name, value in examination.columns.items()}
+        draw_monitoring(report, history, columns, folder)
+        _tell(report, folder / MONITORING_PICTURE)
+        return report
 
     @torch.no_grad()
     def _measure(self, panel: list[int]) -> tuple[Measures, Examination, Examination | None]:
@@ -161,9 +162,9 @@ class Monitor:
         pairs = [_lora_size(block.experts[level.value], block.get_submodule("block.attn.qkv")) for block in blocks]
         return {"q": tuple(q for q, _ in pairs), "v": tuple(v for _, v in pairs)}
 
-    def _card(
+    def _report(
         self, history: Sequence[Line], measures: Measures, blocks: dict[str, tuple[float, ...]], last: float
-    ) -> PretrainingCard:
+    ) -> MonitoringReport:
         seconds = sum(line["seconds"] for line in history)
         monitoring = last + sum(line.get("monitor_seconds", 0.0) for line in history)
         slices = sum(line["seconds"] * line["slices_per_second"] for line in history)
@@ -179,7 +180,7 @@ class Monitor:
         }
         judged = judge(measures, Sample(len(self.panel(last=True)), seconds=seconds))
         trained = [self.network, self.objective.head]
-        return PretrainingCard(
+        return MonitoringReport(
             stage=self.stage,
             verdict=verdict(judged),
             taught_by=self.taught_by,
@@ -236,19 +237,19 @@ def _lora_size(expert: nn.Module, qkv: nn.Module) -> tuple[float, float]:
     )
 
 
-def _tell(card: PretrainingCard, picture: Path) -> None:
-    values: Mapping[str, float] = {measure.name: measure.value for measure in card.measures}
+def _tell(report: MonitoringReport, picture: Path) -> None:
+    values: Mapping[str, float] = {measure.name: measure.value for measure in report.measures}
     if "gap" in values:
         off, on = values["loss_off"], values["loss_on"]
         shown = f"loss {off:.4f} with the expert off, {on:.4f} with it on, gap {100 * values['gap']:+.1f} %"
-        logger.info("%s: %s", card.stage, shown)
-    failed = [measure for measure in card.measures if measure.passed is False]
+        logger.info("%s: %s", report.stage, shown)
+    failed = [measure for measure in report.measures if measure.passed is False]
     if not failed:
-        logger.info("%s: all monitors pass, see %s", card.stage, picture)
+        logger.info("%s: all monitors pass, see %s", report.stage, picture)
         return
     for measure in failed:
         shown = f"{measure.name} {measure.value:.3g}, wanted {measure.wanted}"
-        logger.warning("%s: a monitor warns: %s: %s (%s)", card.stage, shown, measure.advice, picture)
+        logger.warning("%s: a monitor warns: %s: %s (%s)", report.stage, shown, measure.advice, picture)
 
 
 def compare_experts(
@@ -258,25 +259,25 @@ def compare_experts(
     device: torch.device,
     folder: Path,
     warnings: tuple[str, ...],
-) -> ExpertsCard:
+) -> ExpertsReport:
     """Examine the experts of ``network`` one by one on a panel of the pool; write experts.json and experts.png."""
     panel = spread_evenly(len(source), LARGEST_PANEL)
     network.to(device).eval()
     with distributed.alone(), torch.no_grad():
         features = {BASE: _pooled(network, None, source, panel, device)}
         features |= {level.value: _pooled(network, level, source, panel, device) for level in levels}
-    card = _card(features, source, panel, warnings)
-    write_json(card, folder / EXPERTS_CARD_FILE)
+    report = _report(features, source, panel, warnings)
+    write_json(report, folder / EXPERTS_FILE)
     from samora_pipeline.reporting.pretraining import draw_experts
 
-    draw_experts(card, folder)
-    logger.info("experts side by side: %s, see %s", card.verdict, folder / EXPERTS_CARD_PICTURE)
-    return card
+    draw_experts(report, folder)
+    logger.info("experts side by side: %s, see %s", report.verdict, folder / EXPERTS_PICTURE)
+    return report
 
 
-def _card(
+def _report(
     features: dict[str, Tensor], source: UnlabelledSource, panel: list[int], warnings: tuple[str, ...]
-) -> ExpertsCard:
+) -> ExpertsReport:
     keys = source.keys(panel)
     places, cases = places_of(keys, source), [key.rpartition("/")[0] for key in keys]
     probes = [number_probe(values, places, cases) for values in features.values()]
@@ -288,7 +289,7 @@ def _card(
     if pairs:
         values["similarity"] = max(pairs)
     judged = judge(values, Sample(len(panel)))
-    return ExpertsCard(
+    return ExpertsReport(
         verdict=verdict(judged),
         panel_slices=len(panel),
         names=tuple(features),

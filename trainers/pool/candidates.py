@@ -126,17 +126,17 @@ def pool_leaks(candidates: Candidates, protected: frozenset[str]) -> tuple[Leak,
 
 @dataclass(frozen=True)
 class LeakReport:
-    """All leaks of a run: those taken out, those let in by name, and those that nothing was said about."""
+    """All leaks of a run: those excluded, those included by name, and those that no option covers."""
 
     excluded: tuple[Leak, ...] = ()
     allowed: tuple[Leak, ...] = ()
     unsettled: tuple[Leak, ...] = ()
 
     def require_settled(self) -> None:
-        """Refuse to go on with leaks that nothing was said about.
+        """Refuse leaks that no option covers.
 
         Raises:
-            DataError: ``E-LEAK-01`` a training case shows a patient, ``E-LEAK-02`` a scan that is scored;
+            DataError: ``E-LEAK-01`` a training case shares a patient, ``E-LEAK-02`` a scan, with the scored ones;
                 ``E-LEAK-03`` such a scan is in the unlabelled pool.
         """
         leaks, training = self.unsettled, [leak for leak in self.unsettled if leak.place == "training"]
@@ -145,7 +145,7 @@ class LeakReport:
         if not training:
             code, what = "E-LEAK-03", f"{len(leaks)} scans of the unlabelled pool are scored or tested on"
         elif any(leak.reason == "voxels" for leak in training):
-            code, what = "E-LEAK-02", f"{len(training)} training cases show what is scored or tested on"
+            code, what = "E-LEAK-02", f"{len(training)} training cases overlap the validation or test cases"
         else:
             code, what = "E-LEAK-01", f"{len(training)} training cases are of patients that are scored or tested on"
         shown = "; ".join(leak.text for leak in leaks[:_SHOWN])
@@ -155,14 +155,14 @@ class LeakReport:
             code,
             what,
             found=shown + more,
-            expected="nothing that is scored or tested on, under any name, among what is learned from",
-            fix="the same command with --exclude-leaks, which takes them out"
-            f"\n       or with --allow-leak {few}, which lets them in and marks every report LEAKY",
+            expected="no overlap between training or pool scans and the validation or test scans, under any file name",
+            fix="the same command with --exclude-leaks, which drops them"
+            f"\n       or with --allow-leak {few}, which includes them and flags every report LEAKY",
         )
 
 
 def settle(leaks: Iterable[Leak], *, exclude: bool, allow: Collection[str]) -> LeakReport:
-    """Sort leaks by what was asked for; a case that is allowed by name is not taken out."""
+    """Sort leaks by the options; a case that is allowed by name is not dropped."""
     every = tuple({leak.case: leak for leak in leaks}.values())
     allowed = tuple(leak for leak in every if leak.case in allow)
     rest = tuple(leak for leak in every if leak.case not in allow)

@@ -47,6 +47,7 @@ from trainers.settings import (
 
 OPTIONS = "options"
 BASE_CHOICES = BACKBONE, BACKBONE_WEIGHTS, RECIPE = "backbone", "backbone_weights", "recipe"
+CONSISTENCY = "consistency"
 Leaves = dict[str, Any]
 
 
@@ -159,7 +160,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
 
     Args:
         request: what was typed.
-        chosen: backbone, its weights and recipe where they were not (``automatic.choose_base``); without them the
+        chosen: backbone, its weights, recipe and consistency where they were not (``automatic``); without them the
             trainer's own.
 
     Raises:
@@ -182,6 +183,8 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         levels = ()
     stages = trainer.stages(recipe, levels, small=small, whole=whole)
     usually = stages[FINETUNE]
+    if CONSISTENCY in chosen:
+        usually = with_unlabelled(usually, bool(chosen[CONSISTENCY].value))
     stages[FINETUNE] = with_unlabelled(usually, request.consistency, taught=bool(request.taught_by))
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
@@ -203,7 +206,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
-        "consistency": (request.consistency is not None and stages[FINETUNE] != usually, False),
+        CONSISTENCY: (request.consistency is not None and stages[FINETUNE] != usually, False),
         "taught_by": (sorted(request.taught_by), []),
         "start_from": (request.start_from, None),
         "transductive": (request.transductive, False),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from samora_pipeline import distributed
 from samora_pipeline.command_line import say as say_result
-from samora_pipeline.contracts.pretraining_card import EXPERTS_CARD_FILE
+from samora_pipeline.contracts.monitoring import EXPERTS_FILE
 from samora_pipeline.contracts.run import BASE_FILE, SUMMARY_FILE
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.files import atomic_path, digest_file, sweep
@@ -87,8 +87,8 @@ class Execution:
         levels, stage = tuple(self.config.experts), self.context.stages[FINETUNE]
         if not levels or not isinstance(stage, Finetune):
             return
-        compared = (self.folder / EXPERTS_CARD_FILE).is_file()
-        distributed.barrier()  # the main rank must not write the card before every rank has looked for it
+        compared = (self.folder / EXPERTS_FILE).is_file()
+        distributed.barrier()  # the main rank must not write experts.json before every rank has looked for it
         if compared:
             return
         source = self.context.source

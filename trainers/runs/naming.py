@@ -53,6 +53,8 @@ def _typed(request: Request) -> Iterator[str]:
     for title, cases in (("pool", request.unlabeled), ("leaky", request.allow_leak)):
         yield "-".join((title, *sorted(cases))) if cases else ""
     yield "-".join(("taught", *sorted(request.taught_by))) if request.taught_by else ""
+    if request.consistency is not None:
+        yield "consistency" if request.consistency else "no-consistency"
     yield "" if request.start_from is None else f"from-{request.start_from.strip('/').rpartition('/')[2]}"
     yield "transductive" if request.transductive else ""
     yield "excluded-leaks" if request.exclude_leaks else ""

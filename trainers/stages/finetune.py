@@ -70,12 +70,17 @@ class Finetune(Stage[FinetuneSettings]):
         """Base and experts read, except in a draft, the rest random."""
         if isinstance(run.model, ModuleSpec):
             seed_everything(run.seed, "network")
-            return build_network(run.model)
+            return self._with_prior(build_network(run.model), run)
         copied = self.settings.mask_tokens == "copied"
         network = network_on_base(run.model, context.base_file, run.seed, copy_outputs=copied)
         for level, record in () if context.draft else run.experts.items():
             file = context.stages[record.name].result(context)
             read_expert(network, level, file, run.base_digest, hidden_cases(run))
+        return self._with_prior(network, run)
+
+    def _with_prior(self, network: Network, run: RunConfig) -> Network:
+        if self.settings.foreground_prior is not None:
+            network.start_with_foreground(self.settings.foreground_prior, regions=run.labels.regions)
         return network
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:

@@ -256,9 +256,9 @@ def _run(stage: Stage[Any], run: RunConfig, context: RunContext, digest: str) ->
     if distributed.is_main():
         if trainable.monitor is not None:
             with context.room_for(f"the last panel of {stage.name}"):
-                card = trainable.monitor.finish(history, file.parent)
+                report = trainable.monitor.finish(history, file.parent)
             if command := mending_command(
-                stage.name, changes(card.measures, vars(stage.settings)), context.resume_command
+                stage.name, changes(report.measures, vars(stage.settings)), context.resume_command
             ):
                 say(f"try: {command}")
         stage.finished(trainable, history)

@@ -20,7 +20,7 @@ from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.files import digest_file
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.store import StoredSlices
-from tests.trainers.runs import fold_folder, short, sitting
+from tests.trainers.runs import fold_folder, session, short
 from tests.trainers.small_data import DEPTH, NAME, SIZE, make_dataset
 
 RUN = "SAMedTrainer__2cases__carried"
@@ -38,14 +38,14 @@ def test_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     half = StoredSlices.open(there / "preprocessed" / NAME / SLICES_FOLDER, "case_0")
     assert half.record.shape == (DEPTH, SIZE // 2, SIZE // 2)
     half.verify()
-    assert sitting(command(there)) == 0
+    assert session(command(there)) == 0
     assert not (fold_folder(there, RUN) / "summary.json").exists()
 
     monkeypatch.setattr(carry, "PART_LIMIT", 2**18)
     parts = pack(resolve_roots(str(there)), tmp_path / "parts")
     assert len(parts.digests) > 1
     assert main(["back", str(tmp_path / "parts"), "--root", str(here)]) == 0
-    assert sitting(command(here)) == 0
+    assert session(command(here)) == 0
     assert json.loads((fold_folder(here, RUN) / "summary.json").read_text())["n"] == 2
 
 

@@ -1,4 +1,4 @@
-"""The whole study on balls: two arms, two budgets, two seeds; killed without warning, and gone on with."""
+"""The whole study on balls: two variants, two budgets, two seeds; killed without warning, and gone on with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.benchmarks.studies.forked import launch
 from tests.trainers.processes import exit_code, forked
 from tests.trainers.small_data import INPUT, NAME, make_dataset
 
-ARMS, BUDGETS, SEEDS = ("samed", "pixel_only"), ("1cases", "2cases"), ("0", "1")
+VARIANTS, BUDGETS, SEEDS = ("samed", "pixel_only"), ("1cases", "2cases"), ("0", "1")
 _STAGES = ("expert_pixel", "finetune")
 _SHORT = [f"{stage}.{name}={value}" for stage in _STAGES for name, value in (("steps_per_epoch", 1), ("batch", 2))]
 _SETTINGS = [*_SHORT, *(f"{stage}.epochs=1" for stage in _STAGES), "finetune.schedule_epochs=none"]
@@ -46,7 +46,7 @@ class Finished:
 
 
 def words(root: Path, *more: str) -> list[str]:
-    chosen = ["--arms", *ARMS, "--budgets", *BUDGETS, "--seeds", *SEEDS]
+    chosen = ["--variants", *VARIANTS, "--budgets", *BUDGETS, "--seeds", *SEEDS]
     short = [word for text in _SETTINGS for word in ("--set", text)]
     return ["--root", str(root), "--dataset", "Balls", "--input-size", str(INPUT), *chosen, *short, *more]
 
@@ -56,9 +56,9 @@ def steps(root: Path) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text())["steps"] if path.is_file() else {}
 
 
-def run_folder(root: Path, arm: str, budget: str, seed: str) -> Path:
-    trainer = {"samed": "SAMedTrainer", "pixel_only": "SAMoraTrainer"}[arm]
-    return root / "results" / NAME / f"{trainer}__{budget}__{arm}-s{seed}" / "fold_0"
+def run_folder(root: Path, variant: str, budget: str, seed: str) -> Path:
+    trainer = {"samed": "SAMedTrainer", "pixel_only": "SAMoraTrainer"}[variant]
+    return root / "results" / NAME / f"{trainer}__{budget}__{variant}-s{seed}" / "fold_0"
 
 
 def begun(root: Path) -> str | None:
@@ -95,19 +95,19 @@ def test_finishes_after_a_kill(finished: Finished) -> None:
     records = steps(finished.root)
     assert finished.code == 0
     assert {record["status"] for record in records.values()} == {"done"}
-    assert len(records) == 1 + len(ARMS) * len(BUDGETS) * len(SEEDS)
-    assert records[finished.killed_at]["sittings"] == 2
-    assert all(record["sittings"] == 1 for name, record in records.items() if name != finished.killed_at)
+    assert len(records) == 1 + len(VARIANTS) * len(BUDGETS) * len(SEEDS)
+    assert records[finished.killed_at]["sessions"] == 2
+    assert all(record["sessions"] == 1 for name, record in records.items() if name != finished.killed_at)
     assert finished.before
     assert finished.before == {path: digest_file(Path(path)) for path in finished.before}
 
 
 def test_overview_states_the_mean_of_the_seeds(finished: Finished) -> None:
     table = pd.read_csv(finished.root / "study" / "overview.csv")
-    assert len(table) == len(ARMS) * len(BUDGETS)
+    assert len(table) == len(VARIANTS) * len(BUDGETS)
     assert set(table["seeds"]) == {2}
     assert set(table["steps"]) == {1}
-    row = table[(table["labels"] == "2cases") & table["arm"].str.startswith("SAMed")].iloc[0]
+    row = table[(table["labels"] == "2cases") & table["variant"].str.startswith("SAMed")].iloc[0]
     means = [
         read_json(Summary, run_folder(finished.root, "samed", "2cases", seed) / "summary.json").foreground_mean.Dice
         for seed in SEEDS
@@ -151,10 +151,10 @@ def test_learning_from_a_scored_scan_is_found(finished: Finished) -> None:
     path = finished.root / "preprocessed" / NAME / FINGERPRINT_FILE
     untouched = path.read_text()
     cases = json.loads(untouched)
-    for arm, source in (("samed", "case_0"), ("pixel_only", "more_0")):
-        fold = run_folder(finished.root, arm, "2cases", "0")
+    for variant, source in (("samed", "case_0"), ("pixel_only", "more_0")):
+        fold = run_folder(finished.root, variant, "2cases", "0")
         require_unseen(fold, roots)
-        if arm == "samed":
+        if variant == "samed":
             source = json.loads((fold / "config.json").read_text())["selection"]["cases"][0]
         changed = json.loads(untouched)
         changed["cases"]["case_4"]["voxel_digests"] = cases["cases"][source]["voxel_digests"]
@@ -181,11 +181,15 @@ def test_choosing_on_a_scored_scan_is_found(finished: Finished) -> None:
 @pytest.mark.parametrize(
     ("more", "code", "said"),
     [
-        (["--arms", "samedd"], 2, "E-STUDY-01"),
-        (["--arms", "nnunet_2d"], 5, "E-STUDY-10"),
+        (["--variants", "samedd"], 2, "E-STUDY-01"),
+        (["--variants", "nnunet_2d"], 5, "E-STUDY-10"),
         (["--dataset", "Nothing"], 2, "E-STUDY-02"),
         (["--dataset", "LA"], 5, "E-STUDY-07"),
-        (["--arms", "samed", "--set", "finetune.no_such=1"], 2, 'the arm "samed" cannot be run by this version'),
+        (
+            ["--variants", "samed", "--set", "finetune.no_such=1"],
+            2,
+            'the variant "samed" cannot be run by this version',
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_at_the_start(

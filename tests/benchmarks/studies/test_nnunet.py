@@ -1,4 +1,4 @@
-"""nnU-Net as an arm: what its programs are asked, with stand-ins that write what nnU-Net writes."""
+"""nnU-Net as a variant: what its programs are asked, with stand-ins that write what nnU-Net writes."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def launch(words: Sequence[str], log: Path, lock: int) -> Process:
     return spawn(words, log, lock) if words[0] == "env" else forked_launch(words, log, lock)
 
 
-def test_an_arm_of_nnunet_goes_on_after_a_kill_and_is_scored(tmp_path: Path, programs: Path) -> None:
+def test_a_variant_of_nnunet_goes_on_after_a_kill_and_is_scored(tmp_path: Path, programs: Path) -> None:
     root = make_dataset(tmp_path / "study")
     words = ["--root", str(root), "--dataset", "Balls", "--input-size", str(INPUT), "--device", "cpu"]
-    words += ["--arms", "nnunet_2d", "--budgets", "2cases", "--seeds", "0", "--nnunet", str(programs)]
+    words += ["--variants", "nnunet_2d", "--budgets", "2cases", "--seeds", "0", "--nnunet", str(programs)]
     words += ["--nnunet-trainer", "nnUNetTrainer_250steps"]
     assert main(words, launch) == 3
     assert main(words, launch) == 0

@@ -12,7 +12,7 @@ from benchmarks.studies.robustness import main
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.scores import Summary
 from tests.benchmarks.studies.forked import Child, launch
-from tests.trainers.runs import short, sitting
+from tests.trainers.runs import session, short
 from tests.trainers.small_data import NAME, make_dataset
 
 RUN = "SAMedTrainer__2cases__plain"
@@ -22,7 +22,7 @@ RUN = "SAMedTrainer__2cases__plain"
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_dataset(tmp_path_factory.mktemp("robust"))
     words = ["90", "SAMedTrainer", "2cases", "--root", str(root), "--backbone", "samora_tiny", "--name", "plain"]
-    assert sitting([*words, *short("finetune")]) == 0
+    assert session([*words, *short("finetune")]) == 0
     return root
 
 

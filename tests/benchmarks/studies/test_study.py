@@ -1,4 +1,4 @@
-"""Steps under limits of time: what is stopped is asked to save, and goes on in the next sitting."""
+"""Steps under limits of time: what is stopped is asked to save, and goes on in the next session."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.studies import study
 from benchmarks.studies.state import Frame, StateFile, Status, held
-from benchmarks.studies.study import Limits, Sitting
+from benchmarks.studies.study import Limits, Session
 from samora_pipeline.errors import ResourceError
 
 FRAME = Frame("Balls", "0", "tiny", 64, "packaged", ())
@@ -48,12 +48,12 @@ class Program:
 def sit(folder: Path, steps: list[Program], limits: Limits | None = None, *, validate: bool = True) -> bool:
     with held(folder) as lock:
         state = StateFile(folder, FRAME, {})
-        return Sitting(folder, state, lock, limits or Limits()).run(steps, validate=validate)
+        return Session(folder, state, lock, limits or Limits()).run(steps, validate=validate)
 
 
 def status(folder: Path, name: str) -> tuple[Status, int]:
     record = StateFile(folder, FRAME, {}).state.step(name)
-    return record.status, record.sittings
+    return record.status, record.sessions
 
 
 def test_a_chunk_stops_a_command_so_that_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_a_chunk_stops_a_command_so_that_it_saves(tmp_path: Path, monkeypatch: p
     assert status(tmp_path, "next") == ("done", 1)
 
 
-def test_the_budget_counts_all_sittings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_counts_all_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "_LEAST", 0.1)
     steps = [Program("first", "import time; time.sleep(0.6)"), Program("second", "")]
     assert sit(tmp_path, steps[:1])
@@ -85,7 +85,7 @@ def test_a_failure_stops_no_other_step_and_is_tried_again(tmp_path: Path) -> Non
     steps = [Program("fails", fails), Program("other", "")]
     assert not sit(tmp_path, steps)
     with held(tmp_path) as lock:
-        message = Sitting(tmp_path, StateFile(tmp_path, FRAME, {}), lock, Limits()).failed(steps)
+        message = Session(tmp_path, StateFile(tmp_path, FRAME, {}), lock, Limits()).failed(steps)
     assert message == [("fails", "exit code 1: E-X-01 no marker")]
     assert status(tmp_path, "other") == ("done", 1)
     marker.touch()

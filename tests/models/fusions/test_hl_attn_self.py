@@ -17,8 +17,8 @@ def test_a_step_equals_loops(window: int, randomise: Callable[..., None]) -> Non
     randomise(step, 0.5)
     high, low = torch.randn(2, 2, 3, 3, DIM, dtype=torch.float64)
     with torch.no_grad():
-        asking = high + looped(step.within, high, high, window).double()
-        expected = looped(step.between, asking, low, window).double()
+        query = high + looped(step.within, high, high, window).double()
+        expected = looped(step.between, query, low, window).double()
         torch.testing.assert_close(step(high, low), expected, rtol=0, atol=1e-9)
 
 

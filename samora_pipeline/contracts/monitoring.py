@@ -1,12 +1,12 @@
-"""card.json of a stage without labels: whether it learned anything, in numbers with thresholds and what to do."""
+"""monitoring.json of a self-supervised stage: measures of whether it learned, their thresholds, and advice."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-CARD_FILE = "card.json"
-CARD_PICTURE = "card.png"
-EXPERTS_CARD_FILE = "experts.json"
-EXPERTS_CARD_PICTURE = "experts.png"
+MONITORING_FILE = "monitoring.json"
+MONITORING_PICTURE = "monitoring.png"
+EXPERTS_FILE = "experts.json"
+EXPERTS_PICTURE = "experts.png"
 
 Verdict = Literal["pass", "warn"]
 
@@ -27,7 +27,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class PretrainingCard:
+class MonitoringReport:
     """What a stage learned, from a fixed panel of slices of the pool after its last epoch.
 
     ``taught_by`` names the teacher and what it started from, empty where a stage has none. ``blocks`` gives |BA| / |W|
@@ -55,7 +55,7 @@ class PretrainingCard:
 
 
 @dataclass(frozen=True)
-class ExpertsCard:
+class ExpertsReport:
     """How alike the experts of a run are on one panel.
 
     ``similarity`` is linear CKA of pooled features of the last block by pairs of ``names``, the plain base first;
