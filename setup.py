@@ -34,6 +34,7 @@ REQUIREMENTS = [
 EXTRAS = {
     "dicom": ["highdicom>=0.25", "pydicom>=3"],  # DICOM SEG (samora_export labels --format dcm)
     "dask": ["distributed>=2024.1"],  # cases mapped over an existing cluster (--dask ADDRESS)
+    "jobqueue": ["dask-jobqueue>=0.9"],  # workers that are jobs (--dask slurm:PARTITION, pbs:QUEUE)
     "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
     "dev": [
         "pytest>=8",
@@ -77,6 +78,7 @@ setup(
             "samora_convert = dataset_conversion.cli:main",
             "samora_plan_and_preprocess = planners.cli:main",
             "samora_train = trainers.cli:main",
+            "samora_study = trainers.study.cli:main",
             "samora_predict = samora_pipeline.inference.cli:main",
             "samora_evaluate = samora_pipeline.evaluation.cli:main",
             "samora_compare = samora_pipeline.reporting.compare_cli:main",

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.studies.commands import run_command
 from samora_pipeline.contracts.dataset import RawCase, read_dataset
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.labelling import PROPOSAL_ENDING, SCANS_FOLDER
@@ -32,6 +31,7 @@ from samora_pipeline.imaging.segmentations import write_segmentation
 from samora_pipeline.imaging.volume import label_array
 from samora_pipeline.labelling.scans import read_round
 from samora_pipeline.paths import Roots, resolve_roots
+from trainers.study.processes import run_command
 
 DESIGNS = ("scans", "even", "rounds")
 RESULTS_FILE = "results.jsonl"
@@ -119,7 +119,7 @@ def run_design(study: Study, design: str, seed: int, lock: int) -> None:
             if not command:
                 finished += reveal(folder, truth)
             elif not done:
-                ended = run_command(command, study.work / f"{design}_{seed}.log", lock, None)
+                ended = run_command(command, study.work / f"{design}_{seed}.log", lock)
                 if ended.code:
                     raise SystemExit(f"{' '.join(command)} ended with {ended.code}: {ended.tail}")
         summary = next(root.glob(f"results/*/*__{name}/fold_*/{SUMMARY_FILE}"))

@@ -1,6 +1,7 @@
 """Label maps in the formats of viewers: which names and colours belong to them, and one file per case."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,7 @@ from samora_pipeline.imaging.segmentations import write_segmentation
 from samora_pipeline.imaging.volume import label_array
 from samora_pipeline.inference.probabilities import UNCERTAINTY
 from samora_pipeline.inference.runs import named_run
+from samora_pipeline.parallel import SERIAL, Engine
 from samora_pipeline.registry import shortened
 
 LabelFormat = Literal["nii.gz", "seg.nrrd", "itksnap", "dcm"]
@@ -45,6 +47,7 @@ def export_labels(
     report: Callable[[str], None],
     model: str | None = None,
     scan: Path | None = None,
+    engine: Engine = SERIAL,
 ) -> tuple[list[Path], dict[str, SamoraError]]:
     """Write every case and return the files, and the error of each case that could not be written.
 
@@ -56,6 +59,7 @@ def export_labels(
         report: called with the path of each file once it is written.
         model: the run whose labels they are; None: as the files state.
         scan: the folder of the DICOM series that was segmented.
+        engine: what works on the cases.
 
     Raises:
         UsageError: ``E-SEG-03`` options that do not fit the format.
@@ -75,19 +79,28 @@ def export_labels(
         raise DataError("E-OUT-04", number=len(present), found=found)
     failed: dict[str, SamoraError] = {}
     written = []
-    for file, target in targets.items():
-        try:
-            if fault := fault_of_name(file.name):
-                raise fault
-            _write(file, target, form, scan, _table_of(file, model, results))
-        except DataError as error:
-            failed[printable(file.name)] = error
-            continue
-        report(str(target))
-        written.append(target)
+    table = partial(_table_of, model=model, results=results)
+    items = [(file.name, (file, target)) for file, target in targets.items()]
+    for index, outcome in engine.each(partial(_export, form, scan, table), items, "exporting"):
+        if outcome.error is None:
+            report(str(items[index][1][1]))
+            written.append(items[index][1][1])
+        elif isinstance(outcome.error, DataError) or outcome.error.code == "E-MEM-18":
+            failed[printable(outcome.name)] = outcome.error
+        else:
+            raise outcome.error
     if written or len(failed) > 1:
         write_failures({name: Failure.of(name, error) for name, error in failed.items()}, output / FAILURES_FILE)
     return written, failed
+
+
+def _export(
+    form: LabelFormat, scan: Path | None, table: Callable[[Path], LabelTable], files: tuple[Path, Path]
+) -> None:
+    file, target = files
+    if fault := fault_of_name(file.name):
+        raise fault
+    _write(file, target, form, scan, table(file))
 
 
 def _label_files(source: Path) -> list[Path]:

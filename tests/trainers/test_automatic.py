@@ -69,13 +69,17 @@ def _with_weights(folder: Path, *names: str) -> Path:
 
 def test_without_a_gpu_the_packaged_backbone_is_trained(tmp_path: Path, online: None) -> None:
     machine = Machine(CPU, 8 << 30, _with_weights(tmp_path, "sam_vit_b", "mae_vit_l_full"))
-    assert _chosen(SAMORA, machine) == {"backbone": "samora_tiny", "recipe": "scratch"}
+    assert _chosen(SAMORA, machine) == {"backbone": "samora_small", "recipe": "none"}
+    assert _chosen(replace(SAMORA, trainer="HSAMoraTrainer"), machine) == {
+        "backbone": "samora_tiny",
+        "recipe": "scratch",
+    }
     assert _chosen(replace(SAMORA, trainer="SAMora2Trainer"), machine) == {
         "backbone": "samora2_tiny",
         "backbone_weights": "bootstrap",
         "recipe": "scratch",
     }
-    assert _chosen(replace(SAMORA, trainer="SAMedTrainer"), machine) == {"backbone": "samora_tiny", "recipe": "none"}
+    assert _chosen(replace(SAMORA, trainer="SAMedTrainer"), machine) == {"backbone": "samora_small", "recipe": "none"}
 
 
 def test_with_a_gpu_and_a_network_the_papers_backbone_is_trained(tmp_path: Path, online: None) -> None:
@@ -87,7 +91,7 @@ def test_with_a_gpu_and_a_network_the_papers_backbone_is_trained(tmp_path: Path,
 
 def test_a_gpu_without_network_and_files_takes_the_packaged_backbone(tmp_path: Path, offline: None) -> None:
     machine = Machine(GPU, 8 << 30, tmp_path)
-    assert _chosen(SAMORA, machine) == {"backbone": "samora_tiny", "recipe": "scratch"}
+    assert _chosen(SAMORA, machine) == {"backbone": "samora_small", "recipe": "none"}
     _with_weights(tmp_path, "sam_vit_b")
     assert _chosen(SAMORA, machine) == {"backbone": "sam_vit_b", "recipe": "scratch"}
 
@@ -97,6 +101,23 @@ def test_what_is_typed_is_not_chosen(tmp_path: Path, offline: None) -> None:
     assert _chosen(replace(SAMORA, backbone="sam_vit_b", recipe="full"), machine) == {}
     assert _chosen(replace(SAMORA, backbone_weights="own.pth"), machine) == {"recipe": "scratch"}
     assert _chosen(replace(SAMORA, preset="table5-image-cpt"), machine) == {"backbone": "samora_tiny"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "backbone"),
+    [
+        ({"levels": ("image",)}, "samora_tiny"),
+        ({"recipe": "scratch"}, "samora_tiny"),
+        ({"recipe": "none"}, "samora_small"),
+        ({"assignments": ("fusion=lac",)}, "samora_tiny"),
+        ({"assignments": ("expert_image.epochs=3",)}, "samora_tiny"),
+        ({"assignments": ("finetune.epochs=3",)}, "samora_small"),
+    ],
+)
+def test_who_names_experts_has_a_backbone_with_experts(
+    tmp_path: Path, offline: None, changes: dict[str, Any], backbone: str
+) -> None:
+    assert _chosen(replace(SAMORA, **changes), Machine(CPU, 8 << 30, tmp_path))["backbone"] == backbone
 
 
 @pytest.mark.parametrize(
@@ -227,7 +248,7 @@ def test_a_run_keeps_its_choices_elsewhere(
 ) -> None:
     shutil.copytree(data, tmp_path / "root")
     roots = resolve_roots(str(tmp_path / "root"))
-    request = Request("90", "SAMoraTrainer", "2cases", minutes=0.2)
+    request = Request("90", "HSAMoraTrainer", "2cases", minutes=0.2)
     first = plan_run(request, roots)
     assert first.config.choices["backbone"].value == "samora_tiny"
     assert first.config.choices["finetune.epochs"].value == first.context.stages["finetune"].settings.epochs

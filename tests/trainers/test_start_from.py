@@ -15,7 +15,7 @@ from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConf
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.models.assembly import trained_state
 from samora_pipeline.paths import resolve_roots
-from tests.trainers.runs import command, final, fold_folder, short, sitting
+from tests.trainers.runs import command, final, fold_folder, session, short
 from tests.trainers.small_data import SCORED, make_dataset
 from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
@@ -35,7 +35,7 @@ def words(root: Path, name: str, *more: str, split: str = "2cases") -> list[str]
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The balls, and a finished run on two of them."""
     folder = make_dataset(tmp_path_factory.mktemp("start_from"))
-    assert sitting(words(folder, "first")) == 0
+    assert session(words(folder, "first")) == 0
     return folder
 
 
@@ -65,7 +65,7 @@ def test_a_run_begins_with_the_weights_of_another(root: Path) -> None:
 
 
 def test_experts_come_with_the_run_and_are_not_trained_again(copy: Path) -> None:
-    assert sitting(command(copy, "--name", "experts", "--recipe", "scratch")) == 0
+    assert session(command(copy, "--name", "experts", "--recipe", "scratch")) == 0
     request = Request(
         "90",
         "SAMoraTrainer",
@@ -90,14 +90,14 @@ def test_experts_come_with_the_run_and_are_not_trained_again(copy: Path) -> None
 
 def test_a_killed_session_goes_on_to_the_same_weights(copy: Path) -> None:
     later = ("--start-from", "first")
-    assert sitting(words(copy, "whole", *later, split="3cases")) == 0
+    assert session(words(copy, "whole", *later, split="3cases")) == 0
     killed = words(copy, "killed", *later, split="3cases")
-    assert sitting(killed, at=(FINETUNE, 2, signal.SIGKILL)) != 0
-    assert sitting([*killed, "-c"]) == 0
+    assert session(killed, at=(FINETUNE, 2, signal.SIGKILL)) != 0
+    assert session([*killed, "-c"]) == 0
     once, twice = (final(copy, f"UNetTrainer__3cases__{name}").tensors for name in ("whole", "killed"))
     assert all(torch.equal(once[name], twice[name]) for name in once)
     # What it starts from is a part of the run.
-    assert sitting([*words(copy, "whole", split="3cases"), "-c"]) == 4
+    assert session([*words(copy, "whole", split="3cases"), "-c"]) == 4
 
 
 @pytest.mark.parametrize("second_hand", [False, True])

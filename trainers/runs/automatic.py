@@ -20,10 +20,10 @@ from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.download import reachable
 from samora_pipeline.weights.records import read_record
 from trainers.methods import Trainer
-from trainers.recipes import RECIPES, SCRATCH
+from trainers.recipes import NO_PRETRAINING, RECIPES, SCRATCH
 from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, CONSISTENCY, MODEL, RECIPE, Method
 from trainers.runs.request import Request, choose_recipe, find_trainer
-from trainers.settings import BOOTSTRAP, RANDOM_WEIGHTS, TeacherSettings
+from trainers.settings import BOOTSTRAP, LEVEL_OF, RANDOM_WEIGHTS, TeacherSettings
 
 INPUT_SIZE = f"{MODEL}.input_size"
 MINUTES, MINUTES_UNLABELLED = 10.0, 30.0
@@ -74,7 +74,7 @@ def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[st
         return {}
     choices: dict[str, Choice] = {}
     if request.backbone is None and request.backbone_weights is None:
-        choices[BACKBONE] = _backbone(trainer, machine)
+        choices[BACKBONE] = _backbone(trainer, machine, experts=_names_experts(request))
         if _must_be_made(str(choices[BACKBONE].value)):
             why = "no file of this backbone is packaged; it is trained on the pool first"
             choices[BACKBONE_WEIGHTS] = Choice(BOOTSTRAP, why)
@@ -136,8 +136,16 @@ def choose_consistency(request: Request, method: Method, labelled: float) -> dic
     return {CONSISTENCY: Choice(True, why)}
 
 
-def _backbone(trainer: Trainer, machine: Machine) -> Choice:
-    paper, small = trainer.backbone, trainer.small_backbone
+def _names_experts(request: Request) -> bool:
+    """Whether a recipe that makes experts, levels, or settings of experts and their fusion are typed."""
+    expert_settings = (f"{MODEL}.fusion", f"{MODEL}.lora_rank", f"{MODEL}.decoder", *LEVEL_OF)
+    typed = any(assignment.startswith(expert_settings) for assignment in request.assignments)
+    return request.recipe not in (None, NO_PRETRAINING) or request.levels is not None or typed
+
+
+def _backbone(trainer: Trainer, machine: Machine, *, experts: bool) -> Choice:
+    paper = trainer.backbone
+    small = trainer.small_backbone if experts else trainer.whole_backbone or trainer.small_backbone
     lost = f"; gives up the public weights of {paper}, on which the paper's scores rest"
     if not machine.has_gpu:
         return Choice(small, f"no GPU: trained in minutes on a CPU{lost}")
@@ -151,8 +159,8 @@ def _backbone(trainer: Trainer, machine: Machine) -> Choice:
 
 
 def _must_be_made(backbone: str) -> bool:
-    """Whether a backbone of ours has no file."""
-    return is_small(backbone) and backbone not in ASSETS
+    """Whether a backbone of ours has no file and needs one."""
+    return is_small(backbone) and not is_trained_whole(backbone) and backbone not in ASSETS
 
 
 def _recipe(trainer: Trainer, backbone: str, machine: Machine) -> Choice:

@@ -32,7 +32,7 @@ from trainers.runs.budget import EPOCHS, estimates, fit_epochs, measure, of_main
 from trainers.runs.choices import BASE_CHOICES, CONSISTENCY, Method, choose_method, network_spec, typed_settings
 from trainers.runs.data import RunData, find_data, labelled_share
 from trainers.runs.folder import check_config, earlier_choices, existing_config
-from trainers.runs.naming import FAST_NAME, run_name
+from trainers.runs.naming import fold_folder, run_name
 from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request, find_trainer, resolve
 from trainers.runs.sizes import choose_size, size_of
@@ -151,7 +151,7 @@ def _choose(request: Request, roots: Roots, machine: Machine) -> _Chosen:
     choose_method(request, chosen)
     dataset = open_dataset(request.dataset, roots)
     fold = request.fold or dataset.splits().default_fold
-    folder = _fold_folder(request, roots.results / dataset.name, fold)
+    folder = fold_folder(request, roots.results / dataset.name, fold)
     earlier = {} if request.fast else earlier_choices(folder)
     chosen = {name: earlier[name] for name in BASE_CHOICES if name in earlier} or chosen
     if CONSISTENCY in earlier:
@@ -175,12 +175,6 @@ def _with_teachers(config: RunConfig, method: Method, size: int, weights: Path, 
     teachers = _teachers(method.stages, size, weights, absent=absent)
     flags = [flag for flag in map(teacher_flag, teachers.values()) if flag]
     return replace(config, teachers=teachers, warnings=tuple(dict.fromkeys((*config.warnings, *flags))))
-
-
-def _fold_folder(request: Request, results: Path, fold: str) -> Path:
-    # Trial runs lie one level deeper, so that nothing ever predicts with them.
-    runs = results / FAST_NAME if request.fast else results
-    return runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{run_name(request)}" / f"fold_{fold}"
 
 
 def _with_lengths(
