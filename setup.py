@@ -35,6 +35,8 @@ EXTRAS = {
     "dicom": ["highdicom>=0.25", "pydicom>=3"],  # DICOM SEG (samora_export labels --format dcm)
     "dask": ["distributed>=2024.1"],  # cases mapped over an existing cluster (--dask ADDRESS)
     "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
+    # The documentation site: mkdocs build --strict
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",  # two files of tests at a time
