@@ -38,6 +38,8 @@ EXTRAS = {
     "networks": ["monai>=1.5", "einops>=0.7"],
     "jobqueue": ["dask-jobqueue>=0.9"],  # workers that are jobs (--dask slurm:PARTITION, pbs:QUEUE)
     "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
+    # The documentation site: mkdocs build --strict
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",  # two files of tests at a time

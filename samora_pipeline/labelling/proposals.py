@@ -33,8 +33,9 @@ class Proposer:
 
     @property
     def scored(self) -> frozenset[str]:
-        """The cases that its folds are scored on; where it is scored on its training cases, none."""
-        return frozenset(case for one in self.configs for case in one.scored if case not in one.selection.cases)
+        """The cases that its folds are scored on and that none of them trains on."""
+        trained = {case for one in self.configs for case in one.selection.cases}
+        return frozenset(case for one in self.configs for case in one.scored) - trained
 
     def values(self) -> dict[int, str]:
         """The values that it predicts, with their names."""

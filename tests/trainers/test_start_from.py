@@ -129,3 +129,15 @@ def test_what_cannot_be_started_from_is_refused(copy: Path) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:-4] + b"1234")
     with pytest.raises(DataError, match="E-START-04"):
         first_network(plan)
+
+
+def test_the_fold_all_starts_from_one_that_has_seen_everything(copy: Path) -> None:
+    fold = fold_folder(copy, FIRST)
+    shutil.copytree(fold, fold.with_name("fold_all"))
+    file = fold.with_name("fold_all") / CONFIG_FILE
+    config = read_json(RunConfig, file)
+    cases = ("case_1", SCORED[0])
+    write_json(replace(config, fold="all", selection=replace(config.selection, fold="all", cases=cases)), file)
+    start = plan_run(replace(LATER, fold="all"), resolve_roots(str(copy))).config.started_from
+    assert start is not None
+    assert SCORED[0] in start.seen

@@ -91,7 +91,9 @@ def labelled_share(dataset: PreparedDataset, request: Request, fold_name: str) -
     """The share of the slices of a fold's training cases, and of those without a label map, that have labels here."""
     splits = dataset.splits()
     fold = splits.fold(fold_name)
-    stored = {name: case for name, case in dataset.cases.items() if name not in fold.scored and case.subset != "test"}
+    # The fold "all" is scored on what it trains on.
+    hidden = set(fold.scored) - set(fold.train)
+    stored = {name: case for name, case in dataset.cases.items() if name not in hidden and case.subset != "test"}
     labelled, blank = _labelled_slices({name: case for name, case in stored.items() if name in set(fold.train)})
     drawn = select(splits, request.split, fold_name, request.seed, labelled, blank)
     whole = {name: slices - len(blank[name]) for name, slices in labelled.items()}
