@@ -109,7 +109,7 @@ class ExternalRun:
         """The record of the run; its network is only a name.
 
         Raises:
-            DataError: ``E-EXT-08`` a labelled case shows what is scored or tested on.
+            DataError: ``E-EXT-08`` a labelled case shares a scan or a patient with scored ones.
         """
         plans, labels = read_json(Plans, self.prepared / PLANS_FILE), self.raw.scheme
         fingerprint = read_json(Fingerprint, self.prepared / FINGERPRINT_FILE).cases
