@@ -96,14 +96,16 @@ def train(root: Path, dataset: str, trainer: str, name: str, *words: str) -> Pat
         words = ("--set", "model.volume=16,32,32", *words)
     words = (*words, *(word for option in SMALL.get(trainer, ()) for word in ("--set", f"model.{option}")))
     lengths = short(*STAGES, "finetune")
+    # Where all slices have labels there is nothing else to learn from.
+    split = "full" if TRAINERS.get(trainer).finetune.consistency is None else "1cases"
     options = ["--root", str(root), "--device", "cpu", "--debug", "--name", name]
 
     def work() -> int:
         validate.write_run_report = lambda *arguments, **options: None  # which takes longer than the run
-        return session([dataset, trainer, "full", *options, *lengths, *words])
+        return session([dataset, trainer, split, *options, *lengths, *words])
 
     assert exit_code(forked(work)) == 0
-    (fold,) = (root / "results").glob(f"*/{trainer}__full__{name}/fold_*")
+    (fold,) = (root / "results").glob(f"*/{trainer}__{split}__{name}/fold_*")
     return fold
 
 
