@@ -12,7 +12,7 @@ from samora_pipeline.errors import SamoraError
 from samora_pipeline.models.module import ModuleNetwork
 from samora_pipeline.models.transunet import TransUNet
 from samora_pipeline.paths import resolve_roots
-from tests.trainers.runs import final, short, session
+from tests.trainers.runs import final, session, short
 from tests.trainers.small_data import make_dataset
 from tests.weights.test_hybrid_checkpoint import DEPTHS, HEADS, HIDDEN, LAYERS, WIDTH, public_arrays, write
 from trainers.runs.planning import PlannedRun, plan_run

@@ -20,7 +20,7 @@ from samora_pipeline.objectives.signed_distance import signed_distance, signed_d
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.slices.augmentation import apply_augmentation, apply_geometry
 from samora_pipeline.slices.intensities import apply_intensities
-from tests.trainers.runs import final, fold_folder, losses, short, session
+from tests.trainers.runs import final, fold_folder, losses, session, short
 from tests.trainers.small_data import make_dataset
 from trainers.consistency_settings import ConsistencySettings
 from trainers.loop.loop import Training
