@@ -34,6 +34,7 @@ REQUIREMENTS = [
 EXTRAS = {
     "dicom": ["highdicom>=0.25", "pydicom>=3"],  # DICOM SEG (samora_export labels --format dcm)
     "dask": ["distributed>=2024.1"],  # cases mapped over an existing cluster (--dask ADDRESS)
+    "jobqueue": ["dask-jobqueue>=0.9"],  # workers that are jobs (--dask slurm:PARTITION, pbs:QUEUE)
     "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
     # The documentation site: mkdocs build --strict
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
@@ -46,6 +47,7 @@ EXTRAS = {
         "medpy>=0.5.2",  # oracle of the surface distances, never shipped (GPL)
         "monai>=1.5",  # oracle of its convention of surface distances
         "surface-distance>=0.1",  # oracle of its convention of surface distances
+        "pynrrd>=1.0",  # independent reader of .seg.nrrd
         "pandas-stubs",
         "types-tqdm",
     ],
@@ -78,11 +80,14 @@ setup(
             "samora_convert = dataset_conversion.cli:main",
             "samora_plan_and_preprocess = planners.cli:main",
             "samora_train = trainers.cli:main",
+            "samora_study = trainers.study.cli:main",
             "samora_predict = samora_pipeline.inference.cli:main",
             "samora_evaluate = samora_pipeline.evaluation.cli:main",
             "samora_compare = samora_pipeline.reporting.compare_cli:main",
             "samora_report = samora_pipeline.reporting.report_cli:main",
             "samora_weights = samora_pipeline.weights.cli:main",
+            "samora_label = samora_pipeline.labelling.label_cli:main",
+            "samora_suggest = samora_pipeline.labelling.suggest_cli:main",
             "samora_export = samora_pipeline.handover.cli:main",
             "samora_import = samora_pipeline.handover.import_cli:main",
             "samora_doctor = samora_pipeline.doctor.cli:main",

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataset_conversion.catalogue import CONVERTERS, find_converter, load_converters
-from samora_pipeline.command_line import EXIT_FAILED_CASES, CommandParser, run, say
+from samora_pipeline.command_line import EXIT_FAILED_CASES, CommandParser, add_dask, run, say
 from samora_pipeline.errors import DataError, UsageError
+from samora_pipeline.parallel import Engine
 from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--id", type=int, metavar="N", help="dataset ID (default: the reserved ID, else the next free one)"
     )
-    parser.add_argument("-np", dest="workers", type=int, default=1, metavar="N", help="cases at a time (default 1)")
+    parser.add_argument("-np", dest="workers", type=int, metavar="N", help="cases at a time (default 1)")
+    add_dask(parser)
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
     adopted = "cases (or all) whose labels get the header of their image; inspect the overlay images first"
@@ -114,8 +116,7 @@ def convert_source(arguments: argparse.Namespace) -> tuple[Path, int]:
     """Convert what the arguments say; return the dataset's folder and the number of skipped cases."""
     if arguments.dataset is None or arguments.folders:
         raise UsageError("E-ARG-19", found=" ".join(arguments.folders) or "neither -d nor a folder")
-    if arguments.workers < 1:
-        raise UsageError("E-ARG-01", found=str(arguments.workers))
+    arguments.engine = Engine.of(arguments.workers, arguments.dask)
     converter = find_converter(arguments.dataset)
     roots = resolve_roots(arguments.root)
     say(f"root {roots.root} ({roots.origin})")

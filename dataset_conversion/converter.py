@@ -25,6 +25,7 @@ from dataset_conversion.survey import (
 from dataset_conversion.writing import write_survey
 from samora_pipeline.contracts.dataset import DatasetJson, SamoraJson
 from samora_pipeline.errors import DataError
+from samora_pipeline.parallel import SERIAL
 
 
 class Converter(ABC):
@@ -129,9 +130,9 @@ class Converter(ABC):
             DataError: the source cannot be used, or no case of it can.
             ResourceError: the disk is full or cannot be written.
         """
-        adopt, workers = getattr(options, "adopt_image_header", ()), getattr(options, "workers", 1)
+        adopt, engine = getattr(options, "adopt_image_header", ()), getattr(options, "engine", SERIAL)
         survey = self.survey(source, options)
-        return write_survey(survey, target, self.name, survey.origin or str(source), adopt=adopt, workers=workers)
+        return write_survey(survey, target, self.name, survey.origin or str(source), adopt=adopt, engine=engine)
 
     def missing_source(self, source: Path, found: str) -> DataError:
         """The error for a folder that is not what this converter expects."""

@@ -15,10 +15,11 @@ from samora_pipeline.contracts.failures import FAILURES_FILE, write_failures
 from samora_pipeline.contracts.json_io import write_json
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import TEMPORARY_MARK, digest_file
+from samora_pipeline.parallel import SERIAL, Engine
 
 
 def join_survey(
-    survey: Survey, target: Path, converter: str, source: str, *, overwrite: bool = False, workers: int = 1
+    survey: Survey, target: Path, converter: str, source: str, *, overwrite: bool = False, engine: Engine = SERIAL
 ) -> ConversionReport:
     """Write the unlabelled cases of ``survey`` to imagesUn of the raw dataset ``target``.
 
@@ -37,7 +38,7 @@ def join_survey(
         with alone(folder):
             joined = replace(survey, description=dataset.description)
             writer = CaseWriter(joined, folder, folder, in_mm=dataset.ours.spacing_known)
-            report, _ = writer.write_all(f"adding to {target.name}", converter, source, workers)
+            report, _ = writer.write_all(f"adding to {target.name}", converter, source, engine)
             added = _move(folder / "imagesUn", target / "imagesUn", overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -24,14 +24,14 @@ from samora_pipeline.files import TEMPORARY_MARK, atomic_folder, exclusive
 from samora_pipeline.imaging.files import write_labels, write_volume
 from samora_pipeline.imaging.inputs import fault_of_name, repeated
 from samora_pipeline.imaging.volume import Volume, label_array, on_grid_of, require_finite
-from samora_pipeline.parallel import Outcome, map_cases
+from samora_pipeline.parallel import SERIAL, Engine, Outcome
 
 REPORT_FILE = "conversion.json"
 OVERLAYS = "overlays"
 
 
 def write_survey(
-    survey: Survey, target: Path, converter: str, source: str, *, adopt: Collection[str] = (), workers: int = 1
+    survey: Survey, target: Path, converter: str, source: str, *, adopt: Collection[str] = (), engine: Engine = SERIAL
 ) -> ConversionReport:
     """Write the cases of ``survey`` to the folder ``target``, which appears (or is replaced) when all is done.
 
@@ -46,7 +46,7 @@ def write_survey(
     shutil.rmtree(target.parent / OVERLAYS / target.name, ignore_errors=True)
     with atomic_folder(target) as folder, alone(folder):
         writer = CaseWriter(survey, folder, target.parent / OVERLAYS / target.name, adopted)
-        report, unknown = writer.write_all(f"converting {target.name}", converter, source, workers)
+        report, unknown = writer.write_all(f"converting {target.name}", converter, source, engine)
         description = replace(survey.description, numTraining=report.training)
         ours = _limited(survey.ours, {fault.case for fault in report.skipped})
         if unknown and ours.spacing_known:
@@ -75,7 +75,7 @@ class CaseWriter:
     in_mm: bool = False
 
     def write_all(
-        self, what: str, converter: str, source: str, workers: int
+        self, what: str, converter: str, source: str, engine: Engine
     ) -> tuple[ConversionReport, tuple[str, ...]]:
         """Write every case, say what became of them, and name those that state no spacing.
 
@@ -88,7 +88,9 @@ class CaseWriter:
         """
         unusable = faults_of_names(self.survey.names("Tr", "Ts", "Un"))
         items = [(case.name, case) for case in self.survey.cases if case.name not in unusable]
-        outcomes = map_cases(self.write, items, workers, what)
+        # What is sent with each case must not grow with their number.
+        alone = replace(self, survey=replace(self.survey, cases=()))
+        outcomes = engine.map(alone.write, items, what)
         skipped = (*(_skipped(name, error) for name, error in unusable.items()), *_faults(outcomes))
         gone = {*unusable, *(outcome.name for outcome in outcomes if outcome.error is not None)}
         parts = [case.part for case in self.survey.cases if case.name not in gone]

@@ -64,6 +64,8 @@ Every message begins with its code. `E-` codes end a command or skip a case, `W-
 | 4 | a file, a folder or a value breaks its contract |
 | 5 | something must be fetched or made first |
 | 6 | memory, disk or a device is not enough |
+| 75 | a training has saved its state at the end of `--max-hours`; the same command with `-c` resumes |
+| 130, 138, 143 | stopped by Ctrl-C, SIGUSR1 or SIGTERM; a training has saved its state, and `-c` resumes |
 
 """
 _MOST = 4

@@ -7,8 +7,8 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from samora_pipeline.command_line import CommandParser, run, say
-from samora_pipeline.errors import DataError, FailedCasesError, SamoraError, UsageError
+from samora_pipeline.command_line import CommandParser, add_dask, as_ours, run, say
+from samora_pipeline.errors import DataError, FailedCasesError
 from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from planners.preparation import Prepared, Request
     from samora_pipeline.contracts.dataset import BudgetUnit
     from samora_pipeline.contracts.splits import Splits
+    from samora_pipeline.parallel import Engine
 
 _SHOWN = 10
 _FEW_CASES: dict[BudgetUnit, int] = {"cases": 20, "slices": 10}
@@ -62,7 +63,7 @@ def build_parser() -> CommandParser:
         action="store_true",
         help="skip faulty cases (exit code 3) instead of stopping",
     )
-    parser.add_argument("--dask", metavar="ADDRESS", help="process the cases on this Dask cluster (extra: dask)")
+    add_dask(parser)
     return parser
 
 
@@ -74,11 +75,9 @@ def main(argv: list[str] | None = None) -> int:
 def plan_datasets(arguments: argparse.Namespace) -> int:
     """Run the command on its parsed arguments; return its exit code."""
     from planners.overrides import read_pairs
+    from samora_pipeline.parallel import Engine
 
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UsageError("E-ARG-01", found=str(arguments.workers))
-    if arguments.dask and arguments.workers:
-        raise UsageError("E-ARG-09", found="both", fix="samora_plan_and_preprocess --help")
+    engine = Engine.of(arguments.workers, arguments.dask, usual=None)
     overrides = read_pairs(arguments.overrides)
     roots = resolve_roots(arguments.root)
     say(f"data root: {roots.root} ({roots.origin})")
@@ -86,29 +85,27 @@ def plan_datasets(arguments: argparse.Namespace) -> int:
     codes = []
     for folder in folders:
         try:
-            codes.append(_work_on(folder, _request(folder, roots, overrides, arguments), arguments))
-        except SamoraError as error:
-            if len(folders) == 1 or arguments.debug:
+            codes.append(_work_on(folder, _request(folder, roots, overrides, engine, arguments), arguments))
+        except Exception as error:
+            ours = as_ours(error)
+            if ours is None or len(folders) == 1 or arguments.debug:
                 raise
-            sys.stderr.write(f"{folder.folder_name}: {error.text()}\n")
-            codes.append(error.exit_code)
+            sys.stderr.write(f"{folder.folder_name}: {ours.text()}\n")
+            codes.append(ours.exit_code)
     return max(codes, default=0)
 
 
-def _request(folder: DatasetFolder, roots: Roots, overrides: dict[str, str], arguments: argparse.Namespace) -> Request:
+def _request(
+    folder: DatasetFolder, roots: Roots, overrides: dict[str, str], engine: Engine, arguments: argparse.Namespace
+) -> Request:
     from planners.experiment_planner import DEFAULT_PLANNER
     from planners.preparation import Request
-    from samora_pipeline.parallel import Engine
 
-    raw, target = folder.raw, roots.preprocessed / folder.folder_name
-    if arguments.dask:
-        # The workers of a cluster have working directories of their own.
-        raw, target = raw.absolute(), target.absolute()
     return Request(
-        raw,
-        target,
+        folder.raw,
+        roots.preprocessed / folder.folder_name,
         overrides,
-        Engine(arguments.workers, arguments.dask),
+        engine,
         arguments.planner or DEFAULT_PLANNER,
         skipped=arguments.skipped,
         anew=arguments.verify_only,

@@ -135,6 +135,7 @@ def store_case(task: StoreTask) -> bool:
         label_crcs=None,
         source_digest=task.source_digest,
         label_pixels={} if labels is None else _label_pixels(labels, task.scheme),
+        blank_slices=() if labels is None else _blank_slices(labels, task.scheme),
     )
     write_case(task.folder, record, images, labels)
     return True
@@ -172,6 +173,10 @@ def read_plans(target: Path) -> Plans | None:
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
+
+
+def _blank_slices(labels: npt.NDArray[np.uint8], scheme: LabelScheme) -> tuple[int, ...]:
+    return tuple(index for index, one in enumerate(labels) if (one == scheme.ignore).all())
 
 
 def _label_pixels(labels: npt.NDArray[np.uint8], scheme: LabelScheme) -> dict[str, tuple[int, ...]]:

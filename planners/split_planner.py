@@ -15,7 +15,7 @@ from samora_pipeline.contracts.fingerprint import CaseFingerprint, Fingerprint
 from samora_pipeline.contracts.json_io import parse, read_object
 from samora_pipeline.contracts.leakage import groups, protected_names, training_leaks
 from samora_pipeline.contracts.plans import SliceAxis
-from samora_pipeline.contracts.splits import ALL, OFFICIAL, Fold, Selection, Splits, parse_budget
+from samora_pipeline.contracts.splits import ALL, OFFICIAL, Count, Fold, Selection, Splits, parse_budget
 from samora_pipeline.errors import DataError
 from samora_pipeline.imaging.volume import slice_order
 
@@ -154,6 +154,10 @@ class SplitPlanner:
         # A share (or all) of the cases is another number of cases once there are others; a count stays what it is.
         relative = budget.relative if budget is not None else ":" in selection.split
         if relative and set(fold.train) != set(before.train):
+            return False
+        counted = isinstance(budget, Count) and budget.unit == "slices"
+        if selection.slices and self.dataset.scheme.ignore is not None and not counted:
+            # Which slices of a case have labels may be others now; drawn anew, it is the same where they are not.
             return False
         return not selection.slices or (
             axis == self.slice_axis

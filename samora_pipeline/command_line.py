@@ -18,6 +18,10 @@ from samora_pipeline.registry import closest
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_FAILED_CASES = 3
+EXIT_OUT_OF_TIME = 75
+"""the session has used its time and saved: the same command with -c resumes (EX_TEMPFAIL of sysexits.h)"""
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""what a batch system sends before it takes a node away (Windows has no SIGUSR1)"""
 
 _NO_MEMORY = ("can't allocate memory", "bad_alloc", "out of memory")
 """in the words of torch's allocators and of C++"""
@@ -93,14 +97,24 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dask(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dask``, which has a cluster work on the cases (``parallel.Engine``)."""
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="process the cases on this Dask cluster: tcp://HOST:PORT, or slurm:PARTITION[:JOBS], pbs:QUEUE[:JOBS] "
+        "(extras: dask, jobqueue)",
+    )
+
+
 def run(
     parser: CommandParser, command: Callable[[argparse.Namespace], int | None], argv: list[str] | None = None
 ) -> int:
     """Parse ``argv`` and run ``command``; return its exit code (None counts as 0).
 
     Errors of ours go to stderr in their own words, and so does what the system refuses (a disk, memory); anything
-    else is a bug of ours and exits with 1. SIGTERM ends
-    the process with 143 and Ctrl-C with 130, after ``finally`` blocks have run; the training loop handles both itself.
+    else is a bug of ours and exits with 1. SIGTERM ends the process with 143, SIGUSR1 with 138 and Ctrl-C with 130,
+    after ``finally`` blocks have run; the training loop handles all three itself.
     """
     words = [parser.usual(word) for word in (sys.argv[1:] if argv is None else argv)]
     arguments = parser.parse_args(words)
@@ -110,7 +124,8 @@ def run(
     console.setFormatter(_PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[console])
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # blosc2 brings it in; it announces its threads
-    signal.signal(signal.SIGTERM, _leave)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _leave)
     try:
         return command(arguments) or EXIT_OK
     except KeyboardInterrupt:

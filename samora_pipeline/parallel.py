@@ -10,7 +10,6 @@ import multiprocessing.connection
 import os
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,18 +17,16 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
 from samora_pipeline import resources
-from samora_pipeline.errors import AssetError, ResourceError, SamoraError
+from samora_pipeline.clusters import no_result, on_cluster
+from samora_pipeline.errors import SamoraError, UsageError
 
 _LOG = logging.getLogger(__name__)
 _LITTLE_WORK = 48 * 10**6
-_CONNECT_SECONDS = 20
-_POLL_SECONDS = 0.05
-_PATIENCE_SECONDS = 600
 # Lines of progress where there is no terminal for a bar.
 _LINES = 4
 
@@ -48,12 +45,25 @@ class Outcome(Generic[Result]):
 
 @dataclass(frozen=True)
 class Engine:
-    """What works on cases: processes of this machine (``workers``; None: as many as suit the cases), or an existing
-    Dask cluster whose scheduler listens at ``dask`` and whose workers see the same files under the same paths.
+    """What works on cases: processes of this machine (``workers``; None: as many as suit the cases), or a Dask cluster
+    (``dask``: what ``--dask`` takes) whose workers see the same files under the same paths.
     """
 
     workers: int | None = 1
     dask: str | None = None
+
+    @classmethod
+    def of(cls, workers: int | None, dask: str | None, usual: int | None = 1) -> "Engine":
+        """The engine that ``-np`` and ``--dask`` stand for; ``usual`` workers where neither is given.
+
+        Raises:
+            UsageError: ``E-ARG-01`` no usable number of workers, ``E-ARG-09`` both are given.
+        """
+        if workers is not None and workers < 1:
+            raise UsageError("E-ARG-01", found=str(workers))
+        if dask and workers is not None:
+            raise UsageError("E-ARG-09", found="both", fix="leave one of them out")
+        return cls(usual if workers is None else workers, dask or None)
 
     def map(
         self,
@@ -62,42 +72,67 @@ class Engine:
         title: str,
         sizes: Sequence[int] = (),
     ) -> list[Outcome[Result]]:
-        """Apply ``function`` to each (name, item); ``sizes`` are bytes on disk, for the number of workers.
+        """As ``each``; the outcomes in the order of the items."""
+        outcomes = dict(self.each(function, items, title, sizes))
+        return [outcomes[index] for index in range(len(items))]
+
+    def each(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[tuple[str, Item]],
+        title: str,
+        sizes: Sequence[int] = (),
+        *,
+        gpu: bool = False,
+    ) -> Iterator[tuple[int, Outcome[Result]]]:
+        """Apply ``function`` to each (name, item); yield the index of an item with its outcome as soon as it ends.
+
+        With one worker all runs in this process. Otherwise ``function`` must be importable (defined in a module) and
+        the items picklable. Errors of ours become outcomes; anything else is a bug and is raised.
+
+        A worker that dies is replaced. What was worked on meanwhile is worked on again, in processes of this machine
+        one item at a time; an item that loses its worker again gets ``E-MEM-18``.
+
+        Args:
+            sizes: bytes on disk, for the number of workers.
+            gpu: whether a case takes a whole GPU of the cluster's workers that have some.
 
         Raises:
-            AssetError: ``E-DASK-01`` without the package; ResourceError: ``E-DASK-02`` no cluster, or it went away.
+            AssetError: ``E-DASK-01`` without the package. UsageError: ``E-DASK-03`` jobs that cannot be described.
+            ResourceError: ``E-DASK-02`` no cluster, or it went away.
         """
         if self.dask is not None:
-            return _in_order(_on_cluster(function, items, self.dask), len(items), title)
-        workers = suggest_workers(sizes) if self.workers is None else self.workers
-        return map_cases(function, items, workers, title)
+            finished = on_cluster(function, items, self.dask, _outcome, gpu=gpu)
+        else:
+            workers = suggest_workers(sizes) if self.workers is None else self.workers
+            alone = workers <= 1 or len(items) <= 1
+            finished = _serial(function, items) if alone else _pooled(function, items, workers)
+        return _shown(finished, len(items), title)
+
+
+SERIAL = Engine()
+"""this process"""
 
 
 def map_cases(
     function: Callable[[Item], Result], items: Sequence[tuple[str, Item]], workers: int, title: str
 ) -> list[Outcome[Result]]:
-    """Apply ``function`` to each (name, item) and return the outcomes in the order of the items.
-
-    With ``workers`` 1 all runs in this process. Otherwise ``function`` must be importable (defined in a module) and the
-    items picklable. Errors of ours become outcomes; anything else is a bug and is raised.
-
-    A worker that dies takes its pool with it: the pool is replaced and the items that were being worked on run again
-    one at a time; only the one that loses its worker again gets ``E-MEM-18``.
-    """
-    alone = workers <= 1 or len(items) <= 1
-    return _in_order(_serial(function, items) if alone else _pooled(function, items, workers), len(items), title)
+    """``Engine.map`` on processes of this machine."""
+    return Engine(workers).map(function, items, title)
 
 
-def _in_order(finished: Iterator[tuple[int, Outcome[Result]]], count: int, title: str) -> list[Outcome[Result]]:
-    outcomes: dict[int, Outcome[Result]] = {}
-    terminal = sys.stderr.isatty()
+def _shown(
+    finished: Iterator[tuple[int, Outcome[Result]]], count: int, title: str
+) -> Iterator[tuple[int, Outcome[Result]]]:
+    """What is finished, with progress on the console."""
+    done, terminal = 0, sys.stderr.isatty()
     with tqdm(total=count, desc=title, unit="case", disable=not terminal, leave=False) as progress:
         for index, outcome in finished:
-            outcomes[index] = outcome
+            yield index, outcome
+            done += 1
             progress.update()
-            if not terminal and len(outcomes) * _LINES // count > (len(outcomes) - 1) * _LINES // count:
-                _LOG.info("%s: %d of %d cases", title, len(outcomes), count)
-    return [outcomes[index] for index in range(count)]
+            if not terminal and done * _LINES // count > (done - 1) * _LINES // count:
+                _LOG.info("%s: %d of %d cases", title, done, count)
 
 
 def suggest_workers(sizes: Sequence[int]) -> int:
@@ -142,7 +177,7 @@ def _pooled(
                 try:
                     yield index, _outcome(name, pool.submit(function, item).result)
                 except BrokenProcessPool:
-                    yield index, Outcome(name, error=_no_memory(name))
+                    yield index, Outcome(name, error=no_result(name))
 
 
 def _outcome(name: str, result: Callable[[], Result]) -> Outcome[Result]:
@@ -151,69 +186,7 @@ def _outcome(name: str, result: Callable[[], Result]) -> Outcome[Result]:
     except SamoraError as error:
         return Outcome(name, error=error)
     except MemoryError:
-        return Outcome(name, error=_no_memory(name))
-
-
-def _on_cluster(
-    function: Callable[[Item], Result], items: Sequence[tuple[str, Item]], address: str
-) -> Iterator[tuple[int, Outcome[Result]]]:
-    """As ``_pooled``, on the workers of a Dask cluster; a case that keeps killing its worker gets ``E-MEM-18``."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise AssetError("E-DASK-01", found="no package distributed") from error
-    try:
-        client = Client(address, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise _no_cluster(address, str(error)) from error
-    with client:
-        waiting = {
-            client.submit(function, value, pure=False): (index, name) for index, (name, value) in enumerate(items)
-        }
-        alone_since: float | None = None
-        while waiting:
-            for future in [future for future in waiting if future.done()]:
-                index, name = waiting[future]
-                outcome = _cluster_outcome(future, name, address)
-                if outcome is not None:
-                    del waiting[future]
-                    yield index, outcome
-            alone_since = _without_workers(client, alone_since, address)
-            time.sleep(_POLL_SECONDS)
-
-
-def _cluster_outcome(future: Any, name: str, address: str) -> Outcome[Any] | None:
-    """What became of a case; None when its result was lost with its worker, so that it is worked on again."""
-    from distributed import CancelledError, KilledWorker
-
-    try:
-        return _outcome(name, partial(future.result, timeout=_CONNECT_SECONDS))
-    except KilledWorker:
-        return Outcome(name, error=_no_memory(name))
-    except TimeoutError:
-        return None
-    except (CancelledError, ModuleNotFoundError) as error:
-        raise _no_cluster(address, str(error)) from error
-
-
-def _without_workers(client: Any, since: float | None, address: str) -> float | None:
-    """Since when no worker is connected (None: there is one). Some clusters start workers on demand: that is awaited.
-
-    Raises:
-        ResourceError: ``E-DASK-02`` when there is none for too long.
-    """
-    try:
-        present = bool(client.nthreads())
-    except (OSError, TimeoutError) as error:
-        raise _no_cluster(address, str(error)) from error
-    if present:
-        return None
-    if since is None:
-        _LOG.info("the Dask cluster at %s has no worker; waiting for one", address)
-        return time.monotonic()
-    if time.monotonic() - since > _PATIENCE_SECONDS:
-        raise _no_cluster(address, f"no worker for {_PATIENCE_SECONDS:g} s")
-    return since
+        return Outcome(name, error=no_result(name))
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -236,11 +209,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
-
-
-def _no_memory(name: str) -> ResourceError:
-    return ResourceError("E-MEM-18", name=name, found="no result, most likely for lack of memory")
-
-
-def _no_cluster(address: str, found: str) -> ResourceError:
-    return ResourceError("E-DASK-02", address=address, found=" ".join(found.split()))

@@ -18,6 +18,8 @@ GIB = 1 << 30
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """what OpenMP (torch, MKL), OpenBLAS and MKL read when they are loaded"""
 
+CORES, MEMORY = "SAMORA_CORES", "SAMORA_MEMORY_MIB"
+"""a share of the machine that a caller gives this process, as samora_study does to the runs that it has at once"""
 _SLURM_CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 _PBS_CORES = ("NCPUS", "PBS_NUM_PPN", "PBS_NP")
 _ROOT = Path("/")
@@ -38,8 +40,8 @@ def cores(root: Path = _ROOT, variables: Mapping[str, str] | None = None) -> Amo
     """How many cores this process can keep busy, at least 1.
 
     The least of its affinity, of the CPU quota of its cgroups (both versions, every level that can be seen; a quota of
-    2.5 cores counts as 2, because a third busy thread would be stopped half of the time), and of what Slurm or PBS
-    gave the job. OMP_NUM_THREADS is a choice within that and no limit of it.
+    2.5 cores counts as 2, because a third busy thread would be stopped half of the time), and of what Slurm, PBS or
+    ``SAMORA_CORES`` gave the job. OMP_NUM_THREADS is a choice within that and no limit of it.
 
     Args:
         root: where ``proc`` and ``sys`` lie; another folder holds the recording of a machine.
@@ -55,7 +57,8 @@ def memory(root: Path = _ROOT, variables: Mapping[str, str] | None = None) -> Am
 
     The least of what the machine has left, what the system only keeps of files included; of what the cgroups have left
     below their limits, where file cache that can be dropped (``inactive_file``) is not counted as used; of what Slurm
-    gave the job less what this process holds; and of the limits of the process (``ulimit -v``, ``ulimit -d``).
+    or ``SAMORA_MEMORY_MIB`` gave the job less what this process holds; and of the limits of the process
+    (``ulimit -v``, ``ulimit -d``).
 
     Args:
         root: where ``proc`` and ``sys`` lie; another folder holds the recording of a machine.
@@ -112,7 +115,7 @@ def _quotas(root: Path) -> Iterator[Amount]:
 
 
 def _scheduled_cores(variables: Mapping[str, str]) -> Iterator[Amount]:
-    names = (*_SLURM_CORES, *(_PBS_CORES if "PBS_JOBID" in variables else ()))
+    names = (CORES, *_SLURM_CORES, *(_PBS_CORES if "PBS_JOBID" in variables else ()))
     for name in names:
         if count := _number(variables.get(name, "")):
             yield Amount(count, f"{name}={count}")
@@ -143,11 +146,12 @@ def _grouped_memory(root: Path) -> Iterator[Amount]:
 
 
 def _scheduled_memory(root: Path, variables: Mapping[str, str]) -> Iterator[Amount]:
-    """Slurm's memory of the job on this node in MiB; 0 stands for all of the node's."""
+    """The memory of the job on this node in MiB; 0 of Slurm's stands for all of the node's."""
     held = resident(root)
-    whole, each = (_number(variables.get(name, "")) for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"))
-    if whole:
-        yield Amount((whole << 20) - held, f"SLURM_MEM_PER_NODE={whole}, {held / GIB:.1f} GiB held by this process")
+    for name in (MEMORY, "SLURM_MEM_PER_NODE"):
+        if whole := _number(variables.get(name, "")):
+            yield Amount((whole << 20) - held, f"{name}={whole}, {held / GIB:.1f} GiB held by this process")
+    each = _number(variables.get("SLURM_MEM_PER_CPU", ""))
     if each:
         count = _number(variables.get("SLURM_CPUS_ON_NODE", "")) or cores(root, variables).value
         words = f"SLURM_MEM_PER_CPU={each} for {count} cores, {held / GIB:.1f} GiB held by this process"

@@ -114,29 +114,24 @@ def test_a_case_that_kills_its_worker_and_a_cluster_without_workers(
     workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
-    import dask
 
-    # One death is enough here: restarting workers takes long.
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
-        ) as running,
-    ):
+    with distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
+    ) as running:
         engine = Engine(dask=running.scheduler_address)
         if workers:
             outcomes = engine.map(square, [("case99", 99)], "squaring")
             assert outcomes[0].error is not None
             assert (outcomes[0].error.code, "case99" in outcomes[0].error.what) == ("E-MEM-18", True)
             return
-        monkeypatch.setattr("samora_pipeline.parallel._PATIENCE_SECONDS", 0.2)
+        monkeypatch.setattr("samora_pipeline.clusters._PATIENCE_SECONDS", 0.2)
         with pytest.raises(SamoraError, match=r"(?s)E-DASK-02.*no worker for 0.2 s"):
             engine.map(square, [("case1", 1)], "squaring")
 
 
 def test_without_a_cluster_or_without_dask_the_way_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="the extra dask is not installed")
-    monkeypatch.setattr("samora_pipeline.parallel._CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr("samora_pipeline.clusters._CONNECT_SECONDS", 0.3)
     with pytest.raises(SamoraError, match="E-DASK-02") as caught:
         Engine(dask="tcp://127.0.0.1:9").map(square, [("a", 1)], "squaring")
     assert (caught.value.exit_code, "127.0.0.1:9" in caught.value.what) == (6, True)

@@ -6,7 +6,8 @@ import argparse
 import os
 import shlex
 import sys
-from dataclasses import fields
+import time
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,10 @@ examples:
   samora_train 1 SAMoraTrainer 10pct --dry-run             what would be trained on what, and for how long
   samora_train 1 SAMoraTrainer 10pct --set finetune.epochs=40 --name longer
   samora_train 1 SAMoraTrainer 10pct --set fusion=lac      another fusion of the experts; --preset table4-lac is a row
+  samora_train 1 SAMoraTrainer full --start-from round_1 --name round_2    more labels for a run that is finished
   samora_train 1 SAMoraTrainer 10pct --unlabeled LiTS 6    experts also from the scans of two other datasets
   samora_train Hippocampus SAMoraTrainer 10pct_cases -f 0 --backbone samora_tiny
+  samora_train 1 SAMoraTrainer full -c --max-hours 3.9     in a job of four hours (docs/cluster.md)
   torchrun --nproc-per-node 8 --no-python samora_train 1 SAMoraTrainer full
 """
 
@@ -120,6 +123,9 @@ def _add_method(parser: CommandParser) -> None:
     parser.add_argument(
         "--taught-by", nargs="+", default=(), metavar="RUN", help="also train on soft labels of finished runs"
     )
+    parser.add_argument(
+        "--start-from", metavar="RUN", help="begin with the weights of a finished run, experts included"
+    )
     parser.add_argument("--backbone-weights", metavar="W", help="a file, a catalogue name, or bootstrap")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     parser.add_argument("--name", metavar="N", help="name of the run (default: made from what differs from defaults)")
@@ -142,6 +148,9 @@ def _add_session(parser: CommandParser) -> None:
     """How this session of the run goes."""
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="training time, from which the epochs are derived (CPU: 10)"
+    )
+    parser.add_argument(
+        "--max-hours", type=_hours, metavar="H", help="end before this session takes longer: exit code 75, -c resumes"
     )
     parser.add_argument("--stage", metavar="S", help="run only this stage: bootstrap, teacher_image, ..., validate")
     # As nnU-Net has it.
@@ -167,15 +176,12 @@ def _command(arguments: argparse.Namespace, *, words: list[str]) -> None:
 
 def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | None:
     """Train what the arguments say, which were given as ``words``; return the run's folder, None after a dry run."""
-    from trainers.runs.request import Request
-
+    begun = time.monotonic()
     _check_order(arguments)
     from samora_pipeline.paths import resolve_roots
     from trainers.runs.typed import check_typed
 
-    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request) if field.name != "fold")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
-    requests = [Request(fold=fold, **values) for fold in dict.fromkeys(arguments.folds)]
+    requests = requests_of(arguments)
     roots = resolve_roots(arguments.root)
     for request in requests:
         check_typed(request, roots)
@@ -186,8 +192,10 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
             _describe(request, roots, device, accept=arguments.accept_licence)
         return None
     from samora_pipeline import distributed
+    from trainers.loop.ending import TimeLimit
     from trainers.runs.planning import plan_run
 
+    limit = TimeLimit.of(arguments.max_hours, since=begun)
     distributed.start(device)
     try:
         resume, tensorboard = _resume_command(words), arguments.tensorboard
@@ -196,6 +204,7 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
             run = plan_run(
                 request, roots, device, resume_command=resume, tensorboard=tensorboard, accept_licence=accept
             )
+            run = replace(run, context=replace(run.context, limit=limit))
             _run_stages(request, roots, run)
         if distributed.is_main() and not request.fast and request.stage is None:
             name = run.context.folder.parent.name
@@ -204,6 +213,15 @@ def train_runs(arguments: argparse.Namespace, *, words: list[str]) -> Path | Non
         return run.context.folder.parent
     finally:
         distributed.stop()
+
+
+def requests_of(arguments: argparse.Namespace) -> list[Request]:
+    """What the parsed arguments ask for, a request per fold."""
+    from trainers.runs.request import Request
+
+    given = ((field.name, vars(arguments)[field.name]) for field in fields(Request) if field.name != "fold")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+    return [Request(fold=fold, **values) for fold in dict.fromkeys(arguments.folds)]
 
 
 def _describe(request: Request, roots: Roots, device: torch.device, *, accept: bool) -> None:
@@ -290,6 +308,13 @@ def _run_stages(request: Request, roots: Roots, run: PlannedRun) -> None:
         say(f"run: {context.folder}")
 
 
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not hours > 0:
+        raise argparse.ArgumentTypeError(f"{text} leaves no time to train in")
+    return hours
+
+
 def _levels(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
@@ -310,7 +335,10 @@ def _device(name: str | None) -> torch.device:
 def _resume_command(arguments: list[str]) -> str:
     words = ["samora_train", *arguments, *([] if "-c" in arguments else ["-c"])]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        words = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "--no-python", *words]
+        local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        nodes = int(os.environ["WORLD_SIZE"]) // int(local)
+        several = ["--nnodes", str(nodes)] if nodes > 1 else []
+        words = ["torchrun", *several, "--nproc-per-node", local, "--no-python", *words]
     return shlex.join(words)
 
 

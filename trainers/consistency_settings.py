@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from samora_pipeline.contracts.random_steps import STRONG_INTENSITIES, IntensitySettings, Range
 from samora_pipeline.errors import UsageError
 
-_MIXED_PASSES = 2
-"""slices that are learned from for each labelled one: mixed one way, and the other"""
-
 
 @dataclass(frozen=True)
 class ConsistencySettings:
@@ -42,11 +39,6 @@ class ConsistencySettings:
         for name, values in {**shares, "start and full": (self.start, self.full), "box": self.box}.items():
             if list(values) != sorted(values) or not 0 <= values[0] <= values[-1] <= 1:
                 raise UsageError("E-SET-04", what=f"{name} must be from 0 to 1, in order", found=str(values))
-
-    @property
-    def passes(self) -> float:
-        """Slices that the network learns from for each labelled one."""
-        return _MIXED_PASSES + self.unmixed
 
     def weight_at(self, share: float) -> float:
         """The weight of guessed labels when this share of the epochs is over."""

@@ -74,6 +74,7 @@ TRAINED_WHOLE = FinetuneSettings(
     schedule="cosine",
     loss_at="input",
     clip_norm=5.0,
+    foreground_prior=0.05,
     augmentation=AugmentationSettings(rotation=22.5, flip=0.0, scale=(0.8, 1.2)),
 )
 _FAMILIES_OWN = ("samed", "sam2")
@@ -88,11 +89,12 @@ class Trainer:
     experts and no recipes, and all of it learns. With ``takes_volumes`` it goes from whole volumes (B,C,D,H,W) to
     logits of their size, and ``finetune`` are ``VolumeFinetuneSettings``. ``block_adapters``: SAM-Adapter's, in front
     of every block. ``small_backbone`` takes the place of ``backbone`` where that cannot be had, or would train for
-    days.
+    days; ``whole_backbone``, trained whole and without experts, that of ``small_backbone`` where no experts are named.
     """
 
     backbone: ClassVar[str] = "sam_vit_b"
     small_backbone: ClassVar[str] = "samora_tiny"
+    whole_backbone: ClassVar[str | None] = None
     model: ClassVar[ModelSettings] = ModelSettings(decoder="samed")
     network: ClassVar[str | None] = None
     network_options: ClassVar[Mapping[str, Any]] = {}
@@ -149,9 +151,11 @@ _LORA_AND_DECODER = ("experts", "decoder", "prompt", "prompt_unused", "adapter")
 class SAMoraTrainer(Trainer):
     """The paper's method on SAM: experts and base are frozen in stage 2 (sections 3.2 and 3.3, Table 8).
 
-    With recipe ``none`` the experts stay without effect: the control that has all parts but no pre-training.
+    With recipe ``none`` the experts stay without effect: the control that has all parts but no pre-training. On
+    ``samora_small``, which is trained whole, there are none unless a recipe is typed (decision 145).
     """
 
+    whole_backbone: ClassVar[str | None] = "samora_small"
     finetune: ClassVar[FinetuneSettings] = FinetuneSettings(
         learns=_FUSION_AND_DECODER,
         epochs=20,
@@ -172,6 +176,7 @@ class HSAMoraTrainer(SAMoraTrainer):
     public code.
     """
 
+    whole_backbone = None  # samora_small has no mask decoder of SAM's for H-SAM's second stage
     model = ModelSettings(decoder="hsam", decoder_stages="mean")
     finetune = replace(SAMoraTrainer.finetune, epochs=30, learning_rate=2.5e-3, cross_entropy=0.1, dice=0.9)
 
@@ -184,6 +189,7 @@ class SAMora2Trainer(SAMoraTrainer):
 
     backbone = "sam2_hiera_b+"
     small_backbone = "samora2_tiny"
+    whole_backbone = None
     model = ModelSettings(decoder="sam2")
     finetune = replace(SAMoraTrainer.finetune, epochs=25)
     small_fusion_rate = 1.0  # a tenth cost a third of the Dice (decision 99)
@@ -198,6 +204,7 @@ class SAMedTrainer(Trainer):
     For a control with SAMora's budget: ``--set finetune.epochs=20 --set finetune.schedule_epochs=20 ...``.
     """
 
+    whole_backbone: ClassVar[str | None] = "samora_small"
     levels = (Level.IMAGE,)
     recipes = (NO_PRETRAINING,)
     finetune = FinetuneSettings(
@@ -223,6 +230,7 @@ class SAMed2Trainer(SAMedTrainer):
 
     backbone = "sam2_hiera_b+"
     small_backbone = "samora2_tiny"
+    whole_backbone = None
     model = SAMora2Trainer.model
     small_fusion_rate = 1.0
 

@@ -314,7 +314,9 @@ class FinetuneSettings(StageSettings):
     Where a decoder has two stages each has both terms, weighed by ``objectives.segmentation.stage_weights``.
     ``micro_batch``: slices on one device at a time, at most (None: as many as fit); it changes no result.
     ``norm_batch``: slices, over all ranks, whose statistics a batch norm takes together, None for all. ``held_out``:
-    labelled cases kept out of training, on which post-processing is chosen; 0 leaves it off. ``consistency``: how
+    labelled cases kept out of training, on which post-processing is chosen; 0 leaves it off. ``foreground_prior``:
+    the probability that all foreground has together before the first step (the bias of the last layer, as in RetinaNet,
+    arXiv 1708.02002, section 4.1); None: what random weights give. ``consistency``: how
     slices without labels take part; None: not at all. ``self_training``: how soft labels of other runs do.
     """
 
@@ -341,6 +343,7 @@ class FinetuneSettings(StageSettings):
     mask_tokens: Literal["random", "copied"] = "random"  # SAMed's code
     clip_norm: float | None = None
     held_out: int = 0
+    foreground_prior: float | None = None
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     consistency: ConsistencySettings | None = None
     self_training: SelfTrainingSettings | None = None

@@ -42,5 +42,6 @@ VOLUMES_TRAINED_WHOLE = VolumeFinetuneSettings(
     warmup=20,
     schedule="cosine",
     clip_norm=5.0,
+    foreground_prior=0.05,
     augmentation=VolumeAugmentationSettings(**asdict(STRONG_INTENSITIES)),
 )

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.studies.halving import halve_case
-from benchmarks.studies.state import STUDY_FILE
 from samora_pipeline.command_line import CommandParser, run, say
 from samora_pipeline.contracts.dataset import read_dataset
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE
@@ -32,6 +31,7 @@ from samora_pipeline.errors import DataError, ResourceError
 from samora_pipeline.files import digest_file, inside, write_bytes
 from samora_pipeline.paths import Roots, resolve_roots
 from samora_pipeline.slices.store import CasePaths
+from trainers.study.state import STUDY_FILE
 
 INPUT_LIMIT = 64 * 2**20
 PART_LIMIT = 16 * 2**20

@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.studies.commands import Launch, run_command
 from benchmarks.studies.nnunet import NnunetRun
 from benchmarks.studies.scored import Cell, Scored, complete_cells, read_summary
-from benchmarks.studies.state import StudyState
 from benchmarks.studies.steps import TrainedRun
-from benchmarks.studies.study import LOGS
 from benchmarks.studies.tables import compare_words, left_out_note, write_results
 from benchmarks.studies.variants import NnunetVariant, Variant
 from samora_pipeline.command_line import say
@@ -20,6 +17,9 @@ from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER
 from samora_pipeline.contracts.timing import TIMING_FILE, Timing
 from samora_pipeline.errors import DataError
+from trainers.study.processes import Launch, run_command
+from trainers.study.session import LOGS
+from trainers.study.state import StudyState
 
 Run = TrainedRun | NnunetRun
 
@@ -123,5 +123,5 @@ def _root(runs: Sequence[Run]) -> Path:
 def _compare(folder: Path, budget: str, cells: Sequence[Cell], root: Path, lock: int, launch: Launch) -> None:
     output = folder / f"compare_{budget}"
     log = folder / LOGS / f"compare__{budget}.log"
-    ended = run_command(compare_words(cells, root, output), log, lock, None, launch)
+    ended = run_command(compare_words(cells, root, output), log, lock, launch)
     say(f"written: {output}" if ended.code == 0 else f"samora_compare failed at {budget}: {ended.tail} (see {log})")

@@ -25,8 +25,8 @@ from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandPars
 from samora_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from benchmarks.studies.commands import Launch
     from benchmarks.studies.steps import Setting
+    from trainers.study.processes import Launch
 
 _EPILOG = f"""variants: {", ".join(VARIANTS)}
 Without --variants, all are run at the first label budget, at the others the main ones ({", ".join(MAIN)}).
@@ -73,34 +73,36 @@ def main(argv: Sequence[str] | None = None, launch: Launch | None = None) -> int
 
 def study(arguments: argparse.Namespace, launch: Launch | None = None) -> int:
     """One session, and the tables when everything is finished or time is up."""
-    from benchmarks.studies.commands import spawn
-    from benchmarks.studies.state import Frame, StateFile, held
-    from benchmarks.studies.study import Limits, Session
     from samora_pipeline.reproducibility import snapshot
+    from trainers.study.processes import spawn
+    from trainers.study.session import Limits, Session
+    from trainers.study.state import StateFile, held
 
     setting = make_setting(arguments)
     variants = _variants(arguments)
     runs, others = _runs(setting, variants, arguments)
     prepare = _prepare(setting, variants, arguments)
-    frame = Frame(
-        dataset=setting.source.name,
-        fold=setting.source.fold,
-        scale=setting.scale.name,
-        input_size=setting.scale.input_size,
-        base=setting.scale.base or "packaged",
-        settings=setting.settings,
-    )
+    frame = {
+        "dataset": setting.source.name,
+        "fold": setting.source.fold,
+        "scale": setting.scale.name,
+        "input_size": setting.scale.input_size,
+        "base": setting.scale.base or "packaged",
+        "settings": setting.settings,
+    }
     folder = setting.roots.root / "study"
     machine = {**snapshot(), "cores": str(resources.cores().value), "processor": _processor()}
     start = launch or spawn
-    steps = [*prepare, *sorted([*runs, *others], key=lambda step: arguments.seeds.index(step.seed))]
+    cells = sorted([*runs, *others], key=lambda step: arguments.seeds.index(step.seed))
+    steps = [*prepare, *cells]
     with held(folder) as lock:
         state = StateFile(folder, frame, machine)
         limits = Limits(
             _seconds(arguments.budget_minutes), _seconds(arguments.chunk_minutes) if arguments.next else None
         )
         session = Session(folder, state, lock, limits, start)
-        finished = arguments.tables or session.run(steps, validate=_scans_here(setting))
+        here = _scans_here(setting)
+        finished = arguments.tables or (session.run(prepare) and session.run(cells, validate=here))
         failed = session.failed(steps)
         done = sum(state.state.step(step.name).status == "done" for step in steps)
         say(f"{done} of {len(steps)} steps are done; {state.state.seconds / 60:.1f} minutes in commands so far")

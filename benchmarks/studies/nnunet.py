@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.studies.state import Status
 from benchmarks.studies.steps import Setting, Words
 from benchmarks.studies.variants import NnunetVariant
 from samora_pipeline.contracts.dataset import RawCase, RawDataset, read_dataset, write_dataset
@@ -20,6 +19,7 @@ from samora_pipeline.contracts.run import SUMMARY_FILE
 from samora_pipeline.contracts.splits import parse_budget, select
 from samora_pipeline.contracts.stored_case import SLICES_FOLDER, StoredCase
 from samora_pipeline.errors import AssetError, UsageError
+from trainers.study.state import Status
 
 SHORT_TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
 

@@ -22,10 +22,10 @@ from samora_pipeline.command_line import CommandParser, run, say
 from samora_pipeline.errors import DataError, FailedCasesError
 
 if TYPE_CHECKING:
-    from benchmarks.studies.commands import Launch
     from samora_pipeline.contracts.dataset import RawDataset
     from samora_pipeline.evaluation.run_scores import ScoredRun
     from samora_pipeline.reporting.text_tables import TextTable
+    from trainers.study.processes import Launch
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def measure(arguments: argparse.Namespace, launch: Launch | None = None) -> None
     Raises:
         DataError: ``E-STUDY-13`` runs of several datasets or folds. FailedCasesError: ``E-STUDY-14`` a command failed.
     """
-    from benchmarks.studies.commands import spawn
-    from benchmarks.studies.state import held
     from samora_pipeline.contracts.dataset import read_dataset
     from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
     from samora_pipeline.files import write_text
     from samora_pipeline.paths import resolve_roots
     from samora_pipeline.reporting.text_tables import csv, markdown
+    from trainers.study.processes import spawn
+    from trainers.study.state import held
 
     roots = resolve_roots(arguments.root)
     runs = distinct_labels([read_run(place, roots.results) for place in arguments.runs])
@@ -175,9 +175,9 @@ def _condition(
 
 
 def _command(words: list[str], log: Path, lock: int, launch: Launch) -> None:
-    from benchmarks.studies.commands import run_command
+    from trainers.study.processes import run_command
 
-    ended = run_command(words, log, lock, None, launch)
+    ended = run_command(words, log, lock, launch)
     if ended.code != 0:
         raise FailedCasesError(
             "E-STUDY-14",

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from benchmarks.studies.scales import Scale
 from benchmarks.studies.sources import StudySource, hold_out, raw_folder
-from benchmarks.studies.state import Status
 from benchmarks.studies.unseen import require_unseen
 from benchmarks.studies.variants import Variant
 from samora_pipeline.contracts.json_io import read_json
@@ -23,25 +21,9 @@ from samora_pipeline.contracts.run import FINAL_CHECKPOINT, SUMMARY_FILE
 from samora_pipeline.contracts.splits import SPLITS_FILE, Splits
 from samora_pipeline.errors import AssetError
 from samora_pipeline.paths import Roots
+from trainers.study.state import Status
 
 Words = list[str]
-
-
-class Step(Protocol):
-    """One entry of study.json."""
-
-    @property
-    def name(self) -> str:
-        """Its key."""
-        ...
-
-    def commands(self) -> Iterator[Words]:
-        """What is still to be run."""
-        ...
-
-    def outcome(self) -> Status:
-        """``done``, or ``trained``, after all commands have succeeded."""
-        ...
 
 
 @dataclass(frozen=True)

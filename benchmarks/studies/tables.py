@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.studies.scored import Cell, Measured, Scored
-from benchmarks.studies.state import StudyState
 from samora_pipeline.contracts.colours import ORGAN_COLOURS
 from samora_pipeline.files import atomic_path, write_text
 from samora_pipeline.reporting.text_tables import TextTable, csv, markdown
+from trainers.study.state import StudyState
 
 RESULTS_FILE = "results.md"
 OVERVIEW_FILE = "overview.csv"
@@ -51,10 +51,9 @@ def overview(cells: Sequence[Cell], notes: Sequence[str]) -> TextTable:
 def write_results(folder: Path, cells: Sequence[Cell], state: StudyState, notes: Sequence[str]) -> list[Path]:
     """Write the overview (Markdown and CSV) with what the study was, and the curves."""
     table = overview(cells, notes)
-    frame = vars(state.frame)
     about = [
         f"- {name}: {value if isinstance(value, str | int) else ', '.join(value) or 'none'}"
-        for name, value in frame.items()
+        for name, value in state.frame.items()
     ]
     about += [f"- {name}: {value}" for name, value in state.machine.items()]
     about += [f"- minutes in commands, all steps: {state.seconds / 60:.1f}"]

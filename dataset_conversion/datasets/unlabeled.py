@@ -34,6 +34,7 @@ from samora_pipeline.imaging.inputs import (
     walk,
 )
 from samora_pipeline.imaging.pictures import read_picture, read_slices, series_of
+from samora_pipeline.parallel import SERIAL
 
 
 class Unlabeled(Converter):
@@ -97,9 +98,9 @@ class Unlabeled(Converter):
         """Write a dataset of its own, or add to the one that ``target`` is."""
         if not options.add_to:
             return super().convert(source, target, options)
-        overwrite, workers = getattr(options, "overwrite", False), getattr(options, "workers", 1)
+        overwrite, engine = getattr(options, "overwrite", False), getattr(options, "engine", SERIAL)
         survey = self.survey(source, options)
-        return join_survey(survey, target, self.name, str(source), overwrite=overwrite, workers=workers)
+        return join_survey(survey, target, self.name, str(source), overwrite=overwrite, engine=engine)
 
 
 class _Found:

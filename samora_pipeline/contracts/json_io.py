@@ -9,14 +9,14 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from cattrs import BaseValidationError, Converter, ForbiddenExtraKeysError
 from cattrs.errors import AttributeValidationNote
 from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
 from samora_pipeline.errors import DataError, SamoraError
-from samora_pipeline.files import require_regular, write_text
+from samora_pipeline.files import digest_json, require_regular, write_text
 
 T = TypeVar("T")
 
@@ -97,6 +97,18 @@ def essential(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): essential(item) for key, item in value.items()}
     return [essential(item) for item in value] if isinstance(value, tuple | list) else to_plain(value)
+
+
+def sealed(record: T) -> T:
+    """A record (a dataclass with a field ``digest``) with the digest of all its other fields: a later edit shows."""
+    bare: Any = dataclasses.replace(cast(Any, record), digest="")
+    complete: T = dataclasses.replace(bare, digest=digest_json(essential(bare)))
+    return complete
+
+
+def is_edited(record: Any) -> bool:
+    """Whether a record was changed after it was ``sealed``; one without a digest is of an earlier version."""
+    return bool(record.digest) and record != sealed(record)
 
 
 def _defaults(own: dataclasses.Field[Any]) -> list[Any]:

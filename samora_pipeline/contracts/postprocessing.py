@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.json_io import is_edited, read_json
+from samora_pipeline.errors import DataError
 
 POSTPROCESSING_FILE = "postprocessing.json"
 
@@ -27,10 +28,14 @@ class Step:
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """The trials in their order. ``held_out`` are the labelled training cases that they were scored on."""
+    """The trials in their order. ``held_out`` are the labelled training cases that they were scored on.
+
+    ``digest`` covers this record itself (empty: written by an earlier version).
+    """
 
     held_out: tuple[str, ...]
     steps: tuple[Step, ...]
+    digest: str = ""
     schema_version: int = 1
 
     @property
@@ -39,10 +44,22 @@ class PostProcessing:
         return tuple(step for step in self.steps if step.kept)
 
 
+def read_postprocessing(path: Path) -> PostProcessing:
+    """Read a postprocessing.json.
+
+    Raises:
+        DataError: ``E-RUN-07`` it was changed after it was written, ``E-JSON-..`` it cannot be read.
+    """
+    record = read_json(PostProcessing, path)
+    if is_edited(record):
+        raise DataError("E-RUN-07", path=path, found=str(path))
+    return record
+
+
 def read_steps(folds: Iterable[Path]) -> tuple[Step, ...]:
     """The steps that every one of the fold folders kept, in the order of the first; a fold without a file kept none."""
     kept = [
-        read_json(PostProcessing, fold / POSTPROCESSING_FILE).kept if (fold / POSTPROCESSING_FILE).is_file() else ()
+        read_postprocessing(fold / POSTPROCESSING_FILE).kept if (fold / POSTPROCESSING_FILE).is_file() else ()
         for fold in folds
     ]
     if not kept:

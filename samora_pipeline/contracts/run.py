@@ -117,7 +117,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class TaughtBy:
-    """A teacher of self-training: ``DatasetNNN_Name/RUN/fold_K``, the digest of its checkpoint, and what it has seen.
+    """A teacher of self-training, or a run that another one starts from: ``DatasetNNN_Name/RUN/fold_K``, the digest of
+    its checkpoint, and what it has seen.
 
     ``seen`` are cases, labelled or not; those of other datasets than the run's own carry their dataset's name.
     """
@@ -137,7 +138,7 @@ class RunConfig:
     ``warnings`` are printed on every score and picture. ``excluded_leaks`` and ``allowed_leaks`` are cases that
     overlap the scored ones (``contracts.leakage``), excluded or included by name. ``held_out`` are labelled training
     cases that are not trained on: post-processing is chosen on them. ``taught_by``: finished runs whose soft labels
-    are trained on.
+    are trained on. ``started_from``: the finished run whose weights, experts included, are its first ones.
     """
 
     dataset: str
@@ -164,6 +165,7 @@ class RunConfig:
     allowed_leaks: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     taught_by: tuple[TaughtBy, ...] = ()
+    started_from: TaughtBy | None = None
     schema_version: int = 2
 
     @property

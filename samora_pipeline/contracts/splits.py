@@ -8,7 +8,9 @@ budget is one class in ``BUDGETS``; ``package.module:Class:TEXT`` is one from ou
 import random
 import re
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import ClassVar, Protocol, Self
 
 from samora_pipeline.contracts.dataset import BudgetUnit, PublishedBudget
@@ -95,7 +97,7 @@ class Draw:
     """What a budget chooses from: the labelled training cases of a fold with their numbers of slices.
 
     ``unit`` is the dataset's own. ``seed`` (dataset, fold and seed of the run) does not depend on the budget: that is
-    what nests the subsets.
+    what nests the subsets. ``blank`` are slices without any label, by case, which are never drawn.
     """
 
     dataset: str
@@ -103,10 +105,15 @@ class Draw:
     slices_per_case: dict[str, int]
     unit: BudgetUnit
     seed: str
+    blank: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def total(self, unit: BudgetUnit) -> int:
         """The number of cases or of slices."""
-        return len(self.slices_per_case) if unit == "cases" else sum(self.slices_per_case.values())
+        return len(self.slices_per_case) if unit == "cases" else sum(len(self._slices(c)) for c in self.slices_per_case)
+
+    def _slices(self, case: str) -> tuple[int, ...]:
+        blank = frozenset(self.blank.get(case, ()))
+        return tuple(index for index in range(self.slices_per_case[case]) if index not in blank)
 
     def take(self, count: int, unit: BudgetUnit) -> Choice:
         """Draw ``count`` cases or slices.
@@ -125,8 +132,8 @@ class Draw:
         order, cases = random.Random(f"{self.seed}/{unit}"), sorted(self.slices_per_case)
         if unit == "cases":
             order.shuffle(cases)
-            return dict.fromkeys(sorted(cases[:count]))
-        pairs = [(case, index) for case in cases for index in range(self.slices_per_case[case])]
+            return {case: self._slices(case) if self.blank.get(case) else None for case in sorted(cases[:count])}
+        pairs = [(case, index) for case in cases for index in self._slices(case)]
         order.shuffle(pairs)
         chosen: dict[str, list[int]] = {}
         for case, index in sorted(pairs[:count]):
@@ -232,11 +239,19 @@ def parse_budget(name: str) -> Budget | None:
     return next((budget for kind in BUDGETS.names() if (budget := BUDGETS.get(kind).read(name)) is not None), None)
 
 
-def select(splits: Splits, name: str, fold: str, seed: int, slices_per_case: dict[str, int]) -> Selection:
+def select(
+    splits: Splits,
+    name: str,
+    fold: str,
+    seed: int,
+    slices_per_case: dict[str, int],
+    blank: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> Selection:
     """Return the labelled selection called ``name``: stored, published, or drawn now (the caller stores it).
 
-    ``slices_per_case`` lists the labelled training cases of the fold with their number of slices. A published list
-    wins by name over any arithmetic; what a copy of the data lacks of it is left out.
+    ``slices_per_case`` lists the labelled training cases of the fold with their number of slices, ``blank`` their
+    slices without any label. A published list wins by name over any arithmetic; what a copy of the data lacks of it is
+    left out.
 
     Raises:
         DataError: ``E-SPLIT-04`` no such split; ``E-SPLIT-05`` nothing or too much asked for.
@@ -249,7 +264,7 @@ def select(splits: Splits, name: str, fold: str, seed: int, slices_per_case: dic
     budget = parse_budget(name)
     if budget is None:
         raise _no_split(splits, name)
-    draw = Draw(splits.dataset, name, slices_per_case, splits.budget_unit, f"{splits.dataset}/{fold}/{seed}")
+    draw = Draw(splits.dataset, name, slices_per_case, splits.budget_unit, f"{splits.dataset}/{fold}/{seed}", blank)
     choice = budget.choose(draw)
     slices = {case: indices for case, indices in choice.items() if indices is not None}
     return Selection(name, fold, "slices" if slices else "cases", seed, False, tuple(choice), slices)

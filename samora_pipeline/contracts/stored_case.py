@@ -1,14 +1,13 @@
 """CASE.json beside CASE.b2nd: what a preprocessed case is, how to check it and how to go back to the raw grid."""
 
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from samora_pipeline.contracts.fingerprint import IntensityStats, Subset
-from samora_pipeline.contracts.json_io import essential, read_json
+from samora_pipeline.contracts.json_io import is_edited, read_json
 from samora_pipeline.contracts.plans import PLANS_FILE, Plans
 from samora_pipeline.errors import DataError
-from samora_pipeline.files import digest_json
 
 SLICES_FOLDER = "slices"
 
@@ -37,7 +36,8 @@ class StoredCase:
 
     ``intensities``: per channel, the statistics of the whole volume in source units.
     ``image_crcs[slice][channel]`` and ``label_crcs[slice]`` are CRC-32 of the slice's bytes.
-    ``label_pixels`` counts, per foreground name, the pixels in each slice (empty without labels). ``source_digest``
+    ``label_pixels`` counts, per foreground name, the pixels in each slice (empty without labels). ``blank_slices`` are
+    those of a labelled case in which nothing but ``ignore`` stands. ``source_digest``
     covers the raw files, the slice axis and the labels' declaration: another digest means the case is stale.
     ``digest`` covers this record itself (empty: written by an earlier version).
     """
@@ -52,14 +52,9 @@ class StoredCase:
     label_crcs: tuple[int, ...] | None
     source_digest: str
     label_pixels: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    blank_slices: tuple[int, ...] = ()
     digest: str = ""
     schema_version: int = 2
-
-
-def sealed(record: StoredCase) -> StoredCase:
-    """The record with its own digest."""
-    bare = replace(record, digest="")
-    return replace(bare, digest=digest_json(essential(bare)))
 
 
 def read_stored_case(path: Path) -> StoredCase:
@@ -69,7 +64,7 @@ def read_stored_case(path: Path) -> StoredCase:
         DataError: ``E-STORE-02`` it was changed after it was written, ``E-JSON-..`` it cannot be read.
     """
     record = read_json(StoredCase, path)
-    if record.digest and record != sealed(record):
+    if is_edited(record):
         found = f"{path} was changed after it was written"
         raise DataError("E-STORE-02", record=record, found=found, fix=repair_command(path.parent))
     return record

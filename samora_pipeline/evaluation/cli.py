@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, run, say
+from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, add_dask, run, say
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Convention, Summary
 from samora_pipeline.errors import SamoraError, UsageError
 
@@ -44,7 +44,8 @@ def build_parser() -> CommandParser:
         metavar="FILE",
         help="default: PREDS/summary.json, with --subset summary_subset.json",
     )
-    parser.add_argument("-np", dest="processes", type=int, default=1, metavar="N", help="worker processes (default 1)")
+    parser.add_argument("-np", dest="processes", type=int, metavar="N", help="worker processes (default 1)")
+    add_dask(parser)
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -116,7 +117,7 @@ def _check(arguments: argparse.Namespace) -> None:
     scoring = (arguments.references, arguments.predictions)
     complete = not any(scoring) if arguments.folds else all(scoring)
     output_fits = arguments.output is None or arguments.output.suffix == ".json"
-    if complete and output_fits and arguments.processes >= 1 and arguments.tolerance > 0:
+    if complete and output_fits and arguments.tolerance > 0:
         return
     raise UsageError("E-ARG-05")
 
@@ -140,6 +141,7 @@ def _subset(text: str | None) -> tuple[str, ...] | None:
 
 def _summary(arguments: argparse.Namespace, folder: Path, failed: dict[str, SamoraError] | None = None) -> Summary:
     from samora_pipeline.evaluation.summary import named_labels, score_folder, sum_up_folds
+    from samora_pipeline.parallel import Engine
 
     if arguments.folds:
         return sum_up_folds(folder)
@@ -150,7 +152,7 @@ def _summary(arguments: argparse.Namespace, folder: Path, failed: dict[str, Samo
         arguments.predictions,
         labels,
         tolerance=arguments.tolerance,
-        processes=arguments.processes,
+        engine=Engine.of(arguments.processes, arguments.dask),
         convention=arguments.convention,
         metrics=tuple(arguments.metrics),
         subset=_subset(arguments.subset),

@@ -19,7 +19,7 @@ from samora_pipeline.imaging.files import read_grid, read_volume, stem
 from samora_pipeline.imaging.inputs import IMAGE_ENDINGS, case_name, fault_of_name, walk
 from samora_pipeline.imaging.pictures import is_picture, read_picture
 from samora_pipeline.imaging.volume import Volume, label_array, on_grid_of
-from samora_pipeline.parallel import map_cases
+from samora_pipeline.parallel import SERIAL, Engine
 from samora_pipeline.registry import shortened, suggestion
 
 
@@ -138,13 +138,13 @@ def pair_files(
     return [CaseFiles(known[case], present[case], case) for case in wanted], surplus
 
 
-def label_values(files: Sequence[Files], processes: int = 1) -> set[int]:
+def label_values(files: Sequence[Files], engine: Engine = SERIAL) -> set[int]:
     """The label values other than 0 that occur in any of (reference, prediction) pairs that can be read.
 
     Raises:
         DataError: ``E-EVAL-04`` none of them can.
     """
-    outcomes = map_cases(_values, _items(files), processes, "reading label values")
+    outcomes = engine.map(_values, _items(files), "reading label values")
     faults = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}
     if len(faults) == len(files):
         raise unscorable(faults, len(files))
@@ -184,7 +184,7 @@ def score_files(
     rules: Rules,
     patients: Mapping[str, str] | None = None,
     fold: str | None = None,
-    processes: int = 1,
+    engine: Engine = SERIAL,
     failed: MutableMapping[str, SamoraError] | None = None,
 ) -> list[CaseScores]:
     """Score (reference, prediction) pairs; ``patients`` maps a case to its patient where they differ.
@@ -194,7 +194,7 @@ def score_files(
     Raises:
         DataError: ``E-EVAL-04`` naming every case that cannot be scored, with its fault.
     """
-    outcomes = map_cases(partial(score_case, rules), _items(files), processes, "scoring")
+    outcomes = engine.map(partial(score_case, rules), _items(files), "scoring")
     faults = {outcome.name: outcome.error for outcome in outcomes if outcome.error is not None}
     if faults and (failed is None or len(faults) == len(files)):
         raise unscorable(faults, len(files))

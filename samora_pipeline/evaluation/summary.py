@@ -31,6 +31,7 @@ from samora_pipeline.evaluation.scoring import (
     states_spacing,
 )
 from samora_pipeline.evaluation.significance import Resampler, resampler
+from samora_pipeline.parallel import SERIAL, Engine
 from samora_pipeline.registry import shortened
 
 
@@ -91,7 +92,7 @@ def score_folder(
     predictions: Path,
     labels: Path | LabelScheme | None = None,
     tolerance: float = schema.NSD_TOLERANCE,
-    processes: int = 1,
+    engine: Engine = SERIAL,
     convention: schema.Convention = "medpy",
     metrics: tuple[str, ...] = (),
     subset: tuple[str, ...] | None = None,
@@ -121,10 +122,10 @@ def score_folder(
     wanted = subset or (config.scored if config else None)
     files, unscored = pair_files(references, predictions, file_ending, wanted, named=subset is not None)
     if scheme is None:
-        scheme = value_scheme(files, processes)
+        scheme = value_scheme(files, engine)
     known = ours.spacing_known and all(states_spacing(pair.reference) for pair in files)
     rules = Rules(scheme, tolerance, known, convention, metrics)
-    cases = score_files(files, rules, ours.patients, config.fold if config else None, processes, failed)
+    cases = score_files(files, rules, ours.patients, config.fold if config else None, engine, failed)
     warnings = [f"NOT SCORED: {shortened(map(printable, sorted(failed)))}"] if failed else []
     warnings += [PHANTOM_FLAG] * ours.phantom + list(config.warnings if config else _recorded_flags(predictions))
     return summarize(
@@ -139,13 +140,13 @@ def score_folder(
     )
 
 
-def value_scheme(files: Sequence[Files], processes: int = 1) -> LabelScheme:
+def value_scheme(files: Sequence[Files], engine: Engine = SERIAL) -> LabelScheme:
     """The scheme of label maps that nothing describes: every value but 0 in any of the files, named by itself.
 
     Raises:
         DataError: ``E-EVAL-07`` no value occurs.
     """
-    values = sorted(label_values(files, processes))
+    values = sorted(label_values(files, engine))
     if not values:
         raise DataError("E-EVAL-07", found=f"only 0 in {len(files)} references and their predictions")
     return LabelScheme({str(value): (value,) for value in values})

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, run, say
+from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, CommandParser, add_dask, run, say
 
 _LABELS = "labels"
 _FORMATS = ("nii.gz", "seg.nrrd", "itksnap", "dcm")
@@ -64,6 +64,7 @@ def labels_parser() -> CommandParser:
     parser.add_argument("--format", choices=_FORMATS, required=True, help="see below")
     parser.add_argument("-m", dest="model", metavar="RUN", help="the run whose labels they are")
     parser.add_argument("--dicom", type=Path, metavar="FOLDER", help="dcm: folder of the segmented DICOM series")
+    add_dask(parser)
     return parser
 
 
@@ -87,6 +88,7 @@ def _export_model(arguments: argparse.Namespace) -> None:
 
 def _export_labels(arguments: argparse.Namespace) -> int:
     from samora_pipeline.handover.label_exports import export_labels
+    from samora_pipeline.parallel import Engine
     from samora_pipeline.paths import resolve_roots
     from samora_pipeline.registry import shortened
 
@@ -98,6 +100,7 @@ def _export_labels(arguments: argparse.Namespace) -> int:
         report=say,
         model=arguments.model,
         scan=arguments.dicom,
+        engine=Engine.of(None, arguments.dask),
     )
     if len(failed) == 1 and not written:
         raise next(iter(failed.values()))

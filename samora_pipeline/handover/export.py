@@ -14,8 +14,8 @@ from typing import Any
 
 from samora_pipeline.contracts.checkpoints import load_checkpoint
 from samora_pipeline.contracts.dataset import SamoraJson, read_dataset
-from samora_pipeline.contracts.json_io import parse, read_json, to_plain
-from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing
+from samora_pipeline.contracts.json_io import parse, read_json, sealed, to_plain
+from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, read_postprocessing
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, SUMMARY_FILE, RunConfig
 from samora_pipeline.contracts.run_reader import named_code, read_run_config
 from samora_pipeline.contracts.scores import EXPORTED_SCORES_FILE, ExportedScores, Summary
@@ -128,10 +128,10 @@ def _fold(folder: Path, config: RunConfig, names: dict[str, str]) -> dict[str, C
     files: dict[str, Content] = {CONFIG_FILE: _json(config), FINAL_CHECKPOINT: folder / FINAL_CHECKPOINT}
     chosen = folder / POSTPROCESSING_FILE
     if chosen.is_file():
-        record = read_json(PostProcessing, chosen)
+        record = read_postprocessing(chosen)
         # A case that no config names gets no pseudonym and is left out.
         hidden = tuple(sorted(names[case] for case in record.held_out if case in names))
-        files[POSTPROCESSING_FILE] = _json(replace(record, held_out=hidden))
+        files[POSTPROCESSING_FILE] = _json(sealed(replace(record, held_out=hidden)))
     if not (folder / SUMMARY_FILE).exists():
         # Not scored: then samora_predict --list has nothing to show.
         return files
@@ -225,6 +225,8 @@ def _case_lists(plain: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     yield from ((plain, key) for key in _LISTS)
     yield from ((plain[part], key) for part, key in _LISTS_OF)
     yield from ((plain["pool"]["cases"], dataset) for dataset in plain["pool"]["cases"])
+    behind = (*plain.get("taught_by", ()), plain.get("started_from"))
+    yield from ((run, "seen") for run in behind if run)
 
 
 def _without_folders(plain: Any) -> Any:

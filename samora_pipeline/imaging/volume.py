@@ -218,9 +218,9 @@ def on_grid_of(first: Volume, other: Volume) -> Volume:
     if first.grid.matches(other.grid):
         return other
     if first.grid.axes != other.grid.axes:
-        reoriented = _reoriented(other, first.grid.axes)
-        if first.grid.matches(reoriented.grid):
-            return reoriented
+        turned = reoriented(other, first.grid.axes)
+        if first.grid.matches(turned.grid):
+            return turned
     if first.grid.shape != other.grid.shape:
         found = f"{_shown(other.grid.shape)} in {other.path}"
         expected = f"{_shown(first.grid.shape)} as in {first.path}"
@@ -230,7 +230,7 @@ def on_grid_of(first: Volume, other: Volume) -> Volume:
     raise DataError("E-GEO-02", other=other.path, first=first.path, found=found, expected=expected)
 
 
-def _reoriented(volume: Volume, axes: str) -> Volume:
+def reoriented(volume: Volume, axes: str) -> Volume:
     """The volume with its axes growing to ``axes``, such as ``RAS``."""
     own = volume.grid.axes
     order = [next(place for place, code in enumerate(own) if code in (axis, OPPOSITE[axis])) for axis in axes]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from samora_pipeline.command_line import EXIT_OK, CommandParser, add_precision, run, say
+from samora_pipeline.command_line import EXIT_OK, CommandParser, add_dask, add_precision, run, say
 from samora_pipeline.errors import UsageError
 
 _EPILOG = """\
@@ -43,6 +43,7 @@ def build_parser() -> CommandParser:
     # As nnU-Net has it.
     parser.add_argument("--c", "--continue-prediction", dest="resume", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--shard", metavar="i/n", help="predict the i-th of n shares, for several machines")
+    add_dask(parser)
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     add_precision(parser)
     parser.add_argument(

@@ -3,18 +3,18 @@
 import argparse
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from samora_pipeline.command_line import EXIT_FAILED_CASES, EXIT_OK, say
 from samora_pipeline.contracts.failures import Failure, printable, write_failures
 from samora_pipeline.contracts.label_table import label_table
-from samora_pipeline.contracts.run import CONFIG_FILE
+from samora_pipeline.contracts.run import CONFIG_FILE, RunConfig
 from samora_pipeline.contracts.run_reader import read_run_config
-from samora_pipeline.errors import SamoraError
+from samora_pipeline.errors import SamoraError, UsageError
 from samora_pipeline.files import sweep
 from samora_pipeline.imaging.dicom import read_series
 from samora_pipeline.imaging.files import read_volume, write_labels
@@ -22,10 +22,18 @@ from samora_pipeline.imaging.pictures import is_picture, read_channels, write_la
 from samora_pipeline.imaging.volume import Volume
 from samora_pipeline.inference.case import InputCase, find_cases, own_share, parse_shard, refuse_overwriting
 from samora_pipeline.inference.packed import unpacked
+from samora_pipeline.inference.precision import Precision
 from samora_pipeline.inference.predictor import Predictor
 from samora_pipeline.inference.probabilities import PROBABILITIES, UNCERTAINTY
-from samora_pipeline.inference.record import OutputFolder, model_record, prediction_record
+from samora_pipeline.inference.record import (
+    ModelRecord,
+    OutputFolder,
+    PredictionRecord,
+    model_record,
+    prediction_record,
+)
 from samora_pipeline.inference.runs import IMAGE_FOLDERS, Choice, choose
+from samora_pipeline.parallel import Engine
 from samora_pipeline.paths import resolve_roots
 from samora_pipeline.registry import shortened
 from samora_pipeline.run_log import Progress, logger
@@ -45,6 +53,25 @@ class CaseFiles(NamedTuple):
     def paths(self) -> list[Path]:
         """All that are written, the label map first."""
         return [path for path in self if path is not None]
+
+
+@dataclass(frozen=True)
+class PredictorSettings:
+    """What ``Predictor.load`` takes, so that it can be sent to a worker."""
+
+    run: Path
+    folds: tuple[str, ...]
+    weights_folder: Path
+    device: str | None
+    precision: Precision
+    batch_size: int | None
+    tta: bool
+    postprocessing: bool
+    allow_code: bool
+
+    def load(self) -> Predictor:
+        """The predictor; raises what ``Predictor.load`` raises."""
+        return Predictor.load(**vars(self))
 
 
 def output_files(case: InputCase, folder: Path, *, probabilities: bool = False, uncertainty: bool = False) -> CaseFiles:
@@ -69,6 +96,14 @@ def _predict_with(named: str | None, arguments: argparse.Namespace) -> int:
     choice = choose(named, arguments.folds, Path(arguments.images), roots, arguments.dataset)
     config = read_run_config(choice.run.folds[choice.folds[0]] / CONFIG_FILE, allow_code=arguments.allow_code)
     packed = named is not None and named != arguments.model
+    if packed and arguments.dask:
+        # It is unpacked to a folder of this machine, which ends with the command.
+        raise UsageError(
+            "E-ARG-09",
+            "--dask and a packed model do not go together",
+            found="both",
+            fix=f"samora_import {arguments.model}",
+        )
     remarks = [remark.replace(str(named), arguments.model) if packed else remark for remark in choice.remarks]
     for line in (f"root: {roots.root} ({roots.origin})", *remarks, *(f"warning: {s}" for s in config.warnings)):
         say(line)
@@ -97,9 +132,8 @@ def _predict_with(named: str | None, arguments: argparse.Namespace) -> int:
         sweep(folder)
     failures: dict[str, Failure] = {}
     if to_do:
-        predictor = _load(arguments, choice, model.largest_component, roots.weights)
-        output.start(prediction_record(predictor, model, config), done, [case.name for case, _ in to_do])
-        failures = predict_cases(predictor, to_do, output)
+        settings = _settings(arguments, choice, roots.weights)
+        failures = _predict_missing(arguments.dask, settings, model, config, to_do, done, output)
         output.conclude()
         write_failures(failures, output.failures_path)
     if failures:
@@ -125,10 +159,42 @@ def _next_command(images: Path, folder: Path, *, pictures: bool) -> str:
     return f"{shlex.join(['samora_export', 'labels', str(folder), '-o', str(target)])} --format seg.nrrd  for 3D Slicer"
 
 
-def _load(arguments: argparse.Namespace, choice: Choice, largest: Sequence[str], weights: Path) -> Predictor:
-    predictor = Predictor.load(
+def _predict_missing(
+    dask: str | None,
+    settings: PredictorSettings,
+    model: ModelRecord,
+    config: RunConfig,
+    cases: Sequence[tuple[InputCase, CaseFiles]],
+    done: Collection[str],
+    output: OutputFolder,
+) -> dict[str, Failure]:
+    from samora_pipeline.inference.cluster_job import predict_cases_on, record_on
+
+    names = [case.name for case, _ in cases]
+    if dask:
+        engine = Engine(dask=dask)
+        record, settings = record_on(engine, settings, model, config)
+        _say_device(record, model)
+        output.start(record, done, names)
+        return predict_cases_on(engine, settings, cases, output)
+    predictor = settings.load()
+    record = prediction_record(predictor, model, config)
+    _say_device(record, model)
+    output.start(record, done, names)
+    return predict_cases(predictor, cases, output)
+
+
+def _say_device(record: PredictionRecord, model: ModelRecord) -> None:
+    how = f"{record.precision} ({record.precision_why}), {record.slices_per_step} slices per step"
+    say(f"device: {record.device}, {how}")
+    if model.largest_component:
+        say(f"largest component only: {', '.join(model.largest_component)}  (--no-postprocessing keeps all)")
+
+
+def _settings(arguments: argparse.Namespace, choice: Choice, weights: Path) -> PredictorSettings:
+    return PredictorSettings(
         choice.run.folder,
-        folds=choice.folds,
+        folds=tuple(choice.folds),
         weights_folder=weights,
         device=arguments.device,
         precision=arguments.precision,
@@ -137,11 +203,6 @@ def _load(arguments: argparse.Namespace, choice: Choice, largest: Sequence[str],
         postprocessing=not arguments.no_postprocessing,
         allow_code=arguments.allow_code,
     )
-    arithmetic = predictor.arithmetic
-    say(f"device: {predictor.device}, {arithmetic.name} ({arithmetic.why}), {predictor.batch_size} slices per step")
-    if largest:
-        say(f"largest component only: {', '.join(largest)}  (--no-postprocessing keeps all)")
-    return predictor
 
 
 def predict_cases(
@@ -157,7 +218,8 @@ def predict_cases(
         for (case, reading), (_, files) in zip(_read_ahead([case for case, _ in cases]), cases, strict=True):
             name = printable(case.name)
             try:
-                _predict_case(predictor, case, reading.result(), files, output)
+                seconds = predict_case(predictor, case, reading.result(), files)
+                output.add(case.name, case.channels, files.paths, seconds)
             except (SamoraError, MemoryError, OSError, UnicodeError) as error:
                 if isinstance(error, SamoraError) and error.code == "E-DISK-01":
                     raise
@@ -167,7 +229,8 @@ def predict_cases(
     return failures
 
 
-def _predict_case(predictor: Predictor, case: InputCase, read: _Read, files: CaseFiles, output: OutputFolder) -> None:
+def predict_case(predictor: Predictor, case: InputCase, read: _Read, files: CaseFiles) -> dict[str, float]:
+    """Predict a case that was read and write its files; return the seconds of each phase."""
     volumes, read_seconds = read
     for volume in volumes:
         for warning in volume.warnings:
@@ -181,8 +244,7 @@ def _predict_case(predictor: Predictor, case: InputCase, read: _Read, files: Cas
         write_label_picture(files.labels, labels)
     else:
         write_labels(files.labels, labels, volumes[0], label_table(predictor.labels))
-    seconds = {"read": read_seconds, "predict": predicted - begun, "write": time.monotonic() - predicted}
-    output.add(case.name, case.channels, files.paths, seconds)
+    return {"read": read_seconds, "predict": predicted - begun, "write": time.monotonic() - predicted}
 
 
 def _read_ahead(cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, Future[_Read]]]:
@@ -190,15 +252,15 @@ def _read_ahead(cases: Sequence[InputCase]) -> Iterator[tuple[InputCase, Future[
     with ThreadPoolExecutor(1) as pool:
         pending: list[Future[_Read]] = []
         for number, case in enumerate(cases):
-            reading = pending.pop() if pending else pool.submit(_read, case)
+            reading = pending.pop() if pending else pool.submit(read_case, case)
             if number + 1 < len(cases):
-                pending.append(pool.submit(_read, cases[number + 1]))
+                pending.append(pool.submit(read_case, cases[number + 1]))
             yield case, reading
             # Without this the volumes would live on until the next case is done.
             del reading
 
 
-def _read(case: InputCase) -> _Read:
+def read_case(case: InputCase) -> _Read:
     """The case in memory; what was known to be wrong with it is raised, as what is found in reading is."""
     begun = time.monotonic()
     if case.fault:

@@ -30,6 +30,11 @@ class ModuleNetwork(Network):
         self.num_outputs = spec.num_outputs
         self.volume = spec.volume
 
+    @property
+    def output_bias(self) -> Tensor | None:
+        """That of the module, where it has a property of this name."""
+        return getattr(self.module, "output_bias", None)
+
     def forward(self, images: Tensor) -> Tensor:
         """Segment images (B,C,N,N), floats in [0,1], to logits (B,K,h,w), or whole volumes to logits of their size.
 

@@ -4,6 +4,8 @@ Shapes: B batch, C channels of a stored slice, N input size in pixels, P prompt 
 K output maps, n side of the output (4g for SAMed's decoder, N for H-SAM's).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,6 +31,26 @@ class Network(nn.Module):
         self.in_channels = spec.in_channels
         self.input_size = spec.input_size
         self.input_shape = spec.input_shape
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """The trained bias (K,) of the logits; None where they have none of their own."""
+        return None
+
+    @torch.no_grad()
+    def start_with_foreground(self, probability: float, *, regions: bool) -> None:
+        """Let the foreground have this probability in every pixel; no effect without an ``output_bias``.
+
+        With outputs of equal probability the cross-entropy of many classes falls slowly, and the Dice of small organs
+        is next to zero until it has fallen. Exclusive classes share the probability, each of ``regions`` has it.
+        """
+        bias = self.output_bias
+        if bias is None:
+            return
+        odds = math.log(probability / (1 - probability))
+        bias.fill_(odds if regions else 0.0)
+        if not regions:
+            bias[0] = math.log(len(bias) - 1) - odds
 
     def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
         """Segment as ``forward`` does, to all logits that the loss sees; ``forward`` gives the last or their mean.
@@ -87,6 +109,11 @@ class SegmentationNetwork(Network):
     def stages(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
         """Segment as ``forward`` does, to the logits of every stage of the decoder, from first to last."""
         return self.decoder.stages(self.embed(images), *self._no_prompts(), target)
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """See the base class."""
+        return self.decoder.output_bias
 
     def embed(self, images: Tensor) -> Features:
         """Encode images (B,C,N,N) to an embedding (B,P,g,g) and, where the backbone has them, finer features."""

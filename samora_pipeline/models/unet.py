@@ -50,6 +50,11 @@ class UNet2d(nn.Module):
         # Measured on a CPU, batch of 16 at 128 px: 0.53 s per step instead of 0.72 s.
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def output_bias(self) -> Tensor | None:
+        """See ``models.samora.Network``."""
+        return self.head.bias
+
     def forward(self, images: Tensor) -> Tensor:
         """Segment images (B,C,N,N) to logits (B,K,N,N)."""
         features = standardised(images).contiguous(memory_format=torch.channels_last)

@@ -22,6 +22,8 @@ Runs that differ in the seed alone are averaged within each patient. Both protoc
   samora_compare RUN RUN RUN --table 4 --format latex
   samora_compare RUN RUN --baseline RUN -o comparison      also writes forest plots, and all numbers as paired.csv
 
+  samora_compare --budgets RUN RUN RUN RUN --next 120      Dice over labelled slices, and what 120 more should bring
+
 Tables 1 to 6 and 9 to 15 are those of the SAMora paper; its own values stand in columns called "reported". Runs of
 several datasets or label budgets are refused unless a table is asked for that has a column or a row for each.
 """
@@ -37,6 +39,15 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--table", type=int, metavar="N", help="print the runs like table N of the paper, without tests"
     )
+    parser.add_argument("--budgets", action="store_true", help="runs with other numbers of labels: a curve over them")
+    parser.add_argument(
+        "--next",
+        dest="more",
+        type=int,
+        default=100,
+        metavar="N",
+        help="--budgets: slices that may follow (default: 100)",
+    )
     parser.add_argument("--full", action="store_true", help="also each organ, all tests and what is compared")
     parser.add_argument("--format", choices=tuple(_ENDINGS), default="md", help="default: md")
     parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="write tables, numbers and forest plots")
@@ -46,6 +57,9 @@ def build_parser() -> CommandParser:
 
 def compare_runs(arguments: argparse.Namespace) -> None:
     """Read the runs, print the tables, and write them where a folder is named."""
+    if arguments.budgets:
+        _budgets(arguments)
+        return
     from samora_pipeline.evaluation.comparison import PROTOCOLS, compare
     from samora_pipeline.reporting.paper_tables import paper_table
     from samora_pipeline.reporting.text_tables import document, paired_text, run_table, shared_flags
@@ -73,6 +87,28 @@ def compare_runs(arguments: argparse.Namespace) -> None:
         say(f"written: {', '.join(path.name for path in written)} in {arguments.output}")
     elif for_people:
         say(f"{'--full shows each organ; ' if short else ''}-o FOLDER writes all tables, numbers and forest plots")
+
+
+def _budgets(arguments: argparse.Namespace) -> None:
+    """Fit the curve over the runs, print it, and write it where a folder is named."""
+    from samora_pipeline.evaluation.budgets import fit_budgets
+    from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
+    from samora_pipeline.files import write_text
+    from samora_pipeline.paths import resolve_roots
+    from samora_pipeline.reporting.budget_table import budget_table, draw_budgets
+    from samora_pipeline.reporting.text_tables import document, shared_flags
+
+    if arguments.more < 1 or arguments.table is not None or arguments.baseline is not None:
+        raise UsageError("E-CMP-08", found=f"--next {arguments.more}, --table {arguments.table}")
+    roots = resolve_roots(arguments.root)
+    runs = distinct_labels([read_run(one, roots.results, allow_code=arguments.allow_code) for one in arguments.runs])
+    curve, warnings = fit_budgets(runs, roots.preprocessed), shared_flags(runs)
+    text = document([budget_table(curve, arguments.more, warnings)], arguments.format)
+    say(text)
+    if arguments.output is not None:
+        write_text(arguments.output / f"budgets.{_ENDINGS[arguments.format]}", text)
+        draw_budgets(curve, arguments.more, arguments.output / "budgets.png", warnings)
+        say(f"written: budgets.{_ENDINGS[arguments.format]}, budgets.png in {arguments.output}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -34,7 +34,7 @@ def render_page(page: Page) -> str:
     Every text is escaped. A content-security policy lets the browser run the page's own script and style, known by
     their digests, show embedded pictures, and fetch nothing.
     """
-    environment = _environment()
+    environment = environment_of_pages()
     style, script = (environment.get_template(name).render() for name in ("report.css", "report.js"))
     viewers = [block for section in page.sections for block in section.blocks if isinstance(block, Viewer)]
     return environment.get_template("report.html.j2").render(
@@ -43,7 +43,8 @@ def render_page(page: Page) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment_of_pages() -> Environment:
+    """What pages are made with: every text is escaped, and a name that is missing is an error."""
     environment = Environment(
         loader=PackageLoader("samora_pipeline.reporting"),
         autoescape=True,
@@ -62,6 +63,10 @@ def _digest(text: str) -> str:
 
 
 def _data(viewers: Sequence[Viewer]) -> str:
-    """The slices of all viewers as JSON that cannot end the element it stands in."""
-    plain = {viewer.name: viewer.slices for viewer in viewers}
+    """The slices of all viewers."""
+    return embedded_json({viewer.name: viewer.slices for viewer in viewers})
+
+
+def embedded_json(plain: object) -> str:
+    """Plain values as JSON that cannot end the element it stands in."""
     return json.dumps(plain, ensure_ascii=True).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

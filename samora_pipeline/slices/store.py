@@ -15,9 +15,9 @@ import blosc2
 import numpy as np
 import numpy.typing as npt
 
-from samora_pipeline.contracts.json_io import write_json
+from samora_pipeline.contracts.json_io import sealed, write_json
 from samora_pipeline.contracts.plans import SliceAxis
-from samora_pipeline.contracts.stored_case import StoredCase, read_stored_case, repair_command, sealed
+from samora_pipeline.contracts.stored_case import StoredCase, read_stored_case, repair_command
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import require_regular, write_bytes
 from samora_pipeline.imaging.volume import Grid, slice_geometry

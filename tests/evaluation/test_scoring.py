@@ -13,6 +13,7 @@ import pytest
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.errors import DataError
 from samora_pipeline.evaluation.scoring import Rules, pair_files, score_case, score_files
+from samora_pipeline.parallel import Engine
 
 Save = Callable[..., None]
 Organs = Callable[..., npt.NDArray[np.uint8]]
@@ -136,4 +137,4 @@ def test_worker_processes_give_the_same_scores(dataset: Path) -> None:
     patients = {"a": "p1", "b": "p1"}
     alone = score_files(files, RULES, patients, fold="0")
     assert [score.physical.patient for score in alone] == ["p1", "p1", "c", "d"]
-    assert score_files(files, RULES, patients, fold="0", processes=2) == alone
+    assert score_files(files, RULES, patients, fold="0", engine=Engine(2)) == alone

@@ -16,7 +16,7 @@ RENAMED: dict[str, str] = {
 
 ADDED: tuple[str, ...] = (
     *("augmentation.", "views.", "noise.", "learns", "continued", "kind", "consistency"),
-    *("self_training", "neighbours"),
+    *("self_training", "neighbours", "started_from"),
     *("normalised", "skip_flat"),  # of the bootstrap
     *("norm_batch", "whole_batches"),
     *("decoder_stages", "decay"),

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from samora_pipeline.contracts.json_io import read_json, write_json
+from samora_pipeline.contracts.json_io import read_json, sealed, write_json
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE, PostProcessing, Step, read_steps
+from samora_pipeline.errors import DataError
 from samora_pipeline.inference.postprocessing import FOREGROUND, apply_steps, choose, keep_largest
 
 Labels = npt.NDArray[np.uint8]
@@ -153,3 +154,13 @@ def test_an_ensemble_applies_what_all_folds_chose(tmp_path: Path) -> None:
     assert read_steps(folds) == ()
     labels = np.array([[[1, 1, 0, 2, 0, 2, 2, 0, 1]]], np.uint8)
     assert apply_steps(labels, read_steps(folds[:1])).ravel().tolist() == [1, 1, 0, 0, 0, 2, 2, 0, 0]
+
+
+def test_a_choice_that_was_edited_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / POSTPROCESSING_FILE
+    write_json(sealed(PostProcessing(("x",), (Step("a", (1,), True, {"a": 0.5}, {"a": 0.6}),))), path)
+    assert [step.name for step in read_steps([tmp_path])] == ["a"]
+    path.write_text(path.read_text().replace("true", "false"))
+    with pytest.raises(DataError) as refused:
+        read_steps([tmp_path])
+    assert refused.value.code == "E-RUN-07"

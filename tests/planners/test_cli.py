@@ -75,6 +75,18 @@ def test_one_faulty_dataset_does_not_stop_the_others(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "preprocessed/Dataset007_Boxes").exists()
 
 
+def test_what_the_system_refuses_for_one_dataset_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_raw_dataset(tmp_path / "raw/Dataset007_Boxes", cases=2)
+    make_raw_dataset(tmp_path / "raw/Dataset008_More", cases=2)
+    (tmp_path / "preprocessed").mkdir()
+    (tmp_path / "preprocessed/Dataset007_Boxes").touch()  # a file where a folder has to be made
+    assert main(["--root", str(tmp_path)]) == 6
+    assert "Dataset007_Boxes: E-DISK-01" in capsys.readouterr().err
+    assert (tmp_path / "preprocessed/Dataset008_More/plans.json").is_file()
+
+
 def test_explain_prints_every_value_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_raw_dataset(tmp_path / "raw/Dataset007_Boxes", cases=2)
     assert main(["--root", str(tmp_path), "-d", "Boxes", "--explain", "--set", "input_size=64"]) == 0

@@ -20,9 +20,19 @@ from tests.trainers.small_data import make_dataset
 from trainers import cli
 from trainers.loop.memory import Fit
 from trainers.methods import TRAINERS
+from trainers.pool.datasets import open_dataset
 from trainers.runs import automatic
-from trainers.runs.automatic import Machine, choose_base, choose_input_size, choose_minutes, refused
+from trainers.runs.automatic import (
+    Machine,
+    choose_base,
+    choose_consistency,
+    choose_input_size,
+    choose_minutes,
+    refused,
+)
 from trainers.runs.budget import fit_epochs, with_epochs
+from trainers.runs.choices import choose_method
+from trainers.runs.data import labelled_share
 from trainers.runs.folder import write_config
 from trainers.runs.naming import run_name
 from trainers.runs.planning import plan_run, with_estimates
@@ -59,13 +69,17 @@ def _with_weights(folder: Path, *names: str) -> Path:
 
 def test_without_a_gpu_the_packaged_backbone_is_trained(tmp_path: Path, online: None) -> None:
     machine = Machine(CPU, 8 << 30, _with_weights(tmp_path, "sam_vit_b", "mae_vit_l_full"))
-    assert _chosen(SAMORA, machine) == {"backbone": "samora_tiny", "recipe": "scratch"}
+    assert _chosen(SAMORA, machine) == {"backbone": "samora_small", "recipe": "none"}
+    assert _chosen(replace(SAMORA, trainer="HSAMoraTrainer"), machine) == {
+        "backbone": "samora_tiny",
+        "recipe": "scratch",
+    }
     assert _chosen(replace(SAMORA, trainer="SAMora2Trainer"), machine) == {
         "backbone": "samora2_tiny",
         "backbone_weights": "bootstrap",
         "recipe": "scratch",
     }
-    assert _chosen(replace(SAMORA, trainer="SAMedTrainer"), machine) == {"backbone": "samora_tiny", "recipe": "none"}
+    assert _chosen(replace(SAMORA, trainer="SAMedTrainer"), machine) == {"backbone": "samora_small", "recipe": "none"}
 
 
 def test_with_a_gpu_and_a_network_the_papers_backbone_is_trained(tmp_path: Path, online: None) -> None:
@@ -77,7 +91,7 @@ def test_with_a_gpu_and_a_network_the_papers_backbone_is_trained(tmp_path: Path,
 
 def test_a_gpu_without_network_and_files_takes_the_packaged_backbone(tmp_path: Path, offline: None) -> None:
     machine = Machine(GPU, 8 << 30, tmp_path)
-    assert _chosen(SAMORA, machine) == {"backbone": "samora_tiny", "recipe": "scratch"}
+    assert _chosen(SAMORA, machine) == {"backbone": "samora_small", "recipe": "none"}
     _with_weights(tmp_path, "sam_vit_b")
     assert _chosen(SAMORA, machine) == {"backbone": "sam_vit_b", "recipe": "scratch"}
 
@@ -87,6 +101,23 @@ def test_what_is_typed_is_not_chosen(tmp_path: Path, offline: None) -> None:
     assert _chosen(replace(SAMORA, backbone="sam_vit_b", recipe="full"), machine) == {}
     assert _chosen(replace(SAMORA, backbone_weights="own.pth"), machine) == {"recipe": "scratch"}
     assert _chosen(replace(SAMORA, preset="table5-image-cpt"), machine) == {"backbone": "samora_tiny"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "backbone"),
+    [
+        ({"levels": ("image",)}, "samora_tiny"),
+        ({"recipe": "scratch"}, "samora_tiny"),
+        ({"recipe": "none"}, "samora_small"),
+        ({"assignments": ("fusion=lac",)}, "samora_tiny"),
+        ({"assignments": ("expert_image.epochs=3",)}, "samora_tiny"),
+        ({"assignments": ("finetune.epochs=3",)}, "samora_small"),
+    ],
+)
+def test_who_names_experts_has_a_backbone_with_experts(
+    tmp_path: Path, offline: None, changes: dict[str, Any], backbone: str
+) -> None:
+    assert _chosen(replace(SAMORA, **changes), Machine(CPU, 8 << 30, tmp_path))["backbone"] == backbone
 
 
 @pytest.mark.parametrize(
@@ -106,8 +137,52 @@ def test_a_budget_holds_where_everything_was_chosen() -> None:
     assert choose_minutes(SAMORA, cpu, tiny) == 10
     assert choose_minutes(SAMORA, gpu, large) is choose_minutes(SAMORA, gpu, tiny) is None
     assert choose_minutes(SAMORA, cpu, {}) is None
+    assert choose_minutes(SAMORA, cpu, tiny | {"consistency": Choice(True, "")}) == 30
+    assert choose_minutes(SAMORA, cpu, tiny | {"consistency": Choice(False, "")}) == 10
     assert choose_minutes(replace(SAMORA, minutes=3.0), gpu, {}) == 3
     assert choose_minutes(replace(SAMORA, minutes=3.0, fast=True), cpu, tiny) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "labelled", "expected"),
+    [
+        ({}, 0.07, True),
+        ({"minutes": 60.0}, 0.07, True),
+        ({"minutes": 10.0}, 0.07, False),  # too short for it
+        ({}, 0.8, False),
+        ({"consistency": False}, 0.07, None),
+        ({"taught_by": ("run",)}, 0.07, None),
+        ({"backbone": "samora_tiny"}, 0.07, None),
+        ({"backbone": "sam_vit_b"}, 0.07, None),  # the paper's method has none
+        ({"trainer": "UNetTrainer", "backbone": None}, 0.07, None),
+    ],
+)
+def test_slices_without_labels_take_part_where_the_base_is_ours(
+    changes: dict[str, Any], labelled: float, expected: bool | None
+) -> None:
+    request = replace(replace(SAMORA, backbone="samora_small"), **changes)
+    found = choose_consistency(request, choose_method(request), labelled)
+    assert {name: choice.value for name, choice in found.items()} == (
+        {} if expected is None else {"consistency": expected}
+    )
+    method = choose_method(request, found)
+    assert (method.finetune.consistency is not None) is bool(expected)
+    # What is chosen is the default here, and no change of it.
+    assert "consistency" not in method.changes
+
+
+def test_the_share_of_labelled_slices(data: Path) -> None:
+    dataset = open_dataset("90", resolve_roots(str(data)))
+    fold = dataset.splits().fold("0")
+    stored = {name: case for name, case in dataset.cases.items() if name not in fold.scored and case.subset != "test"}
+    cases = {name: case.shape[0] for name, case in stored.items()}
+    unlabelled = {name for name, case in stored.items() if case.label_crcs is None}
+    assert unlabelled, "a scan without a label map counts too"
+    every = 1 - sum(cases[name] for name in unlabelled) / sum(cases.values())
+    assert labelled_share(dataset, replace(SAMORA, split="full"), "0") == pytest.approx(every)
+    two = labelled_share(dataset, replace(SAMORA, split="2cases"), "0")
+    assert 2 * min(cases.values()) <= two * sum(cases.values()) <= 2 * max(cases.values())
+    assert labelled_share(dataset, replace(SAMORA, split="6slices"), "0") == 6 / sum(cases.values())
 
 
 def _cost(seconds: float) -> StageCost:
@@ -145,6 +220,8 @@ def test_epochs_follow_from_the_minutes() -> None:
         ({"assignments": ("expert_image.epochs=3",)}, "expert-image.epochs3"),
         ({"minutes": 2.5, "seed": 1}, "2.5min-seed1"),
         ({"levels": ("image", "pixel"), "recipe": "scratch"}, "scratch-image-pixel"),
+        ({"consistency": True, "seed": 1}, "consistency-seed1"),
+        ({"consistency": False}, "no-consistency"),
         ({"name": "mine", "seed": 3}, "mine"),
         ({"fast": True}, "fast-dev-run"),
     ],
@@ -171,7 +248,7 @@ def test_a_run_keeps_its_choices_elsewhere(
 ) -> None:
     shutil.copytree(data, tmp_path / "root")
     roots = resolve_roots(str(tmp_path / "root"))
-    request = Request("90", "SAMoraTrainer", "2cases", minutes=0.2)
+    request = Request("90", "HSAMoraTrainer", "2cases", minutes=0.2)
     first = plan_run(request, roots)
     assert first.config.choices["backbone"].value == "samora_tiny"
     assert first.config.choices["finetune.epochs"].value == first.context.stages["finetune"].settings.epochs

@@ -175,4 +175,4 @@ def test_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli._resume_command(["1", "-c"]) == "samora_train 1 -c"
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert cli._resume_command(["1"]) == "torchrun --nproc-per-node 2 --no-python samora_train 1 -c"
+    assert cli._resume_command(["1"]) == "torchrun --nnodes 2 --nproc-per-node 2 --no-python samora_train 1 -c"

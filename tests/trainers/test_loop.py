@@ -63,7 +63,7 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, uninterrupted: di
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3] == [line["epoch"] for line in history]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_a_signal_ends_after_the_step_under_way_and_the_rest_follows(
     tmp_path: Path, uninterrupted: dict[str, Tensor], number: signal.Signals, code: int
 ) -> None:

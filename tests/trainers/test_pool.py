@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE, Fingerprint
-from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
+from samora_pipeline.contracts.json_io import read_json, sealed, to_plain, write_json
 from samora_pipeline.contracts.model_spec import Level
 from samora_pipeline.contracts.plans import PLANS_FILE, Planned, Plans
 from samora_pipeline.contracts.pool import PAPER_NAMES
 from samora_pipeline.contracts.splits import SPLITS_FILE, Fold, Splits
-from samora_pipeline.contracts.stored_case import read_stored_case, sealed
+from samora_pipeline.contracts.stored_case import read_stored_case
 from samora_pipeline.errors import DataError, SamoraError, UsageError
 from samora_pipeline.files import digest_json
 from samora_pipeline.paths import resolve_roots

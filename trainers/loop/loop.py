@@ -8,7 +8,6 @@ where memory runs out.
 """
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,11 +28,11 @@ from samora_pipeline.models.reduced_weights import ReducedWeights
 from samora_pipeline.optimization.optimizers import set_learning_rate
 from samora_pipeline.run_log import JsonLines, Line, Progress, Sink, TensorBoard, duration, logger
 from trainers.loop.accumulation import Accumulation
+from trainers.loop.ending import Interruption, TimeLimit, agreed_code
 from trainers.loop.loading import Batch, read_batches
 from trainers.loop.memory import out_of_memory, peak_memory
 from trainers.loop.session import (
     PROGRESS_FILE,
-    Interruption,
     LoopState,
     ProgressPicture,
     Skipping,
@@ -105,7 +104,8 @@ class LoopContext:
     ``folder`` gets checkpoint, log and picture. ``digest`` identifies the settings: a saved state of others is refused.
     ``resume_command`` is printed when the process is asked to stop. ``tensorboard``: also write curves for it.
     ``arithmetic`` is the precision of the products in ``before_epoch`` and ``loss``. ``following``: seconds that the
-    stages after this one are predicted to take, for the end of the run that is shown.
+    stages after this one are predicted to take, for the end of the run that is shown. ``limit``: when this session has
+    to end; an epoch that would take longer is not begun, unless it is the session's first.
     """
 
     folder: Path
@@ -116,6 +116,7 @@ class LoopContext:
     tensorboard: bool = False
     arithmetic: Arithmetic = SINGLE
     following: float = 0.0
+    limit: TimeLimit = field(default_factory=TimeLimit)
 
 
 def train(training: Training, where: LoopContext) -> list[Line]:
@@ -124,7 +125,8 @@ def train(training: Training, where: LoopContext) -> list[Line]:
     Raises:
         DataError: ``E-RUN-19`` the saved state belongs to other settings; ``E-TRAIN-01`` the training diverged.
         ResourceError: ``E-MEM-17`` the device's memory does not suffice.
-        SystemExit: 143 after SIGTERM, 130 after Ctrl-C; the state is saved.
+        SystemExit: 143 after SIGTERM, 138 after SIGUSR1, 130 after Ctrl-C, 75 at the end of the session's time; the
+            state is saved.
     """
     if where.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where.device)
@@ -150,6 +152,7 @@ class _Loop:
         self.skipping = Skipping(training.stage, training.buffers.values(), training.names)
         self.accumulation = Accumulation(training, where, self.skipping.restore)
         self.first = True
+        self.longest = 0.0
         self.saved_at = time.monotonic()
 
     def run(self) -> list[Line]:
@@ -163,10 +166,13 @@ class _Loop:
             steps, following = per_epoch * self.training.epochs, self.where.following
             with Progress(self.training.stage, steps, state.step, quiet=not main, following=following) as progress:
                 while state.epoch < self.training.epochs:
+                    begun = time.monotonic()
+                    self._leave_if_asked(self.longest)
                     self._epoch(progress)
+                    self.longest = max(self.longest, time.monotonic() - begun, state.history[-1]["seconds"])
         if main:
             self.picture.update(state.history, last=True)
-        self._leave_if_asked()
+        self._leave_if_asked(-math.inf)
         return state.history
 
     def _epoch(self, progress: Progress) -> None:
@@ -295,16 +301,18 @@ class _Loop:
             save_state(self.path, self.state, self.training, self.where.digest)
         self.saved_at = time.monotonic()
 
-    def _leave_if_asked(self) -> None:
-        received = self.interruption.received
-        # The signal reaches the ranks at different steps; all must leave at the same one.
-        if not self._on_any_rank(received != 0):
+    def _leave_if_asked(self, needed: float = 0.0) -> None:
+        """End the session after a signal, or where fewer than ``needed`` seconds are left."""
+        where = self.where
+        code = agreed_code(self.interruption.received, over=not where.limit.has(needed), device=where.device)
+        if not code:
             return
         self._save()
         if distributed.is_main():
-            where = f"step {self.state.step} of {self.training.stage} ({duration(self.state.seconds)})"
-            logger.info("stopped after %s; go on with:\n  %s", where, self.where.resume_command)
-        sys.exit(128 + (received or signal.SIGTERM))
+            place = f"step {self.state.step}, epoch {self.state.epoch} of {self.training.stage}"
+            why = f"; the next epoch ({duration(needed)}) does not fit" if needed > 0 else ""
+            logger.info("stopped after %s%s; resume with:\n  %s", place, why, where.resume_command)
+        sys.exit(code)
 
     def _on_any_rank(self, flag: bool) -> bool:
         if distributed.world_size() == 1:

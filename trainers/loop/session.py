@@ -1,4 +1,4 @@
-"""What a session of a training does beside its steps: it keeps the position, skips steps, stops on a signal, draws.
+"""What a session of a training does beside its steps: it keeps the position, skips steps, draws.
 
 No state of a random generator is stored with the position: every step is seeded from (seed, stage, step) and every
 sample from (seed, epoch, sample), so the position alone determines what comes next, on any number of ranks.
@@ -6,13 +6,10 @@ sample from (seed, epoch, sample), so the position alone determines what comes n
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +29,6 @@ _SHOWN = 8
 """slices that the console names; log.jsonl has them all"""
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PROGRESS_FILE = "progress.png"
 _SHARE = 100
 """a new picture is due when this many times the last one's drawing time has passed"""
@@ -92,34 +88,6 @@ class Skipping:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more, see log.jsonl" if len(names) > _SHOWN else ""
     return f"{', '.join(names[:_SHOWN])}{more}"
-
-
-class Interruption:
-    """Context that notes the first of the two signals in ``received``; a second one acts at once, as without us.
-
-    Python allows handlers in the main thread only; in another thread the context does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
 
 
 class ProgressPicture:

@@ -20,18 +20,19 @@ from samora_pipeline.weights.catalog import ASSETS, Asset
 from samora_pipeline.weights.download import reachable
 from samora_pipeline.weights.records import read_record
 from trainers.methods import Trainer
-from trainers.recipes import RECIPES, SCRATCH
-from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, MODEL, RECIPE
+from trainers.recipes import NO_PRETRAINING, RECIPES, SCRATCH
+from trainers.runs.choices import BACKBONE, BACKBONE_WEIGHTS, CONSISTENCY, MODEL, RECIPE, Method
 from trainers.runs.request import Request, choose_recipe, find_trainer
-from trainers.settings import BOOTSTRAP, RANDOM_WEIGHTS, TeacherSettings
+from trainers.settings import BOOTSTRAP, LEVEL_OF, RANDOM_WEIGHTS, TeacherSettings
 
 INPUT_SIZE = f"{MODEL}.input_size"
-MINUTES = 10.0
-"""of training on a CPU where nothing is typed (ours)"""
+MINUTES, MINUTES_UNLABELLED = 10.0, 30.0
+"""of training on a CPU where nothing is typed, and with slices without labels, which cost four times a step (ours)"""
 _PUBLISHED_SIZE = 224  # Table 8
 # Ours. On 35 x 51 pixels 128 was three times cheaper than 224, and better; half of the slice keeps the small organs of
 # an abdomen of 512 pixels within what a CPU trains in minutes.
 _SMALLEST_SIZE, _SIZE_STEP = 128, 32
+_MOSTLY_LABELLED = 0.5
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def choose_base(trainer: Trainer, request: Request, machine: Machine) -> dict[st
         return {}
     choices: dict[str, Choice] = {}
     if request.backbone is None and request.backbone_weights is None:
-        choices[BACKBONE] = _backbone(trainer, machine)
+        choices[BACKBONE] = _backbone(trainer, machine, experts=_names_experts(request))
         if _must_be_made(str(choices[BACKBONE].value)):
             why = "no file of this backbone is packaged; it is trained on the pool first"
             choices[BACKBONE_WEIGHTS] = Choice(BOOTSTRAP, why)
@@ -109,11 +110,42 @@ def choose_minutes(request: Request, machine: Machine, chosen: Mapping[str, Choi
     if request.minutes is not None or request.fast:
         return None if request.fast else request.minutes
     automatic = BACKBONE in chosen and is_small(str(chosen[BACKBONE].value))
-    return MINUTES if automatic and not machine.has_gpu else None
+    usual = MINUTES_UNLABELLED if CONSISTENCY in chosen and chosen[CONSISTENCY].value else MINUTES
+    return usual if automatic and not machine.has_gpu else None
 
 
-def _backbone(trainer: Trainer, machine: Machine) -> Choice:
-    paper, small = trainer.backbone, trainer.small_backbone
+def choose_consistency(request: Request, method: Method, labelled: float) -> dict[str, Choice]:
+    """Choose whether slices without labels take part in fine-tuning, where it is not typed and the base is ours.
+
+    Args:
+        request: what was typed.
+        method: what it says about the method; one on public weights, or without a base, keeps its own settings.
+        labelled: the share of the training slices that have labels in this run.
+
+    Returns:
+        The choice by name, or none.
+    """
+    if not method.from_random or request.consistency is not None or request.taught_by:
+        return {}
+    if labelled > _MOSTLY_LABELLED:
+        return {CONSISTENCY: Choice(False, f"{labelled:.0%} of the training slices have labels")}
+    if request.minutes is not None and request.minutes < MINUTES_UNLABELLED:
+        why = f"less than {MINUTES_UNLABELLED:g} minutes: in a short training labels alone give more"
+        return {CONSISTENCY: Choice(False, why)}
+    why = f"{1 - labelled:.0%} of the training slices have no labels; the base learns from them too"
+    return {CONSISTENCY: Choice(True, why)}
+
+
+def _names_experts(request: Request) -> bool:
+    """Whether a recipe that makes experts, levels, or settings of experts and their fusion are typed."""
+    expert_settings = (f"{MODEL}.fusion", f"{MODEL}.lora_rank", f"{MODEL}.decoder", *LEVEL_OF)
+    typed = any(assignment.startswith(expert_settings) for assignment in request.assignments)
+    return request.recipe not in (None, NO_PRETRAINING) or request.levels is not None or typed
+
+
+def _backbone(trainer: Trainer, machine: Machine, *, experts: bool) -> Choice:
+    paper = trainer.backbone
+    small = trainer.small_backbone if experts else trainer.whole_backbone or trainer.small_backbone
     lost = f"; gives up the public weights of {paper}, on which the paper's scores rest"
     if not machine.has_gpu:
         return Choice(small, f"no GPU: trained in minutes on a CPU{lost}")
@@ -127,8 +159,8 @@ def _backbone(trainer: Trainer, machine: Machine) -> Choice:
 
 
 def _must_be_made(backbone: str) -> bool:
-    """Whether a backbone of ours has no file."""
-    return is_small(backbone) and backbone not in ASSETS
+    """Whether a backbone of ours has no file and needs one."""
+    return is_small(backbone) and not is_trained_whole(backbone) and backbone not in ASSETS
 
 
 def _recipe(trainer: Trainer, backbone: str, machine: Machine) -> Choice:

@@ -47,6 +47,7 @@ from trainers.settings import (
 
 OPTIONS = "options"
 BASE_CHOICES = BACKBONE, BACKBONE_WEIGHTS, RECIPE = "backbone", "backbone_weights", "recipe"
+CONSISTENCY = "consistency"
 Leaves = dict[str, Any]
 
 
@@ -159,7 +160,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
 
     Args:
         request: what was typed.
-        chosen: backbone, its weights and recipe where they were not (``automatic.choose_base``); without them the
+        chosen: backbone, its weights, recipe and consistency where they were not (``automatic``); without them the
             trainer's own.
 
     Raises:
@@ -182,9 +183,14 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         levels = ()
     stages = trainer.stages(recipe, levels, small=small, whole=whole)
     usually = stages[FINETUNE]
+    if CONSISTENCY in chosen:
+        usually = with_unlabelled(usually, bool(chosen[CONSISTENCY].value))
     stages[FINETUNE] = with_unlabelled(usually, request.consistency, taught=bool(request.taught_by))
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
+    if request.start_from is not None:
+        # The experts of that run are among its weights.
+        stages = {name: own for name, own in stages.items() if name in (BOOTSTRAP, FINETUNE)}
     check_stage(request.stage, stages)
     pool = PAPER_POOL if PAPER in request.unlabeled else PoolSettings()
     default = {MODEL: trainer.model_for(small=small, whole=whole), POOL: pool, **stages}
@@ -200,8 +206,9 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
-        "consistency": (request.consistency is not None and stages[FINETUNE] != usually, False),
+        CONSISTENCY: (request.consistency is not None and stages[FINETUNE] != usually, False),
         "taught_by": (sorted(request.taught_by), []),
+        "start_from": (request.start_from, None),
         "transductive": (request.transductive, False),
         "exclude_leaks": (request.exclude_leaks, False),
         "allow_leak": (sorted(request.allow_leak), []),

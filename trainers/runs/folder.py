@@ -26,7 +26,7 @@ _REASON = ".why"
 # What may differ between the folds of one run; everything else is the run.
 _PER_FOLD = (
     *("fold", "selection", "scored", "pool", "teachers", "base.digest"),
-    *("warnings", "excluded_leaks", "allowed_leaks", "held_out", "choices.precision"),
+    *("warnings", "excluded_leaks", "allowed_leaks", "held_out", "choices.precision", "taught_by", "started_from"),
 )
 _STAGE_DIGEST = ".digest"
 _ESTIMATES = "estimates"

@@ -36,6 +36,15 @@ def run_name(request: Request) -> str:
     return request.name
 
 
+def fold_folder(request: Request, results: Path, fold: str) -> Path:
+    """Where a fold of a run lies; ``results`` is the folder of the dataset's results.
+
+    Trial runs lie one level deeper, so that nothing ever predicts with them.
+    """
+    runs = results / FAST_NAME if request.fast else results
+    return runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{run_name(request)}" / f"fold_{fold}"
+
+
 def _made_of(words: list[str]) -> str:
     """The words as one name; a digest tells those apart that had to be changed or cut."""
     fitting = [_UNFIT.sub("-", word).strip("-.") for word in words]
@@ -53,6 +62,9 @@ def _typed(request: Request) -> Iterator[str]:
     for title, cases in (("pool", request.unlabeled), ("leaky", request.allow_leak)):
         yield "-".join((title, *sorted(cases))) if cases else ""
     yield "-".join(("taught", *sorted(request.taught_by))) if request.taught_by else ""
+    if request.consistency is not None:
+        yield "consistency" if request.consistency else "no-consistency"
+    yield "" if request.start_from is None else f"from-{request.start_from.strip('/').rpartition('/')[2]}"
     yield "transductive" if request.transductive else ""
     yield "excluded-leaks" if request.exclude_leaks else ""
     yield "" if request.minutes is None else f"{request.minutes:g}min"

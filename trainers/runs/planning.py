@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from samora_pipeline.contracts.leakage import protected_names, scored_names, training_leaks
 from samora_pipeline.contracts.model_spec import Volume
 from samora_pipeline.contracts.pool import POOLS_FOLDER
 from samora_pipeline.contracts.run import (
@@ -21,30 +20,24 @@ from samora_pipeline.contracts.run import (
     RunConfig,
     TeacherRecord,
 )
-from samora_pipeline.contracts.splits import Fold, Selection, select
 from samora_pipeline.files import digest_file
 from samora_pipeline.models.assembly import check_spec
 from samora_pipeline.paths import Roots
 from samora_pipeline.weights.catalog import ASSETS
 from samora_pipeline.weights.obtain import get
-from trainers.pool.candidates import LeakReport, find_candidates, hold_out, names, pool_leaks, settle
+from trainers.pool.candidates import LeakReport, names
 from trainers.pool.datasets import PreparedDataset, open_dataset
-from trainers.pool.pool import Pool, make_pool
-from trainers.runs.automatic import (
-    Machine,
-    choose_base,
-    choose_minutes,
-    this_machine,
-)
+from trainers.runs.automatic import Machine, choose_base, choose_consistency, choose_minutes, this_machine
 from trainers.runs.budget import EPOCHS, estimates, fit_epochs, measure, of_main_rank, with_epochs
-from trainers.runs.choices import BASE_CHOICES, Method, choose_method, network_spec, typed_settings
+from trainers.runs.choices import BASE_CHOICES, CONSISTENCY, Method, choose_method, network_spec, typed_settings
+from trainers.runs.data import RunData, find_data, labelled_share
 from trainers.runs.folder import check_config, earlier_choices, existing_config
-from trainers.runs.naming import FAST_NAME, run_name
+from trainers.runs.naming import fold_folder, run_name
 from trainers.runs.precision import choose_precision
 from trainers.runs.request import Request, find_trainer, resolve
 from trainers.runs.sizes import choose_size, size_of
-from trainers.runs.taught import find_teachers
-from trainers.settings import BOOTSTRAP, FINETUNE, LEVEL_OF, TEACHER_OF, DistillationSettings, FinetuneSettings
+from trainers.runs.taught import find_start, find_teachers, require_base
+from trainers.settings import BOOTSTRAP, LEVEL_OF, TEACHER_OF, DistillationSettings
 from trainers.stages.catalog import make_stage
 from trainers.stages.encoder import BaseEncoder, find_base
 from trainers.stages.experts import hidden_cases
@@ -73,17 +66,6 @@ class PlannedRun:
         """The preprocessed folders that its slices come from: its own dataset's, and those of the pool."""
         pool = self.context.pool.members if self.context.pool else ()
         return sorted({dataset.folder for dataset in (self.context.dataset, *(member.dataset for member in pool))})
-
-
-@dataclass(frozen=True)
-class _Data:
-    """What a run learns from and is scored on."""
-
-    selection: Selection
-    held_out: tuple[str, ...]
-    fold: Fold
-    pool: Pool | None
-    leaks: LeakReport
 
 
 def plan_run(
@@ -115,7 +97,7 @@ def plan_run(
     dataset, fold_name, folder, earlier, method, chosen = _choose(request, roots, machine)
     pretraining = roots.results / dataset.name / PRETRAINING_FOLDER
     size, volume = size_of(method, chosen)
-    data = _data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
+    data = find_data(request, method, dataset, fold_name, size, pretraining / POOLS_FOLDER, roots)
     base = _base(method, roots.weights)
     config = _config(request, method, dataset, data, base, size, volume)
     check_spec(config.model)
@@ -125,7 +107,9 @@ def plan_run(
     chosen |= precision
     if accept_licence and not dry:
         _fetch_teachers(method.stages, roots.weights)
-    config = replace(config, taught_by=find_teachers(request.taught_by, config, hidden_cases(config), roots.results))
+    hidden = hidden_cases(config)
+    config = replace(config, taught_by=find_teachers(request.taught_by, config, hidden, roots.results))
+    config = replace(config, started_from=find_start(request.start_from, config, hidden, roots.results))
     config = _with_teachers(replace(config, choices=chosen), method, size, roots.weights, absent=dry)
     context = RunContext(
         dataset=dataset,
@@ -145,6 +129,8 @@ def plan_run(
     if existing is not None and not config.estimates:
         config = replace(config, estimates=existing.estimates)
     config = with_bootstrap(config, context)
+    if request.start_from is not None:
+        require_base(request.start_from, config, roots.results)
     return PlannedRun(config if request.fast else check_config(folder, config), context, method, data.leaks)
 
 
@@ -165,9 +151,14 @@ def _choose(request: Request, roots: Roots, machine: Machine) -> _Chosen:
     choose_method(request, chosen)
     dataset = open_dataset(request.dataset, roots)
     fold = request.fold or dataset.splits().default_fold
-    folder = _fold_folder(request, roots.results / dataset.name, fold)
+    folder = fold_folder(request, roots.results / dataset.name, fold)
     earlier = {} if request.fast else earlier_choices(folder)
     chosen = {name: earlier[name] for name in BASE_CHOICES if name in earlier} or chosen
+    if CONSISTENCY in earlier:
+        chosen[CONSISTENCY] = earlier[CONSISTENCY]
+    elif not earlier:
+        share = labelled_share(dataset, request, fold)
+        chosen |= choose_consistency(request, choose_method(request, chosen), share)
     method = choose_method(request, chosen)
     return _Chosen(dataset, fold, folder, earlier, method, chosen | choose_size(method, dataset, earlier))
 
@@ -184,12 +175,6 @@ def _with_teachers(config: RunConfig, method: Method, size: int, weights: Path, 
     teachers = _teachers(method.stages, size, weights, absent=absent)
     flags = [flag for flag in map(teacher_flag, teachers.values()) if flag]
     return replace(config, teachers=teachers, warnings=tuple(dict.fromkeys((*config.warnings, *flags))))
-
-
-def _fold_folder(request: Request, results: Path, fold: str) -> Path:
-    # Trial runs lie one level deeper, so that nothing ever predicts with them.
-    runs = results / FAST_NAME if request.fast else results
-    return runs / f"{request.trainer.rpartition(':')[2]}__{request.split}__{run_name(request)}" / f"fold_{fold}"
 
 
 def _with_lengths(
@@ -238,56 +223,6 @@ def with_bootstrap(config: RunConfig, context: RunContext) -> RunConfig:
     return replace(config, base=replace(config.base, digest=digest_file(file))) if file.is_file() else config
 
 
-def _data(
-    request: Request,
-    method: Method,
-    dataset: PreparedDataset,
-    fold_name: str,
-    input_size: int,
-    pools: Path,
-    roots: Roots,
-) -> _Data:
-    splits, cases, patient = dataset.splits(), dataset.fingerprint.cases, dataset.raw.patient
-    whole = splits.fold(fold_name)
-    scored, protected = scored_names(splits, whole), protected_names(splits, whole, cases)
-    found = training_leaks(whole.train, protected, cases, patient)
-    candidates = None
-    if set(method.stages) - {FINETUNE} or _learns_from_pool(method.finetune):
-        candidates = find_candidates(
-            dataset, request.unlabeled, roots, method.pool, scored, transductive=request.transductive
-        )
-        if not request.transductive:
-            found += pool_leaks(candidates, protected)
-    leaks = settle(found, exclude=request.exclude_leaks, allow=request.allow_leak)
-    taken_out = frozenset(names(leaks.excluded))
-    fold = Fold(tuple(case for case in whole.train if case not in taken_out), whole.scored)
-    stored = {case: dataset.cases[case] for case in fold.train if case in dataset.cases}
-    labelled = {case: record.shape[0] for case, record in stored.items() if record.label_crcs is not None}
-    drawn = select(splits, request.split, fold_name, request.seed, labelled)
-    if not taken_out.isdisjoint(drawn.cases):
-        # It was stored with a case that is now taken out.
-        drawn = select(replace(splits, selections={}), request.split, fold_name, request.seed, labelled)
-    selection, held_out = hold_out(drawn, method.finetune.held_out, patient)
-    pool = None
-    if candidates is not None:
-        pool = make_pool(
-            candidates,
-            method.pool,
-            leaks,
-            scored,
-            request.seed,
-            pools,
-            input_size=input_size,
-            neighbours=method.model.neighbours,
-            transductive=request.transductive,
-        )
-    return _Data(selection, held_out, fold, pool, leaks)
-
-
-def _learns_from_pool(finetune: FinetuneSettings) -> bool:
-    return finetune.consistency is not None or finetune.self_training is not None
-
-
 def _fetch_teachers(settings: Mapping[str, Any], weights: Path) -> None:
     """Fetch the teachers' weights that are missing, their licence accepted."""
     for stage in TEACHER_OF.values():
@@ -312,7 +247,7 @@ def _config(
     request: Request,
     method: Method,
     dataset: PreparedDataset,
-    data: _Data,
+    data: RunData,
     base: BaseEncoder | None,
     input_size: int,
     volume: Volume | None,

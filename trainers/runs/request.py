@@ -44,6 +44,7 @@ class Request:
     levels: tuple[str, ...] | None = None
     consistency: bool | None = None
     taught_by: tuple[str, ...] = ()
+    start_from: str | None = None
     transductive: bool = False
     exclude_leaks: bool = False
     allow_leak: tuple[str, ...] = ()

@@ -1,13 +1,20 @@
-"""The finished runs that teach a student, and what they must not have seen (``--taught-by``)."""
+"""The finished runs that teach a run (``--taught-by``), or that it starts from (``--start-from``), and what they must
+not have seen.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+from samora_pipeline.contracts.labels import LabelScheme
+from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.run import CONFIG_FILE, FINAL_CHECKPOINT, RunConfig, TaughtBy
 from samora_pipeline.contracts.run_folders import FOLD_PREFIX, find_run_folder
 from samora_pipeline.contracts.run_reader import read_run_config
 from samora_pipeline.errors import AssetError, DataError
 from samora_pipeline.files import digest_file
+from samora_pipeline.models.catalog import is_trained_whole
 from samora_pipeline.registry import shortened
 
 
@@ -26,37 +33,94 @@ def find_teachers(
         AssetError: ``E-SELF-01`` no such run, or not finished in this fold.
         DataError: ``E-SELF-03`` it segments something else; ``E-SELF-04`` it has seen what is scored here.
     """
-    return tuple(_teacher(name, config, hidden, results) for name in dict.fromkeys(names))
+    return tuple(_finished(name, config, hidden, results, _TEACHER)[0] for name in dict.fromkeys(names))
 
 
-def _teacher(name: str, config: RunConfig, hidden: frozenset[str], results: Path) -> TaughtBy:
+def find_start(name: str | None, config: RunConfig, hidden: frozenset[str], results: Path) -> TaughtBy | None:
+    """The run that another one starts from, in the same fold; None where none is named. Arguments as above.
+
+    Raises:
+        AssetError: ``E-START-01`` no such run, or not finished in this fold.
+        DataError: ``E-START-02`` it is of another network, dataset or labels; ``E-START-03`` it has seen what is scored
+            here.
+    """
+    if name is None:
+        return None
+    record, start = _finished(name, config, hidden, results, _START)
+    _require_equal(name, [("network", start.model, config.model)], _START)
+    return record
+
+
+def require_base(name: str, config: RunConfig, results: Path) -> None:
+    """Refuse to start from a run on another bootstrapped base than this one has, or would train first.
+
+    Raises:
+        DataError: ``E-START-02``.
+    """
+    start, base = config.started_from, config.base
+    if (
+        start is None
+        or base is None
+        or not isinstance(config.model, ModelSpec)
+        or is_trained_whole(config.model.backbone)
+    ):
+        return
+    theirs = read_run_config(results / start.run / CONFIG_FILE, allow_code=True).base_digest
+    _require_equal(name, [("base encoder", theirs, base.digest or "one that is not trained yet")], _START)
+
+
+class _Codes(NamedTuple):
+    absent: str
+    other: str
+    leak: str
+
+
+_TEACHER = _Codes("E-SELF-01", "E-SELF-03", "E-SELF-04")
+_START = _Codes("E-START-01", "E-START-02", "E-START-03")
+
+
+def _finished(
+    name: str, config: RunConfig, hidden: frozenset[str], results: Path, codes: _Codes
+) -> tuple[TaughtBy, RunConfig]:
     fold = f"{FOLD_PREFIX}{config.fold}"
     folder = find_run_folder(name, results, lambda run: (run / fold / FINAL_CHECKPOINT).is_file())
     if folder is not None and folder.name.startswith(FOLD_PREFIX):
         folder = folder.parent
     checkpoint = folder / fold / FINAL_CHECKPOINT if folder is not None else None
     if folder is None or checkpoint is None or not checkpoint.is_file():
-        raise AssetError("E-SELF-01", name=name, fold=fold, found=str(folder or "no run of this name"))
-    teacher = read_run_config(folder / fold / CONFIG_FILE, allow_code=True)
-    for which, theirs, ours in (
-        ("dataset", teacher.dataset, config.dataset),
-        ("labels", teacher.labels, config.labels),
-        ("slice axis", teacher.plans.slice_axis.value, config.plans.slice_axis.value),
-    ):
-        if theirs != ours:
-            raise DataError("E-SELF-03", name=name, which=which, found=str(theirs)[:200], expected=str(ours)[:200])
-    seen = _seen(teacher)
+        raise AssetError(codes.absent, name=name, fold=fold, found=str(folder or "no run of this name"))
+    other = read_run_config(folder / fold / CONFIG_FILE, allow_code=True)
+    pairs: list[tuple[str, object, object]] = [
+        ("dataset", other.dataset, config.dataset),
+        ("labels", _outputs(other), _outputs(config)),
+        ("slice axis", other.plans.slice_axis.value, config.plans.slice_axis.value),
+    ]
+    _require_equal(name, pairs, codes)
+    seen = _seen(other)
     if shown := sorted(hidden & seen):
-        raise DataError("E-SELF-04", name=name, found=shortened(shown))
-    return TaughtBy(f"{folder.parent.name}/{folder.name}/{fold}", digest_file(checkpoint), tuple(sorted(seen)))
+        raise DataError(codes.leak, name=name, found=shortened(shown))
+    record = TaughtBy(f"{folder.parent.name}/{folder.name}/{fold}", digest_file(checkpoint), tuple(sorted(seen)))
+    return record, other
+
+
+def _outputs(run: RunConfig) -> LabelScheme:
+    """The labels that the network tells; a value for ``ignore`` is none of them."""
+    return replace(run.labels, ignore=None)
+
+
+def _require_equal(name: str, pairs: Sequence[tuple[str, object, object]], codes: _Codes) -> None:
+    for which, theirs, ours in pairs:
+        if theirs != ours:
+            raise DataError(codes.other, name=name, which=which, found=str(theirs)[:200], expected=str(ours)[:200])
 
 
 def _seen(run: RunConfig) -> frozenset[str]:
-    """The cases that a run has learned from, labelled or not, or was chosen on; and what its own teachers have seen."""
+    """The cases that a run has learned from, labelled or not, or was chosen on; and those of the runs behind it."""
     pools = (
         case if dataset == run.dataset else f"{dataset}/{case}"
         for dataset, cases in run.pool.cases.items()
         for case in cases
     )
-    taught = (case for teacher in run.taught_by for case in teacher.seen)
-    return frozenset((*run.selection.cases, *run.held_out, *pools, *taught))
+    behind = (*run.taught_by, *([run.started_from] if run.started_from else ()))
+    before = (case for other in behind for case in other.seen)
+    return frozenset((*run.selection.cases, *run.held_out, *pools, *before))

@@ -59,4 +59,6 @@ def _outcome(request: Request, chosen: Mapping[str, Choice]) -> tuple[int, Usage
 def _possible(trainer: Trainer) -> Iterator[Mapping[str, Choice]]:
     yield {}
     yield {BACKBONE: Choice(trainer.small_backbone, ""), BACKBONE_WEIGHTS: Choice(BOOTSTRAP, "")}
+    if trainer.whole_backbone is not None:
+        yield {BACKBONE: Choice(trainer.whole_backbone, "")}
     yield {RECIPE: Choice(SCRATCH, "")}

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from samora_pipeline.contracts.checkpoints import save_checkpoint
+from samora_pipeline.contracts.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from samora_pipeline.contracts.json_io import to_plain
 from samora_pipeline.contracts.model_spec import ModuleSpec
-from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig
-from samora_pipeline.models.assembly import build_network, trained_state
+from samora_pipeline.contracts.run import FINAL_CHECKPOINT, RunConfig, TaughtBy
+from samora_pipeline.errors import DataError
+from samora_pipeline.files import digest_file
+from samora_pipeline.models.assembly import build_network, load_trained, trained_state
 from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.samora import Network
 from samora_pipeline.reproducibility import seed_everything
@@ -53,15 +55,32 @@ class Finetune(Stage[FinetuneSettings]):
         return ConsistencyTask(*common, context.read_pool(without=run.selection))
 
     def network(self, run: RunConfig, context: RunContext) -> Network:
-        """The network before its first labelled slice: base and experts read, except in a draft, the rest random."""
+        """The network before its first labelled slice: that of the run it starts from, else ``_new``.
+
+        Raises:
+            DataError: ``E-START-04`` that run's checkpoint is another one by now, ``E-MODEL-03`` of another network,
+                and what reading base and experts raises.
+        """
+        network = self._new(run, context)
+        if run.started_from is not None and not context.draft:
+            load_trained(network, _checkpoint_of(run.started_from, context).tensors)
+        return network
+
+    def _new(self, run: RunConfig, context: RunContext) -> Network:
+        """Base and experts read, except in a draft, the rest random."""
         if isinstance(run.model, ModuleSpec):
             seed_everything(run.seed, "network")
-            return build_network(run.model)
+            return self._with_prior(build_network(run.model), run)
         copied = self.settings.mask_tokens == "copied"
         network = network_on_base(run.model, context.base_file, run.seed, copy_outputs=copied)
         for level, record in () if context.draft else run.experts.items():
             file = context.stages[record.name].result(context)
             read_expert(network, level, file, run.base_digest, hidden_cases(run))
+        return self._with_prior(network, run)
+
+    def _with_prior(self, network: Network, run: RunConfig) -> Network:
+        if self.settings.foreground_prior is not None:
+            network.start_with_foreground(self.settings.foreground_prior, regions=run.labels.regions)
         return network
 
     def save(self, trained: Trainable, run: RunConfig, file: Path) -> None:
@@ -80,6 +99,14 @@ class Finetune(Stage[FinetuneSettings]):
         if is_stuck(history):
             has_fusion = bool(parameters_by_part(trained.network)[Part.FUSION])
             logger.warning(_stuck_advice(history[-1], self.settings, has_fusion=has_fusion))
+
+
+def _checkpoint_of(start: TaughtBy, context: RunContext) -> Checkpoint:
+    file = context.pretraining.parent.parent / start.run / FINAL_CHECKPOINT
+    found = digest_file(file) if file.is_file() else "no checkpoint"
+    if found != start.checkpoint:
+        raise DataError("E-START-04", run=start.run, found=found[:12], digest=start.checkpoint[:12])
+    return load_checkpoint(file)
 
 
 def is_stuck(history: Sequence[Line]) -> bool:

@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -31,6 +31,7 @@ from samora_pipeline.run_log import Line, duration, logger
 from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.sam_checkpoint import load_base
+from trainers.loop.ending import TimeLimit
 from trainers.loop.loop import LoopContext, Training, train
 from trainers.loop.memory import fit
 from trainers.loop.monitor_rules import changes, mending_command
@@ -55,8 +56,8 @@ class RunContext:
 
     ``base`` is None where the network is no SAM, ``pool`` where nothing is trained without labels. ``pretraining`` is
     the folder of results that the runs of a dataset share, ``weights`` that of public files. ``stages`` are the run's,
-    by name. ``resume_command`` is printed when the process is stopped. A ``draft`` reads no weights: its networks are
-    random, for measuring what a step takes.
+    by name. ``resume_command`` is printed when the process is stopped, ``limit`` is when this session has to end. A
+    ``draft`` reads no weights: its networks are random, for measuring what a step takes.
     """
 
     dataset: PreparedDataset
@@ -71,6 +72,7 @@ class RunContext:
     resume_command: str = ""
     tensorboard: bool = False
     draft: bool = False
+    limit: TimeLimit = field(default_factory=TimeLimit)
 
     @property
     def run_name(self) -> str:
@@ -220,6 +222,7 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
         digest: identifies the settings; a saved state of others is refused.
 
     Raises:
+        SystemExit: 75 when the session has no time left for it.
         SamoraError: ``E-MODEL-04``, ``E-MODEL-05`` the first step changed what is frozen, or did not reach what
             learns. ``E-MEM-21`` the device does not hold network, head or the monitor's panel. Whatever
             ``stage.build`` and ``loop.train`` raise.
@@ -230,6 +233,7 @@ def run_stage(stage: Stage[Any], run: RunConfig, context: RunContext, digest: st
 
 def _run(stage: Stage[Any], run: RunConfig, context: RunContext, digest: str) -> StageTiming:
     file = stage.result(context)
+    context.limit.leave(stage.name, context.resume_command, context.device)
     # Every rank has seen that the file is missing before the main one can write it.
     distributed.barrier()
     trainable = stage.build(run, context)
@@ -250,6 +254,7 @@ def _run(stage: Stage[Any], run: RunConfig, context: RunContext, digest: str) ->
         context.tensorboard,
         context.arithmetic,
         _seconds_after(stage.name, run),
+        context.limit,
     )
     history = train(training, where)
     timing = replace(of_history(history), steps=len(history) * len(training.batches(0)))

@@ -16,7 +16,7 @@ import torch
 from samora_pipeline import distributed
 from samora_pipeline.contracts.dataset import RawCase
 from samora_pipeline.contracts.failures import write_failures
-from samora_pipeline.contracts.json_io import write_json
+from samora_pipeline.contracts.json_io import sealed, write_json
 from samora_pipeline.contracts.postprocessing import POSTPROCESSING_FILE
 from samora_pipeline.contracts.run import SUMMARY_FILE, VALIDATION_FOLDER, RunConfig
 from samora_pipeline.contracts.scores import NSD_TOLERANCE, Summary
@@ -109,7 +109,7 @@ def _tune(config: RunConfig, context: RunContext) -> None:
                 reference, predicted = read_volume(case.label), read_volume(predictions / f"{case.name}{ending}")
                 pairs.append((case.name, label_array(reference), label_array(predicted)))
         chosen = choose(pairs, config.labels)
-        write_json(chosen, folder / POSTPROCESSING_FILE)
+        write_json(sealed(chosen), folder / POSTPROCESSING_FILE)
         names = ", ".join(step.name for step in chosen.kept) or "none"
         logger.info("largest component only, chosen on %d held-out training cases: %s", len(cases), names)
     distributed.barrier()

@@ -26,6 +26,11 @@ class Decoder(nn.Module):
         """
         return {}
 
+    @property
+    def output_bias(self) -> Tensor | None:
+        """The trained bias (K,) of the output maps, where they have one."""
+        return None
+
     @abstractmethod
     def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
         """Decode to logits (B,K,n,n).

@@ -41,6 +41,11 @@ class SkipDecoder(Decoder):
         self.head = nn.Conv2d(finer[-1], num_outputs, 1)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def output_bias(self) -> Tensor | None:
+        """See the base class."""
+        return self.head.bias
+
     def forward(self, features: Features, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
         """Decode to (B,K,N,N); positions are not used."""
         embedding = (features.embedding + dense).contiguous(memory_format=torch.channels_last)

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.studies.commands import Process, spawn
 from benchmarks.studies.label_efficiency import main
 from benchmarks.studies.unseen import require_unseen
 from samora_pipeline.contracts.fingerprint import FINGERPRINT_FILE
@@ -24,9 +23,10 @@ from samora_pipeline.contracts.scores import Summary
 from samora_pipeline.errors import DataError
 from samora_pipeline.files import digest_file
 from samora_pipeline.paths import resolve_roots
-from tests.benchmarks.studies.forked import launch
+from tests.trainers.forked_commands import launch
 from tests.trainers.processes import exit_code, forked
 from tests.trainers.small_data import INPUT, NAME, make_dataset
+from trainers.study.processes import Process, spawn
 
 VARIANTS, BUDGETS, SEEDS = ("samed", "pixel_only"), ("1cases", "2cases"), ("0", "1")
 _STAGES = ("expert_pixel", "finetune")
@@ -132,9 +132,9 @@ def test_a_finished_study_repeats_nothing(finished: Finished) -> None:
     before = steps(finished.root)
     started: list[str] = []
 
-    def note(command: Sequence[str], log: Path, lock: int) -> Process:
+    def note(command: Sequence[str], log: Path, lock: int, environment: Mapping[str, str]) -> Process:
         started.append(command[0])
-        return spawn(["true"], log, lock)
+        return spawn(["true"], log, lock, environment)
 
     assert main(words(finished.root), note) == 0
     assert steps(finished.root) == before

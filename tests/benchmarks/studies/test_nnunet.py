@@ -8,18 +8,18 @@ import json
 import shlex
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.studies.commands import Process, spawn
 from benchmarks.studies.label_efficiency import main
 from benchmarks.studies.nnunet import SHORT_TRAINERS
-from tests.benchmarks.studies.forked import launch as forked_launch
+from tests.trainers.forked_commands import launch as forked_launch
 from tests.trainers.small_data import INPUT, NAME, make_dataset
+from trainers.study.processes import Process, spawn
 
 _CONFIGURATION = f"{NAME}/nnUNetTrainer_250steps__nnUNetPlans__2d/fold_all"
 _LOG = 'echo "$(basename "$0") $@" >> "$nnUNet_raw/../asked.txt"\n'
@@ -54,8 +54,9 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
-def launch(words: Sequence[str], log: Path, lock: int) -> Process:
-    return spawn(words, log, lock) if words[0] == "env" else forked_launch(words, log, lock)
+def launch(words: Sequence[str], log: Path, lock: int, environment: Mapping[str, str]) -> Process:
+    start = spawn if words[0] == "env" else forked_launch
+    return start(words, log, lock, environment)
 
 
 def test_a_variant_of_nnunet_goes_on_after_a_kill_and_is_scored(tmp_path: Path, programs: Path) -> None:

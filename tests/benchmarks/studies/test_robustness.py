@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pytest
 from benchmarks.studies.robustness import main
 from samora_pipeline.contracts.json_io import read_json
 from samora_pipeline.contracts.scores import Summary
-from tests.benchmarks.studies.forked import Child, launch
+from tests.trainers.forked_commands import Child, launch
 from tests.trainers.runs import session, short
 from tests.trainers.small_data import NAME, make_dataset
 
@@ -56,5 +56,5 @@ def test_runs_of_several_folds_are_refused(root: Path, capsys: pytest.CaptureFix
     assert "E-STUDY-13" in capsys.readouterr().err
 
 
-def _refuse(words: Sequence[str], log: Path, lock: int) -> Child:
+def _refuse(words: Sequence[str], log: Path, lock: int, environment: Mapping[str, str]) -> Child:
     raise AssertionError(f"nothing may be started: {words[0]}")

@@ -1,4 +1,4 @@
-"""study.json: what a study asked for and how far each of its steps is, written whole after every change."""
+"""study.json: what a study is about and how far each of its steps is, written whole after every change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
 from samora_pipeline.errors import DataError, ResourceError
@@ -29,25 +29,17 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What may not change while a study is under way, because it would change what its variants share."""
-
-    dataset: str
-    fold: str
-    scale: str
-    input_size: int
-    base: str
-    settings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class StudyState:
-    """The content of study.json. ``machine`` and ``commit`` describe the first session."""
+    """The content of study.json.
 
-    frame: Frame
+    ``frame`` is what may not change while the study is under way, because its steps share it; ``machine`` describes the
+    first session.
+    """
+
+    frame: dict[str, Any]
     machine: dict[str, str] = field(default_factory=dict)
     steps: dict[str, StepRecord] = field(default_factory=dict)
-    schema_version: int = 1
+    schema_version: int = 2
 
     @property
     def seconds(self) -> float:
@@ -66,23 +58,18 @@ class StudyState:
 class StateFile:
     """The state of the study in ``folder``, in memory and on disk."""
 
-    def __init__(self, folder: Path, frame: Frame, machine: dict[str, str]) -> None:
+    def __init__(self, folder: Path, frame: dict[str, Any], machine: dict[str, str]) -> None:
         """Read study.json, or begin one.
 
         Raises:
             DataError: ``E-STUDY-04`` the folder holds a study of other settings.
         """
-        self._path = folder / STUDY_FILE
+        self._path, frame = folder / STUDY_FILE, to_plain(frame)
         self.state = read_json(StudyState, self._path) if self._path.is_file() else StudyState(frame, machine)
         if self.state.frame != frame:
-            old, new = to_plain(self.state.frame), to_plain(frame)
-            raise DataError(
-                "E-STUDY-04",
-                "this folder holds a study of other settings",
-                found="; ".join(f"{key} {old[key]} -> {new[key]}" for key in old if old[key] != new[key]),
-                expected="the settings it was begun with; variants, budgets and seeds may be added",
-                fix="another --root",
-            )
+            names = [name for name in {**self.state.frame, **frame} if self.state.frame.get(name) != frame.get(name)]
+            found = "; ".join(f"{name} {self.state.frame.get(name)} -> {frame.get(name)}" for name in names)
+            raise DataError("E-STUDY-04", folder=folder, found=found)
 
     def update(self, name: str, record: StepRecord) -> None:
         """Note a step, on disk first."""
@@ -107,11 +94,5 @@ def held(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ResourceError(
-                "E-STUDY-05",
-                "a study, or a command that a killed study left running, is at work here",
-                found=str(folder),
-                expected="one at a time",
-                fix="wait until it has ended, then run this command again",
-            ) from error
+            raise ResourceError("E-STUDY-05", found=str(folder)) from error
         yield stream.fileno()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-
-from benchmarks.studies.commands import MODULES
 
 # Imported here so that the children find them loaded.
 from samora_pipeline.evaluation import tables  # noqa: F401
@@ -20,6 +18,7 @@ from samora_pipeline.inference import job, predictor  # noqa: F401
 from samora_pipeline.reporting import curves, forest, overlays
 from tests.trainers.processes import forked
 from trainers.runs import execution  # noqa: F401
+from trainers.study.processes import MODULES
 
 DRAWN = "forest_physical_Dice.png"
 
@@ -43,7 +42,7 @@ class Child:
         self._process.kill()
 
 
-def launch(words: Sequence[str], log: Path, lock: int) -> Child:
+def launch(words: Sequence[str], log: Path, lock: int, environment: Mapping[str, str]) -> Child:
     """Run a command of ours in a child; the descriptor of the lock is inherited by forking."""
     main = importlib.import_module(MODULES[words[0]]).main
 
@@ -64,4 +63,4 @@ def launch(words: Sequence[str], log: Path, lock: int) -> Child:
         forest.draw_forest = draw_one
         return int(main(list(words[1:])))
 
-    return Child(forked(work))
+    return Child(forked(work, dict(environment)))
