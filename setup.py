@@ -34,8 +34,12 @@ REQUIREMENTS = [
 EXTRAS = {
     "dicom": ["highdicom>=0.25", "pydicom>=3"],  # DICOM SEG (samora_export labels --format dcm)
     "dask": ["distributed>=2024.1"],  # cases mapped over an existing cluster (--dask ADDRESS)
+    # UNETR and Swin UNETR on slices, and whatever else of MONAI's a trainer names; its transformers need einops
+    "networks": ["monai>=1.5", "einops>=0.7"],
     "jobqueue": ["dask-jobqueue>=0.9"],  # workers that are jobs (--dask slurm:PARTITION, pbs:QUEUE)
     "tensorboard": ["tensorboard>=2.15"],  # curves for it (--tensorboard); works with NumPy 2
+    # The documentation site: mkdocs build --strict
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",  # two files of tests at a time
@@ -84,6 +88,7 @@ setup(
             "samora_compare = samora_pipeline.reporting.compare_cli:main",
             "samora_report = samora_pipeline.reporting.report_cli:main",
             "samora_weights = samora_pipeline.weights.cli:main",
+            "samora_external = samora_pipeline.external.cli:main",
             "samora_label = samora_pipeline.labelling.label_cli:main",
             "samora_suggest = samora_pipeline.labelling.suggest_cli:main",
             "samora_export = samora_pipeline.handover.cli:main",

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./environment.sh
-install_here dev,oracles,dicom
+install_here dev,oracles,dicom,networks,docs
 
 run ruff check .
 run ruff format --check .

@@ -85,23 +85,24 @@ class WholeBatch:
     @property
     def knows_own(self) -> bool:
         """Whether what this part adds at its next call was noted before, and with it what all parts add."""
-        return self.is_complete and len(self._added[self._number]) > self._calls
+        return self.is_complete and len(self._added[self.number]) > self._calls
 
     @property
-    def _number(self) -> int:
+    def number(self) -> int:
+        """Of the part that is worked on, from 0; parts that are learned from come in this order."""
         return self._part.number if self._part is not None else 0
 
     def note(self, added: Tensor, place: int = 0) -> None:
         """Keep what this part adds on all ranks, in the order of the calls; this rank's rows begin at ``place``."""
-        self._added[self._number].append(added.detach())
-        self._places[self._number].append(place)
+        self._added[self.number].append(added.detach())
+        self._places[self.number].append(place)
 
     def statistics(self, own: Tensor) -> Tensor:
         """The rows (k,m) of all parts and ranks where they are known, else those of this part, which are noted."""
         if self._count == 1:
             return own
         if not self._statistics_are_known:
-            self._statistics[self._number].append(own)
+            self._statistics[self.number].append(own)
             return own
         rows = torch.cat([noted[self._asked] for noted in self._statistics])
         self._asked += 1
@@ -116,9 +117,9 @@ class WholeBatch:
     def rows(self, own: Tensor) -> Tensor:
         """The rows of all parts and ranks; those of this rank and part are ``own``, with their gradient."""
         noted = [added[self._calls] for added in self._added]
-        mine, place = noted[self._number], self._places[self._number][self._calls]
+        mine, place = noted[self.number], self._places[self.number][self._calls]
         self._calls += 1
-        pieces = (*noted[: self._number], mine[:place], own, mine[place + len(own) :], *noted[self._number + 1 :])
+        pieces = (*noted[: self.number], mine[:place], own, mine[place + len(own) :], *noted[self.number + 1 :])
         return torch.cat(pieces)
 
     def drawn(self, like: Tensor) -> tuple[Tensor, torch.Generator, range] | None:

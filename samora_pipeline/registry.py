@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Generic, TypedDict, TypeVar
 
-from samora_pipeline.errors import UsageError
+from samora_pipeline.errors import AssetError, UsageError
 
 T = TypeVar("T")
 
@@ -113,12 +113,16 @@ class Registry(Generic[T]):
 
         Raises:
             UsageError: ``E-NAME-01`` when neither a registered name nor an importable path.
+            AssetError: ``E-NAME-03`` when the library behind a registered name is not installed.
         """
         if name in self._entries:
             return self._entries[name]
         if name in self._places:
             module, _, attribute = self._places[name].partition(":")
-            self._entries[name] = getattr(importlib.import_module(module), attribute)
+            try:
+                self._entries[name] = getattr(importlib.import_module(module), attribute)
+            except ModuleNotFoundError as error:
+                raise AssetError("E-NAME-03", kind=self.kind, name=name, found=str(error)) from error
             return self._entries[name]
         if ":" in name:
             return self._import(name)

@@ -349,3 +349,8 @@ for _trainer in (
     UNet3DTrainer,
 ):
     TRAINERS.register(_trainer.__name__)(_trainer)
+for _name in (
+    *("TransUNetTrainer", "UNETR2DTrainer", "SwinUNETR2DTrainer"),
+    *("UAMTTrainer", "DTCTrainer", "MCNetTrainer", "SSNetTrainer"),
+):
+    TRAINERS.register_place(_name, f"trainers.rivals:{_name}")

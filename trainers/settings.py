@@ -18,8 +18,8 @@ from samora_pipeline.contracts.random_steps import (
     ViewSettings,
 )
 from samora_pipeline.errors import UsageError
-from trainers.consistency_settings import ConsistencySettings
 from trainers.self_training_settings import SelfTrainingSettings
+from trainers.semi_supervised_settings import Unlabelled
 
 BOOTSTRAP, TEACHER_IMAGE, TEACHER_PATCH = "bootstrap", "teacher_image", "teacher_patch"
 EXPERT_IMAGE, EXPERT_PATCH, EXPERT_PIXEL = "expert_image", "expert_patch", "expert_pixel"
@@ -345,7 +345,7 @@ class FinetuneSettings(StageSettings):
     held_out: int = 0
     foreground_prior: float | None = None
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
-    consistency: ConsistencySettings | None = None
+    consistency: Unlabelled | None = None
     self_training: SelfTrainingSettings | None = None
 
     def small(self) -> Self:

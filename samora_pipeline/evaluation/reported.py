@@ -25,7 +25,8 @@ class ReportedRow:
 class ReportedTable:
     """One table, with the dataset, the label budget or both that it is about (``setting``), if all of it is.
 
-    A part of another table has no rows of its own; ``named_there`` maps its columns to the other's.
+    A part of another table has no rows of its own; ``named_there`` maps its columns to the other's, and ``left_out``
+    are the keys of the other's rows that it does not print.
     """
 
     number: int
@@ -36,6 +37,7 @@ class ReportedTable:
     rows: tuple[ReportedRow, ...] = ()
     part_of: int | None = None
     named_there: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,13 @@ def reported_file() -> ReportedFile:
 def reported_table(number: int) -> ReportedTable:
     """Return a table of the paper; KeyError for one without results (7 and 8 are settings)."""
     return {table.number: table for table in reported_file().tables}[number]
+
+
+def reported_keys(number: int) -> tuple[tuple[str, ...], ...]:
+    """Return the keys of the rows that table ``number`` prints, in its order; KeyError as in ``reported_table``."""
+    table = reported_table(number)
+    source = reported_table(table.part_of) if table.part_of is not None else table
+    return tuple(row.key for row in source.rows if row.key not in table.left_out)
 
 
 def reported(number: int, key: tuple[str, ...], column: str) -> Reported | None:

@@ -16,6 +16,9 @@ from samora_pipeline.registry import Registry
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network")
 NETWORKS.register("unet2d")(UNet2d)
 NETWORKS.register("unet3d")(UNet3d)
+NETWORKS.register_place("transunet", "samora_pipeline.models.transunet:TransUNet")
+NETWORKS.register_place("unetr_2d", "samora_pipeline.models.monai_networks:unetr_2d")
+NETWORKS.register_place("swin_unetr_2d", "samora_pipeline.models.monai_networks:swin_unetr_2d")
 
 
 class ModuleNetwork(Network):
@@ -60,14 +63,19 @@ def build_module(spec: ModuleSpec) -> ModuleNetwork:
 def module_arguments(spec: ModuleSpec) -> dict[str, Any]:
     """The keywords that a module is made with: its options, and those of the spec's sizes that it accepts.
 
+    MONAI's names are used where a network has them: ``out_channels`` and ``img_size``, the axes of an input.
+
     Raises:
         UsageError: ``E-NAME-01`` an unknown network, ``E-SET-01`` options that it does not accept or lacks.
+        AssetError: ``E-NAME-03`` a network whose library is not installed.
     """
     signature = inspect.signature(NETWORKS.get(spec.network))
     sizes: dict[str, Any] = {"in_channels": spec.in_channels, "num_outputs": spec.num_outputs}
     sizes |= {"input_size": spec.input_size} if spec.volume is None else {"volume": spec.volume}
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     accepted = {name: size for name, size in sizes.items() if anything or name in signature.parameters}
+    named_otherwise = {"out_channels": spec.num_outputs, "img_size": spec.input_shape}
+    accepted |= {name: size for name, size in named_otherwise.items() if name in signature.parameters}
     try:
         signature.bind(**accepted, **spec.options)
     except TypeError as error:

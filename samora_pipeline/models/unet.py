@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.models.global_norm import GlobalBatchNorm
+from samora_pipeline.models.shared_dropout import SharedDropout
 
 WIDTHS = (16, 32, 64, 128, 256)
 """channels from the full resolution down, halving the side each time: 1.9 M parameters"""
@@ -23,7 +24,8 @@ class UNet2d(nn.Module):
     """Two convolutions per resolution, max pooling down, transposed convolutions up, and the finer maps beside them.
 
     Each channel of each slice is brought to mean 0 and deviation 1 at the entrance. ``momentum`` is that of the batch
-    norms, whose statistics are those of the global batch.
+    norms, whose statistics are those of the global batch. ``dropout``: shares of the entries that are dropped between
+    the two convolutions on the way down, one for each resolution; empty: none.
 
     Raises:
         UsageError: ``E-MODEL-01`` the input size cannot be halved as often as there are resolutions below the first.
@@ -36,13 +38,17 @@ class UNet2d(nn.Module):
         input_size: int,
         widths: Sequence[int] = WIDTHS,
         momentum: float = 0.05,
+        dropout: Sequence[float] = (),
     ) -> None:
         super().__init__()
         step = 2 ** (len(widths) - 1)
         if input_size % step:
             nearest = max(step, round(input_size / step) * step)
             raise UsageError("E-MODEL-01", found=f"{input_size} pixels", multiple=step, nearest=nearest)
-        self.down = nn.ModuleList(_block(*pair, momentum) for pair in pairwise((in_channels, *widths)))
+        self.down = nn.ModuleList(
+            _block(*pair, momentum, share)
+            for pair, share in zip(pairwise((in_channels, *widths)), dropout or [0.0] * len(widths), strict=True)
+        )
         finer = tuple(reversed(widths))
         self.up = nn.ModuleList(nn.ConvTranspose2d(below, own, 2, stride=2) for below, own in pairwise(finer))
         self.join = nn.ModuleList(_block(2 * own, own, momentum) for own in finer[1:])
@@ -75,9 +81,10 @@ def standardised(images: Tensor) -> Tensor:
     return (images - mean) / (deviation + _FLAT)
 
 
-def _block(inputs: int, outputs: int, momentum: float) -> nn.Sequential:
+def _block(inputs: int, outputs: int, momentum: float, dropout: float = 0.0) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width in (inputs, outputs):
+        layers += [SharedDropout(dropout)] * bool(layers and dropout)
         layers.append(nn.Conv2d(width, outputs, 3, padding=1, bias=False))
         layers += [GlobalBatchNorm(outputs, momentum=momentum), nn.LeakyReLU(0.01, inplace=True)]
     return nn.Sequential(*layers)

@@ -21,6 +21,8 @@ Runs that differ in the seed alone are averaged within each patient. Both protoc
   samora_compare SAMedTrainer SAMoraTrainer --full         each organ, all tests
   samora_compare RUN RUN RUN --table 4 --format latex
   samora_compare RUN RUN --baseline RUN -o comparison      also writes forest plots, and all numbers as paired.csv
+  samora_compare --table 14 --reported                     every row of the paper; with RUNs also what they measured
+  samora_compare --table 14 --plan                         the commands that are missing for table 1, 2, 6, 13 or 14
 
   samora_compare --budgets RUN RUN RUN RUN --next 120      Dice over labelled slices, and what 120 more should bring
 
@@ -33,12 +35,14 @@ _ENDINGS = {"md": "md", "latex": "tex", "csv": "csv"}
 def build_parser() -> CommandParser:
     """The command's options."""
     parser = CommandParser("samora_compare", "Compare scored runs.", _EPILOG)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run or fold folders; the first is the baseline")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run or fold folders; the first is the baseline")
     parser.add_argument("--baseline", metavar="RUN", help="what the others are compared with (default: the first RUN)")
     parser.add_argument("--protocol", choices=("physical", "sam_family"), help="default: both")
     parser.add_argument(
         "--table", type=int, metavar="N", help="print the runs like table N of the paper, without tests"
     )
+    parser.add_argument("--reported", action="store_true", help="with --table: all rows of the paper, run or not")
+    parser.add_argument("--plan", action="store_true", help="with --table: the commands of the rows that are not run")
     parser.add_argument("--budgets", action="store_true", help="runs with other numbers of labels: a curve over them")
     parser.add_argument(
         "--next",
@@ -57,22 +61,30 @@ def build_parser() -> CommandParser:
 
 def compare_runs(arguments: argparse.Namespace) -> None:
     """Read the runs, print the tables, and write them where a folder is named."""
+    _check(arguments)
     if arguments.budgets:
         _budgets(arguments)
         return
     from samora_pipeline.evaluation.comparison import PROTOCOLS, compare
+    from samora_pipeline.reporting.paper_plan import missing_commands
     from samora_pipeline.reporting.paper_tables import paper_table
     from samora_pipeline.reporting.text_tables import document, paired_text, run_table, shared_flags
     from samora_pipeline.reporting.verdicts import answers, means_table
 
     variants, baseline = _variants(arguments)
+    if arguments.plan:
+        say("\n".join(missing_commands(arguments.table, variants)) or "# every row has a run")
+        return
     warnings = shared_flags([one for variant in variants for one in variant.runs])
     protocols: Sequence[Protocol] = [arguments.protocol] if arguments.protocol else PROTOCOLS
-    tables = [run_table(variants, warnings)]
+    if arguments.reported:
+        protocols = ["sam_family"]
+    tables = [run_table(variants, warnings)] if variants else []
     paired: list[PairedTable] = []
     for protocol in protocols:
-        if arguments.table is not None:
-            tables.append(paper_table(arguments.table, variants, protocol, warnings))
+        if arguments.table is not None or baseline is None:
+            every_row = arguments.reported
+            tables.append(paper_table(arguments.table, variants, protocol, warnings, every_row=every_row))
             continue
         own = compare(variants, baseline, protocol)
         paired += own
@@ -116,13 +128,24 @@ def main(argv: list[str] | None = None) -> int:
     return run(build_parser(), compare_runs, argv)
 
 
-def _variants(arguments: argparse.Namespace) -> tuple[list[Variant], Variant]:
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that do not go together, before anything is read."""
+    of_the_paper = arguments.reported or arguments.plan
+    if of_the_paper and (arguments.table is None or arguments.protocol == "physical"):
+        raise UsageError("E-CMP-09", found="no --table" if arguments.table is None else "--protocol physical")
+    if not of_the_paper and not arguments.runs:
+        raise UsageError("E-CMP-05", "no run is named", found="no RUN")
+
+
+def _variants(arguments: argparse.Namespace) -> tuple[list[Variant], Variant | None]:
     from samora_pipeline.evaluation.comparison import group_seeds
     from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
     from samora_pipeline.paths import resolve_roots
 
     results = resolve_roots(arguments.root).results
     runs = [read_run(place, results, allow_code=arguments.allow_code) for place in arguments.runs]
+    if not runs:
+        return [], None
     folder = runs[0].folder
     if arguments.baseline is not None:
         named = read_run(arguments.baseline, results, allow_code=arguments.allow_code)

@@ -7,19 +7,20 @@ per volume, datasets) are averaged in a cell.
 from collections.abc import Iterable
 from statistics import fmean
 
-from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.model_spec import LEVELS, FusionSpec, Level, ModuleSpec
 from samora_pipeline.contracts.pool import PAPER_NAMES, PAPER_SLICES
 from samora_pipeline.contracts.run import PHANTOM_FLAG, PoolRecord
 from samora_pipeline.contracts.splits import OFFICIAL
 from samora_pipeline.errors import SamoraError
 from samora_pipeline.evaluation.comparison import Protocol, distance_unit, sides
+from samora_pipeline.evaluation.reported import reported
 from samora_pipeline.evaluation.run_scores import ScoredRun
 
 MEAN_DICE = "Mean Dice"
 SECONDS = "Inference time (s)"
 H_SAMORA = "H-SAMora"
 
-_METHODS = {
+METHODS = {
     "SAMoraTrainer": "SAMora",
     "SAMora2Trainer": "SAMora-2",
     "HSAMoraTrainer": H_SAMORA,
@@ -27,7 +28,22 @@ _METHODS = {
     "SAMed2Trainer": "SAMed-2",
     "HSAMTrainer": "H-SAM",
     "SAMAdapterTrainer": "SAM Adapter",
+    "AutoSAMTrainer": "AutoSAM",
+    "nnunet": "nnUnet",
+    "TransUNetTrainer": "TransUNet",
+    "UNETR2DTrainer": "UNETR, on slices, ours",
+    "SwinUNETR2DTrainer": "Swin UNETR, on slices, ours",
+    "UAMTTrainer": "UA-MT, 2-D U-Net, ours",
+    "DTCTrainer": "DTC, 2-D U-Net, ours",
+    "MCNetTrainer": "MC-Net, 2-D U-Net, ours",
+    "SSNetTrainer": "SS-Net, 2-D U-Net, ours",
 }
+"""names of the trainers in the paper's tables"""
+PRETRAINED = frozenset({"SAMora", "SAMora-2", H_SAMORA})
+"""those that learn from the paper's pool without labels"""
+# Cross-entropy and Dice: Eq. 9; section 3.3 takes H-SAM's for H-SAMora (decision 132).
+_LOSSES = dict.fromkeys(("SAMora", "SAMora-2", "SAMed", "SAMed-2"), (0.2, 0.8))
+_LOSSES |= dict.fromkeys(("H-SAM", H_SAMORA), (0.1, 0.9))
 _BASELINES = frozenset({"SAMed", "SAMed-2", "H-SAM"})
 _FUSIONS = {"hl_attn": "HL-Attn", "lac": "LAC", "mole": "MOLE", "lorahub": "LoRAHub", "hcat": "HCAT"}
 _RECIPES = {
@@ -45,7 +61,7 @@ Cells = dict[str, list[float]]
 def method(run: ScoredRun) -> str:
     """The method's name in the paper, else the trainer's own."""
     trainer = run.config.trainer
-    return _METHODS.get(trainer, trainer.removesuffix("Trainer"))
+    return METHODS.get(trainer, trainer.removesuffix("Trainer"))
 
 
 def dataset(run: ScoredRun) -> str:
@@ -74,7 +90,9 @@ def as_published(run: ScoredRun) -> bool:
 def deviations(run: ScoredRun) -> dict[str, str]:
     """What the run does otherwise than the paper's default setting, by choice; an empty dict where nothing is known."""
     config, name = run.config, method(run)
-    spec, own = config.model, name in ("SAMora", "SAMora-2", H_SAMORA)
+    spec, own = config.model, name in PRETRAINED
+    if isinstance(spec, ModuleSpec):
+        return _of_a_network(run)
     found = {
         "backbone": (spec.backbone, "sam2_hiera_b+" if name.endswith("-2") else "sam_vit_b"),
         "input": (f"input of {spec.input_text}", "input of 224 px"),
@@ -91,11 +109,45 @@ def deviations(run: ScoredRun) -> dict[str, str]:
             found["equations"] = (_equations(spec.fusion), "scope block, residual paper")
         if config.recipe != "none" and spec.levels:
             found["pool"] = (_pool(config.pool), "")
-    if isinstance(spec, ModelSpec) and spec.decoder.startswith("hsam"):
+    if spec.decoder.startswith("hsam"):
         found["stages"] = (f"decoder stages {spec.decoder_stages}", "decoder stages mean")
+    found |= _training(run, name)
     if config.selection.published and config.selection.unit == "cases":
         found["labels"] = ("all slices of the labelled scans", "")
     return {choice: is_ for choice, (is_, should_be) in found.items() if is_ != should_be}
+
+
+def _of_a_network(run: ScoredRun) -> dict[str, str]:
+    """What a network that is no SAM does otherwise than its authors, whose values the paper prints."""
+    if run.config.stage("external") is not None:
+        return {}
+    record = run.config.stage("finetune")
+    start = "" if record is not None and record.settings.get("weights") else ", from random weights"
+    found = {"training": f"optimizer, length and augmentation of this package{start}"}
+    return (
+        found if run.config.model.input_size == 224 else {"input": f"input of {run.config.model.input_text}", **found}
+    )
+
+
+def _training(run: ScoredRun, name: str) -> dict[str, tuple[str, str]]:
+    """Loss, length and use of slices without labels of stage 2: what they are, and what they are in the paper."""
+    record = run.config.stage("finetune")
+    epochs = reported(3, (name,), "Fine-tuning epochs")
+    if record is None or name not in _LOSSES or epochs is None:
+        return {}
+    settings, steps = record.settings, record.settings["steps_per_epoch"]
+    length = f"{settings['epochs']} epochs" + (f" of at most {steps} steps" if steps else "")
+    parts = _LOSSES[name]
+    return {
+        "loss": (_loss(settings["cross_entropy"], settings["dice"]), _loss(*parts)),
+        "epochs": (length, f"{epochs.value if epochs.also is None else epochs.also:g} epochs"),
+        "unlabelled": ("consistency with slices without labels" if settings["consistency"] else "", ""),
+        "taught": ("soft labels of other runs" if settings["self_training"] else "", ""),
+    }
+
+
+def _loss(cross_entropy: float, dice: float) -> str:
+    return f"loss {cross_entropy:g} cross-entropy + {dice:g} Dice"
 
 
 def experts(run: ScoredRun) -> tuple[Level, ...]:

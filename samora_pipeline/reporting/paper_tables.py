@@ -2,16 +2,17 @@
 
 A reported value is shown only beside a run of the same method, dataset and label budget that was scored on the
 published test cases by the protocol ``sam_family``. Mistakes found in the paper's tables are mended or
-said below the table, and what the run does otherwise than the paper stands in its row.
+said below the table, and what the run does otherwise than the paper stands in its row. On demand every row of the
+paper is there, those without a run too.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from samora_pipeline.errors import UsageError
 from samora_pipeline.evaluation.comparison import Protocol, Variant, check_comparable
-from samora_pipeline.evaluation.reported import Reported, reported, reported_table
+from samora_pipeline.evaluation.reported import Reported, reported, reported_keys, reported_table
 from samora_pipeline.evaluation.run_scores import ScoredRun
 from samora_pipeline.reporting import paper_columns as columns
 from samora_pipeline.reporting.paper_columns import Cells
@@ -20,6 +21,9 @@ from samora_pipeline.reporting.text_tables import TextTable
 # Columns to which several runs of a row contribute.
 _AVERAGED = frozenset({columns.SECONDS})
 _DIGITS = {"Fine-tuning epochs": 0, columns.SECONDS: 1}
+_HD95 = "HD95 voxel"
+"""the distance that the paper calls HD, as the protocol ``sam_family`` measures it"""
+_NOT_RUN = "not run; the paper's values"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class Shape:
 
 
 @dataclass
-class _Row:
+class Row:
+    """One row: its key, the runs in it, what they measured in each column, and what the paper reports beside it."""
+
     keys: tuple[str, ...]
     variants: list[Variant]
     cells: dict[str, list[float]]
@@ -104,30 +110,38 @@ SHAPES: dict[int, Shape] = {
 }
 
 
-def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, warnings: tuple[str, ...]) -> TextTable:
+def paper_table(
+    number: int,
+    variants: Sequence[Variant],
+    protocol: Protocol,
+    warnings: tuple[str, ...],
+    *,
+    every_row: bool = False,
+) -> TextTable:
     """Lay the variants out like table ``number`` of the paper.
 
     Variants of one key (such as one method on several datasets) share a row as long as no cell is taken twice. Seeds
-    are averaged in a cell, with their standard deviation.
+    are averaged in a cell, with their standard deviation. With ``every_row`` the rows of the paper come first, in its
+    order and with all of its values; one without a run says so.
 
     Raises:
         UsageError: ``E-CMP-04`` for a number that has no such table.
         DataError: ``E-CMP-03`` for runs that were not scored alike.
     """
-    if number not in SHAPES:
-        raise UsageError("E-CMP-04", number=number, found=str(number), expected=", ".join(map(str, SHAPES)))
-    shape = SHAPES[number]
-    _check(variants, shape)
-    rows = _rows(number, shape, variants, protocol)
+    rows = measured_rows(number, variants, protocol)
+    shape, table = SHAPES[number], reported_table(number)
     names = list(dict.fromkeys(name for row in rows for name in row.cells))
-    printed = [name for name in names if any(name in row.reported for row in rows)]
-    table = reported_table(number)
+    candidates = names
+    if every_row:
+        rows = _with_the_papers(number, rows)
+        candidates = [_HD95 if name == "HD" else name for name in table.columns]
+    printed = [name for name in candidates if any(name in row.reported for row in rows)]
     header = (*table.keys, "Run", *names, *(f"reported {name}" for name in printed))
     header += ("The run differs from the paper in",) * bool(printed) + ("Timed on",) * shape.timed
     body = [
         (
             *row.keys,
-            ", ".join(variant.label for variant in row.variants),
+            ", ".join(variant.label for variant in row.variants) or _NOT_RUN,
             *(_measured(name, row.cells.get(name, [])) for name in names),
             *(_printed(row.reported.get(name)) for name in printed),
             *([_deviations(row, shape)] * bool(printed)),
@@ -147,6 +161,26 @@ def paper_table(number: int, variants: Sequence[Variant], protocol: Protocol, wa
     )
 
 
+def measured_rows(number: int, variants: Sequence[Variant], protocol: Protocol) -> list[Row]:
+    """The rows of the variants in table ``number``; errors as in ``paper_table``."""
+    if number not in SHAPES:
+        raise UsageError("E-CMP-04", number=number, found=str(number), expected=", ".join(map(str, SHAPES)))
+    _check(variants, SHAPES[number])
+    return _rows(number, SHAPES[number], variants, protocol)
+
+
+def _with_the_papers(number: int, rows: Sequence[Row]) -> list[Row]:
+    """Every row of the paper with all of its values, in its order, then the rows that it does not have."""
+    keys = reported_keys(number)
+    listed: list[Row] = []
+    for key in keys:
+        found = {name: reported(number, key, name) for name in reported_table(number).columns}
+        printed = {_HD95 if name == "HD" else name: value for name, value in found.items() if value is not None}
+        own = [row for row in rows if row.keys == key and row.reported]
+        listed += [replace(row, reported=printed) for row in own] or [Row(key, [], {}, printed)]
+    return listed + [row for row in rows if row.keys not in keys or not row.reported]
+
+
 def _check(variants: Sequence[Variant], shape: Shape) -> None:
     groups: dict[str, list[ScoredRun]] = {}
     for run in (run for variant in variants for run in variant.runs):
@@ -155,15 +189,15 @@ def _check(variants: Sequence[Variant], shape: Shape) -> None:
         check_comparable(group, same_split=shape.one_split)
 
 
-def _rows(number: int, shape: Shape, variants: Sequence[Variant], protocol: Protocol) -> list[_Row]:
-    rows: list[_Row] = []
+def _rows(number: int, shape: Shape, variants: Sequence[Variant], protocol: Protocol) -> list[Row]:
+    rows: list[Row] = []
     for variant in variants:
         keys, cells = shape.keys(variant.first), _cells(shape, variant, protocol)
         taken = {name for name, values in cells.items() if values} - _AVERAGED
         free = (row for row in rows if row.keys == keys and not taken & {name for name in row.cells if row.cells[name]})
         row = next(free, None)
         if row is None:
-            row = _Row(keys, [], {}, {})
+            row = Row(keys, [], {}, {})
             rows.append(row)
         row.variants.append(variant)
         _add(row.cells, cells)
@@ -208,17 +242,17 @@ def _printed(value: Reported | None) -> str:
     return f"{value.value:g}" if value.also is None else f"{value.value:g} ({value.also:g})"
 
 
-def _deviations(row: _Row, shape: Shape) -> str:
+def _deviations(row: Row, shape: Shape) -> str:
     """What the runs of a row do otherwise than the paper, but for what the table itself varies."""
     found = [columns.deviations(run) for variant in row.variants for run in variant.runs]
     listed = dict.fromkeys(text for one in found for name, text in one.items() if name not in shape.varies)
     return "; ".join(listed) or "-"
 
 
-def _machines(row: _Row) -> str:
+def _machines(row: Row) -> str:
     return "; ".join(dict.fromkeys(columns.machine(run) for variant in row.variants for run in variant.runs)) or "-"
 
 
-def _seed_note(rows: Sequence[_Row]) -> list[str]:
+def _seed_note(rows: Sequence[Row]) -> list[str]:
     seeds = [len(variant.runs) for row in rows for variant in row.variants]
     return ["±: standard deviation over seeds, which says nothing about patients"] if max(seeds, default=1) > 1 else []

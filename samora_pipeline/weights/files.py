@@ -1,4 +1,4 @@
-"""Files of weights, from others and our own, read without executing anything: .pth, .pt, .safetensors and .index.
+"""Files of weights, from others and our own, read without executing anything: .pth, .pt, .safetensors, .npz and .index.
 
 TensorFlow checkpoints (.index and .data files) are read without TensorFlow. The .index file is a table of sorted keys
 (the LevelDB table format): blocks of entries whose keys share prefixes, an index block that points to them, and a
@@ -43,7 +43,8 @@ def read_weights(path: Path, wanted: Callable[[str], bool] = bool) -> dict[str, 
     converted SimCLRv2 checkpoints: ``resnet`` and ``head``) each name is led by that of its dict and a dot.
 
     Args:
-        path: .pth, .pt or .safetensors, or the .index file of a TensorFlow checkpoint with its .data file beside it.
+        path: .pth, .pt, .safetensors or .npz, or the .index file of a TensorFlow checkpoint with its .data file
+            beside it.
         wanted: whether a variable of a TensorFlow checkpoint is loaded, by its name; these hold several networks.
 
     Raises:
@@ -73,7 +74,8 @@ def _read(path: Path, device: str, wanted: Callable[[str], bool] = bool) -> dict
     try:
         if is_index(path):
             return _read_variables(path, device, wanted)
-        content = _load_safetensors(path, device) if path.suffix == ".safetensors" else _load_torch(path, device)
+        load = {".safetensors": _load_safetensors, ".npz": _load_arrays}.get(path.suffix, _load_torch)
+        content = load(path, device)
     except (SamoraError, PermissionError):
         raise
     except Exception as error:  # a damaged pickle makes torch raise almost anything
@@ -87,6 +89,11 @@ def _load_safetensors(path: Path, device: str) -> object:
     with safe_open(path, "pt") as file:
         names = file.keys()
         return {name: torch.empty(file.get_slice(name).get_shape(), device=device) for name in names}
+
+
+def _load_arrays(path: Path, device: str) -> object:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(arrays[name]).to(device) for name in arrays.files}
 
 
 def _load_torch(path: Path, device: str) -> object:

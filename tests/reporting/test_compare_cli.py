@@ -160,3 +160,30 @@ def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--baseline" in done.stdout
+
+
+def test_the_papers_tables_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--table", "14", "--reported"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("not run; the paper's values") == 13
+    assert "**Runs**" not in out
+    assert main(["--table", "2", "--plan"]) == 0
+    assert "samora_train LA HSAMoraTrainer 5pct_slices --unlabeled paper" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([], "E-CMP-05"),
+        (["--reported"], "E-CMP-09"),
+        (["--plan"], "E-CMP-09"),
+        (["--table", "1", "--reported", "--protocol", "physical"], "E-CMP-09"),
+        (["--table", "11", "--plan"], "E-CMP-10"),
+        (["--table", "1"], "E-CMP-05"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    words: list[str], code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(code)

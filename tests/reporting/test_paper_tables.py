@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec
+from samora_pipeline.contracts.model_spec import FusionSpec, Level, ModelSpec, ModuleSpec
 from samora_pipeline.contracts.pool import PAPER_NAMES, PAPER_SLICES
-from samora_pipeline.contracts.run import BaseRecord, PoolRecord
+from samora_pipeline.contracts.run import BaseRecord, PoolRecord, StageRecord
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.timing import StageTiming, Timing
 from samora_pipeline.errors import DataError, UsageError
 from samora_pipeline.evaluation.comparison import Variant, group_seeds
 from samora_pipeline.evaluation.run_scores import distinct_labels, read_run
 from samora_pipeline.models.assembly import build_network
+from samora_pipeline.reporting.paper_plan import missing_commands
 from samora_pipeline.reporting.paper_tables import SHAPES, paper_table
 from samora_pipeline.reporting.text_tables import TextTable
 from tests.fake_run import SYNAPSE, random_dice, write_scored_run
@@ -297,3 +299,121 @@ def test_the_lora_of_a_baseline_is_no_expert_of_the_paper(tmp_path: Path, number
     levels = [made[name] for name in made if name.lower().startswith(("image", "patch", "pixel"))]
     assert levels == ["×", "×", "×"]
     assert not [name for name in made if name.startswith("reported")]
+
+
+@pytest.mark.parametrize(
+    ("number", "rows", "last"),
+    [
+        (1, 14, ("full", "H-SAMora")),
+        (2, 8, ("H-SAMora",)),
+        (6, 5, ("H-SAMora",)),
+        (13, 24, ("full", "H-SAMora")),
+        (14, 13, ("H-SAMora",)),
+    ],
+)
+def test_every_row_of_the_paper_is_printed_without_a_run(number: int, rows: int, last: tuple[str, ...]) -> None:
+    made = paper_table(number, [], "sam_family", (), every_row=True)
+    assert len(made.rows) == rows
+    assert made.rows[-1][: len(last)] == last
+    assert {row["Run"] for row in map(partial(cells, made), range(rows))} == {"not run; the paper's values"}
+    assert all(name.startswith("reported ") for name in made.header[len(last) + 1 : -1 - (number == 6)])
+
+
+def test_rows_of_the_paper_surround_what_was_run(tmp_path: Path) -> None:
+    listed = variants(tmp_path, {}, {"trainer": "UNetTrainer", "recipe": "none"}, {"trainer": "SAMedTrainer"})
+    made = paper_table(13, listed, "sam_family", (), every_row=True)
+    by_key = {row[:2]: cells(made, number) for number, row in enumerate(made.rows)}
+    assert len(by_key) == len(made.rows) == 25
+    assert made.rows[-1][:2] == ("10%", "UNet")
+    assert by_key["10%", "UNet"]["reported Mean Dice"] == "-"
+    mine = by_key["10%", "SAMora"]
+    assert (mine["Run"], mine["reported Mean Dice"]) == (listed[0].label, "79.41")
+    assert mine["Mean Dice"] == f"{100 * listed[0].first.summary.sam_family.foreground_mean.Dice:.2f}"
+    theirs = by_key["full", "SwinUnet"]
+    assert (theirs["Mean Dice"], theirs["reported Aorta"], theirs["reported HD95 voxel"]) == ("-", "85.47", "21.55")
+
+
+def test_a_run_outside_the_published_split_takes_no_row_of_the_paper(tmp_path: Path) -> None:
+    made = paper_table(13, variants(tmp_path, {"fold": "0"}), "sam_family", (), every_row=True)
+    own = [cells(made, number) for number, row in enumerate(made.rows) if row[:2] == ("10%", "SAMora")]
+    assert [(row["reported Mean Dice"], row["Mean Dice"] == "-") for row in own] == [("79.41", True), ("-", False)]
+
+
+def test_loss_length_and_slices_without_labels_are_among_what_a_run_does_otherwise(tmp_path: Path) -> None:
+    settings = {
+        **{"cross_entropy": 0.2, "dice": 0.8, "epochs": 20, "steps_per_epoch": None},
+        **{"consistency": None, "self_training": None},
+    }
+    other = settings | {"cross_entropy": 0.5, "dice": 0.5, "steps_per_epoch": 6, "consistency": {"decay": 0.99}}
+    runs = [{"stages": (StageRecord("finetune", "finetune", "", one),)} for one in (settings, other)]
+    made = table(1, variants(tmp_path, *runs, runs[0] | {"trainer": "SAMora2Trainer"}))
+    said = [cells(made, row)["The run differs from the paper in"] for row in range(3)]
+    assert said[0] == "-"
+    assert said[1] == (
+        "loss 0.5 cross-entropy + 0.5 Dice; 20 epochs of at most 6 steps; consistency with slices without labels"
+    )
+    # 25 in Table 8, where Table 3 has 20.
+    assert "20 epochs" in said[2]
+
+
+def test_the_plan_names_what_no_run_has_measured(tmp_path: Path) -> None:
+    from tests.fake_run import TWO
+
+    la = {"dataset": "Dataset002_LA", "split": "5pct", "labels": TWO}
+    lines = missing_commands(14, variants(tmp_path, {}, la, {"trainer": "SAMedTrainer", "recipe": "none"}))
+    assert len(lines) == 13 * 3 - 3 - 3
+    assert "samora_train PROMISE12 SAMoraTrainer 7.5pct_slices --unlabeled paper" in lines
+    assert "samora_train LA SAMedTrainer 5pct_slices" in lines
+    assert "samora_external nnunet LA 5pct_slices" in lines
+    own = [line.split()[1] for line in lines if " SAMoraTrainer " in line]
+    assert own == ["PROMISE12"]
+
+
+def test_a_method_on_slices_has_its_own_row_and_needs_no_command_again(tmp_path: Path) -> None:
+    from tests.fake_run import TWO
+
+    la = {"dataset": "Dataset002_LA", "split": "5pct", "labels": TWO, "trainer": "UAMTTrainer", "recipe": "none"}
+    listed = variants(tmp_path, la | {"model": ModuleSpec("unet2d", 128, 2)})
+    made = paper_table(14, listed, "sam_family", (), every_row=True)
+    last = cells(made, -1)
+    assert (last["Method"], last["reported 5% LA"]) == ("UA-MT, 2-D U-Net, ours", "-")
+    lines = [line for line in missing_commands(14, listed) if "UAMTTrainer" in line]
+    assert [line.split("  #")[0] for line in lines] == ["samora_train PROMISE12 UAMTTrainer 7.5pct_slices"]
+
+
+def test_networks_of_others_say_how_they_were_trained(tmp_path: Path) -> None:
+    own = {"trainer": "TransUNetTrainer", "recipe": "none", "split": "full"}
+    public = StageRecord("finetune", "finetune_public_start", "", {"weights": "R50.npz"})
+    made = table(
+        13,
+        variants(
+            tmp_path,
+            own | {"model": ModuleSpec("transunet", 128, 9)},
+            own | {"model": ModuleSpec("transunet", 224, 9), "stages": (public,)},
+            {
+                **{"trainer": "UNETR++", "split": "full", "recipe": "none", "model": ModuleSpec("UNETR++", 224, 9)},
+                "stages": (StageRecord("external", "external", "", {}),),
+            },
+        ),
+    )
+    said = [cells(made, row)["The run differs from the paper in"] for row in range(3)]
+    assert said == [
+        "input of 128 px; optimizer, length and augmentation of this package, from random weights",
+        "optimizer, length and augmentation of this package",
+        "-",
+    ]
+    assert [cells(made, row)["reported Mean Dice"] for row in range(3)] == ["77.49", "77.49", "87.22"]
+
+
+@pytest.mark.parametrize(("number", "lines", "first"), [(1, 14, "10pct"), (2, 24, "10pct"), (6, 15, "AMOS22 10pct")])
+def test_the_plan_of_an_empty_results_folder_has_every_value(number: int, lines: int, first: str) -> None:
+    made = missing_commands(number, [])
+    assert len(made) == lines
+    assert first in made[0]
+
+
+def test_the_plan_of_presets_is_refused() -> None:
+    with pytest.raises(UsageError, match="E-CMP-10"):
+        missing_commands(11, [])
+    with pytest.raises(UsageError, match="E-CMP-04"):
+        missing_commands(7, [])

@@ -57,7 +57,7 @@ def _task(plan: PlannedRun, settings: ConsistencySettings = AT_ONCE, **changes: 
     own = replace(stage.settings, consistency=settings, micro_batch=8, **changes)
     freeze(network, frozenset(Part(name) for name in own.learns))
     others = plan.context.read_pool(without=plan.config.selection)
-    return ConsistencyTask(plan.config, own, network, plan.context.dataset.slices, 0, others), network
+    return ConsistencyTask(plan.config, own, network, plan.context.dataset.slices, 0, others, settings), network
 
 
 Array = npt.NDArray[Any]

@@ -35,6 +35,7 @@ from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
 from trainers.runs.request import SHORT_NAMES, Request, check_stage, choose_levels, choose_recipe, find_trainer, resolve
 from trainers.self_training_settings import SelfTrainingSettings
+from trainers.semi_supervised_settings import UNLABELLED
 from trainers.settings import (
     BOOTSTRAP,
     FINETUNE,
@@ -48,6 +49,7 @@ from trainers.settings import (
 OPTIONS = "options"
 BASE_CHOICES = BACKBONE, BACKBONE_WEIGHTS, RECIPE = "backbone", "backbone_weights", "recipe"
 CONSISTENCY = "consistency"
+_WAY = f"{FINETUNE}.{CONSISTENCY}.kind"
 Leaves = dict[str, Any]
 
 
@@ -186,6 +188,8 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     if CONSISTENCY in chosen:
         usually = with_unlabelled(usually, bool(chosen[CONSISTENCY].value))
     stages[FINETUNE] = with_unlabelled(usually, request.consistency, taught=bool(request.taught_by))
+    way = next((one.partition("=")[2] for one in request.assignments if one.startswith(f"{_WAY}=")), None)
+    stages[FINETUNE] = _by_way(stages[FINETUNE], way)
     if weights == BOOTSTRAP:
         stages = {BOOTSTRAP: BOOTSTRAP_BASE.small() if small else BOOTSTRAP_BASE, **stages}
     if request.start_from is not None:
@@ -197,7 +201,8 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
     unused = tuple(
         one for one in request.assignments if one.partition("=")[0].partition(".")[0] in set(STAGE_NAMES) - set(stages)
     )
-    settings = _with_parts(default, [one for one in request.assignments if one not in unused])
+    applied = [one for one in request.assignments if one not in unused and not one.startswith(f"{_WAY}=")]
+    settings = _with_parts(default, applied)
     usual = recipe if RECIPE in found else trainer.default_recipe(small=small, whole=whole)
     asked = {
         "seed": (request.seed, 0),
@@ -206,7 +211,7 @@ def choose_method(request: Request, chosen: Mapping[str, Choice] = MappingProxyT
         "backbone": (request.backbone or trainer.backbone, trainer.backbone),
         "backbone_weights": (request.backbone_weights, None),
         "unlabeled": (sorted(request.unlabeled), []),
-        CONSISTENCY: (request.consistency is not None and stages[FINETUNE] != usually, False),
+        CONSISTENCY: (way or (request.consistency is not None and stages[FINETUNE] != usually), False),
         "taught_by": (sorted(request.taught_by), []),
         "start_from": (request.start_from, None),
         "transductive": (request.transductive, False),
@@ -243,6 +248,23 @@ def with_unlabelled(finetune: StageSettings, consistency: bool | None, *, taught
     if consistency in (None, finetune.consistency is not None):
         return finetune
     return replace(finetune, consistency=ConsistencySettings() if consistency else None)
+
+
+def _by_way(finetune: StageSettings, way: str | None) -> StageSettings:
+    """The settings of stage 2 in which slices without labels take part in the way of this name; None changes nothing.
+
+    Raises:
+        UsageError: ``E-NAME-01`` no such way, ``E-ARG-23`` other runs teach as well.
+    """
+    if way is None or not isinstance(finetune, FinetuneSettings):
+        return finetune
+    if way not in UNLABELLED:
+        kind = "way to use slices without labels"
+        raise UsageError("E-NAME-01", kind=kind, name=way, found=way, **suggestion(way, UNLABELLED))
+    if finetune.self_training is not None:
+        raise UsageError("E-ARG-23", found=f"--set {_WAY}={way} and --taught-by")
+    is_own = type(finetune.consistency) is UNLABELLED[way]
+    return finetune if is_own else replace(finetune, consistency=UNLABELLED[way]())
 
 
 def network_spec(

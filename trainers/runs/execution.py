@@ -2,17 +2,14 @@
 
 import shutil
 import time
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 from samora_pipeline import distributed
 from samora_pipeline.command_line import say as say_result
 from samora_pipeline.contracts.monitoring import EXPERTS_FILE
 from samora_pipeline.contracts.run import BASE_FILE, SUMMARY_FILE
 from samora_pipeline.contracts.timing import StageTiming
-from samora_pipeline.files import atomic_path, digest_file, in_turn, sweep
+from samora_pipeline.files import atomic_path, digest_file, sweep
 from samora_pipeline.models.samora import SegmentationNetwork
 from trainers.loop.monitors import compare_experts
 from trainers.runs.folder import config_digest, record_seconds_per_volume, record_stage, trained, write_config
@@ -22,7 +19,7 @@ from trainers.stages import validate
 from trainers.stages.experts import rehearse
 from trainers.stages.finetune import Finetune
 from trainers.stages.self_training import SOFT_LABELS_FOLDER
-from trainers.stages.stage import Stage, missing, run_stage, say, shared_timing
+from trainers.stages.stage import missing, run_stage, say, shared_timing
 
 
 class Execution:
@@ -47,7 +44,10 @@ class Execution:
         if not trained(self.folder):
             self._rehearse()
             for stage in self._shared:
-                self._make(stage, asked=only in (None, stage.name))
+                if stage.result(self.context).is_file():
+                    say(f"{stage.name}: reused {stage.result(self.context).parent}")
+                elif only in (None, stage.name):
+                    run_stage(stage, self.config, self.context, stage.digest)
                 if stage.name == BOOTSTRAP:
                     # Experts keep the digest of the base that they were trained on.
                     self.config = with_bootstrap(self.config, self.context)
@@ -55,20 +55,6 @@ class Execution:
             self._finetune()
         if only in (None, VALIDATE):
             self._validate(again=only is not None)
-
-    def _make(self, stage: Stage[Any], *, asked: bool) -> None:
-        """Reuse a shared result, or train it if it is ``asked`` for. Of runs that need the same one, one trains it."""
-        result = stage.result(self.context)
-        with ExitStack() as held:
-            if asked and distributed.is_main() and not result.is_file():
-                with self.context.limit.alarm():
-                    waiting = partial(say, f"{stage.name}: another run trains it; waiting")
-                    held.enter_context(in_turn(result.parent / ".lock", waiting))
-            distributed.barrier()
-            if result.is_file():
-                say(f"{stage.name}: reused {result.parent}")
-            elif asked:
-                run_stage(stage, self.config, self.context, stage.digest)
 
     def _rehearse(self) -> None:
         """Read untrained experts into the network of stage 2 as fine-tuning will, before the first of them learns."""

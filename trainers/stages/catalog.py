@@ -6,6 +6,7 @@ from samora_pipeline.registry import Registry
 from trainers.settings import StageSettings
 from trainers.stages.experts import ContrastiveExpert, DenoisingExpert, DistilledExpert, MaskedExpert
 from trainers.stages.finetune import Finetune
+from trainers.stages.public_start import FinetunePublicStart
 from trainers.stages.stage import Stage
 from trainers.stages.teachers import ImageTeacher, PatchTeacher
 from trainers.stages.unlabelled import Bootstrap
@@ -15,7 +16,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry("stage")
 for _stage in (
     *(Bootstrap, ImageTeacher, PatchTeacher),
     *(ContrastiveExpert, MaskedExpert, DenoisingExpert, DistilledExpert, Finetune),
-    FinetuneVolumes,
+    *(FinetuneVolumes, FinetunePublicStart),
 ):
     STAGES.register(_stage.Settings.kind)(_stage)
 

@@ -32,8 +32,10 @@ from samora_pipeline.slices.views import between, draw_uniform
 from trainers.consistency_settings import ConsistencySettings
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
+from trainers.semi_supervised_settings import CutMixSettings
 from trainers.settings import FinetuneSettings
 from trainers.stages.labelled import LabelledTask
+from trainers.stages.partners import draw_partners
 from trainers.stages.stage import full_precision
 
 GUESSED, TRUE = "guessed_foreground", "true_foreground"
@@ -53,9 +55,10 @@ class ConsistencyTask(LabelledTask):
         slices: Path,
         seed: int,
         unlabelled: UnlabelledSource,
+        own: ConsistencySettings,
     ) -> None:
         super().__init__(run, settings, network, slices, seed)
-        self._own = settings.consistency or ConsistencySettings()
+        self._own = own
         self._unlabelled, self._region_order = unlabelled, run.labels.region_order
         # What the network guesses are class indices, with regions label values.
         self._values = tuple(dict.fromkeys(run.labels.region_order)) or range(1, run.labels.num_outputs)
@@ -76,9 +79,9 @@ class ConsistencyTask(LabelledTask):
         if self.weight(epoch) == 0:
             return batch
         keys, drawn = self.source.keys(indices), {"seed": self._seed, "epoch": epoch}
-        place = draw_uniform(keys, 1, "partner", **drawn)[:, 0].double() * len(self._unlabelled)
-        partners = place.long().clamp(max=len(self._unlabelled) - 1).tolist()
-        pairs = [f"{own} {other}" for own, other in zip(keys, self._unlabelled.keys(partners), strict=True)]
+        partners, pairs = draw_partners(keys, self._unlabelled, "partner", **drawn)
+        if isinstance(self._own, CutMixSettings):
+            batch |= self._others_of(keys, epoch)
         ways = [f"{pair} {way}" for way in ("inward", "outward") for pair in pairs]
         return batch | {
             "partners": self._unlabelled.images(partners),
@@ -86,6 +89,19 @@ class ConsistencyTask(LabelledTask):
             "unmixed": draw_uniform(keys, 1, "unmixed", **drawn)[:, 0] < self._own.unmixed,
             "boxes": draw_boxes(keys, self._input_size, self._own.box, **drawn),
             "strong": draw_intensities(ways, self._own.strong, purpose="strong", **drawn),
+        }
+
+    def _others_of(self, keys: Sequence[str], epoch: int) -> Batch:
+        """For partners to exchange boxes with: more slices without labels, and their own boxes and intensities."""
+        drawn = {"seed": self._seed, "epoch": epoch}
+        seconds, pairs = draw_partners(keys, self._unlabelled, "second", **drawn)
+        return {
+            "seconds": self._unlabelled.images(seconds),
+            "second_moves": draw_augmentation(
+                pairs, self._input_size, self._settings.augmentation, self._flips, **drawn
+            ),
+            "second_boxes": draw_boxes(pairs, self._input_size, self._own.box, **drawn),
+            "second_strong": draw_intensities(pairs, self._own.strong, purpose="strong", **drawn),
         }
 
     def loss(self, batch: Batch, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -101,19 +117,36 @@ class ConsistencyTask(LabelledTask):
             others, _ = apply_geometry(batch["partners"], None, batch["moves"])
             plain = apply_intensities(images, batch["drawn"].intensities)[batch["unmixed"]]
             mixed = apply_intensities(exchange(images, others, batch["boxes"]), batch["strong"])
-        guess, trusted = self._guess(others)
-        if self._own.largest:
-            guess = largest_components(guess, self._values)
+        guess, trusted, sure = self._sure(others)
         ignored = torch.full_like(guess, IGNORED)
-        sure = torch.where(trusted, guess, ignored)
         labels = torch.cat((targets[batch["unmixed"]], exchange(targets, ignored, batch["boxes"])))
         guesses = torch.cat((ignored[batch["unmixed"]], exchange(ignored, sure, batch["boxes"])))
-        stages = self._network.stages(torch.cat((plain, mixed)), torch.maximum(labels, guesses))
+        images = torch.cat((plain, mixed))
+        if "seconds" in batch:
+            between, guessed = self._between(batch, others, sure)
+            images, guesses = torch.cat((images, between)), torch.cat((guesses, guessed))
+            labels = torch.cat((labels, ignored))
+        stages = self._network.stages(images, torch.maximum(labels, guesses))
         loss, metrics = self.loss_of_stages(stages, labels, epoch)
         guessed, _ = self.loss_of_stages(stages, guesses, epoch)
         metrics |= {"guessed_loss": guessed.detach(), "trusted": share(trusted, torch.ones_like(trusted))}
         metrics |= {GUESSED: share(guess > 0, guess >= 0), TRUE: share(targets > 0, targets >= 0)}
         return loss + self.weight(epoch) * guessed, metrics
+
+    def _sure(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Guessed labels (B,N,N) of images, where they are trusted, and the guesses with all others ignored."""
+        guess, trusted = self._guess(images)
+        if self._own.largest:
+            guess = largest_components(guess, self._values)
+        return guess, trusted, torch.where(trusted, guess, torch.full_like(guess, IGNORED))
+
+    def _between(self, batch: Batch, others: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:
+        """Slices without labels (B,C,N,N) with boxes of others, and what is guessed of both (B,N,N)."""
+        boxes = batch["second_boxes"]
+        with full_precision(others):
+            seconds, _ = apply_geometry(batch["seconds"], None, batch["second_moves"])
+            mixed = apply_intensities(exchange(others, seconds, boxes)[: len(others)], batch["second_strong"])
+        return mixed, exchange(sure, self._sure(seconds)[2], boxes)[: len(others)]
 
     @torch.no_grad()
     def _guess(self, images: Tensor) -> tuple[Tensor, Tensor]:

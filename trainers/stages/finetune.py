@@ -1,6 +1,6 @@
 """Stage 2: the parts that a method names learn from the labels; everything else is frozen (Table 8, Eq. 9 and 11)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,16 +15,24 @@ from samora_pipeline.models.freezing import Part, parameters_by_part
 from samora_pipeline.models.samora import Network
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import Line, logger
+from trainers.consistency_settings import ConsistencySettings
 from trainers.settings import FinetuneSettings, StageSettings
 from trainers.stages.consistency import ConsistencyTask
+from trainers.stages.dtc import DTCTask
 from trainers.stages.experts import hidden_cases, read_expert
 from trainers.stages.labelled import LabelledTask
+from trainers.stages.mc_net import MCNetTask
 from trainers.stages.self_training import SelfTrainingTask, make_soft_labels
+from trainers.stages.ss_net import SSNetTask
 from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
+from trainers.stages.ua_mt import UAMTTask
 
 # Ours. Trainings that ended in a network which sees nothing but background had 0.58 to 0.79 and 0.02 to 0.06; sound
 # ones with a Dice loss as high had gradients of 0.4 and more (docs/results.md).
 _STUCK_DICE_LOSS, _STUCK_GRADIENT = 0.5, 0.1
+_TASKS: dict[str, Callable[..., LabelledTask]] = {
+    **{"ua_mt": UAMTTask, "dtc": DTCTask, "mc_net": MCNetTask, "ss_net": SSNetTask},
+}
 
 
 class Finetune(Stage[FinetuneSettings]):
@@ -42,7 +50,8 @@ class Finetune(Stage[FinetuneSettings]):
         """See ``Stage.build``."""
         network = self.network(run, context)
         task = self.task(run, context, network)
-        return Trainable(network, task.training, learns=frozenset(Part(name) for name in self.settings.learns))
+        learns = frozenset(Part(name) for name in self.settings.learns)
+        return Trainable(network, task.training, learns=learns, head=task.head)
 
     def task(self, run: RunConfig, context: RunContext, network: Network) -> LabelledTask:
         """What is learned from, and the loss."""
@@ -50,9 +59,13 @@ class Finetune(Stage[FinetuneSettings]):
         if self.settings.self_training is not None:
             pool = context.read_pool(without=run.selection)
             return SelfTrainingTask(*common, pool, make_soft_labels(run, context))
-        if self.settings.consistency is None:
+        own = self.settings.consistency
+        if own is None:
             return LabelledTask(*common)
-        return ConsistencyTask(*common, context.read_pool(without=run.selection))
+        pool = context.read_pool(without=run.selection)
+        if isinstance(own, ConsistencySettings):
+            return ConsistencyTask(*common, pool, own)
+        return _TASKS[own.kind](*common, pool, own)
 
     def network(self, run: RunConfig, context: RunContext) -> Network:
         """The network before its first labelled slice: that of the run it starts from, else ``_new``.

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from samora_pipeline.contracts.run import RunConfig
@@ -34,6 +34,8 @@ class LabelledTask:
         self.source = self.read(run, slices)
         self._regions = torch.from_numpy(run.labels.region_masks()) if run.labels.regions else None
         self._flips = allowed_flips(run.plans)
+        # What is trained beside the network, and thrown away.
+        self.head: nn.Module | None = None
 
     def read(self, run: RunConfig, slices: Path) -> LabelledSource:
         """What is learned from, of the cases stored in the folder ``slices``."""
@@ -46,6 +48,12 @@ class LabelledTask:
         order = EpochOrder(len(self.source), settings.batch, self._seed)
         steps = len(_batches(order, settings, 0))
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        buffers = dict(network.named_buffers())
+        networks: list[nn.Module] = [network]
+        if self.head is not None:
+            trained |= {f"head.{name}": parameter for name, parameter in self.head.named_parameters()}
+            buffers |= {f"head.{name}": buffer for name, buffer in self.head.named_buffers()}
+            networks.append(self.head)
         parts = parameters_by_part(network)
         groups = parameter_groups(
             trained.values(),
@@ -58,7 +66,7 @@ class LabelledTask:
         return Training(
             stage=FINETUNE,
             parameters=trained,
-            buffers=dict(network.named_buffers()),
+            buffers=buffers,
             optimizer=adamw(groups, betas=settings.betas),
             learning_rate=_schedule(settings, steps),
             batches=partial(_batches, order, settings),
@@ -72,7 +80,7 @@ class LabelledTask:
             clip_norm=settings.clip_norm,
             before_epoch=self.before_epoch,
             names=self.source.keys,
-            weights=ReducedWeights([network]),
+            weights=ReducedWeights(networks),
         )
 
     def before_epoch(self, epoch: int) -> None:

@@ -2,10 +2,10 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -19,7 +19,7 @@ from samora_pipeline.contracts.run import BASE_FILE, KEY_LENGTH, LATEST_CHECKPOI
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.timing import StageTiming
 from samora_pipeline.errors import AssetError
-from samora_pipeline.files import digest_json, sweep, write_text
+from samora_pipeline.files import digest_json, in_turn, sweep, write_text
 from samora_pipeline.inference.device import room_for
 from samora_pipeline.inference.precision import SINGLE, Arithmetic
 from samora_pipeline.models.assembly import build_network
@@ -237,6 +237,27 @@ def _run(stage: Stage[Any], run: RunConfig, context: RunContext, digest: str) ->
     # Every rank has seen that the file is missing before the main one can write it.
     distributed.barrier()
     trainable = stage.build(run, context)
+    with _turn(stage, context):
+        if stage.shared and file.is_file():
+            say(f"{stage.name}: reused {file.parent}")
+            return shared_timing(stage, context) or StageTiming(0.0)
+        return _train(stage, trainable, run, context, digest)
+
+
+@contextmanager
+def _turn(stage: Stage[Any], context: RunContext) -> Iterator[None]:
+    """Hold the folder of a shared result: of runs that need the same one, one trains it, and the others wait."""
+    with ExitStack() as held:
+        if stage.shared and distributed.is_main():
+            with context.limit.alarm():
+                waiting = partial(say, f"{stage.name}: another run trains it; waiting")
+                held.enter_context(in_turn(stage.result(context).parent / ".lock", waiting))
+        distributed.barrier()
+        yield
+
+
+def _train(stage: Stage[Any], trainable: Trainable, run: RunConfig, context: RunContext, digest: str) -> StageTiming:
+    file = stage.result(context)
     if distributed.is_main():
         file.parent.mkdir(parents=True, exist_ok=True)
         if stage.shared:

