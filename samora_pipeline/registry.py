@@ -122,6 +122,8 @@ class Registry(Generic[T]):
             try:
                 self._entries[name] = getattr(importlib.import_module(module), attribute)
             except ModuleNotFoundError as error:
+                if (error.name or "").partition(".")[0] == module.partition(".")[0]:
+                    raise
                 raise AssetError("E-NAME-03", kind=self.kind, name=name, found=str(error)) from error
             return self._entries[name]
         if ":" in name:

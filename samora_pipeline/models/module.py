@@ -75,7 +75,8 @@ def module_arguments(spec: ModuleSpec) -> dict[str, Any]:
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     accepted = {name: size for name, size in sizes.items() if anything or name in signature.parameters}
     named_otherwise = {"out_channels": spec.num_outputs, "img_size": spec.input_shape}
-    accepted |= {name: size for name, size in named_otherwise.items() if name in signature.parameters}
+    free = signature.parameters.keys() - spec.options.keys()
+    accepted |= {name: size for name, size in named_otherwise.items() if name in free}
     try:
         signature.bind(**accepted, **spec.options)
     except TypeError as error:

@@ -46,6 +46,8 @@ from trainers.stages.ua_mt import UAMTTask
 
 Array = npt.NDArray[Any]
 EPOCH = 20
+# A new network that is sure of nothing.
+_PLAIN = ("model.dropout=0,0,0,0,0", "finetune.foreground_prior=none")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def task_of(root: Path, trainer: str, *words: str, own: Any = None) -> tuple[LabelledTask, Any, Training]:
     """The task of a run, with wider logits than a new network has, and its training."""
     plan: PlannedRun = plan_run(
-        Request("90", trainer, "2cases", assignments=("model.dropout=0,0,0,0,0", *words)), resolve_roots(str(root))
+        Request("90", trainer, "2cases", assignments=(*_PLAIN, *words)), resolve_roots(str(root))
     )
     stage = plan.context.stages[FINETUNE]
     assert isinstance(stage, Finetune)
