@@ -5,7 +5,6 @@ not have seen.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from samora_pipeline.contracts.labels import LabelScheme
 from samora_pipeline.contracts.model_spec import ModelSpec
@@ -33,7 +32,7 @@ def find_teachers(
         AssetError: ``E-SELF-01`` no such run, or not finished in this fold.
         DataError: ``E-SELF-03`` it segments something else; ``E-SELF-04`` it has seen what is scored here.
     """
-    return tuple(_finished(name, config, hidden, results, _TEACHER)[0] for name in dict.fromkeys(names))
+    return tuple(_finished(name, config, hidden, results, start=False)[0] for name in dict.fromkeys(names))
 
 
 def find_start(name: str | None, config: RunConfig, hidden: frozenset[str], results: Path) -> TaughtBy | None:
@@ -46,8 +45,8 @@ def find_start(name: str | None, config: RunConfig, hidden: frozenset[str], resu
     """
     if name is None:
         return None
-    record, start = _finished(name, config, hidden, results, _START)
-    _require_equal(name, [("network", start.model, config.model)], _START)
+    record, first = _finished(name, config, hidden, results, start=True)
+    _require_equal(name, [("network", first.model, config.model)], start=True)
     return record
 
 
@@ -66,21 +65,11 @@ def require_base(name: str, config: RunConfig, results: Path) -> None:
     ):
         return
     theirs = read_run_config(results / start.run / CONFIG_FILE, allow_code=True).base_digest
-    _require_equal(name, [("base encoder", theirs, base.digest or "one that is not trained yet")], _START)
-
-
-class _Codes(NamedTuple):
-    absent: str
-    other: str
-    leak: str
-
-
-_TEACHER = _Codes("E-SELF-01", "E-SELF-03", "E-SELF-04")
-_START = _Codes("E-START-01", "E-START-02", "E-START-03")
+    _require_equal(name, [("base encoder", theirs, base.digest or "one that is not trained yet")], start=True)
 
 
 def _finished(
-    name: str, config: RunConfig, hidden: frozenset[str], results: Path, codes: _Codes
+    name: str, config: RunConfig, hidden: frozenset[str], results: Path, *, start: bool
 ) -> tuple[TaughtBy, RunConfig]:
     fold = f"{FOLD_PREFIX}{config.fold}"
     folder = find_run_folder(name, results, lambda run: (run / fold / FINAL_CHECKPOINT).is_file())
@@ -88,17 +77,22 @@ def _finished(
         folder = folder.parent
     checkpoint = folder / fold / FINAL_CHECKPOINT if folder is not None else None
     if folder is None or checkpoint is None or not checkpoint.is_file():
-        raise AssetError(codes.absent, name=name, fold=fold, found=str(folder or "no run of this name"))
+        place = str(folder or "no run of this name")
+        if start:
+            raise AssetError("E-START-01", name=name, fold=fold, found=place)
+        raise AssetError("E-SELF-01", name=name, fold=fold, found=place)
     other = read_run_config(folder / fold / CONFIG_FILE, allow_code=True)
     pairs: list[tuple[str, object, object]] = [
         ("dataset", other.dataset, config.dataset),
         ("labels", _outputs(other), _outputs(config)),
         ("slice axis", other.plans.slice_axis.value, config.plans.slice_axis.value),
     ]
-    _require_equal(name, pairs, codes)
+    _require_equal(name, pairs, start=start)
     seen = _seen(other)
     if shown := sorted(hidden & seen):
-        raise DataError(codes.leak, name=name, found=shortened(shown))
+        if start:
+            raise DataError("E-START-03", name=name, found=shortened(shown))
+        raise DataError("E-SELF-04", name=name, found=shortened(shown))
     record = TaughtBy(f"{folder.parent.name}/{folder.name}/{fold}", digest_file(checkpoint), tuple(sorted(seen)))
     return record, other
 
@@ -108,10 +102,13 @@ def _outputs(run: RunConfig) -> LabelScheme:
     return replace(run.labels, ignore=None)
 
 
-def _require_equal(name: str, pairs: Sequence[tuple[str, object, object]], codes: _Codes) -> None:
+def _require_equal(name: str, pairs: Sequence[tuple[str, object, object]], *, start: bool) -> None:
     for which, theirs, ours in pairs:
         if theirs != ours:
-            raise DataError(codes.other, name=name, which=which, found=str(theirs)[:200], expected=str(ours)[:200])
+            found, expected = str(theirs)[:200], str(ours)[:200]
+            if start:
+                raise DataError("E-START-02", name=name, which=which, found=found, expected=expected)
+            raise DataError("E-SELF-03", name=name, which=which, found=found, expected=expected)
 
 
 def _seen(run: RunConfig) -> frozenset[str]:
