@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from dataset_conversion.catalogue import CONVERTERS, find_converter, load_converters
 from samora_pipeline.command_line import EXIT_FAILED_CASES, CommandParser, add_dask, run, say
 from samora_pipeline.errors import DataError, UsageError
-from samora_pipeline.parallel import Engine
 from samora_pipeline.paths import DatasetFolder, Roots, resolve_roots
 
 if TYPE_CHECKING:
@@ -116,6 +115,8 @@ def convert_source(arguments: argparse.Namespace) -> tuple[Path, int]:
     """Convert what the arguments say; return the dataset's folder and the number of skipped cases."""
     if arguments.dataset is None or arguments.folders:
         raise UsageError("E-ARG-19", found=" ".join(arguments.folders) or "neither -d nor a folder")
+    from samora_pipeline.parallel import Engine
+
     arguments.engine = Engine.of(arguments.workers, arguments.dask)
     converter = find_converter(arguments.dataset)
     roots = resolve_roots(arguments.root)
