@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from samora_pipeline.contracts.model_spec import LEVELS, DecoderStages, FusionSpec, Level, Volume
 from samora_pipeline.contracts.random_steps import AugmentationSettings
 from samora_pipeline.registry import Registry
+from trainers.finetune_settings import FinetuneSettings
 from trainers.recipes import NO_PRETRAINING, RECIPES, SCRATCH
-from trainers.settings import FINETUNE, FinetuneSettings, StageSettings
+from trainers.settings import FINETUNE, StageSettings
 from trainers.volume_settings import VOLUMES_TRAINED_WHOLE
 
 RESIDUAL = "residual"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainers.settings import FinetuneSettings
+from trainers.finetune_settings import FinetuneSettings
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from samora_pipeline.contracts.random_steps import STRONG_INTENSITIES, VolumeAugmentationSettings
 from samora_pipeline.errors import UsageError
-from trainers.settings import FinetuneSettings
+from trainers.finetune_settings import FinetuneSettings
 
 
 @dataclass(frozen=True)

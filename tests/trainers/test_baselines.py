@@ -13,12 +13,13 @@ from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, account, freeze
 from samora_pipeline.paths import resolve_roots
 from tests.trainers.small_data import make_dataset
+from trainers.finetune_settings import FinetuneSettings
 from trainers.loop.loop import Training
 from trainers.methods import TRAINERS
 from trainers.runs.choices import choose_method, network_spec
 from trainers.runs.planning import plan_run
 from trainers.runs.request import Request
-from trainers.settings import FINETUNE, FinetuneSettings
+from trainers.settings import FINETUNE
 from trainers.stages.finetune import Finetune
 from trainers.stages.labelled import LabelledTask
 

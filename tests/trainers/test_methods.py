@@ -11,6 +11,7 @@ import pytest
 from samora_pipeline.contracts.model_spec import LEVELS
 from samora_pipeline.errors import UsageError
 from trainers import methods, recipes
+from trainers.finetune_settings import FinetuneSettings
 from trainers.loop.pretraining import peak_rate
 from trainers.methods import (
     AutoSAMTrainer,
@@ -24,7 +25,6 @@ from trainers.methods import (
 from trainers.settings import (
     ContrastiveSettings,
     DistillationSettings,
-    FinetuneSettings,
     MaskedSettings,
     PretrainingSettings,
     StageSettings,

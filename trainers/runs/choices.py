@@ -30,6 +30,7 @@ from samora_pipeline.models.catalog import DECODERS, TEACHERS, fusion_options, i
 from samora_pipeline.registry import suggestion
 from samora_pipeline.slices.noise_catalog import noise_options
 from trainers.consistency_settings import ConsistencySettings
+from trainers.finetune_settings import FinetuneSettings
 from trainers.methods import RESIDUAL, AnyModelSettings, ModelSettings, Trainer
 from trainers.pool.datasets import PAPER, PAPER_POOL, PoolSettings
 from trainers.recipes import BOOTSTRAP_BASE, NO_PRETRAINING
@@ -41,7 +42,6 @@ from trainers.settings import (
     FINETUNE,
     STAGE_NAMES,
     DenoisingSettings,
-    FinetuneSettings,
     StageSettings,
     TeacherSettings,
 )

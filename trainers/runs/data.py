@@ -8,12 +8,13 @@ from samora_pipeline.contracts.leakage import protected_names, scored_names, tra
 from samora_pipeline.contracts.splits import Fold, Selection, select
 from samora_pipeline.contracts.stored_case import StoredCase
 from samora_pipeline.paths import Roots
+from trainers.finetune_settings import FinetuneSettings
 from trainers.pool.candidates import LeakReport, find_candidates, hold_out, names, pool_leaks, settle
 from trainers.pool.datasets import PreparedDataset
 from trainers.pool.pool import Pool, make_pool
 from trainers.runs.choices import Method
 from trainers.runs.request import Request
-from trainers.settings import FINETUNE, FinetuneSettings
+from trainers.settings import FINETUNE
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.intensities import apply_intensities, draw_intensities
 from samora_pipeline.slices.views import between, draw_uniform
 from trainers.consistency_settings import ConsistencySettings
+from trainers.finetune_settings import FinetuneSettings
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
 from trainers.semi_supervised_settings import CutMixSettings
-from trainers.settings import FinetuneSettings
 from trainers.stages.labelled import LabelledTask
 from trainers.stages.partners import draw_partners
 from trainers.stages.stage import full_precision

@@ -17,8 +17,8 @@ from samora_pipeline.objectives.segmentation import IGNORED
 from samora_pipeline.objectives.signed_distance import signed_distances
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.slices.datasets import UnlabelledSource
+from trainers.finetune_settings import FinetuneSettings
 from trainers.semi_supervised_settings import DTCSettings
-from trainers.settings import FinetuneSettings
 from trainers.stages.semi_supervised import Mixed, SemiSupervisedTask, batch_mean
 
 

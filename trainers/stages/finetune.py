@@ -16,7 +16,8 @@ from samora_pipeline.models.samora import Network
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.run_log import Line, logger
 from trainers.consistency_settings import ConsistencySettings
-from trainers.settings import FinetuneSettings, StageSettings
+from trainers.finetune_settings import FinetuneSettings
+from trainers.settings import StageSettings
 from trainers.stages.consistency import ConsistencyTask
 from trainers.stages.dtc import DTCTask
 from trainers.stages.experts import hidden_cases, read_expert

@@ -19,9 +19,10 @@ from samora_pipeline.optimization.optimizers import adamw, parameter_groups, war
 from samora_pipeline.slices.augmentation import allowed_flips, apply_augmentation, draw_augmentation
 from samora_pipeline.slices.datasets import EpochOrder, LabelledSource, SliceSource, labelled_ids
 from samora_pipeline.transfers import to_device
+from trainers.finetune_settings import FinetuneSettings
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
-from trainers.settings import FINETUNE, FinetuneSettings
+from trainers.settings import FINETUNE
 from trainers.stages.stage import full_precision
 
 

@@ -17,8 +17,8 @@ from samora_pipeline.models.decoder_maps import BilinearDecoder, stages_and_maps
 from samora_pipeline.models.samora import Network
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.slices.datasets import UnlabelledSource
+from trainers.finetune_settings import FinetuneSettings
 from trainers.semi_supervised_settings import MCNetSettings
-from trainers.settings import FinetuneSettings
 from trainers.stages.semi_supervised import Mixed, SemiSupervisedTask, batch_mean
 
 

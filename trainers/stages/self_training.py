@@ -35,9 +35,9 @@ from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.intensities import apply_intensities, draw_intensities
 from samora_pipeline.slices.store import StoredSlices
 from samora_pipeline.slices.views import draw_uniform
+from trainers.finetune_settings import FinetuneSettings
 from trainers.loop.loading import Batch
 from trainers.self_training_settings import SelfTrainingSettings
-from trainers.settings import FinetuneSettings
 from trainers.stages.labelled import LabelledTask
 from trainers.stages.stage import RunContext, full_precision
 

@@ -18,9 +18,9 @@ from samora_pipeline.models.samora import Network
 from samora_pipeline.objectives.segmentation import IGNORED
 from samora_pipeline.slices.augmentation import apply_augmentation, draw_augmentation
 from samora_pipeline.slices.datasets import UnlabelledSource
+from trainers.finetune_settings import FinetuneSettings
 from trainers.loop.loading import Batch
 from trainers.semi_supervised_settings import SemiSupervisedSettings
-from trainers.settings import FinetuneSettings
 from trainers.stages.labelled import LabelledTask
 from trainers.stages.partners import draw_partners
 from trainers.stages.stage import full_precision

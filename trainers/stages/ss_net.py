@@ -27,10 +27,10 @@ from samora_pipeline.models.samora import Network
 from samora_pipeline.reproducibility import seed_everything
 from samora_pipeline.slices.datasets import UnlabelledSource
 from samora_pipeline.slices.views import draw_uniform
+from trainers.finetune_settings import FinetuneSettings
 from trainers.loop.loading import Batch
 from trainers.loop.loop import Training
 from trainers.semi_supervised_settings import SSNetSettings
-from trainers.settings import FinetuneSettings
 from trainers.stages.semi_supervised import Mixed, SemiSupervisedTask
 
 _WIDTH = 32
