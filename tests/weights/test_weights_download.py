@@ -62,7 +62,7 @@ def test_a_server_that_never_gets_further_is_given_up(server: FileServer, part: 
     server.cuts = [CHUNK, *[0] * 10]
     with pytest.raises(AssetError, match=r"E-WEIGHT-10[\s\S]*65,536 bytes are kept") as caught:
         fetch(server, part)
-    assert "goes on where it stopped" in caught.value.fix
+    assert "resume the download" in caught.value.fix
     assert len(server.requests) == 1 + len(QUICK.waits) + 1
     server.cuts = []
     fetch(server, part)
