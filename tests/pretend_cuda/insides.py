@@ -31,7 +31,7 @@ from trainers.loop.memory import Fit, fit
 from trainers.loop.pretraining import pretraining
 from trainers.runs import execution
 from trainers.stages import distillation, finetune, labelled, objectives, teachers
-from trainers.stages.stage import network_on_base
+from trainers.stages.encoder import network_on_base
 
 HALF = Arithmetic(torch.bfloat16)
 """what training takes on a device that has it"""

@@ -20,8 +20,8 @@ from tests.trainers.small_data import DEPTH, INPUT, NAME, TRAIN, make_dataset
 from trainers.recipes import DISTILLED_IMAGE, DISTILLED_PATCH
 from trainers.settings import DistillationSettings
 from trainers.stages.distillation import DistillationObjective, _first_component
+from trainers.stages.encoder import network_on_base
 from trainers.stages.objectives import view_of
-from trainers.stages.stage import network_on_base
 
 CPU = torch.device("cpu")
 NETWORKS = {Level.IMAGE: "simclr_tiny", Level.PATCH: "mae_tiny"}

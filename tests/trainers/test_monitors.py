@@ -27,8 +27,8 @@ from trainers.loop.monitor_rules import MEANINGS, RULES, Sample, changes, judge,
 from trainers.loop.monitors import Monitor, places_of, spread_evenly
 from trainers.recipes import DENOISING, MASKED
 from trainers.settings import PretrainingSettings
+from trainers.stages.encoder import network_on_base
 from trainers.stages.objectives import PatchObjective, PixelObjective
-from trainers.stages.stage import network_on_base
 
 CPU = torch.device("cpu")
 LINE = {

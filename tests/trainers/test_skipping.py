@@ -30,8 +30,9 @@ from trainers.loop.session import PATIENCE, LoopState, Skipping
 from trainers.runs.planning import plan_run
 from trainers.runs.request import Request
 from trainers.settings import BOOTSTRAP
+from trainers.stages.encoder import network_on_base
 from trainers.stages.experts import expert_spec
-from trainers.stages.stage import network_on_base, run_stage
+from trainers.stages.stage import run_stage
 
 SHORT = {"epochs": 2, "batch": 5, "steps_per_epoch": 3}
 STAGES = (

@@ -32,9 +32,10 @@ from trainers.runs.planning import PlannedRun, plan_run
 from trainers.runs.request import Request
 from trainers.settings import BOOTSTRAP, EXPERT_PATCH
 from trainers.stages import experts
+from trainers.stages.encoder import network_on_base
 from trainers.stages.experts import expert_spec, read_expert, rehearse
 from trainers.stages.objectives import ImageObjective, PatchObjective, PixelObjective
-from trainers.stages.stage import network_on_base, run_stage
+from trainers.stages.stage import run_stage
 
 BOTH = ("samora_tiny", "samora2_tiny")
 

@@ -1,11 +1,18 @@
-"""The frozen base encoder of a run: public, packaged, a file of the user's, or still to be trained on the pool."""
+"""The base encoder of a run, and the network on it: public, packaged, a file of the user's, or trained on the pool first."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.run import BaseRecord
+from samora_pipeline.models.assembly import build_network
+from samora_pipeline.models.samora import SegmentationNetwork
+from samora_pipeline.reproducibility import seed_everything
+from samora_pipeline.run_log import logger
 from samora_pipeline.weights.catalog import ASSETS
+from samora_pipeline.weights.files import read_weights
 from samora_pipeline.weights.obtain import find
+from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.settings import BOOTSTRAP
 
 
@@ -50,3 +57,18 @@ def find_base(name_or_path: str, weights: Path) -> BaseEncoder:
         return BaseEncoder(BaseRecord(asset.name, asset.sha256, "public"))
     found = find(name_or_path, weights)
     return BaseEncoder(BaseRecord(found.name, found.digest, found.origin), found.path)
+
+
+def network_on_base(
+    spec: ModelSpec, base: Path | None, seed: int, *, copy_outputs: bool = False
+) -> SegmentationNetwork:
+    """Build a network whose random parts depend on ``seed`` alone, with the base read from a file (None: random).
+
+    ``copy_outputs``: see ``load_base``.
+    """
+    seed_everything(seed, "network")
+    network = build_network(spec)
+    if base is not None:
+        report = load_base(network, read_weights(base), copy_outputs=copy_outputs)
+        logger.info("base %s: %s tensors", base.name, report)
+    return network

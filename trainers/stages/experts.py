@@ -28,8 +28,9 @@ from trainers.settings import (
     PretrainingSettings,
 )
 from trainers.stages.distillation import DistillationObjective
+from trainers.stages.encoder import network_on_base
 from trainers.stages.objectives import ImageObjective, PatchObjective, PixelObjective
-from trainers.stages.stage import RunContext, Trainable, missing, network_on_base
+from trainers.stages.stage import RunContext, Trainable, missing
 from trainers.stages.teachers import TeacherStage
 from trainers.stages.unlabelled import UnlabelledStage, bare_spec, sam_spec
 

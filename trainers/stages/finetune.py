@@ -20,12 +20,13 @@ from trainers.finetune_settings import FinetuneSettings
 from trainers.settings import StageSettings
 from trainers.stages.consistency import ConsistencyTask
 from trainers.stages.dtc import DTCTask
+from trainers.stages.encoder import network_on_base
 from trainers.stages.experts import hidden_cases, read_expert
 from trainers.stages.labelled import LabelledTask
 from trainers.stages.mc_net import MCNetTask
 from trainers.stages.self_training import SelfTrainingTask, make_soft_labels
 from trainers.stages.ss_net import SSNetTask
-from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
+from trainers.stages.stage import RunContext, Stage, Trainable
 from trainers.stages.ua_mt import UAMTTask
 
 # Ours. Trainings that ended in a network which sees nothing but background had 0.58 to 0.79 and 0.02 to 0.06; sound

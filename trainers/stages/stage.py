@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from samora_pipeline import distributed
 from samora_pipeline.contracts.json_io import read_json, to_plain, write_json
-from samora_pipeline.contracts.model_spec import ModelSpec
 from samora_pipeline.contracts.run import BASE_FILE, KEY_LENGTH, LATEST_CHECKPOINT, RunConfig, StageRecord
 from samora_pipeline.contracts.splits import Selection
 from samora_pipeline.contracts.timing import StageTiming
@@ -22,15 +21,11 @@ from samora_pipeline.errors import AssetError
 from samora_pipeline.files import digest_json, in_turn, sweep, write_text
 from samora_pipeline.inference.device import room_for
 from samora_pipeline.inference.precision import SINGLE, Arithmetic
-from samora_pipeline.models.assembly import build_network
 from samora_pipeline.models.freezing import Part, freeze, snapshot, verify
-from samora_pipeline.models.samora import SegmentationNetwork
-from samora_pipeline.reproducibility import derived_seed, seed_everything
+from samora_pipeline.reproducibility import derived_seed
 from samora_pipeline.reproducibility import snapshot as versions
 from samora_pipeline.run_log import Line, duration, logger
 from samora_pipeline.slices.datasets import UnlabelledSource
-from samora_pipeline.weights.files import read_weights
-from samora_pipeline.weights.sam_checkpoint import load_base
 from trainers.loop.ending import TimeLimit
 from trainers.loop.loop import LoopContext, Training, train
 from trainers.loop.memory import fit
@@ -342,21 +337,6 @@ def of_history(history: list[Line]) -> StageTiming:
 def full_precision(images: Tensor) -> torch.autocast:
     """Context in which views, noise and augmentation are computed as they are defined, not in bfloat16."""
     return torch.autocast(images.device.type, enabled=False)
-
-
-def network_on_base(
-    spec: ModelSpec, base: Path | None, seed: int, *, copy_outputs: bool = False
-) -> SegmentationNetwork:
-    """Build a network whose random parts depend on ``seed`` alone, with the base read from a file (None: random).
-
-    ``copy_outputs``: see ``load_base``.
-    """
-    seed_everything(seed, "network")
-    network = build_network(spec)
-    if base is not None:
-        report = load_base(network, read_weights(base), copy_outputs=copy_outputs)
-        logger.info("base %s: %s tensors", base.name, report)
-    return network
 
 
 def missing(stage: str) -> AssetError:

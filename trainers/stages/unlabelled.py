@@ -37,8 +37,9 @@ from trainers.loop.loop import Training
 from trainers.loop.monitors import Monitor
 from trainers.loop.pretraining import Objective, pretraining
 from trainers.settings import LEVEL_OF, RANDOM_WEIGHTS, BootstrapSettings, PretrainingSettings
+from trainers.stages.encoder import network_on_base
 from trainers.stages.objectives import MaskedObjective, Prediction, view_of
-from trainers.stages.stage import RunContext, Stage, Trainable, network_on_base
+from trainers.stages.stage import RunContext, Stage, Trainable
 
 P = TypeVar("P", bound=PretrainingSettings)
 
