@@ -1,4 +1,4 @@
-"""The base encoder of a run, and the network on it: public, packaged, a file of the user's, or trained on the pool first."""
+"""The base encoder of a run, and a network on it: public, packaged, a file of the user's, or trained on the pool."""
 
 from dataclasses import dataclass
 from pathlib import Path
