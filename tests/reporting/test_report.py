@@ -212,7 +212,7 @@ def test_a_moved_run_gives_the_same_page_and_one_without_scans_says_what_is_miss
     alone = ReadPage(report_of(moved, tmp_path))
     assert alone.tables["cases"] == ReadPage(html).tables["cases"]
     assert "has no dataset.json" in alone.text
-    assert "the preprocessed dataset is not there" in alone.text
+    assert "the preprocessed dataset is missing" in alone.text
 
 
 def test_a_missing_base_or_a_damaged_record_costs_only_its_own_section(tmp_path: Path) -> None:
