@@ -12,7 +12,7 @@ COMMANDS = {entry.name: entry.module for entry in distribution("samora_pipeline"
 
 
 def test_all_commands_are_known() -> None:
-    assert len(COMMANDS) == 14
+    assert len(COMMANDS) == 15
 
 
 @pytest.mark.parametrize("name", COMMANDS)
