@@ -75,13 +75,17 @@ def test_folds_of_a_run_are_summed_up(dataset: Path, tmp_path: Path) -> None:
         ["-g", "labels"],
         ["-g", "labels", "-p", "preds", "--folds", "run"],
         ["-g", "labels", "-p", "preds", "-o", "scores.txt"],
-        ["-g", "labels", "-p", "preds", "-np", "0"],
         ["-g", "labels", "-p", "preds", "--tolerance", "-1"],
     ],
 )
 def test_a_wrong_command_line_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert "E-ARG-05" in capsys.readouterr().err
+
+
+def test_no_process_at_all_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-g", "labels", "-p", "preds", "-np", "0"]) == 2
+    assert "E-ARG-01" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
