@@ -71,7 +71,7 @@ def test_a_case_in_two_folds_is_refused(run: Path) -> None:
 def test_folds_scored_with_another_tolerance_are_refused(run: Path) -> None:
     path = run / "fold_1" / "summary.json"
     path.write_text(path.read_text().replace('"nsd_tolerance": 2.0', '"nsd_tolerance": 1.0'))
-    with pytest.raises(DataError, match=r"E-EVAL-05 .* cannot be summed up"):
+    with pytest.raises(DataError, match=r"E-EVAL-05 "):
         sum_up_folds(run)
 
 
