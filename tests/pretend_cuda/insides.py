@@ -194,6 +194,7 @@ class FullSize:
         task = labelled.LabelledTask.__new__(labelled.LabelledTask)
         task._settings = replace(trainer.finetune, micro_batch=self.micro_batch)
         task._network, task._plans, task._seed, task._input_size = network, self.plans, 0, self.size
+        task.head = None
         task.source, task._regions, task._flips = self.source, None, (True, True)
         return task.training()
 

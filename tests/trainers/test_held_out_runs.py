@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from samora_pipeline.contracts.json_io import read_json
+from samora_pipeline.contracts.json_io import read_json, sealed
 from samora_pipeline.contracts.postprocessing import PostProcessing
 from samora_pipeline.contracts.run import RunConfig
 from samora_pipeline.inference.postprocessing import choose
@@ -38,7 +38,7 @@ def test_a_held_out_case_is_not_learned_from_and_decides_alone(tmp_path: Path) -
         )
     )
     chosen = read_json(PostProcessing, folder / "postprocessing.json")
-    assert chosen == choose([(held_out, truth, guess)], config.labels)
+    assert chosen == sealed(choose([(held_out, truth, guess)], config.labels))
     assert chosen.steps
     record = read_json(PredictionRecord, folder / "validation" / "run.json")
     assert record.model.largest_component == tuple(step.name for step in chosen.kept)
