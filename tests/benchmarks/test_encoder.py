@@ -59,6 +59,7 @@ def test_four_passes_cost_what_they_should() -> None:
     assert attention / base == pytest.approx(1.48, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_program_measures_checks_and_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

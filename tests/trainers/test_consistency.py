@@ -312,7 +312,9 @@ def _words(root: Path, name: str, trainer: str = "UNetTrainer") -> list[str]:
     return ["90", trainer, "2cases", *options, *base, *short(FINETUNE), *WORDS]
 
 
-@pytest.mark.parametrize("trainer", ["UNetTrainer", "SAMoraTrainer", "HSAMoraTrainer"])
+@pytest.mark.parametrize(
+    "trainer", ["UNetTrainer", "SAMoraTrainer", pytest.param("HSAMoraTrainer", marks=pytest.mark.slow)]
+)
 def test_a_killed_training_goes_on_bit_for_bit(root: Path, trainer: str) -> None:
     assert session(_words(root, "whole", trainer)) == 0
     assert session(_words(root, "twice", trainer), at=(FINETUNE, 2, signal.SIGTERM)) == 143

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -22,6 +23,7 @@ from samora_pipeline.inference.cli import main as predict
 from samora_pipeline.models.catalog import FUSIONS
 from tests.trainers.processes import exit_code, forked
 from tests.trainers.runs import STAGES, losses, session, short
+from trainers import rivals
 from trainers.methods import TRAINERS
 from trainers.stages import validate
 
@@ -109,8 +111,16 @@ def train(root: Path, dataset: str, trainer: str, name: str, *words: str) -> Pat
     return fold
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("trainer", TRAINERS.names())
+def trained_on() -> Iterator[Any]:
+    """Every trainer on every dataset; the systems of others on drawn scans, and ours on real ones, take their time."""
+    for trainer in TRAINERS.names():
+        others = trainer in vars(rivals)
+        for dataset, slow in ((DATASETS[0], others), (DATASETS[1], not others)):
+            marks = [*dataset.marks, pytest.mark.slow] if slow else dataset.marks
+            yield pytest.param(trainer, *dataset.values, marks=marks, id=f"{trainer}-{dataset.id}")
+
+
+@pytest.mark.parametrize(("trainer", "dataset"), trained_on())
 def test_two_epochs_and_a_prediction(
     prepared: Callable[[str], Path], dataset: str, trainer: str, tmp_path: Path
 ) -> None:
@@ -179,6 +189,7 @@ def test_what_each_fusion_has_learned(fused: dict[str, Checkpoint]) -> None:
     assert not torch.allclose(weights[0], torch.full((3,), 1 / 3))
 
 
+@pytest.mark.slow
 def test_the_weights_of_lorahub_depend_on_the_seed_alone(
     prepared: Callable[[str], Path], fused: dict[str, Checkpoint]
 ) -> None:

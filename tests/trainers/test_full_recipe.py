@@ -125,6 +125,7 @@ def test_killed_in_every_stage_it_ends_bit_equal(whole: Path, tmp_path: Path) ->
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_two_ranks_that_are_stopped_and_go_on_give_the_losses_of_one(whole: Path, tmp_path: Path) -> None:
     root = data(tmp_path)
     for stage in ("teacher_image", "expert_patch"):

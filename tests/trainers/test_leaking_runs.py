@@ -77,6 +77,7 @@ def test_a_dry_run_shows_pool_and_leaks_and_ends_as_the_run_would(
     assert not (raw_root / "results").exists()
 
 
+@pytest.mark.slow
 def test_every_score_of_a_leaky_run_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root = make_dataset(make_dataset(tmp_path), folder_name=MORE)
     words = command(root, "--name", "a", "--unlabeled", "91", "--set", "pool.slices=20")

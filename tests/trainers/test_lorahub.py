@@ -36,6 +36,7 @@ def test_killed_before_or_after_the_search_a_run_ends_the_same(root: Path, step:
     assert all(torch.equal(killed[key], value) for key, value in whole.items())
 
 
+@pytest.mark.slow
 def test_ranks_find_the_same_weights(root: Path) -> None:
     assert session(command(root, *WORDS, "--name", "one")) == 0
     assert session_on_ranks(2, command(root, *WORDS, "--name", "two")) == [0, 0]

@@ -117,6 +117,7 @@ def test_the_loop_computes_in_it(tmp_path: Path, dtype: torch.dtype) -> None:
     assert seen == {dtype}
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_that_was_killed_ends_bit_equal(root: Path, tmp_path: Path) -> None:
     words = ("--name", "a", "--levels", "pixel")
     other = tmp_path / "other"

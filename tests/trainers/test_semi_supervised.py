@@ -374,7 +374,11 @@ def test_the_mean_is_over_what_counts() -> None:
     assert semi_supervised.batch_mean(values, torch.zeros_like(where)).item() == 0
 
 
-@pytest.mark.parametrize("trainer", ["UAMTTrainer", "DTCTrainer", "MCNetTrainer", "SSNetTrainer"])
+@pytest.mark.parametrize(
+    "trainer",
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("UAMTTrainer", "DTCTrainer", "SSNetTrainer")]
+    + ["MCNetTrainer"],
+)
 def test_a_killed_run_goes_on_bit_for_bit(root: Path, trainer: str) -> None:
     def words(name: str) -> list[str]:
         command = ["90", trainer, "2cases", "--root", str(root), "--device", "cpu", "--name", name]

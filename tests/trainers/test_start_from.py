@@ -64,6 +64,7 @@ def test_a_run_begins_with_the_weights_of_another(root: Path) -> None:
     assert set(read_json(RunConfig, fold_folder(root, FIRST) / CONFIG_FILE).selection.cases) <= set(start.seen)
 
 
+@pytest.mark.slow
 def test_experts_come_with_the_run_and_are_not_trained_again(copy: Path) -> None:
     assert session(command(copy, "--name", "experts", "--recipe", "scratch")) == 0
     request = Request(

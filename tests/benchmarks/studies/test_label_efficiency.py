@@ -91,6 +91,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_finishes_after_a_kill(finished: Finished) -> None:
     records = steps(finished.root)
     assert finished.code == 0
@@ -102,6 +103,7 @@ def test_finishes_after_a_kill(finished: Finished) -> None:
     assert finished.before == {path: digest_file(Path(path)) for path in finished.before}
 
 
+@pytest.mark.slow
 def test_overview_states_the_mean_of_the_seeds(finished: Finished) -> None:
     table = pd.read_csv(finished.root / "study" / "overview.csv")
     assert len(table) == len(VARIANTS) * len(BUDGETS)
@@ -116,6 +118,7 @@ def test_overview_states_the_mean_of_the_seeds(finished: Finished) -> None:
     assert float(row["Dice"].split()[0]) == pytest.approx(sum(mean or 0.0 for mean in means) / 2, abs=6e-4)
 
 
+@pytest.mark.slow
 def test_writes_curves_and_the_comparison_of_every_budget(finished: Finished) -> None:
     study = finished.root / "study"
     assert (study / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -128,6 +131,7 @@ def test_writes_curves_and_the_comparison_of_every_budget(finished: Finished) ->
     assert "nnU-Net was not run" in text
 
 
+@pytest.mark.slow
 def test_a_finished_study_repeats_nothing(finished: Finished) -> None:
     before = steps(finished.root)
     started: list[str] = []
@@ -141,11 +145,13 @@ def test_a_finished_study_repeats_nothing(finished: Finished) -> None:
     assert set(started) == {"samora_compare"}
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(finished.root, "--set", "finetune.learning_rate=1e-3"), launch) == 4
     assert "E-STUDY-04" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_learning_from_a_scored_scan_is_found(finished: Finished) -> None:
     roots = resolve_roots(str(finished.root))
     path = finished.root / "preprocessed" / NAME / FINGERPRINT_FILE
@@ -166,6 +172,7 @@ def test_learning_from_a_scored_scan_is_found(finished: Finished) -> None:
             path.write_text(untouched)
 
 
+@pytest.mark.slow
 def test_choosing_on_a_scored_scan_is_found(finished: Finished) -> None:
     fold = run_folder(finished.root, "samed", "1cases", "0")
     path = fold / "postprocessing.json"

@@ -204,6 +204,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_begun(
     assert not (root / "studies").exists()
 
 
+@pytest.mark.slow
 def test_runs_that_need_the_same_expert_train_it_once(tmp_path: Path) -> None:
     root = make_dataset(tmp_path)
     file, second = table(tmp_path / "shared.toml", seeds=(0,)), '{ "finetune.dice" = 0.7 }'
