@@ -23,8 +23,17 @@ README = Path(__file__).parents[2] / "README.md"
 COMMANDS = ("samora_convert", "samora_plan_and_preprocess", "samora_train", "samora_predict")
 SMALL = (5, 6, 7, 9, 22, 25)
 """scans, where all thirty would take too long"""
-SHORT = ("--minutes", "0.6", "--set", "finetune.epochs=16", "--set", "model.input_size=128")
-"""a smaller time budget and smaller slices; steps with labels by number, so that scores do not depend on the machine"""
+SHORT = (
+    "--minutes",
+    "0.6",
+    "--set",
+    "finetune.epochs=16",
+    "--set",
+    "finetune.batch=8",
+    "--set",
+    "model.input_size=128",
+)
+"""a smaller time budget, smaller slices and batches; steps by number, so that scores do not depend on the machine"""
 FLOORS = {"liver": 0.4, "right_kidney": 0.2}
 """Dice. Shuffled labels, masks that are mirrored, turned or moved by an organ, and no training stay below."""
 

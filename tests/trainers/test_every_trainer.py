@@ -120,7 +120,7 @@ def trained_on() -> Iterator[Any]:
             yield pytest.param(trainer, *dataset.values, marks=marks, id=f"{trainer}-{dataset.id}")
 
 
-@pytest.mark.parametrize(("trainer", "dataset"), trained_on())
+@pytest.mark.parametrize(("trainer", "dataset"), list(trained_on()))
 def test_two_epochs_and_a_prediction(
     prepared: Callable[[str], Path], dataset: str, trainer: str, tmp_path: Path
 ) -> None:
